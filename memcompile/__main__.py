@@ -1,0 +1,5 @@
+"""``python -m memcompile``."""
+
+from memcompile.cli import run
+
+run()

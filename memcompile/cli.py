@@ -1,0 +1,424 @@
+"""The command line: ``memcompile MODEL.onnx`` and its companions."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from memcompile.atomic import write_atomically
+from memcompile.data import load_dataset
+from memcompile.errors import EXIT_CODES, MemcompileError, UsageError
+from memcompile.evaluation import evaluate, score
+from memcompile.ir import Graph
+from memcompile.lookup import find_weight
+from memcompile.pass_manager import Advance, PassContext, ProgressBar, no_progress
+from memcompile.pipelines import DEFAULT_TARGET, compile_model, compiler_version, default_passes
+from memcompile.printer import print_graph
+from memcompile.program import Program
+from memcompile.program_file import load_program, save_program
+from memcompile.report import facts_json, program_facts, render
+from memcompile.runtime.emulator import Emulator
+from memcompile.target import builtin_targets, load_target
+from memcompile.verifier import verify_program
+
+# Tables need about this width; a pipe has none of its own.
+PIPE_WIDTH = 120
+
+
+class DefaultGroup(click.Group):
+    """A group whose command ``compile`` may be left out: ``memcompile MODEL.onnx``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {*self.commands, "--help", "-h", "--version"}
+        if args and args[0] not in own:
+            args = ["compile", *args]
+        return super().parse_args(ctx, args or ["--help"])
+
+
+_CODES = "\n".join(f"  {code:>3}  {text}" for code, text in sorted(EXIT_CODES.items()))
+
+
+@click.group(
+    cls=DefaultGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=f"\b\nExit codes:\n{_CODES}",
+)
+@click.version_option(compiler_version(), prog_name="memcompile")
+def cli() -> None:
+    """Compile trained networks (ONNX) for memristor crossbar chips.
+
+    `memcompile MODEL.onnx` compiles the model and reports mapping and accuracy;
+    it is short for `memcompile compile MODEL.onnx`.
+    """
+
+
+class ChipsType(click.ParamType[int | None]):
+    """A number of chips, or auto."""
+
+    name = "N|auto"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value is None or value == "auto":
+            return None
+        try:
+            return int(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor auto", param, ctx)
+
+
+def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    try:
+        return tuple(float(part) for part in value.replace(",", " ").split())
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a list of numbers such as 0.485,0.456,0.406") from error
+
+
+def _shapes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for text in value:
+        name, _, sizes = text.rpartition("=")
+        try:
+            shapes[name] = tuple(int(part) for part in sizes.split(","))
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} is not of the form INPUT=1,3,224,224") from error
+    return shapes
+
+
+def _list_passes(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value:
+        return
+    for item in default_passes():
+        click.echo(f"{item.pass_name():28} {item.summary}")
+        for option in fields(item):
+            click.echo(f"    --set {item.pass_name()}.{option.name}={getattr(item, option.name)}")
+    ctx.exit()
+
+
+def _data_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every command that reads data."""
+    for option in (
+        click.option("--std", callback=_numbers, metavar="A,B,..", help="Divide uint8 images by this, per channel."),
+        click.option(
+            "--mean", callback=_numbers, metavar="A,B,..", help="Subtract this from uint8 images (scaled to 0..1)."
+        ),
+        click.option(
+            "--data", type=Path, metavar="NPZ|DIR", help="Samples: an npz, or a folder with MNIST or CIFAR-10 files."
+        ),
+        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Decides everything random."),
+    ):
+        function = option(function)
+    return function
+
+
+@cli.command("compile")
+@click.argument("model", type=Path)
+@click.option(
+    "-o", "--output", type=Path, metavar="FILE", help="Program file [default: MODEL.mcp in the working directory]."
+)
+@click.option(
+    "--target",
+    default=DEFAULT_TARGET,
+    show_default=True,
+    metavar="NAME|FILE.toml",
+    help="Hardware; see `memcompile targets`.",
+)
+@click.option(
+    "--chips", type=ChipsType(), default="auto", show_default=True, help="Hard budget of chips, or as many as needed."
+)
+@click.option("--slices", type=int, default=1, show_default=True, help="Differential pairs per weight.")
+@click.option(
+    "--input-shape",
+    "input_shapes",
+    multiple=True,
+    callback=_shapes,
+    metavar="INPUT=N,..",
+    help="Fix open input sizes (repeatable).",
+)
+@click.option("--images", type=click.IntRange(1), help="Score on the first so many samples [default: all].")
+@click.option("--emulated-images", type=click.IntRange(1), help="Samples for the emulated accuracy [default: by cost].")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Emulated chips.")
+@click.option("--no-evaluation", is_flag=True, help="Compile only; measure no accuracy.")
+@click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON (- for standard output).")
+@click.option("--dump-ir", type=Path, metavar="DIR", help="Write the graph after each pass as DIR/NN_pass.txt.")
+@click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Set a pass option (repeatable).")
+@click.option(
+    "--list-passes",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_passes,
+    help="List passes with their options.",
+)
+@_data_options
+def compile_command(model: Path, **options: Any) -> None:
+    """Compile MODEL, write the program, and report mapping and accuracy."""
+    out = _Output(options["quiet"], options["json_path"])
+    target = options["output"] or Path(f"{model.stem}.mcp")
+    _check_writable(target)
+    dump = options["dump_ir"]
+    compilation = compile_model(
+        model,
+        options["target"],
+        data=options["data"],
+        mean=options["mean"],
+        std=options["std"],
+        input_shapes=options["input_shapes"],
+        chips=options["chips"],
+        slices=options["slices"],
+        seed=options["seed"],
+        settings=options["settings"],
+        instruments=(DumpIr(dump),) if dump else (),
+        progress=out.progress,
+    )
+    save_program(compilation.program, target)
+    evaluation = None
+    if not options["no_evaluation"]:
+        evaluation = evaluate(
+            compilation.program,
+            compilation.model,
+            compilation.dataset,
+            images=options["images"],
+            emulated_images=options["emulated_images"],
+            seeds=options["seeds"],
+            seed=options["seed"],
+            progress=out.progress,
+        )
+    out.report(program_facts(compilation.program, evaluation))
+    out.say(f"program written to {target}; next: memcompile run {target} --data YOUR_DATA")
+
+
+@dataclass(frozen=True)
+class DumpIr:
+    """Instrument that writes the graph after each pass."""
+
+    folder: Path
+
+    def after_pass(self, number: int, name: str, graph: Graph, context: PassContext) -> None:
+        """Write ``NN_pass.txt``."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--dump-ir {self.folder}: {error.strerror}; name a folder that can be made") from error
+        write_atomically(self.folder / f"{number:02}_{name}.txt", print_graph(graph).encode())
+
+
+@cli.command("run")
+@click.argument("program", type=Path)
+@click.option("-o", "--output", type=Path, metavar="NPZ", help="Write the predictions as npz.")
+@click.option("--ideal", is_flag=True, help="Ideal devices: integer arithmetic of the quantised network.")
+@click.option(
+    "--executor",
+    type=click.Choice(["fast", "literal"]),
+    default="fast",
+    show_default=True,
+    help="literal walks every array, step and phase.",
+)
+@click.option("--images", type=click.IntRange(1), help="Run the first so many samples [default: all].")
+@_data_options
+def run_command(program: Path, **options: Any) -> None:
+    """Run PROGRAM on data: predictions, and accuracy where there are labels."""
+    out = _Output(options["quiet"], None)
+    if options["output"]:
+        _check_writable(options["output"])
+    loaded = verify_program(load_program(program))
+    dataset = load_dataset(
+        options["data"], loaded.inputs, mean=options["mean"], std=options["std"], seed=options["seed"]
+    )
+    dataset = dataset.head(min(dataset.count, options["images"] or dataset.count))
+    if options["ideal"]:
+        emulator = Emulator.ideal(loaded, options["executor"])
+    else:
+        emulator = Emulator(loaded, options["seed"], executor=options["executor"])
+    with out.progress("running", dataset.count) as advance:
+        outputs = emulator.run(dataset.inputs, progress=advance)
+    if options["output"]:
+        _write_npz(options["output"], outputs)
+        out.say(f"{', '.join(outputs)} written to {options['output']}")
+    devices = "ideal devices" if options["ideal"] else f"noisy devices, seed {options['seed']}"
+    if dataset.labels is None:
+        out.say(f"{dataset.count} samples of {dataset.name}, {devices}; no labels, so no accuracy")
+    else:
+        out.say(f"accuracy {score(outputs, dataset.labels):.2%} on {dataset.name}, {dataset.count:,} images, {devices}")
+
+
+def _write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **dict(arrays))
+    write_atomically(path, buffer.getvalue())
+
+
+@cli.command("show")
+@click.argument("program", type=Path)
+@click.option(
+    "--weight", nargs=3, metavar="LAYER OUT IN", help="Where a weight sits: output channel OUT, kernel input IN."
+)
+@click.option("--json", "json_path", metavar="FILE|-", help="Write the facts as JSON (- for standard output).")
+def show_command(program: Path, weight: tuple[str, str, str] | None, json_path: str | None) -> None:
+    """Show the mapping table of PROGRAM, or where one weight sits."""
+    out = _Output(quiet=False, json_path=json_path)
+    loaded = verify_program(load_program(program))
+    if weight is None:
+        out.report(program_facts(loaded))
+        return
+    layer, output, kernel_input = weight
+    if not (output.isdigit() and kernel_input.isdigit()):
+        raise UsageError(f"--weight {layer} {output} {kernel_input}: the last two are numbers that count from 0")
+    out.print(_weight_table(loaded, layer, int(output), int(kernel_input)))
+
+
+def _weight_table(program: Program, layer: str, output: int, kernel_input: int) -> Table:
+    array = program.target.array
+    table = Table(
+        title=f"weight of {layer}: output channel {output}, kernel input {kernel_input}", title_justify="left"
+    )
+    headings = (
+        "replica",
+        "chip",
+        "array",
+        array.input_line_name,
+        array.output_line_name,
+        "slice",
+        "polarity",
+        "level",
+        "conductance",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for cell in find_weight(program, layer, output, kernel_input):
+        places = (
+            cell.replica,
+            cell.chip,
+            cell.array,
+            cell.input_line,
+            cell.output_line,
+            cell.slice,
+            cell.polarity,
+            cell.level,
+        )
+        table.add_row(*map(str, places), f"{cell.conductance_us:.3f} uS")
+    return table
+
+
+@cli.command("targets")
+def targets_command() -> None:
+    """List the built-in targets."""
+    table = Table()
+    for heading in ("name", "arrays a chip", "array", "levels", "what it is"):
+        table.add_column(heading, overflow="fold")
+    for name in builtin_targets():
+        target = load_target(name)
+        size = f"{target.array.input_lines} x {target.array.output_lines}"
+        table.add_row(name, f"{target.chip.arrays:,}", size, str(target.cell.levels), target.title)
+    _Output(quiet=False, json_path=None).print(table)
+
+
+class _Output:
+    """Standard output for results, standard error for progress."""
+
+    def __init__(self, quiet: bool, json_path: str | None) -> None:
+        self._json_path = json_path
+        # With JSON on standard output nothing else may be there.
+        self._quiet = quiet or json_path == "-"
+        width = None if sys.stdout.isatty() else PIPE_WIDTH
+        self._console = Console(file=sys.stdout, width=width, highlight=False)
+        self._bars = not quiet and sys.stderr.isatty()
+
+    @property
+    def progress(self) -> ProgressBar:
+        """Progress bars, if standard error is a terminal."""
+        return _progress_bar if self._bars else no_progress
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        if not self._quiet:
+            self._console.print(text, soft_wrap=True, markup=False)
+
+    def print(self, table: Table) -> None:
+        """Print a table that was asked for."""
+        self._console.print(table)
+
+    def report(self, facts: dict[str, Any]) -> None:
+        """Print the report, and write it as JSON if asked for."""
+        if self._json_path == "-":
+            click.echo(facts_json(facts), nl=False)
+        elif self._json_path is not None:
+            write_atomically(Path(self._json_path), facts_json(facts).encode())
+        if not self._quiet:
+            self._console.print(render(facts))
+
+
+@contextmanager
+def _progress_bar(description: str, total: int) -> Iterator[Advance]:
+    """A bar that appears once two seconds have passed."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    begin = time.monotonic()
+    task = bar.add_task(description, total=total)
+
+    def advance(done: int) -> None:
+        bar.advance(task, done)
+        if not bar.live.is_started and time.monotonic() - begin > 2.0:
+            bar.start()
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a hopeless output before the work, not after it."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory; give a file name with -o")
+    if not path.parent.is_dir():
+        raise UsageError(f"the folder {path.parent} does not exist; make it first, or choose another with -o")
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """Turn SIGTERM into an exception, so that temporary files are removed on the way out."""
+    raise SystemExit(128 + number)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        result = cli.main(args=arguments, prog_name="memcompile", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Abort:
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return UsageError.exit_code
+    except MemcompileError as error:
+        click.echo(f"memcompile: error: {error}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nobody is left to tell.
+        sys.stderr.close()
+        return 0
+
+
+def run() -> NoReturn:
+    """Console entry point."""
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""One error hierarchy: every mistake a user can make is one message and one exit code.
+
+The command line prints ``memcompile: error: MESSAGE`` and leaves with ``exit_code``; nothing in
+this hierarchy ever shows a traceback. ``assert`` and ordinary exceptions are for our own faults.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MemcompileError(Exception):
+    """A failure whose message says what, where, the limit and what to do."""
+
+    exit_code: ClassVar[int] = 1
+    summary: ClassVar[str] = "any other failure"
+
+
+class UsageError(MemcompileError):
+    """The command line or a Python call asks for something that does not exist."""
+
+    exit_code = 2
+    summary = "wrong usage: an unknown option, pass or name, or options that contradict each other"
+
+
+class ModelError(MemcompileError):
+    """The model file cannot be read, is not valid ONNX, or onnxruntime refuses it."""
+
+    exit_code = 3
+    summary = "the model cannot be read, is not valid ONNX, or onnxruntime cannot run it"
+
+
+class DataError(MemcompileError):
+    """The data cannot be read or does not fit the model."""
+
+    exit_code = 4
+    summary = "the data cannot be read or does not fit the model"
+
+
+class TargetError(MemcompileError):
+    """The target file is wrong; the message lists all its errors at once."""
+
+    exit_code = 5
+    summary = "the target file is wrong (all its errors are listed)"
+
+
+class ProgramError(MemcompileError):
+    """The program file is damaged, or another version wrote it."""
+
+    exit_code = 6
+    summary = "the program file is damaged or of another version"
+
+
+class CapacityError(MemcompileError):
+    """The network does not fit the given chips."""
+
+    exit_code = 7
+    summary = "the network does not fit the given budget of chips"
+
+
+class OutputError(MemcompileError):
+    """A file cannot be written; whatever stood there before is untouched."""
+
+    exit_code = 8
+    summary = "an output file cannot be written"
+
+
+class VerificationError(MemcompileError):
+    """A pass broke the graph: a fault of memcompile, with all violations listed."""
+
+    exit_code = 70
+    summary = "an internal check failed: a fault of memcompile, please report it"
+
+
+EXIT_CODES: dict[int, str] = {
+    0: "success",
+    **{
+        kind.exit_code: kind.summary
+        for kind in (
+            MemcompileError,
+            UsageError,
+            ModelError,
+            DataError,
+            TargetError,
+            ProgramError,
+            CapacityError,
+            OutputError,
+            VerificationError,
+        )
+    },
+    130: "interrupted (Ctrl-C)",
+    143: "terminated (SIGTERM)",
+}

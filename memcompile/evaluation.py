@@ -1,0 +1,195 @@
+"""How good a program is: accuracy where there are labels, signal to noise where there are none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.data import Dataset
+from memcompile.errors import DataError
+from memcompile.ir import fixed_batch
+from memcompile.onnx_import import ModelFile
+from memcompile.onnx_session import open_session
+from memcompile.pass_manager import ProgressBar, no_progress
+from memcompile.program import Program
+from memcompile.runtime.emulator import Emulator
+
+# Emulating a converter output takes about a nanosecond or ten, so that this many take seconds.
+CONVERSION_BUDGET = 20_000_000_000
+QUALITY_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of right answers, 0..1.
+
+    ``reference`` is the float network in onnxruntime. ``images`` counts the samples of ``reference``
+    and ``ideal``, ``emulated_images`` those of the
+    emulated figures, whose mean and standard deviation are over ``seeds`` chips.
+    """
+
+    reference: float
+    ideal: float
+    emulated_mean: float
+    emulated_std: float
+    images: int
+    emulated_images: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Signal-to-quantisation-noise ratio of the ideal executor against onnxruntime, in decibels."""
+
+    layers: Mapping[str, float]
+    outputs: Mapping[str, float]
+    images: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured; accuracy only with labels."""
+
+    data: str
+    accuracy: Accuracy | None
+    quality: Quality | None
+
+
+def conversions_per_image(program: Program) -> int:
+    """Converter outputs that one image takes, all line reads of all phases."""
+    tiles = program.placement.tiles
+    if not len(tiles):
+        return 0
+    windows = np.array(
+        [
+            len(program.layers[layer].replicas[copy].windows)
+            for layer, copy in zip(tiles.layer, tiles.replica, strict=True)
+        ]
+    )
+    return int((tiles.widths(program.slices).astype(np.int64) * windows).sum()) * program.target.input.bits
+
+
+def evaluate(
+    program: Program,
+    model: ModelFile,
+    dataset: Dataset,
+    *,
+    images: int | None = None,
+    emulated_images: int | None = None,
+    seeds: int = 3,
+    seed: int = 0,
+    progress: ProgressBar = no_progress,
+) -> Evaluation:
+    """Measure a program on a data set.
+
+    Parameters
+    ----------
+    images
+        Scored samples at most; all when None.
+    emulated_images
+        Samples for the emulated figure at most; as many as a fixed number of converter outputs
+        allows when None.
+    seeds
+        Emulated chips.
+    """
+    scored = dataset.head(min(dataset.count, images or dataset.count))
+    if scored.labels is None:
+        return Evaluation(dataset.name, None, measure_quality(program, model, dataset))
+    with progress("float (onnxruntime)", scored.count) as advance:
+        reference = run_float(model, scored.inputs, advance)
+    with progress("ideal", scored.count) as advance:
+        ideal = Emulator.ideal(program).run(scored.inputs, progress=advance)
+    affordable = max(CONVERSION_BUDGET // max(conversions_per_image(program), 1), 32)
+    noisy = scored.head(min(scored.count, emulated_images or affordable))
+    assert noisy.labels is not None
+    results = []
+    with progress("emulated", noisy.count * seeds) as advance:
+        for chip in range(seeds):
+            outputs = Emulator(program, seed=seed + chip).run(noisy.inputs, progress=advance)
+            results.append(score(outputs, noisy.labels))
+    accuracy = Accuracy(
+        reference=score(reference, scored.labels),
+        ideal=score(ideal, scored.labels),
+        emulated_mean=float(np.mean(results)),
+        emulated_std=float(np.std(results, ddof=1)) if seeds > 1 else 0.0,
+        images=scored.count,
+        emulated_images=noisy.count,
+        seeds=seeds,
+    )
+    return Evaluation(dataset.name, accuracy, None)
+
+
+def score(outputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64]) -> float:
+    """Share of samples whose largest score is at their label.
+
+    Raises
+    ------
+    DataError
+        No output has one row of scores a sample, or a label is beyond the scores.
+    """
+    for array in outputs.values():
+        if array.ndim >= 2 and array.shape[0] == len(labels) and math.prod(array.shape[1:]) > 1:
+            scores = array.reshape(len(labels), -1)
+            break
+    else:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
+        raise DataError(
+            f"there are labels, but no output holds one row of scores for each of {len(labels)} samples: {shapes}"
+        )
+    if labels.min() < 0 or labels.max() >= scores.shape[1]:
+        raise DataError(
+            f"labels run from {labels.min()} to {labels.max()}, but the output has {scores.shape[1]} scores"
+        )
+    return float((scores.argmax(axis=1) == labels).mean())
+
+
+def run_float(
+    model: ModelFile,
+    inputs: Mapping[str, NDArray[Any]],
+    advance: Callable[[int], None] | None = None,
+    also: Sequence[str] = (),
+) -> dict[str, NDArray[Any]]:
+    """Run the original model in onnxruntime; returns its outputs and the values named in ``also``."""
+    session = open_session(model.serialized(also), optimise=not also)
+    names = [value.name for value in session.get_outputs()]
+    count = min((len(array) for array in inputs.values()), default=0)
+    size = fixed_batch(model.inputs.values())
+    parts: list[list[NDArray[Any]]] = []
+    for start in range(0, count, size or 100):
+        chunk = {name: array[start : start + (size or 100)] for name, array in inputs.items()}
+        parts.append(session.run(names, chunk))
+        if advance is not None:
+            advance(min(size or 100, count - start))
+    return {name: np.concatenate(pieces) for name, pieces in zip(names, zip(*parts, strict=True), strict=True)}
+
+
+def measure_quality(program: Program, model: ModelFile, dataset: Dataset) -> Quality:
+    """Compare each layer's output, and each output, with onnxruntime on a few samples."""
+    size = fixed_batch(model.inputs.values()) or 1
+    some = dataset.head(max(min(dataset.count, QUALITY_IMAGES) // size * size, size))
+    values = {layer.name: layer.outputs[0] for layer in program.layers}
+    known = model.value_names()
+    also = [value for value in values.values() if value in known]
+    reference = run_float(model, some.inputs, also=also)
+    ideal = Emulator.ideal(program).run(some.inputs, also=also)
+    ratio = {value: signal_to_noise_db(reference[value], ideal[value]) for value in ideal if value in reference}
+    return Quality(
+        layers={name: ratio[value] for name, value in values.items() if value in ratio},
+        outputs={name: ratio[name] for name in program.outputs if name in ratio},
+        images=some.count,
+    )
+
+
+def signal_to_noise_db(reference: NDArray[Any], value: NDArray[Any]) -> float:
+    """10 log10(sum r^2 / sum (r - v)^2); infinite when equal."""
+    wanted = reference.astype(np.float64)
+    noise = float(np.square(wanted - value).sum())
+    signal = float(np.square(wanted).sum())
+    if noise == 0.0:
+        return math.inf
+    return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf

@@ -1,0 +1,136 @@
+"""Runs a graph at any stage: ONNX operators by onnxruntime, layers by plain arithmetic.
+
+Float stages compute in float32; layers with integer weights compute exact integer sums (in
+double precision, whose 53 bits hold any sum of ours). This is the reference that every pass and
+both executors are tested against; it knows nothing of arrays, tiles or noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from memcompile.geometry import Geometry, Unrolling
+from memcompile.ir import (
+    CalibratedLayer,
+    DigitalNode,
+    Graph,
+    IntegerLayer,
+    LinearLayer,
+    Node,
+    OnnxNode,
+    UnrolledLayer,
+    read_values,
+)
+from memcompile.onnx_import import to_model
+from memcompile.onnx_session import open_session
+
+
+def apply_matrices(x: NDArray[Any], geometry: Geometry, matrices: NDArray[Any]) -> NDArray[Any]:
+    """Multiply every image patch by its group's matrix, in the matrices' precision.
+
+    Parameters
+    ----------
+    x
+        [batch, channels, *input_size].
+    matrices
+        [groups, group_rows, group_columns].
+
+    Returns
+    -------
+    [batch, out_channels, positions].
+    """
+    vectors = Unrolling.im2col(geometry).vectors(x.astype(matrices.dtype, copy=False))
+    products: NDArray[Any] = np.matmul(matrices.transpose(0, 2, 1), vectors)
+    return products.reshape(x.shape[0], geometry.out_channels, geometry.positions)
+
+
+def exact_dtype(layer: IntegerLayer, matrix: NDArray[np.int32]) -> type[np.float32 | np.float64]:
+    """The float type whose mantissa holds every sum of the layer exactly, whatever the order."""
+    largest = max(-layer.quantizer.lowest, layer.quantizer.highest) * int(np.abs(matrix).sum(axis=1).max(initial=0))
+    return np.float32 if largest < 1 << 24 else np.float64
+
+
+def run_layer(layer: Node, x: NDArray[Any]) -> NDArray[Any]:
+    """Output of one layer, at whatever stage it is."""
+    assert isinstance(layer, LinearLayer | UnrolledLayer | IntegerLayer)
+    geometry = layer.geometry
+    images = geometry.to_channels_first(x)
+    if isinstance(layer, IntegerLayer):
+        matrix = layer.integer_matrix()
+        sums = apply_matrices(layer.quantizer.quantize(images), geometry, matrix.astype(exact_dtype(layer, matrix)))
+        y = layer.rescale(sums)
+    else:
+        if isinstance(layer, CalibratedLayer):
+            images = layer.quantizer.quantize(images) * np.float32(layer.quantizer.scale)
+        matrices = layer.matrices() if isinstance(layer, LinearLayer) else layer.matrix
+        y = (apply_matrices(images, geometry, matrices) + layer.bias[:, None]).astype(layer.dtype)
+    return geometry.from_channels_first(y.reshape(y.shape[0], -1, *geometry.output_size), x.shape)
+
+
+class Interpreter:
+    """Executes a graph; sessions are opened once and kept."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._steps = list(_steps(graph))
+        self._sessions: dict[int, ort.InferenceSession] = {}
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+        """Compute values (the graph's outputs when ``wanted`` is None) from the graph's inputs."""
+        wanted = self.graph.outputs if wanted is None else tuple(wanted)
+        last_use = {
+            value: number for number, step in enumerate(self._steps) for node in step for value in read_values(node)
+        }
+        values: dict[str, NDArray[Any]] = {**self.graph.constants, **feeds}
+        for number, step in enumerate(self._steps):
+            if len(step) == 1 and not isinstance(step[0], OnnxNode | DigitalNode):
+                values[step[0].outputs[0]] = run_layer(step[0], values[step[0].inputs[0]])
+            else:
+                self._run_digital(number, step, values, wanted, last_use)
+            done = [value for value in values if last_use.get(value, -1) <= number and value not in wanted]
+            for value in done:
+                del values[value]
+        return {value: values[value] for value in wanted}
+
+    def _run_digital(
+        self,
+        number: int,
+        step: tuple[Node, ...],
+        values: dict[str, NDArray[Any]],
+        wanted: Sequence[str],
+        last_use: Mapping[str, int],
+    ) -> None:
+        operators = [inner for node in step for inner in (node.nodes if isinstance(node, DigitalNode) else (node,))]
+        onnx_nodes = [node for node in operators if isinstance(node, OnnxNode)]
+        made = [value for node in onnx_nodes for value in node.outputs if value]
+        outputs = [value for value in made if value in wanted or last_use.get(value, -1) > number]
+        if number not in self._sessions:
+            read = dict.fromkeys(value for node in onnx_nodes for value in read_values(node))
+            inputs = [value for value in read if value not in made and value not in self.graph.constants]
+            exposed = [value for value in made if value in self.graph.types]
+            model = to_model(self.graph, onnx_nodes, inputs, exposed)
+            self._sessions[number] = open_session(model, optimise=False)
+        session = self._sessions[number]
+        feeds = {item.name: values[item.name] for item in session.get_inputs()}
+        if outputs:
+            values.update(zip(outputs, session.run(outputs, feeds), strict=True))
+
+
+def _steps(graph: Graph) -> Iterator[tuple[Node, ...]]:
+    """Layers and digital nodes one by one, neighbouring ONNX operators together."""
+    run: list[Node] = []
+    for node in graph.nodes:
+        if isinstance(node, OnnxNode):
+            run.append(node)
+            continue
+        if run:
+            yield tuple(run)
+            run = []
+        yield (node,)
+    if run:
+        yield tuple(run)

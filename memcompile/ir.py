@@ -1,0 +1,499 @@
+"""The graph IR: immutable nodes on a networkx data-flow graph.
+
+A graph starts as ONNX operators (:class:`OnnxNode`). The passes turn linear operators with
+static weights into crossbar layers, in stages that each add facts (:class:`LinearLayer` ->
+:class:`UnrolledLayer` -> :class:`CalibratedLayer` -> :class:`QuantizedLayer` ->
+:class:`SlicedLayer` -> :class:`PairedLayer` -> :class:`TiledLayer` -> :class:`MappedLayer`), and
+group everything else into digital subgraphs (:class:`DigitalNode`). Passes never change a value
+in place; arrays are shared and read-only.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.geometry import Geometry, Unrolling
+
+T = TypeVar("T", bound="Node")
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array with writing switched off (a view, no copy)."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Element type and shape of a value.
+
+    ``dtype`` is a NumPy dtype name; a dimension of None is free. The first dimension of a graph
+    input is the batch.
+    """
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join('N' if size is None else str(size) for size in self.shape)}]"
+
+
+def fixed_batch(kinds: Iterable[TensorType]) -> int | None:
+    """The batch that some inputs are bound to; None if any batch will do."""
+    return next((kind.shape[0] for kind in kinds if kind.shape and kind.shape[0] is not None), None)
+
+
+@dataclass(frozen=True)
+class InputQuantizer:
+    """Maps a layer's input to integers: q = clip(round(x / scale), lowest, highest).
+
+    Unsigned inputs use 0..2^bits - 1; signed ones are two's complement, whose last bit phase
+    counts -2^(bits - 1).
+    """
+
+    scale: float
+    bits: int
+    signed: bool
+
+    @property
+    def lowest(self) -> int:
+        """Smallest integer input."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def highest(self) -> int:
+        """Largest integer input."""
+        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
+
+    @property
+    def phase_weights(self) -> tuple[int, ...]:
+        """What a one counts in each bit phase, least significant first."""
+        weights = [1 << phase for phase in range(self.bits)]
+        if self.signed:
+            weights[-1] = -weights[-1]
+        return tuple(weights)
+
+    def quantize(self, x: NDArray[Any]) -> NDArray[np.int16]:
+        """Quantise an array of any shape."""
+        scaled = np.rint(x.astype(np.float32, copy=False) / np.float32(self.scale))
+        quantized: NDArray[np.int16] = np.clip(scaled, self.lowest, self.highest).astype(np.int16)
+        return quantized
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Node:
+    """What every node has: a name, the values it reads and the values it makes."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """Word for the node in printed IR and messages."""
+        return type(self).__name__
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OnnxNode(Node):
+    """One ONNX operator, as imported.
+
+    ``inputs`` holds "" for an omitted optional input. ``captures`` are outer values that the
+    operator's own subgraphs (If, Loop, Scan) read. ``proto`` is the serialised NodeProto, kept so
+    that nothing of an unknown operator is lost.
+    """
+
+    op_type: str
+    domain: str
+    attributes: Mapping[str, Any]
+    proto: bytes = field(repr=False)
+    captures: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return f"{self.domain}::{self.op_type}" if self.domain else self.op_type
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DigitalNode(Node):
+    """A group of ONNX operators that onnxruntime runs between crossbar layers."""
+
+    nodes: tuple[OnnxNode, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LinearLayer(Node):
+    """A linear operator with static weights, bound for crossbars.
+
+    ``weight`` is [out_channels, in_channels / groups, *kernel] float32, ``bias`` [out_channels]
+    float32; the bias is added digitally.
+    """
+
+    geometry: Geometry
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    dtype: str = "float32"
+
+    def matrices(self) -> NDArray[np.float32]:
+        """Kernels as matrices, [groups, group_rows, group_columns]."""
+        geometry = self.geometry
+        return self.weight.reshape(geometry.groups, geometry.group_columns, geometry.group_rows).transpose(0, 2, 1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UnrolledLayer(Node):
+    """A layer as weight matrices: [groups, group_rows, group_columns] float32."""
+
+    geometry: Geometry
+    matrix: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CalibratedLayer(UnrolledLayer):
+    """A layer whose input has a quantiser."""
+
+    quantizer: InputQuantizer
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IntegerLayer(Node):
+    """What all layers with integer weights share (never built itself).
+
+    ``scale`` is [out_channels] float32: the digital factor of an integer sum, that is input scale
+    times weight scale; ``bias`` is [out_channels] float32.
+    """
+
+    geometry: Geometry
+    quantizer: InputQuantizer
+    scale: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    dtype: str = "float32"
+
+    @abstractmethod
+    def integer_matrix(self) -> NDArray[np.int32]:
+        """Integer weights, [groups, group_rows, group_columns]."""
+
+    def rescale(self, sums: NDArray[Any]) -> NDArray[Any]:
+        """Turn integer sums into the layer's output: scale * sum + bias, per channel.
+
+        Computed in double precision, so that an exact sum gives the same bits on every path.
+
+        Parameters
+        ----------
+        sums
+            [batch, out_channels, positions], in units of input step times weight step.
+        """
+        scaled = sums * self.scale.astype(np.float64)[:, None] + self.bias.astype(np.float64)[:, None]
+        return scaled.astype(self.dtype)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuantizedLayer(IntegerLayer):
+    """A layer with integer weights: [groups, group_rows, group_columns] int32."""
+
+    levels: NDArray[np.int32]
+
+    def integer_matrix(self) -> NDArray[np.int32]:
+        return self.levels
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SlicedLayer(IntegerLayer):
+    """A layer whose weights are digits: [slices, groups, group_rows, group_columns] int8.
+
+    weight = sum over s of digit[s] * base^s, digits -L..+L.
+    """
+
+    base: int
+    digits: NDArray[np.int8]
+
+    @property
+    def slices(self) -> int:
+        """Pairs that hold one weight."""
+        return int(self.digits.shape[0])
+
+    def integer_matrix(self) -> NDArray[np.int32]:
+        powers = self.base ** np.arange(self.slices, dtype=np.int32)
+        return np.tensordot(powers, self.digits.astype(np.int32), axes=1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PairedLayer(IntegerLayer):
+    """A layer as cell levels: [2, slices, groups, group_rows, group_columns] uint8.
+
+    The first axis is the polarity: cells that add, then cells that are subtracted.
+    """
+
+    base: int
+    cells: NDArray[np.uint8]
+
+    @property
+    def slices(self) -> int:
+        """Pairs that hold one weight."""
+        return int(self.cells.shape[1])
+
+    def integer_matrix(self) -> NDArray[np.int32]:
+        powers = self.base ** np.arange(self.slices, dtype=np.int32)
+        signed = self.cells[0].astype(np.int32) - self.cells[1].astype(np.int32)
+        return np.tensordot(powers, signed, axes=1)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How each weight matrix of a copy is cut: tile edges along rows and along columns.
+
+    ``rows`` and ``columns`` start with 0 and end with the matrix size.
+    """
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of one matrix."""
+        return (len(self.rows) - 1) * (len(self.columns) - 1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TiledLayer(PairedLayer):
+    """A layer with one copy's unrolling and cut."""
+
+    unrolling: Unrolling
+    cut: Cut
+
+
+@dataclass(frozen=True, eq=False)
+class Replica:
+    """One copy of a layer's tiles and the windows it works on.
+
+    ``windows`` are window numbers (row-major in the unrolling's grid), int32.
+    """
+
+    unrolling: Unrolling
+    cut: Cut
+    windows: NDArray[np.int32]
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of this copy."""
+        return self.unrolling.matrices * self.cut.tiles
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MappedLayer(PairedLayer):
+    """A layer with all its copies."""
+
+    replicas: tuple[Replica, ...]
+
+
+TILE_COLUMNS = (
+    "layer",
+    "replica",
+    "matrix",
+    "row_begin",
+    "row_end",
+    "column_begin",
+    "column_end",
+    "array",
+    "input_line",
+    "output_line",
+    "start",
+    "slot",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class TileTable:
+    """All tiles of a program, one row a tile, each column an int32 array.
+
+    ``layer`` counts the crossbar layers in graph order, ``replica`` and ``matrix`` within the
+    layer. Rows and columns are the block of the weight matrix. ``array`` counts over all chips,
+    ``input_line`` and ``output_line`` are the block's first lines; column j, slice s, polarity p
+    sits on output line ``output_line + 2 * slices * (j - column_begin) + 2 * s + p``. ``start``
+    is the first step when one image runs alone, ``slot`` the first step within the initiation
+    interval; -1 before placement and scheduling.
+    """
+
+    layer: NDArray[np.int32]
+    replica: NDArray[np.int32]
+    matrix: NDArray[np.int32]
+    row_begin: NDArray[np.int32]
+    row_end: NDArray[np.int32]
+    column_begin: NDArray[np.int32]
+    column_end: NDArray[np.int32]
+    array: NDArray[np.int32]
+    input_line: NDArray[np.int32]
+    output_line: NDArray[np.int32]
+    start: NDArray[np.int32]
+    slot: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.layer)
+
+    @classmethod
+    def of(cls, layers: Iterable[MappedLayer]) -> TileTable:
+        """List the tiles of layers, in order of layer, replica, matrix, rows, columns; not placed."""
+        blocks: list[NDArray[np.int32]] = [np.zeros((0, 7), np.int32)]
+        for number, layer in enumerate(layers):
+            for copy, replica in enumerate(layer.replicas):
+                cut = replica.cut
+                matrix, row, column = (
+                    part.ravel()
+                    for part in np.meshgrid(
+                        np.arange(replica.unrolling.matrices),
+                        np.arange(len(cut.rows) - 1),
+                        np.arange(len(cut.columns) - 1),
+                        indexing="ij",
+                    )
+                )
+                rows, columns = np.array(cut.rows), np.array(cut.columns)
+                block = np.stack(
+                    [
+                        np.full_like(matrix, number),
+                        np.full_like(matrix, copy),
+                        matrix,
+                        rows[row],
+                        rows[row + 1],
+                        columns[column],
+                        columns[column + 1],
+                    ],
+                    axis=1,
+                )
+                blocks.append(block.astype(np.int32))
+        table = np.concatenate(blocks)
+        unset = np.full(len(table), -1, np.int32)
+        columns_of = {name: read_only(np.ascontiguousarray(table[:, i])) for i, name in enumerate(TILE_COLUMNS[:7])}
+        return cls(**columns_of, **{name: read_only(unset) for name in TILE_COLUMNS[7:]})
+
+    def with_columns(self, **columns: NDArray[np.signedinteger[Any]]) -> TileTable:
+        """Return a table with some columns replaced."""
+        return replace(self, **{name: read_only(np.asarray(value, np.int32)) for name, value in columns.items()})
+
+    @property
+    def heights(self) -> NDArray[np.int32]:
+        """Input lines of each tile."""
+        return self.row_end - self.row_begin
+
+    def widths(self, slices: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Output lines of each tile, given the slices of each layer."""
+        return ((self.column_end - self.column_begin) * 2 * slices[self.layer]).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was found, what is proven, and by what means.
+
+    ``bound`` never exceeds ``value`` (both are minimised).
+    """
+
+    quantity: str
+    value: int
+    bound: int
+    method: str
+
+    @property
+    def gap(self) -> float:
+        """Relative distance of the value from the proven bound."""
+        return (self.value - self.bound) / self.value if self.value else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where and when: placed and scheduled tiles with the solver's certificates."""
+
+    chips: int
+    tiles: TileTable
+    certificates: tuple[Certificate, ...] = ()
+    initiation_interval_steps: int = 0
+    latency_steps: int = 0
+    crossing_values: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A network: nodes in topological order, constants, and types of values.
+
+    ``observed_shapes`` are the concrete shapes of values that linear operators read, seen when
+    onnxruntime ran the model once.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    constants: Mapping[str, NDArray[Any]]
+    types: Mapping[str, TensorType]
+    observed_shapes: Mapping[str, tuple[int, ...]]
+    opsets: tuple[tuple[str, int], ...]
+    ir_version: int = 10
+    placement: Placement | None = None
+
+    @cached_property
+    def dataflow(self) -> nx.DiGraph[str]:
+        """Frozen networkx graph: node names, an edge per value with the attribute ``values``."""
+        graph: nx.DiGraph[str] = nx.DiGraph()
+        graph.add_nodes_from(node.name for node in self.nodes)
+        for node in self.nodes:
+            for value in read_values(node):
+                producer = self.producers.get(value)
+                if producer is None:
+                    continue
+                graph.add_edge(producer.name, node.name)
+                graph.edges[producer.name, node.name].setdefault("values", []).append(value)
+        frozen: nx.DiGraph[str] = nx.freeze(graph)
+        return frozen
+
+    @cached_property
+    def producers(self) -> Mapping[str, Node]:
+        """The node that makes each value."""
+        return MappingProxyType({value: node for node in self.nodes for value in node.outputs if value})
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[Node, ...]]:
+        """The nodes that read each value, in graph order."""
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for value in dict.fromkeys(read_values(node)):
+                found.setdefault(value, []).append(node)
+        return MappingProxyType({value: tuple(nodes) for value, nodes in found.items()})
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        """Nodes by name."""
+        return MappingProxyType({node.name: node for node in self.nodes})
+
+    def replace(self, **changes: Any) -> Graph:
+        """Return a graph with some fields replaced; constants nobody reads are dropped."""
+        graph = replace(self, **changes)
+        inner = (each for node in graph.nodes for each in (node.nodes if isinstance(node, DigitalNode) else (node,)))
+        read = {value for node in inner for value in read_values(node)} | set(graph.outputs)
+        kept = {name: array for name, array in graph.constants.items() if name in read}
+        return replace(graph, constants=MappingProxyType(kept))
+
+    def map_nodes(self, changed: Mapping[str, Node]) -> Graph:
+        """Return a graph in which the nodes of these names are replaced."""
+        return self.replace(nodes=tuple(changed.get(node.name, node) for node in self.nodes))
+
+
+def read_values(node: Node) -> tuple[str, ...]:
+    """Values a node reads, captured ones included, omitted inputs left out."""
+    captures = node.captures if isinstance(node, OnnxNode) else ()
+    return tuple(value for value in (*node.inputs, *captures) if value)
+
+
+def carry(kind: type[T], source: Node, **added: Any) -> T:
+    """Build the next stage of a layer: the fields both stages have, plus the added ones."""
+    shared = {f.name: getattr(source, f.name) for f in fields(kind) if hasattr(source, f.name)}
+    return kind(**{**shared, **added})

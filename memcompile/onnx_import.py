@@ -1,0 +1,355 @@
+"""From an ONNX file to the graph IR and back: the only module that knows ``onnx``.
+
+onnxruntime is the judge of what a model means: every type and every shape here was reported or
+observed by it, so nothing depends on our own shape rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.checker
+import onnx.helper
+import onnx.inliner
+import onnx.numpy_helper
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from memcompile.errors import ModelError
+from memcompile.ir import Graph, OnnxNode, TensorType, read_only
+from memcompile.onnx_session import open_session, tensor_dtype
+
+LINEAR_OPERATORS = ("Conv", "Gemm", "MatMul")
+# onnx and onnxruntime agree on protobuf's own limit.
+MAX_MODEL_BYTES = 2 * 1024**3
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFile:
+    """A model that was read and that onnxruntime accepts.
+
+    ``inputs`` are the types a caller must feed; free dimensions are None.
+    """
+
+    name: str
+    sha256: str
+    model: onnx.ModelProto
+    inputs: Mapping[str, TensorType]
+    warnings: tuple[str, ...]
+
+    def serialized(self, also: Sequence[str] = ()) -> bytes:
+        """The model as onnxruntime reads it, with some of its values as further outputs."""
+        return bytes(_expose(self.model, also).SerializeToString(deterministic=True))
+
+    def value_names(self) -> set[str]:
+        """All values that the model's operators make."""
+        return {value for node in self.model.graph.node for value in node.output if value}
+
+
+def read_model(path: Path) -> ModelFile:
+    """Read and check a model file.
+
+    Raises
+    ------
+    ModelError
+        The file is missing, a directory, no ONNX, truncated, fails ``onnx.checker``, or
+        onnxruntime refuses it.
+    """
+    data = _read_bytes(path)
+    model = _parse(data, path)
+    _load_external_data(model, path)
+    _use_default_domain(model)
+    _check(model, path)
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    _refuse_nan(model.graph, path)
+    try:
+        session = open_session(model.SerializeToString(deterministic=True))
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        raise ModelError(f"onnxruntime cannot run {path}: {_first_line(error)}") from error
+    inputs = {}
+    for value in session.get_inputs():
+        dtype = tensor_dtype(value.type)
+        if dtype is None or dtype == "object":
+            raise ModelError(
+                f"{path}: input {value.name!r} has type {value.type}; memcompile takes numeric tensors, "
+                "export the model with tensor inputs"
+            )
+        inputs[value.name] = TensorType(dtype, tuple(size if isinstance(size, int) else None for size in value.shape))
+    return ModelFile(path.name, hashlib.sha256(data).hexdigest(), model, MappingProxyType(inputs), ())
+
+
+def _first_line(error: BaseException) -> str:
+    """The telling line of a library's message, without its own location prefix."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:400] if lines else type(error).__name__
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        if path.is_dir():
+            raise ModelError(f"{path} is a directory; give the path of an .onnx file")
+        size = path.stat().st_size
+        if size > MAX_MODEL_BYTES:
+            raise ModelError(
+                f"{path} has {size} bytes; an ONNX file holds at most {MAX_MODEL_BYTES} (use external data)"
+            )
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} does not exist; give the path of an .onnx file") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _parse(data: bytes, path: Path) -> onnx.ModelProto:
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as error:
+        raise ModelError(
+            f"{path} is not an ONNX file, or it is truncated ({_first_line(error)}); export it again"
+        ) from error
+    if not model.graph.node and not model.graph.output:
+        raise ModelError(f"{path} holds no ONNX graph; export it again")
+    return model
+
+
+def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # onnx raises bare exceptions of several kinds here
+        raise ModelError(f"{path}: its external data cannot be read: {_first_line(error)}") from error
+
+
+def _use_default_domain(model: onnx.ModelProto) -> None:
+    """Write the default domain as "": ``ai.onnx`` is its other name, but onnx.checker knows only one."""
+    for opset in model.opset_import:
+        opset.domain = _domain(opset.domain)
+    graphs = [model.graph]
+    while graphs:
+        for node in graphs.pop().node:
+            node.domain = _domain(node.domain)
+            for attribute in node.attribute:
+                graphs += _subgraphs(attribute)
+
+
+def _domain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
+def _subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    return [*attribute.graphs, *((attribute.g,) if attribute.type == onnx.AttributeProto.GRAPH else ())]
+
+
+def _check(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # the checker raises its own and protobuf's kinds
+        raise ModelError(f"{path} is not valid ONNX: {_first_line(error)}; export it again") from error
+
+
+def _refuse_nan(graph: onnx.GraphProto, path: Path) -> None:
+    for tensor in graph.initializer:
+        if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
+            continue
+        bad = int(np.isnan(onnx.numpy_helper.to_array(tensor)).sum())
+        if bad:
+            raise ModelError(f"{path}: tensor {tensor.name!r} holds {bad} NaN values; train or export the model again")
+
+
+def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]]) -> Graph:
+    """Build the IR graph of a model.
+
+    Parameters
+    ----------
+    file
+        The model.
+    sample
+        One value per model input, with the batch the model is to be observed at (one image where
+        the batch is free); shapes of the values that linear operators read are observed on it.
+
+    Raises
+    ------
+    ModelError
+        onnxruntime cannot run the model on the sample.
+    """
+    graph = file.model.graph
+    constants = _constants(graph)
+    nodes = _nodes(graph)
+    types, observed = _observe(file, nodes, constants, sample)
+    for name, kind in file.inputs.items():
+        fixed = sample[name].shape[1:]
+        types[name] = TensorType(kind.dtype, (*kind.shape[:1], *fixed))
+    return Graph(
+        name=file.name,
+        inputs=tuple(file.inputs),
+        outputs=tuple(value.name for value in graph.output),
+        nodes=nodes,
+        constants=MappingProxyType(constants),
+        types=MappingProxyType(types),
+        observed_shapes=MappingProxyType(observed),
+        opsets=tuple(sorted((item.domain, item.version) for item in file.model.opset_import)),
+        ir_version=file.model.ir_version,
+    )
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
+    constants = {tensor.name: read_only(onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer}
+    for sparse in graph.sparse_initializer:
+        constants[sparse.values.name] = read_only(_dense(sparse))
+    return constants
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> NDArray[Any]:
+    values = onnx.numpy_helper.to_array(sparse.values)
+    indices = onnx.numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if indices.ndim == 1:
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return dense
+
+
+def _nodes(graph: onnx.GraphProto) -> tuple[OnnxNode, ...]:
+    """Nodes with unique names; onnx.checker has already proven their order topological."""
+    taken: set[str] = set()
+    nodes = []
+    for proto in graph.node:
+        name = proto.name or next((value for value in proto.output if value), proto.op_type)
+        unique, count = name, 1
+        while unique in taken:
+            count += 1
+            unique = f"{name}_{count}"
+        taken.add(unique)
+        nodes.append(
+            OnnxNode(
+                name=unique,
+                inputs=tuple(proto.input),
+                outputs=tuple(proto.output),
+                op_type=proto.op_type,
+                domain=proto.domain,
+                attributes=MappingProxyType({item.name: _attribute(item) for item in proto.attribute}),
+                proto=proto.SerializeToString(deterministic=True),
+                captures=_captures(proto),
+            )
+        )
+    return tuple(nodes)
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, onnx.TensorProto):
+        return read_only(onnx.numpy_helper.to_array(value))
+    if isinstance(value, onnx.GraphProto):
+        return f"<graph of {len(value.node)} nodes>"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in value)
+    return value
+
+
+def _captures(proto: onnx.NodeProto) -> tuple[str, ...]:
+    """Outer values that a node's subgraphs read."""
+    found: dict[str, None] = {}
+    for attribute in proto.attribute:
+        for graph in _subgraphs(attribute):
+            found.update(dict.fromkeys(_free_values(graph)))
+    return tuple(found)
+
+
+def _free_values(graph: onnx.GraphProto) -> list[str]:
+    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    free: list[str] = []
+    for node in graph.node:
+        free += [value for value in (*node.input, *_captures(node)) if value and value not in own]
+        own.update(node.output)
+    return free + [value.name for value in graph.output if value.name not in own]
+
+
+def _observe(
+    file: ModelFile,
+    nodes: Sequence[OnnxNode],
+    constants: Mapping[str, NDArray[Any]],
+    sample: Mapping[str, NDArray[Any]],
+) -> tuple[dict[str, TensorType], dict[str, tuple[int, ...]]]:
+    """Types of all values, and the shapes that linear operators' inputs have on the sample."""
+    exposed = _expose(file.model, [value for node in nodes for value in node.outputs if value])
+    wanted = [
+        value
+        for value in dict.fromkeys(node.inputs[0] for node in nodes if node.op_type in LINEAR_OPERATORS and node.inputs)
+        if value not in constants and value not in file.inputs
+    ]
+    try:
+        session = open_session(exposed.SerializeToString(), optimise=False)
+        results = session.run(wanted, dict(sample)) if wanted else []
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in sample.items())
+        raise ModelError(
+            f"onnxruntime cannot run {file.name} on inputs of shape {shapes}: {_first_line(error)}; "
+            "give matching data with --data, or sizes with --input-shape"
+        ) from error
+    types = {}
+    for value in session.get_outputs():
+        dtype = tensor_dtype(value.type)
+        if dtype is not None and value.name not in file.inputs:
+            types[value.name] = TensorType(
+                dtype, tuple(size if isinstance(size, int) else None for size in value.shape)
+            )
+    observed = {name: tuple(result.shape) for name, result in zip(wanted, results, strict=True)}
+    observed.update({name: tuple(array.shape) for name, array in sample.items()})
+    return types, observed
+
+
+def _expose(model: onnx.ModelProto, values: Iterable[str]) -> onnx.ModelProto:
+    """A copy of a model with more of its values as outputs."""
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    known = {value.name for value in exposed.graph.output}
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values if value not in known)
+    return exposed
+
+
+def to_model(graph: Graph, nodes: Iterable[OnnxNode], inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """Serialise some of a graph's ONNX operators as a model of their own.
+
+    Constants that the operators read become initializers. Input shapes are left open where the
+    graph does not know them; onnxruntime infers the rest.
+    """
+    nodes = tuple(nodes)
+    read = {value for node in nodes for value in (*node.inputs, *node.captures)} | set(outputs)
+    initializers = [
+        onnx.numpy_helper.from_array(
+            np.ascontiguousarray(graph.constants[name]).reshape(graph.constants[name].shape), name
+        )
+        for name in sorted(read & set(graph.constants))
+        if name not in inputs
+    ]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.NodeProto.FromString(node.proto) for node in nodes],
+            "digital",
+            [_value_info(name, graph.types[name]) for name in inputs],
+            [onnx.ValueInfoProto(name=name) for name in outputs],
+            initializers,
+        ),
+        opset_imports=[onnx.helper.make_opsetid(domain, version) for domain, version in graph.opsets],
+        ir_version=max(graph.ir_version, 4),
+        producer_name="memcompile",
+    )
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _value_info(name: str, kind: TensorType) -> onnx.ValueInfoProto:
+    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind.dtype))
+    # onnxruntime reports an unknown shape as an empty one; leaving it open is right for both.
+    shape = [None if size is None else size for size in kind.shape] if kind.shape else None
+    return onnx.helper.make_tensor_value_info(name, element, shape)

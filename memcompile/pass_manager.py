@@ -1,0 +1,118 @@
+"""Runs passes in order, with instruments around each of them.
+
+A pass is a frozen dataclass with typed options and one method from graph to graph. Passes never
+print, time or verify themselves: those are instruments.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Protocol
+
+from numpy.typing import NDArray
+
+from memcompile.errors import UsageError
+from memcompile.ir import Graph
+from memcompile.target import Target
+
+Advance = Callable[[int], None]
+ProgressBar = Callable[[str, int], AbstractContextManager[Advance]]
+
+
+def no_progress(description: str, total: int) -> AbstractContextManager[Advance]:
+    """A progress bar that shows nothing."""
+    return nullcontext(lambda done: None)
+
+
+@dataclass(frozen=True, eq=False)
+class PassContext:
+    """What passes may know besides the graph.
+
+    ``calibration`` holds [samples, ...] per model input; ``chips`` is the hard budget, or None to
+    take as many as the network needs; ``progress`` opens a bar for a description and a total.
+    """
+
+    target: Target
+    calibration: Mapping[str, NDArray[Any]]
+    slices: int = 1
+    chips: int | None = None
+    seed: int = 0
+    progress: ProgressBar = field(default=no_progress, repr=False)
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """One transformation of the graph. Its fields are its options."""
+
+    summary: ClassVar[str]
+
+    @classmethod
+    def pass_name(cls) -> str:
+        """``FoldBatchnorm`` -> ``fold_batchnorm``, the name of its file."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+    @abstractmethod
+    def run(self, graph: Graph, context: PassContext) -> Graph:
+        """Return the transformed graph; the given one stays as it is."""
+
+
+class Instrument(Protocol):
+    """Looks at the graph after each pass."""
+
+    def after_pass(self, number: int, name: str, graph: Graph, context: PassContext) -> None:
+        """Called with pass number 0 and name ``import`` for the graph as imported, then per pass."""
+
+
+def run_passes(
+    graph: Graph, passes: Sequence[Pass], context: PassContext, instruments: Iterable[Instrument] = ()
+) -> Graph:
+    """Run passes in order."""
+    instruments = tuple(instruments)
+    for instrument in instruments:
+        instrument.after_pass(0, "import", graph, context)
+    for number, item in enumerate(passes, start=1):
+        graph = item.run(graph, context)
+        for instrument in instruments:
+            instrument.after_pass(number, item.pass_name(), graph, context)
+    return graph
+
+
+def with_options(passes: Sequence[Pass], settings: Sequence[str]) -> tuple[Pass, ...]:
+    """Apply ``PASS.OPTION=VALUE`` settings.
+
+    Raises
+    ------
+    UsageError
+        A setting names no pass or option, or its value has the wrong type.
+    """
+    changed = {item.pass_name(): item for item in passes}
+    for setting in settings:
+        match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", setting)
+        if match is None:
+            raise UsageError(f"setting {setting!r} is not of the form PASS.OPTION=VALUE; see --list-passes")
+        name, option, text = match.groups()
+        if name not in changed:
+            raise UsageError(f"no pass is called {name!r}; the passes are {', '.join(changed)}")
+        options = {item.name for item in fields(changed[name])}
+        if option not in options:
+            known = ", ".join(sorted(options)) or "none"
+            raise UsageError(f"pass {name} has no option {option!r}; its options are: {known}")
+        changed[name] = replace(changed[name], **{option: _parse(name, option, text, getattr(changed[name], option))})
+    return tuple(changed[item.pass_name()] for item in passes)
+
+
+def _parse(name: str, option: str, text: str, default: object) -> object:
+    """Read a value in the type of the option's default."""
+    words = {"true": True, "false": False}
+    if isinstance(default, bool) and text.lower() in words:
+        return words[text.lower()]
+    try:
+        if isinstance(default, bool):
+            raise ValueError(text)
+        return type(default)(text)  # type: ignore[call-arg]
+    except ValueError as error:
+        raise UsageError(f"{name}.{option} takes a {type(default).__name__}, not {text!r}") from error

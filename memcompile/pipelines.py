@@ -1,0 +1,237 @@
+"""All pipelines on one page: which passes run, in which order, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.data import Dataset, load_dataset
+from memcompile.errors import UsageError
+from memcompile.ir import DigitalNode, Graph, MappedLayer, TensorType, fixed_batch
+from memcompile.onnx_import import ModelFile, import_graph, read_model, to_model
+from memcompile.pass_manager import (
+    Instrument,
+    Pass,
+    PassContext,
+    ProgressBar,
+    no_progress,
+    run_passes,
+    with_options,
+)
+from memcompile.passes.calibrate_activations import CalibrateActivations
+from memcompile.passes.fold_batchnorm import FoldBatchnorm
+from memcompile.passes.fold_constants import FoldConstants
+from memcompile.passes.group_digital import GroupDigital
+from memcompile.passes.place import Place
+from memcompile.passes.quantize_weights import QuantizeWeights
+from memcompile.passes.remove_dead_nodes import RemoveDeadNodes
+from memcompile.passes.replicate import Replicate
+from memcompile.passes.schedule import Schedule
+from memcompile.passes.select_crossbar_operators import SelectCrossbarOperators
+from memcompile.passes.slice_weights import SliceWeights
+from memcompile.passes.split_differential import SplitDifferential
+from memcompile.passes.tile_matrices import TileMatrices
+from memcompile.passes.unroll_convolutions import UnrollConvolutions
+from memcompile.program import DigitalStage, Program, Provenance, Stage
+from memcompile.target import Target, load_target
+from memcompile.verifier import Verifier
+
+DEFAULT_TARGET = "yao2020"
+# Where neither the model, the data nor the user fixes a dimension.
+ASSUMED_IMAGE_SIZE = 224
+ASSUMED_OTHER_SIZE = 16
+
+
+def default_passes() -> tuple[Pass, ...]:
+    """The passes from an imported graph to a scheduled mapping."""
+    return (
+        # First, so that weights which come through chains of operators are seen as static.
+        FoldConstants(),
+        # Before folding, which works on layers; only layers have weights to fold into.
+        SelectCrossbarOperators(),
+        FoldBatchnorm(),
+        # Folding leaves operators behind that nothing reads.
+        RemoveDeadNodes(),
+        # From here on the graph alternates between crossbar layers and digital subgraphs.
+        GroupDigital(),
+        UnrollConvolutions(),
+        # Needs the float network; everything after works on integers.
+        CalibrateActivations(),
+        QuantizeWeights(),
+        SliceWeights(),
+        SplitDifferential(),
+        # The mapping proper: what the blocks are, how many copies, where, and when.
+        TileMatrices(),
+        Replicate(),
+        Place(),
+        Schedule(),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Compilation:
+    """A program with what it was made from, for reports and evaluation."""
+
+    program: Program
+    model: ModelFile
+    dataset: Dataset
+    warnings: tuple[str, ...]
+
+
+def compiler_version() -> str:
+    """Version of the installed package."""
+    try:
+        return version("memcompile")
+    except PackageNotFoundError:
+        return "0+checkout"
+
+
+def compile_model(
+    model: Path | str,
+    target: Target | str = DEFAULT_TARGET,
+    *,
+    data: Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    chips: int | None = None,
+    slices: int = 1,
+    seed: int = 0,
+    settings: Sequence[str] = (),
+    instruments: Iterable[Instrument] = (),
+    progress: ProgressBar = no_progress,
+) -> Compilation:
+    """Compile a model and keep everything that was read on the way.
+
+    Raises
+    ------
+    MemcompileError
+        Whatever is wrong with the model, the data, the target, the options or the budget.
+    """
+    check_options(chips, slices, seed)
+    hardware = load_target(target) if isinstance(target, str) else target
+    passes = with_options(default_passes(), settings)
+    file = read_model(Path(model))
+    wanted = _bind(file.inputs, input_shapes or {})
+    dataset = load_dataset(data, _assume(wanted) if data is None else wanted, mean=mean, std=std, seed=seed)
+    graph = import_graph(file, _sample(dataset, file))
+    context = PassContext(hardware, dataset.calibration, slices=slices, chips=chips, seed=seed, progress=progress)
+    graph = run_passes(graph, passes, context, (*instruments, Verifier()))
+    warnings = (*_data_warnings(dataset, wanted), *file.warnings)
+    options: dict[str, str | int | float | bool | None] = {
+        "chips": chips,
+        "data": dataset.name,
+        "seed": seed,
+        "settings": " ".join(settings),
+        "slices": slices,
+    }
+    program = emit_program(graph, context, Provenance(file.name, file.sha256, compiler_version(), options, warnings))
+    return Compilation(program, file, dataset, warnings)
+
+
+def compile(  # noqa: A001 - the public name is memcompile.compile
+    model: Path | str, target: Target | str = DEFAULT_TARGET, **options: Any
+) -> Program:
+    """Compile an ONNX file for a target; takes the options of :func:`compile_model`.
+
+    Raises
+    ------
+    MemcompileError
+        Whatever is wrong with the model, the data, the target, the options or the budget.
+    """
+    return compile_model(model, target, **options).program
+
+
+def check_options(chips: int | None, slices: int, seed: int) -> None:
+    """Raise UsageError for numbers out of range."""
+    if chips is not None and chips < 1:
+        raise UsageError(f"chips = {chips}: at least 1, or auto for as many as the network needs")
+    if not 1 <= slices <= 4:
+        raise UsageError(f"slices = {slices}: from 1 to 4 pairs can hold one weight")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed = {seed}: from 0 to 2^63 - 1")
+
+
+def _bind(inputs: Mapping[str, TensorType], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorType]:
+    """Put sizes the user gave into free dimensions."""
+    bound = dict(inputs)
+    for name, shape in shapes.items():
+        if name not in inputs:
+            raise UsageError(f"the model has no input {name!r}; its inputs are {', '.join(inputs) or 'none'}")
+        kind = inputs[name]
+        fits = len(shape) == len(kind.shape) and all(
+            own in (None, given) for own, given in zip(kind.shape, shape, strict=True)
+        )
+        if not fits or min(shape, default=1) < 1:
+            raise UsageError(f"input {name!r} is {kind}; --input-shape gives {list(shape)}, which does not fit")
+        bound[name] = TensorType(kind.dtype, (*kind.shape[:1], *shape[1:]))
+    return bound
+
+
+def _assume(inputs: Mapping[str, TensorType]) -> dict[str, TensorType]:
+    """Fix the dimensions that nothing fixes, so that inputs can be generated."""
+    fixed = {}
+    for name, kind in inputs.items():
+        sizes = [
+            size if size is not None or axis == 0 else _assumed_size(len(kind.shape), axis)
+            for axis, size in enumerate(kind.shape)
+        ]
+        fixed[name] = TensorType(kind.dtype, tuple(sizes))
+    return fixed
+
+
+def _assumed_size(rank: int, axis: int) -> int:
+    return ASSUMED_IMAGE_SIZE if rank == 4 and axis >= 2 else ASSUMED_OTHER_SIZE
+
+
+def _sample(dataset: Dataset, file: ModelFile) -> dict[str, NDArray[Any]]:
+    """One batch to observe shapes on: one image where the batch is free."""
+    size = fixed_batch(file.inputs.values()) or 1
+    sample = {}
+    for name in file.inputs:
+        array = dataset.calibration[name]
+        sample[name] = array[np.arange(size) % len(array)] if array.ndim else array
+    return sample
+
+
+def _data_warnings(dataset: Dataset, inputs: Mapping[str, TensorType]) -> tuple[str, ...]:
+    if not dataset.generated:
+        return ()
+    warnings = [
+        "no data: the input quantisers are calibrated on generated inputs, so accuracy is not measured and "
+        "will suffer; give real samples with --data"
+    ]
+    for name, kind in _assume(inputs).items():
+        if kind != inputs[name]:
+            warnings.append(
+                f"input {name!r} leaves sizes open; compiled for {list(kind.shape[1:])} (--input-shape to change)"
+            )
+    return tuple(warnings)
+
+
+def emit_program(graph: Graph, context: PassContext, provenance: Provenance) -> Program:
+    """Turn a scheduled graph into a program."""
+    assert graph.placement is not None
+    stages: list[Stage] = []
+    for node in graph.nodes:
+        if isinstance(node, MappedLayer):
+            stages.append(node)
+            continue
+        assert isinstance(node, DigitalNode)
+        model = to_model(graph, node.nodes, node.inputs, node.outputs)
+        stages.append(DigitalStage(node.name, node.inputs, node.outputs, model))
+    return Program(
+        target=context.target,
+        inputs={name: graph.types[name] for name in graph.inputs},
+        outputs=graph.outputs,
+        stages=tuple(stages),
+        constants={name: graph.constants[name] for name in graph.outputs if name in graph.constants},
+        placement=graph.placement,
+        provenance=provenance,
+    )

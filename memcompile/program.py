@@ -1,0 +1,87 @@
+"""The compiled program: the only contract between the passes and the runtime.
+
+A program is the target, the stages in execution order (crossbar layers with their cell levels
+and copies; digital subgraphs as ONNX models), where and when each tile works, and how the
+program came to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.ir import MappedLayer, Placement, TensorType
+from memcompile.target import Target
+
+
+@dataclass(frozen=True, eq=False)
+class DigitalStage:
+    """Operators that onnxruntime runs: a serialised ONNX model with these inputs and outputs."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    model: bytes
+
+
+Stage = DigitalStage | MappedLayer
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a program came to be: all of it is decided by the model, the data and the options."""
+
+    model: str
+    model_sha256: str
+    compiler: str
+    options: Mapping[str, str | int | float | bool | None]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A network mapped onto chips.
+
+    ``stages`` are in execution order. ``constants`` are values that no stage makes but that a
+    stage or an output reads. ``placement.tiles`` counts crossbar layers in stage order.
+    """
+
+    target: Target
+    inputs: Mapping[str, TensorType]
+    outputs: tuple[str, ...]
+    stages: tuple[Stage, ...]
+    constants: Mapping[str, NDArray[Any]]
+    placement: Placement
+    provenance: Provenance
+
+    @cached_property
+    def layers(self) -> tuple[MappedLayer, ...]:
+        """Crossbar layers in execution order."""
+        return tuple(stage for stage in self.stages if isinstance(stage, MappedLayer))
+
+    @cached_property
+    def slices(self) -> NDArray[np.int32]:
+        """Slices of each crossbar layer, int32 [layers]."""
+        return np.array([layer.slices for layer in self.layers], np.int32)
+
+    @property
+    def arrays_used(self) -> int:
+        """Arrays that hold at least one tile."""
+        return len(np.unique(self.placement.tiles.array))
+
+    @property
+    def cells_used(self) -> int:
+        """Cells that tiles take, all copies counted."""
+        tiles = self.placement.tiles
+        return int((tiles.heights.astype(np.int64) * tiles.widths(self.slices)).sum())
+
+    @property
+    def cell_utilisation(self) -> float:
+        """Share of the cells of all chips that tiles take."""
+        available = self.placement.chips * self.target.chip.arrays * self.target.array.cells
+        return self.cells_used / available if available else 0.0

@@ -1,0 +1,282 @@
+"""The program file: a zip container without pickle, readable with nothing but zip, JSON and npy.
+
+``program.json`` describes everything and lists every other member with its size and SHA-256;
+``layers/N/*.npy`` hold cell levels, scales, biases and windows, ``tiles.npy`` the tile table
+[tiles, columns], ``digital/N.onnx`` the digital subgraphs, ``constants/N.npy`` the rest. Same
+program, same bytes: members have a fixed order and time stamp.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.atomic import write_atomically
+from memcompile.errors import MemcompileError, ProgramError
+from memcompile.geometry import Geometry, Unrolling
+from memcompile.ir import (
+    TILE_COLUMNS,
+    Certificate,
+    Cut,
+    InputQuantizer,
+    MappedLayer,
+    Placement,
+    Replica,
+    TensorType,
+    TileTable,
+    read_only,
+)
+from memcompile.program import DigitalStage, Program, Provenance, Stage
+from memcompile.target import parse_target
+
+FORMAT = "memcompile program"
+VERSION = 1
+MAX_BYTES = 8 * 1024**3
+MAX_MEMBERS = 1_000_000
+_TIME_STAMP = (1980, 1, 1, 0, 0, 0)
+
+
+def save_program(program: Program, path: Path) -> None:
+    """Write a program file; the file appears whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    write_atomically(path, encode_program(program))
+
+
+def encode_program(program: Program) -> bytes:
+    """The bytes of a program file."""
+    members: dict[str, bytes] = {}
+
+    def put(name: str, array: NDArray[Any]) -> str:
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False)
+        members[name] = buffer.getvalue()
+        return name
+
+    stages = [_encode_stage(stage, number, put, members) for number, stage in enumerate(program.stages)]
+    tiles = np.stack([getattr(program.placement.tiles, name) for name in TILE_COLUMNS], axis=1)
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "target": program.target.model_dump(),
+        "provenance": asdict(program.provenance),
+        "inputs": {name: _encode_type(kind) for name, kind in program.inputs.items()},
+        "outputs": list(program.outputs),
+        "stages": stages,
+        "constants": {
+            name: put(f"constants/{number}.npy", array)
+            for number, (name, array) in enumerate(sorted(program.constants.items()))
+        },
+        "placement": {
+            "chips": program.placement.chips,
+            "initiation_interval_steps": program.placement.initiation_interval_steps,
+            "latency_steps": program.placement.latency_steps,
+            "crossing_values": program.placement.crossing_values,
+            "certificates": [asdict(certificate) for certificate in program.placement.certificates],
+            "tile_columns": list(TILE_COLUMNS),
+            "tiles": put("tiles.npy", tiles),
+        },
+    }
+    document["members"] = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in members.items()
+    }
+    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in {"program.json": text.encode(), **members}.items():
+            info = zipfile.ZipInfo(name, _TIME_STAMP)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, data)
+    return buffer.getvalue()
+
+
+def _encode_type(kind: TensorType) -> dict[str, Any]:
+    return {"dtype": kind.dtype, "shape": list(kind.shape)}
+
+
+def _encode_stage(
+    stage: Stage, number: int, put: Callable[[str, NDArray[Any]], str], members: dict[str, bytes]
+) -> dict[str, Any]:
+    common = {"name": stage.name, "inputs": list(stage.inputs), "outputs": list(stage.outputs)}
+    if isinstance(stage, DigitalStage):
+        members[f"digital/{number}.onnx"] = stage.model
+        return {**common, "kind": "digital", "model": f"digital/{number}.onnx"}
+    folder = f"layers/{number}"
+    return {
+        **common,
+        "kind": "crossbar",
+        "dtype": stage.dtype,
+        "geometry": asdict(stage.geometry),
+        "quantizer": asdict(stage.quantizer),
+        "base": stage.base,
+        "cells": put(f"{folder}/cells.npy", stage.cells),
+        "scale": put(f"{folder}/scale.npy", stage.scale),
+        "bias": put(f"{folder}/bias.npy", stage.bias),
+        "replicas": [
+            {
+                "window": list(replica.unrolling.window),
+                "bundle": replica.unrolling.bundle,
+                "row_cuts": list(replica.cut.rows),
+                "column_cuts": list(replica.cut.columns),
+                "windows": put(f"{folder}/windows_{copy}.npy", replica.windows),
+            }
+            for copy, replica in enumerate(stage.replicas)
+        ],
+    }
+
+
+def load_program(path: Path) -> Program:
+    """Read a program file.
+
+    Raises
+    ------
+    ProgramError
+        The file is missing, is no program, is damaged, or another version wrote it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            document, members = _read_members(archive, path)
+        return _decode(document, members)
+    except MemcompileError:
+        raise
+    except FileNotFoundError as error:
+        raise ProgramError(
+            f"program {path} does not exist; compile one with `memcompile MODEL.onnx -o {path}`"
+        ) from error
+    except OSError as error:
+        raise ProgramError(f"program {path} cannot be read: {error.strerror or error}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ProgramError(
+            f"program {path} is damaged or no program file ({error}); compile the model again"
+        ) from error
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+        RecursionError,
+        NotImplementedError,
+        OverflowError,
+        RuntimeError,
+    ) as error:
+        raise ProgramError(
+            f"program {path} does not hold what a program of version {VERSION} must hold "
+            f"({type(error).__name__}: {error}); compile the model again"
+        ) from error
+
+
+def _read_members(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    infos = archive.infolist()
+    declared = sum(info.file_size for info in infos)
+    if declared > MAX_BYTES or len(infos) > MAX_MEMBERS:
+        raise ProgramError(
+            f"program {path} declares {declared} bytes in {len(infos)} members; "
+            f"the limits are {MAX_BYTES} bytes and {MAX_MEMBERS} members"
+        )
+    if "program.json" not in archive.namelist():
+        raise ProgramError(f"{path} is a zip file without program.json, so no memcompile program")
+    document = json.loads(_read(archive, "program.json"))
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ProgramError(f"{path} is a zip file but not a {FORMAT}")
+    if document.get("version") != VERSION:
+        raise ProgramError(
+            f"program {path} has file version {document.get('version')!r}, this memcompile reads version {VERSION}; "
+            "compile the model again"
+        )
+    members = {}
+    for name, facts in document["members"].items():
+        if name not in archive.namelist():
+            raise ProgramError(f"program {path} lacks its member {name}; compile the model again")
+        data = _read(archive, name)
+        if len(data) != facts["bytes"] or hashlib.sha256(data).hexdigest() != facts["sha256"]:
+            raise ProgramError(f"program {path} is damaged: {name} does not match its digest; compile the model again")
+        members[name] = data
+    return document, members
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Read a member, never more bytes than it declares."""
+    size = archive.getinfo(name).file_size
+    with archive.open(name) as stream:
+        return stream.read(size)
+
+
+def _decode(document: dict[str, Any], members: Mapping[str, bytes]) -> Program:
+    def get(name: str) -> NDArray[Any]:
+        return read_only(
+            np.lib.format.read_array(io.BytesIO(members[name]), allow_pickle=False, max_header_size=10_000)
+        )
+
+    placement = document["placement"]
+    if placement["tile_columns"] != list(TILE_COLUMNS):
+        raise ProgramError(
+            f"the program's tile table has columns {placement['tile_columns']}, expected {list(TILE_COLUMNS)}"
+        )
+    table = get(placement["tiles"])
+    if table.ndim != 2 or table.shape[1] != len(TILE_COLUMNS) or table.dtype != np.int32:
+        raise ProgramError(
+            f"the program's tile table is {table.dtype} {table.shape}, expected int32 [tiles, {len(TILE_COLUMNS)}]"
+        )
+    provenance = dict(document["provenance"])
+    provenance["notes"] = tuple(provenance["notes"])
+    return Program(
+        target=parse_target(document["target"], "in the program file"),
+        inputs={name: TensorType(kind["dtype"], tuple(kind["shape"])) for name, kind in document["inputs"].items()},
+        outputs=tuple(document["outputs"]),
+        stages=tuple(_decode_stage(stage, get, members) for stage in document["stages"]),
+        constants={name: get(member) for name, member in document["constants"].items()},
+        placement=Placement(
+            chips=int(placement["chips"]),
+            tiles=TileTable(**{name: read_only(table[:, i]) for i, name in enumerate(TILE_COLUMNS)}),
+            certificates=tuple(Certificate(**certificate) for certificate in placement["certificates"]),
+            initiation_interval_steps=int(placement["initiation_interval_steps"]),
+            latency_steps=int(placement["latency_steps"]),
+            crossing_values=int(placement["crossing_values"]),
+        ),
+        provenance=Provenance(**provenance),
+    )
+
+
+def _decode_stage(stage: dict[str, Any], get: Callable[[str], NDArray[Any]], members: Mapping[str, bytes]) -> Stage:
+    name, inputs, outputs = stage["name"], tuple(stage["inputs"]), tuple(stage["outputs"])
+    if stage["kind"] == "digital":
+        return DigitalStage(name, inputs, outputs, members[stage["model"]])
+    facts: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in stage["geometry"].items()
+    }
+    geometry = Geometry(**facts)
+    return MappedLayer(
+        name=name,
+        inputs=inputs,
+        outputs=outputs,
+        dtype=stage["dtype"],
+        geometry=geometry,
+        quantizer=InputQuantizer(**stage["quantizer"]),
+        base=int(stage["base"]),
+        cells=get(stage["cells"]),
+        scale=get(stage["scale"]),
+        bias=get(stage["bias"]),
+        replicas=tuple(
+            Replica(
+                Unrolling(geometry, tuple(replica["window"]), int(replica["bundle"])),
+                Cut(tuple(replica["row_cuts"]), tuple(replica["column_cuts"])),
+                get(replica["windows"]),
+            )
+            for replica in stage["replicas"]
+        ),
+    )

@@ -1,0 +1,197 @@
+"""The facts of a program, as data with stable keys and as a table."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from memcompile.evaluation import Accuracy, Evaluation, Quality
+from memcompile.ir import MappedLayer
+from memcompile.program import Program
+
+Facts = dict[str, Any]
+
+
+def program_facts(program: Program, evaluation: Evaluation | None = None) -> Facts:
+    """Everything the report says, with the keys that docs/json.md documents."""
+    placement, target = program.placement, program.target
+    certificates = {item.quantity: item for item in placement.certificates}
+    arrays, interval = certificates.get("arrays"), certificates.get("initiation_interval")
+    step_ns = target.input.bits * target.input.phase_ns
+    steps = placement.initiation_interval_steps
+    accuracy = evaluation.accuracy if evaluation else None
+    quality = evaluation.quality if evaluation else None
+    return {
+        "model": program.provenance.model,
+        "model_sha256": program.provenance.model_sha256,
+        "target": target.name,
+        "chips": placement.chips,
+        "chips_requested": program.provenance.options.get("chips"),
+        "slices": program.provenance.options.get("slices"),
+        "arrays_per_chip": target.chip.arrays,
+        "arrays_used": program.arrays_used,
+        "arrays_bound": arrays.bound if arrays else 0,
+        "cells_used": program.cells_used,
+        "cell_utilisation": program.cell_utilisation,
+        "initiation_interval_steps": steps,
+        "initiation_interval_bound": interval.bound if interval else 0,
+        "latency_steps": placement.latency_steps,
+        "step_ns": step_ns,
+        "images_per_second": 1e9 / (steps * step_ns) if steps else None,
+        "crossing_values": placement.crossing_values,
+        "certificates": [
+            {
+                "quantity": item.quantity,
+                "value": item.value,
+                "bound": item.bound,
+                "gap": item.gap,
+                "method": item.method,
+            }
+            for item in placement.certificates
+        ],
+        "layers": [_layer_facts(program, number, layer, quality) for number, layer in enumerate(program.layers)],
+        "data": evaluation.data if evaluation else None,
+        "accuracy": _accuracy_facts(accuracy) if accuracy else None,
+        "output_sqnr_db": {name: _finite(value) for name, value in quality.outputs.items()} if quality else None,
+        "warnings": list(program.provenance.notes),
+    }
+
+
+def _layer_facts(program: Program, number: int, layer: MappedLayer, quality: Quality | None) -> Facts:
+    tiles = program.placement.tiles
+    own = tiles.layer == number
+    cells = int((tiles.heights[own].astype(np.int64) * tiles.widths(program.slices)[own]).sum())
+    arrays = np.unique(tiles.array[own])
+    geometry = layer.geometry
+    return {
+        "name": layer.name,
+        "rows": geometry.group_rows,
+        "columns": geometry.group_columns,
+        "groups": geometry.groups,
+        "windows": geometry.positions,
+        "parallel_windows": [list(window) for window in dict.fromkeys(r.unrolling.window for r in layer.replicas)],
+        "tiles": int(own.sum()),
+        "replicas": len(layer.replicas),
+        "arrays": len(arrays),
+        "cells": cells,
+        "cell_share": cells / (len(arrays) * program.target.array.cells) if len(arrays) else 0.0,
+        "steps": max((len(replica.windows) for replica in layer.replicas), default=0),
+        "input_bits": layer.quantizer.bits,
+        "input_signed": layer.quantizer.signed,
+        "sqnr_db": _finite(quality.layers.get(layer.name)) if quality else None,
+    }
+
+
+def _accuracy_facts(accuracy: Accuracy) -> Facts:
+    return {
+        "float": accuracy.reference,
+        "ideal": accuracy.ideal,
+        "emulated_mean": accuracy.emulated_mean,
+        "emulated_std": accuracy.emulated_std,
+        "images": accuracy.images,
+        "emulated_images": accuracy.emulated_images,
+        "seeds": accuracy.seeds,
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinity: an exact match has no ratio to give."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def facts_json(facts: Mapping[str, Any]) -> str:
+    """Facts as JSON text."""
+    return json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def render(facts: Facts) -> RenderableType:
+    """The report a person reads."""
+    parts: list[RenderableType] = [_layer_table(facts), Text(), *_totals(facts)]
+    if facts["accuracy"]:
+        parts += [Text(), _accuracy_table(facts)]
+    if facts["output_sqnr_db"]:
+        parts += [Text(), *_quality_lines(facts)]
+    parts += [Text(f"warning: {warning}", style="yellow") for warning in facts["warnings"]]
+    return Group(*parts)
+
+
+def _layer_table(facts: Facts) -> Table:
+    table = Table(title=f"{facts['model']} on {facts['target']}", title_justify="left", header_style="bold")
+    table.add_column("layer", overflow="fold")
+    for heading in ("weight matrix", "window", "tiles", "replicas", "steps", "arrays", "cells used"):
+        table.add_column(heading, justify="right")
+    with_ratio = any(layer["sqnr_db"] is not None for layer in facts["layers"])
+    if with_ratio:
+        table.add_column("SQNR", justify="right")
+    for layer in facts["layers"]:
+        groups = f"{layer['groups']} x " if layer["groups"] > 1 else ""
+        row = [
+            layer["name"],
+            f"{groups}{layer['rows']} x {layer['columns']}",
+            " ".join("x".join(map(str, window)) for window in layer["parallel_windows"]),
+            f"{layer['tiles']}",
+            f"{layer['replicas']}",
+            f"{layer['steps']:,}",
+            f"{layer['arrays']}",
+            f"{layer['cell_share']:.1%}",
+        ]
+        if with_ratio:
+            row.append("exact" if layer["sqnr_db"] is None else f"{layer['sqnr_db']:.1f} dB")
+        table.add_row(*row)
+    return table
+
+
+def _totals(facts: Facts) -> list[Text]:
+    if not facts["layers"]:
+        return [Text("no layer lands on crossbars: the whole network runs digitally")]
+    chips, per_chip = facts["chips"], facts["arrays_per_chip"]
+    plural = "" if chips == 1 else "s"
+    why = "as many as the network needs" if facts["chips_requested"] is None else "the budget given"
+    lines = [
+        f"chips            {chips} chip{plural} of {per_chip} arrays ({why})",
+        f"arrays           {facts['arrays_used']} of {chips * per_chip} used; "
+        f"{_bound(facts['arrays_used'], facts['arrays_bound'])}",
+        f"cells            {facts['cells_used']:,} used, {facts['cell_utilisation']:.1%} of all",
+        f"steps per image  {facts['initiation_interval_steps']:,} (initiation interval); "
+        f"{_bound(facts['initiation_interval_steps'], facts['initiation_interval_bound'])}",
+        f"latency          {facts['latency_steps']:,} steps for one image alone",
+        f"rate             {facts['images_per_second']:,.0f} images/s at {facts['step_ns']:g} ns a step",
+    ]
+    if chips > 1:
+        lines.append(f"traffic          {facts['crossing_values']:,} values an image cross chips")
+    return [Text(line) for line in lines]
+
+
+def _bound(value: int, bound: int) -> str:
+    if value == bound:
+        return f"proven lower bound {bound:,}: optimal"
+    return f"proven lower bound {bound:,}, gap {(value - bound) / value:.1%}"
+
+
+def _accuracy_table(facts: Facts) -> Table:
+    accuracy = facts["accuracy"]
+    table = Table(title=f"accuracy on {facts['data']}", title_justify="left", header_style="bold")
+    for heading in ("network", "accuracy", "images"):
+        table.add_column(heading, justify="left" if heading == "network" else "right")
+    table.add_row("float (onnxruntime)", f"{accuracy['float']:.2%}", f"{accuracy['images']:,}")
+    table.add_row("quantised, ideal devices", f"{accuracy['ideal']:.2%}", f"{accuracy['images']:,}")
+    table.add_row(
+        f"emulated, noisy devices, {accuracy['seeds']} chips",
+        f"{accuracy['emulated_mean']:.2%} +- {accuracy['emulated_std']:.2%}",
+        f"{accuracy['emulated_images']:,}",
+    )
+    return table
+
+
+def _quality_lines(facts: Facts) -> list[Text]:
+    lines = [Text(f"signal-to-quantisation-noise ratio on {facts['data']}:")]
+    for name, ratio in facts["output_sqnr_db"].items():
+        lines.append(Text(f"  output {name}: " + ("exact" if ratio is None else f"{ratio:.1f} dB")))
+    return lines

@@ -1,0 +1,275 @@
+"""The hardware as data: arrays, cells, converters and device errors of one target.
+
+A target file is TOML with strict keys and the unit in every name. It is checked against the
+schema first and against physics second, and every error is reported at once. ``[sources]`` says
+for each field where its value is from; fields that no publication gives are named assumptions.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from memcompile.errors import TargetError, UsageError
+
+MAX_TARGET_BYTES = 1_000_000
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    """Strict, immutable base of every section."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class ArraySpec(_Section):
+    """One crossbar array."""
+
+    input_lines: Annotated[int, Field(ge=1, le=65_536)]
+    """Lines that are driven with the input vector."""
+    output_lines: Annotated[int, Field(ge=2, le=65_536)]
+    """Lines whose current is converted; the two lines of a differential pair are neighbours."""
+    input_line_name: str = "input line"
+    """What the hardware calls an input line (orientation of the array)."""
+    output_line_name: str = "output line"
+    """What the hardware calls an output line (orientation of the array)."""
+
+    @property
+    def cells(self) -> int:
+        """Cells of one array."""
+        return self.input_lines * self.output_lines
+
+
+class ChipSpec(_Section):
+    """One chip."""
+
+    arrays: Annotated[int, Field(ge=1, le=10_000_000)]
+    """Arrays of one chip; all of them work in the same step."""
+
+
+class CellSpec(_Section):
+    """One memristor with its transistor."""
+
+    levels: Annotated[int, Field(ge=2, le=128)]
+    """Conductance states that weights use; a pair holds 2 * levels - 1 signed levels."""
+    g_min_us: NonNegativeFloat
+    """Conductance of level 0, in microsiemens."""
+    g_max_us: PositiveFloat
+    """Conductance of the highest level, in microsiemens."""
+
+    @property
+    def level_step_us(self) -> float:
+        """Conductance between neighbouring levels, in microsiemens."""
+        return (self.g_max_us - self.g_min_us) / (self.levels - 1)
+
+
+class InputSpec(_Section):
+    """How an input value is applied to a line."""
+
+    bits: Annotated[int, Field(ge=2, le=8)]
+    """Bits of an input value, applied one a phase, least significant first."""
+    read_voltage_v: PositiveFloat
+    """Voltage of a one on an input line, in volts; a zero is 0 V."""
+    phase_ns: PositiveFloat
+    """Duration of one bit phase, in nanoseconds."""
+
+
+class AdcSpec(_Section):
+    """The converter of each output line, once a phase, before pairs are subtracted."""
+
+    bits: Annotated[int, Field(ge=1, le=16)]
+    """Resolution in bits."""
+
+
+class ProgrammingSpec(_Section):
+    """Error left by closed-loop programming (write-verify)."""
+
+    sigma_us: NonNegativeFloat
+    """Standard deviation of the Gaussian, state-independent error of a cell, in microsiemens."""
+
+
+class FaultsSpec(_Section):
+    """Cells that cannot be programmed."""
+
+    stuck_low_share: Share
+    """Share of cells stuck at the lowest conductance."""
+    stuck_high_share: Share
+    """Share of cells stuck at the highest conductance."""
+
+
+class ReadNoiseSpec(_Section):
+    """Fluctuation of a cell from one bit phase to the next."""
+
+    sigma_us: NonNegativeFloat
+    """Standard deviation of the Gaussian, state-independent noise of a cell per phase, in microsiemens."""
+
+
+class Target(_Section):
+    """One kind of chip to compile for."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    """Short name, used on the command line."""
+    title: str
+    """One line that says what it is."""
+    array: ArraySpec
+    chip: ChipSpec
+    cell: CellSpec
+    input: InputSpec
+    adc: AdcSpec
+    programming: ProgrammingSpec
+    faults: FaultsSpec
+    read_noise: ReadNoiseSpec
+    sources: dict[str, str]
+    """Per field (``section.field``): where the value is from, or why it is assumed."""
+
+    @property
+    def signed_levels(self) -> int:
+        """Largest magnitude L of a differential pair: levels -L..+L."""
+        return self.cell.levels - 1
+
+    def slice_base(self) -> int:
+        """Weight of the next slice: 2 L + 1, so that slices are digits of a balanced number."""
+        return 2 * self.signed_levels + 1
+
+    def weight_limit(self, slices: int) -> int:
+        """Largest integer weight that ``slices`` pairs hold: ((2 L + 1)^slices - 1) / 2."""
+        return int((self.slice_base() ** slices - 1) // 2)
+
+
+def _flat(prefix: str, section: type[BaseModel]) -> list[str]:
+    """Dotted names of all leaf fields."""
+    names: list[str] = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names += _flat(f"{prefix}{name}.", kind)
+        elif f"{prefix}{name}" not in ("name", "title", "sources"):
+            names.append(f"{prefix}{name}")
+    return names
+
+
+FIELDS: tuple[str, ...] = tuple(_flat("", Target))
+
+
+def _physics_errors(target: Target) -> list[str]:
+    errors = []
+    cell, array = target.cell, target.array
+    if cell.g_min_us >= cell.g_max_us:
+        errors.append(
+            f"cell.g_min_us = {cell.g_min_us}: must be below cell.g_max_us = {cell.g_max_us}; "
+            "give the window's lower end first"
+        )
+    if array.output_lines % 2:
+        errors.append(
+            f"array.output_lines = {array.output_lines}: must be even, because a differential pair "
+            "takes two neighbouring output lines; drop the odd line"
+        )
+    stuck = target.faults.stuck_low_share + target.faults.stuck_high_share
+    if stuck > 1:
+        errors.append(
+            f"faults.stuck_low_share + faults.stuck_high_share = {stuck}: at most 1; they are shares of all cells"
+        )
+    errors += [
+        f"sources.{name!r}: no such field; name a field as section.field, such as cell.levels"
+        for name in sorted(set(target.sources) - set(FIELDS))
+    ]
+    return errors
+
+
+_MENDS = {
+    "missing": "add it",
+    "extra_forbidden": "no such key; remove it or correct its spelling",
+}
+
+
+def _schema_errors(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False):
+        path = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "missing":
+            lines.append(f"{path}: missing; add it")
+            continue
+        mend = _MENDS.get(item["type"], item["msg"][0].lower() + item["msg"][1:])
+        lines.append(f"{path} = {item['input']!r}: {mend}")
+    return lines
+
+
+def _raise(where: str, errors: list[str]) -> None:
+    count = f"{len(errors)} error" + ("s" if len(errors) > 1 else "")
+    raise TargetError(f"target {where} has {count}:\n" + "\n".join(f"  - {line}" for line in errors))
+
+
+def parse_target(values: dict[str, Any], where: str) -> Target:
+    """Check a target's values and build it.
+
+    Raises
+    ------
+    TargetError
+        With every schema error, or every physics error, at once.
+    """
+    try:
+        target = Target.model_validate(values)
+    except ValidationError as error:
+        _raise(where, _schema_errors(error))
+        raise AssertionError from error
+    errors = _physics_errors(target)
+    if errors:
+        _raise(where, errors)
+    return target
+
+
+def load_target_file(path: Path) -> Target:
+    """Read a target file.
+
+    Raises
+    ------
+    TargetError
+        The file cannot be read, is not TOML, or its values are wrong.
+    """
+    try:
+        if path.stat().st_size > MAX_TARGET_BYTES:
+            raise TargetError(f"target {path} is larger than {MAX_TARGET_BYTES} bytes; a target file is a page of TOML")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TargetError(f"target {path} cannot be read: {error.strerror}; give the path of a TOML file") from error
+    except UnicodeDecodeError as error:
+        raise TargetError(f"target {path} is not UTF-8 text; a target file is TOML") from error
+    try:
+        values = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise TargetError(f"target {path} is not TOML: {error}; see docs/targets.md") from error
+    return parse_target(values, str(path))
+
+
+def builtin_targets() -> tuple[str, ...]:
+    """Names of the targets that come with memcompile."""
+    folder = resources.files("memcompile") / "targets"
+    return tuple(sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")))
+
+
+def load_target(name: str) -> Target:
+    """Find a target by built-in name, or by path when it ends in ``.toml``.
+
+    Raises
+    ------
+    UsageError
+        No built-in target has this name.
+    TargetError
+        The file is wrong.
+    """
+    if name.endswith(".toml"):
+        return load_target_file(Path(name))
+    if name not in builtin_targets():
+        raise UsageError(
+            f"no target is called {name!r}; built in are {', '.join(builtin_targets())}, "
+            "and a path that ends in .toml names a target file"
+        )
+    text = (resources.files("memcompile") / "targets" / f"{name}.toml").read_text(encoding="utf-8")
+    return parse_target(tomllib.loads(text), name)

@@ -1,0 +1,331 @@
+"""Checks a graph, and a mapping, against all rules; raises with every violation at once.
+
+Each rule has a name, and a violation names the node (or the tile) and the rule.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.errors import ProgramError, VerificationError
+from memcompile.ir import (
+    CalibratedLayer,
+    DigitalNode,
+    Graph,
+    IntegerLayer,
+    LinearLayer,
+    MappedLayer,
+    Node,
+    PairedLayer,
+    Placement,
+    QuantizedLayer,
+    SlicedLayer,
+    TiledLayer,
+    TileTable,
+    UnrolledLayer,
+    read_values,
+)
+from memcompile.pass_manager import PassContext
+from memcompile.program import Program
+from memcompile.target import Target
+
+AnyLayer = LinearLayer | UnrolledLayer | IntegerLayer
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One broken rule."""
+
+    rule: str
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"[{self.rule}] {self.where}: {self.what}"
+
+
+def find_violations(graph: Graph, target: Target) -> list[Violation]:
+    """All violations of a graph at any stage."""
+    found = [*_structure(graph)]
+    for node in graph.nodes:
+        if isinstance(node, LinearLayer | UnrolledLayer | IntegerLayer):
+            found += _layer(node, target)
+    if not found and graph.placement is not None:
+        layers = [node for node in graph.nodes if isinstance(node, MappedLayer)]
+        found += placement_violations(layers, graph.placement, target)
+    return found
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """Instrument that checks the graph after every pass."""
+
+    def after_pass(self, number: int, name: str, graph: Graph, context: PassContext) -> None:
+        """Raise VerificationError with all violations."""
+        violations = find_violations(graph, context.target)
+        if violations:
+            lines = "\n".join(f"  - {violation}" for violation in violations[:50])
+            raise VerificationError(f"after pass {name} the graph breaks {len(violations)} rules:\n{lines}")
+
+
+def verify_program(program: Program) -> Program:
+    """Check a program that came from a file.
+
+    Raises
+    ------
+    ProgramError
+        The program is inconsistent; all violations are listed.
+    """
+    found = list(_program_structure(program))
+    for layer in program.layers:
+        found += _layer(layer, program.target)
+    if not found:
+        found += placement_violations(program.layers, program.placement, program.target)
+    if found:
+        lines = "\n".join(f"  - {violation}" for violation in found[:50])
+        raise ProgramError(f"the program breaks {len(found)} rules; compile the model again:\n{lines}")
+    return program
+
+
+def _structure(graph: Graph) -> Iterator[Violation]:
+    names: set[str] = set()
+    made = set(graph.inputs) | set(graph.constants)
+    for node in graph.nodes:
+        if node.name in names:
+            yield Violation("unique-names", node.name, "another node has this name")
+        names.add(node.name)
+        for value in read_values(node):
+            if value not in made:
+                yield Violation("defined-before-use", node.name, f"reads {value!r}, which no earlier node makes")
+        for value in node.outputs:
+            if value and value in made:
+                yield Violation("single-assignment", node.name, f"makes {value!r}, which already exists")
+        made.update(value for value in node.outputs if value)
+        yield from _digital(node, graph)
+    for value in graph.outputs:
+        if value not in made:
+            yield Violation("outputs-defined", graph.name, f"output {value!r} is made by no node")
+
+
+def _digital(node: Node, graph: Graph) -> Iterator[Violation]:
+    if not isinstance(node, DigitalNode):
+        return
+    made = {value for inner in node.nodes for value in inner.outputs}
+    known = made | set(node.inputs) | set(graph.constants)
+    for inner in node.nodes:
+        for value in read_values(inner):
+            if value not in known:
+                yield Violation("digital-inputs", node.name, f"its operator {inner.name} reads unknown {value!r}")
+    for value in node.outputs:
+        if value not in made:
+            yield Violation("digital-outputs", node.name, f"output {value!r} is made by none of its operators")
+
+
+def _program_structure(program: Program) -> Iterator[Violation]:
+    made = set(program.inputs) | set(program.constants)
+    for stage in program.stages:
+        for value in stage.inputs:
+            if value not in made:
+                yield Violation("defined-before-use", stage.name, f"reads {value!r}, which no earlier stage makes")
+        made.update(stage.outputs)
+    for value in program.outputs:
+        if value not in made:
+            yield Violation("outputs-defined", "program", f"output {value!r} is made by no stage")
+
+
+def _layer(layer: AnyLayer, target: Target) -> Iterator[Violation]:
+    geometry = layer.geometry
+    if len(layer.inputs) != 1 or len(layer.outputs) != 1:
+        yield Violation(
+            "one-value-in-and-out", layer.name, f"has {len(layer.inputs)} inputs, {len(layer.outputs)} outputs"
+        )
+    if geometry.in_channels % geometry.groups or geometry.out_channels % geometry.groups:
+        yield Violation("whole-groups", layer.name, f"{geometry.groups} groups do not divide the channels")
+        return
+    shape = (geometry.groups, geometry.group_rows, geometry.group_columns)
+    for name, array, wanted in _arrays(layer, shape):
+        if array.shape != wanted:
+            yield Violation("array-shapes", layer.name, f"{name} has shape {array.shape}, its geometry says {wanted}")
+            return
+    if isinstance(layer, CalibratedLayer | IntegerLayer):
+        yield from _quantizer(layer, target)
+    if isinstance(layer, IntegerLayer):
+        yield from _levels(layer, target)
+    if isinstance(layer, TiledLayer):
+        yield from _cut(layer.name, layer.cut.rows, layer.unrolling.rows, "rows")
+        yield from _cut(layer.name, layer.cut.columns, layer.unrolling.columns, "columns")
+    if isinstance(layer, MappedLayer):
+        yield from _replicas(layer)
+
+
+def _arrays(layer: AnyLayer, shape: tuple[int, int, int]) -> Iterator[tuple[str, NDArray[np.generic], tuple[int, ...]]]:
+    geometry = layer.geometry
+    yield "bias", layer.bias, (geometry.out_channels,)
+    if isinstance(layer, LinearLayer):
+        yield "weight", layer.weight, (geometry.out_channels, geometry.in_channels // geometry.groups, *geometry.kernel)
+    if isinstance(layer, UnrolledLayer):
+        yield "matrix", layer.matrix, shape
+    if isinstance(layer, IntegerLayer):
+        yield "scale", layer.scale, (geometry.out_channels,)
+    if isinstance(layer, QuantizedLayer):
+        yield "levels", layer.levels, shape
+    if isinstance(layer, SlicedLayer):
+        yield "digits", layer.digits, (layer.digits.shape[:1] + shape)
+    if isinstance(layer, PairedLayer):
+        yield "cells", layer.cells, (2, *layer.cells.shape[1:2], *shape)
+
+
+def _quantizer(layer: CalibratedLayer | IntegerLayer, target: Target) -> Iterator[Violation]:
+    quantizer = layer.quantizer
+    if quantizer.bits != target.input.bits:
+        yield Violation(
+            "input-bits", layer.name, f"has {quantizer.bits} input bits, the target applies {target.input.bits}"
+        )
+    if not (np.isfinite(quantizer.scale) and quantizer.scale > 0):
+        yield Violation("input-step", layer.name, f"its input step is {quantizer.scale}; it must be positive")
+
+
+def _levels(layer: IntegerLayer, target: Target) -> Iterator[Violation]:
+    limit = target.signed_levels
+    if isinstance(layer, SlicedLayer) and np.abs(layer.digits.astype(np.int16)).max(initial=0) > limit:
+        yield Violation("digit-range", layer.name, f"a digit is beyond -{limit}..{limit}")
+    if isinstance(layer, SlicedLayer | PairedLayer) and layer.base != target.slice_base():
+        yield Violation(
+            "slice-base", layer.name, f"slices have base {layer.base}, the target's pairs {target.slice_base()}"
+        )
+    if isinstance(layer, PairedLayer):
+        if layer.cells.max(initial=0) > limit:
+            yield Violation("cell-levels", layer.name, f"a cell is above the highest level {limit}")
+        if np.logical_and(layer.cells[0], layer.cells[1]).any():
+            yield Violation("one-sided-pairs", layer.name, "both cells of a pair are above level 0")
+    if not np.isfinite(layer.scale).all() or not np.isfinite(layer.bias).all():
+        yield Violation("finite-scales", layer.name, "a scale or bias is NaN or infinite")
+
+
+def _cut(where: str, edges: Sequence[int], size: int, axis: str) -> Iterator[Violation]:
+    if edges[0] != 0 or edges[-1] != size or any(b <= a for a, b in itertools.pairwise(edges)):
+        yield Violation("cut-covers-matrix", where, f"{axis} are cut at {list(edges)}, the matrix has {size}")
+
+
+def _replicas(layer: MappedLayer) -> Iterator[Violation]:
+    if not layer.replicas:
+        yield Violation("has-replicas", layer.name, "no copy of the layer exists")
+    counts = np.zeros(layer.geometry.positions, np.int64)
+    for number, replica in enumerate(layer.replicas):
+        where = f"{layer.name} replica {number}"
+        unrolling = replica.unrolling
+        if unrolling.geometry != layer.geometry:
+            yield Violation("replica-geometry", where, "is unrolled for another geometry")
+            return
+        yield from _cut(where, replica.cut.rows, unrolling.rows, "rows")
+        yield from _cut(where, replica.cut.columns, unrolling.columns, "columns")
+        windows = replica.windows
+        if windows.size and (windows.min() < 0 or windows.max() >= unrolling.windows):
+            yield Violation("window-numbers", where, f"works on a window outside 0..{unrolling.windows - 1}")
+            return
+        positions = unrolling.window_positions()[windows]
+        np.add.at(counts, positions[positions >= 0], 1)
+    missing, repeated = int((counts == 0).sum()), int((counts > 1).sum())
+    if missing or repeated:
+        yield Violation(
+            "each-output-once", layer.name, f"{missing} output positions are never computed, {repeated} more than once"
+        )
+
+
+def placement_violations(layers: Sequence[MappedLayer], placement: Placement, target: Target) -> list[Violation]:
+    """All violations of a mapping; tiles not placed or not scheduled yet (-1) are left out."""
+    found = list(_tile_set(layers, placement))
+    found += [
+        Violation("bound-below-value", item.quantity, f"the bound {item.bound} exceeds the value {item.value}")
+        for item in placement.certificates
+        if item.bound > item.value
+    ]
+    if found or not len(placement.tiles) or placement.tiles.array.min() < 0:
+        return found
+    slices = np.array([layer.slices for layer in layers], np.int32)
+    found += _inside(placement, slices, target)
+    found += _overlaps(placement, slices)
+    if not found and placement.tiles.start.min() >= 0:
+        steps = np.array([len(layer.replicas[r].windows) for layer, r in _tile_copies(layers, placement)], np.int64)
+        found += _conflicts(placement, steps)
+    return found
+
+
+def _tile_copies(layers: Sequence[MappedLayer], placement: Placement) -> Iterator[tuple[MappedLayer, int]]:
+    tiles = placement.tiles
+    for layer, replica in zip(tiles.layer.tolist(), tiles.replica.tolist(), strict=True):
+        yield layers[layer], replica
+
+
+def _tile_set(layers: Sequence[MappedLayer], placement: Placement) -> Iterator[Violation]:
+
+    wanted = TileTable.of(layers)
+    for column in ("layer", "replica", "matrix", "row_begin", "row_end", "column_begin", "column_end"):
+        if not np.array_equal(getattr(wanted, column), getattr(placement.tiles, column)):
+            yield Violation("every-tile-once", "tile table", f"column {column} is not what the layers' cuts say")
+            return
+
+
+def _inside(placement: Placement, slices: NDArray[np.int32], target: Target) -> Iterator[Violation]:
+    tiles, array = placement.tiles, target.array
+    checks: tuple[tuple[str, NDArray[np.bool_]], ...] = (
+        ("array", tiles.array >= placement.chips * target.chip.arrays),
+        ("input_line", (tiles.input_line < 0) | (tiles.input_line + tiles.heights > array.input_lines)),
+        ("output_line", (tiles.output_line < 0) | (tiles.output_line + tiles.widths(slices) > array.output_lines)),
+    )
+    for column, bad in checks:
+        for tile in np.flatnonzero(bad)[:10]:
+            value = int(getattr(tiles, column)[tile])
+            yield Violation("tile-inside-array", f"tile {tile}", f"{column} {value} puts it outside the hardware")
+
+
+def _overlaps(placement: Placement, slices: NDArray[np.int32]) -> Iterator[Violation]:
+    tiles = placement.tiles
+    box = np.stack(
+        [
+            tiles.input_line,
+            tiles.input_line + tiles.heights,
+            tiles.output_line,
+            tiles.output_line + tiles.widths(slices),
+        ],
+        axis=1,
+    )
+    for first, second in _pairs_sharing_array(tiles.array):
+        a, b = box[first], box[second]
+        if a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]:
+            yield Violation("no-overlap", f"tiles {first} and {second}", f"share cells of array {tiles.array[first]}")
+
+
+def _conflicts(placement: Placement, steps: NDArray[np.int64]) -> Iterator[Violation]:
+    """Tiles of one array that are active in the same step."""
+    tiles = placement.tiles
+    for column, length in (("start", placement.latency_steps), ("slot", placement.initiation_interval_steps)):
+        begin = getattr(tiles, column).astype(np.int64)
+        late = np.flatnonzero((begin < 0) | (begin + steps > length))
+        for tile in late[:10]:
+            yield Violation(
+                "inside-schedule", f"tile {tile}", f"{column} {begin[tile]} + {steps[tile]} steps exceeds {length}"
+            )
+        order = np.lexsort((begin, tiles.array))
+        same = tiles.array[order][1:] == tiles.array[order][:-1]
+        clash = same & (begin[order][1:] < (begin + steps)[order][:-1])
+        for place in np.flatnonzero(clash)[:10]:
+            pair = f"tiles {order[place]} and {order[place + 1]}"
+            yield Violation(
+                "one-tile-a-step", pair, f"work in array {tiles.array[order[place]]} in the same step ({column})"
+            )
+
+
+def _pairs_sharing_array(array: NDArray[np.int32]) -> Iterator[tuple[int, int]]:
+    order = np.argsort(array, kind="stable")
+    edges = np.flatnonzero(np.diff(array[order])) + 1
+    for group in np.split(order, edges):
+        members = group.tolist()
+        for place, first in enumerate(members):
+            for second in members[place + 1 :]:
+                yield first, second

@@ -1,0 +1,98 @@
+"""Chooses the input quantiser of each crossbar layer from calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.errors import DataError
+from memcompile.interpreter import Interpreter
+from memcompile.ir import CalibratedLayer, Graph, InputQuantizer, UnrolledLayer, carry, fixed_batch
+from memcompile.pass_manager import Pass, PassContext
+
+
+@dataclass(frozen=True)
+class CalibrateActivations(Pass):
+    """Runs the float network on calibration data and picks the step of least squared error.
+
+    A layer that saw a negative input gets a signed quantiser (two's complement), any other an
+    unsigned one. Clipping a few outliers often costs less than the coarser step that keeps them,
+    so ``candidates`` steps between ``shortest`` and all of the largest magnitude are tried.
+    """
+
+    summary: ClassVar[str] = "choose each layer's input quantiser from calibration data"
+    images: int = 256
+    """Calibration images used, at most."""
+    values: int = 100_000
+    """Input values kept per layer, at most."""
+    candidates: int = 48
+    """Clipping points tried."""
+    shortest: float = 0.3
+    """Smallest clipping point tried, as a share of the largest magnitude."""
+
+    def run(self, graph: Graph, context: PassContext) -> Graph:
+        layers = [node for node in graph.nodes if isinstance(node, UnrolledLayer)]
+        if not layers:
+            return graph
+        seen = self._observe(graph, layers, context)
+        bits = context.target.input.bits
+        quantizers = {value: self._quantizer(np.concatenate(parts), bits) for value, parts in seen.items()}
+        return graph.map_nodes(
+            {node.name: carry(CalibratedLayer, node, quantizer=quantizers[node.inputs[0]]) for node in layers}
+        )
+
+    def _observe(
+        self, graph: Graph, layers: list[UnrolledLayer], context: PassContext
+    ) -> dict[str, list[NDArray[np.float32]]]:
+        """Values that enter each layer: extremes and an even sample of the rest."""
+        interpreter = Interpreter(graph)
+        wanted = tuple(dict.fromkeys(layer.inputs[0] for layer in layers))
+        seen: dict[str, list[NDArray[np.float32]]] = {value: [] for value in wanted}
+        chunks = list(_chunks(graph, context.calibration, self.images))
+        with context.progress("calibrating", len(chunks)) as advance:
+            for feeds in chunks:
+                for value, array in interpreter.run(feeds, wanted).items():
+                    seen[value].append(_sample(array, value, max(self.values // len(chunks), 1)))
+                advance(1)
+        return seen
+
+    def _quantizer(self, values: NDArray[np.float32], bits: int) -> InputQuantizer:
+        signed = bool(values.size and values.min() < 0)
+        largest = float(np.abs(values).max()) if values.size else 0.0
+        if largest == 0.0:
+            return InputQuantizer(1.0, bits, signed)
+        highest = (1 << (bits - 1)) - 1 if signed else (1 << bits) - 1
+        best, best_error = None, np.inf
+        for share in np.linspace(1.0, self.shortest, self.candidates):
+            quantizer = InputQuantizer(float(np.float32(largest * share / highest)), bits, signed)
+            error = float(np.square(quantizer.quantize(values) * np.float32(quantizer.scale) - values).sum())
+            if error < best_error:
+                best, best_error = quantizer, error
+        assert best is not None
+        return best
+
+
+def _sample(array: NDArray[Any], value: str, limit: int) -> NDArray[np.float32]:
+    """An even sample of at most ``limit`` values, and the two extremes."""
+    flat = array.reshape(-1).astype(np.float32)
+    if not np.isfinite(flat).all():
+        raise DataError(
+            f"on the calibration data, value {value!r} becomes NaN or infinite; check the data's scale "
+            "(--mean, --std) and the model"
+        )
+    stride = -(-flat.size // limit)
+    return np.concatenate([flat[::stride], [flat.min(), flat.max()]]) if flat.size else flat
+
+
+def _chunks(graph: Graph, data: Mapping[str, NDArray[Any]], images: int) -> list[dict[str, NDArray[Any]]]:
+    """Cut calibration data into batches that the model takes."""
+    count = min(images, *(len(array) for array in data.values()))
+    size = fixed_batch(graph.types[name] for name in graph.inputs)
+    if size is None:
+        return [{name: array[start : start + 32] for name, array in data.items()} for start in range(0, count, 32)]
+    whole = max(count // size, 1)
+    return [{name: array[part * size : (part + 1) * size] for name, array in data.items()} for part in range(whole)]

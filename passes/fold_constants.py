@@ -1,0 +1,69 @@
+"""Evaluates whatever does not depend on the network's inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
+
+from memcompile.errors import ModelError
+from memcompile.ir import Graph, OnnxNode, read_only, read_values
+from memcompile.onnx_import import to_model
+from memcompile.onnx_session import open_session
+from memcompile.pass_manager import Pass, PassContext
+
+# Operators whose result is not decided by their inputs.
+_RANDOM = {
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+    "Dropout",
+}
+
+
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Replaces operators on constants by their results, computed by onnxruntime.
+
+    So weights that come through Constant, Cast, Transpose, DequantizeLinear or any other chain
+    are constants like initializers.
+    """
+
+    summary: ClassVar[str] = "evaluate operators whose inputs are all constant"
+
+    def run(self, graph: Graph, context: PassContext) -> Graph:
+        constant = set(graph.constants)
+        folded: list[OnnxNode] = []
+        for node in graph.nodes:
+            if isinstance(node, OnnxNode) and _foldable(node, constant, graph):
+                folded.append(node)
+                constant.update(value for value in node.outputs if value)
+        if not folded:
+            return graph
+        names = {node.name for node in folded}
+        rest = tuple(node for node in graph.nodes if node.name not in names)
+        needed = {value for node in rest for value in read_values(node)} | set(graph.outputs)
+        wanted = [value for node in folded for value in node.outputs if value in needed]
+        constants = {**graph.constants, **_evaluate(graph, folded, wanted)}
+        return graph.replace(nodes=rest, constants=MappingProxyType(constants))
+
+
+def _foldable(node: OnnxNode, constant: set[str], graph: Graph) -> bool:
+    if node.op_type in _RANDOM:
+        return False
+    if not all(value in graph.types for value in node.outputs if value):
+        return False  # a sequence, map or optional: no tensor to keep
+    return all(value in constant for value in read_values(node))
+
+
+def _evaluate(graph: Graph, folded: list[OnnxNode], wanted: list[str]) -> dict[str, object]:
+    if not wanted:
+        return {}
+    try:
+        results = open_session(to_model(graph, folded, [], wanted), optimise=False).run(wanted, {})
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        raise ModelError(f"{graph.name}: its constant operators cannot be evaluated: {error}") from error
+    return {name: read_only(result) for name, result in zip(wanted, results, strict=True)}

@@ -1,0 +1,66 @@
+"""Groups the operators between crossbar layers into digital subgraphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from memcompile.errors import ModelError
+from memcompile.ir import DigitalNode, Graph, Node, OnnxNode, read_values
+from memcompile.pass_manager import Pass, PassContext
+
+
+@dataclass(frozen=True)
+class GroupDigital(Pass):
+    """One digital subgraph per depth, counted in crossbar layers on the way from the inputs.
+
+    Depth makes every group convex (no path leaves a group and comes back), and no partition has
+    fewer groups than the deepest path has digital stretches.
+    """
+
+    summary: ClassVar[str] = "group the other operators into subgraphs that onnxruntime runs"
+
+    def run(self, graph: Graph, context: PassContext) -> Graph:
+        depth = _depths(graph)
+        nodes: list[Node] = []
+        for level in range(max(depth.values(), default=-1) + 1):
+            here = [node for node in graph.nodes if depth[node.name] == level]
+            operators = [node for node in here if isinstance(node, OnnxNode)]
+            if operators:
+                nodes.append(_group(graph, operators, f"digital_{level}"))
+            nodes += [node for node in here if not isinstance(node, OnnxNode)]
+        return graph.replace(nodes=tuple(nodes))
+
+
+def _depths(graph: Graph) -> dict[str, int]:
+    """Crossbar layers on the longest path to each node; a digital node counts those it reads too."""
+    depth: dict[str, int] = {}
+    for node in graph.nodes:
+        level = 0
+        for before in graph.dataflow.predecessors(node.name):
+            after_layer = isinstance(node, OnnxNode) and not isinstance(graph.by_name[before], OnnxNode)
+            level = max(level, depth[before] + after_layer)
+        depth[node.name] = level
+    return depth
+
+
+def _group(graph: Graph, operators: Sequence[OnnxNode], name: str) -> DigitalNode:
+    inside = {node.name for node in operators}
+    made = {value for node in operators for value in node.outputs if value}
+    read = dict.fromkeys(value for node in operators for value in read_values(node))
+    inputs = tuple(value for value in read if value not in made and value not in graph.constants)
+    outputs = tuple(
+        value
+        for node in operators
+        for value in node.outputs
+        if value
+        and (value in graph.outputs or any(reader.name not in inside for reader in graph.consumers.get(value, ())))
+    )
+    for value in inputs:
+        if value not in graph.types:
+            raise ModelError(
+                f"{graph.name}: value {value!r} is no tensor and passes from one digital subgraph to another; "
+                "only tensors can"
+            )
+    return DigitalNode(name=name, inputs=inputs, outputs=outputs, nodes=tuple(operators))

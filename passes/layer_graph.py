@@ -1,0 +1,35 @@
+"""The crossbar layers of a graph and what they depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memcompile.ir import Graph, IntegerLayer, MappedLayer, read_values
+
+
+def mapped_layers(graph: Graph) -> tuple[MappedLayer, ...]:
+    """Layers with copies, in graph order: the order of ``TileTable.layer``."""
+    return tuple(node for node in graph.nodes if isinstance(node, MappedLayer))
+
+
+def layer_sources(graph: Graph) -> list[tuple[int, ...]]:
+    """Per crossbar layer: the numbers of the crossbar layers it reads, directly or through digital nodes."""
+    behind: dict[str, frozenset[int]] = {}
+    sources: list[tuple[int, ...]] = []
+    for node in graph.nodes:
+        read = frozenset[int]().union(*(behind.get(value, frozenset()) for value in read_values(node)))
+        if isinstance(node, IntegerLayer):
+            made = frozenset((len(sources),))
+            sources.append(tuple(sorted(read)))
+        else:
+            made = read
+        behind.update(dict.fromkeys(node.outputs, made))
+    return sources
+
+
+def depths(sources: Sequence[tuple[int, ...]]) -> list[int]:
+    """Crossbar layers on the longest path up to each layer."""
+    depth: list[int] = []
+    for before in sources:
+        depth.append(1 + max((depth[layer] for layer in before), default=0))
+    return depth

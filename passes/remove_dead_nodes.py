@@ -1,0 +1,26 @@
+"""Removes nodes whose results nobody reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from memcompile.ir import Graph, read_values
+from memcompile.pass_manager import Pass, PassContext
+
+
+@dataclass(frozen=True)
+class RemoveDeadNodes(Pass):
+    """Keeps the nodes from which an output can be reached."""
+
+    summary: ClassVar[str] = "remove operators that no output depends on"
+
+    def run(self, graph: Graph, context: PassContext) -> Graph:
+        wanted = set(graph.outputs)
+        kept = []
+        for node in reversed(graph.nodes):
+            if wanted.isdisjoint(node.outputs):
+                continue
+            kept.append(node)
+            wanted.update(read_values(node))
+        return graph.replace(nodes=tuple(reversed(kept)))
