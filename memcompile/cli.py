@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import io
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 import click
-import numpy as np
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from memcompile.atomic import write_atomically
+from memcompile.cli_tune import tune_command
+from memcompile.console import Output, check_writable, data_options, write_npz
 from memcompile.data import load_dataset
 from memcompile.errors import EXIT_CODES, MemcompileError, UsageError
 from memcompile.evaluation import evaluate, score
 from memcompile.ir import Graph
 from memcompile.lookup import find_weight
-from memcompile.pass_manager import Advance, PassContext, ProgressBar, no_progress
+from memcompile.pass_manager import PassContext
 from memcompile.pipelines import DEFAULT_TARGET, compile_model, compiler_version, default_passes
 from memcompile.printer import print_graph
 from memcompile.program import Program
 from memcompile.program_file import load_program, save_program
-from memcompile.report import facts_json, program_facts, render
+from memcompile.report import program_facts
 from memcompile.runtime.emulator import Emulator
 from memcompile.target import builtin_targets, load_target
 from memcompile.verifier import verify_program
-
-# Tables need about this width; a pipe has none of its own.
-PIPE_WIDTH = 120
 
 
 class DefaultGroup(click.Group):
@@ -81,15 +72,6 @@ class ChipsType(click.ParamType[int | None]):
             self.fail(f"{value!r} is neither a number nor auto", param, ctx)
 
 
-def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    if value is None:
-        return None
-    try:
-        return tuple(float(part) for part in value.replace(",", " ").split())
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not a list of numbers such as 0.485,0.456,0.406") from error
-
-
 def _shapes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for text in value:
@@ -111,23 +93,6 @@ def _list_passes(ctx: click.Context, param: click.Parameter, value: bool) -> Non
     ctx.exit()
 
 
-def _data_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of every command that reads data."""
-    for option in (
-        click.option("--std", callback=_numbers, metavar="A,B,..", help="Divide uint8 images by this, per channel."),
-        click.option(
-            "--mean", callback=_numbers, metavar="A,B,..", help="Subtract this from uint8 images (scaled to 0..1)."
-        ),
-        click.option(
-            "--data", type=Path, metavar="NPZ|DIR", help="Samples: an npz, or a folder with MNIST or CIFAR-10 files."
-        ),
-        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
-        click.option("--seed", type=int, default=0, show_default=True, help="Decides everything random."),
-    ):
-        function = option(function)
-    return function
-
-
 @cli.command("compile")
 @click.argument("model", type=Path)
 @click.option(
@@ -144,6 +109,13 @@ def _data_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "--chips", type=ChipsType(), default="auto", show_default=True, help="Hard budget of chips, or as many as needed."
 )
 @click.option("--slices", type=int, default=1, show_default=True, help="Differential pairs per weight.")
+@click.option(
+    "--slice-base",
+    type=int,
+    metavar="B",
+    help="What a slice's step counts in steps of the one below [default: all a pair can hold]; "
+    "4 or 5 leaves room for measured errors.",
+)
 @click.option(
     "--input-shape",
     "input_shapes",
@@ -167,12 +139,12 @@ def _data_options(function: Callable[..., Any]) -> Callable[..., Any]:
     callback=_list_passes,
     help="List passes with their options.",
 )
-@_data_options
+@data_options
 def compile_command(model: Path, **options: Any) -> None:
     """Compile MODEL, write the program, and report mapping and accuracy."""
-    out = _Output(options["quiet"], options["json_path"])
+    out = Output(options["quiet"], options["json_path"])
     target = options["output"] or Path(f"{model.stem}.mcp")
-    _check_writable(target)
+    check_writable(target)
     dump = options["dump_ir"]
     compilation = compile_model(
         model,
@@ -183,6 +155,7 @@ def compile_command(model: Path, **options: Any) -> None:
         input_shapes=options["input_shapes"],
         chips=options["chips"],
         slices=options["slices"],
+        slice_base=options["slice_base"],
         seed=options["seed"],
         settings=options["settings"],
         instruments=(DumpIr(dump),) if dump else (),
@@ -232,12 +205,12 @@ class DumpIr:
     help="literal walks every array, step and phase.",
 )
 @click.option("--images", type=click.IntRange(1), help="Run the first so many samples [default: all].")
-@_data_options
+@data_options
 def run_command(program: Path, **options: Any) -> None:
     """Run PROGRAM on data: predictions, and accuracy where there are labels."""
-    out = _Output(options["quiet"], None)
+    out = Output(options["quiet"], None)
     if options["output"]:
-        _check_writable(options["output"])
+        check_writable(options["output"])
     loaded = verify_program(load_program(program))
     dataset = load_dataset(
         options["data"], loaded.inputs, mean=options["mean"], std=options["std"], seed=options["seed"]
@@ -250,19 +223,13 @@ def run_command(program: Path, **options: Any) -> None:
     with out.progress("running", dataset.count) as advance:
         outputs = emulator.run(dataset.inputs, progress=advance)
     if options["output"]:
-        _write_npz(options["output"], outputs)
+        write_npz(options["output"], outputs)
         out.say(f"{', '.join(outputs)} written to {options['output']}")
     devices = "ideal devices" if options["ideal"] else f"noisy devices, seed {options['seed']}"
     if dataset.labels is None:
         out.say(f"{dataset.count} samples of {dataset.name}, {devices}; no labels, so no accuracy")
     else:
         out.say(f"accuracy {score(outputs, dataset.labels):.2%} on {dataset.name}, {dataset.count:,} images, {devices}")
-
-
-def _write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **dict(arrays))
-    write_atomically(path, buffer.getvalue())
 
 
 @cli.command("show")
@@ -273,7 +240,7 @@ def _write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the facts as JSON (- for standard output).")
 def show_command(program: Path, weight: tuple[str, str, str] | None, json_path: str | None) -> None:
     """Show the mapping table of PROGRAM, or where one weight sits."""
-    out = _Output(quiet=False, json_path=json_path)
+    out = Output(quiet=False, json_path=json_path)
     loaded = verify_program(load_program(program))
     if weight is None:
         out.report(program_facts(loaded))
@@ -327,69 +294,10 @@ def targets_command() -> None:
         target = load_target(name)
         size = f"{target.array.input_lines} x {target.array.output_lines}"
         table.add_row(name, f"{target.chip.arrays:,}", size, str(target.cell.levels), target.title)
-    _Output(quiet=False, json_path=None).print(table)
+    Output(quiet=False, json_path=None).print(table)
 
 
-class _Output:
-    """Standard output for results, standard error for progress."""
-
-    def __init__(self, quiet: bool, json_path: str | None) -> None:
-        self._json_path = json_path
-        # With JSON on standard output nothing else may be there.
-        self._quiet = quiet or json_path == "-"
-        width = None if sys.stdout.isatty() else PIPE_WIDTH
-        self._console = Console(file=sys.stdout, width=width, highlight=False)
-        self._bars = not quiet and sys.stderr.isatty()
-
-    @property
-    def progress(self) -> ProgressBar:
-        """Progress bars, if standard error is a terminal."""
-        return _progress_bar if self._bars else no_progress
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        if not self._quiet:
-            self._console.print(text, soft_wrap=True, markup=False)
-
-    def print(self, table: Table) -> None:
-        """Print a table that was asked for."""
-        self._console.print(table)
-
-    def report(self, facts: dict[str, Any]) -> None:
-        """Print the report, and write it as JSON if asked for."""
-        if self._json_path == "-":
-            click.echo(facts_json(facts), nl=False)
-        elif self._json_path is not None:
-            write_atomically(Path(self._json_path), facts_json(facts).encode())
-        if not self._quiet:
-            self._console.print(render(facts))
-
-
-@contextmanager
-def _progress_bar(description: str, total: int) -> Iterator[Advance]:
-    """A bar that appears once two seconds have passed."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    begin = time.monotonic()
-    task = bar.add_task(description, total=total)
-
-    def advance(done: int) -> None:
-        bar.advance(task, done)
-        if not bar.live.is_started and time.monotonic() - begin > 2.0:
-            bar.start()
-
-    try:
-        yield advance
-    finally:
-        bar.stop()
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse a hopeless output before the work, not after it."""
-    if path.is_dir():
-        raise UsageError(f"{path} is a directory; give a file name with -o")
-    if not path.parent.is_dir():
-        raise UsageError(f"the folder {path.parent} does not exist; make it first, or choose another with -o")
+cli.add_command(tune_command)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,8 @@ GENERATED_SAMPLES = 8
 
 DIGITS_TRAINING_SAMPLES = 1000
 """The first so many of the 1,797 digits are the training part, the rest is scored."""
+
+Part = Literal["test", "train"]
 
 _LABELS = "labels"
 _DIGITS_PEAK = 16
@@ -107,6 +109,7 @@ def load_dataset(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
+    part: Part = "test",
 ) -> Dataset:
     """Load samples for a model.
 
@@ -126,6 +129,9 @@ def load_dataset(
         Per-channel normalisation (x - mean) / std of uint8 images, after scaling to 0..1.
     seed
         Seed of made-up samples.
+    part
+        Which part of a published data set is scored: ``"train"`` takes the training images (for
+        tuning). An archive has one part.
 
     Raises
     ------
@@ -137,7 +143,7 @@ def load_dataset(
     for name, wanted in inputs.items():
         model_dtype(name, wanted)
     normalisation = Normalisation.of(mean, std)
-    raw = _raw_samples(path, inputs, seed)
+    raw = _raw_samples(path, inputs, seed, part)
     _check_counts(raw)
     return replace(
         raw,
@@ -146,11 +152,13 @@ def load_dataset(
     )
 
 
-def _raw_samples(path: Path | None, inputs: Mapping[str, TensorType], seed: int) -> Dataset:
+def _raw_samples(path: Path | None, inputs: Mapping[str, TensorType], seed: int, part: Part) -> Dataset:
     """Samples as stored, before they are fitted to the model."""
     if path is None:
-        return _embedded_digits(inputs) or _generated(inputs, seed)
-    return _from_directory(path, inputs) if path.is_dir() else _from_archive(path, inputs)
+        return _embedded_digits(inputs, part) or _generated(inputs, seed)
+    if not path.is_dir():
+        return _from_archive(path, inputs)
+    return _training_part(path, inputs) if part == "train" else _from_directory(path, inputs)
 
 
 def _first(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -219,13 +227,28 @@ def _from_directory(directory: Path, inputs: Mapping[str, TensorType]) -> Datase
     )
 
 
+def _training_part(directory: Path, inputs: Mapping[str, TensorType]) -> Dataset:
+    """The training images of a data set whose test part is there as well."""
+    test = _from_directory(directory, inputs)
+    (name,) = inputs
+    if find_idx(directory, "train", "images"):
+        images, labels = read_mnist(directory, "train")
+        return _image_set("MNIST training images", name, images, labels, images)
+    batches = [directory / f"data_batch_{number}{end}" for end in ("", ".bin") for number in range(1, 6)]
+    found = [read_cifar10(batch) for batch in batches if batch.is_file()]
+    if not found:
+        raise DataError(f"{directory}: holds only {test.name}; add the training part")
+    images, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return _image_set("CIFAR-10 training images", name, images, labels, images)
+
+
 def _image_set(
     title: str, name: str, images: NDArray[Any], labels: NDArray[np.int64], calibration: NDArray[Any]
 ) -> Dataset:
     return Dataset(title, {name: images}, labels, _first({name: calibration}), generated=False)
 
 
-def _embedded_digits(inputs: Mapping[str, TensorType]) -> Dataset | None:
+def _embedded_digits(inputs: Mapping[str, TensorType], part: Part) -> Dataset | None:
     """scikit-learn's digits, if the model has a single input that they fit."""
     (name, wanted), *others = inputs.items()
     sample = wanted.shape[1:]
@@ -234,7 +257,8 @@ def _embedded_digits(inputs: Mapping[str, TensorType]) -> Dataset | None:
     for side, render in ((28, digits28), (8, _digits8)):
         if image_layout((1, side, side), sample):
             images, labels = render()
-            scored = slice(DIGITS_TRAINING_SAMPLES, None)
+            train, test = slice(None, DIGITS_TRAINING_SAMPLES), slice(DIGITS_TRAINING_SAMPLES, None)
+            scored = train if part == "train" else test
             return _image_set("digits of scikit-learn", name, images[scored], labels[scored], images)
     return None
 

@@ -12,6 +12,7 @@ import io
 import lzma
 import math
 import pickle
+import pickletools
 import struct
 import tokenize
 import zipfile
@@ -319,6 +320,7 @@ class _BatchUnpickler(pickle.Unpickler):
 
 def _cifar_python(path: Path, content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     with _reading(path, "a CIFAR-10 batch of the Python version"):
+        _check_memo(content)
         batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
         # Python 2 wrote the published keys as byte strings, Python 3 writes text.
         fields = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
@@ -327,6 +329,13 @@ def _cifar_python(path: Path, content: bytes) -> tuple[NDArray[np.uint8], NDArra
         if labels.dtype.kind != "i" or labels.shape != pixels.shape[:1]:
             raise ValueError(f"its {len(pixels)} images need as many whole-number labels")
     return pixels, labels.astype(np.int64)
+
+
+def _check_memo(content: bytes) -> None:
+    """Refuse a memo index that no pickle of this length reaches: Python would allocate up to it."""
+    for opcode, index, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "LONG_BINPUT") and isinstance(index, int) and index > len(content):
+            raise ValueError(f"it numbers an object {index:,}, more than it has bytes")
 
 
 def _unpickled_pixels(data: object) -> NDArray[np.uint8]:

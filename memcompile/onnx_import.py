@@ -257,6 +257,19 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
     return value
 
 
+def operator_types(node: OnnxNode) -> set[str]:
+    """Types of an operator and of all operators in its subgraphs."""
+    found: set[str] = set()
+    protos = [onnx.NodeProto.FromString(node.proto)]
+    while protos:
+        proto = protos.pop()
+        found.add(proto.op_type)
+        for attribute in proto.attribute:
+            for graph in _subgraphs(attribute):
+                protos += graph.node
+    return found
+
+
 def _captures(proto: onnx.NodeProto) -> tuple[str, ...]:
     """Outer values that a node's subgraphs read."""
     found: dict[str, None] = {}
@@ -290,7 +303,8 @@ def _observe(
     ]
     try:
         session = open_session(exposed.SerializeToString(), optimise=False)
-        results = session.run(wanted, dict(sample)) if wanted else []
+        # The outputs too, so that a model that cannot be run on these inputs is found out here.
+        results = session.run([*wanted, *(value.name for value in file.model.graph.output)], dict(sample))
     except Exception as error:  # onnxruntime's exceptions have no common base class
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in sample.items())
         raise ModelError(
@@ -304,7 +318,7 @@ def _observe(
             types[value.name] = TensorType(
                 dtype, tuple(size if isinstance(size, int) else None for size in value.shape)
             )
-    observed = {name: tuple(result.shape) for name, result in zip(wanted, results, strict=True)}
+    observed = {name: tuple(result.shape) for name, result in zip(wanted, results, strict=False)}
     observed.update({name: tuple(array.shape) for name, array in sample.items()})
     return types, observed
 

@@ -33,15 +33,33 @@ class PassContext:
     """What passes may know besides the graph.
 
     ``calibration`` holds [samples, ...] per model input; ``chips`` is the hard budget, or None to
-    take as many as the network needs; ``progress`` opens a bar for a description and a total.
+    take as many as the network needs; ``slice_base`` is what
+    one step of a slice counts in steps of the slice before it (as much as a pair can hold when
+    None); ``progress`` opens a bar for a description and a total.
     """
 
     target: Target
     calibration: Mapping[str, NDArray[Any]]
     slices: int = 1
+    slice_base: int | None = None
     chips: int | None = None
     seed: int = 0
     progress: ProgressBar = field(default=no_progress, repr=False)
+
+    @property
+    def base(self) -> int:
+        """What one step of a slice counts in steps of the slice before it."""
+        return self.slice_base or self.target.slice_base()
+
+    @property
+    def weight_limit(self) -> int:
+        """Largest integer weight: L * base^(n - 1), and half a step of each slice but the last.
+
+        With a base below 2 L + 1 the lower slices keep the rest of their range free: for the
+        measured error of the slices above.
+        """
+        powers = [self.base**place for place in range(self.slices)]
+        return self.target.signed_levels * powers[-1] + sum(power * ((self.base - 1) // 2) for power in powers[:-1])
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ def compile_model(
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     chips: int | None = None,
     slices: int = 1,
+    slice_base: int | None = None,
     seed: int = 0,
     settings: Sequence[str] = (),
     instruments: Iterable[Instrument] = (),
@@ -114,14 +115,22 @@ def compile_model(
     MemcompileError
         Whatever is wrong with the model, the data, the target, the options or the budget.
     """
-    check_options(chips, slices, seed)
     hardware = load_target(target) if isinstance(target, str) else target
+    check_options(hardware, chips, slices, slice_base, seed)
     passes = with_options(default_passes(), settings)
     file = read_model(Path(model))
     wanted = _bind(file.inputs, input_shapes or {})
     dataset = load_dataset(data, _assume(wanted) if data is None else wanted, mean=mean, std=std, seed=seed)
     graph = import_graph(file, _sample(dataset, file))
-    context = PassContext(hardware, dataset.calibration, slices=slices, chips=chips, seed=seed, progress=progress)
+    context = PassContext(
+        hardware,
+        dataset.calibration,
+        slices=slices,
+        slice_base=slice_base,
+        chips=chips,
+        seed=seed,
+        progress=progress,
+    )
     graph = run_passes(graph, passes, context, (*instruments, Verifier()))
     warnings = (*_data_warnings(dataset, wanted), *file.warnings)
     options: dict[str, str | int | float | bool | None] = {
@@ -129,6 +138,7 @@ def compile_model(
         "data": dataset.name,
         "seed": seed,
         "settings": " ".join(settings),
+        "slice_base": context.base,
         "slices": slices,
     }
     program = emit_program(graph, context, Provenance(file.name, file.sha256, compiler_version(), options, warnings))
@@ -148,12 +158,14 @@ def compile(  # noqa: A001 - the public name is memcompile.compile
     return compile_model(model, target, **options).program
 
 
-def check_options(chips: int | None, slices: int, seed: int) -> None:
+def check_options(target: Target, chips: int | None, slices: int, slice_base: int | None, seed: int) -> None:
     """Raise UsageError for numbers out of range."""
     if chips is not None and chips < 1:
         raise UsageError(f"chips = {chips}: at least 1, or auto for as many as the network needs")
     if not 1 <= slices <= 4:
         raise UsageError(f"slices = {slices}: from 1 to 4 pairs can hold one weight")
+    if slice_base is not None and not 2 <= slice_base <= target.slice_base():
+        raise UsageError(f"slice base = {slice_base}: pairs of {target.name} allow 2 to {target.slice_base()}")
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed = {seed}: from 0 to 2^63 - 1")
 

@@ -74,7 +74,10 @@ def _facts(node: Node) -> Iterable[str]:
         yield from _weights(node)
         yield f"bias {array_text(node.bias)}"
     if isinstance(node, TiledLayer):
-        yield f"cut rows {list(node.cut.rows)} columns {list(node.cut.columns)}"
+        yield (
+            f"window {list(node.unrolling.window)} bundle {node.unrolling.bundle} "
+            f"cut rows {list(node.cut.rows)} columns {list(node.cut.columns)}"
+        )
     if isinstance(node, MappedLayer):
         for copy, replica in enumerate(node.replicas):
             yield (

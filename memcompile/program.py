@@ -44,11 +44,24 @@ class Provenance:
 
 
 @dataclass(frozen=True, eq=False)
+class ChipState:
+    """One programmed chip: the conductances that writing left in its cells.
+
+    ``conductances_us`` is [arrays, input_lines, output_lines] float32, in microsiemens, for the
+    arrays of the program's tile table; ``seed`` decided the devices and the write errors.
+    """
+
+    conductances_us: NDArray[np.float32]
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
 class Program:
     """A network mapped onto chips.
 
     ``stages`` are in execution order. ``constants`` are values that no stage makes but that a
-    stage or an output reads. ``placement.tiles`` counts crossbar layers in stage order.
+    stage or an output reads. ``placement.tiles`` counts crossbar layers in stage order. ``chip`` is
+    the chip that the program was transferred to, once it was.
     """
 
     target: Target
@@ -58,6 +71,7 @@ class Program:
     constants: Mapping[str, NDArray[Any]]
     placement: Placement
     provenance: Provenance
+    chip: ChipState | None = None
 
     @cached_property
     def layers(self) -> tuple[MappedLayer, ...]:

@@ -2,7 +2,8 @@
 
 ``program.json`` describes everything and lists every other member with its size and SHA-256;
 ``layers/N/*.npy`` hold cell levels, scales, biases and windows, ``tiles.npy`` the tile table
-[tiles, columns], ``digital/N.onnx`` the digital subgraphs, ``constants/N.npy`` the rest. Same
+[tiles, columns], ``digital/N.onnx`` the digital subgraphs, ``constants/N.npy`` the rest, and
+``chip/conductances_us.npy`` the cells of a chip that the program was transferred to. Same
 program, same bytes: members have a fixed order and time stamp.
 """
 
@@ -16,7 +17,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ from memcompile.ir import (
     TileTable,
     read_only,
 )
-from memcompile.program import DigitalStage, Program, Provenance, Stage
+from memcompile.program import ChipState, DigitalStage, Program, Provenance, Stage
 from memcompile.target import parse_target
 
 FORMAT = "memcompile program"
@@ -91,6 +92,11 @@ def encode_program(program: Program) -> bytes:
             "tiles": put("tiles.npy", tiles),
         },
     }
+    if program.chip is not None:
+        document["chip"] = {
+            "seed": program.chip.seed,
+            "conductances_us": put("chip/conductances_us.npy", program.chip.conductances_us),
+        }
     document["members"] = {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in members.items()
     }
@@ -147,8 +153,23 @@ def load_program(path: Path) -> Program:
     ProgramError
         The file is missing, is no program, is damaged, or another version wrote it.
     """
+    return _load(path, path)
+
+
+def decode_program(data: bytes, where: str) -> Program:
+    """Read a program from the bytes of a program file; ``where`` names it in messages.
+
+    Raises
+    ------
+    ProgramError
+        As :func:`load_program`.
+    """
+    return _load(io.BytesIO(data), where)
+
+
+def _load(source: Path | IO[bytes], path: Path | str) -> Program:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source) as archive:
             document, members = _read_members(archive, path)
         return _decode(document, members)
     except MemcompileError:
@@ -180,7 +201,7 @@ def load_program(path: Path) -> Program:
         ) from error
 
 
-def _read_members(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _read_members(archive: zipfile.ZipFile, path: Path | str) -> tuple[dict[str, Any], dict[str, bytes]]:
     infos = archive.infolist()
     declared = sum(info.file_size for info in infos)
     if declared > MAX_BYTES or len(infos) > MAX_MEMBERS:
@@ -249,7 +270,12 @@ def _decode(document: dict[str, Any], members: Mapping[str, bytes]) -> Program:
             crossing_values=int(placement["crossing_values"]),
         ),
         provenance=Provenance(**provenance),
+        chip=_decode_chip(document.get("chip"), get),
     )
+
+
+def _decode_chip(chip: dict[str, Any] | None, get: Callable[[str], NDArray[Any]]) -> ChipState | None:
+    return None if chip is None else ChipState(get(chip["conductances_us"]), int(chip["seed"]))
 
 
 def _decode_stage(stage: dict[str, Any], get: Callable[[str], NDArray[Any]], members: Mapping[str, bytes]) -> Stage:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -79,6 +79,8 @@ class InputSpec(_Section):
     """Voltage of a one on an input line, in volts; a zero is 0 V."""
     phase_ns: PositiveFloat
     """Duration of one bit phase, in nanoseconds."""
+    dac_sigma_share: NonNegativeFloat = 0.0
+    """Standard deviation of an input line's voltage from the read voltage, as a share of it."""
 
 
 class AdcSpec(_Section):
@@ -86,29 +88,104 @@ class AdcSpec(_Section):
 
     bits: Annotated[int, Field(ge=1, le=16)]
     """Resolution in bits."""
+    range_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """End of range as a share of the largest possible line current; below 1 large currents saturate."""
+    gain_sigma_share: NonNegativeFloat = 0.0
+    """Standard deviation of a converter's gain from 1."""
+    offset_sigma_codes: NonNegativeFloat = 0.0
+    """Standard deviation of a converter's offset, in codes."""
 
 
 class ProgrammingSpec(_Section):
-    """Error left by closed-loop programming (write-verify)."""
+    """Error left by closed-loop programming (write-verify): g + N(0, sigma(g))."""
 
     sigma_us: NonNegativeFloat
     """Standard deviation of the Gaussian, state-independent error of a cell, in microsiemens."""
+    sigma_proportional_share: NonNegativeFloat = 0.0
+    """Standard deviation of a further error, independent of the first, as a share of g."""
+    sigma_polynomial_us: Annotated[tuple[float, ...], Field(strict=False, max_length=16)] = ()
+    """Instead of both: sigma = max(0, c0 + c1 x + c2 x^2 + ...) with x = g / g_max, in microsiemens."""
+
+
+class WriteVerifySpec(_Section):
+    """Closed-loop programming pulse by pulse; takes the place of the programming error if given.
+
+    A SET pulse raises g by step * d * (1 + N(0, cycle_sigma)), a RESET pulse lowers it so, with one
+    d = max(0.05, 1 + N(0, device_sigma)) per cell and one normal number per pulse; g stays within
+    0 and 1.25 g_max. Pulses end once |g - goal| <= margin.
+    """
+
+    set_step_us: PositiveFloat
+    """Mean rise of a SET pulse, in microsiemens."""
+    reset_step_us: PositiveFloat
+    """Mean fall of a RESET pulse, in microsiemens."""
+    cycle_sigma_share: NonNegativeFloat
+    """Standard deviation of a pulse's step, as a share of the cell's mean step."""
+    device_sigma_share: NonNegativeFloat
+    """Standard deviation of a cell's mean step, as a share of the nominal step."""
+    margin_us: PositiveFloat
+    """Largest distance from the goal that is accepted, in microsiemens."""
+    max_pulses: Annotated[int, Field(ge=1, le=10_000)]
+    """Pulses after which a cell is given up."""
+    pulse_ns: PositiveFloat
+    """Duration of a pulse, in nanoseconds."""
+    set_voltage_v: PositiveFloat
+    """Voltage of a SET pulse, in volts."""
+    reset_voltage_v: PositiveFloat
+    """Magnitude of the voltage of a RESET pulse, in volts."""
 
 
 class FaultsSpec(_Section):
-    """Cells that cannot be programmed."""
+    """Cells and lines that do not work."""
 
     stuck_low_share: Share
     """Share of cells stuck at the lowest conductance."""
     stuck_high_share: Share
     """Share of cells stuck at the highest conductance."""
+    dead_input_line_share: Share = 0.0
+    """Share of input lines that are never driven."""
+    dead_output_line_share: Share = 0.0
+    """Share of output lines that carry no current."""
 
 
 class ReadNoiseSpec(_Section):
-    """Fluctuation of a cell from one bit phase to the next."""
+    """Fluctuation of a cell while it is read: variance sigma^2 + (share * g)^2."""
 
     sigma_us: NonNegativeFloat
     """Standard deviation of the Gaussian, state-independent noise of a cell per phase, in microsiemens."""
+    proportional_share: NonNegativeFloat = 0.0
+    """Standard deviation of the Gaussian noise that grows with g, as a share of g."""
+    lasts: Literal["phase", "step"] = "phase"
+    """Whether each bit phase has its own noise or all phases of a step share it."""
+
+
+class RelaxationSpec(_Section):
+    """Spread after programming: g + N(0, sigma^2 * (1 - exp(-t / time_constant)))."""
+
+    sigma_us: NonNegativeFloat
+    """Final standard deviation, in microsiemens."""
+    time_constant_s: PositiveFloat
+    """Time constant, in seconds."""
+
+
+class DriftSpec(_Section):
+    """Slow change: g * (t / reference)^-nu after the reference time, nu ~ N(mean, sigma) per cell."""
+
+    exponent_mean: Annotated[float, Field(ge=-1, le=1)]
+    """Mean of nu; negative where conductances rise."""
+    exponent_sigma: NonNegativeFloat
+    """Standard deviation of nu from cell to cell."""
+    reference_s: PositiveFloat
+    """Time after programming up to which nothing drifts, in seconds."""
+
+
+class WiresSpec(_Section):
+    """Resistance of the lines: one segment between neighbouring cells, and from a line's end to its first cell."""
+
+    input_segment_ohm: NonNegativeFloat
+    """Resistance of a segment of an input line, in ohms."""
+    output_segment_ohm: NonNegativeFloat
+    """Resistance of a segment of an output line, in ohms."""
 
 
 class Target(_Section):
@@ -126,6 +203,10 @@ class Target(_Section):
     programming: ProgrammingSpec
     faults: FaultsSpec
     read_noise: ReadNoiseSpec
+    write_verify: WriteVerifySpec | None = None
+    relaxation: RelaxationSpec | None = None
+    drift: DriftSpec | None = None
+    wires: WiresSpec | None = None
     sources: dict[str, str]
     """Per field (``section.field``): where the value is from, or why it is assumed."""
 
@@ -138,9 +219,9 @@ class Target(_Section):
         """Weight of the next slice: 2 L + 1, so that slices are digits of a balanced number."""
         return 2 * self.signed_levels + 1
 
-    def weight_limit(self, slices: int) -> int:
-        """Largest integer weight that ``slices`` pairs hold: ((2 L + 1)^slices - 1) / 2."""
-        return int((self.slice_base() ** slices - 1) // 2)
+
+def _is_section(kind: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _flat(prefix: str, section: type[BaseModel]) -> list[str]:
@@ -148,7 +229,8 @@ def _flat(prefix: str, section: type[BaseModel]) -> list[str]:
     names: list[str] = []
     for name, field in section.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        kind = next((part for part in get_args(kind) if _is_section(part)), kind)  # an optional section
+        if _is_section(kind):
             names += _flat(f"{prefix}{name}.", kind)
         elif f"{prefix}{name}" not in ("name", "title", "sources"):
             names.append(f"{prefix}{name}")

@@ -136,6 +136,17 @@ def _program_structure(program: Program) -> Iterator[Violation]:
     for value in program.outputs:
         if value not in made:
             yield Violation("outputs-defined", "program", f"output {value!r} is made by no stage")
+    if program.chip is not None:
+        yield from _chip(program, program.chip.conductances_us)
+
+
+def _chip(program: Program, conductances_us: NDArray[np.float32]) -> Iterator[Violation]:
+    array = program.target.array
+    shape = (int(program.placement.tiles.array.max(initial=-1)) + 1, array.input_lines, array.output_lines)
+    if conductances_us.shape != shape:
+        yield Violation("chip-shape", "chip", f"conductances have shape {conductances_us.shape}, the arrays {shape}")
+    elif not (np.isfinite(conductances_us).all() and (conductances_us >= 0).all()):
+        yield Violation("chip-conductances", "chip", "a conductance is negative, NaN or infinite")
 
 
 def _layer(layer: AnyLayer, target: Target) -> Iterator[Violation]:
@@ -194,10 +205,9 @@ def _levels(layer: IntegerLayer, target: Target) -> Iterator[Violation]:
     limit = target.signed_levels
     if isinstance(layer, SlicedLayer) and np.abs(layer.digits.astype(np.int16)).max(initial=0) > limit:
         yield Violation("digit-range", layer.name, f"a digit is beyond -{limit}..{limit}")
-    if isinstance(layer, SlicedLayer | PairedLayer) and layer.base != target.slice_base():
-        yield Violation(
-            "slice-base", layer.name, f"slices have base {layer.base}, the target's pairs {target.slice_base()}"
-        )
+    if isinstance(layer, SlicedLayer | PairedLayer) and not 2 <= layer.base <= target.slice_base():
+        limit_text = f"slices have base {layer.base}; the target's pairs allow 2 to {target.slice_base()}"
+        yield Violation("slice-base", layer.name, limit_text)
     if isinstance(layer, PairedLayer):
         if layer.cells.max(initial=0) > limit:
             yield Violation("cell-levels", layer.name, f"a cell is above the highest level {limit}")

@@ -12,7 +12,6 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +80,6 @@ class WindowTable:
         return product
 
 
-@lru_cache(maxsize=512)
 def window_table(geometry: Geometry, rows: int, columns: int, most_weights: int) -> WindowTable:
     """Count every window and bundle of a layer.
 
@@ -128,11 +126,11 @@ def _axis_inputs(geometry: Geometry, axis: int, most: int) -> NDArray[np.int64]:
 
 def _windows(geometry: Geometry, most: int) -> NDArray[np.int64]:
     """Windows whose outputs times inputs are at most ``most``; im2col always."""
-    # A window of n outputs reads at least n inputs when strides do not skip, so n^2 <= most prunes
-    # early; with skipping strides or kernels of one tap it still holds, as outputs do not share inputs.
+    # Each output position reads at least one input position that is its own first tap, so n outputs
+    # read n or more inputs, and windows with n^2 > most are out.
     reach = max(1, math.isqrt(max(1, most)))
     axes = [range(1, min(size, reach) + 1) for size in geometry.output_size]
-    shapes = [shape for shape in _products(axes, reach)]
+    shapes = list(_products(axes, reach))
     return np.array(shapes or [(1,) * geometry.rank], np.int64).reshape(-1, geometry.rank)
 
 

@@ -66,6 +66,8 @@ def _batchnorm(node: OnnxNode, layer: LinearLayer, graph: Graph) -> _Affine | No
     if layer.geometry.layout == "channels_last" and len(graph.observed_shapes[layer.inputs[0]]) != 2:
         return None  # axis 1 is not the channel axis
     gamma, beta, mean, variance = (np.asarray(part, np.float64) for part in parameters)
+    if gamma.shape != (layer.geometry.out_channels,):
+        return None  # before opset 9, spatial=0 means one number per position
     scale = gamma / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
     return scale, beta - mean * scale
 

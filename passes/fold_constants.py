@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from memcompile.errors import ModelError
 from memcompile.ir import Graph, OnnxNode, read_only, read_values
-from memcompile.onnx_import import to_model
+from memcompile.onnx_import import operator_types, to_model
 from memcompile.onnx_session import open_session
 from memcompile.pass_manager import Pass, PassContext
 
@@ -52,11 +52,11 @@ class FoldConstants(Pass):
 
 
 def _foldable(node: OnnxNode, constant: set[str], graph: Graph) -> bool:
-    if node.op_type in _RANDOM:
-        return False
     if not all(value in graph.types for value in node.outputs if value):
         return False  # a sequence, map or optional: no tensor to keep
-    return all(value in constant for value in read_values(node))
+    if not all(value in constant for value in read_values(node)):
+        return False
+    return _RANDOM.isdisjoint(operator_types(node))
 
 
 def _evaluate(graph: Graph, folded: list[OnnxNode], wanted: list[str]) -> dict[str, object]:

@@ -10,7 +10,7 @@ tiles.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +105,11 @@ def group_tiles(
 
 
 def pack(
-    shapes: Sequence[TileShape], lines: tuple[int, int], interval: int | None, arrays: int | None, enough: int = 0
+    shapes: Sequence[TileShape],
+    lines: tuple[int, int],
+    interval: int | None,
+    arrays: int | None,
+    enough: int = 0,
 ) -> Packing | None:
     """Pack by first fit, in several orders of the shapes; the fewest arrays win.
 
@@ -127,13 +131,10 @@ def pack(
     The best packing found, or None if none keeps within ``arrays``.
     """
     limit = interval if interval is not None else sum(shape.load * shape.count for shape in shapes)
-    if any(shape.load > limit for shape in shapes):
-        return None
     best: Packing | None = None
-    for key in _orders(lines, limit):
-        order = sorted(range(len(shapes)), key=lambda number: (key(shapes[number]), number))
+    for order in range(len(_ORDERS)):
         allowed = arrays if best is None else best.arrays - 1
-        found = _first_fit(shapes, order, lines, limit, allowed)
+        found = first_fit(shapes, lines, limit, allowed, order=order)
         if found is not None:
             best = found
             if best.arrays <= enough:
@@ -141,23 +142,70 @@ def pack(
     return best
 
 
-def _orders(lines: tuple[int, int], limit: int) -> Iterator[Callable[[TileShape], tuple[float, ...]]]:
-    """Sort keys to try: large tiles first, in several senses of large."""
-    height, width, load = lines[0], lines[1], max(1, limit)
-    yield lambda tile: (-tile.height * tile.width / (height * width), -tile.load)
-    yield lambda tile: (-max(tile.height * tile.width / (height * width), tile.load / load),)
-    yield lambda tile: (-tile.height, -tile.width, -tile.load)
-    yield lambda tile: (-tile.load, -tile.height * tile.width)
-    yield lambda tile: (-tile.width, -tile.height, -tile.load)
+def first_fit(
+    shapes: Sequence[TileShape],
+    lines: tuple[int, int],
+    interval: int,
+    arrays: int | None,
+    order: int = 0,
+    started: Sequence[tuple[Fill, int]] = (),
+) -> Packing | None:
+    """First fit in one order of the shapes, into arrays some of which may hold tiles already.
+
+    Returns
+    -------
+    The packing, or None if it takes more than ``arrays`` arrays or a tile exceeds the interval.
+    """
+    if any(shape.load > interval for shape in shapes if shape.count):
+        return None
+    key = _ORDERS[order]
+    numbers = sorted(range(len(shapes)), key=lambda number: (key(shapes[number], lines, max(1, interval)), number))
+    return _first_fit(shapes, numbers, lines, interval, arrays, started)
+
+
+def fill_array(
+    shapes: Sequence[TileShape], content: Sequence[tuple[int, int]], lines: tuple[int, int]
+) -> Fill | None:
+    """Arrange given numbers of tiles, (shape number, count), in one array; None if they do not fit."""
+    fill = Fill((), ((0, 0, *lines),), 0)
+    for number, count in content:
+        for _ in range(count):
+            added = _insert(fill, number, shapes[number], fill.load + shapes[number].load)
+            if added is None:
+                return None
+            fill = added
+    return fill
+
+
+_Order = Callable[[TileShape, tuple[int, int], int], tuple[float, ...]]
+
+
+def _share(tile: TileShape, lines: tuple[int, int]) -> float:
+    return tile.height * tile.width / (lines[0] * lines[1])
+
+
+_ORDERS: tuple[_Order, ...] = (
+    lambda tile, lines, interval: (-_share(tile, lines), -tile.load),
+    lambda tile, lines, interval: (-max(_share(tile, lines), tile.load / interval),),
+    lambda tile, lines, interval: (-tile.height, -tile.width, -tile.load),
+    lambda tile, lines, interval: (-tile.load, -_share(tile, lines)),
+    lambda tile, lines, interval: (-tile.width, -tile.height, -tile.load),
+)
+"""Sort keys to try: large tiles first, in several senses of large."""
 
 
 def _first_fit(
-    shapes: Sequence[TileShape], order: Sequence[int], lines: tuple[int, int], limit: int, arrays: int | None
+    shapes: Sequence[TileShape],
+    order: Sequence[int],
+    lines: tuple[int, int],
+    limit: int,
+    arrays: int | None,
+    started: Sequence[tuple[Fill, int]],
 ) -> Packing | None:
     """First fit with arrays of equal filling taken together."""
     empty = Fill((), ((0, 0, *lines),), 0)
-    groups: list[tuple[Fill, int]] = []
-    opened = 0
+    groups = list(started)
+    opened = sum(count for _, count in groups)
     for number in order:
         left = shapes[number].count
         position = 0

@@ -23,14 +23,14 @@ def arrays_bound(shapes: Sequence[TileShape], lines: tuple[int, int], interval: 
     if not shapes:
         return 0
     count = np.array([shape.count for shape in shapes], np.int64)
-    heights = _transformed([shape.height for shape in shapes], lines[0])
-    widths = _transformed([shape.width for shape in shapes], lines[1])
+    heights = transformed([shape.height for shape in shapes], lines[0])
+    widths = transformed([shape.width for shape in shapes], lines[1])
     # Floating point only picks the best pair of functions; its bound is then computed exactly.
     area = np.einsum("hi,wi,i->hw", heights / lines[0], widths / lines[1], count.astype(float))
     h, w = np.unravel_index(int(np.argmax(area)), area.shape)
     best = -(-int((heights[h] * widths[w] * count).sum()) // (lines[0] * lines[1]))
     if interval:
-        loads = _transformed([shape.load for shape in shapes], interval)
+        loads = transformed([shape.load for shape in shapes], interval)
         best = max(best, max(-(-int((row * count).sum()) // interval) for row in loads))
     return max(1, best)
 
@@ -51,7 +51,7 @@ def packing_interval_bound(shapes: Sequence[TileShape], lines: tuple[int, int], 
     return low
 
 
-def _transformed(sizes: Sequence[int], capacity: int) -> NDArray[np.int64]:
+def transformed(sizes: Sequence[int], capacity: int) -> NDArray[np.int64]:
     """Sizes under f(x) = capacity if x > capacity - e, 0 if x < e, else x, for several thresholds e.
 
     Returns

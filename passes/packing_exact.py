@@ -2,110 +2,110 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from ortools.sat.python import cp_model
+
+from memcompile.passes.packing import Fill, Packing, TileShape
 
 
 @dataclass(frozen=True)
 class ExactPacking:
-    """``places`` is [tiles, 3]: array, first input line, first output line; None if none was found.
+    """A packing, if one was found, and whether it is proven that there is none."""
 
-    ``bound`` is proven for the number of arrays.
-    """
-
-    places: NDArray[np.int64] | None
-    bound: int
+    packing: Packing | None
+    impossible: bool
 
 
 def pack_exactly(
-    sizes: NDArray[np.int64], lines: tuple[int, int], arrays: int, interval: int, effort: float
+    shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, effort: float
 ) -> ExactPacking:
-    """Fewest arrays that hold tiles without overlap and within the interval.
+    """Distribute tiles over ``arrays`` arrays and arrange the tiles of each.
 
-    The arrays stand side by side along the output lines, so that one two-dimensional
-    non-overlap rule serves them all; tiles must not reach across an edge. Equal tiles are
-    numbered in the order of their arrays.
+    The distribution knows steps, cells, and output lines under tiles higher than half an array
+    (no two such tiles share a line). That is necessary; whether it suffices is seen when the
+    rectangles of each array are arranged. If they cannot be, a second distribution gives every
+    tile output lines of its own, which suffices.
 
     Parameters
     ----------
-    sizes
-        [tiles, 3]: input lines, output lines, steps per image.
-    lines
-        Input and output lines of an array.
-    arrays
-        Most arrays allowed.
     interval
         Most steps of an array.
     effort
-        Limit in the solver's deterministic time.
+        Limit of each solve in the solver's deterministic time.
     """
+    contents, impossible = _distribute(shapes, lines, arrays, interval, own_lines=False, effort=effort)
+    if contents is None:
+        return ExactPacking(None, impossible)
+    fills = [arrange(shapes, content, lines, effort) for content in contents]
+    if any(fill is None for fill in fills):
+        contents, _ = _distribute(shapes, lines, arrays, interval, own_lines=True, effort=effort)
+        fills = [arrange(shapes, content, lines, effort) for content in contents or []]
+    if not fills or any(fill is None for fill in fills):
+        return ExactPacking(None, False)
+    return ExactPacking(Packing(tuple((fill, 1) for fill in fills if fill is not None and fill.tiles)), False)
+
+
+def _distribute(
+    shapes: Sequence[TileShape],
+    lines: tuple[int, int],
+    arrays: int,
+    interval: int,
+    own_lines: bool,
+    effort: float,
+) -> tuple[list[list[int]] | None, bool]:
+    """Number of tiles of each shape per array, or None and whether that is proven."""
     model = cp_model.CpModel()
-    used = model.new_int_var(1, arrays, "arrays")
-    where, corners = [], []
-    boxes_y, boxes_x = [], []
-    for number, (height, width, _) in enumerate(sizes.tolist()):
-        array = model.new_int_var(0, arrays - 1, f"array{number}")
-        line = model.new_int_var(0, lines[0] - height, f"line{number}")
-        output = model.new_int_var(0, lines[1] - width, f"output{number}")
-        place = model.new_int_var(0, arrays * lines[1] - width, f"place{number}")
-        model.add(place == lines[1] * array + output)
-        model.add(array < used)
-        boxes_y.append(model.new_fixed_size_interval_var(line, height, f"y{number}"))
-        boxes_x.append(model.new_fixed_size_interval_var(place, width, f"x{number}"))
-        where.append(array)
+    counts = []
+    for shape in shapes:
+        fit = (lines[0] // shape.height) * (lines[1] // shape.width)
+        here = [model.new_int_var(0, min(shape.count, fit), "") for _ in range(arrays)]
+        model.add(sum(here) == shape.count)
+        counts.append(here)
+    for array in range(arrays):
+        here = [count[array] for count in counts]
+        pairs = list(zip(shapes, here, strict=True))
+        tall = [(shape, count) for shape, count in pairs if own_lines or 2 * shape.height > lines[0]]
+        model.add(sum(shape.load * count for shape, count in pairs) <= interval)
+        model.add(sum(shape.height * shape.width * count for shape, count in pairs) <= lines[0] * lines[1])
+        model.add(sum(shape.width * count for shape, count in tall) <= lines[1])
+    solver = _solver(effort)
+    status = solver.solve(model)
+    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return None, status == cp_model.INFEASIBLE
+    return [[solver.value(count[array]) for count in counts] for array in range(arrays)], False
+
+
+def arrange(
+    shapes: Sequence[TileShape], content: Sequence[int], lines: tuple[int, int], effort: float
+) -> Fill | None:
+    """Find lines for the tiles of one array, without overlap; None if the solver finds none."""
+    tiles = [number for number, count in enumerate(content) for _ in range(count)]
+    model = cp_model.CpModel()
+    corners, boxes_y, boxes_x = [], [], []
+    for number in tiles:
+        height, width = shapes[number].height, shapes[number].width
+        line = model.new_int_var(0, lines[0] - height, "")
+        output = model.new_int_var(0, lines[1] - width, "")
+        boxes_y.append(model.new_fixed_size_interval_var(line, height, ""))
+        boxes_x.append(model.new_fixed_size_interval_var(output, width, ""))
         corners.append((line, output))
     model.add_no_overlap_2d(boxes_x, boxes_y)
-    _share_steps(model, where, sizes, arrays, interval)
-    for first, second in _equal_neighbours(sizes):
-        model.add(where[first] <= where[second])
-    model.minimize(used)
-    solver = solve(model, effort)
-    if solver is None:
-        return ExactPacking(None, 0)
-    places = np.array(
-        [
-            (solver.value(array), solver.value(line), solver.value(output))
-            for array, (line, output) in zip(where, corners, strict=True)
-        ]
+    solver = _solver(effort)
+    if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return None
+    placed = tuple(
+        (number, solver.value(line), solver.value(output))
+        for number, (line, output) in zip(tiles, corners, strict=True)
     )
-    return ExactPacking(places, int(np.ceil(solver.best_objective_bound - 1e-6)))
+    return Fill(placed, (), sum(shapes[number].load for number in tiles))
 
 
-def _share_steps(
-    model: cp_model.CpModel, where: list[cp_model.IntVar], sizes: NDArray[np.int64], arrays: int, interval: int
-) -> None:
-    """The loads of an array add up to at most the interval."""
-    if int(sizes[:, 2].sum()) <= interval:
-        return
-    for array in range(arrays):
-        here = []
-        for number, item in enumerate(where):
-            inside = model.new_bool_var(f"in{array}_{number}")
-            model.add(item == array).only_enforce_if(inside)
-            model.add(item != array).only_enforce_if(~inside)
-            here.append(inside)
-        model.add(sum(int(load) * inside for load, inside in zip(sizes[:, 2], here, strict=True)) <= interval)
-
-
-def _equal_neighbours(sizes: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Pairs of equal tiles that follow each other."""
-    last: dict[tuple[int, ...], int] = {}
-    pairs = []
-    for number, key in enumerate(map(tuple, sizes.tolist())):
-        if key in last:
-            pairs.append((last[key], number))
-        last[key] = number
-    return pairs
-
-
-def solve(model: cp_model.CpModel, effort: float) -> cp_model.CpSolver | None:
-    """Solve with one worker and a deterministic limit; None if no solution was found."""
+def _solver(effort: float) -> cp_model.CpSolver:
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 0
     solver.parameters.max_deterministic_time = effort
-    status = solver.solve(model)
-    return solver if status in (cp_model.OPTIMAL, cp_model.FEASIBLE) else None
+    solver.parameters.linearization_level = 2
+    return solver

@@ -13,7 +13,7 @@ from memcompile.ir import Certificate, Graph
 from memcompile.pass_manager import Pass, PassContext
 from memcompile.passes.chips import crossing_values, order_along_pipeline
 from memcompile.passes.layer_graph import layer_sources, mapped_layers
-from memcompile.passes.packing import TileShape, group_tiles, pack
+from memcompile.passes.packing import Packing, TileShape, group_tiles, pack
 from memcompile.passes.packing_bounds import arrays_bound, packing_interval_bound
 from memcompile.passes.packing_exact import pack_exactly
 from memcompile.passes.schedule import tile_loads
@@ -35,10 +35,12 @@ class Place(Pass):
 
     summary: ClassVar[str] = "place tiles in the fewest arrays without overlap"
 
-    exact_tiles: int = 60
+    exact_tiles: int = 200
     """Most tiles for which CP-SAT is asked."""
-    solver_limit: float = 3.0
-    """Limit of CP-SAT, in its deterministic time (about seconds)."""
+    exact_arrays: int = 32
+    """Most arrays at hand for which CP-SAT is asked."""
+    solver_limit: float = 1.0
+    """Limit of each CP-SAT solve, in its deterministic time (about seconds)."""
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         placement = graph.placement
@@ -75,22 +77,37 @@ class Place(Pass):
         interval = interval or _first_interval(shapes, lines, budget)
         bound = arrays_bound(shapes, lines, interval)
         packing = pack(shapes, lines, interval, budget, enough=bound)
-        places = None if packing is None else packing.expand(members, len(sizes))
-        found = budget + 1 if packing is None else packing.arrays
         method = "dual feasible functions"
-        if found > bound and len(sizes) <= self.exact_tiles:
-            exact = pack_exactly(sizes, lines, min(found, budget), interval, self.solver_limit)
-            if exact.places is not None:
-                places, found = exact.places, len(np.unique(exact.places[:, 0]))
-                if exact.bound >= bound:
-                    bound, method = exact.bound, "CP-SAT, two-dimensional packing"
-        if places is None:
+        if len(sizes) <= self.exact_tiles and budget <= self.exact_arrays:
+            packing, bound, method = self._improve(shapes, lines, interval, budget, packing, bound, method)
+        if packing is None:
             raise CapacityError(
                 f"needs {bound} arrays or more for an interval of {interval} steps, "
                 f"{chips} chips have {budget}; use --chips {-(-bound // context.target.chip.arrays) + 1}"
             )
-        method += f", at most {interval} steps an array"
-        return places, Certificate("arrays", found, min(bound, found), method)
+        found = Certificate("arrays", packing.arrays, bound, f"{method}, at most {interval} steps an array")
+        return packing.expand(members, len(sizes)), found
+
+    def _improve(
+        self,
+        shapes: list[TileShape],
+        lines: tuple[int, int],
+        interval: int,
+        budget: int,
+        packing: Packing | None,
+        bound: int,
+        method: str,
+    ) -> tuple[Packing | None, int, str]:
+        """Fewer arrays as long as CP-SAT finds them, from the fewest possible upwards."""
+        arrays = bound
+        while arrays < (budget + 1 if packing is None else packing.arrays):
+            exact = pack_exactly(shapes, lines, arrays, interval, self.solver_limit)
+            if exact.packing is not None:
+                return exact.packing, bound, method
+            arrays += 1
+            if exact.impossible and arrays == bound + 1:
+                bound, method = arrays, "CP-SAT, distribution of tiles over arrays"
+        return packing, bound, method
 
 
 def _first_interval(shapes: list[TileShape], lines: tuple[int, int], budget: int) -> int:

@@ -16,7 +16,7 @@ from memcompile.pass_manager import Pass, PassContext
 class QuantizeWeights(Pass):
     """Integer weights per output channel, with the step that minimises the squared error.
 
-    With n slices of pairs of L + 1 levels the integers reach ((2 L + 1)^n - 1) / 2. A step below
+    The slices decide how far the integers reach (PassContext.weight_limit). A step below
     max|w| / limit clips the largest weights; a step above it leaves levels unused, which is exact
     for a channel that was trained on a coarser common grid. Each candidate is refined once by the
     least-squares step for its own rounding, <w, q> / <q, q>.
@@ -29,7 +29,7 @@ class QuantizeWeights(Pass):
     """Smallest clipping point tried, as a share of the channel's largest weight."""
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
-        limit = context.target.weight_limit(context.slices)
+        limit = context.weight_limit
         return graph.map_nodes(
             {node.name: self._quantize(node, limit) for node in graph.nodes if isinstance(node, CalibratedLayer)}
         )

@@ -1,4 +1,4 @@
-"""Chooses the number of chips and the copies of each layer."""
+"""Chooses the number of chips, and the window and copies of each layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from memcompile.errors import CapacityError
+from memcompile.errors import CapacityError, UsageError
 from memcompile.ir import (
     Certificate,
     Graph,
@@ -21,98 +21,248 @@ from memcompile.ir import (
     read_only,
 )
 from memcompile.pass_manager import Pass, PassContext
-from memcompile.passes.copies import CopyDemand, CopyPlan, shapes_of, shortest_interval
-from memcompile.passes.packing import Packing, pack
+from memcompile.passes.explore_windows import CopyOption, explore_windows
+from memcompile.passes.joint_model import JointProblem
+from memcompile.passes.joint_plan import EFFORTS as JOINT_EFFORTS
+from memcompile.passes.joint_plan import replicas_of, search_jointly
+from memcompile.passes.packing import TileShape, pack
 from memcompile.passes.packing_bounds import arrays_bound
+from memcompile.passes.tile_matrices import tile_limits
+from memcompile.passes.window_plan import (
+    PRICES,
+    Choice,
+    LayerKind,
+    PriceTable,
+    WindowPlan,
+    interval_bound,
+    shapes_of,
+    shortest_interval,
+)
 from memcompile.target import Target
+
+OBJECTIVES = ("throughput", "latency", "arrays")
+EFFORTS = ("fast", "normal", "best")
+JOINT_LAYERS = 8
+JOINT_ARRAYS = 16
+JOINT_OPTIONS = 8
 
 
 @dataclass(frozen=True)
 class Replicate(Pass):
-    """Gives each layer as many copies as shorten the interval between images.
+    """Gives each layer the window and as many copies as shorten the interval between images.
 
-    Without a budget the network gets as many chips as one copy of it needs; arrays that one copy
-    leaves free on those chips hold further copies. The windows of a layer go round its copies, so
-    that neighbouring windows are worked on at once.
+    Without a budget the network gets as many chips as one copy of it needs; what one copy leaves
+    free on those chips is used for larger windows and further copies. The windows of a layer go
+    round its copies, so that neighbouring windows are worked on at once.
+
+    Raises
+    ------
+    CapacityError
+        One copy does not fit the budget.
+    UsageError
+        An option has an unknown value.
+    """
+
+    summary: ClassVar[str] = "choose chips, windows and copies of each layer for a short interval"
+
+    objective: str = "throughput"
+    """throughput: shortest interval; arrays: one copy in the fewest arrays."""
+    effort: str = "normal"
+    """fast, normal or best."""
+    parallel_windows: bool = True
+    """Try windows of several output positions; otherwise one position a step."""
+
+    def run(self, graph: Graph, context: PassContext) -> Graph:
+        check_choice("replicate.objective", self.objective, OBJECTIVES)
+        check_choice("replicate.effort", self.effort, EFFORTS)
+        layers = [node for node in graph.nodes if isinstance(node, TiledLayer)]
+        if not layers:
+            return graph.replace(placement=Placement(chips=0, tiles=TileTable.of(())))
+        kinds = layer_kinds(layers, context.target, None)
+        single = single_copies(kinds, context.target)
+        chips = chips_for(layers, single, context)
+        found = _Found(chosen_replicas(single), single.interval, ())
+        if self.objective != "arrays":
+            arrays = chips * context.target.chip.arrays
+            found = self._shorten(layers, single, arrays, context.target)
+        changed = {
+            layer.name: carry(MappedLayer, layer, replicas=found.replicas[number])
+            for number, layer in enumerate(layers)
+        }
+        graph = graph.map_nodes(changed)
+        placement = Placement(
+            chips=chips,
+            tiles=TileTable.of(node for node in graph.nodes if isinstance(node, MappedLayer)),
+            certificates=found.certificates,
+            initiation_interval_steps=found.interval,
+        )
+        return graph.replace(placement=placement)
+
+    def _shorten(
+        self, layers: Sequence[TiledLayer], single: WindowPlan, arrays: int, target: Target
+    ) -> _Found:
+        """The shortest interval on these arrays, and what is proven of it."""
+        lines = (target.array.input_lines, target.array.output_lines)
+        kinds = layer_kinds(layers, target, arrays if self.parallel_windows else None)
+        table = PriceTable(kinds, lines)
+        bound = min(interval_bound(table, arrays), single.interval)
+        prices = PRICES["fast" if self.effort == "fast" else "normal"]
+        plan = shortest_interval(table, arrays, single, bound, prices)
+        windows = "one rectangular window per layer" if self.parallel_windows else "one position a step"
+        method = f"Lagrangian bound over {windows} and any number of copies, one tile a step per array"
+        found = _Found(
+            chosen_replicas(plan),
+            plan.interval,
+            (Certificate("initiation_interval", plan.interval, bound, method),),
+        )
+        if self.effort != "fast" and len(layers) <= JOINT_LAYERS and arrays <= JOINT_ARRAYS:
+            return self._shorten_jointly(kinds, lines, arrays, found)
+        return found
+
+    def _shorten_jointly(
+        self, kinds: Sequence[LayerKind], lines: tuple[int, int], arrays: int, found: _Found
+    ) -> _Found:
+        """Mix windows within layers where that is shorter still, and prove how short it can be."""
+        options = joint_options(kinds)
+        problem = JointProblem(tuple(options), lines, arrays)
+        work = sum(min(_least_work(option) for option in item) for item in options)
+        search = search_jointly(problem, max(1, -(-work // arrays)), found.interval, JOINT_EFFORTS[self.effort])
+        method = (
+            "CP-SAT over nested windows, copies and loads of each layer and all arrays together, "
+            "one tile a step per array"
+        )
+        interval, replicas = found.interval, found.replicas
+        if search.plan is not None:
+            interval = search.plan.interval
+            replicas = tuple(
+                replicas_of(item, scheme) for item, scheme in zip(options, search.plan.schemes, strict=True)
+            )
+        return _Found(replicas, interval, (Certificate("initiation_interval", interval, search.bound, method),))
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Copies of each layer, the interval they keep, and what is proven."""
+
+    replicas: tuple[tuple[Replica, ...], ...]
+    interval: int
+    certificates: tuple[Certificate, ...]
+
+
+def _least_work(option: CopyOption) -> int:
+    """Steps over all tiles if every window were whole: no mixture takes fewer with this window."""
+    unrolling = option.unrolling
+    return -(-option.tiles * unrolling.geometry.positions // unrolling.window_outputs)
+
+
+def chosen_replicas(plan: WindowPlan) -> tuple[tuple[Replica, ...], ...]:
+    """Copies of each layer, in layer order."""
+    by_layer = {}
+    for kind, choices in zip(plan.kinds, plan.choices, strict=True):
+        shared = {choice: share_windows(choice) for choice in choices}
+        by_layer.update({layer: shared[choice] for layer, choice in zip(kind.members, choices, strict=True)})
+    return tuple(by_layer[number] for number in range(len(by_layer)))
+
+
+def joint_options(kinds: Sequence[LayerKind]) -> list[tuple[CopyOption, ...]]:
+    """Options of each layer for the joint model, the smallest windows first."""
+    by_layer = {}
+    for kind in kinds:
+        options = sorted(kind.options, key=lambda option: (option.unrolling.window_outputs, option.cells))
+        by_layer.update(dict.fromkeys(kind.members, tuple(options[:JOINT_OPTIONS])))
+    return [by_layer[number] for number in range(len(by_layer))]
+
+
+def check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise UsageError for a word that is not among the allowed ones."""
+    if value not in allowed:
+        raise UsageError(f"{option} = {value!r}: takes one of {', '.join(allowed)}")
+
+
+def layer_kinds(layers: Sequence[TiledLayer], target: Target, arrays: int | None) -> list[LayerKind]:
+    """Layers of equal geometry and slices together, with their options; the tiled copy comes first.
+
+    Options larger than ``arrays`` arrays are left out; None leaves out all that need more cells
+    than the tiled copy.
+    """
+    members: dict[tuple[object, ...], list[int]] = {}
+    for number, layer in enumerate(layers):
+        key = (layer.geometry, layer.slices, layer.unrolling, layer.cut)
+        members.setdefault(key, []).append(number)
+    kinds = []
+    for numbers in members.values():
+        layer = layers[numbers[0]]
+        tiled = CopyOption.of(layer.unrolling, layer.cut, layer.slices)
+        rows, columns = tile_limits(target, layer.slices)
+        most = tiled.cells if arrays is None else arrays * target.array.cells
+        options = explore_windows(layer.geometry, rows, columns, layer.slices, most)
+        same = [option for option in options if option.unrolling != tiled.unrolling or option.cut != tiled.cut]
+        kinds.append(LayerKind(tuple(numbers), (tiled, *same)))
+    return kinds
+
+
+def single_copies(kinds: Sequence[LayerKind], target: Target) -> WindowPlan:
+    """One copy of each layer in few arrays: the options with least cells, or as tiled."""
+    lines = (target.array.input_lines, target.array.output_lines)
+    plans = []
+    for pick in (_fewest_cells, _as_tiled):
+        choices = tuple((Choice(pick(kind), 1),) * len(kind.members) for kind in kinds)
+        shapes = shapes_of(choices)
+        packing = pack(shapes, lines, None, None, enough=arrays_bound(shapes, lines, None))
+        assert packing is not None, "without a limit every tile finds an array"
+        plans.append(WindowPlan(tuple(kinds), choices, packing))
+    return min(plans, key=lambda plan: (plan.packing.arrays, plan.interval))
+
+
+def _fewest_cells(kind: LayerKind) -> CopyOption:
+    return min(kind.options, key=lambda option: option.cells)
+
+
+def _as_tiled(kind: LayerKind) -> CopyOption:
+    return kind.options[0]
+
+
+def chips_for(layers: Sequence[TiledLayer], single: WindowPlan, context: PassContext) -> int:
+    """The budget, or as many chips as one copy of each layer needs.
 
     Raises
     ------
     CapacityError
         One copy does not fit the budget.
     """
-
-    summary: ClassVar[str] = "choose chips and copies of each layer for a short interval"
-
-    def run(self, graph: Graph, context: PassContext) -> Graph:
-        layers = [node for node in graph.nodes if isinstance(node, TiledLayer)]
-        demands = [CopyDemand.of(layer.unrolling, layer.cut, layer.slices) for layer in layers]
-        chips, plan = plan_copies(layers, demands, context.target, context.chips)
-        changed = {
-            layer.name: carry(MappedLayer, layer, replicas=share_windows(layer, copies))
-            for layer, copies in zip(layers, plan.copies, strict=True)
-        }
-        graph = graph.map_nodes(changed)
-        tiles = TileTable.of(node for node in graph.nodes if isinstance(node, MappedLayer))
-        method = "dual feasible functions over one copy or more of each layer, one tile a step per array"
-        certificates = (
-            (Certificate("initiation_interval", plan.interval, plan.interval_bound, method),) if layers else ()
-        )
-        placement = Placement(
-            chips=chips,
-            tiles=tiles,
-            certificates=certificates,
-            initiation_interval_steps=plan.interval,
-        )
-        return graph.replace(placement=placement)
+    per_chip, needed = context.target.chip.arrays, single.packing.arrays
+    if context.chips is None:
+        return -(-needed // per_chip)
+    if needed > context.chips * per_chip:
+        raise CapacityError(capacity_message(layers, context.target, context.chips, needed))
+    return context.chips
 
 
-def share_windows(layer: TiledLayer, copies: int) -> tuple[Replica, ...]:
+def share_windows(choice: Choice) -> tuple[Replica, ...]:
     """Copies of a layer; copy r works on windows r, r + copies, r + 2 copies, ..."""
-    windows = np.arange(layer.unrolling.windows, dtype=np.int32)
+    option, copies = choice.option, choice.copies
+    windows = np.arange(option.windows, dtype=np.int32)
     return tuple(
-        Replica(layer.unrolling, layer.cut, read_only(np.ascontiguousarray(windows[copy::copies])))
+        Replica(option.unrolling, option.cut, read_only(np.ascontiguousarray(windows[copy::copies])))
         for copy in range(copies)
     )
 
 
-def plan_copies(
-    layers: Sequence[TiledLayer], demands: Sequence[CopyDemand], target: Target, chips: int | None
-) -> tuple[int, CopyPlan]:
-    """Number of chips, and copies per layer.
-
-    Raises
-    ------
-    CapacityError
-        One copy does not fit ``chips``.
-    """
-    if not layers:
-        return 0, CopyPlan((), 0, 0, 0)
-    lines = (target.array.input_lines, target.array.output_lines)
-    shapes = shapes_of(demands, [1] * len(demands))
-    fewest = arrays_bound(shapes, lines, None)
-    single = pack(shapes, lines, None, None, enough=fewest)
-    assert single is not None, "without a limit every tile finds an array"
-    if chips is None:
-        chips = -(-single.arrays // target.chip.arrays)
-    if single.arrays > chips * target.chip.arrays:
-        raise CapacityError(capacity_message(layers, demands, target, chips, single))
-    return chips, shortest_interval(demands, lines, chips * target.chip.arrays, single)
-
-
-def capacity_message(
-    layers: Sequence[TiledLayer], demands: Sequence[CopyDemand], target: Target, chips: int, single: Packing
-) -> str:
+def capacity_message(layers: Sequence[TiledLayer], target: Target, chips: int, arrays: int) -> str:
     """What is needed, what is there, which layers take most and what would help."""
     per_chip = target.chip.arrays
-    needed = -(-single.arrays // per_chip)
     lines = (target.array.input_lines, target.array.output_lines)
-    sizes = [(arrays_bound(shapes_of([demand], [1]), lines, None), number) for number, demand in enumerate(demands)]
+    sizes = []
+    for number, layer in enumerate(layers):
+        option = CopyOption.of(layer.unrolling, layer.cut, layer.slices)
+        shapes = [TileShape(height, width, 1, count) for height, width, count in option.sizes]
+        sizes.append((arrays_bound(shapes, lines, None), number))
     largest = sorted(sizes, key=lambda item: (-item[0], item[1]))[:3]
-    named = ", ".join(f"{layers[number].name} ({arrays} arrays)" for arrays, number in largest)
+    named = ", ".join(f"{layers[number].name} ({count} arrays)" for count, number in largest)
     fewer_slices = ", fewer --slices" if any(layer.slices > 1 for layer in layers) else ""
     have = f"{chips} chip has" if chips == 1 else f"{chips} chips have"
     return (
-        f"needs {single.arrays} arrays, {have} {chips * per_chip} ({per_chip} arrays of "
+        f"needs {arrays} arrays, {have} {chips * per_chip} ({per_chip} arrays of "
         f"{lines[0]} x {lines[1]} cells on a chip of {target.name}); largest layers: {named}; "
-        f"use --chips {needed}{fewer_slices}, a target with larger arrays, or a smaller network"
+        f"use --chips {-(-arrays // per_chip)}{fewer_slices}, a target with larger arrays, or a smaller network"
     )

@@ -70,8 +70,8 @@ def _gemm_reason(node: OnnxNode, graph: Graph) -> str | None:
     if len(node.inputs) < 3 or not node.inputs[2]:
         return None
     bias = graph.constants[node.inputs[2]]
-    per_column = bias.size in (1, columns) and (bias.ndim == 0 or bias.shape[-1] in (1, columns))
-    return None if per_column and bias.size == max(bias.shape, default=1) else "its bias differs from row to row"
+    per_column = bias.size == 1 or bias.size == bias.shape[-1] == columns
+    return None if per_column else "its bias differs from row to row"
 
 
 def _matmul_reason(node: OnnxNode, graph: Graph) -> str | None:

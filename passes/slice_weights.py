@@ -14,15 +14,15 @@ from memcompile.pass_manager import Pass, PassContext
 
 @dataclass(frozen=True)
 class SliceWeights(Pass):
-    """Writes each weight as digits -L..+L of a balanced number of base 2 L + 1.
+    """Writes each weight as digits of a balanced number of the slices' base.
 
-    Every integer up to ((2 L + 1)^n - 1) / 2 has exactly one such form with n digits.
+    All digits but the last lie within half a base of zero; the last takes what is left, -L..+L.
     """
 
     summary: ClassVar[str] = "cut integer weights into slices, one differential pair each"
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
-        base = context.target.slice_base()
+        base = context.base
         return graph.map_nodes(
             {
                 node.name: carry(
@@ -39,9 +39,8 @@ def balanced_digits(numbers: NDArray[np.int32], base: int, count: int) -> NDArra
     half = base // 2
     digits = np.empty((count, *numbers.shape), np.int8)
     rest = numbers.astype(np.int64)
-    for place in range(count):
-        digit = (rest + half) % base - half
-        digits[place] = digit
-        rest = (rest - digit) // base
-    assert not rest.any(), "a weight is beyond the slices' range"
+    for place in range(count - 1):
+        digits[place] = (rest + half) % base - half
+        rest = (rest - digits[place]) // base
+    digits[count - 1] = rest
     return digits

@@ -1,0 +1,46 @@
+"""Run one program on several emulated chips, and see which imperfection costs what.
+
+Run it from anywhere: `python examples/02_run_on_noisy_devices.py`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+import memcompile
+from memcompile.data import DIGITS_TRAINING_SAMPLES, digits28
+
+MODEL = Path(__file__).with_name("five_layer_cnn.onnx")
+CHIPS = 3
+IMAGES = 300
+
+# Which imperfections are switched on; all others are off.
+CASES = {
+    "none (integer arithmetic)": memcompile.Effects.none(),
+    "converter": memcompile.Effects(programming_error=False, stuck_cells=False, read_noise=False),
+    "programming error": memcompile.Effects(stuck_cells=False, read_noise=False, adc=False),
+    "stuck cells": memcompile.Effects(programming_error=False, read_noise=False, adc=False),
+    "read noise": memcompile.Effects(programming_error=False, stuck_cells=False, adc=False),
+    "all": memcompile.Effects(),
+}
+
+
+def main() -> None:
+    """Print the accuracy of each case, mean and spread over chips."""
+    program = memcompile.compile(MODEL)
+    images, labels = digits28()
+    part = slice(DIGITS_TRAINING_SAMPLES, DIGITS_TRAINING_SAMPLES + IMAGES)
+    x = images[part, None].astype(np.float32) / 255
+
+    print(f"{'imperfections':28}accuracy over {CHIPS} chips")
+    for name, effects in CASES.items():
+        # The seed picks the chip: its programmed cells, its stuck cells and its noise.
+        shares = []
+        for seed in range(CHIPS):
+            logits = memcompile.Emulator(program, seed, effects=effects).run(x)["logits"]
+            shares.append(np.mean(logits.argmax(axis=1) == labels[part]))
+        print(f"{name:28}{np.mean(shares):.2%} +- {np.std(shares):.2%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""``memcompile tune``: hybrid training of a program on one emulated chip."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memcompile.atomic import write_atomically
+from memcompile.console import Output, check_writable, data_options
+from memcompile.data import Dataset, load_dataset
+from memcompile.errors import UsageError
+from memcompile.evaluation import score
+from memcompile.pass_manager import ProgressBar
+from memcompile.program import Program
+from memcompile.program_file import load_program, save_program
+from memcompile.runtime.emulator import Emulator
+from memcompile.runtime.hybrid_training import EpochRecord, TuningOptions
+from memcompile.runtime.transfer import transfer
+from memcompile.tuning import TuningPlan, TuningResult, tune
+from memcompile.verifier import verify_program
+
+
+@click.command("tune")
+@click.argument("program", type=Path)
+@click.option("-o", "--output", type=Path, metavar="FILE", help="Tuned program [default: PROGRAM.tuned.mcp].")
+@click.option("--test", type=Path, metavar="NPZ", help="Samples to score on; published data sets bring their own.")
+@click.option("--images", type=click.IntRange(1), help="Use the first so many training images [default: all].")
+@click.option("--epochs", type=click.IntRange(0), default=10, show_default=True, help="0 leaves the cells alone.")
+@click.option("--learning-rate", type=float, default=0.05, show_default=True, help="Step in units of float weights.")
+@click.option("--threshold-us", type=float, default=1.5, show_default=True, help="Rewrite a pair beyond this change.")
+@click.option(
+    "--recalibrate",
+    "recalibration_images",
+    type=click.IntRange(0),
+    default=300,
+    show_default=True,
+    help="Images to fit the digital scales and offsets with; 0 leaves them alone.",
+)
+@click.option("--plain-slices", is_flag=True, help="Do not leave measured errors of a slice to the next one.")
+@click.option("--score-images", type=click.IntRange(1), help="Score on the first so many test images [default: all].")
+@click.option("--curve", type=Path, metavar="PNG", help="Draw the learning curve (needs the extra `plot`).")
+@click.option("--json", "json_path", metavar="FILE|-", help="Write what was reached as JSON (- for standard output).")
+@data_options
+def tune_command(program: Path, **options: Any) -> None:
+    """Transfer PROGRAM to an emulated chip and tune it there.
+
+    Training images come from --data. A killed run started again goes on from OUTPUT.checkpoint.
+    """
+    out = Output(options["quiet"], options["json_path"])
+    target = options["output"] or program.with_suffix(".tuned.mcp")
+    check_writable(target)
+    source = verify_program(load_program(program))
+    training, test = _data(source, options)
+    training = training.head(options["images"] or training.count)
+    plan = TuningPlan(
+        recalibration_images=min(options["recalibration_images"], training.count),
+        correct_slices=not options["plain_slices"],
+        options=TuningOptions(
+            epochs=options["epochs"],
+            learning_rate=options["learning_rate"],
+            threshold_us=options["threshold_us"],
+        ),
+        seed=options["seed"],
+    )
+    result = tune(
+        source,
+        training.inputs,
+        training.labels,
+        plan,
+        checkpoint=target.with_name(f"{target.name}.checkpoint"),
+        progress=out.progress,
+    )
+    save_program(result.program, target)
+    if options["curve"]:
+        write_atomically(options["curve"], draw_curve(result.records))
+    before, _ = transfer(source, plan.seed, correct_slices=plan.correct_slices)
+    facts = _facts(source, before, result, training, test, out.progress)
+    out.facts(facts, _lines(facts))
+    out.say(f"tuned program written to {target}; next: memcompile run {target} --data YOUR_DATA")
+
+
+def _data(program: Program, options: dict[str, Any]) -> tuple[Dataset, Dataset]:
+    """Training and test samples."""
+    normalisation = {"mean": options["mean"], "std": options["std"], "seed": options["seed"]}
+    data, test = options["data"], options["test"]
+    training = load_dataset(data, program.inputs, part="train", **normalisation)
+    if training.generated:
+        raise UsageError("tuning needs real samples with labels; give them with --data")
+    if test is None and data is not None and not data.is_dir():
+        raise UsageError(f"{data} is an archive and has no test part; give samples to score on with --test")
+    scored = load_dataset(test or data, program.inputs, part="test", **normalisation)
+    if scored.labels is None:
+        raise UsageError(f"{scored.name} has no labels to score with; give an archive with labels")
+    return training, scored.head(options["score_images"] or scored.count)
+
+
+def _facts(
+    source: Program, before: Program, result: TuningResult, training: Dataset, test: Dataset, progress: ProgressBar
+) -> dict[str, Any]:
+    assert test.labels is not None
+    accuracy = {}
+    for name, emulator in (
+        ("ideal", Emulator.ideal(source)),
+        ("transferred", Emulator(before, before.chip.seed if before.chip else 0)),
+        ("tuned", Emulator(result.program, before.chip.seed if before.chip else 0)),
+    ):
+        with progress(f"scoring {name}", test.count) as advance:
+            accuracy[name] = score(emulator.run(test.inputs, progress=advance), test.labels)
+    return {
+        "training_data": training.name,
+        "training_images": training.count,
+        "test_data": test.name,
+        "test_images": test.count,
+        "accuracy": accuracy,
+        "transfer_cell_writes": result.transfer_writes,
+        "tuning_cell_writes": result.tuning_writes,
+        "epochs": [asdict(record) for record in result.records],
+    }
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    accuracy = facts["accuracy"]
+    return [
+        f"accuracy on {facts['test_data']}, {facts['test_images']:,} images",
+        f"  ideal devices        {accuracy['ideal']:.2%}",
+        f"  after transfer       {accuracy['transferred']:.2%}",
+        f"  after tuning         {accuracy['tuned']:.2%}  "
+        f"({facts['training_images']:,} images of {facts['training_data']})",
+        f"cell writes            {facts['transfer_cell_writes']:,} to transfer, "
+        f"{facts['tuning_cell_writes']:,} to tune",
+    ]
+
+
+def draw_curve(records: tuple[EpochRecord, ...]) -> bytes:
+    """Loss and training accuracy over epochs, as PNG.
+
+    Raises
+    ------
+    UsageError
+        matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and slow to import
+    except ImportError as error:
+        raise UsageError("--curve needs matplotlib: pip install 'memcompile[plot]'") from error
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    epochs = [record.epoch + 1 for record in records]
+    loss.plot(epochs, [record.loss for record in records], marker="o", markersize=3)
+    loss.set(xlabel="epoch", ylabel="cross-entropy", title="loss on the chip")
+    accuracy.plot(epochs, [100 * record.accuracy for record in records], marker="o", markersize=3)
+    accuracy.set(xlabel="epoch", ylabel="%", title="training accuracy on the chip")
+    buffer = io.BytesIO()
+    # Without a software tag the same curve gives the same bytes.
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()

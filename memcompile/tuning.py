@@ -1,0 +1,259 @@
+"""Hybrid training from end to end: transfer, recalibrate, tune in situ, with checkpoints.
+
+A checkpoint is written after each stage and each epoch. Everything random is keyed by the seed
+and by counters that the checkpoint holds, so a killed run that is started again ends with the
+same bytes as one that was not killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.atomic import write_atomically
+from memcompile.errors import DataError, UsageError
+from memcompile.pass_manager import ProgressBar, no_progress
+from memcompile.program import Program
+from memcompile.program_file import decode_program, encode_program
+from memcompile.runtime.hybrid_training import EpochRecord, LastLayerTuner, TuningOptions
+from memcompile.runtime.recalibrate import recalibrate
+from memcompile.runtime.transfer import Writer, transfer
+
+# Image numbers key the read noise; tuning must not see the noise that scoring sees.
+TUNING_IMAGES = 1 << 30
+
+
+@dataclass(frozen=True)
+class TuningPlan:
+    """What to do and with how much data.
+
+    ``recalibration_images`` of 0 leaves the digital scales alone; ``options.epochs`` of 0 leaves
+    the cells alone.
+    """
+
+    recalibration_images: int = 300
+    correct_slices: bool = True
+    options: TuningOptions = field(default_factory=TuningOptions)
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class TuningResult:
+    """A tuned program and what it took.
+
+    ``transfer_writes`` and ``tuning_writes`` count closed-loop writes of cells.
+    """
+
+    program: Program
+    records: tuple[EpochRecord, ...]
+    transfer_writes: int
+    tuning_writes: int
+
+
+def tune(
+    program: Program,
+    inputs: Mapping[str, NDArray[Any]],
+    labels: NDArray[np.int64] | None,
+    plan: TuningPlan | None = None,
+    *,
+    checkpoint: Path | None = None,
+    progress: ProgressBar = no_progress,
+) -> TuningResult:
+    """Transfer a program to one emulated chip and win the lost accuracy back.
+
+    Parameters
+    ----------
+    inputs
+        Training images, [N, ...] per program input.
+    labels
+        Their classes, int64 [N]; needed unless the plan has no epochs.
+    checkpoint
+        File that a killed run goes on from; removed at the end.
+
+    Raises
+    ------
+    UsageError
+        The program has no crossbar layer, or its chip is already programmed.
+    DataError
+        Labels are missing or beyond the last layer's outputs.
+    """
+    plan = plan or TuningPlan()
+    _check(program, labels, plan)
+    state = _resume(checkpoint, program, inputs, labels, plan)
+    if state is None:
+        state = _begin(program, inputs, plan, progress)
+        _save(checkpoint, state, program, inputs, labels, plan)
+    transferred = state.transfer_writes
+    if plan.options.epochs and labels is not None:
+        state = _tune(state, program, inputs, labels, plan, checkpoint, progress)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return TuningResult(state.program, state.records, transferred, state.writes)
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """Where a run is: enough to go on as if it had not stopped."""
+
+    program: Program
+    records: tuple[EpochRecord, ...]
+    pending: NDArray[np.float64]
+    rounds: int
+    transfer_writes: int
+    writes: int
+
+
+def _check(program: Program, labels: NDArray[np.int64] | None, plan: TuningPlan) -> None:
+    if not program.layers:
+        raise UsageError("the program has no crossbar layer, so there is nothing to tune")
+    if program.chip is not None:
+        raise UsageError("the program is already transferred to a chip; tune the program that the compiler wrote")
+    if not plan.options.epochs:
+        return
+    if labels is None:
+        raise DataError("tuning needs labels; give data with labels, or --epochs 0 to recalibrate only")
+    classes = program.layers[-1].geometry.out_channels
+    if labels.min() < 0 or labels.max() >= classes:
+        raise DataError(
+            f"labels run from {labels.min()} to {labels.max()}, but the last crossbar layer "
+            f"{program.layers[-1].name} has {classes} outputs"
+        )
+    if program.layers[-1].geometry.positions != 1:
+        raise UsageError(
+            f"the last crossbar layer {program.layers[-1].name} is not a classifier (it has "
+            f"{program.layers[-1].geometry.positions} output positions); use --epochs 0 to recalibrate only"
+        )
+
+
+def _begin(program: Program, inputs: Mapping[str, NDArray[Any]], plan: TuningPlan, progress: ProgressBar) -> _State:
+    chip, writer = transfer(program, plan.seed, correct_slices=plan.correct_slices)
+    if plan.recalibration_images:
+        some = {name: array[: plan.recalibration_images] for name, array in inputs.items()}
+        with progress("recalibrating", len(program.layers)) as advance:
+            chip = recalibrate(chip, some, seed=plan.seed, first_image=TUNING_IMAGES, advance=advance)
+    pending = np.zeros(program.layers[-1].geometry.weights)
+    return _State(chip, (), pending, writer.rounds, writer.writes, 0)
+
+
+def _tune(
+    state: _State,
+    source: Program,
+    inputs: Mapping[str, NDArray[Any]],
+    labels: NDArray[np.int64],
+    plan: TuningPlan,
+    checkpoint: Path | None,
+    progress: ProgressBar,
+) -> _State:
+    writer = Writer.resume(state.program, plan.seed, state.rounds)
+    count = len(labels)
+    with progress("measuring", count) as advance:
+        tuner = LastLayerTuner(
+            state.program,
+            writer,
+            inputs,
+            labels,
+            plan.options,
+            plan.seed,
+            state.pending,
+            first_image=TUNING_IMAGES,
+            advance=advance,
+        )
+    done = len(state.records)
+    with progress("tuning", plan.options.epochs) as advance:
+        advance(done)
+        for epoch in range(done, plan.options.epochs):
+            record = tuner.epoch(epoch)
+            state = replace(
+                state,
+                program=tuner.program,
+                records=(*state.records, record),
+                pending=tuner.pending.copy(),
+                rounds=writer.rounds,
+                writes=state.writes + record.writes,
+            )
+            _save(checkpoint, state, source, inputs, labels, plan)
+            advance(1)
+    return state
+
+
+def _fingerprint(
+    program: Program, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None, plan: TuningPlan
+) -> str:
+    """Digest of everything that decides a run, but the number of epochs."""
+    digest = hashlib.sha256(encode_program(program))
+    for name in sorted(inputs):
+        digest.update(np.ascontiguousarray(inputs[name]).tobytes())
+    digest.update(b"" if labels is None else labels.tobytes())
+    facts = asdict(plan)
+    del facts["options"]["epochs"]
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _save(
+    checkpoint: Path | None,
+    state: _State,
+    program: Program,
+    inputs: Mapping[str, NDArray[Any]],
+    labels: NDArray[np.int64] | None,
+    plan: TuningPlan,
+) -> None:
+    if checkpoint is None:
+        return
+    facts = {
+        "fingerprint": _fingerprint(program, inputs, labels, plan),
+        "records": [asdict(record) for record in state.records],
+        "rounds": state.rounds,
+        "transfer_writes": state.transfer_writes,
+        "writes": state.writes,
+    }
+    pending = io.BytesIO()
+    np.lib.format.write_array(pending, state.pending, allow_pickle=False)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("state.json", json.dumps(facts))
+        archive.writestr("pending.npy", pending.getvalue())
+        archive.writestr("program.mcp", encode_program(state.program))
+    write_atomically(checkpoint, buffer.getvalue())
+
+
+def _resume(
+    checkpoint: Path | None,
+    program: Program,
+    inputs: Mapping[str, NDArray[Any]],
+    labels: NDArray[np.int64] | None,
+    plan: TuningPlan,
+) -> _State | None:
+    """The state of an interrupted run with the same program, data and plan; None if there is none."""
+    if checkpoint is None or not checkpoint.exists():
+        return None
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            facts = json.loads(archive.read("state.json"))
+            pending = np.lib.format.read_array(io.BytesIO(archive.read("pending.npy")), allow_pickle=False)
+            data = archive.read("program.mcp")
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise UsageError(f"checkpoint {checkpoint} cannot be read ({error}); remove it to start again") from error
+    if facts["fingerprint"] != _fingerprint(program, inputs, labels, plan):
+        raise UsageError(
+            f"checkpoint {checkpoint} is of a run with another program, other data or other options; "
+            "remove it to start again"
+        )
+    records = tuple(EpochRecord(**record) for record in facts["records"])[: plan.options.epochs]
+    return _State(
+        decode_program(data, str(checkpoint)),
+        records,
+        pending,
+        facts["rounds"],
+        facts["transfer_writes"],
+        facts["writes"],
+    )

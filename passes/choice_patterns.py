@@ -1,0 +1,182 @@
+"""Choices of windows and copies for all layers together with array patterns: bounds and plans.
+
+Every way to give a layer windows and copies (a *choice*) asks for tiles, and the tiles must be
+covered by array patterns. Taken in parts, that is a linear programme: if it needs more arrays
+than there are, no mapping of the family keeps the interval. Taken whole, it is a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from ortools.sat.python import cp_model
+from scipy.optimize import linprog
+from scipy.sparse import csr_matrix
+
+from memcompile.passes.packing import Fill, Packing, TileShape, fill_array
+from memcompile.passes.packing_exact import arrange
+from memcompile.passes.patterns import ARRANGE_LIMIT, TOLERANCE, Knapsack, pattern_counts, pattern_of
+from memcompile.passes.window_plan import Choice, PriceTable, WindowPlan, shapes_of, tiles_of
+
+SPARE_COPIES = 3
+"""Copies beyond the fewest that are told apart; still more are counted without their steps."""
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A choice of a layer kind with the tiles it asks for: shape number to count."""
+
+    kind: int
+    choice: Choice
+    tiles: dict[int, int]
+
+
+@dataclass
+class ChoiceProgram:
+    """The linear programme of one interval.
+
+    ``whole`` is False for bounds: copies then have the steps of their least loaded one, patterns
+    need not be arrangeable, and one entry per option stands for any larger number of copies.
+    """
+
+    table: PriceTable
+    interval: int
+    arrays: int
+    whole: bool
+    columns: list[_Column] = field(default_factory=list)
+    shapes: list[TileShape] = field(default_factory=list)
+    patterns: list[NDArray[np.int64]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        numbers: dict[tuple[int, int, int], int] = {}
+        for kind, option, copies, load in self.table.survivors(self.interval, self.arrays, SPARE_COPIES):
+            choice = Choice(self.table.kinds[kind].options[option], copies)
+            if self.whole:
+                wanted = tiles_of(choice)
+                if load == 0:
+                    continue
+            else:
+                wanted = {(height, width, load): count * copies for height, width, count in choice.option.sizes}
+            tiles = {numbers.setdefault(key, len(numbers)): count for key, count in wanted.items()}
+            self.columns.append(_Column(kind, choice, tiles))
+        self.shapes = [TileShape(*key, 0) for key in numbers]
+        sizes = np.array(list(numbers), np.int64).reshape(-1, 3)
+        lines = self.table.lines
+        self.knapsacks = [Knapsack.of(sizes, lines, self.interval, own_lines) for own_lines in (False, True)]
+        most = self.knapsacks[self.whole].most
+        self.patterns = [np.eye(len(most), dtype=np.int64)[shape] * most[shape] for shape in range(len(most))]
+        self.demand = np.zeros((len(self.shapes), len(self.columns)))
+        for number, column in enumerate(self.columns):
+            for shape, count in column.tiles.items():
+                self.demand[shape, number] = count
+        self.belongs = np.zeros((len(self.table.kinds), len(self.columns)))
+        self.belongs[[column.kind for column in self.columns], np.arange(len(self.columns))] = 1
+
+    def possible(self, rounds: int) -> bool | None:
+        """Whether the programme needs at most the arrays at hand; None if the rounds ran out."""
+        if not self.belongs.any(axis=1).all():
+            return False
+        for _ in range(rounds):
+            value, prices = self._solve()
+            if value <= self.arrays + TOLERANCE:
+                return True
+            dearest, content = self.knapsacks[0].dearest(prices)
+            if not self.whole and self._asked(prices) / max(1.0, dearest) > self.arrays + TOLERANCE:
+                return False
+            if self.whole:
+                fill = pattern_of(self.shapes, self.knapsacks, prices, self.table.lines)
+                content = np.zeros(len(prices), np.int64) if fill is None else pattern_counts(fill, len(prices))
+            if float(prices @ content) <= 1 + TOLERANCE:
+                return None
+            self.patterns.append(content)
+        return None
+
+    def _asked(self, prices: NDArray[np.float64]) -> float:
+        """What the tiles of the cheapest choices are worth (Farley's bound divides it by the dearest array)."""
+        cost = prices @ self.demand
+        return float(
+            sum(
+                layers * cost[self.belongs[kind] > 0].min() for kind, layers in enumerate(self.table.layers.tolist())
+            )
+        )
+
+    def _solve(self) -> tuple[float, NDArray[np.float64]]:
+        """Number of arrays, and price of each shape."""
+        counts = np.stack(self.patterns, axis=1)
+        shapes, choices = self.demand.shape
+        solution = linprog(
+            np.concatenate([np.zeros(choices), np.ones(counts.shape[1])]),
+            A_ub=csr_matrix(np.concatenate([self.demand, -counts], axis=1)),
+            b_ub=np.zeros(shapes),
+            A_eq=csr_matrix(np.concatenate([self.belongs, np.zeros((len(self.belongs), counts.shape[1]))], axis=1)),
+            b_eq=self.table.layers.astype(np.float64),
+            method="highs",
+        )
+        return float(solution.fun), -solution.ineqlin.marginals
+
+    def plan(self, effort: float) -> WindowPlan | None:
+        """Whole choices and whole arrays from the patterns found, with CP-SAT; None if there are none."""
+        model = cp_model.CpModel()
+        layers = self.table.layers.tolist()
+        taken = [model.new_int_var(0, layers[column.kind], "") for column in self.columns]
+        used = [model.new_int_var(0, self.arrays, "") for _ in self.patterns]
+        for kind, number in enumerate(layers):
+            model.add(
+                sum(item for item, column in zip(taken, self.columns, strict=True) if column.kind == kind) == number
+            )
+        for shape in range(len(self.shapes)):
+            held = sum(int(pattern[shape]) * item for pattern, item in zip(self.patterns, used, strict=True) if pattern[shape])
+            asked = sum(
+                column.tiles[shape] * item
+                for column, item in zip(self.columns, taken, strict=True)
+                if shape in column.tiles
+            )
+            model.add(held >= asked)
+        model.add(sum(used) <= self.arrays)
+        solver = cp_model.CpSolver()
+        solver.parameters.num_workers = 1
+        solver.parameters.random_seed = 0
+        solver.parameters.max_deterministic_time = effort
+        if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+            return None
+        choices = []
+        for kind in range(len(layers)):
+            for item, column in zip(taken, self.columns, strict=True):
+                if column.kind == kind:
+                    choices += [column.choice] * solver.value(item)
+        return self._plan(choices, [solver.value(item) for item in used])
+
+    def _plan(self, choices: Sequence[Choice], used: Sequence[int]) -> WindowPlan | None:
+        """Put the chosen tiles into the chosen arrays."""
+        kinds, lines = self.table.kinds, self.table.lines
+        by_layer = []
+        given = iter(choices)
+        for kind in kinds:
+            by_layer.append(tuple(next(given) for _ in kind.members))
+        shapes = shapes_of(by_layer)
+        index = {(shape.height, shape.width, shape.load): number for number, shape in enumerate(shapes)}
+        left = [shape.count for shape in shapes]
+        fills: list[tuple[Fill, int]] = []
+        for pattern, number in zip(self.patterns, used, strict=True):
+            content = [
+                (index[key], int(pattern[shape]))
+                for shape, item in enumerate(self.shapes)
+                if pattern[shape] and (key := (item.height, item.width, item.load)) in index
+            ]
+            content.sort(key=lambda entry: (-shapes[entry[0]].height, -shapes[entry[0]].width))
+            for _ in range(number):
+                here = [(shape, min(count, left[shape])) for shape, count in content if left[shape]]
+                fill = fill_array(shapes, here, lines)
+                if fill is None:
+                    counts = dict(here)
+                    fill = arrange(shapes, [counts.get(n, 0) for n in range(len(shapes))], lines, ARRANGE_LIMIT)
+                if fill is None:
+                    return None
+                for shape, count in here:
+                    left[shape] -= count
+                if fill.tiles:
+                    fills.append((fill, 1))
+        return WindowPlan(tuple(kinds), tuple(by_layer), Packing(tuple(fills)))

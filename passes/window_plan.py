@@ -1,0 +1,226 @@
+"""Chooses window and number of copies of each layer for the shortest interval, at any scale.
+
+For an interval of T steps a layer with an option of W windows needs ceil(W / T) copies. Two
+resources are short, cells and steps; a price between them turns the choice into one minimum per
+layer, and a sweep over prices visits the choices worth packing. The same prices give a bound:
+whatever is chosen, the priced demand must not exceed the arrays at hand (Lagrangian relaxation).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.passes.explore_windows import CopyOption
+from memcompile.passes.packing import Packing, TileShape, pack
+from memcompile.passes.packing_bounds import arrays_bound
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """Layers with the same options: the layer numbers, and the ways to lay out a copy."""
+
+    members: tuple[int, ...]
+    options: tuple[CopyOption, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An option with a number of copies that share its windows evenly."""
+
+    option: CopyOption
+    copies: int
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """One choice per layer of each kind, and the packing that proves it fits."""
+
+    kinds: tuple[LayerKind, ...]
+    choices: tuple[tuple[Choice, ...], ...]
+    packing: Packing
+
+    @property
+    def interval(self) -> int:
+        """Largest sum of loads in an array."""
+        return max((fill.load for fill, _ in self.packing.fills), default=0)
+
+
+def tiles_of(choice: Choice) -> dict[tuple[int, int, int], int]:
+    """Tiles of all copies of a choice: (input lines, output lines, steps) to count."""
+    counts: dict[tuple[int, int, int], int] = {}
+    least, longer = divmod(choice.option.windows, choice.copies)
+    for load, copies in ((least + 1, longer), (least, choice.copies - longer)):
+        for height, width, count in choice.option.sizes if copies else ():
+            counts[height, width, load] = counts.get((height, width, load), 0) + count * copies
+    return counts
+
+
+def shapes_of(choices: Iterable[Sequence[Choice]]) -> list[TileShape]:
+    """All tiles of all layers, collected by size and load; ``choices`` holds those of each kind."""
+    counts: dict[tuple[int, int, int], int] = {}
+    for layers in choices:
+        for choice, number in Counter(layers).items():
+            for key, count in tiles_of(choice).items():
+                counts[key] = counts.get(key, 0) + count * number
+    return [TileShape(*key, count) for key, count in sorted(counts.items())]
+
+
+class PriceTable:
+    """Demand of every option of every layer kind as a function of the interval.
+
+    Cells are counted in four ways that are all valid in bounds: as they are, or with tiles
+    higher (wider) than half an array counted as whole columns (rows), because no two such tiles
+    stand above (beside) each other, and smaller ones in that direction not at all.
+    """
+
+    def __init__(self, kinds: Sequence[LayerKind], lines: tuple[int, int]) -> None:
+        self.kinds = kinds
+        self.lines = lines
+        self.windows = [np.array([option.windows for option in kind.options], np.int64) for kind in kinds]
+        self.work = [np.array([option.work for option in kind.options], np.int64) for kind in kinds]
+        self.areas = [
+            np.array([_areas(option, lines) for option in kind.options], np.float64).reshape(-1, 4) for kind in kinds
+        ]
+        self.spread = [np.array([_spread(option, lines) for option in kind.options], np.float64) for kind in kinds]
+        self.layers = np.array([len(kind.members) for kind in kinds], np.int64)
+
+    def bound(self, interval: int) -> float:
+        """Arrays that any choice with one window per layer needs for this interval."""
+        best = 0.0
+        for price in np.linspace(0, 1, 21):
+            demand = np.zeros(4)
+            for kind in range(len(self.kinds)):
+                copies = -(-self.windows[kind] // interval)
+                cost = price * copies[:, None] * self.areas[kind] + (1 - price) * (self.work[kind] / interval)[:, None]
+                demand += self.layers[kind] * cost.min(axis=0)
+            best = max(best, float(demand.max()))
+        return best
+
+    def survivors(
+        self, interval: int, arrays: int, spare_copies: int
+    ) -> list[tuple[int, int, int, int]]:
+        """Choices that no price rules out for this interval: (kind, option, copies, steps of a copy).
+
+        Copies run from the fewest to ``spare_copies`` more, with the steps of the least loaded
+        copy; the last entry of an option has one copy more and no steps, and so stands for any
+        larger number in a bound.
+        """
+        found = []
+        slack = [self._excess(interval, arrays, extra) for extra in range(spare_copies + 2)]
+        for kind, item in enumerate(self.kinds):
+            for option in range(len(item.options)):
+                windows = int(self.windows[kind][option])
+                for extra, allowed in enumerate(slack):
+                    copies = -(-windows // interval) + extra
+                    if copies > windows or not allowed[kind][option]:
+                        continue
+                    load = windows // copies if extra <= spare_copies else 0
+                    found.append((kind, option, copies, load))
+        return found
+
+    def _excess(self, interval: int, arrays: int, extra: int) -> list[NDArray[np.bool_]]:
+        """Per kind and option: whether one layer of the kind may take it with ``extra`` more copies."""
+        allowed = [np.ones(len(item.options), bool) for item in self.kinds]
+        for price in np.linspace(0, 1, 21):
+            least, forced = [], []
+            for kind in range(len(self.kinds)):
+                copies = -(-self.windows[kind] // interval)
+                steps = (1 - price) * (self.work[kind] / interval)[:, None]
+                least.append((price * copies[:, None] * self.areas[kind] + steps).min(axis=0))
+                forced.append(price * (copies + extra)[:, None] * self.areas[kind] + steps)
+            total = sum(count * item for count, item in zip(self.layers, least, strict=True))
+            for kind in range(len(self.kinds)):
+                allowed[kind] &= (total - least[kind] + forced[kind] <= arrays + 1e-6).all(axis=1)
+        return allowed
+
+    def choices(self, interval: int, prices: Sequence[float]) -> list[tuple[Choice, ...]]:
+        """The cheapest choice for each price of cells against steps, without repetition."""
+        found: dict[tuple[int, ...], tuple[Choice, ...]] = {}
+        for price in prices:
+            numbers, picked = [], []
+            for kind, item in enumerate(self.kinds):
+                copies = -(-self.windows[kind] // interval)
+                cost = price * copies * self.spread[kind] + (1 - price) * self.work[kind] / interval
+                number = int(np.argmin(cost))
+                numbers.append(number)
+                picked.append(Choice(item.options[number], int(copies[number])))
+            found.setdefault(tuple(numbers), tuple(picked))
+        return list(found.values())
+
+
+def _areas(option: CopyOption, lines: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Arrays that a copy fills, counted in four ways; each is at most 1 in any one array."""
+    totals = [0.0] * 4
+    for height, width, count in option.sizes:
+        tall, wide = _half(height, lines[0]), _half(width, lines[1])
+        high, broad = height / lines[0], width / lines[1]
+        for way, area in enumerate((high * broad, tall * broad, high * wide, tall * wide)):
+            totals[way] += area * count
+    return totals[0], totals[1], totals[2], totals[3]
+
+
+def _half(size: int, capacity: int) -> float:
+    return 1.0 if 2 * size > capacity else 0.5 if 2 * size == capacity else 0.0
+
+
+def _spread(option: CopyOption, lines: tuple[int, int]) -> float:
+    """Arrays that a copy takes up in practice: equal tiles in rows and columns, nothing between."""
+    return sum(
+        count / ((lines[0] // height) * (lines[1] // width)) for height, width, count in option.sizes
+    )
+
+
+PRICES = {
+    "fast": (1.0, 0.8, 0.5, 0.2),
+    "normal": (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0),
+}
+
+
+def interval_bound(table: PriceTable, arrays: int) -> int:
+    """Shortest interval that one window per layer, with any number of copies, can reach."""
+    low, high = 1, max(int(table.windows[kind].max()) for kind in range(len(table.kinds)))
+    while table.bound(high) > arrays + 1e-6:
+        high *= 2
+    while low < high:
+        middle = (low + high) // 2
+        if table.bound(middle) > arrays + 1e-6:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def try_interval(
+    table: PriceTable, interval: int, arrays: int, prices: Sequence[float]
+) -> WindowPlan | None:
+    """A plan that keeps this interval on these arrays, if a price finds one."""
+    for choices in table.choices(interval, prices):
+        by_layer = tuple((choice,) * len(kind.members) for kind, choice in zip(table.kinds, choices, strict=True))
+        shapes = shapes_of(by_layer)
+        if arrays_bound(shapes, table.lines, interval) > arrays:
+            continue
+        packing = pack(shapes, table.lines, interval, arrays, enough=arrays)
+        if packing is not None:
+            return WindowPlan(tuple(table.kinds), by_layer, packing)
+    return None
+
+
+def shortest_interval(
+    table: PriceTable, arrays: int, single: WindowPlan, bound: int, prices: Sequence[float]
+) -> WindowPlan:
+    """Bisect for the shortest interval that a plan reaches; ``single`` is what remains."""
+    best, low = single, bound
+    while low < best.interval:
+        middle = math.isqrt(low * best.interval) if best.interval > 4 * low else (low + best.interval) // 2
+        plan = try_interval(table, middle, arrays, prices)
+        if plan is None:
+            low = middle + 1
+        else:
+            best = plan
+    return best

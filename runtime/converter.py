@@ -1,0 +1,101 @@
+"""The converter of an output line and the units line currents are counted in.
+
+Currents are counted in *converter units*: one unit is the current that one read voltage drives
+through ``unit_us`` microsiemens, so currents and conductances share their numbers. Conductances
+are held on a grid of 2^-grid_bits units, chosen such that every sum of a line below twice the
+full range is exact in its floating-point type, in any order. That makes results independent of
+how sums are formed; the grid is 2^-24 of the range, far below any effect.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.target import Target
+
+
+@dataclass(frozen=True)
+class Converter:
+    """Units, grid and resolution of one conversion.
+
+    One level step of a cell is ``codes_per_level / levels_per_code`` units; one of the two is 1.
+    ``max_code`` is None for a converter that is exact and has no end of range.
+    """
+
+    codes_per_level: int
+    levels_per_code: int
+    unit_us: float
+    grid_bits: int
+    max_code: int | None
+
+    @classmethod
+    def adc(cls, target: Target) -> Converter:
+        """The target's ADC, whose range is fixed to hold all input lines at g_max.
+
+        In level steps the range is F = input_lines * g_max / level_step. If k = floor((2^bits - 1)
+        / F) is at least 1, one code is 1/k level step and an array without errors is converted
+        exactly: the part of the current that comes from g_min is the same on both lines of a
+        pair, so both are rounded alike. Otherwise one code is m = ceil(F / (2^bits - 1)) steps.
+        """
+        codes = (1 << target.adc.bits) - 1
+        reach = Fraction(codes) / _range_levels(target)
+        per_level = max(1, math.floor(reach))
+        per_code = 1 if reach >= 1 else math.ceil(1 / reach)
+        unit_us = target.cell.level_step_us * per_code / per_level
+        return cls(per_level, per_code, unit_us, 23 - target.adc.bits, codes)
+
+    @classmethod
+    def exact(cls, target: Target) -> Converter:
+        """No converter: currents in level steps, on a grid that double precision sums exactly."""
+        return cls(1, 1, target.cell.level_step_us, 16, None)
+
+    @property
+    def dtype(self) -> type[np.floating[Any]]:
+        """Floating-point type in which line sums on the grid are exact."""
+        return np.float64 if self.max_code is None else np.float32
+
+    def to_grid(self, value: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Round to the nearest point of the grid."""
+        scale = float(1 << self.grid_bits)
+        return np.rint(value * scale) / scale
+
+    def nominal(self, levels: NDArray[np.integer[Any]], target: Target) -> NDArray[np.float64]:
+        """Conductance of cells without errors, in units on the grid.
+
+        The part from g_min is rounded down to the grid, the same for every cell, so that pairs
+        cancel exactly and full lines stay inside the range.
+        """
+        per_level = Fraction(self.codes_per_level, self.levels_per_code)
+        base = _ratio(target) * per_level * (1 << self.grid_bits)
+        return self.to_grid(levels * float(per_level)) + math.floor(base) / (1 << self.grid_bits)
+
+    def convert(self, current: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Output code of line currents in units: clip(floor(current + 1/2), 0, max_code).
+
+        Rounding half up, unlike half to even, does not depend on the part that both lines of a
+        pair share.
+        """
+        if self.max_code is None:
+            return current
+        return np.clip(np.floor(current + 0.5), 0, self.max_code)
+
+    def to_levels(self, sums: NDArray[Any]) -> NDArray[np.float64]:
+        """Sums of codes as sums of level steps; exact where one code is 1/k level step."""
+        return sums.astype(np.float64) * self.levels_per_code / self.codes_per_level
+
+
+def _ratio(target: Target) -> Fraction:
+    """g_min in level steps, exactly."""
+    low, high = Fraction(target.cell.g_min_us), Fraction(target.cell.g_max_us)
+    return low * target.signed_levels / (high - low)
+
+
+def _range_levels(target: Target) -> Fraction:
+    """Largest line current in level steps, exactly."""
+    return (_ratio(target) + target.signed_levels) * target.array.input_lines

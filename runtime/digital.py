@@ -1,0 +1,43 @@
+"""Digital stages: ONNX subgraphs between crossbar layers, run by onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from memcompile.errors import DataError
+from memcompile.onnx_session import open_session
+from memcompile.program import DigitalStage
+
+
+class DigitalRunner:
+    """Keeps one open session per digital stage."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, ort.InferenceSession] = {}
+
+    def run(self, stage: DigitalStage, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run a stage on the values it reads.
+
+        Raises
+        ------
+        DataError
+            onnxruntime refuses the values, for instance because their shape is not the one the
+            model was made for.
+        """
+        session = self._sessions.get(stage.name)
+        if session is None:
+            session = self._sessions[stage.name] = open_session(stage.model)
+        feeds = {name: values[name] for name in stage.inputs if name}
+        names = [name for name in stage.outputs if name]
+        try:
+            results = session.run(names, feeds)
+        except Exception as error:  # onnxruntime's errors have no common base class
+            shapes = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in feeds.items())
+            first_line = str(error).strip().splitlines()[0]
+            raise DataError(f"digital stage {stage.name} cannot run on {shapes}: {first_line}") from error
+        return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}

@@ -1,0 +1,225 @@
+"""The emulator: runs a program image by image as the chip would.
+
+Stages run in program order. Crossbar layers go through one of two executors of the same
+program: ``fast`` (default) and ``literal``, the slow and obvious oracle. Without imperfections
+both give the bits of integer arithmetic; with deterministic ones they agree bit for bit with each
+other; with read noise they agree in distribution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.errors import DataError, UsageError
+from memcompile.geometry import Geometry
+from memcompile.ir import MappedLayer
+from memcompile.program import Program, Stage
+from memcompile.runtime.batches import Batches, check_inputs, join
+from memcompile.runtime.compiled import available_threads
+from memcompile.runtime.digital import DigitalRunner
+from memcompile.runtime.effects import Effects
+from memcompile.runtime.fast import FastExecutor
+from memcompile.runtime.literal import LiteralExecutor
+from memcompile.runtime.machine import Machine
+
+__all__ = ["Effects", "Emulator"]
+
+CHUNK_BYTES = 128_000_000
+"""Memory that the largest layer's input vectors and sums may take; sets the default chunk."""
+MAX_CHUNK = 1_000
+
+
+class Emulator:
+    """A program on one sample of hardware.
+
+    Parameters
+    ----------
+    program
+        What to run.
+    seed
+        Selects the sample of devices and all noise, 0 <= seed < 2^64.
+    effects
+        Imperfections to apply; all of them when None.
+    executor
+        ``"fast"``, or ``"literal"`` for the step-by-step oracle.
+    chunk
+        Images run at once; chosen to bound memory when None. Results do not depend on it.
+    threads
+        Threads of the compiled kernels; the processors at hand when None. Results do not depend
+        on it.
+
+    Raises
+    ------
+    UsageError
+        The seed, executor or chunk is out of range, or the chunk contradicts the model's fixed
+        batch.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        seed: int = 0,
+        *,
+        effects: Effects | None = None,
+        executor: Literal["fast", "literal"] = "fast",
+        chunk: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        if not 0 <= seed < 1 << 64:
+            raise UsageError(f"seed {seed} is out of range; give 0 <= seed < 2^64")
+        if executor not in ("fast", "literal"):
+            raise UsageError(f"no executor is called {executor!r}; there are 'fast' and 'literal'")
+        self.program = program
+        self.effects = Effects() if effects is None else effects
+        self.machine = Machine(program, seed, self.effects, threads or available_threads())
+        self.batches = Batches.of(program.inputs, chunk, default_chunk(program))
+        self._executor = FastExecutor(self.machine) if executor == "fast" else LiteralExecutor(self.machine)
+        self._digital = DigitalRunner()
+        self._numbers = {layer.name: number for number, layer in enumerate(program.layers)}
+
+    @classmethod
+    def ideal(cls, program: Program, executor: Literal["fast", "literal"] = "fast") -> Emulator:
+        """Perfect hardware: integer arithmetic of the quantised network, converters wide enough."""
+        return cls(program, effects=Effects.none(), executor=executor)
+
+    def run(
+        self,
+        x: NDArray[Any] | Mapping[str, NDArray[Any]],
+        *,
+        first_image: int = 0,
+        also: Sequence[str] = (),
+        progress: Callable[[int], None] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """Run images through the program, chunk by chunk.
+
+        Parameters
+        ----------
+        x
+            The program's inputs by name, [images, ...] each; one array if there is one input.
+        first_image
+            Number of the first image; read noise is keyed by image number, so that a data set
+            run in parts gives the same result as in one go.
+        also
+            Intermediate values to return beside the outputs.
+        progress
+            Called after each chunk with the number of images done since the last call.
+
+        Returns
+        -------
+        Outputs and values of ``also`` by name.
+
+        Raises
+        ------
+        DataError
+            An input is missing, unknown, of another type or shape, or not finite; or a value
+            between the stages is not a number.
+        UsageError
+            ``also`` names a value that the program does not have.
+        """
+        wanted = tuple(dict.fromkeys((*self.program.outputs, *also)))
+        self._check_names(also)
+        inputs, images = check_inputs(self.program.inputs, x, self.batches)
+        if not 0 <= first_image <= (1 << 32) - images:
+            raise UsageError(f"first_image {first_image} is out of range; give 0 <= first_image <= 2^32 - {images}")
+        parts: list[dict[str, NDArray[Any]]] = []
+        for begin, end in self.batches.cuts(images):
+            values = {name: self.batches.part(name, array, begin, end) for name, array in inputs.items()}
+            numbers = np.arange(first_image + begin, first_image + end, dtype=np.int64)
+            parts.append(self._run_chunk(values, numbers, wanted))
+            if progress is not None:
+                progress(end - begin)
+        return {name: self._joined(name, parts) for name in wanted}
+
+    def _joined(self, name: str, parts: list[dict[str, NDArray[Any]]]) -> NDArray[Any]:
+        if name in self.program.constants:
+            return self.program.constants[name]
+        return join(name, [part[name] for part in parts])
+
+    def _check_names(self, also: Sequence[str]) -> None:
+        known = {value for stage in self.program.stages for value in stage.outputs}
+        known |= set(self.program.inputs) | set(self.program.constants)
+        unknown = [name for name in also if name not in known]
+        if unknown:
+            raise UsageError(
+                f"the program has no value {unknown[0]!r}; values between its stages are "
+                f"{', '.join(sorted(known - set(self.program.constants)))}"
+            )
+
+    def _run_chunk(
+        self, values: dict[str, NDArray[Any]], images: NDArray[np.int64], wanted: tuple[str, ...]
+    ) -> dict[str, NDArray[Any]]:
+        values = {**self.program.constants, **values}
+        for stage, dead in zip(self.program.stages, self._dead_after(wanted), strict=True):
+            values.update(self.run_stage(stage, values, images))
+            for name in dead:
+                del values[name]
+        return {name: values[name] for name in wanted}
+
+    def _dead_after(self, wanted: tuple[str, ...]) -> list[list[str]]:
+        """Values that nothing reads after each stage."""
+        seen = set(wanted)
+        dead: list[list[str]] = []
+        for stage in reversed(self.program.stages):
+            names = {name for name in (*stage.inputs, *stage.outputs) if name}
+            dead.append(sorted(names - seen))
+            seen |= names
+        return dead[::-1]
+
+    def run_stage(
+        self, stage: Stage, values: Mapping[str, NDArray[Any]], images: NDArray[np.int64]
+    ) -> dict[str, NDArray[Any]]:
+        """Run one stage on the values it reads, [images, ...] each; image numbers key the read noise."""
+        if isinstance(stage, MappedLayer):
+            return {stage.outputs[0]: self._run_layer(stage, values[stage.inputs[0]], images)}
+        return self._digital.run(stage, values)
+
+    def _run_layer(self, layer: MappedLayer, x: NDArray[Any], images: NDArray[np.int64]) -> NDArray[Any]:
+        geometry = layer.geometry
+        if not _fits(geometry, x):
+            raise DataError(
+                f"layer {layer.name} gets [{', '.join(map(str, x.shape))}] as {layer.inputs[0]!r}; it was compiled for "
+                f"{geometry.in_channels} channels of size {geometry.input_size}; compile for this input size"
+            )
+        if np.isnan(x).any():
+            image = int(images[0]) + int(np.argwhere(np.isnan(x))[0][0])
+            raise DataError(
+                f"layer {layer.name} gets a value that is not a number in {layer.inputs[0]!r} (image {image}); "
+                "find the digital operator before it that makes it, such as a division by zero"
+            )
+        quantized = layer.quantizer.quantize(geometry.to_channels_first(x))
+        sums = self._executor.sums(self._numbers[layer.name], quantized, _spread(images, len(quantized)))
+        y = layer.rescale(sums).reshape(len(quantized), geometry.out_channels, *geometry.output_size)
+        return geometry.from_channels_first(y, x.shape)
+
+
+def _fits(geometry: Geometry, x: NDArray[Any]) -> bool:
+    """Whether a tensor has the shape a layer was compiled for."""
+    if geometry.layout == "channels_first":
+        return x.shape[1:] == (geometry.in_channels, *geometry.input_size)
+    image = math.prod(geometry.input_size) * geometry.in_channels
+    return x.ndim > 1 and x.shape[-1] == geometry.in_channels and x.size % image == 0
+
+
+def _spread(images: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Image numbers for a layer that sees ``count`` items, such as several crops of each image."""
+    if count % len(images):
+        return np.arange(count, dtype=np.int64) + images[0]
+    each = count // len(images)
+    return (images[:, None] * each + np.arange(each)).ravel()
+
+
+def default_chunk(program: Program) -> int:
+    """Images at once such that the largest layer's arrays stay below ``CHUNK_BYTES``."""
+    largest = 1
+    for layer in program.layers:
+        for replica in layer.replicas:
+            unrolling = replica.unrolling
+            values = len(replica.windows) * unrolling.matrices * (6 * unrolling.rows + 20 * unrolling.columns)
+            largest = max(largest, values, 16 * layer.geometry.out_channels * layer.geometry.positions)
+        largest = max(largest, 8 * layer.geometry.in_channels * math.prod(layer.geometry.input_size))
+    return max(1, min(MAX_CHUNK, CHUNK_BYTES // largest))

@@ -1,0 +1,80 @@
+"""The literal executor: the program step by step, exactly as placed. Slow, obvious, the oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.ir import MappedLayer, Replica
+from memcompile.runtime.machine import Machine
+from memcompile.runtime.random_numbers import Purpose, gaussians, stream
+
+
+class LiteralExecutor:
+    """Walks arrays, steps and phases; takes every fact from the tile table and the placed arrays.
+
+    A tile is alone in its array while it works: the transistors of all other cells are off.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def sums(self, layer: int, x: NDArray[np.int16], images: NDArray[np.int64]) -> NDArray[np.float64]:
+        """See :class:`memcompile.runtime.machine.Executor`."""
+        stage = self.machine.program.layers[layer]
+        y = np.zeros((len(x), stage.geometry.out_channels, stage.geometry.positions))
+        for copy, replica in enumerate(stage.replicas):
+            tiles = self.machine.tiles_of(layer, copy)
+            totals = self._walk(stage, replica, tiles, x, images)
+            replica.unrolling.scatter(self.machine.converter.to_levels(totals), replica.windows, y)
+        return y
+
+    def _walk(
+        self,
+        stage: MappedLayer,
+        replica: Replica,
+        tiles: NDArray[np.int64],
+        x: NDArray[np.int16],
+        images: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """Work through the steps of one copy; returns sums [batch, windows, matrices, columns]."""
+        table, unrolling = self.machine.tiles, replica.unrolling
+        vectors = unrolling.patches(x, replica.windows)
+        totals = np.zeros((len(x), len(replica.windows), unrolling.matrices, unrolling.columns))
+        starts = table.start[tiles]
+        for step in range(int(starts.min()), int(starts.max()) + len(replica.windows)):
+            for row in tiles[(starts <= step) & (step < starts + len(replica.windows))]:
+                turn = step - int(table.start[row])
+                rows = slice(table.row_begin[row], table.row_end[row])
+                columns = slice(table.column_begin[row], table.column_end[row])
+                vector = vectors[:, turn, table.matrix[row], rows]
+                result = self._step(stage, int(row), vector, int(replica.windows[turn]), images)
+                totals[:, turn, table.matrix[row], columns] += result
+        return totals
+
+    def _step(
+        self, stage: MappedLayer, row: int, vector: NDArray[np.int16], window: int, images: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """One matrix-vector product in one array, [batch, columns of the tile], in codes."""
+        cells = self.machine.devices.tile(row).astype(np.float64)
+        lines = np.zeros((len(vector), cells.shape[1]))
+        for phase, weight in enumerate(stage.quantizer.phase_weights):
+            driven = (vector >> phase & 1).astype(np.float64)
+            current = driven @ cells
+            if self.machine.read_sigma:
+                current += self._noise(driven, cells.shape[1], row, window, phase, images)
+            lines += weight * self.machine.converter.convert(current)
+        pairs = lines.reshape(len(vector), -1, stage.slices, 2)
+        digits = pairs[..., 0] - pairs[..., 1]
+        total: NDArray[np.float64] = digits @ (float(stage.base) ** np.arange(stage.slices))
+        return total
+
+    def _noise(
+        self, driven: NDArray[np.float64], width: int, row: int, window: int, phase: int, images: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Read noise of each driven cell, summed over each output line, [batch, width]."""
+        key = stream(Purpose.READ_LITERAL, row)
+        height = driven.shape[1]
+        noise = gaussians(height * width, window, images, key, self.machine.seed, np.int64(phase << 29))
+        total: NDArray[np.float64] = np.einsum("br,brw->bw", driven, noise.reshape(-1, height, width).astype(float))
+        return self.machine.read_sigma * total

@@ -1,0 +1,137 @@
+"""Counter-based random numbers: every number is a function of the seed and of what it is for.
+
+Philox4x32-10 (Salmon et al., SC 2011) turns a 128-bit counter and the 64-bit seed into four
+32-bit words; pairs of words become pairs of Gaussian numbers by the Box-Muller transform, in
+float32 operations of a fixed order, so that compiled kernels give the same bits.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+M0, M1 = 0xD2511F53, 0xCD9E8D57
+W0, W1 = 0x9E3779B9, 0xBB67AE85
+ROUNDS = 7
+MASK = 0xFFFFFFFF
+PHASE_SHIFT = 20
+"""Counter word 0 of read noise: block of four lines, plus the phase from this bit on."""
+
+# Minimax polynomials on the octant: sin(pi/4 t)/t and cos(pi/4 t) in t^2, error below 3e-8;
+# ln(1 + f)/f in f for sqrt(1/2) <= 1 + f <= sqrt(2), error below 2e-7.
+SINE = tuple(np.float32(c) for c in (7.85398161e-01, -8.07454348e-02, 2.49000713e-03, -3.59545077e-05))
+COSINE = tuple(np.float32(c) for c in (9.99999972e-01, -3.08424254e-01, 1.58499153e-02, -3.18880508e-04))
+LOGARITHM = tuple(
+    np.float32(c)
+    for c in (
+        0.99999992,
+        -0.50000344,
+        0.33335608,
+        -0.24971559,
+        0.19884241,
+        -0.17212449,
+        0.16338109,
+        -0.10378594,
+    )
+)
+LN2 = np.float32(0.6931471805599453)
+SQRT_HALF_BITS = 0x3F3504F3
+ONE_BITS = 0x3F800000
+
+
+class Purpose(IntEnum):
+    """What a random number is for; keeps the streams apart."""
+
+    PROGRAMMING = 1
+    STUCK = 2
+    READ = 3
+    READ_LITERAL = 4
+
+
+def stream(purpose: Purpose, number: int) -> int:
+    """Last counter word of a stream: the purpose and a number such as a tile's.
+
+    The number must be below 2^27.
+    """
+    return int(purpose) << 27 | number
+
+
+def key_words(seed: int) -> NDArray[np.uint64]:
+    """The two 32-bit words of the key, uint64 [2]."""
+    return np.array([seed & MASK, seed >> 32], np.uint64)
+
+
+def philox(
+    c0: NDArray[Any], c1: NDArray[Any] | int, c2: NDArray[Any] | int, c3: int, seed: int
+) -> tuple[NDArray[np.uint64], ...]:
+    """Four random 32-bit words (held in uint64) for each counter."""
+    shape = np.broadcast_shapes(np.shape(c0), np.shape(c1), np.shape(c2))
+    words = [np.broadcast_to(np.asarray(c, np.uint64), shape) for c in (c0, c1, c2, c3)]
+    k0, k1 = seed & MASK, seed >> 32
+    mask, half = np.uint64(MASK), np.uint64(32)
+    for _ in range(ROUNDS):
+        p0, p1 = words[0] * np.uint64(M0), words[2] * np.uint64(M1)
+        words = [
+            (p1 >> half) ^ words[1] ^ np.uint64(k0),
+            p1 & mask,
+            (p0 >> half) ^ words[3] ^ np.uint64(k1),
+            p0 & mask,
+        ]
+        k0, k1 = (k0 + W0) & MASK, (k1 + W1) & MASK
+    return tuple(words)
+
+
+def _polynomial(coefficients: tuple[np.float32, ...], x: NDArray[np.float32]) -> NDArray[np.float32]:
+    result = x * coefficients[-1]
+    for coefficient in coefficients[-2:0:-1]:
+        result = (result + coefficient) * x
+    return result + coefficients[0]
+
+
+def gaussian_pair(
+    a: NDArray[np.uint64], b: NDArray[np.uint64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Two independent standard Gaussian numbers from two random 32-bit words (Box-Muller).
+
+    The radius is sqrt(-2 ln u) with u = (top 24 bits of a + 1) / 2^24. The angle is uniform in
+    an octant by the top 24 bits of b; its lowest three bits swap and sign the coordinates.
+    """
+    uniform = ((a >> np.uint64(8)) + np.uint64(1)).astype(np.float32) * np.float32(2.0**-24)
+    shifted = uniform.view(np.int32) + np.int32(ONE_BITS - SQRT_HALF_BITS)
+    exponent = ((shifted >> np.int32(23)) - np.int32(127)).astype(np.float32)
+    mantissa = ((shifted & np.int32(0x7FFFFF)) + np.int32(SQRT_HALF_BITS)).view(np.float32)
+    f = mantissa - np.float32(1)
+    logarithm = exponent * LN2 + _polynomial(LOGARITHM, f) * f
+    radius = np.sqrt(np.maximum(np.float32(-2) * logarithm, np.float32(0)))
+    t = (b >> np.uint64(8)).astype(np.float32) * np.float32(2.0**-24)
+    square = t * t
+    sine = _polynomial(SINE, square) * t
+    cosine = _polynomial(COSINE, square)
+    swap = (b & np.uint64(1)).astype(bool)
+    x = np.where(swap, sine, cosine) * (np.float32(1) - (b & np.uint64(2)).astype(np.float32))
+    y = np.where(swap, cosine, sine) * (np.float32(1) - ((b & np.uint64(4)) >> np.uint64(1)).astype(np.float32))
+    return radius * x, radius * y
+
+
+def gaussians(
+    count: int, c1: NDArray[Any] | int, c2: NDArray[Any] | int, c3: int, seed: int, first: NDArray[Any] | int = 0
+) -> NDArray[np.float32]:
+    """Standard Gaussian numbers, [*shape of the counters, count].
+
+    ``c1``, ``c2`` and ``first`` (added to the block number, counter word 0) are broadcast
+    against each other.
+    """
+    shape = np.broadcast_shapes(np.shape(first), np.shape(c1), np.shape(c2))
+    blocks = np.arange(-(-count // 4), dtype=np.uint64) + np.asarray(first, np.uint64)[..., None]
+    words = philox(blocks, np.asarray(c1)[..., None], np.asarray(c2)[..., None], c3, seed)
+    values = np.stack([*gaussian_pair(*words[:2]), *gaussian_pair(*words[2:])], axis=-1)
+    return values.reshape(*shape, -1)[..., :count]
+
+
+def uniforms(count: int, c1: int, c2: int, c3: int, seed: int) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1) of 32 bits, [count]."""
+    words = philox(np.arange(-(-count // 4)), c1, c2, c3, seed)
+    return np.stack(words, axis=-1).ravel()[:count] / 2.0**32

@@ -1,0 +1,93 @@
+"""Recalibration: per-channel digital scales and offsets fitted to what the chip really computes.
+
+No cell is written. Layer by layer, a few hundred images run through the chip as it is; each
+channel's scale and offset are then fitted by least squares to the reference, so that
+
+    reference ~ a * measured + b,   a = cov(reference, measured) / var(measured).
+
+Later layers see inputs that earlier ones, already recalibrated, have made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.ir import MappedLayer, read_only
+from memcompile.program import Program, Stage
+from memcompile.runtime.emulator import Emulator
+
+Reference = Callable[[MappedLayer, NDArray[np.int64]], NDArray[Any]]
+
+
+def recalibrate(
+    program: Program,
+    inputs: Mapping[str, NDArray[Any]],
+    *,
+    seed: int = 0,
+    first_image: int = 0,
+    advance: Callable[[int], None] | None = None,
+) -> Program:
+    """Fit the digital scales and offsets of all layers to ideal devices.
+
+    Parameters
+    ----------
+    program
+        A transferred program.
+    inputs
+        Images, [N, ...] per input, without labels.
+    seed
+        Decides the read noise, which is keyed by image numbers from ``first_image`` on.
+    advance
+        Called with 1 after each layer.
+    """
+    images = np.arange(first_image, first_image + len(next(iter(inputs.values()))))
+    ideal = Emulator.ideal(program)
+    wanted: dict[str, NDArray[Any]] = {**program.constants, **inputs}
+    measured: dict[str, NDArray[Any]] = dict(wanted)
+    chip = Emulator(program, seed)
+    stages: list[Stage] = []
+    last_read = {value: number for number, stage in enumerate(program.stages) for value in stage.inputs}
+    for number, stage in enumerate(program.stages):
+        reference = ideal.run_stage(stage, wanted, images)
+        outcome = chip.run_stage(stage, measured, images)
+        if isinstance(stage, MappedLayer):
+            value = stage.outputs[0]
+            fitted, outcome[value] = _fit(stage, reference[value], outcome[value])
+            stages.append(fitted)
+            if advance is not None:
+                advance(1)
+        else:
+            stages.append(stage)
+        wanted.update(reference)
+        measured.update(outcome)
+        for values in (wanted, measured):
+            for value in [name for name in values if last_read.get(name, -1) <= number]:
+                del values[value]
+    return replace(program, stages=tuple(stages))
+
+
+def _fit(layer: MappedLayer, reference: NDArray[Any], measured: NDArray[Any]) -> tuple[MappedLayer, NDArray[Any]]:
+    """The layer with fitted scale and bias, and its output with them."""
+    axis = 1 if layer.geometry.layout == "channels_first" else measured.ndim - 1
+    others = tuple(place for place in range(measured.ndim) if place != axis)
+    shape = tuple(-1 if place == axis else 1 for place in range(measured.ndim))
+    x, y = measured.astype(np.float64), reference.astype(np.float64)
+    mean_x, mean_y = x.mean(axis=others), y.mean(axis=others)
+    variance = x.var(axis=others)
+    covariance = (x * y).mean(axis=others) - mean_x * mean_y
+    gain = np.where(variance > 0, covariance / np.where(variance > 0, variance, 1.0), 1.0)
+    # A channel that the errors have drowned would be switched off or inverted; leave it alone.
+    gain = np.where(gain > 0, gain, 1.0)
+    offset = mean_y - gain * mean_x
+    fitted = replace(
+        layer,
+        scale=read_only((layer.scale * gain).astype(np.float32)),
+        bias=read_only((layer.bias * gain + offset).astype(np.float32)),
+    )
+    output = x * gain.reshape(shape) + offset.reshape(shape)
+    return fitted, output.astype(measured.dtype)

@@ -1,0 +1,169 @@
+"""Transfer: writing a program's weights into the cells of one chip.
+
+Each cell is written closed loop, which leaves a Gaussian error. With several slices the most
+significant one is written first; what it holds in truth is then measured and the difference is
+left to the next slice, so that only the error of the last slice remains (as far as its range
+reaches).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.program import ChipState, Program
+from memcompile.runtime.random_numbers import Purpose, gaussians, stream, uniforms
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Which cell of which array holds what, for all pairs of a program, flat over pairs.
+
+    ``plus`` and ``minus`` index the flattened [arrays, input_lines, output_lines] conductances;
+    ``layer``, ``slice`` and ``weight`` (flat in the layer's [groups, group_rows, group_columns])
+    say what the pair holds, ``digit`` its signed level.
+    """
+
+    plus: NDArray[np.int64]
+    minus: NDArray[np.int64]
+    layer: NDArray[np.int32]
+    slice: NDArray[np.int8]
+    weight: NDArray[np.int64]
+    digit: NDArray[np.int8]
+
+
+def wire(program: Program) -> Wiring:
+    """List all differential pairs that hold a weight; structural zeros of parallel windows are left out."""
+    tiles, array = program.placement.tiles, program.target.array
+    parts: list[tuple[NDArray[np.generic], ...]] = []
+    expanded: dict[tuple[int, int], NDArray[np.int64]] = {}
+    for tile in range(len(tiles)):
+        number, copy = int(tiles.layer[tile]), int(tiles.replica[tile])
+        layer = program.layers[number]
+        if (number, copy) not in expanded:
+            expanded = {(number, copy): _weight_numbers(program, number, copy)}
+        block = expanded[number, copy][
+            tiles.matrix[tile],
+            tiles.row_begin[tile] : tiles.row_end[tile],
+            tiles.column_begin[tile] : tiles.column_end[tile],
+        ]
+        row, column = np.nonzero(block)
+        weight = block[row, column] - 1
+        first = (int(tiles.array[tile]) * array.input_lines + int(tiles.input_line[tile]) + row) * array.output_lines
+        signed = layer.cells[0].astype(np.int8) - layer.cells[1].astype(np.int8)
+        for place in range(layer.slices):
+            plus = first + int(tiles.output_line[tile]) + 2 * (layer.slices * column + place)
+            digit = signed[place].reshape(-1)[weight]
+            same = np.ones(len(weight), np.int32)
+            parts.append((plus, plus + 1, same * number, (same * place).astype(np.int8), weight, digit))
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros(0, int)] * 6
+    return Wiring(*columns)
+
+
+def _weight_numbers(program: Program, number: int, copy: int) -> NDArray[np.int64]:
+    """1 + flat weight number at each place of a copy's matrices, 0 where there is no weight."""
+    layer = program.layers[number]
+    geometry = layer.geometry
+    shape = (geometry.groups, geometry.group_rows, geometry.group_columns)
+    numbers: NDArray[np.int64] = layer.replicas[copy].unrolling.expand(1 + np.arange(geometry.weights).reshape(shape))
+    return numbers
+
+
+class Writer:
+    """Writes cells of one chip, closed loop, and counts the writes.
+
+    Parameters
+    ----------
+    seed
+        Decides stuck cells and write errors; each round of writing draws new errors.
+    """
+
+    def __init__(self, program: Program, seed: int) -> None:
+        self.program = program
+        self.seed = seed
+        shape = program.target.array
+        arrays = int(program.placement.tiles.array.max(initial=-1)) + 1
+        self.cells_us = np.full((arrays, shape.input_lines, shape.output_lines), np.nan, np.float32)
+        self.rounds = 0
+        self.writes = 0
+        self._low, self._high = self._stuck()
+        everything = np.arange(self.cells_us.size)
+        self.write(everything, np.full(self.cells_us.size, program.target.cell.g_min_us))
+        self.writes = 0  # cells are delivered at the lowest level
+
+    @classmethod
+    def resume(cls, program: Program, seed: int, rounds: int) -> Writer:
+        """The writer of a chip that already went through ``rounds`` rounds of writing."""
+        assert program.chip is not None
+        writer = cls(program, seed)
+        writer.cells_us = program.chip.conductances_us.copy()
+        writer.rounds = rounds
+        return writer
+
+    def write(self, cells: NDArray[np.int64], target_us: NDArray[np.floating]) -> None:
+        """Bring cells (flat numbers) to conductances: g + N(0, sigma), never below 0; stuck cells stay."""
+        cell, sigma = self.program.target.cell, self.program.target.programming.sigma_us
+        noise = gaussians(1, cells, 1 + self.rounds, stream(Purpose.PROGRAMMING, 1), self.seed)[..., 0]
+        wanted = np.clip(target_us, cell.g_min_us, cell.g_max_us)
+        self.cells_us.reshape(-1)[cells] = np.maximum(wanted + sigma * noise, 0.0)
+        self.cells_us[self._low] = cell.g_min_us
+        self.cells_us[self._high] = cell.g_max_us
+        self.rounds += 1
+        self.writes += len(cells)
+
+    def write_pairs(self, plus: NDArray[np.int64], minus: NDArray[np.int64], levels: NDArray[np.floating]) -> None:
+        """Write signed, not necessarily whole levels into pairs: one cell above g_min, the other at it."""
+        cell = self.program.target.cell
+        for cells, sign in ((plus, 1.0), (minus, -1.0)):
+            self.write(cells, cell.g_min_us + np.maximum(sign * levels, 0.0) * cell.level_step_us)
+
+    def measure_pairs(self, plus: NDArray[np.int64], minus: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Signed levels that pairs hold in truth (many reads average the read noise away)."""
+        flat = self.cells_us.reshape(-1).astype(np.float64)
+        return (flat[plus] - flat[minus]) / self.program.target.cell.level_step_us
+
+    def _stuck(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Cells stuck at the lowest and at the highest conductance."""
+        faults, size = self.program.target.faults, self.cells_us[0].size if len(self.cells_us) else 0
+        draw = np.zeros((len(self.cells_us), size))
+        for number in range(len(draw)):
+            draw[number] = uniforms(size, number, 0, stream(Purpose.STUCK, 0), self.seed)
+        draw = draw.reshape(self.cells_us.shape)
+        return draw < faults.stuck_low_share, draw >= 1 - faults.stuck_high_share
+
+    def state(self) -> ChipState:
+        """The chip as it is now."""
+        return ChipState(self.cells_us.copy(), self.seed)
+
+
+def transfer(program: Program, seed: int, *, correct_slices: bool = True) -> tuple[Program, Writer]:
+    """Write all weights of a program into a new chip.
+
+    Parameters
+    ----------
+    correct_slices
+        Leave the measured error of each slice to the next one.
+    """
+    wiring = wire(program)
+    writer = Writer(program, seed)
+    levels = wiring.digit.astype(np.float64)
+    bases = np.array([layer.base for layer in program.layers])
+    for place in range(int(program.slices.max(initial=1)) - 1, -1, -1):
+        here = np.flatnonzero(wiring.slice == place)
+        writer.write_pairs(wiring.plus[here], wiring.minus[here], levels[here])
+        if not correct_slices or place == 0:
+            continue
+        error = levels[here] - writer.measure_pairs(wiring.plus[here], wiring.minus[here])
+        # The pair of the next lower slice stands one pair, two lines, to the left.
+        below = _position(wiring.plus)[wiring.plus[here] - 2]
+        levels[below] += error * bases[wiring.layer[here]]
+    return replace(program, chip=writer.state()), writer
+
+
+def _position(plus: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number of the pair at each cell number."""
+    position = np.full(int(plus.max(initial=-1)) + 1, -1, np.int64)
+    position[plus] = np.arange(len(plus))
+    return position

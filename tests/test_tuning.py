@@ -1,0 +1,263 @@
+"""Transfer, recalibration and in-situ tuning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import memcompile
+from memcompile.cli import main
+from memcompile.data import Dataset, load_dataset
+from memcompile.errors import DataError, UsageError
+from memcompile.evaluation import score
+from memcompile.pass_manager import Advance
+from memcompile.program import Program
+from memcompile.program_file import encode_program
+from memcompile.runtime.devices import Devices
+from memcompile.runtime.emulator import Effects, Emulator
+from memcompile.runtime.hybrid_training import TuningOptions
+from memcompile.runtime.recalibrate import recalibrate
+from memcompile.runtime.transfer import transfer, wire
+from memcompile.target import Target, load_target
+from memcompile.tuning import TuningPlan, tune
+
+MODEL = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
+
+
+def target_without_errors() -> Target:
+    values = load_target("yao2020").model_dump()
+    values["programming"]["sigma_us"] = 0.0
+    values["read_noise"]["sigma_us"] = 0.0
+    values["faults"] = {"stuck_low_share": 0.0, "stuck_high_share": 0.0}
+    return Target.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return memcompile.compile(MODEL)
+
+
+@pytest.fixture(scope="module")
+def two_slices() -> Program:
+    return memcompile.compile(MODEL, slices=2, slice_base=5)
+
+
+@pytest.fixture(scope="module")
+def digits(program: Program) -> Dataset:
+    return load_dataset(None, program.inputs, part="train")
+
+
+@pytest.fixture(scope="module")
+def test_digits(program: Program) -> Dataset:
+    return load_dataset(None, program.inputs).head(400)
+
+
+@pytest.mark.parametrize("name", ["program", "two_slices"])
+def test_wiring_lists_what_the_placed_arrays_hold(name: str, request: pytest.FixtureRequest) -> None:
+    program: Program = request.getfixturevalue(name)
+    emulator = Emulator.ideal(program)
+    devices: Devices = emulator.machine.devices
+    arrays = int(program.placement.tiles.array.max()) + 1
+    levels = np.stack([devices.levels(number) for number in range(arrays)]).astype(np.int16)
+    wiring = wire(program)
+    np.testing.assert_array_equal(levels.reshape(-1)[wiring.plus] - levels.reshape(-1)[wiring.minus], wiring.digit)
+    assert len(np.unique(np.concatenate([wiring.plus, wiring.minus]))) == 2 * len(wiring.plus)
+    copies = sum(
+        layer.geometry.weights * replica.unrolling.window_outputs * layer.slices
+        for layer in program.layers
+        for replica in layer.replicas
+    )
+    assert len(wiring.plus) == copies
+
+
+def test_transfer_leaves_the_programming_error(program: Program) -> None:
+    chip, writer = transfer(program, seed=3)
+    assert chip.chip is not None
+    wiring, cell = wire(program), program.target.cell
+    nominal = cell.g_min_us + np.maximum(wiring.digit, 0) * cell.level_step_us
+    error = chip.chip.conductances_us.reshape(-1)[wiring.plus] - nominal
+    error = error[np.abs(error) < 8 * program.target.programming.sigma_us]  # without the stuck cells
+    # 6 standard errors: a false alarm in 10^8 runs, and the seed is fixed anyway.
+    spread = program.target.programming.sigma_us
+    assert abs(error.mean()) < 6 * spread / np.sqrt(len(error))
+    assert abs(error.std() / spread - 1) < 6 / np.sqrt(2 * len(error))
+    assert writer.writes == 2 * len(wiring.plus)
+
+
+def test_transfer_is_decided_by_the_seed(program: Program) -> None:
+    first, again, other = (transfer(program, seed)[0] for seed in (1, 1, 2))
+    assert encode_program(first) == encode_program(again)
+    assert encode_program(first) != encode_program(other)
+
+
+def test_transfer_without_errors_is_ideal(test_digits: Dataset) -> None:
+    program = memcompile.compile(MODEL, target_without_errors())
+    chip, _ = transfer(program, seed=0)
+    ideal = Emulator.ideal(program).run(test_digits.inputs)
+    outputs = Emulator(chip).run(test_digits.inputs)
+    np.testing.assert_array_equal(outputs["logits"], ideal["logits"])
+
+
+def test_lower_slice_absorbs_the_error_of_the_upper(two_slices: Program) -> None:
+    wiring = wire(two_slices)
+    base = two_slices.layers[0].base
+    spread = []
+    for correct in (False, True):
+        _, writer = transfer(two_slices, seed=5, correct_slices=correct)
+        held = writer.measure_pairs(wiring.plus, wiring.minus)
+        error = held - wiring.digit
+        whole = np.zeros(len(wiring.plus))
+        upper = np.flatnonzero(wiring.slice == 1)
+        lower = np.searchsorted(wiring.plus, wiring.plus[upper] - 2, sorter=np.argsort(wiring.plus))
+        lower = np.argsort(wiring.plus)[lower]
+        whole = error[lower] + base * error[upper]
+        spread.append(np.median(np.abs(whole)))
+    assert spread[1] < 0.4 * spread[0]
+
+
+def test_recalibration_keeps_a_perfect_chip(test_digits: Dataset) -> None:
+    program = memcompile.compile(MODEL, target_without_errors())
+    chip, _ = transfer(program, seed=0)
+    fitted = recalibrate(chip, test_digits.inputs)
+    for before, after in zip(program.layers, fitted.layers, strict=True):
+        np.testing.assert_allclose(after.scale, before.scale, rtol=1e-5)
+        np.testing.assert_allclose(after.bias, before.bias, atol=1e-4)
+
+
+def test_recalibration_undoes_a_wrong_scale(test_digits: Dataset) -> None:
+    """A chip whose first layer reads 20 % high and shifted gets its outputs back."""
+    program = memcompile.compile(MODEL, target_without_errors())
+    chip, _ = transfer(program, seed=0)
+    ideal = Emulator.ideal(program).run(test_digits.inputs)
+    assert chip.chip is not None
+    cells = chip.chip.conductances_us.copy()
+    # Levels above g_min grow by a tenth everywhere: every weight does, and so every channel's scale.
+    cells = 2.0 + (cells - 2.0) * np.float32(1.1)
+    wrong = replace(chip, chip=replace(chip.chip, conductances_us=cells))
+    fitted = recalibrate(wrong, test_digits.inputs)
+    error = [
+        np.abs(Emulator(p, effects=Effects(adc=False)).run(test_digits.inputs)["logits"] - ideal["logits"]).mean()
+        for p in (wrong, fitted)
+    ]
+    assert error[1] < 0.1 * error[0]
+
+
+def test_tuning_recovers_accuracy(program: Program, digits: Dataset, test_digits: Dataset) -> None:
+    assert test_digits.labels is not None
+    gains = []
+    for seed in range(3):
+        before, _ = transfer(program, seed)
+        result = tune(program, digits.inputs, digits.labels, TuningPlan(seed=seed, options=TuningOptions(epochs=4)))
+        scores = [
+            score(Emulator(p, seed).run(test_digits.inputs), test_digits.labels) for p in (before, result.program)
+        ]
+        gains.append(scores[1] - scores[0])
+        assert result.tuning_writes == sum(record.writes for record in result.records)
+    assert np.mean(gains) > 0.01
+
+
+def test_threshold_decides_what_is_rewritten(program: Program, digits: Dataset) -> None:
+    writes = []
+    for threshold in (0.02, 0.2, 1e9):
+        options = TuningOptions(epochs=2, threshold_us=threshold)
+        writes.append(tune(program, digits.inputs, digits.labels, TuningPlan(options=options)).tuning_writes)
+    assert writes[0] > writes[1] >= writes[2] == 0
+
+
+class Killed(Exception):
+    """Stands for a kill between two epochs."""
+
+
+@pytest.mark.parametrize("fatal", ["recalibrating", "measuring", "tuning"])
+def test_killed_run_resumes_to_the_same_bytes(
+    program: Program, digits: Dataset, tmp_path: Path, fatal: str
+) -> None:
+    plan = TuningPlan(recalibration_images=50, options=TuningOptions(epochs=3))
+    some = digits.head(300)
+    whole = tune(program, some.inputs, some.labels, plan)
+
+    @contextmanager
+    def deadly(description: str, total: int) -> Iterator[Advance]:
+        seen = 0
+
+        def advance(done: int) -> None:
+            nonlocal seen
+            seen += done
+            if description == fatal and seen > total // 2:
+                raise Killed
+
+        yield advance
+
+    checkpoint = tmp_path / "run.checkpoint"
+    with pytest.raises(Killed):
+        tune(program, some.inputs, some.labels, plan, checkpoint=checkpoint, progress=deadly)
+    assert checkpoint.exists() == (fatal != "recalibrating")
+    resumed = tune(program, some.inputs, some.labels, plan, checkpoint=checkpoint)
+    assert encode_program(resumed.program) == encode_program(whole.program)
+    assert resumed.records == whole.records
+    assert (resumed.transfer_writes, resumed.tuning_writes) == (whole.transfer_writes, whole.tuning_writes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoint_of_another_run_is_refused(program: Program, digits: Dataset, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.checkpoint"
+    some = digits.head(100)
+
+    @contextmanager
+    def deadly(description: str, total: int) -> Iterator[Advance]:
+        if description == "tuning":
+            raise Killed
+        yield lambda done: None
+
+    plan = TuningPlan(recalibration_images=0, options=TuningOptions(epochs=1))
+    with pytest.raises(Killed):
+        tune(program, some.inputs, some.labels, plan, checkpoint=checkpoint, progress=deadly)
+    with pytest.raises(UsageError, match="another program, other data or other options"):
+        tune(program, some.inputs, some.labels, replace(plan, seed=1), checkpoint=checkpoint)
+    checkpoint.write_bytes(b"no zip")
+    with pytest.raises(UsageError, match="cannot be read"):
+        tune(program, some.inputs, some.labels, plan, checkpoint=checkpoint)
+
+
+def test_refusals(program: Program, digits: Dataset) -> None:
+    assert digits.labels is not None
+    with pytest.raises(DataError, match="needs labels"):
+        tune(program, digits.inputs, None)
+    with pytest.raises(DataError, match="labels run from 10 to 19"):
+        tune(program, digits.inputs, digits.labels + 10)
+    chip, _ = transfer(program, 0)
+    with pytest.raises(UsageError, match="already transferred"):
+        tune(chip, digits.inputs, digits.labels)
+    empty = replace(program, stages=())
+    with pytest.raises(UsageError, match="no crossbar layer"):
+        tune(empty, digits.inputs, digits.labels)
+
+
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([str(MODEL), "-o", "net.mcp", "--no-evaluation", "--quiet"]) == 0
+    arguments = ["tune", "net.mcp", "--images", "300", "--epochs", "2", "--score-images", "200", "--json", "-"]
+    assert main(arguments) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert set(facts["accuracy"]) == {"ideal", "transferred", "tuned"}
+    assert facts["training_images"] == 300
+    assert len(facts["epochs"]) == 2
+    tuned = memcompile.load_program(tmp_path / "net.tuned.mcp")
+    assert tuned.chip is not None
+    assert main(["run", "net.tuned.mcp", "--images", "50"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.mcp", "net.tuned.mcp"]
+
+
+def test_learning_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    assert main([str(MODEL), "-o", "net.mcp", "--no-evaluation", "--quiet"]) == 0
+    arguments = ["tune", "net.mcp", "--images", "100", "--epochs", "1", "--score-images", "50", "--quiet"]
+    assert main([*arguments, "--curve", "curve.png"]) == 0
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
