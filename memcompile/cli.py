@@ -18,6 +18,8 @@ from memcompile.console import Output, check_writable, data_options, write_npz
 from memcompile.data import load_dataset
 from memcompile.errors import EXIT_CODES, MemcompileError, UsageError
 from memcompile.evaluation import evaluate, score
+from memcompile.explain import Explanation
+from memcompile.export import conductance_arrays
 from memcompile.ir import Graph
 from memcompile.lookup import find_weight
 from memcompile.pass_manager import PassContext
@@ -130,6 +132,7 @@ def _list_passes(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 @click.option("--no-evaluation", is_flag=True, help="Compile only; measure no accuracy.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON (- for standard output).")
 @click.option("--dump-ir", type=Path, metavar="DIR", help="Write the graph after each pass as DIR/NN_pass.txt.")
+@click.option("--explain", is_flag=True, help="List each operator: analog or digital, and why.")
 @click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Set a pass option (repeatable).")
 @click.option(
     "--list-passes",
@@ -146,6 +149,7 @@ def compile_command(model: Path, **options: Any) -> None:
     target = options["output"] or Path(f"{model.stem}.mcp")
     check_writable(target)
     dump = options["dump_ir"]
+    explanation = Explanation()
     compilation = compile_model(
         model,
         options["target"],
@@ -158,7 +162,7 @@ def compile_command(model: Path, **options: Any) -> None:
         slice_base=options["slice_base"],
         seed=options["seed"],
         settings=options["settings"],
-        instruments=(DumpIr(dump),) if dump else (),
+        instruments=(explanation, *((DumpIr(dump),) if dump else ())),
         progress=out.progress,
     )
     save_program(compilation.program, target)
@@ -174,6 +178,8 @@ def compile_command(model: Path, **options: Any) -> None:
             seed=options["seed"],
             progress=out.progress,
         )
+    if options["explain"]:
+        out.print(explanation.table())
     out.report(program_facts(compilation.program, evaluation))
     out.say(f"program written to {target}; next: memcompile run {target} --data YOUR_DATA")
 
@@ -282,6 +288,20 @@ def _weight_table(program: Program, layer: str, output: int, kernel_input: int) 
         )
         table.add_row(*map(str, places), f"{cell.conductance_us:.3f} uS")
     return table
+
+
+@cli.command("export")
+@click.argument("program", type=Path)
+@click.option(
+    "--npz", type=Path, required=True, metavar="FILE", help="Target conductances of every array, and an index."
+)
+def export_command(program: Path, npz: Path) -> None:
+    """Write the conductances of PROGRAM for whoever programs real arrays."""
+    check_writable(npz)
+    arrays = conductance_arrays(verify_program(load_program(program)))
+    write_npz(npz, arrays)
+    count, lines, outputs = arrays["conductances_us"].shape
+    Output(quiet=False, json_path=None).say(f"{count} arrays of {lines} x {outputs} conductances written to {npz}")
 
 
 @cli.command("targets")

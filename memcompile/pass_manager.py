@@ -59,7 +59,8 @@ class PassContext:
         measured error of the slices above.
         """
         powers = [self.base**place for place in range(self.slices)]
-        return self.target.signed_levels * powers[-1] + sum(power * ((self.base - 1) // 2) for power in powers[:-1])
+        below = sum(power * ((self.base - 1) // 2) for power in powers[:-1])
+        return int(self.target.signed_levels * powers[-1] + below)
 
 
 @dataclass(frozen=True)

@@ -170,14 +170,12 @@ def test_threshold_decides_what_is_rewritten(program: Program, digits: Dataset) 
     assert writes[0] > writes[1] >= writes[2] == 0
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a kill between two epochs."""
 
 
 @pytest.mark.parametrize("fatal", ["recalibrating", "measuring", "tuning"])
-def test_killed_run_resumes_to_the_same_bytes(
-    program: Program, digits: Dataset, tmp_path: Path, fatal: str
-) -> None:
+def test_killed_run_resumes_to_the_same_bytes(program: Program, digits: Dataset, tmp_path: Path, fatal: str) -> None:
     plan = TuningPlan(recalibration_images=50, options=TuningOptions(epochs=3))
     some = digits.head(300)
     whole = tune(program, some.inputs, some.labels, plan)
@@ -190,12 +188,12 @@ def test_killed_run_resumes_to_the_same_bytes(
             nonlocal seen
             seen += done
             if description == fatal and seen > total // 2:
-                raise Killed
+                raise KilledError
 
         yield advance
 
     checkpoint = tmp_path / "run.checkpoint"
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         tune(program, some.inputs, some.labels, plan, checkpoint=checkpoint, progress=deadly)
     assert checkpoint.exists() == (fatal != "recalibrating")
     resumed = tune(program, some.inputs, some.labels, plan, checkpoint=checkpoint)
@@ -212,11 +210,11 @@ def test_checkpoint_of_another_run_is_refused(program: Program, digits: Dataset,
     @contextmanager
     def deadly(description: str, total: int) -> Iterator[Advance]:
         if description == "tuning":
-            raise Killed
+            raise KilledError
         yield lambda done: None
 
     plan = TuningPlan(recalibration_images=0, options=TuningOptions(epochs=1))
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         tune(program, some.inputs, some.labels, plan, checkpoint=checkpoint, progress=deadly)
     with pytest.raises(UsageError, match="another program, other data or other options"):
         tune(program, some.inputs, some.labels, replace(plan, seed=1), checkpoint=checkpoint)

@@ -1,0 +1,50 @@
+"""Hands a program's conductances to whoever programs real arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.program import Program
+from memcompile.runtime.transfer import wire
+
+
+def conductance_arrays(program: Program) -> dict[str, NDArray[Any]]:
+    """Target conductances of all arrays, with an index of what each cell holds.
+
+    Returns
+    -------
+    ``conductances_us``
+        [arrays, input_lines, output_lines] float32, in microsiemens; cells of no weight are at
+        the lowest conductance.
+    ``index``
+        [cells, 8] int32, a row per cell that holds a part of a weight: layer, weight (flat in
+        [groups, kernel inputs, output channels of the group]), slice, polarity (0 adds, 1 is
+        subtracted), array, input line, output line, level.
+    ``index_columns``, ``layers``
+        Names of the index's columns, and of the layers.
+    """
+    cell, array = program.target.cell, program.target.array
+    count = int(program.placement.tiles.array.max(initial=-1)) + 1
+    wiring = wire(program)
+    conductances = np.full(count * array.cells, cell.g_min_us, np.float32)
+    rows = []
+    for polarity, cells, sign in ((0, wiring.plus, 1), (1, wiring.minus, -1)):
+        level = np.maximum(sign * wiring.digit.astype(np.int32), 0)
+        conductances[cells] = cell.g_min_us + level * cell.level_step_us
+        place, output_line = np.divmod(cells, array.output_lines)
+        number, input_line = np.divmod(place, array.input_lines)
+        same = np.full(len(cells), polarity)
+        rows.append(
+            np.stack([wiring.layer, wiring.weight, wiring.slice, same, number, input_line, output_line, level], axis=1)
+        )
+    index = np.concatenate(rows).astype(np.int32)
+    names = ("layer", "weight", "slice", "polarity", "array", "input_line", "output_line", "level")
+    return {
+        "conductances_us": conductances.reshape(count, array.input_lines, array.output_lines),
+        "index": index[np.lexsort(index.T[6:3:-1])],
+        "index_columns": np.array(names),
+        "layers": np.array([layer.name for layer in program.layers]),
+    }
