@@ -62,7 +62,9 @@ def measure(
         key = json.dumps(compile_options)
         if key not in compiled:
             settings = arguments.set or ()
-            compiled[key] = memcompile.compile_model(model, settings=settings, **options, **compile_options)
+            compiled[key] = memcompile.compile_model(
+                model, arguments.target, settings=settings, **options, **compile_options
+            )
         compilation = compiled[key]
         test = compilation.dataset.head(arguments.images or compilation.dataset.count)
         assert test.labels is not None
@@ -105,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--recalibration-images", type=int, default=300)
     parser.add_argument("--rows", type=int, nargs="*", help="numbers of the rows to measure [all]")
+    parser.add_argument("--target", default="yao2020", help="target name or file")
     parser.add_argument("--set", action="append", help="pass setting, as for memcompile --set")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(argv)

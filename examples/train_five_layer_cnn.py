@@ -12,7 +12,9 @@ ONNX file holds the quantised weights as floats and no quantisation nodes.
     python examples/train_five_layer_cnn.py --mnist DIR
 
 DIR holds MNIST's four IDX files; it defaults to $MEMCOMPILE_DATA. PyTorch, onnx and onnxruntime
-are needed, and a few minutes on two cores. The same seed gives the same file on the same machine.
+are needed, and five to ten minutes. The same seed gives the same file with the same versions on the
+same kind of processor. The defaults gave the file beside this script: 98.88 % of MNIST's test images
+and 98.75 % of the digits' are right, and 96.0 % of MNIST's if each cell is off by 0.4 level.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ CELL_ERROR = 0.4
 """Standard deviation of a cell's programming error, in levels, for the figure printed at the end."""
 
 BATCH = 128
-DIGITS_REPEATS = 6
+DIGITS_REPEATS = 10
 """How often the 1,000 digits are shown per epoch, next to 60,000 images of MNIST."""
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -129,17 +131,17 @@ def training_images(mnist: Path) -> tuple[Tensor, Tensor]:
 
 
 def augment(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Turn (up to 10 degrees), stretch (10 %), slant (0.1) and shift (2 pixels) each image at random."""
+    """Turn (up to 6 degrees), stretch (6 %), slant (0.06) and shift (1 pixel) each image at random."""
     count = len(images)
 
     def uniform(limit: float) -> Tensor:
         return (torch.rand(count, generator=rng) * 2 - 1) * limit
 
-    angle, slant = uniform(np.pi / 18), uniform(0.1)
+    angle, slant = uniform(np.pi / 30), uniform(0.06)
     cos, sin = angle.cos(), angle.sin()
-    wide, high = 1 + uniform(0.1), 1 + uniform(0.1)
+    wide, high = 1 + uniform(0.06), 1 + uniform(0.06)
     # The image spans -1..1, so that 28 pixels are 2 units.
-    across, down = uniform(2 / 14), uniform(2 / 14)
+    across, down = uniform(1 / 14), uniform(1 / 14)
     top = torch.stack([cos * wide, slant - sin, across], 1)
     bottom = torch.stack([sin, cos * high, down], 1)
     grid = functional.affine_grid(torch.stack([top, bottom], 1), list(images.shape), align_corners=False)
@@ -149,7 +151,8 @@ def augment(images: Tensor, rng: torch.Generator) -> Tensor:
 def train(mnist: Path, epochs: int, learning_rate: float, seed: int) -> FiveLayerCnn:
     """Train by cross-entropy with Adam; the learning rate rises, then falls to zero."""
     torch.manual_seed(seed)
-    torch.set_num_threads(2)
+    # The steps are too small to share, and the result no longer depends on the number of cores.
+    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     rng = torch.Generator().manual_seed(seed)
     images, labels = training_images(mnist)
@@ -258,7 +261,7 @@ def main() -> int:
         metavar="DIR",
         help="directory of MNIST's four IDX files (default: $MEMCOMPILE_DATA)",
     )
-    parser.add_argument("--epochs", type=int, default=30, help="passes over the data (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=50, help="passes over the data (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=5e-3, help="its highest value (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="seed of all randomness (default: %(default)s)")
     parser.add_argument(

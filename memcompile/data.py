@@ -234,7 +234,8 @@ def _training_part(directory: Path, inputs: Mapping[str, TensorType]) -> Dataset
     if find_idx(directory, "train", "images"):
         images, labels = read_mnist(directory, "train")
         return _image_set("MNIST training images", name, images, labels, images)
-    batches = [directory / f"data_batch_{number}{end}" for end in ("", ".bin") for number in range(1, 6)]
+    end = "" if (directory / "test_batch").is_file() else ".bin"
+    batches = [directory / f"data_batch_{number}{end}" for number in range(1, 6)]
     found = [read_cifar10(batch) for batch in batches if batch.is_file()]
     if not found:
         raise DataError(f"{directory}: holds only {test.name}; add the training part")

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from memcompile.atomic import write_atomically
 from memcompile.errors import MemcompileError, ProgramError
@@ -38,6 +39,7 @@ from memcompile.ir import (
     read_only,
 )
 from memcompile.program import ChipState, DigitalStage, Program, Provenance, Stage
+from memcompile.program_schema import CrossbarPart, DigitalPart, Document
 from memcompile.target import parse_target
 
 FORMAT = "memcompile program"
@@ -184,24 +186,20 @@ def _load(source: Path | IO[bytes], path: Path | str) -> Program:
         raise ProgramError(
             f"program {path} is damaged or no program file ({error}); compile the model again"
         ) from error
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        IndexError,
-        AttributeError,
-        RecursionError,
-        NotImplementedError,
-        OverflowError,
-        RuntimeError,
-    ) as error:
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ProgramError(
+            f"program {path} does not hold what a program of version {VERSION} must hold "
+            f"(program.json, {'.'.join(map(str, first['loc']))}: {first['msg']}); compile the model again"
+        ) from error
+    except (KeyError, ValueError, RecursionError, NotImplementedError, MemoryError, RuntimeError) as error:
         raise ProgramError(
             f"program {path} does not hold what a program of version {VERSION} must hold "
             f"({type(error).__name__}: {error}); compile the model again"
         ) from error
 
 
-def _read_members(archive: zipfile.ZipFile, path: Path | str) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _read_members(archive: zipfile.ZipFile, path: Path | str) -> tuple[Document, dict[str, bytes]]:
     infos = archive.infolist()
     declared = sum(info.file_size for info in infos)
     if declared > MAX_BYTES or len(infos) > MAX_MEMBERS:
@@ -211,20 +209,22 @@ def _read_members(archive: zipfile.ZipFile, path: Path | str) -> tuple[dict[str,
         )
     if "program.json" not in archive.namelist():
         raise ProgramError(f"{path} is a zip file without program.json, so no memcompile program")
-    document = json.loads(_read(archive, "program.json"))
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+    text = _read(archive, "program.json")
+    head = json.loads(text)
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise ProgramError(f"{path} is a zip file but not a {FORMAT}")
-    if document.get("version") != VERSION:
+    if head.get("version") != VERSION:
         raise ProgramError(
-            f"program {path} has file version {document.get('version')!r}, this memcompile reads version {VERSION}; "
+            f"program {path} has file version {head.get('version')!r}, this memcompile reads version {VERSION}; "
             "compile the model again"
         )
+    document = Document.model_validate_json(text)
     members = {}
-    for name, facts in document["members"].items():
+    for name, facts in document.members.items():
         if name not in archive.namelist():
             raise ProgramError(f"program {path} lacks its member {name}; compile the model again")
         data = _read(archive, name)
-        if len(data) != facts["bytes"] or hashlib.sha256(data).hexdigest() != facts["sha256"]:
+        if len(data) != facts.bytes or hashlib.sha256(data).hexdigest() != facts.sha256:
             raise ProgramError(f"program {path} is damaged: {name} does not match its digest; compile the model again")
         members[name] = data
     return document, members
@@ -237,72 +237,64 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
         return stream.read(size)
 
 
-def _decode(document: dict[str, Any], members: Mapping[str, bytes]) -> Program:
+def _decode(document: Document, members: Mapping[str, bytes]) -> Program:
     def get(name: str) -> NDArray[Any]:
         return read_only(
             np.lib.format.read_array(io.BytesIO(members[name]), allow_pickle=False, max_header_size=10_000)
         )
 
-    placement = document["placement"]
-    if placement["tile_columns"] != list(TILE_COLUMNS):
+    placement = document.placement
+    if placement.tile_columns != TILE_COLUMNS:
         raise ProgramError(
-            f"the program's tile table has columns {placement['tile_columns']}, expected {list(TILE_COLUMNS)}"
+            f"the program's tile table has columns {list(placement.tile_columns)}, expected {list(TILE_COLUMNS)}"
         )
-    table = get(placement["tiles"])
+    table = get(placement.tiles)
     if table.ndim != 2 or table.shape[1] != len(TILE_COLUMNS) or table.dtype != np.int32:
         raise ProgramError(
             f"the program's tile table is {table.dtype} {table.shape}, expected int32 [tiles, {len(TILE_COLUMNS)}]"
         )
-    provenance = dict(document["provenance"])
-    provenance["notes"] = tuple(provenance["notes"])
     return Program(
-        target=parse_target(document["target"], "in the program file"),
-        inputs={name: TensorType(kind["dtype"], tuple(kind["shape"])) for name, kind in document["inputs"].items()},
-        outputs=tuple(document["outputs"]),
-        stages=tuple(_decode_stage(stage, get, members) for stage in document["stages"]),
-        constants={name: get(member) for name, member in document["constants"].items()},
+        target=parse_target(document.target, "in the program file"),
+        inputs={name: TensorType(kind.dtype, kind.shape) for name, kind in document.inputs.items()},
+        outputs=document.outputs,
+        stages=tuple(_decode_stage(stage, get, members) for stage in document.stages),
+        constants={name: get(member) for name, member in document.constants.items()},
         placement=Placement(
-            chips=int(placement["chips"]),
+            chips=placement.chips,
             tiles=TileTable(**{name: read_only(table[:, i]) for i, name in enumerate(TILE_COLUMNS)}),
-            certificates=tuple(Certificate(**certificate) for certificate in placement["certificates"]),
-            initiation_interval_steps=int(placement["initiation_interval_steps"]),
-            latency_steps=int(placement["latency_steps"]),
-            crossing_values=int(placement["crossing_values"]),
+            certificates=tuple(Certificate(**dict(certificate)) for certificate in placement.certificates),
+            initiation_interval_steps=placement.initiation_interval_steps,
+            latency_steps=placement.latency_steps,
+            crossing_values=placement.crossing_values,
         ),
-        provenance=Provenance(**provenance),
-        chip=_decode_chip(document.get("chip"), get),
+        provenance=Provenance(**dict(document.provenance)),
+        chip=None if document.chip is None else ChipState(get(document.chip.conductances_us), document.chip.seed),
     )
 
 
-def _decode_chip(chip: dict[str, Any] | None, get: Callable[[str], NDArray[Any]]) -> ChipState | None:
-    return None if chip is None else ChipState(get(chip["conductances_us"]), int(chip["seed"]))
-
-
-def _decode_stage(stage: dict[str, Any], get: Callable[[str], NDArray[Any]], members: Mapping[str, bytes]) -> Stage:
-    name, inputs, outputs = stage["name"], tuple(stage["inputs"]), tuple(stage["outputs"])
-    if stage["kind"] == "digital":
-        return DigitalStage(name, inputs, outputs, members[stage["model"]])
-    facts: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in stage["geometry"].items()
-    }
-    geometry = Geometry(**facts)
+def _decode_stage(
+    stage: CrossbarPart | DigitalPart, get: Callable[[str], NDArray[Any]], members: Mapping[str, bytes]
+) -> Stage:
+    if isinstance(stage, DigitalPart):
+        return DigitalStage(stage.name, stage.inputs, stage.outputs, members[stage.model])
+    geometry = Geometry(**dict(stage.geometry))
     return MappedLayer(
-        name=name,
-        inputs=inputs,
-        outputs=outputs,
-        dtype=stage["dtype"],
+        name=stage.name,
+        inputs=stage.inputs,
+        outputs=stage.outputs,
+        dtype=stage.dtype,
         geometry=geometry,
-        quantizer=InputQuantizer(**stage["quantizer"]),
-        base=int(stage["base"]),
-        cells=get(stage["cells"]),
-        scale=get(stage["scale"]),
-        bias=get(stage["bias"]),
+        quantizer=InputQuantizer(**dict(stage.quantizer)),
+        base=stage.base,
+        cells=get(stage.cells),
+        scale=get(stage.scale),
+        bias=get(stage.bias),
         replicas=tuple(
             Replica(
-                Unrolling(geometry, tuple(replica["window"]), int(replica["bundle"])),
-                Cut(tuple(replica["row_cuts"]), tuple(replica["column_cuts"])),
-                get(replica["windows"]),
+                Unrolling(geometry, replica.window, replica.bundle),
+                Cut(replica.row_cuts, replica.column_cuts),
+                get(replica.windows),
             )
-            for replica in stage["replicas"]
+            for replica in stage.replicas
         ),
     )

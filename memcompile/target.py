@@ -18,6 +18,7 @@ from memcompile.errors import TargetError, UsageError
 
 MAX_TARGET_BYTES = 1_000_000
 
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -103,7 +104,7 @@ class ProgrammingSpec(_Section):
     """Standard deviation of the Gaussian, state-independent error of a cell, in microsiemens."""
     sigma_proportional_share: NonNegativeFloat = 0.0
     """Standard deviation of a further error, independent of the first, as a share of g."""
-    sigma_polynomial_us: Annotated[tuple[float, ...], Field(strict=False, max_length=16)] = ()
+    sigma_polynomial_us: Annotated[tuple[FiniteFloat, ...], Field(strict=False, max_length=16)] = ()
     """Instead of both: sigma = max(0, c0 + c1 x + c2 x^2 + ...) with x = g / g_max, in microsiemens."""
 
 

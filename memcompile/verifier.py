@@ -128,14 +128,25 @@ def _digital(node: Node, graph: Graph) -> Iterator[Violation]:
 
 def _program_structure(program: Program) -> Iterator[Violation]:
     made = set(program.inputs) | set(program.constants)
+    names: set[str] = set()
     for stage in program.stages:
+        if stage.name in names:
+            yield Violation("unique-names", stage.name, "another stage has this name")
+        names.add(stage.name)
         for value in stage.inputs:
             if value not in made:
                 yield Violation("defined-before-use", stage.name, f"reads {value!r}, which no earlier stage makes")
+        for value in stage.outputs:
+            if value in made:
+                yield Violation("single-assignment", stage.name, f"makes {value!r}, which already exists")
         made.update(stage.outputs)
     for value in program.outputs:
         if value not in made:
             yield Violation("outputs-defined", "program", f"output {value!r} is made by no stage")
+    tiles = program.placement.tiles
+    for column in ("array", "start", "slot"):
+        if (getattr(tiles, column) < 0).any():
+            yield Violation("placed-and-scheduled", "tile table", f"column {column} is not set for every tile")
     if program.chip is not None:
         yield from _chip(program, program.chip.conductances_us)
 
@@ -155,13 +166,19 @@ def _layer(layer: AnyLayer, target: Target) -> Iterator[Violation]:
         yield Violation(
             "one-value-in-and-out", layer.name, f"has {len(layer.inputs)} inputs, {len(layer.outputs)} outputs"
         )
+    if min(geometry.output_size) < 1:
+        yield Violation("output-size", layer.name, f"its output has size {geometry.output_size}")
+        return
     if geometry.in_channels % geometry.groups or geometry.out_channels % geometry.groups:
         yield Violation("whole-groups", layer.name, f"{geometry.groups} groups do not divide the channels")
         return
     shape = (geometry.groups, geometry.group_rows, geometry.group_columns)
-    for name, array, wanted in _arrays(layer, shape):
+    for name, array, dtype, wanted in _arrays(layer, shape):
         if array.shape != wanted:
             yield Violation("array-shapes", layer.name, f"{name} has shape {array.shape}, its geometry says {wanted}")
+            return
+        if array.dtype != dtype:
+            yield Violation("array-types", layer.name, f"{name} is {array.dtype}, not {np.dtype(dtype)}")
             return
     if isinstance(layer, CalibratedLayer | IntegerLayer):
         yield from _quantizer(layer, target)
@@ -174,21 +191,26 @@ def _layer(layer: AnyLayer, target: Target) -> Iterator[Violation]:
         yield from _replicas(layer)
 
 
-def _arrays(layer: AnyLayer, shape: tuple[int, int, int]) -> Iterator[tuple[str, NDArray[np.generic], tuple[int, ...]]]:
+def _arrays(
+    layer: AnyLayer, shape: tuple[int, int, int]
+) -> Iterator[tuple[str, NDArray[np.generic], type[np.generic], tuple[int, ...]]]:
+    """Name, array, and the type and shape it must have."""
     geometry = layer.geometry
-    yield "bias", layer.bias, (geometry.out_channels,)
+    channels = (geometry.out_channels,)
+    yield "bias", layer.bias, np.float32, channels
     if isinstance(layer, LinearLayer):
-        yield "weight", layer.weight, (geometry.out_channels, geometry.in_channels // geometry.groups, *geometry.kernel)
+        kernels = (*channels, geometry.in_channels // geometry.groups, *geometry.kernel)
+        yield "weight", layer.weight, np.float32, kernels
     if isinstance(layer, UnrolledLayer):
-        yield "matrix", layer.matrix, shape
+        yield "matrix", layer.matrix, np.float32, shape
     if isinstance(layer, IntegerLayer):
-        yield "scale", layer.scale, (geometry.out_channels,)
+        yield "scale", layer.scale, np.float32, channels
     if isinstance(layer, QuantizedLayer):
-        yield "levels", layer.levels, shape
+        yield "levels", layer.levels, np.int32, shape
     if isinstance(layer, SlicedLayer):
-        yield "digits", layer.digits, (layer.digits.shape[:1] + shape)
+        yield "digits", layer.digits, np.int8, (*layer.digits.shape[:1], *shape)
     if isinstance(layer, PairedLayer):
-        yield "cells", layer.cells, (2, *layer.cells.shape[1:2], *shape)
+        yield "cells", layer.cells, np.uint8, (2, *layer.cells.shape[1:2], *shape)
 
 
 def _quantizer(layer: CalibratedLayer | IntegerLayer, target: Target) -> Iterator[Violation]:
@@ -225,6 +247,13 @@ def _cut(where: str, edges: Sequence[int], size: int, axis: str) -> Iterator[Vio
 def _replicas(layer: MappedLayer) -> Iterator[Violation]:
     if not layer.replicas:
         yield Violation("has-replicas", layer.name, "no copy of the layer exists")
+        return
+    size = layer.geometry.output_size
+    # Checked before anything as large as the output is allocated.
+    most = sum(replica.windows.size * replica.unrolling.window_outputs for replica in layer.replicas)
+    if layer.geometry.positions > most:
+        yield Violation("each-output-once", layer.name, f"{most} outputs are computed of {layer.geometry.positions}")
+        return
     counts = np.zeros(layer.geometry.positions, np.int64)
     for number, replica in enumerate(layer.replicas):
         where = f"{layer.name} replica {number}"
@@ -232,9 +261,15 @@ def _replicas(layer: MappedLayer) -> Iterator[Violation]:
         if unrolling.geometry != layer.geometry:
             yield Violation("replica-geometry", where, "is unrolled for another geometry")
             return
+        if any(count > limit for count, limit in zip(unrolling.window, size, strict=True)):
+            yield Violation("window-inside-output", where, f"window {unrolling.window} exceeds the output {size}")
+            return
         yield from _cut(where, replica.cut.rows, unrolling.rows, "rows")
         yield from _cut(where, replica.cut.columns, unrolling.columns, "columns")
         windows = replica.windows
+        if windows.dtype != np.int32 or windows.ndim != 1:
+            yield Violation("array-types", where, f"windows are {windows.dtype} {windows.shape}, not a list of int32")
+            return
         if windows.size and (windows.min() < 0 or windows.max() >= unrolling.windows):
             yield Violation("window-numbers", where, f"works on a window outside 0..{unrolling.windows - 1}")
             return
@@ -273,7 +308,6 @@ def _tile_copies(layers: Sequence[MappedLayer], placement: Placement) -> Iterato
 
 
 def _tile_set(layers: Sequence[MappedLayer], placement: Placement) -> Iterator[Violation]:
-
     wanted = TileTable.of(layers)
     for column in ("layer", "replica", "matrix", "row_begin", "row_end", "column_begin", "column_end"):
         if not np.array_equal(getattr(wanted, column), getattr(placement.tiles, column)):

@@ -50,7 +50,7 @@ def idx_bytes(array: NDArray[Any]) -> bytes:
 
 def write_mnist(directory: Path, part: str, count: int, mark: str = "-", *, packed: bool = True) -> NDArray[Any]:
     images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
-    labels = np.arange(count, dtype=np.uint8) % 10
+    labels = (np.arange(count) % 10).astype(np.uint8)
     for content, rank, array in (("images", 3, images), ("labels", 1, labels)):
         path = directory / f"{part}-{content}{mark}idx{rank}-ubyte{'.gz' if packed else ''}"
         path.write_bytes(gzip.compress(idx_bytes(array)) if packed else idx_bytes(array))
@@ -448,6 +448,40 @@ def test_no_damage_to_a_pickle_escapes_as_another_error(tmp_path: Path, place: i
         assert read_cifar10(path)[0].shape[1:] == (3, 32, 32)
     except DataError as error:
         assert "test_batch" in str(error)
+
+
+# --- training parts ----------------------------------------------------------------------------
+
+
+def test_training_part_of_mnist(tmp_path: Path) -> None:
+    write_mnist(tmp_path, "t10k", 3)
+    refuses(lambda: load_dataset(tmp_path, GREY, part="train"), "holds only MNIST test images", "add the training part")
+    train = write_mnist(tmp_path, "train", 600)
+    dataset = load_dataset(tmp_path, GREY, part="train")
+    assert dataset.name == "MNIST training images"
+    np.testing.assert_array_equal(dataset.inputs["image"], train[:, None] / np.float32(255))
+    np.testing.assert_array_equal(dataset.calibration["image"], dataset.inputs["image"][:CALIBRATION_SAMPLES])
+    assert dataset.labels is not None
+    assert dataset.labels.tolist() == [i % 10 for i in range(600)]
+
+
+def test_training_part_of_cifar10_joins_its_batches(tmp_path: Path) -> None:
+    for name, count in (("test_batch", 2), ("data_batch_1", 3), ("data_batch_3", 4)):
+        (tmp_path / name).write_bytes(python2_batch(cifar_pixels(count)))
+    dataset = load_dataset(tmp_path, RGB, part="train")
+    assert (dataset.name, dataset.count) == ("CIFAR-10 training images", 7)
+    pixels = np.concatenate([cifar_pixels(3), cifar_pixels(4)]).reshape(7, 3, 32, 32)
+    np.testing.assert_array_equal(dataset.inputs["image"], pixels / np.float32(255))
+    assert dataset.labels is not None
+    assert dataset.labels.tolist() == [0, 1, 2, 0, 1, 2, 3]
+
+
+def test_training_part_of_the_digits() -> None:
+    dataset = load_dataset(None, GREY, part="train")
+    images, labels = digits28()
+    np.testing.assert_array_equal(dataset.inputs["image"], images[:1000, None] / np.float32(255))
+    assert dataset.labels is not None
+    np.testing.assert_array_equal(dataset.labels, labels[:1000])
 
 
 # --- layouts, scaling, dtypes ------------------------------------------------------------------

@@ -1,0 +1,163 @@
+"""What ``program.json`` must hold: strict types, no unknown keys, numbers within reason."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+LARGEST = 2**53
+Natural = Annotated[int, Field(ge=0, le=LARGEST)]
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Axes = Annotated[tuple[Count, ...], Field(max_length=8)]
+Pads = Annotated[tuple[Natural, ...], Field(max_length=8)]
+Edges = Annotated[tuple[Natural, ...], Field(min_length=2)]
+Dtype = Literal[
+    "bool", "bfloat16", "float16", "float32", "float64", "int8", "int16", "int32", "int64",
+    "uint8", "uint16", "uint32", "uint64", "object",
+]  # fmt: skip
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class TensorPart(_Part):
+    """Type of a program input; a dimension of null is free."""
+
+    dtype: Dtype
+    shape: tuple[Natural | None, ...]
+
+
+class GeometryPart(_Part):
+    """Shape of a layer; all axes tuples have one entry per spatial axis."""
+
+    in_channels: Count
+    out_channels: Count
+    kernel: Axes
+    input_size: Axes
+    groups: Count
+    strides: Axes
+    dilations: Axes
+    pads_begin: Pads
+    pads_end: Pads
+    layout: Literal["channels_first", "channels_last"]
+
+    @model_validator(mode="after")
+    def _axes_agree(self) -> GeometryPart:
+        axes = (self.kernel, self.input_size, self.strides, self.dilations, self.pads_begin, self.pads_end)
+        if len({len(axis) for axis in axes}) != 1:
+            raise ValueError("the axes have different lengths")
+        return self
+
+
+class QuantizerPart(_Part):
+    """Input quantiser of a layer."""
+
+    scale: float
+    bits: Annotated[int, Field(ge=1, le=16)]
+    signed: bool
+
+
+class ReplicaPart(_Part):
+    """One copy of a layer's tiles."""
+
+    window: Axes
+    bundle: Count
+    row_cuts: Edges
+    column_cuts: Edges
+    windows: str
+
+
+class CrossbarPart(_Part):
+    """A crossbar layer."""
+
+    kind: Literal["crossbar"]
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    dtype: Literal["float16", "float32", "float64"]
+    geometry: GeometryPart
+    quantizer: QuantizerPart
+    base: Annotated[int, Field(ge=2, le=1024)]
+    cells: str
+    scale: str
+    bias: str
+    replicas: tuple[ReplicaPart, ...]
+
+    @model_validator(mode="after")
+    def _windows_have_all_axes(self) -> CrossbarPart:
+        if any(len(replica.window) != len(self.geometry.kernel) for replica in self.replicas):
+            raise ValueError("a window has other axes than the kernel")
+        return self
+
+
+class DigitalPart(_Part):
+    """A digital subgraph."""
+
+    kind: Literal["digital"]
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    model: str
+
+
+class CertificatePart(_Part):
+    """What was found and what is proven."""
+
+    quantity: str
+    value: Natural
+    bound: Natural
+    method: str
+
+
+class PlacementPart(_Part):
+    """Where and when the tiles work."""
+
+    chips: Natural
+    tiles: str
+    tile_columns: tuple[str, ...]
+    certificates: tuple[CertificatePart, ...]
+    initiation_interval_steps: Natural
+    latency_steps: Natural
+    crossing_values: Natural
+
+
+class ProvenancePart(_Part):
+    """How the program came to be."""
+
+    model: str
+    model_sha256: str
+    compiler: str
+    options: dict[str, str | int | float | bool | None]
+    notes: tuple[str, ...]
+
+
+class ChipPart(_Part):
+    """The chip that the program was transferred to."""
+
+    seed: Natural
+    conductances_us: str
+
+
+class MemberPart(_Part):
+    """Size and digest of another member of the file."""
+
+    bytes: Natural
+    sha256: str
+
+
+class Document(_Part):
+    """All of ``program.json``."""
+
+    format: str
+    version: int
+    target: dict[str, Any]
+    provenance: ProvenancePart
+    inputs: dict[str, TensorPart]
+    outputs: tuple[str, ...]
+    stages: tuple[Annotated[CrossbarPart | DigitalPart, Field(discriminator="kind")], ...]
+    constants: dict[str, str]
+    placement: PlacementPart
+    chip: ChipPart | None = None
+    members: dict[str, MemberPart]
