@@ -25,6 +25,7 @@ from memcompile.data import Dataset
 from memcompile.evaluation import run_float, score
 from memcompile.program import Program
 from memcompile.runtime.emulator import Emulator
+from memcompile.runtime.transfer import transfer
 from memcompile.target import Target
 
 PUBLISHED_LOSS = 0.9799 - 0.9507
@@ -41,14 +42,18 @@ def with_sigma(program: Program, sigma_us: float) -> Program:
 def losses(program: Program, test: Dataset, reference: float, seeds: int) -> np.ndarray:
     """Lost accuracy of each chip, [seeds]."""
     assert test.labels is not None
-    return np.array([reference - score(Emulator(program, seed).run(test.inputs), test.labels) for seed in range(seeds)])
+    lost = []
+    for seed in range(seeds):
+        chip, _ = transfer(program, seed)
+        lost.append(reference - score(Emulator(chip, seed).run(test.inputs), test.labels))
+    return np.array(lost)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the fit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the MNIST files")
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--images", type=int, help="test images [all]")
     parser.add_argument("--steps", type=int, default=6, help="bisection steps")
     parser.add_argument("--range", type=float, nargs=2, default=(0.4, 1.6), metavar=("LOW", "HIGH"))

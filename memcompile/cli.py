@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from dataclasses import dataclass, fields
@@ -83,6 +84,16 @@ def _shapes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) 
         except ValueError as error:
             raise click.BadParameter(f"{text!r} is not of the form INPUT=1,3,224,224") from error
     return shapes
+
+
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _duration(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|min|h|d)", value.strip())
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not a duration such as 90s, 10min, 2h or 3d")
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 def _list_passes(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -211,6 +222,15 @@ class DumpIr:
     help="literal walks every array, step and phase.",
 )
 @click.option("--images", type=click.IntRange(1), help="Run the first so many samples [default: all].")
+@click.option(
+    "--time",
+    "time_s",
+    default="0s",
+    callback=_duration,
+    metavar="DURATION",
+    help="Time since programming, for drift: 90s, 10min, 2h, 3d.",
+)
+@click.option("--explain", is_flag=True, help="Say which method each layer goes through, and why.")
 @data_options
 def run_command(program: Path, **options: Any) -> None:
     """Run PROGRAM on data: predictions, and accuracy where there are labels."""
@@ -225,7 +245,10 @@ def run_command(program: Path, **options: Any) -> None:
     if options["ideal"]:
         emulator = Emulator.ideal(loaded, options["executor"])
     else:
-        emulator = Emulator(loaded, options["seed"], executor=options["executor"])
+        emulator = Emulator(loaded, options["seed"], executor=options["executor"], time_s=options["time_s"])
+    if options["explain"]:
+        for layer, method in emulator.explain().items():
+            out.say(f"{layer}: {method}")
     with out.progress("running", dataset.count) as advance:
         outputs = emulator.run(dataset.inputs, progress=advance)
     if options["output"]:

@@ -31,6 +31,8 @@ def open_session(model: bytes | str, *, optimise: bool = True) -> ort.InferenceS
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 2
+    # Idle threads of the pool would spin and take a core from the emulator's kernels.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.errors import ProgramError, VerificationError
+from memcompile.geometry import Geometry
 from memcompile.ir import (
     CalibratedLayer,
     DigitalNode,
@@ -81,7 +82,7 @@ def verify_program(program: Program) -> Program:
     ProgramError
         The program is inconsistent; all violations are listed.
     """
-    found = list(_program_structure(program))
+    found = [*_program_structure(program), *_program_arrays(program)]
     for layer in program.layers:
         found += _layer(layer, program.target)
     if not found:
@@ -143,16 +144,15 @@ def _program_structure(program: Program) -> Iterator[Violation]:
     for value in program.outputs:
         if value not in made:
             yield Violation("outputs-defined", "program", f"output {value!r} is made by no stage")
-    tiles = program.placement.tiles
+
+
+def _program_arrays(program: Program) -> Iterator[Violation]:
     for column in ("array", "start", "slot"):
-        if (getattr(tiles, column) < 0).any():
+        if (getattr(program.placement.tiles, column) < 0).any():
             yield Violation("placed-and-scheduled", "tile table", f"column {column} is not set for every tile")
-    if program.chip is not None:
-        yield from _chip(program, program.chip.conductances_us)
-
-
-def _chip(program: Program, conductances_us: NDArray[np.float32]) -> Iterator[Violation]:
-    array = program.target.array
+    if program.chip is None:
+        return
+    array, conductances_us = program.target.array, program.chip.conductances_us
     shape = (int(program.placement.tiles.array.max(initial=-1)) + 1, array.input_lines, array.output_lines)
     if conductances_us.shape != shape:
         yield Violation("chip-shape", "chip", f"conductances have shape {conductances_us.shape}, the arrays {shape}")
@@ -166,11 +166,9 @@ def _layer(layer: AnyLayer, target: Target) -> Iterator[Violation]:
         yield Violation(
             "one-value-in-and-out", layer.name, f"has {len(layer.inputs)} inputs, {len(layer.outputs)} outputs"
         )
-    if min(geometry.output_size) < 1:
-        yield Violation("output-size", layer.name, f"its output has size {geometry.output_size}")
-        return
-    if geometry.in_channels % geometry.groups or geometry.out_channels % geometry.groups:
-        yield Violation("whole-groups", layer.name, f"{geometry.groups} groups do not divide the channels")
+    broken = list(_geometry(layer.name, geometry))
+    if broken:
+        yield from broken
         return
     shape = (geometry.groups, geometry.group_rows, geometry.group_columns)
     for name, array, dtype, wanted in _arrays(layer, shape):
@@ -189,6 +187,13 @@ def _layer(layer: AnyLayer, target: Target) -> Iterator[Violation]:
         yield from _cut(layer.name, layer.cut.columns, layer.unrolling.columns, "columns")
     if isinstance(layer, MappedLayer):
         yield from _replicas(layer)
+
+
+def _geometry(where: str, geometry: Geometry) -> Iterator[Violation]:
+    if min(geometry.output_size) < 1:
+        yield Violation("output-size", where, f"its output has size {geometry.output_size}")
+    if geometry.in_channels % geometry.groups or geometry.out_channels % geometry.groups:
+        yield Violation("whole-groups", where, f"{geometry.groups} groups do not divide the channels")
 
 
 def _arrays(
@@ -248,32 +253,40 @@ def _replicas(layer: MappedLayer) -> Iterator[Violation]:
     if not layer.replicas:
         yield Violation("has-replicas", layer.name, "no copy of the layer exists")
         return
-    size = layer.geometry.output_size
+    broken = [found for number in range(len(layer.replicas)) for found in _replica(layer, number)]
+    yield from broken
     # Checked before anything as large as the output is allocated.
     most = sum(replica.windows.size * replica.unrolling.window_outputs for replica in layer.replicas)
-    if layer.geometry.positions > most:
-        yield Violation("each-output-once", layer.name, f"{most} outputs are computed of {layer.geometry.positions}")
+    if not broken and most >= layer.geometry.positions:
+        yield from _coverage(layer)
+    elif not broken:
+        what = f"{most} output positions are computed of {layer.geometry.positions}"
+        yield Violation("each-output-once", layer.name, what)
+
+
+def _replica(layer: MappedLayer, number: int) -> Iterator[Violation]:
+    """What is wrong with one copy, up to the first thing that makes further checks meaningless."""
+    replica, where = layer.replicas[number], f"{layer.name} replica {number}"
+    unrolling, windows = replica.unrolling, replica.windows
+    if unrolling.geometry != layer.geometry:
+        yield Violation("replica-geometry", where, "is unrolled for another geometry")
         return
+    size = layer.geometry.output_size
+    if any(count > limit for count, limit in zip(unrolling.window, size, strict=True)):
+        yield Violation("window-inside-output", where, f"window {unrolling.window} exceeds the output {size}")
+        return
+    yield from _cut(where, replica.cut.rows, unrolling.rows, "rows")
+    yield from _cut(where, replica.cut.columns, unrolling.columns, "columns")
+    if windows.dtype != np.int32 or windows.ndim != 1:
+        yield Violation("array-types", where, f"windows are {windows.dtype} {windows.shape}, not a list of int32")
+    elif windows.size and (windows.min() < 0 or windows.max() >= unrolling.windows):
+        yield Violation("window-numbers", where, f"works on a window outside 0..{unrolling.windows - 1}")
+
+
+def _coverage(layer: MappedLayer) -> Iterator[Violation]:
     counts = np.zeros(layer.geometry.positions, np.int64)
-    for number, replica in enumerate(layer.replicas):
-        where = f"{layer.name} replica {number}"
-        unrolling = replica.unrolling
-        if unrolling.geometry != layer.geometry:
-            yield Violation("replica-geometry", where, "is unrolled for another geometry")
-            return
-        if any(count > limit for count, limit in zip(unrolling.window, size, strict=True)):
-            yield Violation("window-inside-output", where, f"window {unrolling.window} exceeds the output {size}")
-            return
-        yield from _cut(where, replica.cut.rows, unrolling.rows, "rows")
-        yield from _cut(where, replica.cut.columns, unrolling.columns, "columns")
-        windows = replica.windows
-        if windows.dtype != np.int32 or windows.ndim != 1:
-            yield Violation("array-types", where, f"windows are {windows.dtype} {windows.shape}, not a list of int32")
-            return
-        if windows.size and (windows.min() < 0 or windows.max() >= unrolling.windows):
-            yield Violation("window-numbers", where, f"works on a window outside 0..{unrolling.windows - 1}")
-            return
-        positions = unrolling.window_positions()[windows]
+    for replica in layer.replicas:
+        positions = replica.unrolling.window_positions()[replica.windows]
         np.add.at(counts, positions[positions >= 0], 1)
     missing, repeated = int((counts == 0).sum()), int((counts > 1).sum())
     if missing or repeated:

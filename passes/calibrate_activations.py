@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -63,16 +64,16 @@ class CalibrateActivations(Pass):
     def _quantizer(self, values: NDArray[np.float32], bits: int) -> InputQuantizer:
         signed = bool(values.size and values.min() < 0)
         largest = float(np.abs(values).max()) if values.size else 0.0
-        if largest == 0.0:
-            return InputQuantizer(1.0, bits, signed)
         highest = (1 << (bits - 1)) - 1 if signed else (1 << bits) - 1
-        best, best_error = None, np.inf
+        if largest * self.shortest / highest < np.finfo(np.float32).tiny:
+            return InputQuantizer(1.0, bits, signed)  # zeros only, as far as float32 can tell
+        best, best_error = InputQuantizer(float(np.float32(largest / highest)), bits, signed), np.inf
         for share in np.linspace(1.0, self.shortest, self.candidates):
             quantizer = InputQuantizer(float(np.float32(largest * share / highest)), bits, signed)
-            error = float(np.square(quantizer.quantize(values) * np.float32(quantizer.scale) - values).sum())
+            with np.errstate(over="ignore"):
+                error = float(np.square(quantizer.quantize(values) * np.float32(quantizer.scale) - values).sum())
             if error < best_error:
                 best, best_error = quantizer, error
-        assert best is not None
         return best
 
 
@@ -93,6 +94,8 @@ def _chunks(graph: Graph, data: Mapping[str, NDArray[Any]], images: int) -> list
     count = min(images, *(len(array) for array in data.values()))
     size = fixed_batch(graph.types[name] for name in graph.inputs)
     if size is None:
-        return [{name: array[start : start + 32] for name, array in data.items()} for start in range(0, count, 32)]
-    whole = max(count // size, 1)
-    return [{name: array[part * size : (part + 1) * size] for name, array in data.items()} for part in range(whole)]
+        edges = [*range(0, count, 32), count]
+        return [{name: array[a:b] for name, array in data.items()} for a, b in itertools.pairwise(edges)]
+    # Too few samples for one batch go round.
+    parts = [np.arange(size) % count] if count < size else list(np.arange(count // size * size).reshape(-1, size))
+    return [{name: array[part] for name, array in data.items()} for part in parts]

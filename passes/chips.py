@@ -74,14 +74,10 @@ def crossing_values(
     return total
 
 
-def _sums_sent(
-    layer: MappedLayer, tiles: TileTable, here: slice, chip: NDArray[np.int64], home: int
-) -> int:
+def _sums_sent(layer: MappedLayer, tiles: TileTable, here: slice, chip: NDArray[np.int64], home: int) -> int:
     """Sums of one layer that reach its home from other chips, per image."""
-    keys = np.stack(
-        [chip[here], tiles.replica[here], tiles.matrix[here], tiles.column_begin[here], tiles.column_end[here]],
-        axis=1,
-    )
+    facts = (chip, tiles.replica, tiles.matrix, tiles.column_begin, tiles.column_end)
+    keys = np.stack([fact[here] for fact in facts], axis=1)
     distinct = np.unique(keys[keys[:, 0] != home], axis=0)
     windows = np.array([len(replica.windows) for replica in layer.replicas], np.int64)
     return int((windows[distinct[:, 1]] * (distinct[:, 4] - distinct[:, 3])).sum())

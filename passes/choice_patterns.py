@@ -18,11 +18,16 @@ from scipy.sparse import csr_matrix
 
 from memcompile.passes.packing import Fill, Packing, TileShape, fill_array
 from memcompile.passes.packing_exact import arrange
-from memcompile.passes.patterns import ARRANGE_LIMIT, TOLERANCE, Knapsack, pattern_counts, pattern_of
+from memcompile.passes.patterns import (
+    ARRANGE_LIMIT,
+    TOLERANCE,
+    Knapsack,
+    arranged,
+    greedy_patterns,
+    pattern_counts,
+    pattern_of,
+)
 from memcompile.passes.window_plan import Choice, PriceTable, WindowPlan, shapes_of, tiles_of
-
-SPARE_COPIES = 3
-"""Copies beyond the fewest that are told apart; still more are counted without their steps."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,8 @@ class _Column:
 class ChoiceProgram:
     """The linear programme of one interval.
 
-    ``whole`` is False for bounds: copies then have the steps of their least loaded one, patterns
-    need not be arrangeable, and one entry per option stands for any larger number of copies.
+    ``whole`` is False for bounds: a column then stands for a range of copies, with the fewest
+    tiles and the fewest steps of the range, and patterns need not be arrangeable.
     """
 
     table: PriceTable
@@ -52,12 +57,10 @@ class ChoiceProgram:
 
     def __post_init__(self) -> None:
         numbers: dict[tuple[int, int, int], int] = {}
-        for kind, option, copies, load in self.table.survivors(self.interval, self.arrays, SPARE_COPIES):
+        for kind, option, copies, load in self.table.survivors(self.interval, self.arrays):
             choice = Choice(self.table.kinds[kind].options[option], copies)
             if self.whole:
                 wanted = tiles_of(choice)
-                if load == 0:
-                    continue
             else:
                 wanted = {(height, width, load): count * copies for height, width, count in choice.option.sizes}
             tiles = {numbers.setdefault(key, len(numbers)): count for key, count in wanted.items()}
@@ -75,32 +78,46 @@ class ChoiceProgram:
         self.belongs = np.zeros((len(self.table.kinds), len(self.columns)))
         self.belongs[[column.kind for column in self.columns], np.arange(len(self.columns))] = 1
 
-    def possible(self, rounds: int) -> bool | None:
-        """Whether the programme needs at most the arrays at hand; None if the rounds ran out."""
+    def possible(self, rounds: int) -> tuple[bool | None, int]:
+        """Whether the programme needs at most the arrays at hand (None if undecided), and rounds spent."""
         if not self.belongs.any(axis=1).all():
-            return False
-        for _ in range(rounds):
+            return False, 0
+        for spent in range(rounds):
             value, prices = self._solve()
             if value <= self.arrays + TOLERANCE:
-                return True
-            dearest, content = self.knapsacks[0].dearest(prices)
-            if not self.whole and self._asked(prices) / max(1.0, dearest) > self.arrays + TOLERANCE:
-                return False
+                return True, spent
             if self.whole:
-                fill = pattern_of(self.shapes, self.knapsacks, prices, self.table.lines)
-                content = np.zeros(len(prices), np.int64) if fill is None else pattern_counts(fill, len(prices))
-            if float(prices @ content) <= 1 + TOLERANCE:
-                return None
-            self.patterns.append(content)
-        return None
+                added = self._arrangeable(prices)
+            else:
+                dearest, content = self.knapsacks[0].dearest(prices)
+                if self._asked(prices) / max(1.0, dearest) > self.arrays + TOLERANCE:
+                    return False, spent
+                added = [content] if float(prices @ content) > 1 + TOLERANCE else []
+                added += greedy_patterns(self.knapsacks[0], prices)
+            if not added:
+                return None, spent
+            self.patterns += added
+        return None, rounds
+
+    def _arrangeable(self, prices: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+        """Contents worth more than an array whose tiles can be arranged."""
+        added: list[NDArray[np.int64]] = []
+        for knapsack in self.knapsacks:
+            added += [
+                content
+                for content in greedy_patterns(knapsack, prices)
+                if arranged(self.shapes, content, self.table.lines) is not None
+            ]
+            if added:
+                return added
+        fill = pattern_of(self.shapes, self.knapsacks, prices, self.table.lines)
+        return [] if fill is None else [pattern_counts(fill, len(prices))]
 
     def _asked(self, prices: NDArray[np.float64]) -> float:
-        """What the tiles of the cheapest choices are worth (Farley's bound divides it by the dearest array)."""
+        """What the tiles of the cheapest choices are worth; over the dearest array it is a bound."""
         cost = prices @ self.demand
         return float(
-            sum(
-                layers * cost[self.belongs[kind] > 0].min() for kind, layers in enumerate(self.table.layers.tolist())
-            )
+            sum(layers * cost[self.belongs[kind] > 0].min() for kind, layers in enumerate(self.table.layers.tolist()))
         )
 
     def _solve(self) -> tuple[float, NDArray[np.float64]]:
@@ -128,7 +145,9 @@ class ChoiceProgram:
                 sum(item for item, column in zip(taken, self.columns, strict=True) if column.kind == kind) == number
             )
         for shape in range(len(self.shapes)):
-            held = sum(int(pattern[shape]) * item for pattern, item in zip(self.patterns, used, strict=True) if pattern[shape])
+            held = sum(
+                int(pattern[shape]) * item for pattern, item in zip(self.patterns, used, strict=True) if pattern[shape]
+            )
             asked = sum(
                 column.tiles[shape] * item
                 for column, item in zip(self.columns, taken, strict=True)
@@ -152,10 +171,8 @@ class ChoiceProgram:
     def _plan(self, choices: Sequence[Choice], used: Sequence[int]) -> WindowPlan | None:
         """Put the chosen tiles into the chosen arrays."""
         kinds, lines = self.table.kinds, self.table.lines
-        by_layer = []
         given = iter(choices)
-        for kind in kinds:
-            by_layer.append(tuple(next(given) for _ in kind.members))
+        by_layer = [tuple(next(given) for _ in kind.members) for kind in kinds]
         shapes = shapes_of(by_layer)
         index = {(shape.height, shape.width, shape.load): number for number, shape in enumerate(shapes)}
         left = [shape.count for shape in shapes]

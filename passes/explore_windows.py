@@ -161,6 +161,8 @@ def explore_windows(
     table = window_table(geometry, rows, columns, most_cells // (2 * slices))
     options = []
     for number in _undominated(table):
+        if table.cells[number] * 2 * slices > most_cells and table.outputs[number] > 1:
+            continue
         unrolling = Unrolling(geometry, tuple(map(int, table.window[number])), int(table.bundle[number]))
         options.append(CopyOption.of(unrolling, full_cut(unrolling, rows, columns), slices))
     return tuple(options)
@@ -180,6 +182,10 @@ def _undominated(table: WindowTable) -> list[int]:
     return kept
 
 
+WindowPart = tuple[tuple[int, ...], int, int]
+"""Window, number of windows, tiles."""
+
+
 @dataclass(frozen=True)
 class StepPlan:
     """Fewest steps of a layer in one array whose content may change between steps.
@@ -190,7 +196,7 @@ class StepPlan:
 
     steps: int
     bound: int
-    parts: tuple[tuple[tuple[int, ...], int, int], ...]
+    parts: tuple[WindowPart, ...]
 
 
 def fewest_steps(geometry: Geometry, rows: int, columns: int) -> StepPlan:
@@ -208,7 +214,7 @@ def fewest_steps(geometry: Geometry, rows: int, columns: int) -> StepPlan:
     best = int(np.argmin(table.work))
     steps = int(table.work[best])
     window = tuple(map(int, table.window[best]))
-    parts: tuple[tuple[tuple[int, ...], int, int], ...] = ((window, int(table.windows[best]), int(table.tiles[best])),)
+    parts: tuple[WindowPart, ...] = ((window, int(table.windows[best]), int(table.tiles[best])),)
     if geometry.rank == 2:
         steps, parts = min((steps, parts), _with_strips(geometry, table), key=lambda plan: plan[0])
     return StepPlan(steps, bound, parts)
@@ -224,22 +230,20 @@ def _useful_weights(geometry: Geometry, rows: int, columns: int) -> int:
     return per_position * most_outputs * most_outputs
 
 
-def _with_strips(
-    geometry: Geometry, table: WindowTable
-) -> tuple[int, tuple[tuple[tuple[int, ...], int, int], ...]]:
+def _with_strips(geometry: Geometry, table: WindowTable) -> tuple[int, tuple[WindowPart, ...]]:
     """Core windows, plus smaller windows on the strips along the far edges."""
     height, width = geometry.output_size
     grid = np.full((height + 1, width + 1), np.iinfo(np.int64).max // 4, np.int64)
     for shape, tiles in zip(table.window.tolist(), table.tiles.tolist(), strict=True):
         grid[shape[0], shape[1]] = min(grid[shape[0], shape[1]], tiles)
     strip = _StripCosts(grid)
-    best: tuple[int, tuple[tuple[tuple[int, ...], int, int], ...]] | None = None
+    best: tuple[int, tuple[WindowPart, ...]] | None = None
     for ph, pw in itertools.product(range(1, height + 1), range(1, width + 1)):
         tiles = int(grid[ph, pw])
         if tiles >= np.iinfo(np.int64).max // 4:
             continue
         rows, columns = height // ph, width // pw
-        parts = [((ph, pw), rows * columns, tiles)]
+        parts: list[WindowPart] = [((ph, pw), rows * columns, tiles)]
         parts += strip.region(height - rows * ph, width) + strip.region(rows * ph, width - columns * pw)
         steps = sum(count * each for _, count, each in parts)
         if best is None or steps < best[0]:
@@ -253,15 +257,15 @@ class _StripCosts:
 
     def __init__(self, grid: NDArray[np.int64]) -> None:
         self.grid = grid
-        self.known: dict[tuple[int, int], list[tuple[tuple[int, ...], int, int]]] = {}
+        self.known: dict[tuple[int, int], list[WindowPart]] = {}
 
-    def region(self, height: int, width: int) -> list[tuple[tuple[int, ...], int, int]]:
+    def region(self, height: int, width: int) -> list[WindowPart]:
         """Windows that cover a rectangle; none for an empty one."""
         if height == 0 or width == 0:
             return []
         if (height, width) not in self.known:
             part = self.grid[1 : height + 1, 1 : width + 1]
-            counts = -(-height // np.arange(1, height + 1))[:, None] * -(-width // np.arange(1, width + 1))[None]
+            counts = np.outer(-(-height // np.arange(1, height + 1)), -(-width // np.arange(1, width + 1)))
             cost = counts * part
             y, x = np.unravel_index(int(np.argmin(cost)), cost.shape)
             window = (int(y) + 1, int(x) + 1)

@@ -23,12 +23,16 @@ class GroupDigital(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         depth = _depths(graph)
+        taken = {node.name for node in graph.nodes if not isinstance(node, OnnxNode)}
         nodes: list[Node] = []
         for level in range(max(depth.values(), default=-1) + 1):
             here = [node for node in graph.nodes if depth[node.name] == level]
             operators = [node for node in here if isinstance(node, OnnxNode)]
             if operators:
-                nodes.append(_group(graph, operators, f"digital_{level}"))
+                name = f"digital_{level}"
+                while name in taken:  # a layer of the model may be called so
+                    name += "_"
+                nodes.append(_group(graph, operators, name))
             nodes += [node for node in here if not isinstance(node, OnnxNode)]
         return graph.replace(nodes=tuple(nodes))
 

@@ -122,7 +122,9 @@ class Master:
         self.model = cp_model.CpModel()
         self.schemes: dict[int, list[Scheme]] = {}
         self.picked: dict[int, list[cp_model.IntVar]] = {}
-        work, area, tall = [], [], []
+        work: list[cp_model.LinearExprT] = []
+        area: list[cp_model.LinearExprT] = []
+        tall: list[cp_model.LinearExprT] = []
         for layer, options in enumerate(problem.layers):
             if problem.is_free(layer):
                 windows = free_cover(self.model, problem, layer)
@@ -140,7 +142,8 @@ class Master:
             for scheme, here in zip(self.schemes[layer], self.picked[layer], strict=True):
                 work.append(here * sum(options[part.option].tiles * sum(part.loads) for part in scheme))
                 area.append(here * sum(options[part.option].cells * len(part.loads) for part in scheme))
-                tall.append(here * sum(problem.tall_width(options[part.option]) * len(part.loads) for part in scheme))
+                width = sum(problem.tall_width(options[part.option]) * len(part.loads) for part in scheme)
+                tall.append(here * width)
         self.model.add(sum(work) <= problem.arrays * interval)
         self.model.add(sum(area) <= problem.arrays * problem.lines[0] * problem.lines[1])
         self.model.add(sum(tall) <= problem.arrays * problem.lines[1])
@@ -200,9 +203,7 @@ def free_cover(model: cp_model.CpModel, problem: JointProblem, layer: int) -> di
 class Distribution:
     """Distributes the tiles of chosen schemes, and the free copies, over the single arrays."""
 
-    def __init__(
-        self, problem: JointProblem, interval: int, schemes: dict[int, Scheme], own_lines: bool
-    ) -> None:
+    def __init__(self, problem: JointProblem, interval: int, schemes: dict[int, Scheme], own_lines: bool) -> None:
         self.problem, self.interval, self.own_lines = problem, interval, own_lines
         self.model = cp_model.CpModel()
         self.steps: list[list[cp_model.LinearExprT]] = [[] for _ in range(problem.arrays)]

@@ -72,9 +72,7 @@ def _first_possible(problem: JointProblem, lowest: int, beat: int, effort: Joint
     return low
 
 
-def _try_interval(
-    problem: JointProblem, interval: int, effort: JointEffort
-) -> tuple[JointPlan | None, bool]:
+def _try_interval(problem: JointProblem, interval: int, effort: JointEffort) -> tuple[JointPlan | None, bool]:
     """A plan of this interval; or None, and whether it is proven that there is none."""
     master = Master(problem, interval)
     proven = True
@@ -123,9 +121,7 @@ def replicas_of(options: Sequence[CopyOption], scheme: Scheme) -> tuple[Replica,
         assert len(chosen) == sum(part.loads), "a scheme covers every output position once"
         covered[positions[chosen]] = True
         covered[-1] = False
-        replicas += [
-            Replica(option.unrolling, option.cut, read_only(windows)) for windows in deal(chosen, part.loads)
-        ]
+        replicas += [Replica(option.unrolling, option.cut, read_only(windows)) for windows in deal(chosen, part.loads)]
     assert covered[:-1].all(), "a scheme covers every output position once"
     return tuple(replicas)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memcompile.ir import Graph, IntegerLayer, MappedLayer, read_values
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.ir import Graph, IntegerLayer, MappedLayer, TileTable, read_values
 
 
 def mapped_layers(graph: Graph) -> tuple[MappedLayer, ...]:
@@ -27,9 +30,10 @@ def layer_sources(graph: Graph) -> list[tuple[int, ...]]:
     return sources
 
 
-def depths(sources: Sequence[tuple[int, ...]]) -> list[int]:
-    """Crossbar layers on the longest path up to each layer."""
-    depth: list[int] = []
-    for before in sources:
-        depth.append(1 + max((depth[layer] for layer in before), default=0))
-    return depth
+def tile_loads(layers: Sequence[MappedLayer], tiles: TileTable) -> NDArray[np.int64]:
+    """Steps of each tile per image: the windows of its copy."""
+    most = max((len(layer.replicas) for layer in layers), default=0)
+    windows = np.zeros((len(layers), most), np.int64)
+    for number, layer in enumerate(layers):
+        windows[number, : len(layer.replicas)] = [len(replica.windows) for replica in layer.replicas]
+    return windows[tiles.layer, tiles.replica]

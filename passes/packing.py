@@ -148,9 +148,8 @@ def first_fit(
     interval: int,
     arrays: int | None,
     order: int = 0,
-    started: Sequence[tuple[Fill, int]] = (),
 ) -> Packing | None:
-    """First fit in one order of the shapes, into arrays some of which may hold tiles already.
+    """First fit in one order of the shapes.
 
     Returns
     -------
@@ -160,12 +159,10 @@ def first_fit(
         return None
     key = _ORDERS[order]
     numbers = sorted(range(len(shapes)), key=lambda number: (key(shapes[number], lines, max(1, interval)), number))
-    return _first_fit(shapes, numbers, lines, interval, arrays, started)
+    return _first_fit(shapes, numbers, lines, interval, arrays)
 
 
-def fill_array(
-    shapes: Sequence[TileShape], content: Sequence[tuple[int, int]], lines: tuple[int, int]
-) -> Fill | None:
+def fill_array(shapes: Sequence[TileShape], content: Sequence[tuple[int, int]], lines: tuple[int, int]) -> Fill | None:
     """Arrange given numbers of tiles, (shape number, count), in one array; None if they do not fit."""
     fill = Fill((), ((0, 0, *lines),), 0)
     for number, count in content:
@@ -200,12 +197,11 @@ def _first_fit(
     lines: tuple[int, int],
     limit: int,
     arrays: int | None,
-    started: Sequence[tuple[Fill, int]],
 ) -> Packing | None:
     """First fit with arrays of equal filling taken together."""
     empty = Fill((), ((0, 0, *lines),), 0)
-    groups = list(started)
-    opened = sum(count for _, count in groups)
+    groups: list[tuple[Fill, int]] = []
+    opened = 0
     for number in order:
         left = shapes[number].count
         position = 0

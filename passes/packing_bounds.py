@@ -31,7 +31,7 @@ def arrays_bound(shapes: Sequence[TileShape], lines: tuple[int, int], interval: 
     best = -(-int((heights[h] * widths[w] * count).sum()) // (lines[0] * lines[1]))
     if interval:
         loads = transformed([shape.load for shape in shapes], interval)
-        best = max(best, max(-(-int((row * count).sum()) // interval) for row in loads))
+        best = max(best, *(-(-int((row * count).sum()) // interval) for row in loads))
     return max(1, best)
 
 
@@ -40,7 +40,7 @@ def packing_interval_bound(shapes: Sequence[TileShape], lines: tuple[int, int], 
     if not shapes:
         return 0
     total = sum(shape.load * shape.count for shape in shapes)
-    low = max(max(shape.load for shape in shapes), -(-total // arrays))
+    low = max(-(-total // arrays), *(shape.load for shape in shapes))
     high = max(low, total)
     while low < high:
         middle = (low + high) // 2

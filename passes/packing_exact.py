@@ -77,9 +77,7 @@ def _distribute(
     return [[solver.value(count[array]) for count in counts] for array in range(arrays)], False
 
 
-def arrange(
-    shapes: Sequence[TileShape], content: Sequence[int], lines: tuple[int, int], effort: float
-) -> Fill | None:
+def arrange(shapes: Sequence[TileShape], content: Sequence[int], lines: tuple[int, int], effort: float) -> Fill | None:
     """Find lines for the tiles of one array, without overlap; None if the solver finds none."""
     tiles = [number for number, count in enumerate(content) for _ in range(count)]
     model = cp_model.CpModel()

@@ -10,13 +10,18 @@ from memcompile.passes.window_plan import PriceTable, WindowPlan
 
 @dataclass(frozen=True)
 class PatternEffort:
-    """Deterministic limits: columns generated per linear programme, solver time per plan."""
+    """Deterministic limits of the search.
 
-    rounds: int
+    Rounds of pattern generation for bounds and for plans, all intervals together, and solver time
+    for making one plan whole.
+    """
+
+    bound_rounds: int
+    plan_rounds: int
     plan: float
 
 
-EFFORTS = {"normal": PatternEffort(40, 1.0), "best": PatternEffort(300, 20.0)}
+EFFORTS = {"normal": PatternEffort(40, 25, 0.5), "best": PatternEffort(1500, 600, 20.0)}
 
 
 def close_gap(
@@ -24,25 +29,32 @@ def close_gap(
 ) -> tuple[WindowPlan, int]:
     """A plan at least as good, and a bound at least as high, by bisection.
 
-    An interval is ruled out if even choices and arrays taken in parts do not keep it. Where that
-    is possible a plan of whole ones is sought; if none is found the search goes on above it, and
-    the bound stays below.
+    The bound is the first interval that choices and arrays taken in parts can keep. Plans of whole
+    ones are then sought between it and the plan at hand.
     """
-    low, proven = bound, True
-    while low < plan.interval:
+    bound = _raise_bound(table, arrays, bound, plan.interval, effort.bound_rounds)
+    low, left = bound, effort.plan_rounds
+    while low < plan.interval and left > 0:
         middle = (low + plan.interval) // 2
-        if ChoiceProgram(table, middle, arrays, whole=False).possible(effort.rounds) is False:
-            low = middle + 1
-            bound = low if proven else max(bound, low)
-            continue
-        found = _plan(table, middle, arrays, effort)
+        program = ChoiceProgram(table, middle, arrays, whole=True)
+        possible, spent = program.possible(left)
+        found = program.plan(effort.plan) if possible else None
+        left -= max(1, spent)
         if found is None:
-            low, proven = middle + 1, False
+            low = middle + 1
         else:
             plan = found
-    return plan, min(bound, plan.interval)
+    return plan, bound
 
 
-def _plan(table: PriceTable, interval: int, arrays: int, effort: PatternEffort) -> WindowPlan | None:
-    program = ChoiceProgram(table, interval, arrays, whole=True)
-    return program.plan(effort.plan) if program.possible(effort.rounds) else None
+def _raise_bound(table: PriceTable, arrays: int, low: int, high: int, rounds: int) -> int:
+    """The first interval from ``low`` on that is not ruled out; at most ``high``."""
+    while low < high and rounds > 0:
+        middle = (low + high) // 2
+        possible, spent = ChoiceProgram(table, middle, arrays, whole=False).possible(rounds)
+        rounds -= max(1, spent)
+        if possible is False:
+            low = middle + 1
+        else:
+            high = middle
+    return low

@@ -1,11 +1,10 @@
-"""Bounds and packings by patterns: linear programming over the possible contents of one array.
+"""Array patterns: the possible contents of one array, and the dearest one at given prices.
 
 The content of an array is a *pattern*: how many tiles of each shape it holds. Choosing how many
 arrays get each pattern is a linear programme whose columns are generated as needed (Gilmore and
 Gomory, Oper. Res. 9, 849, 1961): its dual prices of the tile shapes are handed to a knapsack that
-looks for a pattern worth more than one array. Rounded down, with first fit for the rest, it is a
-packing; whatever the prices, demand over the dearest pattern is a bound (Farley, Oper. Res. 38,
-922, 1990).
+looks for a pattern worth more than one array. Whatever the prices, demand over the dearest
+pattern is a bound (Farley, Oper. Res. 38, 922, 1990).
 """
 
 from __future__ import annotations
@@ -17,15 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from ortools.sat.python import cp_model
-from scipy.optimize import linprog
 
-from memcompile.passes.packing import Fill, Packing, TileShape, fill_array, first_fit
+from memcompile.passes.packing import Fill, TileShape, fill_array
 from memcompile.passes.packing_bounds import transformed
 from memcompile.passes.packing_exact import arrange
 
 PRICE_UNIT = 1 << 24
 """Prices are rounded up to integers in this unit, which keeps bounds valid."""
 TOLERANCE = 1e-5
+SEEDS = 40
+"""Patterns made by the greedy rule for each round of prices."""
 FUNCTIONS = 5
 """Dual feasible functions per direction that limit the content of an array."""
 ARRANGE_LIMIT = 0.05
@@ -43,9 +43,7 @@ class Knapsack:
     most: NDArray[np.int64]
 
     @classmethod
-    def of(
-        cls, sizes: NDArray[np.int64], lines: tuple[int, int], interval: int, own_lines: bool = False
-    ) -> Knapsack:
+    def of(cls, sizes: NDArray[np.int64], lines: tuple[int, int], interval: int, own_lines: bool = False) -> Knapsack:
         """Steps, and cells counted under several pairs of dual feasible functions.
 
         Parameters
@@ -89,6 +87,27 @@ class Knapsack:
         return solver.best_objective_bound / PRICE_UNIT, counts
 
 
+def greedy_patterns(knapsack: Knapsack, prices: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+    """Contents worth more than an array, each started with another shape and filled by price per use."""
+    use = knapsack.matrix / np.maximum(np.array(knapsack.limits, np.float64), 1)[:, None]
+    worth = np.flatnonzero((prices > TOLERANCE) & (knapsack.most > 0))
+    ranked = worth[np.argsort(-prices[worth] / (use[:, worth].max(axis=0) + use[:, worth].mean(axis=0)), kind="stable")]
+    found: dict[bytes, NDArray[np.int64]] = {}
+    for seed in ranked[:SEEDS].tolist():
+        counts = np.zeros(len(prices), np.int64)
+        left = np.array(knapsack.limits, np.int64)
+        for shape in (seed, *ranked.tolist()):
+            column = knapsack.matrix[:, shape]
+            used = column > 0
+            most = int((left[used] // column[used]).min()) if used.any() else int(knapsack.most[shape])
+            number = min(most, int(knapsack.most[shape] - counts[shape]))
+            counts[shape] += number
+            left -= number * column
+        if float(prices @ counts) > 1 + TOLERANCE:
+            found.setdefault(counts.tobytes(), counts)
+    return list(found.values())
+
+
 def _few_transforms(sizes: NDArray[np.int64], capacity: int) -> list[NDArray[np.int64]]:
     """The sizes, and what a few dual feasible functions make of them, most different first."""
     every = transformed(sizes.tolist(), capacity)
@@ -99,39 +118,6 @@ def _few_transforms(sizes: NDArray[np.int64], capacity: int) -> list[NDArray[np.
         if len(distinct) < FUNCTIONS:
             distinct.setdefault(row.tobytes(), row)
     return list(distinct.values())
-
-
-def pack_by_patterns(
-    shapes: Sequence[TileShape], lines: tuple[int, int], interval: int, arrays: int, rounds: int
-) -> Packing | None:
-    """Pack into at most ``arrays`` arrays by rounding the linear programme; None if that fails."""
-    if any(shape.load > interval for shape in shapes):
-        return None
-    sizes = np.array([(shape.height, shape.width, shape.load) for shape in shapes], np.int64)
-    demand = np.array([shape.count for shape in shapes], np.float64)
-    knapsacks = (Knapsack.of(sizes, lines, interval), Knapsack.of(sizes, lines, interval, own_lines=True))
-    columns = _uniform_patterns(shapes, knapsacks[1], lines)
-    for _ in range(rounds):
-        counts = np.stack([pattern_counts(fill, len(shapes)) for fill in columns], axis=1)
-        solution = linprog(np.ones(len(columns)), A_ub=-counts, b_ub=-demand, method="highs")
-        if solution.x is None:
-            return None
-        if solution.fun <= arrays + TOLERANCE:
-            packing = _rounded(shapes, columns, solution.x, lines, interval, arrays)
-            if packing is not None:
-                return packing
-        fill = pattern_of(shapes, knapsacks, -solution.ineqlin.marginals, lines)
-        if fill is None:
-            return None
-        columns.append(fill)
-    return None
-
-
-def _uniform_patterns(shapes: Sequence[TileShape], knapsack: Knapsack, lines: tuple[int, int]) -> list[Fill]:
-    """Arrays full of one shape each."""
-    fills = [fill_array(shapes, [(number, int(most))], lines) for number, most in enumerate(knapsack.most)]
-    single = [fill_array(shapes, [(number, 1)], lines) for number in range(len(shapes))]
-    return [fill for fill in (*fills, *single) if fill is not None]
 
 
 def pattern_of(
@@ -145,8 +131,7 @@ def pattern_of(
         _, content = knapsack.dearest(prices)
         if float(prices @ content) <= 1 + TOLERANCE:
             return None
-        order = sorted(np.flatnonzero(content).tolist(), key=lambda n: (-shapes[n].height, -shapes[n].width))
-        fill = fill_array(shapes, [(number, int(content[number])) for number in order], lines)
+        fill = arranged(shapes, content, lines)
         if fill is None:
             fill = arrange(shapes, content.tolist(), lines, ARRANGE_LIMIT)
         if fill is not None:
@@ -154,36 +139,12 @@ def pattern_of(
     return None
 
 
+def arranged(shapes: Sequence[TileShape], content: NDArray[np.int64], lines: tuple[int, int]) -> Fill | None:
+    """Arrange the tiles of one array by the packing heuristic, the highest and widest first."""
+    order = sorted(np.flatnonzero(content).tolist(), key=lambda n: (-shapes[n].height, -shapes[n].width))
+    return fill_array(shapes, [(number, int(content[number])) for number in order], lines)
+
+
 def pattern_counts(fill: Fill, shapes: int) -> NDArray[np.int64]:
     """Tiles of each shape in an array, int64 [shapes]."""
     return np.bincount([number for number, _, _ in fill.tiles], minlength=shapes)
-
-
-def _rounded(
-    shapes: Sequence[TileShape],
-    columns: Sequence[Fill],
-    amounts: NDArray[np.float64],
-    lines: tuple[int, int],
-    interval: int,
-    arrays: int,
-) -> Packing | None:
-    """Whole arrays of each pattern, then first fit for the tiles that remain."""
-    left = np.array([shape.count for shape in shapes], np.int64)
-    kept: list[tuple[Fill, int]] = []
-    for column in sorted(range(len(columns)), key=lambda n: (-amounts[n], n)):
-        counts = pattern_counts(columns[column], len(shapes))
-        held = counts > 0
-        number = min(math.floor(amounts[column] + 0.5), int((left[held] // counts[held]).min()))
-        if number > 0:
-            kept.append((columns[column], number))
-            left -= number * counts
-    used = sum(number for _, number in kept)
-    rest = [
-        TileShape(shape.height, shape.width, shape.load, int(count))
-        for shape, count in zip(shapes, left, strict=True)
-    ]
-    for order in range(5) if used <= arrays else ():
-        packing = first_fit(rest, lines, interval, arrays, order=order, started=kept)
-        if packing is not None:
-            return packing
-    return None

@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.errors import CapacityError
-from memcompile.ir import Certificate, Graph
+from memcompile.ir import Certificate, Graph, Placement
 from memcompile.pass_manager import Pass, PassContext
 from memcompile.passes.chips import crossing_values, order_along_pipeline
-from memcompile.passes.layer_graph import layer_sources, mapped_layers
+from memcompile.passes.layer_graph import layer_sources, mapped_layers, tile_loads
 from memcompile.passes.packing import Packing, TileShape, group_tiles, pack
 from memcompile.passes.packing_bounds import arrays_bound, packing_interval_bound
 from memcompile.passes.packing_exact import pack_exactly
-from memcompile.passes.schedule import tile_loads
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ class Place(Pass):
         slices = np.array([layer.slices for layer in layers], np.int32)
         loads = tile_loads(layers, tiles)
         sizes = np.stack([tiles.heights, tiles.widths(slices), loads], axis=1).astype(np.int64)
-        places, arrays = self._pack(sizes, context, placement.chips, placement.initiation_interval_steps)
+        draft = np.stack([tiles.array, tiles.input_line, tiles.output_line], axis=1).astype(np.int64)
+        places, arrays = self._pack(sizes, draft, context, placement)
         numbers = order_along_pipeline(places[:, 0], tiles)
         placed = np.stack([numbers, places[:, 1], places[:, 2]]).astype(np.int32)
         tiles = tiles.with_columns(array=placed[0], input_line=placed[1], output_line=placed[2])
@@ -67,47 +67,54 @@ class Place(Pass):
         )
 
     def _pack(
-        self, sizes: NDArray[np.int64], context: PassContext, chips: int, interval: int
+        self, sizes: NDArray[np.int64], draft: NDArray[np.int64], context: PassContext, placement: Placement
     ) -> tuple[NDArray[np.int64], Certificate]:
         """Places [tiles, 3] (array, input line, output line) and what is proven of their number."""
-        array = context.target.array
-        lines = (array.input_lines, array.output_lines)
-        budget = chips * context.target.chip.arrays
+        lines = (context.target.array.input_lines, context.target.array.output_lines)
+        budget = placement.chips * context.target.chip.arrays
         shapes, members = group_tiles(sizes[:, 0], sizes[:, 1], sizes[:, 2])
-        interval = interval or _first_interval(shapes, lines, budget)
-        bound = arrays_bound(shapes, lines, interval)
-        packing = pack(shapes, lines, interval, budget, enough=bound)
-        method = "dual feasible functions"
-        if len(sizes) <= self.exact_tiles and budget <= self.exact_arrays:
-            packing, bound, method = self._improve(shapes, lines, interval, budget, packing, bound, method)
-        if packing is None:
-            raise CapacityError(
-                f"needs {bound} arrays or more for an interval of {interval} steps, "
-                f"{chips} chips have {budget}; use --chips {-(-bound // context.target.chip.arrays) + 1}"
-            )
-        found = Certificate("arrays", packing.arrays, bound, f"{method}, at most {interval} steps an array")
-        return packing.expand(members, len(sizes)), found
+        interval = placement.initiation_interval_steps or _first_interval(shapes, lines, budget)
+        bound, method = arrays_bound(shapes, lines, interval), "dual feasible functions"
+        drafted = len(np.unique(draft[:, 0])) if draft.min() >= 0 else budget + 1
+        if drafted <= budget and any(item.quantity == "latency" for item in placement.certificates):
+            # The plan was chosen for its latency; in fewer arrays tiles would wait for each other.
+            return draft, Certificate("arrays", drafted, bound, f"{method}, at most {interval} steps an array")
+        packing = pack(shapes, lines, interval, min(budget, drafted - 1), enough=bound)
+        found = drafted if packing is None else packing.arrays
+        if bound < found and len(sizes) <= self.exact_tiles and budget <= self.exact_arrays:
+            better, bound, method = self._improve(shapes, lines, interval, found, bound, method)
+            packing = better or packing
+        if packing is None and drafted > budget:
+            raise CapacityError(self._message(bound, interval, context, placement.chips))
+        places = draft if packing is None else packing.expand(members, len(sizes))
+        found = drafted if packing is None else packing.arrays
+        return places, Certificate("arrays", found, bound, f"{method}, at most {interval} steps an array")
 
     def _improve(
         self,
         shapes: list[TileShape],
         lines: tuple[int, int],
         interval: int,
-        budget: int,
-        packing: Packing | None,
+        found: int,
         bound: int,
         method: str,
     ) -> tuple[Packing | None, int, str]:
-        """Fewer arrays as long as CP-SAT finds them, from the fewest possible upwards."""
-        arrays = bound
-        while arrays < (budget + 1 if packing is None else packing.arrays):
+        """Fewer than ``found`` arrays if CP-SAT manages, from the fewest possible upwards."""
+        for arrays in range(bound, found):
             exact = pack_exactly(shapes, lines, arrays, interval, self.solver_limit)
             if exact.packing is not None:
                 return exact.packing, bound, method
-            arrays += 1
-            if exact.impossible and arrays == bound + 1:
-                bound, method = arrays, "CP-SAT, distribution of tiles over arrays"
-        return packing, bound, method
+            if exact.impossible and arrays == bound:
+                bound, method = arrays + 1, "CP-SAT, distribution of tiles over arrays"
+        return None, bound, method
+
+    @staticmethod
+    def _message(bound: int, interval: int, context: PassContext, chips: int) -> str:
+        per_chip = context.target.chip.arrays
+        return (
+            f"needs {bound} arrays or more for an interval of {interval} steps, {chips} chips have "
+            f"{chips * per_chip}; use --chips {max(chips + 1, -(-bound // per_chip))}"
+        )
 
 
 def _first_interval(shapes: list[TileShape], lines: tuple[int, int], budget: int) -> int:

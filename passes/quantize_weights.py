@@ -51,9 +51,10 @@ class QuantizeWeights(Pass):
         """Best step of each channel; weights [channels, weights of a channel]."""
         largest = np.abs(weights).max(axis=1)
         largest[largest == 0] = 1.0
-        coarser = [1.0 / level for level in range(limit - 1, max(limit // 2, 0), -1)]
+        # With several slices half the limit is far away, and the finest grids are fine enough.
+        coarser = [1.0 / level for level in range(limit - 1, max(limit // 2, limit - 1 - self.candidates, 0), -1)]
         shares = [share / limit for share in np.linspace(1.0, self.shortest, self.candidates)]
-        best = largest / limit
+        best: NDArray[np.float64] = largest / limit
         best_error = _error(weights, best, limit)
         for share in (*coarser, *shares):
             candidate = largest * share
@@ -65,7 +66,8 @@ class QuantizeWeights(Pass):
 
 
 def _round(weights: NDArray[np.float64], step: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
-    return np.clip(np.rint(weights / step[:, None]), -limit, limit)
+    levels: NDArray[np.float64] = np.clip(np.rint(weights / step[:, None]), -limit, limit)
+    return levels
 
 
 def _error(weights: NDArray[np.float64], step: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
@@ -77,4 +79,5 @@ def _refine(weights: NDArray[np.float64], step: NDArray[np.float64], limit: int)
     levels = _round(weights, step, limit)
     power = np.square(levels).sum(axis=1)
     refined = (weights * levels).sum(axis=1) / np.where(power == 0, 1.0, power)
-    return np.where(refined > 0, refined, step)
+    better: NDArray[np.float64] = np.where(refined > 0, refined, step)
+    return better

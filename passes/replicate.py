@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -25,8 +25,14 @@ from memcompile.passes.explore_windows import CopyOption, explore_windows
 from memcompile.passes.joint_model import JointProblem
 from memcompile.passes.joint_plan import EFFORTS as JOINT_EFFORTS
 from memcompile.passes.joint_plan import replicas_of, search_jointly
-from memcompile.passes.packing import TileShape, pack
+from memcompile.passes.latency_plan import latency_bound, latency_plans
+from memcompile.passes.layer_graph import layer_sources, mapped_layers, tile_loads
+from memcompile.passes.packing import Packing, TileShape, group_tiles, pack
 from memcompile.passes.packing_bounds import arrays_bound
+from memcompile.passes.packing_exact import pack_exactly
+from memcompile.passes.pattern_search import EFFORTS as PATTERN_EFFORTS
+from memcompile.passes.pattern_search import close_gap
+from memcompile.passes.schedule import one_image
 from memcompile.passes.tile_matrices import tile_limits
 from memcompile.passes.window_plan import (
     PRICES,
@@ -34,6 +40,7 @@ from memcompile.passes.window_plan import (
     LayerKind,
     PriceTable,
     WindowPlan,
+    balanced,
     interval_bound,
     shapes_of,
     shortest_interval,
@@ -45,6 +52,9 @@ EFFORTS = ("fast", "normal", "best")
 JOINT_LAYERS = 8
 JOINT_ARRAYS = 16
 JOINT_OPTIONS = 8
+EXACT_ARRAYS = 32
+EXACT_TILES = 200
+EXACT_LIMIT = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ class Replicate(Pass):
     summary: ClassVar[str] = "choose chips, windows and copies of each layer for a short interval"
 
     objective: str = "throughput"
-    """throughput: shortest interval; arrays: one copy in the fewest arrays."""
+    """throughput: shortest interval; latency: fewest steps for one image; arrays: one copy, fewest arrays."""
     effort: str = "normal"
     """fast, normal or best."""
     parallel_windows: bool = True
@@ -78,13 +88,17 @@ class Replicate(Pass):
         layers = [node for node in graph.nodes if isinstance(node, TiledLayer)]
         if not layers:
             return graph.replace(placement=Placement(chips=0, tiles=TileTable.of(())))
-        kinds = layer_kinds(layers, context.target, None)
+        kinds = layer_kinds(layers, context.target, None, windows=False)
         single = single_copies(kinds, context.target)
         chips = chips_for(layers, single, context)
-        found = _Found(chosen_replicas(single), single.interval, ())
-        if self.objective != "arrays":
-            arrays = chips * context.target.chip.arrays
+        arrays = chips * context.target.chip.arrays
+        if self.objective == "throughput":
             found = self._shorten(layers, single, arrays, context.target)
+        elif self.objective == "latency":
+            found = self._hasten(layers, layer_sources(graph), single, arrays, context.target)
+        else:
+            plan = balanced(single, (context.target.array.input_lines, context.target.array.output_lines))
+            found = _Found(chosen_replicas(plan), plan.interval, (), plan.packing)
         changed = {
             layer.name: carry(MappedLayer, layer, replicas=found.replicas[number])
             for number, layer in enumerate(layers)
@@ -92,29 +106,55 @@ class Replicate(Pass):
         graph = graph.map_nodes(changed)
         placement = Placement(
             chips=chips,
-            tiles=TileTable.of(node for node in graph.nodes if isinstance(node, MappedLayer)),
+            tiles=draft_places(mapped_layers(graph), found.packing) if found.places is None else found.places,
             certificates=found.certificates,
             initiation_interval_steps=found.interval,
         )
         return graph.replace(placement=placement)
 
-    def _shorten(
-        self, layers: Sequence[TiledLayer], single: WindowPlan, arrays: int, target: Target
+    def _hasten(
+        self,
+        layers: Sequence[TiledLayer],
+        sources: Sequence[tuple[int, ...]],
+        single: WindowPlan,
+        arrays: int,
+        target: Target,
     ) -> _Found:
+        """The fewest steps for one image alone, and what is proven of it."""
+        lines = (target.array.input_lines, target.array.output_lines)
+        table = PriceTable(layer_kinds(layers, target, arrays, self.parallel_windows), lines)
+        plans = [self._shorten(layers, single, arrays, target)]
+        for plan in (single, *latency_plans(table, arrays)):
+            packed = balanced(plan, lines)
+            plans.append(_Found(chosen_replicas(packed), packed.interval, (), packed.packing))
+        found = []
+        for item in plans:
+            mapped = [carry(MappedLayer, layer, replicas=item.replicas[n]) for n, layer in enumerate(layers)]
+            tiles = draft_places(mapped, item.packing or packed_exactly(mapped, lines, arrays, item.interval))
+            if tiles.array.min() >= 0:
+                latency = one_image(tiles, tile_loads(mapped, tiles), sources)[1]
+                found.append((latency, replace(item, places=tiles)))
+        latency, best = min(found, key=lambda item: item[0])
+        bound = min(latency, latency_bound(table, arrays, sources))
+        method = "Lagrangian bound over one window per layer and any number of copies, layer after layer"
+        return replace(best, certificates=(Certificate("latency", latency, bound, method),))
+
+    def _shorten(self, layers: Sequence[TiledLayer], single: WindowPlan, arrays: int, target: Target) -> _Found:
         """The shortest interval on these arrays, and what is proven of it."""
         lines = (target.array.input_lines, target.array.output_lines)
-        kinds = layer_kinds(layers, target, arrays if self.parallel_windows else None)
+        kinds = layer_kinds(layers, target, arrays, self.parallel_windows)
         table = PriceTable(kinds, lines)
         bound = min(interval_bound(table, arrays), single.interval)
         prices = PRICES["fast" if self.effort == "fast" else "normal"]
         plan = shortest_interval(table, arrays, single, bound, prices)
+        proof = "Lagrangian bound"
+        if self.effort != "fast" and bound < plan.interval:
+            plan, bound = close_gap(table, arrays, bound, plan, PATTERN_EFFORTS[self.effort])
+            proof = "pattern bound"
         windows = "one rectangular window per layer" if self.parallel_windows else "one position a step"
-        method = f"Lagrangian bound over {windows} and any number of copies, one tile a step per array"
-        found = _Found(
-            chosen_replicas(plan),
-            plan.interval,
-            (Certificate("initiation_interval", plan.interval, bound, method),),
-        )
+        method = f"{proof} over {windows} and any number of copies, one tile a step per array"
+        certificate = Certificate("initiation_interval", plan.interval, bound, method)
+        found = _Found(chosen_replicas(plan), plan.interval, (certificate,), plan.packing)
         if self.effort != "fast" and len(layers) <= JOINT_LAYERS and arrays <= JOINT_ARRAYS:
             return self._shorten_jointly(kinds, lines, arrays, found)
         return found
@@ -131,22 +171,42 @@ class Replicate(Pass):
             "CP-SAT over nested windows, copies and loads of each layer and all arrays together, "
             "one tile a step per array"
         )
-        interval, replicas = found.interval, found.replicas
-        if search.plan is not None:
-            interval = search.plan.interval
-            replicas = tuple(
-                replicas_of(item, scheme) for item, scheme in zip(options, search.plan.schemes, strict=True)
-            )
-        return _Found(replicas, interval, (Certificate("initiation_interval", interval, search.bound, method),))
+        if search.plan is None:
+            certificate = Certificate("initiation_interval", found.interval, search.bound, method)
+            return replace(found, certificates=(certificate,))
+        replicas = tuple(replicas_of(item, scheme) for item, scheme in zip(options, search.plan.schemes, strict=True))
+        certificate = Certificate("initiation_interval", search.plan.interval, search.bound, method)
+        return _Found(replicas, search.plan.interval, (certificate,), None)
 
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """Copies of each layer, the interval they keep, and what is proven."""
+    """Copies of each layer, the interval they keep, what is proven, and a packing if one is known."""
 
     replicas: tuple[tuple[Replica, ...], ...]
     interval: int
     certificates: tuple[Certificate, ...]
+    packing: Packing | None
+    places: TileTable | None = None
+
+
+def packed_exactly(layers: Sequence[MappedLayer], lines: tuple[int, int], arrays: int, interval: int) -> Packing | None:
+    """A packing of given copies, for a plan that came without one."""
+    tiles = TileTable.of(layers)
+    slices = np.array([layer.slices for layer in layers], np.int32)
+    shapes, _ = group_tiles(tiles.heights, tiles.widths(slices), tile_loads(layers, tiles))
+    return pack_exactly(shapes, lines, arrays, interval, EXACT_LIMIT).packing
+
+
+def draft_places(layers: Sequence[MappedLayer], packing: Packing | None) -> TileTable:
+    """The tile table, with the places of the plan's packing as a draft for placement."""
+    tiles = TileTable.of(layers)
+    if packing is None:
+        return tiles
+    slices = np.array([layer.slices for layer in layers], np.int32)
+    _, members = group_tiles(tiles.heights, tiles.widths(slices), tile_loads(layers, tiles))
+    places = packing.expand(members, len(tiles)).astype(np.int32)
+    return tiles.with_columns(array=places[:, 0], input_line=places[:, 1], output_line=places[:, 2])
 
 
 def _least_work(option: CopyOption) -> int:
@@ -179,11 +239,11 @@ def check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
         raise UsageError(f"{option} = {value!r}: takes one of {', '.join(allowed)}")
 
 
-def layer_kinds(layers: Sequence[TiledLayer], target: Target, arrays: int | None) -> list[LayerKind]:
+def layer_kinds(layers: Sequence[TiledLayer], target: Target, arrays: int | None, windows: bool) -> list[LayerKind]:
     """Layers of equal geometry and slices together, with their options; the tiled copy comes first.
 
     Options larger than ``arrays`` arrays are left out; None leaves out all that need more cells
-    than the tiled copy.
+    than the tiled copy. Without ``windows`` a step yields one output position.
     """
     members: dict[tuple[object, ...], list[int]] = {}
     for number, layer in enumerate(layers):
@@ -196,6 +256,7 @@ def layer_kinds(layers: Sequence[TiledLayer], target: Target, arrays: int | None
         rows, columns = tile_limits(target, layer.slices)
         most = tiled.cells if arrays is None else arrays * target.array.cells
         options = explore_windows(layer.geometry, rows, columns, layer.slices, most)
+        options = tuple(item for item in options if windows or item.unrolling.window_outputs == 1)
         same = [option for option in options if option.unrolling != tiled.unrolling or option.cut != tiled.cut]
         kinds.append(LayerKind(tuple(numbers), (tiled, *same)))
     return kinds
@@ -208,10 +269,22 @@ def single_copies(kinds: Sequence[LayerKind], target: Target) -> WindowPlan:
     for pick in (_fewest_cells, _as_tiled):
         choices = tuple((Choice(pick(kind), 1),) * len(kind.members) for kind in kinds)
         shapes = shapes_of(choices)
-        packing = pack(shapes, lines, None, None, enough=arrays_bound(shapes, lines, None))
-        assert packing is not None, "without a limit every tile finds an array"
-        plans.append(WindowPlan(tuple(kinds), choices, packing))
+        plans.append(WindowPlan(tuple(kinds), choices, fewest_arrays(shapes, lines)))
     return min(plans, key=lambda plan: (plan.packing.arrays, plan.interval))
+
+
+def fewest_arrays(shapes: Sequence[TileShape], lines: tuple[int, int]) -> Packing:
+    """Pack without regard to the interval; few tiles exactly."""
+    bound = arrays_bound(shapes, lines, None)
+    packing = pack(shapes, lines, None, None, enough=bound)
+    assert packing is not None, "without a limit every tile finds an array"
+    if packing.arrays <= EXACT_ARRAYS and sum(shape.count for shape in shapes) <= EXACT_TILES:
+        steps = sum(shape.load * shape.count for shape in shapes)
+        for arrays in range(bound, packing.arrays):
+            exact = pack_exactly(shapes, lines, arrays, steps, EXACT_LIMIT)
+            if exact.packing is not None:
+                return exact.packing
+    return packing
 
 
 def _fewest_cells(kind: LayerKind) -> CopyOption:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from memcompile.ir import Certificate, Graph, MappedLayer, TileTable
 from memcompile.pass_manager import Pass, PassContext
-from memcompile.passes.layer_graph import layer_sources, mapped_layers
+from memcompile.passes.layer_graph import layer_sources, mapped_layers, tile_loads
 from memcompile.passes.packing import group_tiles
 from memcompile.passes.packing_bounds import packing_interval_bound
 
@@ -37,7 +37,11 @@ class Schedule(Pass):
         start, latency = one_image(tiles, loads, layer_sources(graph))
         slot, interval = steady_state(tiles.array, loads)
         planned = [item for item in placement.certificates if item.quantity == "initiation_interval"]
-        others = tuple(item for item in placement.certificates if item.quantity != "initiation_interval")
+        others = tuple(
+            replace(item, value=latency, bound=min(item.bound, latency)) if item.quantity == "latency" else item
+            for item in placement.certificates
+            if item.quantity != "initiation_interval"
+        )
         bound, method = _bound(layers, tiles, loads, context)
         if planned:
             bound, method = planned[-1].bound, planned[-1].method
@@ -65,15 +69,6 @@ def _bound(
     arrays = chips * context.target.chip.arrays if chips else int(tiles.array.max()) + 1
     bound = packing_interval_bound(shapes, (array.input_lines, array.output_lines), arrays)
     return bound, "dual feasible functions over the given copies, one tile a step per array"
-
-
-def tile_loads(layers: Sequence[MappedLayer], tiles: TileTable) -> NDArray[np.int64]:
-    """Steps of each tile per image: the windows of its copy."""
-    most = max((len(layer.replicas) for layer in layers), default=0)
-    windows = np.zeros((len(layers), most), np.int64)
-    for number, layer in enumerate(layers):
-        windows[number, : len(layer.replicas)] = [len(replica.windows) for replica in layer.replicas]
-    return windows[tiles.layer, tiles.replica]
 
 
 def turns(arrays: NDArray[np.int32], loads: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

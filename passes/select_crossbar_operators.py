@@ -75,6 +75,8 @@ def _gemm_reason(node: OnnxNode, graph: Graph) -> str | None:
 
 
 def _matmul_reason(node: OnnxNode, graph: Graph) -> str | None:
+    if len(graph.observed_shapes[node.inputs[0]]) < 2:
+        return "it works on one vector for all images"
     return None if graph.constants[node.inputs[1]].ndim == 2 else "its weights are not one matrix"
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from memcompile.passes.explore_windows import CopyOption
 from memcompile.passes.packing import Packing, TileShape, pack
-from memcompile.passes.packing_bounds import arrays_bound
+from memcompile.passes.packing_bounds import arrays_bound, packing_interval_bound
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,16 @@ def shapes_of(choices: Iterable[Sequence[Choice]]) -> list[TileShape]:
     return [TileShape(*key, count) for key, count in sorted(counts.items())]
 
 
+@dataclass(frozen=True)
+class _Rates:
+    """Per price: least demand and steps of each kind [prices, ways], and the total of all layers."""
+
+    prices: NDArray[np.float64]
+    least: tuple[NDArray[np.float64], ...]
+    steps: tuple[NDArray[np.float64], ...]
+    total: NDArray[np.float64]
+
+
 class PriceTable:
     """Demand of every option of every layer kind as a function of the interval.
 
@@ -102,42 +112,41 @@ class PriceTable:
             best = max(best, float(demand.max()))
         return best
 
-    def survivors(
-        self, interval: int, arrays: int, spare_copies: int
-    ) -> list[tuple[int, int, int, int]]:
+    def survivors(self, interval: int, arrays: int) -> list[tuple[int, int, int, int]]:
         """Choices that no price rules out for this interval: (kind, option, copies, steps of a copy).
 
-        Copies run from the fewest to ``spare_copies`` more, with the steps of the least loaded
-        copy; the last entry of an option has one copy more and no steps, and so stands for any
-        larger number in a bound.
+        Copies are in ranges that get wider with their number. An entry stands for its range in
+        bounds: it has the fewest copies of the range, and the fewest steps a copy then has.
         """
         found = []
-        slack = [self._excess(interval, arrays, extra) for extra in range(spare_copies + 2)]
+        rates = self._rates(interval)
         for kind, item in enumerate(self.kinds):
             for option in range(len(item.options)):
                 windows = int(self.windows[kind][option])
-                for extra, allowed in enumerate(slack):
-                    copies = -(-windows // interval) + extra
-                    if copies > windows or not allowed[kind][option]:
-                        continue
-                    load = windows // copies if extra <= spare_copies else 0
-                    found.append((kind, option, copies, load))
+                copies = fewest = -(-windows // interval)
+                while copies <= windows and self._allowed(rates, kind, option, copies, arrays):
+                    after = copies + 1 + (copies - fewest) // 4
+                    found.append((kind, option, copies, max(1, windows // (after - 1))))
+                    copies = after
         return found
 
-    def _excess(self, interval: int, arrays: int, extra: int) -> list[NDArray[np.bool_]]:
-        """Per kind and option: whether one layer of the kind may take it with ``extra`` more copies."""
-        allowed = [np.ones(len(item.options), bool) for item in self.kinds]
-        for price in np.linspace(0, 1, 21):
-            least, forced = [], []
-            for kind in range(len(self.kinds)):
-                copies = -(-self.windows[kind] // interval)
-                steps = (1 - price) * (self.work[kind] / interval)[:, None]
-                least.append((price * copies[:, None] * self.areas[kind] + steps).min(axis=0))
-                forced.append(price * (copies + extra)[:, None] * self.areas[kind] + steps)
-            total = sum(count * item for count, item in zip(self.layers, least, strict=True))
-            for kind in range(len(self.kinds)):
-                allowed[kind] &= (total - least[kind] + forced[kind] <= arrays + 1e-6).all(axis=1)
-        return allowed
+    def _rates(self, interval: int) -> _Rates:
+        """Priced demand of the cheapest choices, and of steps, for every price."""
+        prices = np.linspace(0, 1, 21)
+        least, steps = [], []
+        for kind in range(len(self.kinds)):
+            copies = -(-self.windows[kind] // interval)
+            step = (1 - prices)[:, None] * (self.work[kind] / interval)[None]
+            area = prices[:, None, None] * (copies[:, None] * self.areas[kind])[None]
+            least.append((area + step[:, :, None]).min(axis=1))
+            steps.append(step)
+        total = sum(count * item for count, item in zip(self.layers, least, strict=True))
+        return _Rates(prices, tuple(least), tuple(steps), np.asarray(total))
+
+    def _allowed(self, rates: _Rates, kind: int, option: int, copies: int, arrays: int) -> bool:
+        """Whether the cheapest choices of all other layers leave room for this one, at every price."""
+        own = rates.prices[:, None] * (copies * self.areas[kind][option])[None] + rates.steps[kind][:, option, None]
+        return bool((rates.total - rates.least[kind] + own <= arrays + 1e-6).all())
 
     def choices(self, interval: int, prices: Sequence[float]) -> list[tuple[Choice, ...]]:
         """The cheapest choice for each price of cells against steps, without repetition."""
@@ -171,9 +180,7 @@ def _half(size: int, capacity: int) -> float:
 
 def _spread(option: CopyOption, lines: tuple[int, int]) -> float:
     """Arrays that a copy takes up in practice: equal tiles in rows and columns, nothing between."""
-    return sum(
-        count / ((lines[0] // height) * (lines[1] // width)) for height, width, count in option.sizes
-    )
+    return sum(count / ((lines[0] // height) * (lines[1] // width)) for height, width, count in option.sizes)
 
 
 PRICES = {
@@ -196,9 +203,7 @@ def interval_bound(table: PriceTable, arrays: int) -> int:
     return low
 
 
-def try_interval(
-    table: PriceTable, interval: int, arrays: int, prices: Sequence[float]
-) -> WindowPlan | None:
+def try_interval(table: PriceTable, interval: int, arrays: int, prices: Sequence[float]) -> WindowPlan | None:
     """A plan that keeps this interval on these arrays, if a price finds one."""
     for choices in table.choices(interval, prices):
         by_layer = tuple((choice,) * len(kind.members) for kind, choice in zip(table.kinds, choices, strict=True))
@@ -223,4 +228,19 @@ def shortest_interval(
             low = middle + 1
         else:
             best = plan
+    return best
+
+
+def balanced(plan: WindowPlan, lines: tuple[int, int]) -> WindowPlan:
+    """The same choices in no more arrays, packed for the shortest interval first fit reaches."""
+    shapes = shapes_of(plan.choices)
+    low = packing_interval_bound(shapes, lines, plan.packing.arrays)
+    best = plan
+    while low < best.interval:
+        middle = (low + best.interval) // 2
+        packing = pack(shapes, lines, middle, plan.packing.arrays, enough=plan.packing.arrays)
+        if packing is None:
+            low = middle + 1
+        else:
+            best = WindowPlan(plan.kinds, plan.choices, packing)
     return best

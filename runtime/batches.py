@@ -92,12 +92,12 @@ def check_inputs(
     return inputs, images
 
 
-def _by_name(
-    kinds: Mapping[str, TensorType], x: NDArray[Any] | Mapping[str, NDArray[Any]]
-) -> dict[str, NDArray[Any]]:
+def _by_name(kinds: Mapping[str, TensorType], x: NDArray[Any] | Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     if not isinstance(x, Mapping):
         if len(kinds) != 1:
-            raise DataError(f"the program has {len(kinds)} inputs ({', '.join(kinds)}); give a mapping of name to array")
+            raise DataError(
+                f"the program has {len(kinds)} inputs ({', '.join(kinds)}); give a mapping of name to array"
+            )
         return {next(iter(kinds)): np.asarray(x)}
     missing = [name for name in kinds if name not in x]
     unknown = [name for name in x if name not in kinds]

@@ -5,6 +5,7 @@ The compiled kernels and the NumPy code here do the same float32 operations in t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from memcompile.runtime.compiled import Workers, kernels
 from memcompile.runtime.random_numbers import PHASE_SHIFT, gaussians, key_words
 
+TABLE_BYTES = 1 << 22
+"""Memory of the tables that are used together; some megabytes stay in a processor's caches."""
 BLOCK_VALUES = 1 << 20
 """Conversions handled at once by the NumPy path; bounds its memory."""
 MIN_ITEMS = 64
@@ -41,6 +44,8 @@ class TileLines:
     rounding: NDArray[np.float32]
     """[lines]: one half plus the converter's offset."""
     max_code: np.float32
+    first_line: int = 0
+    """Where the lines begin in their tile; a multiple of four."""
 
     @property
     def noisy(self) -> bool:
@@ -48,9 +53,20 @@ class TileLines:
         return bool(self.sigma.any() or self.variances.any())
 
     @property
+    def nbytes(self) -> int:
+        """Memory of the tables."""
+        return self.tables.nbytes + self.variances.nbytes
+
+    @property
     def converts_idle_phases(self) -> bool:
         """Whether lines without current have a code other than zero, so that no phase may be skipped."""
         return bool((self.rounding >= 1).any())
+
+
+def lines_at_once(rows: int, slices: int) -> int:
+    """Output lines of a tile to convert together: whole columns whose tables stay in a processor's cache."""
+    whole = math.lcm(4, 2 * slices)
+    return max(1, TABLE_BYTES // (-(-rows // 8) * 1024 * whole)) * whole
 
 
 def pattern_sums(cells: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -123,7 +139,7 @@ def convert_tile(
     Parameters
     ----------
     lines
-        The tile.
+        Lines of one tile, whole columns.
     inputs
         Driven lines of all windows.
     weights
@@ -162,6 +178,7 @@ def convert_tile(
             windows,
             images,
             grid,
+            np.uint64(lines.first_line // 4),
             np.uint64(stream),
             key_words(seed),
             totals,
@@ -196,7 +213,9 @@ def _convert_in_numpy(
             patterns = inputs.patterns[image[rows], window[rows], :, phase]
             current = _look_up(lines.tables, patterns)
             if lines.noisy:
-                z = gaussians(width, window[rows], images[image[rows]], stream, seed, phase << PHASE_SHIFT)
+                z = gaussians(
+                    width, window[rows], images[image[rows]], stream, seed, phase << PHASE_SHIFT | lines.first_line // 4
+                )
                 current += _noise_scale(lines, patterns, driven[rows]) * (lines.gain * z)
             value = np.minimum(np.maximum(current + lines.rounding, np.float32(0)), lines.max_code)
             codes[rows] += weight * np.floor(value)
@@ -204,9 +223,7 @@ def _convert_in_numpy(
     totals += (pairs[..., 0] - pairs[..., 1]).astype(np.int64) @ powers
 
 
-def _noise_scale(
-    lines: TileLines, patterns: NDArray[np.uint8], driven: NDArray[np.uint16]
-) -> NDArray[np.float32]:
+def _noise_scale(lines: TileLines, patterns: NDArray[np.uint8], driven: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Standard deviation of read noise before the converter, [items, lines] or [items, 1]."""
     if len(lines.variances):
         scale: NDArray[np.float32] = np.sqrt(_look_up(lines.variances, patterns))
@@ -220,3 +237,37 @@ def _look_up(tables: NDArray[np.float32], patterns: NDArray[np.uint8]) -> NDArra
     for group in range(1, len(tables)):
         total += tables[group][patterns[:, group]]
     return total
+
+
+def add_gaussians(
+    totals: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    windows: NDArray[np.int64],
+    images: NDArray[np.int64],
+    stream: int,
+    seed: int,
+    workers: Workers,
+) -> None:
+    """Add Gaussian noise in place.
+
+    Parameters
+    ----------
+    totals
+        [batch * windows, matrices, columns].
+    scale
+        Standard deviation, the same shape; one column stands for all.
+    windows, images
+        Window numbers and image numbers, which key the noise with ``stream`` and ``seed``.
+    """
+    compiled = kernels()
+    flat = totals.reshape(len(totals), -1)
+    if compiled is None:
+        noise = gaussians(flat.shape[1], windows[None, :], images[:, None], stream, seed)
+        totals += scale * noise.reshape(totals.shape)
+        return
+    key, last = key_words(seed), np.uint64(stream)
+
+    def work(begin: int, end: int) -> None:
+        compiled.add_gaussians(totals, scale, windows, images, last, key, begin, end)
+
+    workers.each_range(len(totals), work, MIN_ITEMS)

@@ -38,13 +38,13 @@ class Converter:
     def adc(cls, target: Target) -> Converter:
         """The target's ADC, whose range is fixed to hold all input lines at g_max.
 
-        In level steps the range is F = input_lines * g_max / level_step. If k = floor((2^bits - 1)
+        In level steps the range is F = range_share * input_lines * g_max / level_step. If k = floor((2^bits - 1)
         / F) is at least 1, one code is 1/k level step and an array without errors is converted
         exactly: the part of the current that comes from g_min is the same on both lines of a
         pair, so both are rounded alike. Otherwise one code is m = ceil(F / (2^bits - 1)) steps.
         """
         codes = (1 << target.adc.bits) - 1
-        reach = Fraction(codes) / _range_levels(target)
+        reach = Fraction(codes) / (_range_levels(target) * Fraction(target.adc.range_share))
         per_level = max(1, math.floor(reach))
         per_code = 1 if reach >= 1 else math.ceil(1 / reach)
         unit_us = target.cell.level_step_us * per_code / per_level
@@ -73,7 +73,7 @@ class Converter:
         """
         per_level = Fraction(self.codes_per_level, self.levels_per_code)
         base = _ratio(target) * per_level * (1 << self.grid_bits)
-        return self.to_grid(levels * float(per_level)) + math.floor(base) / (1 << self.grid_bits)
+        return self.to_grid(levels.astype(np.float64) * float(per_level)) + math.floor(base) / (1 << self.grid_bits)
 
     def convert(self, current: NDArray[np.float64]) -> NDArray[np.float64]:
         """Output code of line currents in units: clip(floor(current + 1/2), 0, max_code).
@@ -87,6 +87,8 @@ class Converter:
 
     def to_levels(self, sums: NDArray[Any]) -> NDArray[np.float64]:
         """Sums of codes as sums of level steps; exact where one code is 1/k level step."""
+        if self.levels_per_code == self.codes_per_level == 1:
+            return sums.astype(np.float64, copy=False)
         return sums.astype(np.float64) * self.levels_per_code / self.codes_per_level
 
 

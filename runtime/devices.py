@@ -7,15 +7,19 @@ of work nor on which tiles an array holds. Cells that no tile uses sit at g_min.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.geometry import Unrolling
 from memcompile.program import Program
+from memcompile.runtime.cells import Cells, draw, drifted, relaxed, with_programming_error
 from memcompile.runtime.converter import Converter
 from memcompile.runtime.effects import Effects
-from memcompile.runtime.random_numbers import Purpose, gaussians, stream, uniforms
+from memcompile.runtime.random_numbers import Purpose, stream, uniforms
+from memcompile.runtime.wires import effective_conductances_us
+from memcompile.runtime.write_verify import write
 
 CACHE_CELLS = 1 << 26
 """Cells kept in memory; further arrays are programmed anew, with the same errors, when used."""
@@ -24,27 +28,101 @@ CACHE_CELLS = 1 << 26
 class Devices:
     """Programmed conductances, in converter units (see :mod:`memcompile.runtime.converter`)."""
 
-    def __init__(self, program: Program, seed: int, effects: Effects, converter: Converter) -> None:
+    def __init__(
+        self, program: Program, seed: int, effects: Effects, converter: Converter, time_s: float = 0.0
+    ) -> None:
         self.program = program
         self.seed = seed
         self.effects = effects
         self.converter = converter
+        self.time_s = time_s
         tiles = program.placement.tiles
         self._order = np.argsort(tiles.array, kind="stable")
         self._sorted = tiles.array[self._order]
-        self._cache: dict[int, NDArray[np.floating]] = {}
+        self._cache: dict[int, NDArray[Any]] = {}
+        self._seen: dict[int, NDArray[Any]] = {}
         self._expand = lru_cache(maxsize=4)(self._expand_layer)
 
-    def tile(self, row: int) -> NDArray[np.floating]:
-        """Conductances of the cells of one tile, [rows, output lines], in converter units."""
-        tiles = self.program.placement.tiles
-        layer = int(tiles.layer[row])
-        top, left = int(tiles.input_line[row]), int(tiles.output_line[row])
-        height = int(tiles.row_end[row] - tiles.row_begin[row])
-        width = int(tiles.column_end[row] - tiles.column_begin[row]) * 2 * int(self.program.slices[layer])
-        return self.array(int(tiles.array[row]))[top : top + height, left : left + width]
+    def tile(self, row: int) -> NDArray[Any]:
+        """What the converters see of one tile, [rows, output lines], in converter units.
 
-    def array(self, number: int) -> NDArray[np.floating]:
+        The cells' conductances; if there are such effects, those that the wires leave of them, times
+        the input lines' voltages (1 is the read voltage) and the converters' gains.
+        """
+        if not (self.effects.wires or self.effects.dac_error or self.effects.adc_error):
+            return self.cells(row)
+        seen = self._seen.get(row)
+        if seen is None:
+            seen = self._see(row)
+            if (len(self._seen) + 1) * self.program.target.array.cells <= CACHE_CELLS:
+                self._seen[row] = seen
+        return seen
+
+    def _see(self, row: int) -> NDArray[Any]:
+        cells, wires = self.cells(row).astype(np.float64), self.program.target.wires
+        if self.effects.wires and wires is not None:
+            tiles, shape = self.program.placement.tiles, self.program.target.array
+            cells = effective_conductances_us(
+                cells,  # linear: units in, units out
+                wires.input_segment_ohm * self.converter.unit_us,
+                wires.output_segment_ohm * self.converter.unit_us,
+                int(tiles.output_line[row]) + 1,
+                shape.input_lines - int(tiles.input_line[row]) - len(cells) + 1,
+            )
+        seen = cells * self.voltages(row)[:, None] * self.gains(row)
+        return self.converter.to_grid(seen).astype(self.converter.dtype)
+
+    def voltages(self, row: int) -> Cells:
+        """Voltage of a one on each input line of a tile, in read voltages: 1 + N(0, dac_sigma)."""
+        lines = self._rows_of(row)
+        if not self.effects.dac_error:
+            return np.ones(lines.stop - lines.start)
+        shape, array = self.program.target.array, int(self.program.placement.tiles.array[row])
+        errors = draw((shape.input_lines,), Purpose.DAC, array, self.seed)
+        return 1.0 + self.program.target.input.dac_sigma_share * errors[lines]
+
+    def gains(self, row: int) -> Cells:
+        """Gain of the converter of each output line of a tile: 1 + N(0, gain_sigma)."""
+        return 1.0 + self._converter_error(row, Purpose.ADC_GAIN, self.program.target.adc.gain_sigma_share)
+
+    def offsets(self, row: int) -> Cells:
+        """Offset of the converter of each output line of a tile, in codes: N(0, offset_sigma)."""
+        return self._converter_error(row, Purpose.ADC_OFFSET, self.program.target.adc.offset_sigma_codes)
+
+    def _converter_error(self, row: int, purpose: Purpose, sigma: float) -> Cells:
+        lines = self._lines_of(row)
+        if not self.effects.adc_error:
+            return np.zeros(lines.stop - lines.start)
+        shape, array = self.program.target.array, int(self.program.placement.tiles.array[row])
+        return sigma * draw((shape.output_lines,), purpose, array, self.seed)[lines]
+
+    def read_sigma(self, row: int) -> Cells:
+        """Read noise of each cell of a tile when its line is driven, [rows, output lines], in units.
+
+        sqrt(sigma^2 + (share g)^2) times the line's voltage; open cells of dead lines have none.
+        """
+        cells, spec = self.cells(row).astype(np.float64), self.program.target.read_noise
+        sigma = np.hypot(spec.sigma_us / self.converter.unit_us, spec.proportional_share * cells)
+        if self.effects.dead_lines:
+            sigma *= self._alive(int(self.program.placement.tiles.array[row]))[self._rows_of(row), self._lines_of(row)]
+        return sigma * self.voltages(row)[:, None]
+
+    def cells(self, row: int) -> NDArray[Any]:
+        """Conductances of the cells of one tile, [rows, output lines], in converter units."""
+        return self.array(int(self.program.placement.tiles.array[row]))[self._rows_of(row), self._lines_of(row)]
+
+    def _rows_of(self, row: int) -> slice:
+        tiles = self.program.placement.tiles
+        top = int(tiles.input_line[row])
+        return slice(top, top + int(tiles.row_end[row] - tiles.row_begin[row]))
+
+    def _lines_of(self, row: int) -> slice:
+        tiles = self.program.placement.tiles
+        left = int(tiles.output_line[row])
+        columns = int(tiles.column_end[row] - tiles.column_begin[row])
+        return slice(left, left + columns * 2 * int(self.program.slices[int(tiles.layer[row])]))
+
+    def array(self, number: int) -> NDArray[Any]:
         """Conductances of one array, [input lines, output lines], in converter units."""
         cells = self._cache.get(number)
         if cells is None:
@@ -80,21 +158,51 @@ class Devices:
     def _expand_layer(self, number: int, unrolling: Unrolling) -> NDArray[np.uint8]:
         return unrolling.expand(self.program.layers[number].cells)
 
-    def _program_array(self, number: int) -> NDArray[np.floating]:
-        target, effects = self.program.target, self.effects
+    def _program_array(self, number: int) -> NDArray[Any]:
         levels = self.levels(number)
-        if self.program.chip is not None and effects.programming_error:
-            return self._in_units(levels, self.program.chip.conductances_us[number].astype(np.float64))
-        stuck = np.zeros(levels.shape, bool)
-        if effects.stuck_cells:
-            stuck = self._stick(levels, number)
-        nominal_us = target.cell.g_min_us + levels * target.cell.level_step_us
-        actual_us = nominal_us
-        if effects.programming_error:
-            actual_us = np.where(stuck, nominal_us, self._programmed_us(nominal_us, number))
-        return self._in_units(levels, actual_us)
+        stuck = self._stick(levels, number) if self.effects.stuck_cells else np.zeros(levels.shape, bool)
+        cell = self.program.target.cell
+        nominal_us: Cells = cell.g_min_us + levels.astype(np.float64) * cell.level_step_us
+        actual_us = self._written_us(nominal_us, stuck, number)
+        aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, number))
+        if self.effects.dead_lines:
+            aged_us = aged_us * self._alive(number)
+        return self._in_units(levels, aged_us)
 
-    def _in_units(self, levels: NDArray[np.uint8], actual_us: NDArray[np.float64]) -> NDArray[np.floating]:
+    def _written_us(self, nominal_us: Cells, stuck: NDArray[np.bool_], number: int) -> Cells:
+        """Cells right after programming."""
+        target = self.program.target
+        if not self.effects.programming_error:
+            return nominal_us
+        if self.program.chip is not None:
+            measured: Cells = self.program.chip.conductances_us[number].astype(np.float64)
+            return measured
+        if target.write_verify is not None:
+            written = write(nominal_us, target.write_verify, target.cell, number, self.seed).cells_us
+        else:
+            written = with_programming_error(nominal_us, target.programming, target.cell, number, self.seed)
+        return np.where(stuck, nominal_us, written)
+
+    def _aged_us(self, cells_us: Cells, number: int) -> Cells:
+        """Cells ``time_s`` after programming."""
+        target = self.program.target
+        if self.effects.relaxation and target.relaxation is not None:
+            cells_us = relaxed(cells_us, target.relaxation, self.time_s, number, self.seed)
+        if self.effects.drift and target.drift is not None:
+            cells_us = drifted(cells_us, target.drift, self.time_s, number, self.seed)
+        return cells_us
+
+    def _alive(self, number: int) -> NDArray[np.bool_]:
+        """Which cells of an array sit on two working lines, [input lines, output lines]."""
+        shape, faults = self.program.target.array, self.program.target.faults
+        inputs = uniforms(shape.input_lines, number, 0, stream(Purpose.DEAD_INPUT, 0), self.seed)
+        outputs = uniforms(shape.output_lines, number, 0, stream(Purpose.DEAD_OUTPUT, 0), self.seed)
+        alive: NDArray[np.bool_] = (inputs >= faults.dead_input_line_share)[:, None] & (
+            outputs >= faults.dead_output_line_share
+        )
+        return alive
+
+    def _in_units(self, levels: NDArray[np.uint8], actual_us: NDArray[np.float64]) -> NDArray[Any]:
         """Conductances in converter units, on its grid."""
         target = self.program.target
         nominal_us = target.cell.g_min_us + levels * target.cell.level_step_us
@@ -103,16 +211,11 @@ class Devices:
         cells = self.converter.nominal(levels, target) + deviation
         return np.maximum(cells, 0.0).astype(self.converter.dtype)
 
-    def _programmed_us(self, nominal_us: NDArray[np.float64], number: int) -> NDArray[np.float64]:
-        """State-independent error of closed-loop programming: g + N(0, sigma), never below 0 uS."""
-        noise = gaussians(nominal_us.size, number, 0, stream(Purpose.PROGRAMMING, 0), self.seed)
-        return np.maximum(nominal_us + self.program.target.programming.sigma_us * noise.reshape(nominal_us.shape), 0.0)
-
     def _stick(self, levels: NDArray[np.uint8], number: int) -> NDArray[np.bool_]:
         """Set stuck cells to the lowest or highest level in place; returns where."""
         faults = self.program.target.faults
-        draw = uniforms(levels.size, number, 0, stream(Purpose.STUCK, 0), self.seed).reshape(levels.shape)
-        low, high = draw < faults.stuck_low_share, draw >= 1 - faults.stuck_high_share
+        chance = uniforms(levels.size, number, 0, stream(Purpose.STUCK, 0), self.seed).reshape(levels.shape)
+        low, high = chance < faults.stuck_low_share, chance >= 1 - faults.stuck_high_share
         levels[low] = 0
         levels[high] = self.program.target.signed_levels
         stuck: NDArray[np.bool_] = low | high

@@ -52,11 +52,13 @@ class Emulator:
     threads
         Threads of the compiled kernels; the processors at hand when None. Results do not depend
         on it.
+    time_s
+        Time since programming, in seconds; relaxation and drift depend on it.
 
     Raises
     ------
     UsageError
-        The seed, executor or chunk is out of range, or the chunk contradicts the model's fixed
+        The seed, executor, time or chunk is out of range, or the chunk contradicts the model's fixed
         batch.
     """
 
@@ -69,16 +71,20 @@ class Emulator:
         executor: Literal["fast", "literal"] = "fast",
         chunk: int | None = None,
         threads: int | None = None,
+        time_s: float = 0.0,
     ) -> None:
         if not 0 <= seed < 1 << 64:
             raise UsageError(f"seed {seed} is out of range; give 0 <= seed < 2^64")
+        if not 0 <= time_s < math.inf:
+            raise UsageError(f"time_s {time_s} is out of range; give at least 0 seconds since programming")
         if executor not in ("fast", "literal"):
             raise UsageError(f"no executor is called {executor!r}; there are 'fast' and 'literal'")
         self.program = program
         self.effects = Effects() if effects is None else effects
-        self.machine = Machine(program, seed, self.effects, threads or available_threads())
+        self.machine = Machine(program, seed, self.effects, threads or available_threads(), time_s)
         self.batches = Batches.of(program.inputs, chunk, default_chunk(program))
-        self._executor = FastExecutor(self.machine) if executor == "fast" else LiteralExecutor(self.machine)
+        self._fast = FastExecutor(self.machine)
+        self._executor = self._fast if executor == "fast" else LiteralExecutor(self.machine)
         self._digital = DigitalRunner()
         self._numbers = {layer.name: number for number, layer in enumerate(program.layers)}
 
@@ -134,6 +140,14 @@ class Emulator:
             if progress is not None:
                 progress(end - begin)
         return {name: self._joined(name, parts) for name in wanted}
+
+    def explain(self) -> dict[str, str]:
+        """Which method each crossbar layer goes through, and why, by layer name."""
+        if self._executor is not self._fast:
+            reason = "literal: asked for; every step, phase and cell as placed"
+            return dict.fromkeys((layer.name for layer in self.program.layers), reason)
+        path, why = self._fast.path()
+        return {layer.name: f"{path}: {why}" for layer in self.program.layers}
 
     def _joined(self, name: str, parts: list[dict[str, NDArray[Any]]]) -> NDArray[Any]:
         if name in self.program.constants:
@@ -207,10 +221,11 @@ def _fits(geometry: Geometry, x: NDArray[Any]) -> bool:
 
 def _spread(images: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Image numbers for a layer that sees ``count`` items, such as several crops of each image."""
-    if count % len(images):
-        return np.arange(count, dtype=np.int64) + images[0]
-    each = count // len(images)
-    return (images[:, None] * each + np.arange(each)).ravel()
+    each, rest = divmod(count, len(images))
+    if rest:
+        each, images = count, images[:1]
+    numbers: NDArray[np.int64] = (images[:, None] * each + np.arange(each)).ravel()
+    return numbers
 
 
 def default_chunk(program: Program) -> int:

@@ -9,16 +9,20 @@ gets one Gaussian number of variance sigma^2 * driven lines.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.geometry import Unrolling
 from memcompile.ir import MappedLayer, Replica
-from memcompile.runtime.conversions import Phases, convert_tile, pack_phases
+from memcompile.runtime.conversions import Phases, add_gaussians, convert_tile, pack_phases
+from memcompile.runtime.literal import LiteralExecutor
 from memcompile.runtime.machine import Machine
-from memcompile.runtime.random_numbers import Purpose, gaussians, stream
+from memcompile.runtime.random_numbers import Purpose, stream
 
 FLOAT32_EXACT = 1 << 24
+Path = Literal["product", "linear", "conversions", "literal"]
 
 
 class LayerInputs:
@@ -45,18 +49,36 @@ class FastExecutor:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        self._literal = LiteralExecutor(machine)
+
+    def path(self) -> tuple[Path, str]:
+        """The method that layers go through, and why."""
+        effects, converter = self.machine.effects, self.machine.converter
+        still = not effects.names(but=("adc",))
+        if still and not effects.adc:
+            return "product", "nothing is switched on: one exact integer product"
+        if still and converter.levels_per_code == 1 and self.machine.target.adc.range_share == 1.0:
+            return "product", "the converters resolve each level and nothing else is switched on: one exact product"
+        if self.machine.noise_spans_phases:
+            return "literal", "read noise lasts a whole step, so the phases of a line are not independent"
+        if not effects.adc:
+            return "linear", f"no converter: one product with the programmed matrix ({', '.join(effects.names())})"
+        means = "table look-ups, one Gaussian number per conversion" if effects.read_noise else "table look-ups"
+        return "conversions", f"a converter per line and phase: {means} ({', '.join(effects.names())})"
 
     def sums(self, layer: int, x: NDArray[np.int16], images: NDArray[np.int64]) -> NDArray[np.float64]:
         """See :class:`memcompile.runtime.machine.Executor`."""
         stage = self.machine.program.layers[layer]
-        effects = self.machine.effects
-        if not (effects.programming_error or effects.stuck_cells or effects.read_noise or effects.adc):
+        path, _ = self.path()
+        if path == "product":
             return exact_sums(stage, x)
+        if path == "literal":
+            return self._literal.sums(layer, x, images)
         y = np.zeros((len(x), stage.geometry.out_channels, stage.geometry.positions))
         inputs = LayerInputs(x, self.machine)
         for copy, replica in enumerate(stage.replicas):
             tiles = self.machine.tiles_of(layer, copy)
-            if effects.adc:
+            if path == "conversions":
                 codes = self._converted(stage, replica, tiles, inputs, images)
                 totals = self.machine.converter.to_levels(codes)
             else:
@@ -80,19 +102,22 @@ class FastExecutor:
         powers = np.int64(stage.base) ** np.arange(stage.slices)
         windows = replica.windows.astype(np.int64)
         for row in tiles.tolist():
-            matrix = int(table.matrix[row])
-            convert_tile(
-                machine.lines(row),
-                inputs.phases(unrolling, matrix, int(table.row_begin[row]), int(table.row_end[row])),
-                weights,
-                powers,
-                windows,
-                images,
-                stream(Purpose.READ, row),
-                machine.seed,
-                totals[:, matrix, table.column_begin[row] : table.column_end[row]],
-                machine.workers,
-            )
+            matrix, column = int(table.matrix[row]), int(table.column_begin[row])
+            phases = inputs.phases(unrolling, matrix, int(table.row_begin[row]), int(table.row_end[row]))
+            for lines in machine.lines(row):
+                first = column + lines.first_line // (2 * stage.slices)
+                convert_tile(
+                    lines,
+                    phases,
+                    weights,
+                    powers,
+                    windows,
+                    images,
+                    stream(Purpose.READ, row),
+                    machine.seed,
+                    totals[:, matrix, first : first + len(lines.gain) // (2 * stage.slices)],
+                    machine.workers,
+                )
         return totals.reshape(batch, count, unrolling.matrices, unrolling.columns)
 
     def _linear(
@@ -104,52 +129,62 @@ class FastExecutor:
         images: NDArray[np.int64],
     ) -> NDArray[np.float64]:
         """Sums without converters, [batch, windows, matrices, columns]."""
-        vectors = replica.unrolling.patches(x, replica.windows)
-        matrix = self._signed_matrix(stage, replica, tiles)
-        batch, windows, matrices, rows = vectors.shape
-        items = vectors.reshape(-1, matrices, rows).transpose(1, 0, 2).astype(np.float64)
-        totals: NDArray[np.float64] = np.matmul(items, matrix).transpose(1, 0, 2)
-        totals = totals.reshape(batch, windows, matrices, -1)
-        if self.machine.read_sigma:
-            totals = totals + self._summed_noise(stage, replica, tiles, vectors, images)
-        return totals
+        unrolling = replica.unrolling
+        matrices, variances = self.machine.prepared.get(
+            ("linear", int(tiles[0])), lambda: self._matrices(stage, replica, tiles), lambda both: 2 * both[0].nbytes
+        )
+        vectors = unrolling.patches(x, replica.windows)
+        items = vectors.reshape(-1, unrolling.matrices, unrolling.rows).transpose(1, 0, 2)
+        totals = np.ascontiguousarray(np.matmul(items.astype(np.float64), matrices).transpose(1, 0, 2))
+        if self.machine.effects.read_noise:
+            squares = squared_phase_weights(stage.quantizer.phase_weights)[items.astype(np.uint8)]
+            # One cell variance for all of a matrix is the usual case: then driven lines are all it takes.
+            alike = variances.min() == variances.max()
+            variance = squares.sum(axis=2, keepdims=True) * variances.max() if alike else np.matmul(squares, variances)
+            scale = np.sqrt(variance.transpose(1, 0, 2))
+            add_gaussians(
+                totals,
+                np.ascontiguousarray(scale),
+                replica.windows.astype(np.int64),
+                images,
+                stream(Purpose.READ, int(tiles[0])),
+                self.machine.seed,
+                self.machine.workers,
+            )
+        return totals.reshape(*vectors.shape[:3], unrolling.columns)
 
-    def _signed_matrix(self, stage: MappedLayer, replica: Replica, tiles: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Weights as programmed, [matrices, rows, columns], on the converter's grid."""
-        table, unrolling = self.machine.tiles, replica.unrolling
-        matrix = np.zeros((unrolling.matrices, unrolling.rows, unrolling.columns))
-        powers = float(stage.base) ** np.arange(stage.slices)
-        for row in tiles:
-            cells = self.machine.devices.tile(int(row))
-            pairs = cells.reshape(len(cells), -1, stage.slices, 2)
-            rows = slice(table.row_begin[row], table.row_end[row])
-            columns = slice(table.column_begin[row], table.column_end[row])
-            matrix[table.matrix[row], rows, columns] = (pairs[..., 0] - pairs[..., 1]) @ powers
-        return matrix
+    def _matrices(
+        self, stage: MappedLayer, replica: Replica, tiles: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Weights as programmed, on the converter's grid, and the variance of their read noise.
 
-    def _summed_noise(
-        self,
-        stage: MappedLayer,
-        replica: Replica,
-        tiles: NDArray[np.int64],
-        vectors: NDArray[np.int16],
-        images: NDArray[np.int64],
-    ) -> NDArray[np.float64]:
-        """Read noise of all cells and phases of each output.
-
-        The variance is 2 sigma^2 * sum over slices of base^2s * sum over phases of weight^2 *
-        driven lines.
+        Both are [matrices, rows, columns]; a weight is the sum over slices of base^s * (difference
+        of the pair), its variance that of base^2s * (sum of the pair's variances).
         """
-        weights = np.array(stage.quantizer.phase_weights, np.float64)
-        driven = np.zeros(vectors.shape[:3])
-        for phase, weight in enumerate(weights):
-            driven += weight**2 * (vectors >> phase & 1).sum(axis=-1)
-        slices = (float(stage.base) ** (2 * np.arange(stage.slices))).sum()
-        sigma = self.machine.read_sigma * np.sqrt(2 * slices * driven)
-        count = replica.unrolling.matrices * replica.unrolling.columns
-        key = stream(Purpose.READ, int(tiles[0]))
-        noise = gaussians(count, replica.windows[None, :], images[:, None], key, self.machine.seed)
-        return sigma[..., None] * noise.reshape(*driven.shape, replica.unrolling.columns)
+        table, unrolling = self.machine.tiles, replica.unrolling
+        weights = np.zeros((unrolling.matrices, unrolling.rows, unrolling.columns))
+        variances = np.zeros_like(weights)
+        powers = float(stage.base) ** np.arange(stage.slices)
+        for row in tiles.tolist():
+            block = (
+                table.matrix[row],
+                slice(table.row_begin[row], table.row_end[row]),
+                slice(table.column_begin[row], table.column_end[row]),
+            )
+            cells = self.machine.devices.tile(row)
+            pairs = cells.reshape(len(cells), -1, stage.slices, 2)
+            weights[block] = (pairs[..., 0] - pairs[..., 1]) @ powers
+            if self.machine.effects.read_noise:
+                spread = self.machine.devices.read_sigma(row).reshape(pairs.shape) ** 2
+                variances[block] = (spread[..., 0] + spread[..., 1]) @ powers**2
+        return weights, variances
+
+
+def squared_phase_weights(weights: tuple[int, ...]) -> NDArray[np.float64]:
+    """Sum of the squared phase weights of the ones of each byte, [256]."""
+    ones = (np.arange(256)[:, None] >> np.arange(len(weights)) & 1).astype(np.float64)
+    total: NDArray[np.float64] = ones @ np.square(np.array(weights, np.float64))
+    return total
 
 
 def exact_sums(stage: MappedLayer, x: NDArray[np.int16]) -> NDArray[np.float64]:
@@ -167,4 +202,5 @@ def exact_sums(stage: MappedLayer, x: NDArray[np.int16]) -> NDArray[np.float64]:
     sums = np.matmul(vectors.transpose(2, 0, 1, 3).reshape(len(matrix), -1, unrolling.rows), matrix.astype(dtype))
     batch, positions = vectors.shape[:2]
     stacked = sums.reshape(len(matrix), batch, positions, unrolling.columns).transpose(1, 0, 3, 2)
-    return stacked.astype(np.float64).reshape(batch, stage.geometry.out_channels, positions)
+    exact: NDArray[np.float64] = stacked.astype(np.float64).reshape(batch, stage.geometry.out_channels, positions)
+    return exact

@@ -77,15 +77,6 @@ def _gaussian_pair(a: Any, b: Any) -> Any:
     return radius * x, radius * y
 
 
-@_compile(nogil=True)
-def fill_gaussians(out: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:
-    """Standard Gaussian numbers of one counter; the length of ``out`` is a multiple of four."""
-    for block in range(out.size // 4):
-        a, b, c, d = _philox(U(block), c1, c2, c3, k0, k1)
-        out[4 * block], out[4 * block + 1] = _gaussian_pair(a, b)
-        out[4 * block + 2], out[4 * block + 3] = _gaussian_pair(c, d)
-
-
 @_compile(inline="always")
 def _transpose_bits(word: Any) -> Any:
     """Exchange rows (bytes) and columns (bits) of 8 x 8 bits (Warren, Hacker's Delight, 7-3)."""
@@ -171,23 +162,90 @@ def _code(current: Any, noise: Any, rounding: Any, max_code: Any) -> Any:
 
 
 @_compile(inline="always")
+def _table_row(patterns: Any, item: Any, group: Any, shift: Any) -> Any:
+    """Row of the stacked tables that holds the sums of one group's pattern in one phase."""
+    return U(256 * group) + ((patterns[item, group] >> shift) & U(255))
+
+
+@_compile(inline="always")
 def _sum_tables(flat: Any, patterns: Any, item: Any, shift: Any, width: Any, sums: Any) -> None:
     """Sums of each line from the tables of any number of groups of eight input lines."""
     groups = patterns.shape[1]
     for line in range(width):
         sums[line] = F(0)
-    for group in range(groups % 4):
-        a = (U(256 * group) + ((patterns[item, group] >> shift) & U(255))) * width
+    for group in range(groups % 8):
+        a = _table_row(patterns, item, group, shift) * width
         for line in range(width):
             sums[line] += flat[a + line]
-    for group in range(groups % 4, groups, 4):  # few long loops beat many short ones
-        first = U(256 * group)
-        a = (first + ((patterns[item, group] >> shift) & U(255))) * width
-        b = (first + U(256) + ((patterns[item, group + 1] >> shift) & U(255))) * width
-        c = (first + U(512) + ((patterns[item, group + 2] >> shift) & U(255))) * width
-        d = (first + U(768) + ((patterns[item, group + 3] >> shift) & U(255))) * width
+    for group in range(groups % 8, groups, 8):  # few long loops beat many short ones
+        a = _table_row(patterns, item, group, shift) * width
+        b = _table_row(patterns, item, group + 1, shift) * width
+        c = _table_row(patterns, item, group + 2, shift) * width
+        d = _table_row(patterns, item, group + 3, shift) * width
+        e = _table_row(patterns, item, group + 4, shift) * width
+        f = _table_row(patterns, item, group + 5, shift) * width
+        g = _table_row(patterns, item, group + 6, shift) * width
+        h = _table_row(patterns, item, group + 7, shift) * width
         for line in range(width):
-            sums[line] += (flat[a + line] + flat[b + line]) + (flat[c + line] + flat[d + line])
+            low = (flat[a + line] + flat[b + line]) + (flat[c + line] + flat[d + line])
+            high = (flat[e + line] + flat[f + line]) + (flat[g + line] + flat[h + line])
+            sums[line] += low + high
+
+
+@_compile(inline="always")
+def _convert_pairs(
+    flat: Any,
+    flat_variances: Any,
+    gain: Any,
+    rounding: Any,
+    max_code: Any,
+    patterns: Any,
+    weights: Any,
+    pair_row: Any,
+    pair_source: Any,
+    pair_phase: Any,
+    pair_scale: Any,
+    noise: Any,
+    sums: Any,
+    spread: Any,
+    count: int,
+    codes: Any,
+) -> None:
+    """Convert the listed pairs of item and phase; adds weighted codes to ``codes``."""
+    lines, groups = gain.size, patterns.shape[1]
+    width, stride = U(lines), U((lines + 3) // 4 * 4)
+    proportional = flat_variances.size > 0
+    unequal = np.any(gain != F(1))
+    for i in range(count):
+        item, phase = pair_source[i], pair_phase[i]
+        shift = U(8 * phase)
+        weight, scale = weights[phase], pair_scale[i]
+        code = U(pair_row[i]) * width
+        draw = U(i) * stride
+        if unequal:
+            for line in range(width):
+                noise[draw + line] *= gain[line]
+        a = _table_row(patterns, item, 0, shift) * width
+        if proportional:
+            _sum_tables(flat, patterns, item, shift, width, sums)
+            _sum_tables(flat_variances, patterns, item, shift, width, spread)
+            for line in range(width):
+                jitter = np.sqrt(spread[line]) * noise[draw + line]
+                codes[code + line] += weight * _code(sums[line], jitter, rounding[line], max_code)
+        elif groups == 1:
+            for line in range(width):
+                jitter = scale * noise[draw + line]
+                codes[code + line] += weight * _code(flat[a + line], jitter, rounding[line], max_code)
+        elif groups == 2:
+            b = _table_row(patterns, item, 1, shift) * width
+            for line in range(width):
+                current, jitter = flat[a + line] + flat[b + line], scale * noise[draw + line]
+                codes[code + line] += weight * _code(current, jitter, rounding[line], max_code)
+        else:
+            _sum_tables(flat, patterns, item, shift, width, sums)
+            for line in range(width):
+                jitter = scale * noise[draw + line]
+                codes[code + line] += weight * _code(sums[line], jitter, rounding[line], max_code)
 
 
 @_compile(nogil=True)
@@ -207,6 +265,7 @@ def convert_items(
     windows: Any,
     images: Any,
     grid: int,
+    first_block: Any,
     stream: Any,
     key: Any,
     totals: Any,
@@ -220,8 +279,7 @@ def convert_items(
     numbers is long. Arrays are indexed flat and unsigned: views and tests for negative indices
     would cost more than the arithmetic.
     """
-    lines, phases, groups = gain.size, weights.size, tables.shape[0]
-    width = U(lines)
+    lines, phases = gain.size, weights.size
     blocks = (lines + 3) // 4
     pairs = BATCH * phases
     counters = pairs * blocks + LANES
@@ -229,7 +287,7 @@ def convert_items(
     c0 = np.zeros(counters, np.uint32)
     c1 = np.zeros(counters, np.uint32)
     c2 = np.zeros(counters, np.uint32)
-    pair_item = np.zeros(pairs, np.int64)
+    pair_row = np.zeros(pairs, np.int64)
     pair_source = np.zeros(pairs, np.int64)
     pair_phase = np.zeros(pairs, np.int64)
     pair_scale = np.zeros(pairs, np.float32)
@@ -237,10 +295,6 @@ def convert_items(
     spread = np.zeros(lines, np.float32)
     codes = np.zeros(BATCH * lines, np.float32)
     flat, flat_variances = tables.reshape(-1), variances.reshape(-1)
-    proportional = flat_variances.size > 0
-    unequal = False
-    for line in range(lines):
-        unequal = unequal or gain[line] != F(1)
     for first in range(begin, end, BATCH):
         last = min(first + BATCH, end)
         count = 0
@@ -250,49 +304,37 @@ def convert_items(
             for phase in range(phases):
                 lines_on = (driven[source, phase // 4] >> U(16 * (phase % 4))) & U(0xFFFF)
                 if lines_on or every:
-                    pair_item[count], pair_source[count], pair_phase[count] = item, source, phase
+                    pair_row[count], pair_source[count], pair_phase[count] = item - first, source, phase
                     pair_scale[count] = sigma[lines_on]
                     if noisy:
-                        high = U(phase << PHASE_SHIFT)
+                        high = U(phase << PHASE_SHIFT) | first_block
                         base = U(count * blocks)
                         for block in range(U(blocks)):
-                            c0[base + block] = np.uint32(high | block)
+                            c0[base + block] = np.uint32(high + block)
                             c1[base + block] = np.uint32(window)
                             c2[base + block] = np.uint32(images[image])
                     count += 1
         if noisy:
             _draw(noise, c0, c1, c2, count * blocks, stream, key)
         codes[:] = F(0)
-        for i in range(count):
-            item, phase = pair_source[i], pair_phase[i]
-            shift = U(8 * phase)
-            weight, scale = weights[phase], pair_scale[i]
-            code = U((pair_item[i] - first) * lines)
-            draw = U(4 * blocks * i)
-            if unequal:
-                for line in range(width):
-                    noise[draw + line] *= gain[line]
-            a = ((patterns[item, 0] >> shift) & U(255)) * width
-            if proportional:
-                _sum_tables(flat, patterns, item, shift, width, sums)
-                _sum_tables(flat_variances, patterns, item, shift, width, spread)
-                for line in range(width):
-                    jitter = np.sqrt(spread[line]) * noise[draw + line]
-                    codes[code + line] += weight * _code(sums[line], jitter, rounding[line], max_code)
-            elif groups == 1:
-                for line in range(width):
-                    jitter = scale * noise[draw + line]
-                    codes[code + line] += weight * _code(flat[a + line], jitter, rounding[line], max_code)
-            elif groups == 2:
-                b = (U(256) + ((patterns[item, 1] >> shift) & U(255))) * width
-                for line in range(width):
-                    current, jitter = flat[a + line] + flat[b + line], scale * noise[draw + line]
-                    codes[code + line] += weight * _code(current, jitter, rounding[line], max_code)
-            else:
-                _sum_tables(flat, patterns, item, shift, width, sums)
-                for line in range(width):
-                    jitter = scale * noise[draw + line]
-                    codes[code + line] += weight * _code(sums[line], jitter, rounding[line], max_code)
+        _convert_pairs(
+            flat,
+            flat_variances,
+            gain,
+            rounding,
+            max_code,
+            patterns,
+            weights,
+            pair_row,
+            pair_source,
+            pair_phase,
+            pair_scale,
+            noise,
+            sums,
+            spread,
+            count,
+            codes,
+        )
         _combine(codes, powers, lines, totals, first, last)
 
 
@@ -308,3 +350,25 @@ def _combine(codes: Any, powers: Any, lines: int, totals: Any, first: int, last:
                 pair = base + U(2) * (column * slices + s)
                 total += np.int64(codes[pair] - codes[pair + U(1)]) * powers[s]
             totals[item, column] += total
+
+
+@_compile(nogil=True)
+def add_gaussians(
+    totals: Any, scale: Any, windows: Any, images: Any, stream: Any, key: Any, begin: int, end: int
+) -> None:
+    """Add scaled Gaussian numbers to float64 [items, matrices, columns]; scale may have one column."""
+    matrices, columns = totals.shape[1:]
+    blocks = (matrices * columns + 3) // 4
+    counters = blocks + LANES
+    noise = np.zeros(4 * counters, np.float32)
+    c0 = np.arange(counters).astype(np.uint32)
+    c1 = np.zeros(counters, np.uint32)
+    c2 = np.zeros(counters, np.uint32)
+    for item in range(begin, end):
+        c1[:] = np.uint32(windows[item % windows.size])
+        c2[:] = np.uint32(images[item // windows.size])
+        _draw(noise, c0, c1, c2, blocks, stream, key)
+        for matrix in range(matrices):
+            for column in range(columns):
+                deviation = scale[item, matrix, min(column, scale.shape[2] - 1)]
+                totals[item, matrix, column] += deviation * noise[matrix * columns + column]

@@ -56,25 +56,33 @@ class LiteralExecutor:
         self, stage: MappedLayer, row: int, vector: NDArray[np.int16], window: int, images: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """One matrix-vector product in one array, [batch, columns of the tile], in codes."""
-        cells = self.machine.devices.tile(row).astype(np.float64)
+        devices, converter = self.machine.devices, self.machine.converter
+        cells = devices.tile(row).astype(np.float64)
+        sigma = devices.read_sigma(row) * devices.gains(row) if self.machine.effects.read_noise else None
         lines = np.zeros((len(vector), cells.shape[1]))
         for phase, weight in enumerate(stage.quantizer.phase_weights):
             driven = (vector >> phase & 1).astype(np.float64)
             current = driven @ cells
-            if self.machine.read_sigma:
-                current += self._noise(driven, cells.shape[1], row, window, phase, images)
-            lines += weight * self.machine.converter.convert(current)
+            if sigma is not None:
+                draw = 0 if self.machine.noise_spans_phases else phase
+                current += self._noise(driven, sigma, row, window, draw, images)
+            lines += weight * converter.convert(current + devices.offsets(row))
         pairs = lines.reshape(len(vector), -1, stage.slices, 2)
         digits = pairs[..., 0] - pairs[..., 1]
         total: NDArray[np.float64] = digits @ (float(stage.base) ** np.arange(stage.slices))
         return total
 
     def _noise(
-        self, driven: NDArray[np.float64], width: int, row: int, window: int, phase: int, images: NDArray[np.int64]
+        self,
+        driven: NDArray[np.float64],
+        sigma: NDArray[np.float64],
+        row: int,
+        window: int,
+        draw: int,
+        images: NDArray[np.int64],
     ) -> NDArray[np.float64]:
-        """Read noise of each driven cell, summed over each output line, [batch, width]."""
+        """Read noise of each driven cell, summed over each output line, [batch, output lines]."""
         key = stream(Purpose.READ_LITERAL, row)
-        height = driven.shape[1]
-        noise = gaussians(height * width, window, images, key, self.machine.seed, np.int64(phase << 29))
-        total: NDArray[np.float64] = np.einsum("br,brw->bw", driven, noise.reshape(-1, height, width).astype(float))
-        return self.machine.read_sigma * total
+        noise = gaussians(sigma.size, window, images, key, self.machine.seed, draw << 29)
+        total: NDArray[np.float64] = np.einsum("br,brw->bw", driven, sigma * noise.reshape(-1, *sigma.shape))
+        return total

@@ -2,52 +2,88 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.program import Program
 from memcompile.runtime.compiled import Workers
-from memcompile.runtime.conversions import TileLines, pattern_sums
+from memcompile.runtime.conversions import TileLines, lines_at_once, pattern_sums
 from memcompile.runtime.converter import Converter
 from memcompile.runtime.devices import Devices
 from memcompile.runtime.effects import Effects
+from memcompile.runtime.memory import BoundedCache
+
+PREPARED_BYTES = 400_000_000
+"""Memory for what executors prepare once per tile or copy."""
 
 
 class Machine:
     """One sample of the hardware a program runs on."""
 
-    def __init__(self, program: Program, seed: int, effects: Effects, threads: int) -> None:
+    def __init__(self, program: Program, seed: int, effects: Effects, threads: int, time_s: float = 0.0) -> None:
         self.program = program
         self.seed = seed
-        self.effects = effects
+        self.effects = effects.sized(program, time_s)
         self.target = program.target
         self.workers = Workers(threads)
         self.tiles = program.placement.tiles
         self.converter = Converter.adc(program.target) if effects.adc else Converter.exact(program.target)
-        self.devices = Devices(program, seed, effects, self.converter)
-        sigma_us = program.target.read_noise.sigma_us if effects.read_noise else 0.0
-        self.read_sigma = sigma_us / self.converter.unit_us
-        """Read noise of one cell and phase, in converter units."""
+        self.devices = Devices(program, seed, self.effects, self.converter, time_s)
+        self.prepared = BoundedCache(PREPARED_BYTES)
 
-    def lines(self, row: int) -> TileLines:
-        """The output lines of one tile, prepared for conversion."""
+    @property
+    def noise_spans_phases(self) -> bool:
+        """Whether all bit phases of a step see the same read noise."""
+        return self.effects.read_noise and self.target.read_noise.lasts == "step"
+
+    def lines(self, row: int) -> list[TileLines]:
+        """The output lines of one tile, prepared for conversion, in parts of whole columns."""
+        return self.prepared.get(row, lambda: self._prepare(row), lambda parts: sum(part.nbytes for part in parts))
+
+    def _prepare(self, row: int) -> list[TileLines]:
         cells = self.devices.tile(row)
+        noise = self.devices.read_sigma(row) if self.effects.read_noise else np.zeros(cells.shape)
+        gain, offset = self.devices.gains(row), self.devices.offsets(row)
+        step = lines_at_once(len(cells), self.program.layers[int(self.tiles.layer[row])].slices)
+        return [
+            self._part(part.start, cells[:, part], noise[:, part], gain[part], offset[part])
+            for part in (slice(first, first + step) for first in range(0, cells.shape[1], step))
+        ]
+
+    def _part(
+        self,
+        first_line: int,
+        cells: NDArray[Any],
+        noise: NDArray[np.float64],
+        gain: NDArray[np.float64],
+        offset: NDArray[np.float64],
+    ) -> TileLines:
         rows, width = cells.shape
         assert self.converter.max_code is not None
+        alike = bool((noise == noise[0, 0]).all())
+        sigma = noise[0, 0] * np.sqrt(np.arange(rows + 1)) if alike else np.zeros(rows + 1)
         return TileLines(
             tables=pattern_sums(cells),
-            variances=np.zeros((0, 256, width), np.float32),
-            sigma=(self.read_sigma * np.sqrt(np.arange(rows + 1))).astype(np.float32),
-            gain=np.ones(width, np.float32),
-            rounding=np.full(width, 0.5, np.float32),
+            variances=np.zeros((0, 256, width), np.float32) if alike else pattern_sums(_on_summable_grid(noise**2)),
+            sigma=sigma.astype(np.float32),
+            gain=gain.astype(np.float32),
+            rounding=(0.5 + offset).astype(np.float32),
             max_code=np.float32(self.converter.max_code),
+            first_line=first_line,
         )
 
     def tiles_of(self, layer: int, replica: int) -> NDArray[np.int64]:
         """Rows of the tile table that belong to one copy of a layer."""
         return np.flatnonzero((self.tiles.layer == layer) & (self.tiles.replica == replica))
+
+
+def _on_summable_grid(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round to a grid on which float32 sums of a column are exact, so that their order does not matter."""
+    step = 2.0 ** (math.ceil(math.log2(values.sum(axis=0).max() + 2.0**-100)) - 22)
+    return np.rint(values / step) * step
 
 
 class Executor(Protocol):

@@ -49,6 +49,15 @@ class Purpose(IntEnum):
     STUCK = 2
     READ = 3
     READ_LITERAL = 4
+    RELAXATION = 5
+    DRIFT = 6
+    DEAD_INPUT = 7
+    DEAD_OUTPUT = 8
+    DAC = 9
+    ADC_GAIN = 10
+    ADC_OFFSET = 11
+    WRITE_DEVICE = 12
+    WRITE_CYCLE = 13
 
 
 def stream(purpose: Purpose, number: int) -> int:
@@ -91,9 +100,7 @@ def _polynomial(coefficients: tuple[np.float32, ...], x: NDArray[np.float32]) ->
     return result + coefficients[0]
 
 
-def gaussian_pair(
-    a: NDArray[np.uint64], b: NDArray[np.uint64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def gaussian_pair(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Two independent standard Gaussian numbers from two random 32-bit words (Box-Muller).
 
     The radius is sqrt(-2 ln u) with u = (top 24 bits of a + 1) / 2^24. The angle is uniform in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import factories
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,8 +13,8 @@ from memcompile.errors import DataError, UsageError
 from memcompile.geometry import Geometry, Unrolling
 from memcompile.ir import TensorType
 from memcompile.program import Program
+from memcompile.runtime import conversions
 from memcompile.runtime.emulator import Effects, Emulator
-from tests import factories
 
 DETERMINISTIC = Effects(read_noise=False)
 
@@ -45,9 +46,7 @@ def layer_programs(draw: st.DrawFn) -> tuple[Program, np.ndarray]:
     )
     window = tuple(draw(st.integers(1, 3)) for _ in geometry.kernel)
     copies = [Unrolling(geometry, window, draw(st.integers(1, 2))) for _ in range(draw(st.integers(1, 3)))]
-    layer = factories.random_layer(
-        rng, geometry, target, slices=slices, signed=draw(st.booleans()), unrollings=copies
-    )
+    layer = factories.random_layer(rng, geometry, target, slices=slices, signed=draw(st.booleans()), unrollings=copies)
     program = factories.layer_program(rng, layer, target)
     shape = (draw(st.integers(1, 3)), *program.inputs["x"].shape[1:])
     return program, rng.integers(-140, 300, shape).astype(np.float32)
@@ -119,7 +118,13 @@ def test_a_wrong_mapping_gives_wrong_outputs() -> None:
     program = factories.layer_program(rng, layer, target)
     x = rng.integers(0, 256, (2, 2, 20)).astype(np.float32)
     table = program.placement.tiles
-    object.__setattr__(program.placement, "tiles", table.with_columns(array=np.zeros(len(table)), input_line=np.zeros(len(table)), output_line=np.zeros(len(table))))
+    object.__setattr__(
+        program.placement,
+        "tiles",
+        table.with_columns(
+            array=np.zeros(len(table)), input_line=np.zeros(len(table)), output_line=np.zeros(len(table))
+        ),
+    )
     wrong = Emulator.ideal(program, executor="literal").run(x)["y"]
     assert not np.array_equal(wrong, expected(program, x))
 
@@ -175,7 +180,13 @@ def test_results_depend_on_seed_and_image_number_alone() -> None:
     assert np.array_equal(Emulator(program, 11, executor="literal", chunk=2).run(x)["y"], literal)
 
 
-@pytest.mark.parametrize("geometry", [Geometry(5, 3, (3, 3), (9, 9), pads_begin=(1, 1), pads_end=(1, 1), strides=(1, 1), dilations=(1, 1)), Geometry(37, 11, (1,), (70,), layout="channels_last")])
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        Geometry(5, 3, (3, 3), (9, 9), pads_begin=(1, 1), pads_end=(1, 1), strides=(1, 1), dilations=(1, 1)),
+        Geometry(37, 11, (1,), (70,), layout="channels_last"),
+    ],
+)
 @pytest.mark.parametrize("signed", [False, True])
 def test_compiled_kernels_and_threads_change_no_bit(
     geometry: Geometry, signed: bool, monkeypatch: pytest.MonkeyPatch
@@ -190,6 +201,21 @@ def test_compiled_kernels_and_threads_change_no_bit(
     monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")
     results.append(Emulator(program, 2**40 + 3).run(x)["y"])
     assert all(np.array_equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("numba", ["0", "1"])
+def test_tiles_may_be_converted_in_parts(numba: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMCOMPILE_NUMBA", numba)
+    rng = np.random.default_rng(20)
+    target = factories.make_target(array={"input_lines": 100, "output_lines": 256})
+    layer = factories.random_layer(rng, Geometry(90, 30, (1,), (2,), layout="channels_last"), target, slices=3)
+    program = factories.layer_program(rng, layer, target)
+    x = rng.integers(0, 256, (2, 2, 90)).astype(np.float32)
+    whole = Emulator(program, 1).run(x)["y"]
+    monkeypatch.setattr(conversions, "TABLE_BYTES", 1)
+    parts = Emulator(program, 1)
+    assert max(len(parts.machine.lines(row)) for row in range(len(program.placement.tiles))) > 1
+    assert np.array_equal(parts.run(x)["y"], whole)
 
 
 def test_programming_errors_and_stuck_cells_have_the_stated_size() -> None:
@@ -210,7 +236,9 @@ def test_programming_errors_and_stuck_cells_have_the_stated_size() -> None:
     assert abs(error.mean()) < 5 * 0.5 / 256
     assert abs(error.std() / 0.5 - 1) < 5 / np.sqrt(2 * 65_536)
     stuck = Emulator(program, 1, effects=Effects(programming_error=False)).machine
-    off = np.rint(stuck.devices.array(0) * stuck.converter.unit_us / target.cell.level_step_us - 10 / target.cell.level_step_us)
+    off = np.rint(
+        stuck.devices.array(0) * stuck.converter.unit_us / target.cell.level_step_us - 10 / target.cell.level_step_us
+    )
     assert abs((off == 7).mean() - 0.01) < 5 * np.sqrt(0.01 / 65_536) + 4 / 65_536
 
 
@@ -243,7 +271,10 @@ GOOD = np.zeros((2, 2, 6, 6), np.float32)
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (GOOD.astype(np.float64), r"input 'x' is float64\[2, 2, 6, 6\], the program wants float32\[N, 2, 6, 6\]; convert"),
+        (
+            GOOD.astype(np.float64),
+            r"input 'x' is float64\[2, 2, 6, 6\], the program wants float32\[N, 2, 6, 6\]; convert",
+        ),
         (GOOD[:, :1], r"input 'x' is float32\[2, 1, 6, 6\], the program wants float32\[N, 2, 6, 6\]; the first"),
         (GOOD[0], r"input 'x' is float32\[2, 6, 6\], the program wants"),
         (GOOD[:0], "there are no images"),

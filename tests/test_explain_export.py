@@ -80,3 +80,15 @@ def test_export_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     with np.load("cells.npz") as cells:
         assert cells["conductances_us"].shape[1:] == (16, 128)
         assert cells["conductances_us"].min() == 2.0
+
+
+def test_run_says_which_method_each_layer_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([str(MODEL), "-o", "net.mcp", "--no-evaluation", "--quiet"]) == 0
+    assert main(["run", "net.mcp", "--images", "5", "--time", "2h", "--explain"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:3]] == ["C1", "C3", "FC"]
+    assert main(["run", "net.mcp", "--time", "soon"]) == 2
+    assert "is not a duration" in capsys.readouterr().err

@@ -1,0 +1,252 @@
+"""Speed of the emulator as ratios measured in one run: to sgemm, to onnxruntime, to a sparse solver.
+
+    python benchmarks/emulator.py
+    python benchmarks/emulator.py --resnet cifar_resnet20.onnx --data cifar10_test1k.npz --json FILE
+
+W1 is a 512 x 512 weight matrix of 15 levels with 256 input vectors of 8 bits. W3 is a 128 x 128
+array with 1 ohm per wire segment. Peers that are not installed are listed as such. Each figure is
+the best of several repetitions; run on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.linalg import splu
+
+from memcompile.geometry import Geometry, Unrolling
+from memcompile.ir import Cut, InputQuantizer, MappedLayer, Placement, Replica, TensorType, TileTable
+from memcompile.pipelines import compile_model
+from memcompile.program import Program, Provenance
+from memcompile.runtime.emulator import Effects, Emulator
+from memcompile.runtime.wires import effective_conductances_us
+from memcompile.target import Target, load_target, parse_target
+
+SIZE, BATCH = 512, 256
+FIVE_LAYER = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
+CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Row = dict[str, Any]
+
+
+def best_s(work: Callable[[], object], repetitions: int) -> float:
+    """Shortest time of one call, in seconds."""
+    work()
+    times = []
+    for _ in range(repetitions):
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def row(name: str, time_s: float, reference: str, reference_s: float, reach: float | None = None) -> Row:
+    """One line of the table."""
+    return {
+        "case": name,
+        "time_ms": time_s * 1e3,
+        "reference": reference,
+        "reference_ms": reference_s * 1e3,
+        "ratio": time_s / reference_s,
+        "reach": reach,
+    }
+
+
+def chip(**arrays: int) -> Target:
+    """The reference chip with other arrays."""
+    values = load_target("yao2020").model_dump()
+    values["array"].update(arrays)
+    return parse_target(values, "benchmark")
+
+
+def matrix_program(weights: NDArray[np.int64], target: Target, tile_rows: int) -> Program:
+    """One matrix-vector product per image, in tiles of ``tile_rows`` rows, one tile an array."""
+    rows, columns = weights.shape
+    geometry = Geometry(rows, columns, layout="channels_last")
+    edges = tuple(range(0, rows, tile_rows))
+    replica = Replica(Unrolling.im2col(geometry), Cut((*edges, rows), (0, columns)), np.zeros(1, np.int32))
+    layer = MappedLayer(
+        name="matrix",
+        inputs=("x",),
+        outputs=("y",),
+        geometry=geometry,
+        quantizer=InputQuantizer(1.0, target.input.bits, False),
+        scale=np.ones(columns, np.float32),
+        bias=np.zeros(columns, np.float32),
+        base=target.slice_base(),
+        cells=np.stack([np.maximum(weights, 0), np.maximum(-weights, 0)]).astype(np.uint8)[:, None, None],
+        replicas=(replica,),
+    )
+    tiles = TileTable.of([layer])
+    zero = np.zeros(len(tiles))
+    tiles = tiles.with_columns(array=np.arange(len(tiles)), input_line=zero, output_line=zero, start=zero, slot=zero)
+    return Program(
+        target=target,
+        inputs={"x": TensorType("float32", (None, 1, rows))},
+        outputs=("y",),
+        stages=(layer,),
+        constants={},
+        placement=Placement(1, tiles),
+        provenance=Provenance("benchmark", "0" * 64, "benchmark", {}),
+    )
+
+
+def matrix_rows(repetitions: int) -> Iterator[Row]:
+    """W1: one matrix-vector product of 512 x 512, 256 at a time."""
+    rng = np.random.default_rng(0)
+    weights = rng.integers(-7, 8, (SIZE, SIZE))
+    x = rng.integers(0, 256, (BATCH, 1, SIZE)).astype(np.float32)
+    plain, vectors = weights.astype(np.float32), x[:, 0]
+    gemm_s = best_s(lambda: vectors @ plain, 20 * repetitions)
+    cases = (
+        ("W1, read noise, one tile", SIZE, Effects(adc=False), 1.5),
+        ("W1, read noise, tiles of 128 rows", 128, Effects(adc=False), 2.5),
+        ("W1, bit-serial, ADC per phase and 128-row tile, read noise", 128, Effects(), 16.0),
+    )
+    for name, rows, effects, reach in cases:
+        target = chip(input_lines=rows, output_lines=2 * SIZE)
+        emulator = Emulator(matrix_program(weights, target, rows), effects=effects)
+        yield row(name, best_s(lambda run=emulator.run: run(x), repetitions), "sgemm", gemm_s, reach)  # type: ignore[misc]
+
+
+def network_rows(name: str, program: Program, x: NDArray[Any], model: Path, repetitions: int) -> Iterator[Row]:
+    """All of a network, with every effect of its target, next to onnxruntime in float32."""
+    session = onnxruntime.InferenceSession(os.fspath(model), providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: x}
+    float_s = best_s(lambda: session.run(None, feed), repetitions)
+    emulator = Emulator(program)
+    found = row(name, best_s(lambda: emulator.run(x), repetitions), "onnxruntime float32", float_s)
+    yield {**found, "images_per_s": 1e3 * len(x) / found["time_ms"]}
+
+
+def wires_rows(repetitions: int) -> Iterator[Row]:
+    """W3: voltage drop along lines."""
+    size, segment_ohm = 128, 1.0
+    rng = np.random.default_rng(0)
+    cells_us = rng.uniform(2.0, 20.0, (size, size))
+    system = nodal_system(cells_us, segment_ohm)
+    solver_s = best_s(lambda: splu(system), repetitions)
+    setup_s = best_s(lambda: effective_conductances_us(cells_us, segment_ohm, segment_ohm), repetitions)
+    seen = effective_conductances_us(cells_us, segment_ohm, segment_ohm)
+    vector, batch = rng.uniform(0, 0.2, size), rng.uniform(0, 0.2, (256, size))
+    yield row("W3, set-up of the effective matrix", setup_s, "scipy splu", solver_s, 4.0)
+    yield row("W3, one vector after set-up", best_s(lambda: vector @ seen, 100), "scipy splu", solver_s, 1 / 150)
+    without_s = best_s(lambda: batch @ cells_us, 100)
+    yield row("W3, batch of 256 after set-up", best_s(lambda: batch @ seen, 100), "no wires", without_s)
+
+
+def nodal_system(cells_us: NDArray[np.float64], segment_ohm: float) -> Any:
+    """Kirchhoff's current law at both ends of every cell, sparse [2 cells, 2 cells], in siemens."""
+    rows, lines = cells_us.shape
+    upper = np.arange(rows * lines).reshape(rows, lines)
+    lower = upper + rows * lines
+    pairs = [
+        (upper.ravel(), lower.ravel(), cells_us.ravel() * 1e-6),
+        (upper[:, :-1].ravel(), upper[:, 1:].ravel(), np.full(rows * (lines - 1), 1 / segment_ohm)),
+        (lower[:-1].ravel(), lower[1:].ravel(), np.full((rows - 1) * lines, 1 / segment_ohm)),
+    ]
+    ends = np.concatenate([upper[:, 0], lower[-1]])
+    a, b, siemens = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    row_numbers = np.concatenate([a, b, a, b, ends])
+    columns = np.concatenate([a, b, b, a, ends])
+    values = np.concatenate([siemens, siemens, -siemens, -siemens, np.full(len(ends), 1 / segment_ohm)])
+    return coo_array((values, (row_numbers, columns))).tocsc()
+
+
+def aihwkit_row(repetitions: int) -> Row:
+    """W1 with read noise in IBM's aihwkit, one tile."""
+    import torch  # noqa: PLC0415 - a peer's dependency
+    from aihwkit.nn import AnalogLinear  # noqa: PLC0415
+    from aihwkit.simulator.configs import InferenceRPUConfig  # noqa: PLC0415
+
+    config = InferenceRPUConfig()
+    config.forward.w_noise = 0.005
+    layer = AnalogLinear(SIZE, SIZE, bias=False, rpu_config=config).eval()
+    x = torch.rand(BATCH, SIZE)
+    return {"case": "peer aihwkit, W1 with read noise", "time_ms": best_s(lambda: layer(x), repetitions) * 1e3}
+
+
+def crosssim_row(repetitions: int) -> Row:
+    """W1 with read noise in Sandia's CrossSim, one tile."""
+    from simulator import AnalogCore, CrossSimParameters  # noqa: PLC0415
+
+    settings = CrossSimParameters()
+    settings.xbar.device.read_noise.enable = True
+    settings.xbar.device.read_noise.magnitude = 0.005
+    rng = np.random.default_rng(0)
+    core = AnalogCore(rng.uniform(-1, 1, (SIZE, SIZE)), settings)
+    x = rng.uniform(0, 1, (SIZE, BATCH))
+    return {"case": "peer CrossSim, W1 with read noise", "time_ms": best_s(lambda: core @ x, repetitions) * 1e3}
+
+
+def peer_rows(repetitions: int) -> Iterator[Row]:
+    """Other emulators, where they are installed."""
+    for module, measure in (("aihwkit", aihwkit_row), ("simulator", crosssim_row)):
+        if importlib.util.find_spec(module) is None:
+            yield {"case": f"peer {module}", "note": "not installed"}
+        else:
+            yield measure(repetitions)
+
+
+def all_rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Every row, as it is measured."""
+    count = arguments.repetitions
+    yield from matrix_rows(count)
+    compiled = compile_model(FIVE_LAYER)
+    x = compiled.dataset.calibration["image"][np.arange(1000) % len(compiled.dataset.calibration["image"])]
+    yield from network_rows("five-layer CNN on yao2020", compiled.program, x, FIVE_LAYER, count)
+    if arguments.resnet:
+        for title, target in (("yao2020", chip()), ("128x128 arrays", chip(input_lines=128, output_lines=128))):
+            compiled = compile_model(arguments.resnet, target, data=arguments.data, mean=CIFAR_MEAN, std=CIFAR_STD)
+            name = next(iter(compiled.program.inputs))
+            x = compiled.dataset.calibration[name][:100]
+            yield from network_rows(f"{arguments.resnet.stem} on {title}", compiled.program, x, arguments.resnet, count)
+    yield from wires_rows(count)
+    yield from peer_rows(count)
+
+
+def show(found: Row) -> str:
+    """One line for people."""
+    if "note" in found:
+        return f"{found['case']:<62} {found['note']}"
+    line = f"{found['case']:<62} {found['time_ms']:10.3f} ms"
+    if "ratio" in found:
+        line += f"  {found['ratio']:8.3g} x {found['reference']}"
+    if found.get("reach"):
+        line += f" (reach {found['reach']:.3g})"
+    if "images_per_s" in found:
+        line += f"  {found['images_per_s']:.0f} images/s"
+    return line
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--resnet", type=Path, help="a CIFAR-10 ResNet as ONNX file")
+    parser.add_argument("--data", type=Path, help="CIFAR-10 images for it")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write all rows to this file")
+    arguments = parser.parse_args()
+    rows = []
+    for found in all_rows(arguments):
+        rows.append(found)
+        sys.stdout.write(show(found) + "\n")
+        sys.stdout.flush()
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""Mapping quality: what published mappings reach, what memcompile reaches, and what is proven.
+
+Run ``python benchmarks/mapping.py`` for a table, ``--json FILE`` for the same as JSON, ``--only WORD``
+for the rows whose name contains a word. All networks are generated here from their published
+shapes; every row is deterministic except its seconds.
+
+Published figures: P. Yao et al., Nature 577, 641 (2020) (own mapping of the five-layer network);
+J. Rhe et al., VW-SDK, DATE 2022 (steps in one 512 x 512 array, one cell per weight); X. Sun et al.,
+PIMCOMP, DAC 2023 (ResNet-18 on 9,216 arrays of 128 x 128, windows of the slowest layer). Where one
+cell holds a weight, the target gets twice the output lines, because memcompile places pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memcompile.geometry import Geometry
+from memcompile.ir import Graph, InputQuantizer, PairedLayer, TensorType
+from memcompile.pass_manager import PassContext
+from memcompile.passes.explore_windows import fewest_steps
+from memcompile.passes.place import Place
+from memcompile.passes.replicate import Replicate
+from memcompile.passes.schedule import Schedule
+from memcompile.passes.tile_matrices import TileMatrices
+from memcompile.target import Target, load_target
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; ``known`` and ``wanted`` are words, ``reached`` and ``bound`` numbers."""
+
+    instance: str
+    quantity: str
+    known: str
+    wanted: str
+    reached: int
+    bound: int
+    seconds: float
+    peak_mb: int
+
+    @property
+    def gap(self) -> float:
+        """Relative distance from the bound."""
+        return (self.reached - self.bound) / self.reached if self.reached else 0.0
+
+
+def conv(size: int, kernel: int, channels: int, kernels: int, stride: int = 1, pad: int = 0) -> Geometry:
+    """A square convolution."""
+    square = (1, 1)
+    return Geometry(
+        channels, kernels, (kernel, kernel), (size, size), 1, (stride, stride), square, (pad, pad), (pad, pad)
+    )
+
+
+def dense(inputs: int, outputs: int) -> Geometry:
+    """A matrix product."""
+    return Geometry(inputs, outputs, layout="channels_last")
+
+
+def five_layers() -> list[Geometry]:
+    """The network of P. Yao et al."""
+    return [conv(28, 3, 1, 8), conv(9, 3, 8, 12), dense(192, 10)]
+
+
+def basic_resnet(sizes: Sequence[tuple[int, int, int]], first: Geometry, size: int, classes: int) -> list[Geometry]:
+    """ResNet of two-layer blocks; ``sizes`` are (channels, blocks, stride)."""
+    layers, channels = [first], sizes[0][0]
+    for width, blocks, stride in sizes:
+        for block in range(blocks):
+            step = stride if block == 0 else 1
+            layers.append(conv(size, 3, channels, width, step, 1))
+            if step > 1 and classes == 1000:
+                layers.append(conv(size, 1, channels, width, step))
+            size = -(-size // step)
+            layers.append(conv(size, 3, width, width, 1, 1))
+            channels = width
+    return [*layers, dense(channels, classes)]
+
+
+def resnet18() -> list[Geometry]:
+    """ResNet-18 at 224 x 224."""
+    sizes = [(64, 2, 1), (128, 2, 2), (256, 2, 2), (512, 2, 2)]
+    return basic_resnet(sizes, conv(224, 7, 3, 64, 2, 3), 56, 1000)
+
+
+def cifar_resnet(blocks: int) -> list[Geometry]:
+    """CIFAR ResNet of 6 * blocks + 2 layers, with shortcuts that have no weights."""
+    return basic_resnet([(16, blocks, 1), (32, blocks, 2), (64, blocks, 2)], conv(32, 3, 3, 16, 1, 1), 32, 10)
+
+
+def resnet50() -> list[Geometry]:
+    """ResNet-50 at 224 x 224."""
+    layers, size, channels = [conv(224, 7, 3, 64, 2, 3)], 56, 64
+    for width, blocks, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for block in range(blocks):
+            step = stride if block == 0 else 1
+            layers += [conv(size, 1, channels, width), conv(size, 3, width, width, step, 1)]
+            if block == 0:
+                layers.append(conv(size, 1, channels, 4 * width, step))
+            size //= step
+            layers.append(conv(size, 1, width, 4 * width))
+            channels = 4 * width
+    return [*layers, dense(2048, 1000)]
+
+
+RESNET18_SHAPES = [(112, 7, 3, 64), (56, 3, 64, 64), (28, 3, 128, 128), (14, 3, 256, 256), (7, 3, 512, 512)]
+VGG13_SHAPES = [
+    (224, 3, 3, 64),
+    (224, 3, 64, 64),
+    (112, 3, 64, 128),
+    (112, 3, 128, 128),
+    (56, 3, 128, 256),
+    (56, 3, 256, 256),
+    (28, 3, 256, 512),
+    (28, 3, 512, 512),
+    (14, 3, 512, 512),
+    (14, 3, 512, 512),
+]
+
+
+def graph_of(layers: Sequence[Geometry], target: Target, slices: int = 1) -> Graph:
+    """A chain of crossbar layers with zero weights."""
+    nodes = []
+    for number, geometry in enumerate(layers):
+        shape = (2, slices, geometry.groups, geometry.group_rows, geometry.group_columns)
+        nodes.append(
+            PairedLayer(
+                name=f"layer{number}",
+                inputs=(f"v{number}",),
+                outputs=(f"v{number + 1}",),
+                geometry=geometry,
+                quantizer=InputQuantizer(1.0, target.input.bits, False),
+                scale=np.ones(geometry.out_channels, np.float32),
+                bias=np.zeros(geometry.out_channels, np.float32),
+                base=target.slice_base(),
+                cells=np.broadcast_to(np.uint8(0), shape),
+            )
+        )
+    return Graph(
+        name="benchmark",
+        inputs=("v0",),
+        outputs=(f"v{len(layers)}",),
+        nodes=tuple(nodes),
+        constants={},
+        types={"v0": TensorType("float32", (None, 1))},
+        observed_shapes={},
+        opsets=(("", 13),),
+    )
+
+
+def array_target(rows: int, output_lines: int, arrays: int) -> Target:
+    """The reference chip with other arrays."""
+    target = load_target("yao2020")
+    array = target.array.model_copy(update={"input_lines": rows, "output_lines": output_lines})
+    return target.model_copy(update={"array": array, "chip": target.chip.model_copy(update={"arrays": arrays})})
+
+
+def map_rows(
+    name: str,
+    layers: Sequence[Geometry],
+    target: Target,
+    known: str,
+    wanted: str,
+    chips: int | None = None,
+    slices: int = 1,
+    **options: Any,
+) -> Iterator[Row]:
+    """Map a network and report arrays and interval."""
+    began = time.perf_counter()
+    graph = graph_of(layers, target, slices)
+    context = PassContext(target=target, calibration={}, slices=slices, chips=chips)
+    for item in (TileMatrices(), Replicate(**options), Place(), Schedule()):
+        graph = item.run(graph, context)
+    seconds = time.perf_counter() - began
+    assert graph.placement is not None
+    for item in graph.placement.certificates:
+        first = item.quantity == "initiation_interval"
+        yield Row(
+            name,
+            "interval" if first else item.quantity,
+            known if first else "",
+            wanted if first else "gap <= 5 %",
+            item.value,
+            item.bound,
+            seconds,
+            peak_mb(),
+        )
+
+
+def step_rows(name: str, shapes: Sequence[tuple[int, int, int, int]], known: str, wanted: str) -> Iterator[Row]:
+    """Sum of steps in one 512 x 512 array with one cell per weight."""
+    began = time.perf_counter()
+    plans = [fewest_steps(conv(*shape), 512, 512) for shape in shapes]
+    steps, bound = sum(plan.steps for plan in plans), sum(plan.bound for plan in plans)
+    yield Row(name, "sum of steps", known, wanted, steps, bound, time.perf_counter() - began, peak_mb())
+
+
+def peak_mb() -> int:
+    """Peak memory of this process so far, in megabytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (1_000_000 if sys.platform == "darwin" else 1_000)
+
+
+def instances() -> dict[str, Callable[[str], Iterator[Row]]]:
+    """Every row's name with what computes it."""
+    yao, small = load_target("yao2020"), "gap <= 5 %"
+    many, single_cell = load_target("pimcomp"), array_target(128, 256, 9216)
+    return {
+        "five-layer CNN, eight arrays": lambda name: map_rows(name, five_layers(), yao, "226", "<= 44", 1),
+        "ResNet-18 layers, one 512x512 array": lambda name: step_rows(
+            name, RESNET18_SHAPES, "im2col 20041, VW-SDK 4294", "<= 3898"
+        ),
+        "VGG-13 layers, one 512x512 array": lambda name: step_rows(
+            name, VGG13_SHAPES, "im2col 243736, VW-SDK 77102", "<= 68192"
+        ),
+        "ResNet-18, 9216 arrays 128x128, im2col": lambda name: map_rows(
+            name, resnet18(), single_cell, "PIMCOMP 33, GA 21", "19", 1, parallel_windows=False
+        ),
+        "ResNet-18, 9216 arrays 128x128, windows": lambda name: map_rows(
+            name, resnet18(), single_cell, "PIMCOMP 33, GA 21", "< 19", 1
+        ),
+        "ResNet-20, yao2020 chips": lambda name: map_rows(name, cifar_resnet(3), yao, "", small),
+        "ResNet-20, yao2020 chips, 2 slices": lambda name: map_rows(name, cifar_resnet(3), yao, "", small, slices=2),
+        "ResNet-56, yao2020 chips": lambda name: map_rows(name, cifar_resnet(9), yao, "", small),
+        "ResNet-18, yao2020 chips": lambda name: map_rows(name, resnet18(), yao, "", small),
+        "ResNet-50, yao2020 chips, fast": lambda name: map_rows(
+            name, resnet50(), yao, "PIMCOMP 4.2 s", "< 60 s", effort="fast"
+        ),
+        "ResNet-20, 9216 arrays 128x128": lambda name: map_rows(name, cifar_resnet(3), many, "", small, 1),
+        "ResNet-56, 9216 arrays 128x128": lambda name: map_rows(name, cifar_resnet(9), many, "", small, 1),
+        "ResNet-50, 9216 arrays 128x128, fast": lambda name: map_rows(
+            name, resnet50(), many, "PIMCOMP 4.2 s", "< 10 s, 1 GB", 1, effort="fast"
+        ),
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON ('-' for standard output)")
+    parser.add_argument("--only", default="", metavar="WORD", help="rows whose name contains this word")
+    options = parser.parse_args()
+    rows = []
+    table = sys.stderr if str(options.json) == "-" else sys.stdout
+    heads = ("instance", "quantity", "known", "reach", "reached", "bound", "gap", "seconds", "MB")
+    layout = "{:42}{:14}{:29}{:14}{:>8}{:>8}{:>8}{:>9}{:>7}"
+    print(layout.format(*heads), file=table)
+    for name, compute in instances().items():
+        if options.only not in name:
+            continue
+        for row in compute(name):
+            rows.append(row)
+            facts = (row.reached, row.bound, f"{row.gap:.1%}", f"{row.seconds:.2f}", row.peak_mb)
+            print(layout.format(name, row.quantity, row.known, row.wanted, *facts), file=table, flush=True)
+    if options.json is not None:
+        text = json.dumps([{**asdict(row), "gap": row.gap} for row in rows], indent=2) + "\n"
+        if str(options.json) == "-":
+            sys.stdout.write(text)
+        else:
+            options.json.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

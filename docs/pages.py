@@ -1,0 +1,177 @@
+"""Reads the fenced blocks of a page and runs them.
+
+In ``bash`` blocks each line is one command; it ends with ``# exit code N`` if it is meant to fail.
+A ``text`` block right after a ``bash`` or ``python`` block is what that one prints. A ``toml`` block
+is the content of the file that the paragraph before it names. The ``python`` blocks of a page run
+in one process, in order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from stand_ins import write_stand_ins
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = (REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+INCLUDED = ("README.md", "CONTRIBUTING.md", "examples", "benchmarks", "docs")
+"""What the commands of a page may use of the repository."""
+NEEDS_TORCH = "import torch"
+"""Python blocks that need PyTorch contain this; without PyTorch they do not run."""
+BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+EXPECTED = re.compile(r"\s+# exit code (?P<code>\d+)$")
+FILE_NAMED = re.compile(r"`(?P<name>[\w.-]+\.toml)`[^`]*$")
+WIDTH = 120
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A fenced block of a page: where it starts (``fence``), and where its body does and ends."""
+
+    language: str
+    body: str
+    before: str
+    fence: int
+    start: int
+    end: int
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands of a bash block, one a line."""
+        joined = self.body.replace("\\\n", "")
+        return [line.strip() for line in joined.splitlines() if line.strip() and not line.startswith("#")]
+
+    @property
+    def is_setup(self) -> bool:
+        """Whether a bash block sets up an environment, which only continuous integration does."""
+        return "venv" in self.body or "pip install" in self.body
+
+
+def blocks(text: str) -> list[Block]:
+    """All fenced blocks of a page in order."""
+    found = []
+    for match in BLOCK.finditer(text):
+        before = text[: match.start()].rstrip().rpartition("\n\n")[2]
+        found.append(Block(match["language"], match["body"], before, match.start(), *match.span("body")))
+    return found
+
+
+def outputs_of(text: str, folder: Path, without: str | None = None) -> Iterator[tuple[Block, Block | None, str]]:
+    """Run the blocks of a page in order.
+
+    Parameters
+    ----------
+    folder
+        Where the commands run; they find the repository's `INCLUDED` folders there.
+    without
+        Python blocks that contain this text do not run.
+
+    Yields
+    ------
+    Each block that ran, the text block right after it (if there is one), and what it printed.
+    """
+    found = blocks(text)
+    with PythonSession(folder) as session:
+        for block, after in zip(found, [*found[1:], None], strict=True):
+            follows = after is not None and not text[block.end : after.fence].removeprefix("```").strip()
+            shown = after if after and after.language == "text" and follows else None
+            if block.language == "bash" and not block.is_setup:
+                yield block, shown, "".join(run_command(command, folder) for command in block.commands)
+            elif block.language == "toml":
+                named = FILE_NAMED.search(block.before)
+                assert named, f"the paragraph before this block names no file:\n{block.body}"
+                (folder / named["name"]).write_text(block.body, encoding="utf-8")
+            elif block.language == "python" and (without is None or without not in block.body):
+                yield block, shown, session.run(block.body)
+
+
+def run_command(command: str, folder: Path) -> str:
+    """Run one command line; returns its standard output, and its errors where it is meant to fail."""
+    expected = EXPECTED.search(command)
+    code = int(expected["code"]) if expected else 0
+    result = subprocess.run(
+        EXPECTED.sub("", command),
+        shell=True,
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    if result.returncode != code:
+        said = result.stdout[-2000:] + result.stderr[-4000:]
+        raise RuntimeError(f"`{command}` left with code {result.returncode}, not {code}\n{said}")
+    return result.stdout + (result.stderr if code else "")
+
+
+def environment() -> dict[str, str]:
+    """Environment in which `memcompile` and `python` are those that run this file."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "PATH": path, "COLUMNS": str(WIDTH)}
+
+
+DRIVER = """
+import ast, sys
+scope = {"__name__": "__main__"}
+for line in sys.stdin:
+    exec(compile(ast.literal_eval(line), "<block>", "exec"), scope)
+    print(ast.literal_eval(sys.argv[1]), flush=True)
+"""
+END_OF_BLOCK = "== end of block ==\n"
+
+
+class PythonSession:
+    """One Python process that runs the Python blocks of a page, one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> PythonSession:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._process is not None:
+            self._process.communicate()
+
+    def run(self, body: str) -> str:
+        """Run a block; returns what it printed."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", DRIVER, repr(END_OF_BLOCK.strip())],
+                cwd=self.folder,
+                env=environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(repr(body) + "\n")
+        self._process.stdin.flush()
+        lines = []
+        for line in self._process.stdout:
+            if line == END_OF_BLOCK:
+                return "".join(lines)
+            lines.append(line)
+        raise RuntimeError(f"this Python block failed, see standard error:\n{body}")
+
+
+def prepare(folder: Path) -> None:
+    """Put what pages use into an empty folder: parts of the repository, and stand-ins for a reader's own files."""
+    for name in INCLUDED:
+        source = REPOSITORY / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, folder / name, ignore=ignored)
+        else:
+            shutil.copy(source, folder / name)
+    write_stand_ins(folder)

@@ -1,0 +1,121 @@
+"""The shape of the house: imports go downward, one pass a file, one importer."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import memcompile
+from memcompile.pass_manager import Pass
+from memcompile.pipelines import default_passes
+
+PACKAGE = Path(memcompile.__file__).resolve().parent
+REPOSITORY = PACKAGE.parent
+SOURCES = sorted(path for folder in ("memcompile", "passes", "runtime") for path in (REPOSITORY / folder).glob("*.py"))
+NAMES = [str(path.relative_to(REPOSITORY)) for path in SOURCES]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of the modules a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (item.name for item in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield node.module
+
+
+def test_the_links_make_one_package() -> None:
+    assert (REPOSITORY / "memcompile" / "passes").is_symlink()
+    assert (REPOSITORY / "memcompile" / "runtime").is_symlink()
+    for name in ("passes", "runtime"):
+        folder = REPOSITORY / "memcompile" / name
+        assert folder.readlink() == Path("..") / name
+        assert folder.resolve() == REPOSITORY / name
+    assert len(SOURCES) > 40
+
+
+def test_layers_import_only_downward() -> None:
+    """The contracts of import-linter in pyproject.toml."""
+    command = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    result = subprocess.run(
+        [sys.executable, "-c", command, "--no-cache"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "KEPT" in result.stdout
+    assert "BROKEN" not in result.stdout
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=NAMES)
+def test_passes_and_runtime_are_never_imported_bare(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(path)} & {"passes", "runtime", "tests"}
+
+
+def test_tests_import_them_by_their_full_names_too() -> None:
+    for path in (REPOSITORY / "tests").glob("*.py"):
+        assert not {name.split(".")[0] for name in imports(path)} & {"passes", "runtime"}, path.name
+
+
+def test_only_the_importer_knows_onnx() -> None:
+    found = {path.name for path in SOURCES if any(name.split(".")[0] == "onnx" for name in imports(path))}
+    assert found == {"onnx_import.py"}
+
+
+def test_passes_and_runtime_know_nothing_of_each_other() -> None:
+    for path in SOURCES:
+        other = {"passes": "memcompile.runtime", "runtime": "memcompile.passes"}.get(path.parent.name)
+        assert other is None or not any(name.startswith(other) for name in imports(path)), path.name
+
+
+def test_nothing_prints_but_the_command_line() -> None:
+    for path in SOURCES:
+        calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+        assert not any(isinstance(call, ast.Name) and call.id == "print" for call in calls), path.name
+
+
+def passes_in(path: Path) -> list[type[Pass]]:
+    """The pass classes that a file defines."""
+    module = import_module(f"memcompile.passes.{path.stem}")
+    found = [item for item in vars(module).values() if isinstance(item, type) and issubclass(item, Pass)]
+    return [item for item in found if item.__module__ == module.__name__]
+
+
+PASS_FILES = [path for path in sorted((REPOSITORY / "passes").glob("*.py")) if passes_in(path)]
+
+
+def test_a_file_holds_one_pass_and_is_named_after_it() -> None:
+    for path in PASS_FILES:
+        (item,) = passes_in(path)
+        assert item.pass_name() == path.stem
+
+
+def test_every_pass_is_in_the_default_pipeline_once() -> None:
+    names = [item.pass_name() for item in default_passes()]
+    assert sorted(names) == [path.stem for path in PASS_FILES]
+
+
+@pytest.mark.parametrize("item", default_passes(), ids=lambda item: item.pass_name())
+def test_a_pass_is_a_frozen_dataclass_with_a_summary(item: Pass) -> None:
+    assert is_dataclass(item)
+    assert type(item).__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert item.summary
+    assert item == type(item)(), "the pipeline uses the defaults"
+    assert all(isinstance(getattr(item, option.name), int | float | bool | str) for option in fields(item))
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for path in SOURCES:
+        assert ast.get_docstring(ast.parse(path.read_text())), path.name
+
+
+def test_no_file_is_longer_than_a_reader_can_hold() -> None:
+    longest = {path.name: len(path.read_text().splitlines()) for path in SOURCES}
+    assert {name: lines for name, lines in longest.items() if lines > 500} == {}

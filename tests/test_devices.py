@@ -1,0 +1,222 @@
+"""Each device effect against its formula, and both executors against each other under it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import factories
+import numpy as np
+import pytest
+from scipy import stats
+
+from memcompile.errors import UsageError
+from memcompile.geometry import Geometry
+from memcompile.program import Program
+from memcompile.runtime import cells
+from memcompile.runtime.emulator import Effects, Emulator
+from memcompile.runtime.write_verify import WriteReport, write
+from memcompile.target import DriftSpec, ProgrammingSpec, RelaxationSpec, WriteVerifySpec
+
+CELL = factories.make_target().cell
+PULSES = WriteVerifySpec(
+    set_step_us=0.8,
+    reset_step_us=0.7,
+    cycle_sigma_share=0.5,
+    device_sigma_share=0.3,
+    margin_us=0.5,
+    max_pulses=200,
+    pulse_ns=50.0,
+    set_voltage_v=2.0,
+    reset_voltage_v=1.8,
+)
+SECTIONS: dict[str, dict[str, Any]] = {
+    "polynomial": {"programming": {"sigma_polynomial_us": [0.348, 16.03, -43.853, 45.393, -16.815]}},
+    "proportional": {"programming": {"sigma_proportional_share": 0.1}},
+    "write_verify": {"write_verify": PULSES.model_dump()},
+    "relaxation": {"relaxation": {"sigma_us": 0.7, "time_constant_s": 10.0}},
+    "drift": {"drift": {"exponent_mean": 0.05, "exponent_sigma": 0.01, "reference_s": 1.0}},
+    "dead lines": {"faults": {"dead_input_line_share": 0.2, "dead_output_line_share": 0.2}},
+    "dac": {"input": {"dac_sigma_share": 0.05}},
+    "adc": {"adc": {"gain_sigma_share": 0.03, "offset_sigma_codes": 1.0}},
+    "range": {"adc": {"range_share": 0.2}},
+    "wires": {"wires": {"input_segment_ohm": 10.0, "output_segment_ohm": 10.0}},
+}
+
+
+def small_program(sections: dict[str, Any], slices: int = 2) -> tuple[Program, np.ndarray]:
+    rng = np.random.default_rng(1)
+    target = factories.make_target(**sections)
+    layer = factories.random_layer(rng, Geometry(40, 6, (1,), (3,), layout="channels_last"), target, slices=slices)
+    program = factories.layer_program(rng, layer, target)
+    return program, rng.integers(0, 256, (4, 3, 40)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_executors_agree_bit_for_bit_without_read_noise(name: str) -> None:
+    program, x = small_program(SECTIONS[name])
+    effects = Effects(read_noise=False)
+    fast = Emulator(program, 3, effects=effects, time_s=100.0).run(x)["y"]
+    literal = Emulator(program, 3, effects=effects, executor="literal", time_s=100.0).run(x)["y"]
+    assert np.array_equal(fast, literal)
+    plain, _ = small_program({})
+    assert not np.array_equal(Emulator(plain, 3, effects=effects).run(x)["y"], fast)
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_each_effect_has_a_switch(name: str) -> None:
+    program, x = small_program(SECTIONS[name])
+    switches = {
+        "polynomial": "programming_error",
+        "proportional": "programming_error",
+        "write_verify": "programming_error",
+        "dead lines": "dead_lines",
+        "dac": "dac_error",
+        "adc": "adc_error",
+        "range": "adc",
+    }
+    switch = switches.get(name, name)
+    base = Effects(**{**vars(Effects.none()), "adc": name == "adc"})
+    on = dataclasses.replace(base, **{switch: True})
+    assert not np.array_equal(
+        Emulator(program, effects=on, time_s=100.0).run(x)["y"], Emulator.ideal(program).run(x)["y"]
+    )
+    assert np.array_equal(
+        Emulator(program, effects=base, time_s=100.0).run(x)["y"], Emulator.ideal(program).run(x)["y"]
+    )
+
+
+NOISES: dict[str, dict[str, Any]] = {
+    "proportional": {"read_noise": {"sigma_us": 0.3, "proportional_share": 0.2}},
+    "proportional and dac": {"read_noise": {"proportional_share": 0.2}, "input": {"dac_sigma_share": 0.2}},
+    "state-independent and adc": {
+        "read_noise": {"sigma_us": 1.5},
+        "adc": {"gain_sigma_share": 0.2, "offset_sigma_codes": 2.0},
+    },
+    "dead lines": {"read_noise": {"sigma_us": 1.5}, "faults": SECTIONS["dead lines"]["faults"]},
+    "step": {"read_noise": {"sigma_us": 1.0, "lasts": "step"}},
+}
+
+
+def _samples(sections: dict[str, Any], executor: str, adc: bool) -> np.ndarray:
+    """Outputs of one position for 1,500 copies of an image on the same devices."""
+    program, x = small_program(sections, slices=1)
+    many = np.repeat(x[:1], 1500, axis=0)
+    return Emulator(program, 5, effects=Effects(adc=adc), executor=executor).run(many)["y"][:, 0]
+
+
+@pytest.mark.parametrize("name", NOISES)
+@pytest.mark.parametrize("adc", [True, False])
+def test_read_noise_has_one_distribution_on_both_executors(name: str, adc: bool) -> None:
+    """Kolmogorov-Smirnov on 6 outputs: a false alarm in 6 of 10,000 seeds; the seed is fixed."""
+    if name == "step":
+        assert Emulator(small_program(NOISES[name])[0]).explain()["layer"].startswith("literal: read noise lasts")
+        return
+    fast, literal = (_samples(NOISES[name], executor, adc) for executor in ("fast", "literal"))
+    for output in range(fast.shape[1]):
+        assert stats.ks_2samp(fast[:, output], literal[:, output]).pvalue > 1e-4
+    assert np.allclose(fast.std(axis=0), literal.std(axis=0), rtol=0.15)
+
+
+@pytest.mark.parametrize("name", [*NOISES, "range"])
+def test_compiled_kernels_change_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    program, x = small_program({**SECTIONS, **NOISES}[name])
+    compiled = Emulator(program, 7).run(x)["y"]
+    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")
+    assert np.array_equal(Emulator(program, 7).run(x)["y"], compiled)
+
+
+GOALS = np.repeat(np.linspace(2.0, 20.0, 4), 5000).reshape(100, 200)
+
+
+def test_programming_error_follows_its_formula() -> None:
+    """Moments over 5,000 cells at four conductances, 5-sigma limits."""
+    spec = ProgrammingSpec(sigma_us=0.3, sigma_proportional_share=0.05)
+    assert np.allclose(cells.programming_sigma_us(GOALS, spec, CELL), np.sqrt(0.09 + 0.0025 * GOALS**2))
+    fit = ProgrammingSpec(sigma_us=0.3, sigma_polynomial_us=(0.348, 16.03, -43.853, 45.393, -16.815))
+    x = GOALS / 20.0
+    want = 0.348 + 16.03 * x - 43.853 * x**2 + 45.393 * x**3 - 16.815 * x**4
+    assert np.allclose(cells.programming_sigma_us(GOALS, fit, CELL), want)
+    error = (cells.with_programming_error(GOALS, spec, CELL, 3, 1) - GOALS).reshape(4, -1)
+    sigma = np.sqrt(0.09 + 0.0025 * GOALS.reshape(4, -1)[:, 0] ** 2)
+    assert (np.abs(error.mean(axis=1)) < 5 * sigma / np.sqrt(5000)).all()
+    assert (np.abs(error.std(axis=1) / sigma - 1) < 5 / np.sqrt(10_000)).all()
+
+
+def test_relaxation_grows_to_its_final_size_along_one_path() -> None:
+    spec = RelaxationSpec(sigma_us=0.2, time_constant_s=10.0)
+    first, last = (cells.relaxed(GOALS, spec, time, 0, 1) - GOALS for time in (10.0, 1e6))
+    assert abs(last.std() / 0.2 - 1) < 5 / np.sqrt(2 * GOALS.size)
+    assert np.allclose(first, last * np.sqrt(1 - np.exp(-1)), atol=1e-12)
+    assert np.array_equal(cells.relaxed(GOALS, spec, 0.0, 0, 1), GOALS)
+
+
+def test_drift_follows_its_power_law() -> None:
+    spec = DriftSpec(exponent_mean=0.05, exponent_sigma=0.01, reference_s=2.0)
+    assert np.array_equal(cells.drifted(GOALS, spec, 2.0, 0, 1), GOALS)
+    exponent = -np.log(cells.drifted(GOALS, spec, 200.0, 0, 1) / GOALS) / np.log(100.0)
+    assert abs(exponent.mean() - 0.05) < 5 * 0.01 / np.sqrt(GOALS.size)
+    assert abs(exponent.std() / 0.01 - 1) < 5 / np.sqrt(2 * GOALS.size)
+
+
+def test_write_verify_ends_within_the_margin_or_reports_a_failure() -> None:
+    written = write(GOALS, PULSES, CELL, 0, 1)
+    missed = np.abs(written.cells_us - GOALS) > PULSES.margin_us
+    assert np.array_equal(missed, written.failed)
+    assert written.failed.mean() < 0.001
+    assert (written.pulses.reshape(4, -1)[0] == 0).all()  # delivered at g_min
+    assert (written.pulses.reshape(4, -1)[3] >= 4).all()
+    report = WriteReport.of([written], PULSES)
+    assert report.time_s == pytest.approx(written.pulses.sum() * 50e-9)
+    assert report.pulses * 1.8**2 * 2e-6 * 50e-9 < report.energy_j < report.pulses * 2.0**2 * 25e-6 * 50e-9
+
+
+def test_write_verify_gives_up_after_the_last_pulse() -> None:
+    spec = PULSES.model_copy(update={"max_pulses": 3})
+    written = write(GOALS, spec, CELL, 0, 1)
+    assert written.pulses.max() == 3
+    assert written.failed.reshape(4, -1)[3].all()
+
+
+def test_dead_lines_have_the_stated_share_and_carry_nothing() -> None:
+    program, _ = small_program({"faults": {"dead_input_line_share": 0.3, "dead_output_line_share": 0.1}})
+    devices = Emulator(program, 2).machine.devices
+    arrays = range(len(program.placement.tiles))
+    dead_inputs = np.array([(devices.array(number) == 0).all(axis=1).mean() for number in arrays])
+    dead_outputs = np.array([(devices.array(number) == 0).all(axis=0).mean() for number in arrays])
+    assert abs(dead_inputs.mean() - 0.3) < 5 * np.sqrt(0.21 / (16 * len(arrays)))
+    assert abs(dead_outputs.mean() - 0.1) < 5 * np.sqrt(0.09 / (128 * len(arrays)))
+
+
+def test_offsets_reach_phases_without_a_driven_line() -> None:
+    """An offset of +-3 codes gives every line a code even when no line is driven."""
+    program, x = small_program({"adc": {"offset_sigma_codes": 3.0}})
+    effects = Effects(**{**vars(Effects.none()), "adc": True, "adc_error": True})
+    fast, literal = (
+        Emulator(program, 1, effects=effects, executor=executor).run(0 * x)["y"] for executor in ("fast", "literal")
+    )
+    assert np.array_equal(fast, literal)
+    assert not np.array_equal(fast, Emulator.ideal(program).run(0 * x)["y"])
+
+
+@pytest.mark.parametrize(
+    ("effects", "path"),
+    [
+        (Effects.none(), "product: nothing is switched on"),
+        (Effects(**{**vars(Effects.none()), "adc": True}), "product: the converters resolve each level"),
+        (Effects(adc=False), "linear: no converter"),
+        (Effects(read_noise=False), "conversions: a converter per line and phase: table look-ups (programming error"),
+        (Effects(), "conversions: a converter per line and phase: table look-ups, one Gaussian number per conversion"),
+    ],
+)
+def test_explain_names_the_path_and_why(effects: Effects, path: str) -> None:
+    program, _ = small_program({})
+    assert Emulator(program, effects=effects).explain()["layer"].startswith(path)
+    assert Emulator(program, effects=effects, executor="literal").explain()["layer"].startswith("literal: asked for")
+
+
+def test_time_must_be_a_number_of_seconds() -> None:
+    program, _ = small_program({})
+    with pytest.raises(UsageError, match="time_s -1 is out of range"):
+        Emulator(program, time_s=-1)

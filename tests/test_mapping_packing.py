@@ -1,0 +1,163 @@
+"""Packing of tiles into arrays: heuristic, bounds and exact search against brute force."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memcompile.passes.packing import Packing, TileShape, fill_array, group_tiles, pack
+from memcompile.passes.packing_bounds import arrays_bound, packing_interval_bound
+from memcompile.passes.packing_exact import arrange, pack_exactly
+from memcompile.passes.patterns import Knapsack
+
+LINES = (6, 8)
+
+shape_lists = st.lists(
+    st.builds(TileShape, st.integers(1, 6), st.integers(1, 8), st.integers(1, 10), st.integers(1, 3)),
+    min_size=1,
+    max_size=4,
+    unique_by=lambda shape: (shape.height, shape.width, shape.load),
+)
+
+
+def fits_by_brute_force(tiles: list[tuple[int, int]], lines: tuple[int, int]) -> bool:
+    """Try every corner for every tile."""
+    cells = np.zeros(lines, bool)
+
+    def place(rest: list[tuple[int, int]]) -> bool:
+        if not rest:
+            return True
+        height, width = rest[0]
+        for line, output in itertools.product(range(lines[0] - height + 1), range(lines[1] - width + 1)):
+            block = cells[line : line + height, output : output + width]
+            if not block.any():
+                block[...] = True
+                if place(rest[1:]):
+                    return True
+                block[...] = False
+        return False
+
+    return sum(h * w for h, w in tiles) <= lines[0] * lines[1] and place(sorted(tiles, reverse=True))
+
+
+def fewest_by_brute_force(tiles: list[TileShape], lines: tuple[int, int], interval: int) -> int:
+    """Fewest arrays over all partitions of a few tiles."""
+    best = len(tiles)
+
+    def extend(groups: list[list[TileShape]], rest: list[TileShape]) -> None:
+        nonlocal best
+        if len(groups) >= best and rest:
+            return
+        if not rest:
+            best = min(best, len(groups))
+            return
+        for number in range(len(groups) + 1):
+            wider = [list(group) for group in groups] + ([[]] if number == len(groups) else [])
+            group = wider[number]
+            group.append(rest[0])
+            if sum(tile.load for tile in group) <= interval and fits_by_brute_force(
+                [(tile.height, tile.width) for tile in group], lines
+            ):
+                extend(wider, rest[1:])
+
+    extend([], tiles)
+    return best
+
+
+def check(packing: Packing, shapes: list[TileShape], lines: tuple[int, int], interval: int) -> None:
+    """No overlap, no load above the interval, every tile exactly once."""
+    heights = np.repeat([s.height for s in shapes], [s.count for s in shapes])
+    widths = np.repeat([s.width for s in shapes], [s.count for s in shapes])
+    loads = np.repeat([s.load for s in shapes], [s.count for s in shapes])
+    edges = np.cumsum([0, *(s.count for s in shapes)])
+    members = [np.arange(a, b) for a, b in itertools.pairwise(edges)]
+    places = packing.expand(members, len(heights))
+    assert places.min() >= 0
+    assert places[:, 0].max() == packing.arrays - 1
+    cells = np.zeros((packing.arrays, *lines), np.int8)
+    busy = np.zeros(packing.arrays, np.int64)
+    for (array, line, output), height, width, load in zip(places, heights, widths, loads, strict=True):
+        block = cells[array, line : line + height, output : output + width]
+        assert block.shape == (height, width)
+        block += 1
+        busy[array] += load
+    assert cells.max() == 1
+    assert busy.max() <= interval
+
+
+@settings(max_examples=200, deadline=None)
+@given(shape_lists, st.integers(10, 30))
+def test_first_fit_is_valid_and_not_below_the_bound(shapes: list[TileShape], interval: int) -> None:
+    packing = pack(shapes, LINES, interval, None)
+    assert packing is not None
+    check(packing, shapes, LINES, interval)
+    assert arrays_bound(shapes, LINES, interval) <= packing.arrays
+    assert pack(shapes, LINES, interval, packing.arrays) is not None
+    assert packing_interval_bound(shapes, LINES, packing.arrays) <= interval
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.builds(TileShape, st.integers(1, 4), st.integers(1, 4), st.integers(1, 6), st.just(1)),
+        min_size=1,
+        max_size=5,
+    ),
+    st.integers(6, 14),
+)
+def test_bound_and_exact_search_agree_with_brute_force(tiles: list[TileShape], interval: int) -> None:
+    lines = (4, 4)
+    sizes = np.array([(tile.height, tile.width, tile.load) for tile in tiles])
+    shapes, _ = group_tiles(*sizes.T)
+    fewest = fewest_by_brute_force(tiles, lines, interval)
+    assert arrays_bound(shapes, lines, interval) <= fewest
+    heuristic = pack(shapes, lines, interval, None)
+    assert heuristic is not None
+    assert heuristic.arrays >= fewest
+    for arrays in range(1, fewest + 1):
+        exact = pack_exactly(shapes, lines, arrays, interval, effort=1.0)
+        if arrays < fewest:
+            assert exact.packing is None
+        elif exact.packing is not None:
+            check(exact.packing, shapes, lines, interval)
+            assert exact.packing.arrays <= arrays
+        else:
+            assert not exact.impossible
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=5))
+def test_arranging_one_array_agrees_with_brute_force(tiles: list[tuple[int, int]]) -> None:
+    shapes = [TileShape(height, width, 1, 1) for height, width in tiles]
+    expected = fits_by_brute_force(tiles, (4, 5))
+    found = arrange(shapes, [1] * len(shapes), (4, 5), effort=5.0)
+    assert (found is not None) == expected
+    if fill_array(shapes, [(n, 1) for n in range(len(shapes))], (4, 5)) is not None:
+        assert expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape_lists, st.integers(10, 30))
+def test_no_content_of_an_array_breaks_the_knapsack(shapes: list[TileShape], interval: int) -> None:
+    sizes = np.array([(shape.height, shape.width, shape.load) for shape in shapes])
+    knapsack = Knapsack.of(sizes, LINES, interval)
+    packing = pack(shapes, LINES, interval, None)
+    assert packing is not None
+    prices = np.linspace(0.2, 1.0, len(shapes))
+    dearest, content = knapsack.dearest(prices)
+    assert prices @ content <= dearest + 1e-6
+    for fill, _ in packing.fills:
+        counts = np.bincount([number for number, _, _ in fill.tiles], minlength=len(shapes))
+        assert (knapsack.matrix @ counts <= np.array(knapsack.limits)).all()
+        assert (counts <= knapsack.most).all()
+        assert prices @ counts <= dearest + 1e-6
+
+
+def test_many_equal_tiles_are_packed_at_once() -> None:
+    shapes = [TileShape(16, 128, 7, 200_000), TileShape(16, 32, 3, 40_000), TileShape(8, 64, 1, 10_000)]
+    packing = pack(shapes, (16, 128), 100, None)
+    assert packing is not None
+    assert packing.arrays == arrays_bound(shapes, (16, 128), 100) == 212_500

@@ -1,0 +1,300 @@
+"""Tiling, replication, placement and schedule of whole networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from factories import make_target
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memcompile.errors import CapacityError, UsageError
+from memcompile.geometry import Geometry
+from memcompile.ir import Graph, InputQuantizer, MappedLayer, PairedLayer, TensorType, TiledLayer
+from memcompile.pass_manager import PassContext
+from memcompile.passes.layer_graph import layer_sources, mapped_layers, tile_loads
+from memcompile.passes.place import Place
+from memcompile.passes.replicate import Replicate
+from memcompile.passes.schedule import Schedule
+from memcompile.passes.tile_matrices import TileMatrices
+from memcompile.printer import print_graph
+from memcompile.target import FIELDS, Target, load_target
+from memcompile.verifier import find_violations
+
+
+def paired(name: str, reads: str, makes: str, geometry: Geometry, target: Target, slices: int) -> PairedLayer:
+    shape = (2, slices, geometry.groups, geometry.group_rows, geometry.group_columns)
+    return PairedLayer(
+        name=name,
+        inputs=(reads,),
+        outputs=(makes,),
+        geometry=geometry,
+        quantizer=InputQuantizer(1.0, target.input.bits, False),
+        scale=np.ones(geometry.out_channels, np.float32),
+        bias=np.zeros(geometry.out_channels, np.float32),
+        base=target.slice_base(),
+        cells=np.zeros(shape, np.uint8),
+    )
+
+
+def chain(geometries: Sequence[Geometry], target: Target, slices: int = 1) -> Graph:
+    """Layers that read each other's output."""
+    nodes = tuple(paired(f"layer{n}", f"v{n}", f"v{n + 1}", item, target, slices) for n, item in enumerate(geometries))
+    return Graph(
+        name="net",
+        inputs=("v0",),
+        outputs=(f"v{len(geometries)}",),
+        nodes=nodes,
+        constants={},
+        types={"v0": TensorType("float32", (None, 1))},
+        observed_shapes={},
+        opsets=(("", 13),),
+    )
+
+
+def context_of(target: Target, slices: int = 1, chips: int | None = None) -> PassContext:
+    return PassContext(target=target, calibration={}, slices=slices, chips=chips)
+
+
+def mapped(graph: Graph, context: PassContext, replicate: Replicate | None = None) -> Graph:
+    """All mapping passes; the graph must break no rule after any of them."""
+    for item in (TileMatrices(), replicate or Replicate(), Place(), Schedule()):
+        graph = item.run(graph, context)
+        assert find_violations(graph, context.target) == []
+    return graph
+
+
+def conv(size: int, kernel: int, channels: int, kernels: int, stride: int = 1, pad: int = 0) -> Geometry:
+    return Geometry(
+        channels,
+        kernels,
+        (kernel, kernel),
+        (size, size),
+        strides=(stride, stride),
+        dilations=(1, 1),
+        pads_begin=(pad, pad),
+        pads_end=(pad, pad),
+    )
+
+
+def dense(inputs: int, outputs: int) -> Geometry:
+    return Geometry(inputs, outputs, layout="channels_last")
+
+
+FIVE_LAYERS = (conv(28, 3, 1, 8), conv(9, 3, 8, 12), dense(192, 10))
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> Geometry:
+    """Convolutions with any stride, dilation, padding and groups, and matrix products."""
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    inputs, outputs = groups * draw(st.integers(1, 4)), groups * draw(st.integers(1, 5))
+    rank = draw(st.integers(1, 2))
+    axis = st.tuples(st.integers(1, 3), st.integers(0, 6), st.integers(1, 2), st.integers(1, 2), st.integers(0, 1))
+    axes = [draw(axis) for _ in range(rank)]
+    kernel, extra, strides, dilations, pads = zip(*axes, strict=True)
+    size = tuple(d * (k - 1) + 1 + e for k, e, d in zip(kernel, extra, dilations, strict=True))
+    return Geometry(inputs, outputs, kernel, size, groups, strides, dilations, pads, pads)
+
+
+@st.composite
+def targets(draw: st.DrawFn) -> Target:
+    rows, columns = draw(st.integers(2, 24)), 2 * draw(st.integers(2, 24))
+    return make_target(array={"input_lines": rows, "output_lines": columns}, chip={"arrays": draw(st.integers(1, 9))})
+
+
+def check_independently(graph: Graph, target: Target, slices: int) -> None:
+    """Cells, lines, steps and sums, counted cell by cell and step by step."""
+    placement = graph.placement
+    assert placement is not None
+    tiles, layers = placement.tiles, mapped_layers(graph)
+    loads = tile_loads(layers, tiles)
+    arrays = placement.chips * target.chip.arrays
+    cells = np.zeros((arrays, target.array.input_lines, target.array.output_lines), np.int8)
+    alone = np.zeros((arrays, placement.latency_steps), np.int8)
+    steady = np.zeros((arrays, placement.initiation_interval_steps), np.int8)
+    held: dict[tuple[int, int], int] = {}
+    for i in range(len(tiles)):
+        height = int(tiles.row_end[i] - tiles.row_begin[i])
+        width = int(tiles.column_end[i] - tiles.column_begin[i]) * 2 * slices
+        line, output, array = int(tiles.input_line[i]), int(tiles.output_line[i]), int(tiles.array[i])
+        block = cells[array, line : line + height, output : output + width]
+        assert block.shape == (height, width)
+        block += 1
+        alone[array, tiles.start[i] : tiles.start[i] + loads[i]] += 1
+        steady[array, tiles.slot[i] : tiles.slot[i] + loads[i]] += 1
+        key = (int(tiles.layer[i]), int(tiles.replica[i]))
+        held[key] = held.get(key, 0) + height * width // (2 * slices)
+    assert cells.max(initial=0) <= 1
+    assert alone.max(initial=0) <= 1
+    assert steady.max(initial=0) <= 1
+    assert alone.sum() == steady.sum() == loads.sum()
+    for number, layer in enumerate(layers):
+        for copy, replica in enumerate(layer.replicas):
+            unrolling = replica.unrolling
+            assert held[number, copy] == unrolling.matrices * unrolling.rows * unrolling.columns
+        positions = np.concatenate(
+            [replica.unrolling.window_positions()[replica.windows].ravel() for replica in layer.replicas]
+        )
+        assert sorted(positions[positions >= 0]) == list(range(layer.geometry.positions))
+    for certificate in placement.certificates:
+        assert 0 <= certificate.bound <= certificate.value
+        assert certificate.method
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(geometries(), min_size=1, max_size=3), targets(), st.integers(1, 2), st.sampled_from(["fast", "normal"])
+)
+def test_random_networks_are_mapped_without_conflict(
+    layers: list[Geometry], target: Target, slices: int, effort: str
+) -> None:
+    graph = mapped(chain(layers, target, slices), context_of(target, slices), Replicate(effort=effort))
+    check_independently(graph, target, slices)
+
+
+@settings(max_examples=25, deadline=None)
+@given(geometries(), targets(), st.integers(0, 6))
+def test_more_chips_never_lengthen_the_interval(layer: Geometry, target: Target, spare: int) -> None:
+    auto = mapped(chain([layer], target), context_of(target))
+    assert auto.placement is not None
+    more = mapped(chain([layer], target), context_of(target, chips=auto.placement.chips + spare))
+    check_independently(more, target, 1)
+    assert more.placement is not None
+    assert more.placement.initiation_interval_steps <= auto.placement.initiation_interval_steps
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(geometries(), min_size=1, max_size=3), targets())
+def test_fewest_arrays_takes_one_copy(layers: list[Geometry], target: Target) -> None:
+    graph = mapped(chain(layers, target), context_of(target), Replicate(objective="arrays"))
+    check_independently(graph, target, 1)
+    assert all(len(layer.replicas) == 1 for layer in mapped_layers(graph))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(geometries(), min_size=1, max_size=3), targets(), st.integers(0, 4))
+def test_latency_is_never_longer_than_with_the_other_objectives(
+    layers: list[Geometry], target: Target, spare: int
+) -> None:
+    auto = mapped(chain(layers, target), context_of(target), Replicate(objective="arrays"))
+    assert auto.placement is not None
+    context = context_of(target, chips=auto.placement.chips + spare)
+    graph = mapped(chain(layers, target), context, Replicate(objective="latency"))
+    check_independently(graph, target, 1)
+    assert graph.placement is not None
+    (certificate,) = [item for item in graph.placement.certificates if item.quantity == "latency"]
+    assert certificate.value == graph.placement.latency_steps
+    assert graph.placement.latency_steps <= auto.placement.latency_steps
+
+
+def test_five_layer_network_reaches_a_proven_interval_on_eight_arrays() -> None:
+    target = make_target()
+    graph = mapped(chain(FIVE_LAYERS, target), context_of(target, chips=1))
+    check_independently(graph, target, 1)
+    assert graph.placement is not None
+    (interval,) = [item for item in graph.placement.certificates if item.quantity == "initiation_interval"]
+    assert (interval.value, interval.bound) == (43, 43)
+    assert "CP-SAT" in interval.method
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"), [("pimcomp", 9216 * 128 * 64), ("neurram", 48 * 256 * 128), ("hermes", 64 * 256 * 256)]
+)
+def test_built_in_targets_hold_the_published_number_of_weights(name: str, weights: int) -> None:
+    target = load_target(name)
+    assert target.chip.arrays * target.array.cells // 2 == weights
+    missing = {field for field in FIELDS if field.split(".")[0] in ("array", "chip", "cell")} - set(target.sources)
+    assert not missing
+    check_independently(
+        mapped(chain(FIVE_LAYERS, target), context_of(target, chips=1), Replicate(effort="fast")), target, 1
+    )
+
+
+def test_one_position_a_step_is_an_option() -> None:
+    target = make_target()
+    graph = mapped(chain(FIVE_LAYERS, target), context_of(target), Replicate(parallel_windows=False))
+    assert all(replica.unrolling.window_outputs == 1 for layer in mapped_layers(graph) for replica in layer.replicas)
+
+
+def test_same_input_gives_the_same_mapping() -> None:
+    target = make_target()
+    texts = {print_graph(mapped(chain(FIVE_LAYERS, target), context_of(target))) for _ in range(3)}
+    assert len(texts) == 1
+
+
+def test_budget_too_small_says_what_is_needed() -> None:
+    target = make_target()
+    layers = [conv(16, 3, 16, 16), dense(2048, 64), dense(64, 10)]
+    with pytest.raises(CapacityError) as caught:
+        mapped(chain(layers, target, slices=2), context_of(target, slices=2, chips=2))
+    message = str(caught.value)
+    needed = mapped(chain(layers, target, slices=2), context_of(target, slices=2), Replicate(objective="arrays"))
+    assert needed.placement is not None
+    used = len(np.unique(needed.placement.tiles.array))
+    assert f"needs {used} arrays, 2 chips have 16" in message
+    assert "largest layers: layer1 (256 arrays)" in message
+    assert f"--chips {-(-used // 8)}" in message
+    assert "fewer --slices" in message
+
+
+def test_a_weight_wider_than_an_array_is_refused() -> None:
+    target = make_target(array={"output_lines": 4})
+    with pytest.raises(CapacityError, match=r"6 source lines.*has 4.*--slices 2"):
+        TileMatrices().run(chain([dense(4, 4)], target, slices=3), context_of(target, slices=3))
+
+
+@pytest.mark.parametrize("option", ["objective", "effort"])
+def test_unknown_words_are_refused(option: str) -> None:
+    target = make_target()
+    with pytest.raises(UsageError, match=f"replicate.{option} = 'most': takes one of"):
+        mapped(chain(FIVE_LAYERS, target), context_of(target), Replicate(**{option: "most"}))
+
+
+def test_a_network_without_crossbar_layers_uses_nothing() -> None:
+    target = make_target()
+    graph = mapped(chain([], target), context_of(target))
+    placement = graph.placement
+    assert placement is not None
+    assert (placement.chips, len(placement.tiles), placement.initiation_interval_steps) == (0, 0, 0)
+
+
+def test_groups_share_a_diagonal_only_when_asked() -> None:
+    target = make_target(array={"input_lines": 32, "output_lines": 64})
+    geometry = Geometry(6, 6, (3, 3), (8, 8), 6, (1, 1), (1, 1), (1, 1), (1, 1))
+    bundled = TileMatrices().run(chain([geometry], target), context_of(target)).nodes[0]
+    apart = TileMatrices(bundle_groups=False).run(chain([geometry], target), context_of(target)).nodes[0]
+    assert isinstance(bundled, TiledLayer)
+    assert isinstance(apart, TiledLayer)
+    assert (bundled.unrolling.bundle, bundled.unrolling.matrices) == (3, 2)
+    assert (apart.unrolling.bundle, apart.unrolling.matrices) == (1, 6)
+
+
+def test_one_chip_has_no_crossing_values_and_several_count_inputs_and_sums() -> None:
+    layers = [dense(16, 64), dense(64, 64)]
+    one = make_target(chip={"arrays": 8})
+    graph = mapped(chain(layers, one), context_of(one, chips=1), Replicate(objective="arrays"))
+    assert graph.placement is not None
+    assert graph.placement.crossing_values == 0
+    # Five full arrays on chips of three: the first layer and half the second on chip 0, so 64 inputs
+    # and, back to the chip with most of the layer, 64 sums of two row tiles cross; or two and two.
+    three = make_target(chip={"arrays": 3})
+    graph = mapped(chain(layers, three), context_of(three), Replicate(objective="arrays"))
+    assert graph.placement is not None
+    assert graph.placement.chips == 2
+    assert graph.placement.crossing_values == 64 + 64
+
+
+def test_layers_wait_for_all_they_depend_on() -> None:
+    target = make_target(chip={"arrays": 64})
+    a, b = paired("a", "x", "p", dense(16, 16), target, 1), paired("b", "x", "q", dense(16, 16), target, 1)
+    c = paired("c", "p", "y", dense(16, 16), target, 1)
+    graph = chain([], target).replace(nodes=(a, b, c), inputs=("x",), outputs=("y", "q"))
+    graph = mapped(graph, context_of(target), Replicate(objective="arrays"))
+    assert layer_sources(graph) == [(), (), (0,)]
+    placement = graph.placement
+    assert placement is not None
+    assert placement.tiles.start[2] >= placement.tiles.start[0] + 1
+    assert isinstance(graph.nodes[0], MappedLayer)

@@ -1,0 +1,218 @@
+"""Unrolling, quantising, slicing and splitting weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+import stages
+from factories import make_target
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from models import dyadic, float_model, node
+
+from memcompile.interpreter import Interpreter
+from memcompile.ir import Graph, IntegerLayer, PairedLayer, QuantizedLayer, SlicedLayer, UnrolledLayer
+from memcompile.pass_manager import PassContext
+from memcompile.passes.quantize_weights import QuantizeWeights
+from memcompile.passes.slice_weights import balanced_digits
+
+RNG = np.random.default_rng(51)
+IMAGES = {"x": models.images((3, 4, 5, 5))}
+DATA = {"x": models.images((6, 9))}
+
+
+def conv_model(weight: np.ndarray, **attributes: Any) -> Any:
+    return float_model([node("Conv", "x w", "y", **attributes)], ("N", 4, 5, 5), {"w": weight})
+
+
+def dense(weight: np.ndarray) -> Any:
+    """One Gemm with weights [9, columns]."""
+    return float_model([node("Gemm", "x w", "y")], ("N", 9), {"w": weight.astype(np.float32)})
+
+
+def only(graph: Graph, kind: type) -> Any:
+    (layer,) = graph.nodes
+    assert isinstance(layer, kind)
+    return layer
+
+
+# --- unroll_convolutions -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_column_of_the_matrix_is_the_flattened_kernel_of_a_channel(groups: int) -> None:
+    weight = dyadic(RNG, (8, 4 // groups, 3, 2))
+    layer = only(stages.after("unroll_convolutions", conv_model(weight, group=groups), IMAGES), UnrolledLayer)
+    assert layer.matrix.shape == (groups, 4 // groups * 6, 8 // groups)
+    for channel in range(8):
+        group, column = divmod(channel, 8 // groups)
+        assert np.array_equal(layer.matrix[group, :, column], weight[channel].ravel())
+
+
+# --- quantize_weights --------------------------------------------------------------------------
+
+
+def quantized(model: Any, feeds: stages.Feeds, slices: int = 1, **options: Any) -> QuantizedLayer:
+    before = stages.after("calibrate_activations", model, feeds, slices=slices)
+    context = stages.context_for(feeds, slices=slices)
+    return only(stages.run_verified(before, (QuantizeWeights(**options),), context), QuantizedLayer)
+
+
+def restored(layer: IntegerLayer) -> np.ndarray:
+    """The weights that the integers stand for, [groups, rows, columns]."""
+    return layer.integer_matrix() * (layer.scale.astype(np.float64) / layer.quantizer.scale)
+
+
+@pytest.mark.parametrize("levels", range(1, 8))
+def test_weights_of_up_to_fifteen_levels_are_recovered(levels: int) -> None:
+    """Also those that use fewer levels than a pair has, 2 * 7 + 1."""
+    weight = dyadic(RNG, (20, 9), levels, step=0.3).T
+    layer = quantized(dense(weight), DATA)
+    assert np.allclose(restored(layer)[0], weight, rtol=1e-6, atol=1e-7)
+
+
+def test_channels_of_different_size_have_their_own_steps() -> None:
+    weight = dyadic(RNG, (9, 4), step=1.0) * np.array([1, 1e-3, 100, 7], np.float32)
+    weight[0] = np.array([7, 7e-3, 700, 49])
+    layer = quantized(dense(weight), DATA)
+    assert np.allclose(restored(layer)[0], weight, rtol=1e-6)
+    assert np.ptp(layer.scale) > 0
+
+
+def test_a_channel_of_zeros_stays_zero() -> None:
+    weight = dyadic(RNG, (9, 3))
+    weight[:, 1] = 0
+    layer = quantized(dense(weight), DATA)
+    assert not layer.levels[0, :, 1].any()
+    assert np.isfinite(layer.scale).all()
+
+
+def test_grouped_layers_keep_channels_apart() -> None:
+    weight = dyadic(RNG, (8, 2, 2, 2)) * np.arange(1, 9, dtype=np.float32).reshape(8, 1, 1, 1)
+    layer = quantized(conv_model(weight, group=2), IMAGES)
+    assert np.allclose(layer.scale / layer.quantizer.scale, np.arange(1, 9) / 8, rtol=1e-6)
+
+
+def error_of(weights: np.ndarray, step: np.ndarray, limit: int) -> np.ndarray:
+    levels = np.clip(np.rint(weights / step[:, None]), -limit, limit)
+    return np.square(levels * step[:, None] - weights).sum(axis=1)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    arrays.arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 12)), elements=st.floats(-1, 1, width=32)),
+    st.sampled_from([1, 3, 7, 112]),
+)
+def test_no_step_of_a_fine_grid_is_much_better(weights: np.ndarray, limit: int) -> None:
+    """Never worse than the step that keeps the largest weight, and within 5 % of 2,000 steps' best."""
+    step = QuantizeWeights().steps(weights, limit)
+    error = error_of(weights, step, limit)
+    largest = np.where(np.abs(weights).max(axis=1) == 0, 1.0, np.abs(weights).max(axis=1))
+    assert (error <= error_of(weights, largest / limit, limit) * (1 + 1e-12)).all()
+    grid = np.linspace(0.4, 1.0 if limit > 7 else 2.0, 2000)
+    best = np.min([error_of(weights, largest * share / limit, limit) for share in grid], axis=0)
+    power = np.square(weights).sum(axis=1)
+    assert (error <= 1.05 * best + 1e-3 * power / limit**2).all()
+
+
+def test_clipping_an_outlier_can_beat_keeping_it() -> None:
+    weights = np.append(RNG.uniform(-0.3, 0.3, (1, 400)), [[1.0]], axis=1)
+    step = QuantizeWeights().steps(weights, 7)
+    assert step[0] < 0.8 / 7
+    assert error_of(weights, step, 7) < 0.8 * error_of(weights, np.array([1 / 7]), 7)
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3])
+def test_levels_use_the_range_of_the_slices(slices: int) -> None:
+    limit = (15**slices - 1) // 2
+    layer = quantized(dense(RNG.uniform(-1, 1, (9, 5))), DATA, slices)
+    assert limit * 0.4 <= np.abs(layer.levels).max() <= limit
+
+
+def test_more_slices_cost_less_accuracy() -> None:
+    weight = RNG.normal(size=(9, 5))
+    errors = [np.abs(restored(quantized(dense(weight), DATA, slices))[0] - weight).max() for slices in (1, 2, 3)]
+    assert errors[1] < errors[0] / 8
+    assert errors[2] < errors[1] / 8
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_error_of_one_layer_is_below_what_its_steps_allow(slices: int) -> None:
+    """Against onnxruntime: half an input step times |w|, and each weight's own error times |x|."""
+    weight = RNG.normal(size=(9, 5)).astype(np.float32)
+    graph = stages.after("quantize_weights", dense(weight), DATA, slices=slices)
+    layer = only(graph, QuantizedLayer)
+    x = DATA["x"]
+    # The quantiser may clip; its error on this very input is what counts.
+    wrong_input = np.abs(layer.quantizer.quantize(x) * layer.quantizer.scale - x)
+    bound = wrong_input @ np.abs(restored(layer)[0]) + np.abs(x) @ np.abs(restored(layer)[0] - weight)
+    got = Interpreter(graph).run(DATA)["y"]
+    error = np.abs(got - stages.reference(dense(weight), DATA)["y"])
+    assert (error <= bound * 1.0001 + 1e-6).all()
+    assert error.max() > 0
+
+
+def test_four_slices_take_no_longer_than_a_moment() -> None:
+    """The integers reach 25,312: steps must not be tried one integer at a time."""
+    layer = quantized(dense(RNG.normal(size=(9, 200))), DATA, slices=4)
+    assert np.abs(restored(layer)[0]).max() > 0
+
+
+# --- slice_weights and split_differential ------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.integers(2, 128), st.integers(1, 4), st.data())
+def test_digits_give_the_number_back(levels: int, count: int, data: st.DataObject) -> None:
+    """For any base a pair allows; a base below 2 L + 1 leaves room in the lower slices."""
+    target = make_target(cell={"levels": levels})
+    base = data.draw(st.integers(2, target.slice_base()))
+    limit = PassContext(target, {}, slices=count, slice_base=base).weight_limit
+    numbers = np.array(data.draw(st.lists(st.integers(-limit, limit), min_size=1, max_size=20)), np.int32)
+    digits = balanced_digits(numbers, base, count).astype(np.int64)
+    assert digits.shape == (count, len(numbers))
+    assert np.abs(digits).max() <= target.signed_levels
+    assert np.abs(digits[:-1]).max(initial=0) <= base // 2
+    assert np.array_equal((digits.T * base ** np.arange(count)).sum(axis=1), numbers)
+
+
+def test_every_number_has_its_own_digits() -> None:
+    numbers = np.arange(-112, 113, dtype=np.int32)
+    assert len({tuple(column) for column in balanced_digits(numbers, 15, 2).T.tolist()}) == 225
+
+
+def test_the_integers_fill_the_range_of_the_slices() -> None:
+    context = PassContext(make_target(), {}, slices=2)
+    assert context.weight_limit == (15**2 - 1) // 2
+    assert PassContext(make_target(), {}, slices=2, slice_base=4).weight_limit == 7 * 4 + 1
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3])
+@pytest.mark.parametrize("levels", [2, 8, 128])
+def test_slices_and_pairs_hold_the_same_integers(slices: int, levels: int) -> None:
+    target = make_target(cell={"levels": levels})
+    model = dense(RNG.normal(size=(9, 6)))
+    weights = only(stages.after("quantize_weights", model, DATA, slices=slices, target=target), QuantizedLayer)
+    sliced = only(stages.after("slice_weights", model, DATA, slices=slices, target=target), SlicedLayer)
+    paired = only(stages.after("split_differential", model, DATA, slices=slices, target=target), PairedLayer)
+    assert sliced.slices == paired.slices == slices
+    assert sliced.base == paired.base == 2 * levels - 1
+    assert np.array_equal(sliced.integer_matrix(), weights.levels)
+    assert np.array_equal(paired.integer_matrix(), weights.levels)
+
+
+def test_one_cell_of_each_pair_is_at_level_zero() -> None:
+    model = dense(RNG.normal(size=(9, 6)))
+    sliced = only(stages.after("slice_weights", model, DATA, slices=2), SlicedLayer)
+    paired = only(stages.after("split_differential", model, DATA, slices=2), PairedLayer)
+    adding, subtracted = paired.cells.astype(int)
+    assert np.array_equal(adding - subtracted, sliced.digits)
+    assert not (adding * subtracted).any()
+    assert adding.max() <= 7
+    assert subtracted.max() <= 7
+    assert adding.any()
+    assert subtracted.any()

@@ -1,0 +1,233 @@
+"""Target files: strict keys, all errors at once, physics, and where every number is from."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memcompile.errors import MemcompileError, TargetError, UsageError
+from memcompile.target import FIELDS, Target, builtin_targets, load_target, load_target_file, parse_target
+
+TARGETS = resources.files("memcompile") / "targets"
+REFERENCE = (TARGETS / "yao2020.toml").read_text(encoding="utf-8")
+# Sections that a target may leave out.
+OPTIONAL = ("write_verify", "relaxation", "drift", "wires")
+
+
+def values(**sections: dict[str, Any] | None) -> dict[str, Any]:
+    """The reference chip with some values changed; None drops a key, a whole section if given so."""
+    found = tomllib.loads(REFERENCE)
+    for section, changes in sections.items():
+        if changes is None:
+            del found[section]
+            continue
+        for key, value in changes.items():
+            if value is None:
+                del found[section][key]
+            else:
+                found.setdefault(section, {})[key] = value
+    return found
+
+
+def errors_of(changed: dict[str, Any]) -> list[str]:
+    """The lines of the message with which a target is refused."""
+    with pytest.raises(TargetError) as error:
+        parse_target(changed, "WHERE")
+    head, *lines = str(error.value).splitlines()
+    count = len(lines)
+    assert head == f"target WHERE has {count} error{'s' if count > 1 else ''}:"
+    assert all(line.startswith("  - ") for line in lines)
+    return [line.removeprefix("  - ") for line in lines]
+
+
+# --- built-in targets --------------------------------------------------------------------------
+
+
+def test_the_reference_chip_is_built_in() -> None:
+    target = load_target("yao2020")
+    assert (target.array.input_lines, target.array.output_lines, target.chip.arrays) == (16, 128, 8)
+    assert target.array.cells == 2048
+    assert target.signed_levels == 7
+    assert target.slice_base() == 15
+    assert target.cell.level_step_us == pytest.approx(18 / 7)
+
+
+@pytest.mark.parametrize("name", builtin_targets())
+def test_every_built_in_target_says_where_each_number_is_from(name: str) -> None:
+    target = load_target(name)
+    assert target.name == name
+    absent = tuple(f"{section}." for section in OPTIONAL if getattr(target, section) is None)
+    wanted = {field for field in FIELDS if not field.startswith(absent)}
+    assert set(target.sources) == wanted
+    assert all(text.strip() for text in target.sources.values())
+
+
+def test_fields_are_the_leaves_of_all_sections() -> None:
+    assert {"array.input_lines", "cell.levels", "wires.input_segment_ohm", "drift.reference_s"} <= set(FIELDS)
+    assert len(FIELDS) == len(set(FIELDS))
+    assert not {"name", "title", "sources"} & set(FIELDS)
+    for field in FIELDS:
+        assert len(field.split(".")) == 2
+
+
+# --- errors ------------------------------------------------------------------------------------
+
+
+def test_all_schema_errors_are_told_at_once_with_path_value_and_mend() -> None:
+    changed = values(
+        array={"input_lines": 0, "output_lines": "many", "cells": 2048},
+        chip=None,
+        cell={"levels": 8.5, "g_max_us": -1.0, "g_min_us": None},
+        input={"bits": 9},
+        adc={"bits": True},
+        faults={"stuck_low_share": 1.5},
+        read_noise={"lasts": "forever"},
+    )
+    changed["colour"] = "blue"
+    lines = dict(line.split(":", 1) for line in errors_of(changed))
+    assert lines == {
+        "array.input_lines = 0": " input should be greater than or equal to 1",
+        "array.output_lines = 'many'": " input should be a valid integer",
+        "array.cells = 2048": " no such key; remove it or correct its spelling",
+        "chip": " missing; add it",
+        "cell.levels = 8.5": " input should be a valid integer",
+        "cell.g_max_us = -1.0": " input should be greater than 0",
+        "cell.g_min_us": " missing; add it",
+        "input.bits = 9": " input should be less than or equal to 8",
+        "adc.bits = True": " input should be a valid integer",
+        "faults.stuck_low_share = 1.5": " input should be less than or equal to 1",
+        "read_noise.lasts = 'forever'": " input should be 'phase' or 'step'",
+        "colour = 'blue'": " no such key; remove it or correct its spelling",
+    }
+
+
+def test_all_physics_errors_are_told_at_once() -> None:
+    changed = values(
+        array={"output_lines": 127},
+        cell={"g_min_us": 30.0},
+        faults={"stuck_low_share": 0.6, "stuck_high_share": 0.7},
+        sources={"cell.colour": "nowhere"},
+    )
+    lines = errors_of(changed)
+    expected = (
+        ("cell.g_min_us = 30.0", "below cell.g_max_us = 20.0", "lower end first"),
+        ("array.output_lines = 127", "must be even", "drop the odd line"),
+        ("faults.stuck_low_share + faults.stuck_high_share = 1.2999", "at most 1", "shares of all cells"),
+        ("sources.'cell.colour'", "no such field", "name a field as section.field"),
+    )
+    assert len(lines) == len(expected)
+    for line, parts in zip(lines, expected, strict=True):
+        assert all(part in line for part in parts), line
+
+
+@pytest.mark.parametrize("section", ["array", "chip", "cell", "input", "adc", "programming", "faults", "read_noise"])
+def test_unknown_keys_are_refused_in_every_section(section: str) -> None:
+    assert errors_of(values(**{section: {"sigma": 1.0}})) == [
+        f"{section}.sigma = 1.0: no such key; remove it or correct its spelling"
+    ]
+
+
+@pytest.mark.parametrize("field", [field for field in FIELDS if not field.startswith(OPTIONAL)])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), -1, [], {"a": 1}], ids=str)
+def test_no_field_takes_nonsense(field: str, value: object) -> None:
+    section, key = field.split(".")
+    if (field, value) == ("programming.sigma_polynomial_us", []):
+        return  # no polynomial
+    lines = errors_of(values(**{section: {key: value}}))
+    assert len(lines) == 1
+    assert lines[0].startswith(f"{field}")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "-x", "x" * 65])
+def test_names_are_plain_words(name: str) -> None:
+    changed = values()
+    changed["name"] = name
+    assert len(errors_of(changed)) == 1
+
+
+def test_optional_sections_are_strict_too() -> None:
+    assert errors_of(values(wires={"input_segment_ohm": 1.0, "ohm": 2.0})) == [
+        "wires.output_segment_ohm: missing; add it",
+        "wires.ohm = 2.0: no such key; remove it or correct its spelling",
+    ]
+    wired = parse_target(values(wires={"input_segment_ohm": 1.0, "output_segment_ohm": 2.0}), "WHERE")
+    assert wired.wires is not None
+    assert wired.wires.output_segment_ohm == 2.0
+    assert parse_target(values(), "WHERE").wires is None
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(FIELDS),
+    st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+                 lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+)  # fmt: skip
+def test_any_value_gives_a_target_or_an_error_that_names_the_field(field: str, value: Any) -> None:
+    section, key = field.split(".")
+    changed = tomllib.loads(REFERENCE)
+    changed.setdefault(section, {})[key] = value
+    try:
+        assert isinstance(parse_target(changed, "WHERE"), Target)
+    except TargetError as error:
+        assert section in str(error)
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def target_file(tmp_path: Path) -> Callable[[str | bytes], Path]:
+    def write(content: str | bytes) -> Path:
+        path = tmp_path / "target.toml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def test_a_file_is_read(target_file: Callable[[str | bytes], Path]) -> None:
+    assert load_target(str(target_file(REFERENCE))) == load_target("yao2020")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("levels = ", "is not TOML"),
+        ("a = 1\na = 2", "is not TOML"),
+        ("x = " + "[" * 5000, "is not TOML"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
+        ("# " + "x" * 1_000_001, "is larger than 1000000 bytes"),
+        ("", "has 11 errors"),
+    ],
+    ids=["cut", "twice", "deep", "not UTF-8", "large", "empty"],
+)
+def test_bad_files(target_file: Callable[[str | bytes], Path], content: str | bytes, message: str) -> None:
+    path = target_file(content)
+    with pytest.raises(TargetError, match=message) as error:
+        load_target_file(path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_file_and_directory(tmp_path: Path) -> None:
+    (tmp_path / "folder.toml").mkdir()
+    for name, reason in (("missing.toml", "No such file"), ("folder.toml", "s a directory")):
+        with pytest.raises(TargetError, match=f"{name} cannot be read: .*{reason}"):
+            load_target(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["yao", "", "../targets/yao2020", "yao2020.TOML"])
+def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
+    with pytest.raises(UsageError, match=r"built in are .*yao2020"):
+        load_target(name)
+
+
+def test_errors_have_their_own_exit_code() -> None:
+    assert issubclass(TargetError, MemcompileError)
+    assert TargetError.exit_code == 5

@@ -1,0 +1,282 @@
+"""Every rule of the verifier has a graph or program that breaks it, and nothing else."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+import stages
+from stages import replaced
+
+from memcompile import verifier
+from memcompile.errors import ProgramError, VerificationError
+from memcompile.geometry import Geometry, Unrolling
+from memcompile.ir import TILE_COLUMNS, Certificate, Cut, Graph, InputQuantizer, MappedLayer, TileTable
+from memcompile.pipelines import default_passes, emit_program
+from memcompile.program import ChipState, Program, Provenance
+from memcompile.target import load_target
+from memcompile.verifier import Verifier, find_violations, verify_program
+
+TARGET = load_target("yao2020")
+FEEDS = {"x": models.images((4, 4, 5, 5))}
+Change = Callable[[Any], Any]
+
+
+@cache
+def graph_after(name: str) -> Graph:
+    """Grouped convolutions after a pass."""
+    return stages.after(name, models.grouped_conv(), FEEDS, slices=2)
+
+
+@cache
+def program() -> Program:
+    context = stages.context_for(FEEDS, slices=2)
+    return emit_program(graph_after("schedule"), context, Provenance("test", "0" * 64, "test", {}))
+
+
+def node(change: Change, place: int = 0) -> Change:
+    """Change one node of a graph."""
+
+    def changed(graph: Graph) -> Graph:
+        nodes = list(graph.nodes)
+        nodes[place] = change(nodes[place])
+        return replaced(graph, nodes=tuple(nodes))
+
+    return changed
+
+
+def fields(place: int = 0, **changes: Any) -> Change:
+    """Set fields of one node."""
+    return node(lambda item: replaced(item, **changes), place)
+
+
+def array(field: str, value: float, place: int = 0) -> Change:
+    """Set the first element of an array of one node."""
+
+    def changed(item: Any) -> Any:
+        copy = getattr(item, field).copy()
+        copy.flat[0] = value
+        return replaced(item, **{field: copy})
+
+    return node(changed, place)
+
+
+def geometry(**changes: Any) -> Change:
+    return node(lambda item: replaced(item, geometry=replaced(item.geometry, **changes)))
+
+
+def quantizer(**changes: Any) -> Change:
+    return node(lambda item: replaced(item, quantizer=replaced(item.quantizer, **changes)))
+
+
+def replica(**changes: Any) -> Change:
+    """Change the first copy of the first layer."""
+
+    def changed(item: MappedLayer) -> MappedLayer:
+        values = {key: value(item) if callable(value) else value for key, value in changes.items()}
+        return replaced(item, replicas=(replaced(item.replicas[0], **values), *item.replicas[1:]))
+
+    return node(changed)
+
+
+def placement(**changes: Any) -> Change:
+    return lambda item: replaced(item, placement=replaced(item.placement, **changes))
+
+
+def tile(column: str, value: Callable[[Any], int], place: int = 0) -> Change:
+    """Set one column of one row of the tile table."""
+
+    def changed(item: Any) -> Any:
+        table = item.placement.tiles
+        values = getattr(table, column).copy()
+        values[place] = value(item)
+        return placement(tiles=table.with_columns(**{column: values}))(item)
+
+    return changed
+
+
+def tiles(change: Change) -> Change:
+    """Change the tile table."""
+    return lambda item: placement(tiles=change(item.placement.tiles))(item)
+
+
+def pile_up(table: TileTable) -> TileTable:
+    """All tiles at the corner of the first array."""
+    zeros = np.zeros(len(table), np.int32)
+    return table.with_columns(array=zeros, input_line=zeros, output_line=zeros)
+
+
+def start_together(table: TileTable) -> TileTable:
+    """Two tiles of one array start in the same step."""
+    order = np.argsort(table.array, kind="stable")
+    place = next(i for i in range(len(order) - 1) if table.array[order[i]] == table.array[order[i + 1]])
+    start = table.start.copy()
+    start[order[place + 1]] = start[order[place]] = min(start[order[place]], start[order[place + 1]])
+    return table.with_columns(start=start)
+
+
+def leave_out_one(table: TileTable) -> TileTable:
+    return TileTable(*(getattr(table, column)[:-1] for column in TILE_COLUMNS))
+
+
+def windows(change: Callable[[Any], Any]) -> Change:
+    """Change the windows of the first copy."""
+    return replica(windows=lambda layer: change(layer.replicas[0].windows))
+
+
+def too_wide(layer: MappedLayer) -> Unrolling:
+    return Unrolling(layer.geometry, (layer.geometry.output_size[0] + 1, 1))
+
+
+def one_cell_too_high(item: Any) -> Any:
+    cells = np.zeros_like(item.cells)
+    cells.flat[0] = 8
+    return replaced(item, cells=cells)
+
+
+GRAPHS: list[tuple[str, str, Change]] = [
+    ("unique-names", "fold_constants", fields(1, name="Conv_c1")),
+    ("defined-before-use", "fold_constants", fields(inputs=("nowhere", "w1"))),
+    ("defined-before-use", "fold_constants", fields(captures=("nowhere",))),
+    ("defined-before-use", "fold_constants", lambda graph: replaced(graph, nodes=graph.nodes[::-1])),
+    (
+        "single-assignment",
+        "fold_constants",
+        lambda graph: replaced(graph, nodes=(*graph.nodes, replaced(graph.nodes[2], name="again"))),
+    ),
+    ("outputs-defined", "fold_constants", lambda graph: replaced(graph, outputs=("y", "nowhere"))),
+    ("digital-inputs", "group_digital", fields(2, inputs=())),
+    ("digital-outputs", "group_digital", fields(2, outputs=("r2", "nowhere"))),
+    ("one-value-in-and-out", "group_digital", fields(inputs=("x", "x"))),
+    ("one-value-in-and-out", "group_digital", fields(outputs=("c1", "more"))),
+    ("whole-groups", "group_digital", geometry(groups=3)),
+    ("output-size", "group_digital", geometry(dilations=(9, 1))),
+    ("array-shapes", "group_digital", geometry(kernel=(2, 3))),
+    ("array-shapes", "group_digital", fields(bias=np.zeros(5, np.float32))),
+    ("array-shapes", "unroll_convolutions", fields(matrix=np.zeros((1, 9, 4), np.float32))),
+    ("array-shapes", "quantize_weights", fields(levels=np.zeros((4, 9, 2), np.int32))),
+    ("array-shapes", "quantize_weights", fields(scale=np.ones(3, np.float32))),
+    ("array-shapes", "slice_weights", fields(digits=np.zeros((2, 4, 8, 1), np.int8))),
+    ("array-shapes", "split_differential", fields(cells=np.zeros((1, 2, 4, 9, 1), np.uint8))),
+    ("array-types", "group_digital", fields(bias=np.zeros(4))),
+    ("array-types", "split_differential", fields(cells=np.zeros((2, 2, 4, 9, 1), np.float32))),
+    ("array-types", "schedule", windows(lambda numbers: numbers.astype(np.int64))),
+    ("input-bits", "calibrate_activations", quantizer(bits=7)),
+    ("input-step", "calibrate_activations", quantizer(scale=0.0)),
+    ("input-step", "quantize_weights", quantizer(scale=float("nan"))),
+    ("digit-range", "slice_weights", array("digits", 8)),
+    ("digit-range", "slice_weights", array("digits", -128)),
+    ("slice-base", "slice_weights", fields(base=16)),
+    ("slice-base", "split_differential", fields(base=1)),
+    ("cell-levels", "split_differential", node(one_cell_too_high)),
+    ("one-sided-pairs", "split_differential", fields(cells=np.ones((2, 2, 4, 9, 1), np.uint8))),
+    ("finite-scales", "quantize_weights", array("scale", np.inf)),
+    ("finite-scales", "quantize_weights", array("bias", np.nan)),
+    ("cut-covers-matrix", "tile_matrices", fields(cut=Cut((0, 8), (0, 1)))),
+    ("cut-covers-matrix", "tile_matrices", fields(cut=Cut((0, 5, 5, 9), (0, 1)))),
+    ("cut-covers-matrix", "tile_matrices", fields(cut=Cut((0, 9), (1, 1)))),
+    ("cut-covers-matrix", "schedule", replica(cut=lambda layer: Cut((0, 1), layer.replicas[0].cut.columns))),
+    ("has-replicas", "schedule", fields(replicas=())),
+    ("replica-geometry", "schedule", replica(unrolling=lambda layer: Unrolling.im2col(Geometry(1, 1)))),
+    ("window-numbers", "schedule", windows(lambda numbers: numbers - 1)),
+    ("window-numbers", "schedule", windows(lambda numbers: numbers + 10_000)),
+    ("window-inside-output", "schedule", replica(unrolling=too_wide)),
+    ("each-output-once", "schedule", windows(lambda numbers: numbers[1:])),
+    ("each-output-once", "schedule", windows(lambda numbers: np.append(numbers[1:], numbers[1:2]))),
+    ("each-output-once", "schedule", windows(lambda numbers: np.append(numbers, numbers[:1]))),
+    ("bound-below-value", "schedule", placement(certificates=(Certificate("arrays", 3, 4, "wrong"),))),
+    ("every-tile-once", "schedule", tile("row_end", lambda graph: graph.placement.tiles.row_end[0] + 1)),
+    ("every-tile-once", "schedule", tiles(leave_out_one)),
+    ("tile-inside-array", "schedule", tile("array", lambda graph: 8 * graph.placement.chips)),
+    ("tile-inside-array", "schedule", tile("input_line", lambda graph: 16)),
+    ("tile-inside-array", "schedule", tile("input_line", lambda graph: -1)),
+    ("tile-inside-array", "schedule", tile("output_line", lambda graph: 128)),
+    ("no-overlap", "schedule", tiles(pile_up)),
+    ("inside-schedule", "schedule", placement(latency_steps=0)),
+    ("inside-schedule", "schedule", placement(initiation_interval_steps=0)),
+    ("one-tile-a-step", "schedule", tiles(start_together)),
+]
+
+
+def chip(shape: tuple[int, ...] | None = None, value: float = 5.0) -> Change:
+    """Add a programmed chip."""
+
+    def changed(item: Program) -> Program:
+        arrays = int(item.placement.tiles.array.max()) + 1
+        return replaced(item, chip=ChipState(np.full(shape or (arrays, 16, 128), value, np.float32), 0))
+
+    return changed
+
+
+def stage(place: int, **changes: Any) -> Change:
+    """Set fields of one stage."""
+
+    def changed(item: Program) -> Program:
+        made = list(item.stages)
+        made[place] = replaced(made[place], **changes)
+        return replaced(item, stages=tuple(made))
+
+    return changed
+
+
+PROGRAMS: list[tuple[str, Change]] = [
+    ("unique-names", stage(1, name="Conv_c1")),
+    ("defined-before-use", stage(2, inputs=("nowhere",))),
+    ("single-assignment", stage(2, outputs=("r2", "c1"))),
+    ("outputs-defined", lambda item: replaced(item, outputs=("nowhere",))),
+    ("placed-and-scheduled", tile("array", lambda item: -1)),
+    ("placed-and-scheduled", tile("start", lambda item: -1)),
+    ("placed-and-scheduled", tile("slot", lambda item: -1)),
+    ("chip-shape", chip((1, 16, 128))),
+    ("chip-conductances", chip(value=-1.0)),
+    ("chip-conductances", chip(value=float("nan"))),
+    ("input-bits", stage(0, quantizer=InputQuantizer(1.0, 4, False))),
+    ("no-overlap", tiles(pile_up)),
+]
+
+
+@pytest.mark.parametrize(("rule", "name", "change"), GRAPHS, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_graph_that_breaks_one_rule_is_told_that_rule(rule: str, name: str, change: Change) -> None:
+    graph = graph_after(name)
+    assert find_violations(graph, TARGET) == []
+    found = find_violations(change(graph), TARGET)
+    assert {violation.rule for violation in found} == {rule}
+    assert all(violation.where and violation.what for violation in found)
+
+
+@pytest.mark.parametrize(("rule", "change"), PROGRAMS, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_program_that_breaks_one_rule_is_told_that_rule(rule: str, change: Change) -> None:
+    assert verify_program(program()) is program()
+    with pytest.raises(ProgramError) as error:
+        verify_program(change(program()))
+    assert set(re.findall(r"\[([a-z-]+)\]", str(error.value))) == {rule}
+
+
+def test_a_program_with_its_chip_is_accepted() -> None:
+    with_chip = chip()(program())
+    assert verify_program(with_chip) is with_chip
+
+
+def test_every_rule_is_tested() -> None:
+    rules = set(re.findall(r'Violation\(\s*"([a-z-]+)"', inspect.getsource(verifier)))
+    assert len(rules) > 25
+    assert rules == {rule for rule, _, _ in GRAPHS} | {rule for rule, _ in PROGRAMS}
+
+
+def test_every_pass_leaves_a_graph_without_violations() -> None:
+    for item in default_passes():
+        assert find_violations(graph_after(item.pass_name()), TARGET) == []
+
+
+def test_the_instrument_lists_all_violations_and_names_the_pass() -> None:
+    graph = fields(inputs=("nowhere", "w1"))(fields(3, name="Conv_c1")(graph_after("fold_constants")))
+    with pytest.raises(VerificationError, match="after pass some_pass the graph breaks 2 rules") as error:
+        Verifier().after_pass(1, "some_pass", graph, stages.context_for(FEEDS))
+    assert "[defined-before-use] Conv_c1: reads 'nowhere'" in str(error.value)
+    assert "[unique-names] Conv_c1" in str(error.value)

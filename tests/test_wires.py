@@ -1,0 +1,142 @@
+"""Voltage drop along lines against a direct solution of Kirchhoff's equations, and against ngspice."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import factories
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.linalg import splu
+
+from memcompile.geometry import Geometry
+from memcompile.runtime.converter import Converter
+from memcompile.runtime.emulator import Effects, Emulator
+from memcompile.runtime.wires import effective_conductances_us
+
+SHAPES = [(16, 128), (128, 16), (64, 64), (5, 1), (1, 5), (1, 1)]
+
+
+def resistors(
+    cells_us: NDArray[np.float64], segments_ohm: tuple[float, float], leads: tuple[int, int]
+) -> list[tuple[str, str, float]]:
+    """Every resistor of the network: two nodes and ohms. Drivers are d0, d1, ...; ground is 0."""
+    rows, lines = cells_us.shape
+    parts = []
+    for i in range(rows):
+        parts.append((f"d{i}", f"u{i}_0", segments_ohm[0] * leads[0]))
+        for j in range(lines):
+            parts.append((f"u{i}_{j}", f"v{i}_{j}", 1e6 / cells_us[i, j]))
+            if j + 1 < lines:
+                parts.append((f"u{i}_{j}", f"u{i}_{j + 1}", segments_ohm[0]))
+            if i + 1 < rows:
+                parts.append((f"v{i}_{j}", f"v{i + 1}_{j}", segments_ohm[1]))
+    parts += [(f"v{rows - 1}_{j}", f"s{j}", segments_ohm[1] * leads[1]) for j in range(lines)]
+    return parts
+
+
+def nodal_solution_us(
+    cells_us: NDArray[np.float64], segments_ohm: tuple[float, float], leads: tuple[int, int]
+) -> NDArray[np.float64]:
+    """The same matrix by solving for every node voltage."""
+    parts = resistors(cells_us, segments_ohm, leads)
+    rows, lines = cells_us.shape
+    inner = sorted({name for part in parts for name in part[:2] if name[0] in "uv"})
+    number = {name: k for k, name in enumerate(inner)}
+    entries = []
+    sources = np.zeros((len(inner), rows))
+    for a, b, ohm in parts:
+        for here, there in ((a, b), (b, a)):
+            if here in number:
+                entries.append((number[here], number[here], 1 / ohm))
+                if there in number:
+                    entries.append((number[here], number[there], -1 / ohm))
+                elif there[0] == "d":
+                    sources[number[here], int(there[1:])] += 1 / ohm
+    row, column, value = (np.array(part) for part in zip(*entries, strict=True))
+    system = coo_array((value, (row.astype(int), column.astype(int)))).tocsc()
+    voltages = splu(system).solve(sources)
+    ends = [number[f"v{rows - 1}_{j}"] for j in range(lines)]
+    solution: NDArray[np.float64] = (voltages[ends] / (segments_ohm[1] * leads[1])).T * 1e6
+    return solution
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("segments_ohm", "leads"), [((3.0, 0.2), (4, 7)), ((200.0, 90.0), (1, 3))])
+def test_effective_conductances_solve_kirchhoffs_equations(
+    shape: tuple[int, int], segments_ohm: tuple[float, float], leads: tuple[int, int]
+) -> None:
+    cells = np.random.default_rng(1).uniform(2, 20, shape)
+    want = nodal_solution_us(cells, segments_ohm, leads)
+    assert np.allclose(effective_conductances_us(cells, *segments_ohm, *leads), want, rtol=1e-10, atol=0)
+
+
+def test_resistance_of_one_direction_only() -> None:
+    cells = np.random.default_rng(2).uniform(2, 20, (12, 9))
+    assert np.array_equal(effective_conductances_us(cells, 0.0, 0.0), cells)
+    tiny = 1e-9
+    for segments_ohm in ((0.0, 5.0), (5.0, 0.0)):
+        want = nodal_solution_us(cells, (max(segments_ohm[0], tiny), max(segments_ohm[1], tiny)), (2, 3))
+        assert np.allclose(effective_conductances_us(cells, *segments_ohm, 2, 3), want, rtol=1e-9, atol=0)
+
+
+def test_open_cells_are_allowed() -> None:
+    cells = np.random.default_rng(3).uniform(2, 20, (6, 8))
+    cells[2], cells[:, 5] = 0.0, 0.0
+    seen = effective_conductances_us(cells, 2.0, 3.0)
+    assert np.allclose(seen[2], 0, atol=1e-12) and np.allclose(seen[:, 5], 0, atol=1e-12)
+    assert (seen[cells > 0] > 0).all()
+
+
+@pytest.mark.skipif(shutil.which("ngspice") is None, reason="ngspice is not installed")
+@pytest.mark.parametrize(
+    ("shape", "segments_ohm"),
+    [((16, 128), (1.0, 1.0)), ((16, 128), (0.3, 4.0)), ((128, 16), (20.0, 4.0)), ((64, 64), (2.0, 1.0))],
+)
+def test_output_currents_match_ngspice(
+    shape: tuple[int, int], segments_ohm: tuple[float, float], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(4)
+    cells, volts = rng.uniform(2, 20, shape), 0.2 * rng.integers(0, 2, shape[0])
+    netlist = ["* crossbar", ".options reltol=1e-9 abstol=1e-18 vntol=1e-12"]
+    netlist += [f"R{k} {a} {b} {ohm:.12g}" for k, (a, b, ohm) in enumerate(resistors(cells, segments_ohm, (1, 1)))]
+    netlist += [f"Vd{i} d{i} 0 {volt:.12g}" for i, volt in enumerate(volts)]
+    netlist += [f"Vs{j} s{j} 0 0" for j in range(shape[1])]
+    prints = [f"print i(vs{j})" for j in range(shape[1])]
+    netlist += [".control", "set numdgt=12", "op", *prints, "quit", ".endc", ".end"]
+    (tmp_path / "net.cir").write_text("\n".join(netlist))
+    done = subprocess.run(
+        ["ngspice", "-b", str(tmp_path / "net.cir")], capture_output=True, text=True, check=True, timeout=120
+    )
+    found = {
+        line.split("=")[0].strip(): float(line.split("=")[1])
+        for line in done.stdout.splitlines()
+        if line.startswith("i(vs")
+    }
+    currents = np.array([found[f"i(vs{j})"] for j in range(shape[1])])
+    want = volts @ effective_conductances_us(cells, *segments_ohm) * 1e-6
+    assert np.allclose(currents, want, rtol=1e-6, atol=0)
+
+
+def test_a_tile_sees_the_wires_between_itself_and_the_ends_of_its_lines() -> None:
+    rng = np.random.default_rng(5)
+    target = factories.make_target(wires={"input_segment_ohm": 20.0, "output_segment_ohm": 30.0})
+    layer = factories.random_layer(rng, Geometry(6, 4, (1,), (1,), layout="channels_last"), target)
+    program = factories.layer_program(rng, layer, target)
+    only = Effects(**{**vars(Effects.none()), "wires": True})
+    devices = Emulator(program, effects=only).machine.devices
+    unit_us = Converter.exact(target).unit_us
+    table = program.placement.tiles
+    for row in range(len(table)):
+        cells = target.cell.g_min_us + devices.levels(int(table.array[row])) * target.cell.level_step_us
+        here = np.zeros_like(cells) + 1e-12  # switched off by their transistors
+        rows, lines = devices.cells(row).shape
+        top, left = int(table.input_line[row]), int(table.output_line[row])
+        block = (slice(top, top + rows), slice(left, left + lines))
+        here[block] = cells[block]
+        want = nodal_solution_us(here, (20.0, 30.0), (1, 1))[block]
+        assert np.allclose(devices.tile(row) * unit_us, want, rtol=1e-4)
