@@ -323,7 +323,7 @@ class TileTable:
     ``input_line`` and ``output_line`` are the block's first lines; column j, slice s, polarity p
     sits on output line ``output_line + 2 * slices * (j - column_begin) + 2 * s + p``. ``start``
     is the first step when one image runs alone, ``slot`` the first step within the initiation
-    interval; -1 before placement and scheduling.
+    interval. What is not decided yet is -1.
     """
 
     layer: NDArray[np.int32]

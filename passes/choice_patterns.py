@@ -78,6 +78,11 @@ class ChoiceProgram:
         self.belongs = np.zeros((len(self.table.kinds), len(self.columns)))
         self.belongs[[column.kind for column in self.columns], np.arange(len(self.columns))] = 1
 
+    @property
+    def weight(self) -> float:
+        """What a round of pattern generation costs: about in proportion to the tile shapes."""
+        return max(1.0, len(self.shapes) / 100)
+
     def possible(self, rounds: int) -> tuple[bool | None, int]:
         """Whether the programme needs at most the arrays at hand (None if undecided), and rounds spent."""
         if not self.belongs.any(axis=1).all():

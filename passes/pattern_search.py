@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from memcompile.passes.choice_patterns import ChoiceProgram
@@ -12,16 +13,16 @@ from memcompile.passes.window_plan import PriceTable, WindowPlan
 class PatternEffort:
     """Deterministic limits of the search.
 
-    Rounds of pattern generation for bounds and for plans, all intervals together, and solver time
-    for making one plan whole.
+    Work for bounds and for plans, all intervals together, in rounds of pattern generation times
+    hundreds of tile shapes; and solver time for making one plan whole.
     """
 
-    bound_rounds: int
-    plan_rounds: int
+    bound_work: float
+    plan_work: float
     plan: float
 
 
-EFFORTS = {"normal": PatternEffort(40, 25, 0.5), "best": PatternEffort(1500, 600, 20.0)}
+EFFORTS = {"normal": PatternEffort(60.0, 25.0, 0.5), "best": PatternEffort(6000.0, 2500.0, 20.0)}
 
 
 def close_gap(
@@ -32,14 +33,14 @@ def close_gap(
     The bound is the first interval that choices and arrays taken in parts can keep. Plans of whole
     ones are then sought between it and the plan at hand.
     """
-    bound = _raise_bound(table, arrays, bound, plan.interval, effort.bound_rounds)
-    low, left = bound, effort.plan_rounds
+    bound = _raise_bound(table, arrays, bound, plan.interval, effort.bound_work)
+    low, left = bound, effort.plan_work
     while low < plan.interval and left > 0:
         middle = (low + plan.interval) // 2
         program = ChoiceProgram(table, middle, arrays, whole=True)
-        possible, spent = program.possible(left)
+        possible, spent = program.possible(math.ceil(left / program.weight))
         found = program.plan(effort.plan) if possible else None
-        left -= max(1, spent)
+        left -= max(1, spent) * program.weight
         if found is None:
             low = middle + 1
         else:
@@ -47,12 +48,13 @@ def close_gap(
     return plan, bound
 
 
-def _raise_bound(table: PriceTable, arrays: int, low: int, high: int, rounds: int) -> int:
+def _raise_bound(table: PriceTable, arrays: int, low: int, high: int, left: float) -> int:
     """The first interval from ``low`` on that is not ruled out; at most ``high``."""
-    while low < high and rounds > 0:
+    while low < high and left > 0:
         middle = (low + high) // 2
-        possible, spent = ChoiceProgram(table, middle, arrays, whole=False).possible(rounds)
-        rounds -= max(1, spent)
+        program = ChoiceProgram(table, middle, arrays, whole=False)
+        possible, spent = program.possible(math.ceil(left / program.weight))
+        left -= max(1, spent) * program.weight
         if possible is False:
             low = middle + 1
         else:
