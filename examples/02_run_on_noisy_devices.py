@@ -3,6 +3,7 @@
 Run it from anywhere: `python examples/02_run_on_noisy_devices.py`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,13 @@ MODEL = Path(__file__).with_name("five_layer_cnn.onnx")
 CHIPS = 3
 IMAGES = 300
 
-# Which imperfections are switched on; all others are off.
+NONE = memcompile.Effects.none()
 CASES = {
-    "none (integer arithmetic)": memcompile.Effects.none(),
-    "converter": memcompile.Effects(programming_error=False, stuck_cells=False, read_noise=False),
-    "programming error": memcompile.Effects(stuck_cells=False, read_noise=False, adc=False),
-    "stuck cells": memcompile.Effects(programming_error=False, read_noise=False, adc=False),
-    "read noise": memcompile.Effects(programming_error=False, stuck_cells=False, adc=False),
+    "none (integer arithmetic)": NONE,
+    "converter": replace(NONE, adc=True),
+    "programming error": replace(NONE, programming_error=True),
+    "stuck cells": replace(NONE, stuck_cells=True),
+    "read noise": replace(NONE, read_noise=True),
     "all": memcompile.Effects(),
 }
 

@@ -143,6 +143,20 @@ def _list_passes(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 @click.option("--no-evaluation", is_flag=True, help="Compile only; measure no accuracy.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON (- for standard output).")
 @click.option("--dump-ir", type=Path, metavar="DIR", help="Write the graph after each pass as DIR/NN_pass.txt.")
+@click.option(
+    "--optimise",
+    type=click.Choice(["throughput", "latency", "arrays"]),
+    default="throughput",
+    show_default=True,
+    help="What the mapping makes best; fewest arrays also means no parallel windows.",
+)
+@click.option(
+    "--effort",
+    type=click.Choice(["fast", "normal", "best"]),
+    default="normal",
+    show_default=True,
+    help="How long the mapping is searched for (deterministic at each level).",
+)
 @click.option("--explain", is_flag=True, help="List each operator: analog or digital, and why.")
 @click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Set a pass option (repeatable).")
 @click.option(
@@ -172,7 +186,11 @@ def compile_command(model: Path, **options: Any) -> None:
         slices=options["slices"],
         slice_base=options["slice_base"],
         seed=options["seed"],
-        settings=options["settings"],
+        settings=(
+            f"replicate.objective={options['optimise']}",
+            f"replicate.effort={options['effort']}",
+            *options["settings"],
+        ),
         instruments=(explanation, *((DumpIr(dump),) if dump else ())),
         progress=out.progress,
     )

@@ -112,7 +112,8 @@ class Interpreter:
         if number not in self._sessions:
             read = dict.fromkeys(value for node in onnx_nodes for value in read_values(node))
             inputs = [value for value in read if value not in made and value not in self.graph.constants]
-            exposed = [value for value in made if value in self.graph.types]
+            # Values that are no tensors may be outputs, but nothing hands them on.
+            exposed = [value for value in made if value in self.graph.types or value in self.graph.outputs]
             model = to_model(self.graph, onnx_nodes, inputs, exposed)
             self._sessions[number] = open_session(model, optimise=False)
         session = self._sessions[number]

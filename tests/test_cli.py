@@ -194,7 +194,7 @@ def test_set_changes_an_option_of_a_pass(run: Run, tmp_path: Path) -> None:
     run("m.onnx --data d.npz --no-evaluation -o a.mcp")
     run("m.onnx --data d.npz --no-evaluation -o b.mcp --set calibrate_activations.candidates=1")
     first, second = (memcompile.load_program(tmp_path / name) for name in ("a.mcp", "b.mcp"))
-    assert second.provenance.options["settings"] == "calibrate_activations.candidates=1"
+    assert "calibrate_activations.candidates=1" in str(second.provenance.options["settings"])
     assert second.layers[0].quantizer.scale == pytest.approx(10 / 127)
     assert first.layers[0].quantizer.scale != second.layers[0].quantizer.scale
 

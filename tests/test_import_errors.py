@@ -332,9 +332,7 @@ def program_data() -> bytes:
 
 
 @pytest.mark.parametrize("arguments", BAD_OPTIONS)
-def test_bad_options(
-    refuse: Refuse, put: Callable[[str, Any], None], program_data: bytes, arguments: str
-) -> None:
+def test_bad_options(refuse: Refuse, put: Callable[[str, Any], None], program_data: bytes, arguments: str) -> None:
     put("m.onnx", gemm())
     put("p.mcp", program_data)
     refuse(2, arguments, *BAD_OPTIONS[arguments])

@@ -47,9 +47,7 @@ BRANCH = {
     for name, kind in (("then_branch", "Relu"), ("else_branch", "Neg"))
 }
 MODELS: dict[str, Odd] = {
-    "an output is an input": Odd(
-        [PRODUCT], {"a": (FLOAT, ("N", 3)), "x": (FLOAT, ("N", 6))}, exact=("x",)
-    ),
+    "an output is an input": Odd([PRODUCT], {"a": (FLOAT, ("N", 3)), "x": (FLOAT, ("N", 6))}, exact=("x",)),
     "an output is constant": Odd([PRODUCT], {"a": (FLOAT, ("N", 3)), "w": (FLOAT, (6, 3))}, exact=("w",)),
     "nothing depends on the input": Odd([PRODUCT], {"w": (FLOAT, (6, 3))}, layers=(), exact=("w",)),
     "no layers": Odd([node("Relu", "x", "y")], {"y": (FLOAT, ("N", 6))}, {}, layers=(), exact=("y",)),

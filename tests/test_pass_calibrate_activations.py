@@ -24,9 +24,7 @@ TWO_LAYERS = float_model(
 )
 
 
-def calibrated(
-    data: np.ndarray, model: object = ONE_LAYER, bits: int = 8, **options: float
-) -> list[CalibratedLayer]:
+def calibrated(data: np.ndarray, model: object = ONE_LAYER, bits: int = 8, **options: float) -> list[CalibratedLayer]:
     """The layers of a model calibrated on ``x``."""
     feeds = {"x": data.astype(np.float32)}
     before = stages.after("unroll_convolutions", model, feeds)  # type: ignore[arg-type]
@@ -173,9 +171,7 @@ def test_a_graph_without_layers_stays_as_it_is() -> None:
         (InputQuantizer(0.5, 3, True), [-99, -2.2, -0.75, 0, 0.25, 1.4, 99], [-4, -4, -2, 0, 0, 3, 3]),
     ],
 )
-def test_quantiser_rounds_to_even_and_clips(
-    quantizer: InputQuantizer, values: list[float], levels: list[int]
-) -> None:
+def test_quantiser_rounds_to_even_and_clips(quantizer: InputQuantizer, values: list[float], levels: list[int]) -> None:
     assert quantizer.quantize(np.array(values, np.float32)).tolist() == levels
 
 

@@ -73,9 +73,7 @@ def test_batchnorm_after_conv_without_bias() -> None:
 
 def test_batchnorm_after_grouped_conv() -> None:
     weights = {"w": dyadic(RNG, (4, 1, 2, 2)), **models.batchnorm_weights(RNG, "n", 4)}
-    model = float_model(
-        [node("Conv", "x w", "c", group=2), batchnorm("c", "n", "y")], ("N", 2, 4, 4), weights
-    )
+    model = float_model([node("Conv", "x w", "c", group=2), batchnorm("c", "n", "y")], ("N", 2, 4, 4), weights)
     assert stages.kinds(fold(model, IMAGES)) == ["LinearLayer"]
 
 
@@ -134,9 +132,7 @@ def test_arithmetic_after_matmul_of_sequences() -> None:
     assert stages.kinds(fold(model, SEQUENCES)) == ["LinearLayer"]
 
 
-@pytest.mark.parametrize(
-    "shape", [(3,), (1, 3), (3, 3), (1, 3, 3, 3), (3, 3, 1), (1, 1, 1, 1, 1)], ids=str
-)
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (3, 3), (1, 3, 3, 3), (3, 3, 1), (1, 1, 1, 1, 1)], ids=str)
 def test_constant_that_is_not_per_channel_stays(shape: tuple[int, ...]) -> None:
     """After Conv [N, 3, 3, 3], a shape of (3,) broadcasts along the last axis."""
     graph = fold(conv_then(node("Mul", "c k", "y"), k=RNG.uniform(0.5, 2.0, shape)), IMAGES)
@@ -183,9 +179,7 @@ def test_value_that_is_an_output_is_not_folded() -> None:
 
 
 def test_follower_whose_constant_is_computed_is_not_folded() -> None:
-    model = conv_then(
-        node("ReduceMax", "x", "peak", keepdims=0, axes=[0, 1, 2, 3]), node("Mul", "c peak", "y")
-    )
+    model = conv_then(node("ReduceMax", "x", "peak", keepdims=0, axes=[0, 1, 2, 3]), node("Mul", "c peak", "y"))
     assert stages.kinds(fold(model, IMAGES)) == ["LinearLayer", "ReduceMax", "Mul"]
 
 

@@ -164,9 +164,7 @@ def test_gemm_whose_bias_differs_from_row_to_row_stays_digital(bias: tuple[int, 
     assert stages.kinds(graph) == ["Gemm"]
 
 
-@pytest.mark.parametrize(
-    "shape", [("N", 6), ("N", 5, 6), ("N", 2, 3, 6), (4, 6), (4, 5, 6)], ids=str
-)
+@pytest.mark.parametrize("shape", [("N", 6), ("N", 5, 6), ("N", 2, 3, 6), (4, 6), (4, 5, 6)], ids=str)
 def test_matmul_on_vectors_of_any_rank(shape: tuple[Any, ...]) -> None:
     feeds = {"x": models.images((4, *shape[1:]))}
     layer = only_layer(float_model([node("MatMul", "x w", "y")], shape, {"w": MATRIX}), feeds)

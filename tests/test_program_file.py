@@ -112,9 +112,7 @@ def test_a_programmed_chip_comes_back(program: Program) -> None:
     assert_same(with_chip, verify_program(decode_program(encode_program(with_chip), "test")))
 
 
-def test_the_loaded_program_computes_the_same(
-    program: Program, data: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loaded_program_computes_the_same(program: Program, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")  # the results are the same, and nothing has to be compiled
     loaded = decode_program(data, "test")
     for seed in (0, 5):

@@ -94,9 +94,7 @@ def cases(draw: st.DrawFn) -> Case:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     weight = rng.normal(size=(outputs, inputs // groups, *kernel)).astype(np.float32)
     bias = rng.normal(size=outputs).astype(np.float32)
-    model = float_model(
-        [node("Conv", "x w b", "y", **attributes)], ("N", inputs, *size), {"w": weight, "b": bias}
-    )
+    model = float_model([node("Conv", "x w b", "y", **attributes)], ("N", inputs, *size), {"w": weight, "b": bias})
     x = rng.normal(size=(draw(st.integers(1, 3)), inputs, *size)).astype(np.float32)
     x = x if draw(st.booleans()) else np.abs(x)
     return Case(model, weight, x, attributes, draw(targets(slices)), slices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from memcompile.cli import main
 from memcompile.data import load_dataset
 from memcompile.errors import ModelError
 from memcompile.interpreter import Interpreter
-from memcompile.ir import Graph, LinearLayer, TensorType, fixed_batch
+from memcompile.ir import PairedLayer, TensorType, fixed_batch
 from memcompile.onnx_import import ModelFile, import_graph, read_model
-from memcompile.pass_manager import run_passes
-from memcompile.verifier import Verifier
+from memcompile.pass_manager import Pass, with_options
+from memcompile.pipelines import default_passes
 
 # Why onnxruntime refuses them.
 REFUSED = {
@@ -58,6 +59,8 @@ LAYERS = {
     "yunet_s_320_320": 53,
     "yunet_s_dynamic": 53,
 }
+# Those with the largest images.
+SLOW = {name for name in LAYERS if name.startswith(("ultraface", "ppocr", "yunet", "shufflenet"))}
 SPATIAL, OTHER = 64, 16
 Feeds = dict[str, NDArray[Any]]
 
@@ -83,10 +86,6 @@ def sample(file: ModelFile) -> Feeds:
     return {name: array[: fixed_batch(kinds.values()) or 1] for name, array in data.items()}
 
 
-def outputs_of(graph: Graph, feeds: Feeds) -> dict[str, Any]:
-    return Interpreter(graph).run(feeds)
-
-
 def test_every_file_is_listed(wild: Path) -> None:
     assert {path.stem for path in wild.glob("*.onnx")} == {*REFUSED, *LAYERS}
 
@@ -107,25 +106,83 @@ def test_what_onnxruntime_refuses_is_refused_with_one_message(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", LAYERS)
+def assert_same_outputs(got: dict[str, Any], want: dict[str, Any], lossless: bool) -> None:
+    """Names, types and shapes; and the values, where no pass was lossy yet.
+
+    1e-4 of the largest magnitude; and 1e-6, because onnxruntime's sigmoid has such an absolute
+    error. Whole numbers come from quantised networks: one level, where a sum rounds the other way.
+    """
+    assert list(got) == list(want)
+    for name, value in want.items():
+        if not isinstance(value, np.ndarray):
+            assert got[name] == value or not lossless, name
+            continue
+        assert (got[name].dtype, got[name].shape) == (value.dtype, value.shape), name
+        if lossless:
+            floats = value.dtype.kind == "f"
+            error = np.abs(got[name].astype(np.float64) - value.astype(np.float64)).max(initial=0)
+            assert error <= (1e-4 * np.abs(value).max(initial=0) + 1e-6 if floats else 1), (name, error)
+
+
+def quick_passes() -> tuple[Pass, ...]:
+    """The passes up to cell levels, with quantisers found in a hurry."""
+    settings = (
+        "calibrate_activations.candidates=2",
+        "calibrate_activations.values=1000",
+        "quantize_weights.candidates=2",
+    )
+    names = [item.pass_name() for item in stages.passes_through("split_differential")]
+    return with_options(default_passes(), settings)[: len(names)]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in LAYERS])
 def test_what_onnxruntime_runs_can_be_run_after_every_pass(wild: Path, name: str) -> None:
     file = read_model(wild / f"{name}.onnx")
     feeds = sample(file)
     want = stages.reference(file.serialized(), feeds)
     graph = import_graph(file, feeds)
-    context = stages.context_for(feeds)
-    for item in stages.passes_through("split_differential"):
-        graph = run_passes(graph, (item,), context, (Verifier(),))
-        got = outputs_of(graph, feeds)
-        assert list(got) == list(want), item.pass_name()
-        for output, value in want.items():
-            assert type(got[output]) is type(value), (item.pass_name(), output)
-            if isinstance(value, np.ndarray):
-                assert (got[output].dtype, got[output].shape) == (value.dtype, value.shape), (item.pass_name(), output)
-        if item.pass_name() in ("fold_constants", "select_crossbar_operators", "fold_batchnorm", "group_digital", "unroll_convolutions"):
-            for output, value in want.items():
-              if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-                error = np.abs(got[output] - value).max() / np.abs(value).max()
-                print(name, item.pass_name(), output, error)
-    layers = [node for node in graph.nodes if hasattr(node, "geometry")]
-    print(name, "layers", len(layers))
+    assert_same_outputs(Interpreter(graph).run(feeds), want, lossless=True)
+    lossless = True
+    for item in quick_passes():
+        before = graph.nodes
+        graph = stages.run_verified(graph, (item,), stages.context_for(feeds))
+        lossless &= item.pass_name() != "calibrate_activations"
+        if graph.nodes != before:
+            assert_same_outputs(Interpreter(graph).run(feeds), want, lossless)
+    assert len([node for node in graph.nodes if isinstance(node, PairedLayer)]) == LAYERS[name]
+    assert not any(node.kind == "BatchNormalization" for node in graph.nodes)
+
+
+def run_commands(name: str, evaluation: str, output: str = "") -> None:
+    assert main([f"{name}.onnx", *evaluation.split()]) == 0
+    assert main(["run", f"{name}.mcp", "--ideal", "--images", "4", *output.split()]) == 0
+    assert main(["show", f"{name}.mcp"]) == 0
+
+
+@pytest.fixture
+def bring(wild: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Go to an empty folder and put a model there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")  # nothing here is worth compiling kernels for
+    return lambda name: (tmp_path / f"{name}.onnx").symlink_to(wild / f"{name}.onnx")
+
+
+@pytest.mark.parametrize("name", ["lr_mnist_scikit", "mnist_original_ortpy", "mlperftiny_ad01_fp32"])
+def test_commands_work_on_them(bring: Callable[[str], None], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    bring(name)
+    run_commands(name, "--no-evaluation")
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert f"{name}.onnx on yao2020" in out
+
+
+@pytest.mark.xfail(reason="outputs that are no tensors are not left out of the comparison with onnxruntime")
+def test_a_model_whose_output_is_a_map_is_evaluated(bring: Callable[[str], None]) -> None:
+    bring("lr_mnist_scikit")
+    run_commands("lr_mnist_scikit", "--seeds 1")
+
+
+@pytest.mark.xfail(reason="outputs that are no tensors are not left out of the npz")
+def test_predictions_of_a_model_whose_output_is_a_map_are_written(bring: Callable[[str], None]) -> None:
+    bring("lr_mnist_scikit")
+    run_commands("lr_mnist_scikit", "--no-evaluation", "-o y.npz")
