@@ -57,7 +57,7 @@ def cli() -> None:
     """Compile trained networks (ONNX) for memristor crossbar chips.
 
     `memcompile MODEL.onnx` compiles the model and reports mapping and accuracy;
-    it is short for `memcompile compile MODEL.onnx`.
+    it is short for `memcompile compile MODEL.onnx`, and `memcompile compile --help` lists its options.
     """
 
 
@@ -119,7 +119,12 @@ def _list_passes(ctx: click.Context, param: click.Parameter, value: bool) -> Non
     help="Hardware; see `memcompile targets`.",
 )
 @click.option(
-    "--chips", type=ChipsType(), default="auto", show_default=True, help="Hard budget of chips, or as many as needed."
+    "--chips",
+    type=ChipsType(),
+    default="auto",
+    show_default=True,
+    metavar="N|auto",
+    help="Hard budget of chips, or as many as needed.",
 )
 @click.option("--slices", type=int, default=1, show_default=True, help="Differential pairs per weight.")
 @click.option(

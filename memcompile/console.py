@@ -54,9 +54,11 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays as a compressed npz, whole or not at all."""
+    """Write arrays as a compressed npz, whole or not at all; maps and sequences have no place in it."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **dict(arrays))
+    np.savez_compressed(
+        buffer, allow_pickle=False, **{name: array for name, array in arrays.items() if array.dtype != object}
+    )
     write_atomically(path, buffer.getvalue())
 
 
@@ -65,6 +67,8 @@ class Output:
 
     def __init__(self, quiet: bool, json_path: str | None) -> None:
         self._json_path = json_path
+        if json_path not in (None, "-"):
+            check_writable(Path(str(json_path)))
         # With JSON on standard output nothing else may be there.
         self._quiet = quiet or json_path == "-"
         width = None if sys.stdout.isatty() else PIPE_WIDTH

@@ -314,7 +314,9 @@ def _generated(inputs: Mapping[str, TensorType], seed: int) -> Dataset:
                 f"input '{name}' is {wanted}: samples can be made up only where all dimensions after the "
                 "batch are fixed; fix them, or give data"
             )
-        shape = (GENERATED_SAMPLES, *fixed)
+        # Whole batches, where the model fixes their size.
+        batch = wanted.shape[0] or 1
+        shape = (-(-GENERATED_SAMPLES // batch) * batch, *fixed)
         dtype = np.dtype(wanted.dtype)
         check_size(f"input '{name}'", math.prod(shape) * 8)
         values = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)

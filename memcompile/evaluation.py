@@ -97,7 +97,7 @@ def evaluate(
     seeds
         Emulated chips.
     """
-    scored = dataset.head(min(dataset.count, images or dataset.count))
+    scored = whole_batches(dataset, images or dataset.count, model)
     if scored.labels is None:
         return Evaluation(dataset.name, None, measure_quality(program, model, dataset))
     with progress("float (onnxruntime)", scored.count) as advance:
@@ -105,7 +105,7 @@ def evaluate(
     with progress("ideal", scored.count) as advance:
         ideal = Emulator.ideal(program).run(scored.inputs, progress=advance)
     affordable = max(CONVERSION_BUDGET // max(conversions_per_image(program), 1), 32)
-    noisy = scored.head(min(scored.count, emulated_images or affordable))
+    noisy = whole_batches(scored, emulated_images or affordable, model)
     assert noisy.labels is not None
     results = []
     with progress("emulated", noisy.count * seeds) as advance:
@@ -122,6 +122,20 @@ def evaluate(
         seeds=seeds,
     )
     return Evaluation(dataset.name, accuracy, None)
+
+
+def whole_batches(dataset: Dataset, images: int, model: ModelFile) -> Dataset:
+    """At most so many samples, but whole batches where the model's batch is fixed.
+
+    Raises
+    ------
+    DataError
+        There are fewer samples than one batch.
+    """
+    size = fixed_batch(model.inputs.values()) or 1
+    if dataset.count < size:
+        raise DataError(f"{dataset.name} holds {dataset.count} samples; the model takes batches of {size}: give more")
+    return dataset.head(max(min(dataset.count, images) // size, 1) * size)
 
 
 def score(outputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64]) -> float:
@@ -170,19 +184,27 @@ def run_float(
 
 def measure_quality(program: Program, model: ModelFile, dataset: Dataset) -> Quality:
     """Compare each layer's output, and each output, with onnxruntime on a few samples."""
-    size = fixed_batch(model.inputs.values()) or 1
-    some = dataset.head(max(min(dataset.count, QUALITY_IMAGES) // size * size, size))
+    some = whole_batches(dataset, QUALITY_IMAGES, model)
     values = {layer.name: layer.outputs[0] for layer in program.layers}
     known = model.value_names()
     also = [value for value in values.values() if value in known]
     reference = run_float(model, some.inputs, also=also)
     ideal = Emulator.ideal(program).run(some.inputs, also=also)
-    ratio = {value: signal_to_noise_db(reference[value], ideal[value]) for value in ideal if value in reference}
+    ratio = {
+        value: signal_to_noise_db(reference[value], ideal[value])
+        for value in ideal
+        if _comparable(reference.get(value))
+    }
     return Quality(
         layers={name: ratio[value] for name, value in values.items() if value in ratio},
         outputs={name: ratio[name] for name in program.outputs if name in ratio},
         images=some.count,
     )
+
+
+def _comparable(value: NDArray[Any] | None) -> bool:
+    """Whether a value is a tensor of numbers (an ONNX output can also be a map or a sequence)."""
+    return value is not None and value.dtype.kind in "biuf"
 
 
 def signal_to_noise_db(reference: NDArray[Any], value: NDArray[Any]) -> float:

@@ -45,7 +45,9 @@ def apply_matrices(x: NDArray[Any], geometry: Geometry, matrices: NDArray[Any]) 
     [batch, out_channels, positions].
     """
     vectors = Unrolling.im2col(geometry).vectors(x.astype(matrices.dtype, copy=False))
-    products: NDArray[Any] = np.matmul(matrices.transpose(0, 2, 1), vectors)
+    # What NaN and infinite values mean is for the caller to say, once and in words.
+    with np.errstate(over="ignore", invalid="ignore"):
+        products: NDArray[Any] = np.matmul(matrices.transpose(0, 2, 1), vectors)
     return products.reshape(x.shape[0], geometry.out_channels, geometry.positions)
 
 

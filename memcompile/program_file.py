@@ -49,7 +49,7 @@ MAX_MEMBERS = 1_000_000
 _TIME_STAMP = (1980, 1, 1, 0, 0, 0)
 
 
-def save_program(program: Program, path: Path) -> None:
+def save_program(program: Program, path: Path | str) -> None:
     """Write a program file; the file appears whole or not at all.
 
     Raises
@@ -57,7 +57,7 @@ def save_program(program: Program, path: Path) -> None:
     OutputError
         The file cannot be written.
     """
-    write_atomically(path, encode_program(program))
+    write_atomically(Path(path), encode_program(program))
 
 
 def encode_program(program: Program) -> bytes:
@@ -147,7 +147,7 @@ def _encode_stage(
     }
 
 
-def load_program(path: Path) -> Program:
+def load_program(path: Path | str) -> Program:
     """Read a program file.
 
     Raises
@@ -155,7 +155,7 @@ def load_program(path: Path) -> Program:
     ProgramError
         The file is missing, is no program, is damaged, or another version wrote it.
     """
-    return _load(path, path)
+    return _load(Path(path), path)
 
 
 def decode_program(data: bytes, where: str) -> Program:

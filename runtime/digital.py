@@ -29,15 +29,17 @@ class DigitalRunner:
             onnxruntime refuses the values, for instance because their shape is not the one the
             model was made for.
         """
-        session = self._sessions.get(stage.name)
-        if session is None:
-            session = self._sessions[stage.name] = open_session(stage.model)
         feeds = {name: values[name] for name in stage.inputs if name}
         names = [name for name in stage.outputs if name]
         try:
-            results = session.run(names, feeds)
+            results = self._session(stage).run(names, feeds)
         except Exception as error:  # onnxruntime's errors have no common base class
             shapes = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in feeds.items())
             first_line = str(error).strip().splitlines()[0]
             raise DataError(f"digital stage {stage.name} cannot run on {shapes}: {first_line}") from error
         return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
+
+    def _session(self, stage: DigitalStage) -> ort.InferenceSession:
+        if stage.name not in self._sessions:
+            self._sessions[stage.name] = open_session(stage.model)
+        return self._sessions[stage.name]

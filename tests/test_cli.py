@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -274,9 +275,13 @@ def test_show_prints_the_table_again(run: Run, program: memcompile.Program) -> N
 
 @pytest.mark.parametrize(("layer", "output", "kernel_input"), [("Conv_c1", 2, 7), ("Conv_c2", 0, 26), ("Gemm_y", 3, 0)])
 def test_show_weight_tells_where_a_weight_sits(
-    run: Run, program: memcompile.Program, layer: str, output: int, kernel_input: int
+    run: Run, tmp_path: Path, layer: str, output: int, kernel_input: int
 ) -> None:
-    """Every row it prints is checked against the tile table and the cell levels."""
+    """Every row it prints is checked against the tile table and the cell levels, on chips of two arrays."""
+    reference = (resources.files("memcompile") / "targets" / "yao2020.toml").read_text(encoding="utf-8")
+    (tmp_path / "small.toml").write_text(reference.replace("arrays = 8\n", "arrays = 2\n"))
+    run("m.onnx --data d.npz --no-evaluation --quiet --target small.toml --chips 5")
+    program = memcompile.load_program(Path("m.mcp"))
     out = run(f"show m.mcp --weight {layer} {output} {kernel_input}")
     assert f"weight of {layer}: output channel {output}, kernel input {kernel_input}" in out
     assert "bit line" in out
@@ -291,7 +296,7 @@ def test_show_weight_tells_where_a_weight_sits(
         here = (
             (tiles.layer == number)
             & (tiles.replica == int(copy))
-            & (tiles.array == 8 * int(chip) + int(array))
+            & (tiles.array == 2 * int(chip) + int(array))
             & (tiles.input_line <= int(line))
             & (int(line) < tiles.input_line + tiles.heights)
             & (tiles.output_line <= int(output_line))

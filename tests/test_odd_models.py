@@ -194,3 +194,10 @@ def test_odd_model_is_evaluated_and_reported(name: str, save_model: Callable[...
     assert evaluation.quality is not None
     assert evaluation.quality.outputs.keys() <= set(odd.outputs)
     assert facts_json(program_facts(compilation.program, evaluation))
+
+
+def test_a_fixed_batch_larger_than_the_made_up_samples(save_model: Callable[..., Path]) -> None:
+    nodes = [node("Relu", "x", "r"), node("MatMul", "r w", "a")]
+    path = save_model(make(nodes, {"x": (FLOAT, (16, 6))}, {"a": (FLOAT, (16, 3))}, {"w": W}))
+    compilation = compile_model(path)
+    assert evaluate(compilation.program, compilation.model, compilation.dataset, seeds=1).quality is not None

@@ -188,10 +188,14 @@ def test_relu_in_between_is_not_skipped() -> None:
     assert stages.kinds(fold(model, IMAGES)) == ["LinearLayer", "Relu", "BatchNormalization"]
 
 
-def test_batchnorm_in_training_mode_stays() -> None:
+@pytest.mark.parametrize("outputs", ["y", "y running_mean running_variance"])
+def test_batchnorm_in_training_mode_stays(outputs: str) -> None:
     normal = batchnorm("c", "n", "y running_mean running_variance", training_mode=1)
-    graph = stages.after("fold_batchnorm", conv_then(normal), IMAGES)
-    assert stages.kinds(graph) == ["LinearLayer", "BatchNormalization"]
+    graph = stages.after("select_crossbar_operators", conv_then(normal), IMAGES)
+    follower = stages.replaced(graph.nodes[1], outputs=tuple(outputs.split(" ")))
+    graph = graph.map_nodes({follower.name: follower})
+    result = stages.default_pass("fold_batchnorm").run(graph, stages.context_for(IMAGES))
+    assert stages.kinds(result) == ["LinearLayer", "BatchNormalization"]
 
 
 def test_batchnorm_with_parameters_per_position_stays() -> None:

@@ -12,16 +12,27 @@ import models
 import numpy as np
 import pytest
 import stages
+from factories import random_layer
 from stages import replaced
 
 from memcompile import verifier
 from memcompile.errors import ProgramError, VerificationError
 from memcompile.geometry import Geometry, Unrolling
-from memcompile.ir import TILE_COLUMNS, Certificate, Cut, Graph, InputQuantizer, MappedLayer, TileTable
+from memcompile.ir import (
+    TILE_COLUMNS,
+    Certificate,
+    Cut,
+    Graph,
+    InputQuantizer,
+    MappedLayer,
+    Placement,
+    Replica,
+    TileTable,
+)
 from memcompile.pipelines import default_passes, emit_program
 from memcompile.program import ChipState, Program, Provenance
 from memcompile.target import load_target
-from memcompile.verifier import Verifier, find_violations, verify_program
+from memcompile.verifier import Verifier, find_violations, placement_violations, verify_program
 
 TARGET = load_target("yao2020")
 FEEDS = {"x": models.images((4, 4, 5, 5))}
@@ -256,6 +267,24 @@ def test_a_program_that_breaks_one_rule_is_told_that_rule(rule: str, change: Cha
     with pytest.raises(ProgramError) as error:
         verify_program(change(program()))
     assert set(re.findall(r"\[([a-z-]+)\]", str(error.value))) == {rule}
+
+
+@pytest.mark.parametrize(("down", "right"), [(1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("gap", [0, -1])
+def test_tiles_may_touch_but_not_overlap(down: int, right: int, gap: int) -> None:
+    """Two tiles in one array, the second below, beside, or diagonal to the first; once a line too near."""
+    layer = random_layer(np.random.default_rng(1), Geometry(8, 2, (1,), layout="channels_last"), TARGET)
+    halves = Replica(Unrolling.im2col(layer.geometry), Cut((0, 4, 8), (0, 2)), layer.replicas[0].windows)
+    layer = replaced(layer, replicas=(halves,))
+    table = TileTable.of([layer]).with_columns(
+        array=np.zeros(2),
+        input_line=np.array([3, 3 + down * (4 + gap)]),
+        output_line=np.array([2, 2 + right * (4 + gap)]),
+        start=np.array([0, 1]),
+        slot=np.array([0, 1]),
+    )
+    found = placement_violations([layer], Placement(1, table, (), 2, 2), TARGET)
+    assert [violation.rule for violation in found] == ["no-overlap"] * (gap < 0)
 
 
 def test_a_program_with_its_chip_is_accepted() -> None:

@@ -176,13 +176,11 @@ def test_commands_work_on_them(bring: Callable[[str], None], name: str, capsys: 
     assert f"{name}.onnx on yao2020" in out
 
 
-@pytest.mark.xfail(reason="outputs that are no tensors are not left out of the comparison with onnxruntime")
 def test_a_model_whose_output_is_a_map_is_evaluated(bring: Callable[[str], None]) -> None:
     bring("lr_mnist_scikit")
     run_commands("lr_mnist_scikit", "--seeds 1")
 
 
-@pytest.mark.xfail(reason="outputs that are no tensors are not left out of the npz")
 def test_predictions_of_a_model_whose_output_is_a_map_are_written(bring: Callable[[str], None]) -> None:
     bring("lr_mnist_scikit")
     run_commands("lr_mnist_scikit", "--no-evaluation", "-o y.npz")
