@@ -354,12 +354,24 @@ def test_as_a_module_in_its_own_process(run: Run, tmp_path: Path) -> None:
     assert result.stderr == "memcompile: error: missing.onnx does not exist; give the path of an .onnx file\n"
 
 
+def listen_to_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_without_a_trace(run: Run, tmp_path: Path, number: int, code: int) -> None:
     assert run("targets")
     command = [sys.executable, "-m", "memcompile", "m.onnx", "--data", "d.npz", "--seeds", "1000000"]
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A parent in the background ignores SIGINT, and children inherit that.
+        preexec_fn=listen_to_signals,  # noqa: PLW1509 - no threads yet, and only signals are touched
     ) as process:
         for _ in range(600):
             if (tmp_path / "m.mcp").exists() or process.poll() is not None:
@@ -367,7 +379,10 @@ def test_a_signal_ends_it_without_a_trace(run: Run, tmp_path: Path, number: int,
             time.sleep(0.05)
         time.sleep(0.2)
         process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        try:
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (process.returncode, out, err.strip()) == (code, "", "")
     assert names(tmp_path) == {"m.mcp"}
     assert memcompile.load_program(tmp_path / "m.mcp").layers
