@@ -3,7 +3,7 @@
     python benchmarks/compile_time.py [MODEL.onnx ...] [--runs 5] [--json FILE|-]
 
 Without models it takes examples/five_layer_cnn.onnx. Each figure is the median over runs and comes
-with its ratio to a baseline measured in the same session, in turns with it: a Python process that
+with its ratio to a baseline measured in the same run, in turns with it: a Python process that
 only imports onnxruntime and OR-Tools, which no compiler built on the two can beat. No network is
 evaluated, and the program file is written. `OPTIONS` after `--` go to memcompile, such as
 `-- --slices 2`.

@@ -42,7 +42,6 @@ class ModelFile:
     sha256: str
     model: onnx.ModelProto
     inputs: Mapping[str, TensorType]
-    warnings: tuple[str, ...]
 
     def serialized(self, also: Sequence[str] = ()) -> bytes:
         """The model as onnxruntime reads it, with some of its values as further outputs."""
@@ -83,7 +82,7 @@ def read_model(path: Path) -> ModelFile:
                 "export the model with tensor inputs"
             )
         inputs[value.name] = TensorType(dtype, tuple(size if isinstance(size, int) else None for size in value.shape))
-    return ModelFile(path.name, hashlib.sha256(data).hexdigest(), model, MappingProxyType(inputs), ())
+    return ModelFile(path.name, hashlib.sha256(data).hexdigest(), model, MappingProxyType(inputs))
 
 
 def _first_line(error: BaseException) -> str:

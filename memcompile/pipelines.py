@@ -132,7 +132,7 @@ def compile_model(
         progress=progress,
     )
     graph = run_passes(graph, passes, context, (*instruments, Verifier()))
-    warnings = (*_data_warnings(dataset, wanted), *file.warnings)
+    warnings = _data_warnings(dataset, wanted)
     options: dict[str, str | int | float | bool | None] = {
         "chips": chips,
         "data": dataset.name,
