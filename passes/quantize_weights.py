@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +13,11 @@ from numpy.typing import NDArray
 from memcompile.ir import CalibratedLayer, Graph, QuantizedLayer, carry, read_only
 from memcompile.pass_manager import Pass, PassContext
 
+# Weights looked at together: few enough that all temporaries stay in the cache.
+BLOCK_WEIGHTS = 1 << 16
+# Rounds of least-squares step and rounding after the search; each can only lower the error.
+REFINEMENTS = 3
+
 
 @dataclass(frozen=True)
 class QuantizeWeights(Pass):
@@ -18,8 +25,10 @@ class QuantizeWeights(Pass):
 
     The slices decide how far the integers reach (PassContext.weight_limit). A step below
     max|w| / limit clips the largest weights; a step above it leaves levels unused, which is exact
-    for a channel that was trained on a coarser common grid. Each candidate is refined once by the
-    least-squares step for its own rounding, <w, q> / <q, q>.
+    for a channel that was trained on a coarser common grid. The integers q of a candidate are
+    judged with the best step for them, <w, q> / <q, q>, which leaves the squared error
+    <w, w> - <w, q>^2 / <q, q>. Those of the best candidate are rounded again with that step, and
+    so on, as long as the error falls.
     """
 
     summary: ClassVar[str] = "quantise weights per output channel to the target's signed levels"
@@ -35,15 +44,24 @@ class QuantizeWeights(Pass):
         )
 
     def _quantize(self, layer: CalibratedLayer, limit: int) -> QuantizedLayer:
-        columns = layer.matrix.transpose(0, 2, 1).reshape(layer.geometry.out_channels, -1).astype(np.float64)
-        step = self.steps(columns, limit)
-        levels = _round(columns, step, limit)
-        geometry = layer.geometry
-        matrices = levels.reshape(geometry.groups, geometry.group_columns, geometry.group_rows).transpose(0, 2, 1)
+        groups, rows, columns = layer.matrix.shape
+        channels = np.ascontiguousarray(layer.matrix.transpose(0, 2, 1)).reshape(groups * columns, rows)
+        levels = np.empty(channels.shape, np.int32)
+        step = np.empty(len(channels))
+
+        def quantize(block: slice) -> None:
+            weights = channels[block].astype(np.float64)
+            step[block] = self.steps(weights, limit)
+            levels[block] = _round(weights, step[block], limit)
+
+        # NumPy lets other threads run inside its loops; blocks do not depend on each other.
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(quantize, _blocks(*channels.shape)))
+        matrices = levels.reshape(groups, columns, rows).transpose(0, 2, 1)
         return carry(
             QuantizedLayer,
             layer,
-            levels=read_only(np.ascontiguousarray(matrices, np.int32)),
+            levels=read_only(np.ascontiguousarray(matrices)),
             scale=read_only((step * layer.quantizer.scale).astype(np.float32)),
         )
 
@@ -51,18 +69,40 @@ class QuantizeWeights(Pass):
         """Best step of each channel; weights [channels, weights of a channel]."""
         largest = np.abs(weights).max(axis=1)
         largest[largest == 0] = 1.0
-        # With several slices half the limit is far away, and the finest grids are fine enough.
-        coarser = [1.0 / level for level in range(limit - 1, max(limit // 2, limit - 1 - self.candidates, 0), -1)]
-        shares = [share / limit for share in np.linspace(1.0, self.shortest, self.candidates)]
-        best: NDArray[np.float64] = largest / limit
+        best: NDArray[np.float64] = largest / limit * self._search(weights / largest[:, None], limit)
         best_error = _error(weights, best, limit)
-        for share in (*coarser, *shares):
-            candidate = largest * share
-            for step in (candidate, _refine(weights, candidate, limit)):
-                error = _error(weights, step, limit)
-                better = error < best_error
-                best[better], best_error[better] = step[better], error[better]
+        for _ in range(REFINEMENTS):
+            step = _refine(weights, best, limit)
+            error = _error(weights, step, limit)
+            better = error < best_error
+            best[better], best_error[better] = step[better], error[better]
         return best
+
+    def _search(self, weights: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
+        """Best candidate of each channel, in units of largest / limit; weights up to 1, [channels, n]."""
+        size = np.abs(weights).astype(np.float32) * np.float32(limit)
+        levels = np.empty_like(size)
+        best = np.ones(len(size))
+        best_score = np.full(len(size), -np.inf, np.float32)
+        # With several slices half the limit is far away, and the finest grids are fine enough.
+        coarser = [limit / level for level in range(limit - 1, max(limit // 2, limit - 1 - self.candidates, 0), -1)]
+        for candidate in (1.0, *coarser, *np.linspace(1.0, self.shortest, self.candidates)):
+            np.multiply(size, np.float32(1 / candidate), out=levels)
+            np.rint(levels, out=levels)
+            np.minimum(levels, np.float32(limit), out=levels)
+            power = np.einsum("ij,ij->i", levels, levels)
+            product = np.einsum("ij,ij->i", size, levels)
+            score = np.square(product) / np.maximum(power, 1)
+            better = score > best_score
+            best[better], best_score[better] = candidate, score[better]
+        return best
+
+
+def _blocks(channels: int, weights: int) -> Iterator[slice]:
+    """Cut channels of some weights each into blocks that are looked at together."""
+    width = max(BLOCK_WEIGHTS // max(weights, 1), 1)
+    for begin in range(0, channels, width):
+        yield slice(begin, begin + width)
 
 
 def _round(weights: NDArray[np.float64], step: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
