@@ -19,7 +19,7 @@ import re
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -146,6 +146,14 @@ def attribute_docstrings(kind: type) -> dict[str, str]:
     return found
 
 
+_WITHOUT = {
+    "write_verify": "`[programming]` says what error is left, and writes have no price",
+    "energy": "the report gives no energy",
+    "area": "the report gives no area",
+}
+"""What happens without a section, where no effect of the emulator is behind it."""
+
+
 def target_fields_part() -> str:
     """Every key of a target file with its limits."""
     leaves = {name: field for name, field in Target.model_fields.items() if _section(field) is None}
@@ -155,7 +163,7 @@ def target_fields_part() -> str:
         if section is not None:
             lines += [f"### [{name}]", "", *_paragraphs(section.__doc__ or "")]
             if not field.is_required():
-                lines += ["This section may be left out; then the effect is off.", ""]
+                lines += [f"This section may be left out; then {_WITHOUT.get(name, 'the effect is off')}.", ""]
             lines += _field_table(name, section.model_fields)
     return "\n".join(lines)
 
@@ -178,22 +186,34 @@ def _field_table(section: str, fields: dict[str, FieldInfo]) -> list[str]:
 
 
 def _toml(value: object) -> str:
+    if value is None:
+        return "not given"
     return str(list(value)) if isinstance(value, tuple) else json.dumps(value)
 
 
 def _type_name(field: FieldInfo) -> str:
     names: dict[object, str] = {int: "whole number", float: "number", str: "text", bool: "true or false"}
-    kind = field.annotation
+    kind = _plain(field)[0]
     if get_origin(kind) is Literal:
         return " or ".join(f"`{json.dumps(choice)}`" for choice in get_args(kind))
     return names.get(kind) or ("list of numbers" if get_origin(kind) is tuple else "table of texts")
+
+
+def _plain(field: FieldInfo) -> tuple[object, Sequence[object]]:
+    """Type and limits of a field's value, without the None of a field that may be left out."""
+    kind: object = field.annotation
+    kinds = [part for part in get_args(kind) if part is not type(None)]
+    if type(None) not in get_args(kind):
+        return kind, field.metadata
+    kind, *marks = get_args(kinds[0]) or kinds
+    return kind, [each for mark in marks for each in (mark.metadata if isinstance(mark, FieldInfo) else [mark])]
 
 
 def _limits(field: FieldInfo) -> str:
     """The limits of a number, in words."""
     low: str | None = None
     high: str | None = None
-    for mark in field.metadata:
+    for mark in _plain(field)[1]:
         if isinstance(mark, Ge):
             low = f"{mark.ge:,} or more"
         elif isinstance(mark, Gt):

@@ -109,12 +109,15 @@ class ProgrammingSpec(_Section):
 
 
 class WriteVerifySpec(_Section):
-    """Closed-loop programming pulse by pulse; takes the place of the programming error if given.
+    """Closed-loop programming pulse by pulse: what writing takes, and the error it leaves if emulated.
 
     A SET pulse raises g by step * d * (1 + N(0, cycle_sigma)), a RESET pulse lowers it so, with one
     d = max(0.05, 1 + N(0, device_sigma)) per cell and one normal number per pulse; g stays within
-    0 and 1.25 g_max. Pulses end once |g - goal| <= margin.
+    0 and 1.25 g_max. Pulses end once |g - goal| <= margin. A pulse takes voltage^2 * g * duration.
     """
+
+    emulated: bool = True
+    """Whether these pulses take the place of the programming error; if not, they only price writes."""
 
     set_step_us: PositiveFloat
     """Mean rise of a SET pulse, in microsiemens."""
@@ -134,6 +137,12 @@ class WriteVerifySpec(_Section):
     """Voltage of a SET pulse, in volts."""
     reset_voltage_v: PositiveFloat
     """Magnitude of the voltage of a RESET pulse, in volts."""
+    verify_ns: NonNegativeFloat = 0.0
+    """Duration of the read before the first and after each pulse, in nanoseconds."""
+    cells_at_once: Annotated[int, Field(ge=1, le=10_000_000)] = 1
+    """Cells of one chip that are written at the same time."""
+    endurance_pulses: Annotated[int, Field(ge=1, le=2**53)] | None = None
+    """Pulses that a cell endures."""
 
 
 class FaultsSpec(_Section):
@@ -189,6 +198,58 @@ class WiresSpec(_Section):
     """Resistance of a segment of an output line, in ohms."""
 
 
+class EnergySpec(_Section):
+    """Energy of one bit phase of one array, in picojoules, by component.
+
+    array + cell * cells + driver * input lines + (sample_hold + conversion + shift_add) * output
+    lines, over the lines that work in the phase: those of one tile. A step has a phase per input bit.
+    """
+
+    array_pj: NonNegativeFloat = 0.0
+    """What a working array takes in a phase, however many of its lines work."""
+    cell_pj: NonNegativeFloat = 0.0
+    """Per cell at the crossing of a working input and a working output line, driven or not."""
+    driver_pj: NonNegativeFloat = 0.0
+    """Per input line: driver and multiplexer."""
+    sample_hold_pj: NonNegativeFloat = 0.0
+    """Per output line: sample-and-hold."""
+    conversion_pj: NonNegativeFloat = 0.0
+    """Per output line: one conversion of the ADC."""
+    shift_add_pj: NonNegativeFloat = 0.0
+    """Per output line: digital shift-and-add."""
+    addition_pj: NonNegativeFloat | None = None
+    """Per digital addition that joins slices and row tiles, once a step; left out: not included."""
+    crossing_pj: NonNegativeFloat | None = None
+    """Per value that crosses from chip to chip; left out: not included."""
+
+    def phase_pj(self, input_lines: int, output_lines: int) -> float:
+        """Energy of a phase in which so many lines work, in picojoules."""
+        line_pj = self.sample_hold_pj + self.conversion_pj + self.shift_add_pj
+        cells_pj = self.cell_pj * input_lines * output_lines
+        return self.array_pj + cells_pj + self.driver_pj * input_lines + line_pj * output_lines
+
+
+class AreaSpec(_Section):
+    """Area of one array with its periphery, in square micrometres, by what it grows with.
+
+    array + cell * cells + input_line * input lines + output_line * output lines, whether used or not.
+    """
+
+    array_um2: NonNegativeFloat = 0.0
+    """Per array, whatever its size."""
+    cell_um2: NonNegativeFloat = 0.0
+    """Per cell."""
+    input_line_um2: NonNegativeFloat = 0.0
+    """Per input line: drivers and multiplexers."""
+    output_line_um2: NonNegativeFloat = 0.0
+    """Per output line: sample-and-hold, its share of a converter, shift-and-add."""
+
+    def array_mm2(self, array: ArraySpec) -> float:
+        """Area of an array of this size, in square millimetres."""
+        lines_um2 = self.input_line_um2 * array.input_lines + self.output_line_um2 * array.output_lines
+        return (self.array_um2 + self.cell_um2 * array.cells + lines_um2) * 1e-6
+
+
 class Target(_Section):
     """One kind of chip to compile for."""
 
@@ -208,6 +269,8 @@ class Target(_Section):
     relaxation: RelaxationSpec | None = None
     drift: DriftSpec | None = None
     wires: WiresSpec | None = None
+    energy: EnergySpec | None = None
+    area: AreaSpec | None = None
     sources: dict[str, str]
     """Per field (``section.field``): where the value is from, or why it is assumed."""
 
@@ -215,6 +278,16 @@ class Target(_Section):
     def signed_levels(self) -> int:
         """Largest magnitude L of a differential pair: levels -L..+L."""
         return self.cell.levels - 1
+
+    @property
+    def emulated_pulses(self) -> WriteVerifySpec | None:
+        """The pulses that decide the error of written cells; None if ``programming`` does."""
+        return self.write_verify if self.write_verify is not None and self.write_verify.emulated else None
+
+    @property
+    def step_ns(self) -> float:
+        """Duration of a step, in nanoseconds."""
+        return self.input.bits * self.input.phase_ns
 
     def slice_base(self) -> int:
         """Weight of the next slice: 2 L + 1, so that slices are digits of a balanced number."""
@@ -259,11 +332,24 @@ def _physics_errors(target: Target) -> list[str]:
         errors.append(
             f"faults.stuck_low_share + faults.stuck_high_share = {stuck}: at most 1; they are shares of all cells"
         )
+    errors += _pulse_errors(target.write_verify)
     errors += [
         f"sources.{name!r}: no such field; name a field as section.field, such as cell.levels"
         for name in sorted(set(target.sources) - set(FIELDS))
     ]
     return errors
+
+
+def _pulse_errors(pulses: WriteVerifySpec | None) -> list[str]:
+    if pulses is None:
+        return []
+    step = max(pulses.set_step_us, pulses.reset_step_us)
+    if 2 * pulses.margin_us >= step:
+        return []
+    return [
+        f"write_verify.margin_us = {pulses.margin_us}: must be at least half a pulse, {step / 2:g}, "
+        "or a cell jumps over its goal for ever; widen the margin or weaken the pulses"
+    ]
 
 
 _MENDS = {

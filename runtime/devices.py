@@ -177,8 +177,8 @@ class Devices:
         if self.program.chip is not None:
             measured: Cells = self.program.chip.conductances_us[number].astype(np.float64)
             return measured
-        if target.write_verify is not None:
-            written = write(nominal_us, target.write_verify, target.cell, number, self.seed).cells_us
+        if target.emulated_pulses is not None:
+            written = write(nominal_us, target.emulated_pulses, target.cell, number, self.seed).cells_us
         else:
             written = with_programming_error(nominal_us, target.programming, target.cell, number, self.seed)
         return np.where(stuck, nominal_us, written)

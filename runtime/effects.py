@@ -46,7 +46,7 @@ class Effects:
         faults, wires, noise = target.faults, target.wires, target.read_noise
         has_programming = bool(
             program.chip is not None
-            or target.write_verify
+            or target.emulated_pulses
             or programming.sigma_us
             or programming.sigma_proportional_share
             or any(programming.sigma_polynomial_us)

@@ -172,6 +172,16 @@ def test_write_verify_ends_within_the_margin_or_reports_a_failure() -> None:
     assert report.pulses * 1.8**2 * 2e-6 * 50e-9 < report.energy_j < report.pulses * 2.0**2 * 25e-6 * 50e-9
 
 
+def test_pulses_that_only_price_writes_leave_the_programming_error_alone() -> None:
+    priced = {**PULSES.model_dump(), "emulated": False}
+    arrays = [
+        Emulator(small_program(sections)[0], 2).machine.devices.array(0)
+        for sections in ({"write_verify": priced}, {}, {"write_verify": PULSES.model_dump()})
+    ]
+    assert np.array_equal(arrays[0], arrays[1])
+    assert not np.array_equal(arrays[0], arrays[2])
+
+
 def test_write_verify_gives_up_after_the_last_pulse() -> None:
     spec = PULSES.model_copy(update={"max_pulses": 3})
     written = write(GOALS, spec, CELL, 0, 1)

@@ -13,12 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcompile.errors import MemcompileError, TargetError, UsageError
-from memcompile.target import FIELDS, Target, builtin_targets, load_target, load_target_file, parse_target
+from memcompile.target import (
+    FIELDS,
+    AreaSpec,
+    ArraySpec,
+    EnergySpec,
+    Target,
+    builtin_targets,
+    load_target,
+    load_target_file,
+    parse_target,
+)
 
 TARGETS = resources.files("memcompile") / "targets"
 REFERENCE = (TARGETS / "yao2020.toml").read_text(encoding="utf-8")
 # Sections that a target may leave out.
-OPTIONAL = ("write_verify", "relaxation", "drift", "wires")
+OPTIONAL = ("write_verify", "relaxation", "drift", "wires", "energy", "area")
+ABSENT = ("relaxation", "drift", "wires")
+"""Those that the reference chip leaves out."""
 
 
 def values(**sections: dict[str, Any] | None) -> dict[str, Any]:
@@ -69,6 +81,30 @@ def test_every_built_in_target_says_where_each_number_is_from(name: str) -> None
     assert all(text.strip() for text in target.sources.values())
 
 
+def test_reference_core_takes_the_published_energy_and_area() -> None:
+    """The constants are shares of the paper's core of 128 x 128: 371.9 pJ a phase, 1,164 GOP/s/mm2."""
+    target = load_target("yao2020")
+    assert target.energy is not None
+    assert target.area is not None
+    assert target.energy.phase_pj(128, 128) == pytest.approx(371.9, abs=0.05)
+    core = ArraySpec(input_lines=128, output_lines=128)
+    operations = 2 * core.cells / target.step_ns  # GOP/s
+    assert round(operations / target.area.array_mm2(core)) == 1164
+
+
+def test_energy_grows_with_lines_and_cells() -> None:
+    energy = EnergySpec(
+        array_pj=1.0, cell_pj=10.0, driver_pj=100.0, sample_hold_pj=1e3, conversion_pj=1e4, shift_add_pj=1e5
+    )
+    assert energy.phase_pj(0, 0) == 1.0
+    assert energy.phase_pj(2, 3) == 1.0 + 10.0 * 6 + 100.0 * 2 + 111e3 * 3
+
+
+def test_area_grows_with_lines_and_cells_whether_used_or_not() -> None:
+    area = AreaSpec(array_um2=1.0, cell_um2=10.0, input_line_um2=1e3, output_line_um2=1e5)
+    assert area.array_mm2(ArraySpec(input_lines=3, output_lines=4)) == pytest.approx((1 + 120 + 3e3 + 4e5) * 1e-6)
+
+
 def test_fields_are_the_leaves_of_all_sections() -> None:
     assert {"array.input_lines", "cell.levels", "wires.input_segment_ohm", "drift.reference_s"} <= set(FIELDS)
     assert len(FIELDS) == len(set(FIELDS))
@@ -115,11 +151,13 @@ def test_all_physics_errors_are_told_at_once() -> None:
         faults={"stuck_low_share": 0.6, "stuck_high_share": 0.7},
         sources={"cell.colour": "nowhere"},
     )
+    changed["write_verify"]["margin_us"] = 0.25
     lines = errors_of(changed)
     expected = (
         ("cell.g_min_us = 30.0", "below cell.g_max_us = 20.0", "lower end first"),
         ("array.output_lines = 127", "must be even", "drop the odd line"),
         ("faults.stuck_low_share + faults.stuck_high_share = 1.2999", "at most 1", "shares of all cells"),
+        ("write_verify.margin_us = 0.25", "at least half a pulse, 0.28125", "widen the margin"),
         ("sources.'cell.colour'", "no such field", "name a field as section.field"),
     )
     assert len(lines) == len(expected)
@@ -134,7 +172,7 @@ def test_unknown_keys_are_refused_in_every_section(section: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("field", [field for field in FIELDS if not field.startswith(OPTIONAL)])
+@pytest.mark.parametrize("field", [field for field in FIELDS if not field.startswith(ABSENT)])
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), -1, [], {"a": 1}], ids=str)
 def test_no_field_takes_nonsense(field: str, value: object) -> None:
     section, key = field.split(".")
@@ -161,6 +199,10 @@ def test_optional_sections_are_strict_too() -> None:
     assert wired.wires is not None
     assert wired.wires.output_segment_ohm == 2.0
     assert parse_target(values(), "WHERE").wires is None
+    assert errors_of(values(energy={"adc_pj": 2.0, "cell_pj": -1.0})) == [
+        "energy.cell_pj = -1.0: input should be greater than or equal to 0",
+        "energy.adc_pj = 2.0: no such key; remove it or correct its spelling",
+    ]
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
