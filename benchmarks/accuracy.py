@@ -74,7 +74,7 @@ def measure(
             seeded = TuningPlan(plan.recalibration_images, plan.correct_slices, plan.options, seed)
             result = tune(compilation.program, train.inputs, train.labels, seeded)
             scores.append(score(Emulator(result.program, seed).run(test.inputs), test.labels))
-            writes.append(result.tuning_writes)
+            writes.append(result.tuning.writes)
         yield {
             "row": name,
             "float": score(run_float(compilation.model, test.inputs), test.labels),

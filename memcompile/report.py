@@ -106,6 +106,14 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def figure(value: float) -> str:
+    """A number with three significant digits, never in powers of ten: 1,230, 12.3, 0.00123."""
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.2e}")
+    return f"{rounded:,.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
+
+
 def facts_json(facts: Mapping[str, Any]) -> str:
     """Facts as JSON text."""
     return json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -27,6 +27,7 @@ from memcompile.program_file import decode_program, encode_program
 from memcompile.runtime.hybrid_training import EpochRecord, LastLayerTuner, TuningOptions
 from memcompile.runtime.recalibrate import recalibrate
 from memcompile.runtime.transfer import Writer, transfer
+from memcompile.runtime.write_verify import WriteReport
 
 # Image numbers key the read noise; tuning must not see the noise that scoring sees.
 TUNING_IMAGES = 1 << 30
@@ -50,13 +51,16 @@ class TuningPlan:
 class TuningResult:
     """A tuned program and what it took.
 
-    ``transfer_writes`` and ``tuning_writes`` count closed-loop writes of cells.
+    ``transfer`` and ``tuning`` say what writing took; ``transfer_most_pulses`` and ``most_pulses``
+    count the pulses of the cell that has had the most, after transfer and at the end.
     """
 
     program: Program
     records: tuple[EpochRecord, ...]
-    transfer_writes: int
-    tuning_writes: int
+    transfer: WriteReport
+    tuning: WriteReport
+    transfer_most_pulses: int
+    most_pulses: int
 
 
 def tune(
@@ -92,12 +96,12 @@ def tune(
     if state is None:
         state = _begin(program, inputs, plan, progress)
         _save(checkpoint, state, program, inputs, labels, plan)
-    transferred = state.transfer_writes
     if plan.options.epochs and labels is not None:
         state = _tune(state, program, inputs, labels, plan, checkpoint, progress)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    return TuningResult(state.program, state.records, transferred, state.writes)
+    most = int(state.cell_pulses.max(initial=0))
+    return TuningResult(state.program, state.records, state.transfer, state.tuning, state.transfer_most_pulses, most)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +112,14 @@ class _State:
     records: tuple[EpochRecord, ...]
     pending: NDArray[np.float64]
     rounds: int
-    transfer_writes: int
-    writes: int
+    transfer: WriteReport
+    transfer_most_pulses: int
+    cell_pulses: NDArray[np.int64]
+
+    @property
+    def tuning(self) -> WriteReport:
+        """What rewriting took in all epochs."""
+        return sum((record.report for record in self.records), WriteReport())
 
 
 def _check(program: Program, labels: NDArray[np.int64] | None, plan: TuningPlan) -> None:
@@ -141,7 +151,8 @@ def _begin(program: Program, inputs: Mapping[str, NDArray[Any]], plan: TuningPla
         with progress("recalibrating", len(program.layers)) as advance:
             chip = recalibrate(chip, some, seed=plan.seed, first_image=TUNING_IMAGES, advance=advance)
     pending = np.zeros(program.layers[-1].geometry.weights)
-    return _State(chip, (), pending, writer.rounds, writer.writes, 0)
+    most = int(writer.cell_pulses.max(initial=0))
+    return _State(chip, (), pending, writer.rounds, writer.take_report(), most, writer.cell_pulses)
 
 
 def _tune(
@@ -153,7 +164,7 @@ def _tune(
     checkpoint: Path | None,
     progress: ProgressBar,
 ) -> _State:
-    writer = Writer.resume(state.program, plan.seed, state.rounds)
+    writer = Writer.resume(state.program, plan.seed, state.rounds, state.cell_pulses)
     count = len(labels)
     with progress("measuring", count) as advance:
         tuner = LastLayerTuner(
@@ -178,7 +189,7 @@ def _tune(
                 records=(*state.records, record),
                 pending=tuner.pending.copy(),
                 rounds=writer.rounds,
-                writes=state.writes + record.writes,
+                cell_pulses=writer.cell_pulses.copy(),
             )
             _save(checkpoint, state, source, inputs, labels, plan)
             advance(1)
@@ -213,15 +224,16 @@ def _save(
         "fingerprint": _fingerprint(program, inputs, labels, plan),
         "records": [asdict(record) for record in state.records],
         "rounds": state.rounds,
-        "transfer_writes": state.transfer_writes,
-        "writes": state.writes,
+        "transfer": asdict(state.transfer),
+        "transfer_most_pulses": state.transfer_most_pulses,
     }
-    pending = io.BytesIO()
-    np.lib.format.write_array(pending, state.pending, allow_pickle=False)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("state.json", json.dumps(facts))
-        archive.writestr("pending.npy", pending.getvalue())
+        for name, array in (("pending", state.pending), ("cell_pulses", state.cell_pulses)):
+            content = io.BytesIO()
+            np.lib.format.write_array(content, array, allow_pickle=False)
+            archive.writestr(f"{name}.npy", content.getvalue())
         archive.writestr("program.mcp", encode_program(state.program))
     write_atomically(checkpoint, buffer.getvalue())
 
@@ -239,7 +251,10 @@ def _resume(
     try:
         with zipfile.ZipFile(checkpoint) as archive:
             facts = json.loads(archive.read("state.json"))
-            pending = np.lib.format.read_array(io.BytesIO(archive.read("pending.npy")), allow_pickle=False)
+            pending, cell_pulses = (
+                np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
+                for name in ("pending", "cell_pulses")
+            )
             data = archive.read("program.mcp")
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise UsageError(f"checkpoint {checkpoint} cannot be read ({error}); remove it to start again") from error
@@ -254,6 +269,7 @@ def _resume(
         records,
         pending,
         facts["rounds"],
-        facts["transfer_writes"],
-        facts["writes"],
+        WriteReport(**facts["transfer"]),
+        facts["transfer_most_pulses"],
+        cell_pulses,
     )

@@ -18,6 +18,7 @@ from memcompile.ir import MappedLayer, read_only
 from memcompile.program import Program
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.transfer import Writer, wire
+from memcompile.runtime.write_verify import WriteReport
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,19 @@ class TuningOptions:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch did: mean loss, share of right answers, cells rewritten."""
+    """What one epoch did: mean loss, share of right answers, and what rewriting cells took."""
 
     epoch: int
     loss: float
     accuracy: float
     writes: int
+    pulses: int
+    pulse_energy_j: float
+
+    @property
+    def report(self) -> WriteReport:
+        """What rewriting cells took."""
+        return WriteReport(self.writes, self.pulses, self.pulse_energy_j)
 
 
 class LastLayerTuner:
@@ -99,13 +107,15 @@ class LastLayerTuner:
     def epoch(self, number: int) -> EpochRecord:
         """Run through the training images once, in an order decided by seed and epoch."""
         order = np.random.default_rng([self.seed, number]).permutation(len(self.labels))
-        loss, hits, before = 0.0, 0, self.writer.writes
+        loss, hits = 0.0, 0
+        self.writer.take_report()
         for start in range(0, len(order), self.options.batch):
             picked = order[start : start + self.options.batch]
             batch_loss, batch_hits = self._step(picked, self.first_image + (number + 1) * len(order) + start)
             loss, hits = loss + batch_loss, hits + batch_hits
         self.program = replace(self.program, chip=self.writer.state())
-        return EpochRecord(number, loss / len(order), hits / len(order), self.writer.writes - before)
+        took = self.writer.take_report()
+        return EpochRecord(number, loss / len(order), hits / len(order), took.writes, took.pulses, took.pulse_energy_j)
 
     def _step(self, picked: NDArray[np.int64], first_image: int) -> tuple[float, int]:
         layer, labels = self.layer, self.labels[picked]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from memcompile.program import ChipState, Program
 from memcompile.runtime.random_numbers import Purpose, gaussians, stream, uniforms
+from memcompile.runtime.write_verify import WriteReport, nominal_pulses
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,11 @@ def _weight_numbers(program: Program, number: int, copy: int) -> NDArray[np.int6
 
 
 class Writer:
-    """Writes cells of one chip, closed loop, and counts the writes.
+    """Writes cells of one chip, closed loop, and counts what that takes.
+
+    ``report`` sums up what was written since it was last taken, and ``cell_pulses`` [arrays, input_lines,
+    output_lines] counts the pulses of each cell; pulses are of nominal size, and there are none
+    where the target gives no ``[write_verify]``.
 
     Parameters
     ----------
@@ -85,21 +90,29 @@ class Writer:
         self.seed = seed
         shape = program.target.array
         arrays = int(program.placement.tiles.array.max(initial=-1)) + 1
-        self.cells_us = np.full((arrays, shape.input_lines, shape.output_lines), np.nan, np.float32)
+        g_min_us = program.target.cell.g_min_us
+        self.cells_us = np.full((arrays, shape.input_lines, shape.output_lines), g_min_us, np.float32)
+        self.cell_pulses = np.zeros(self.cells_us.shape, np.int64)
         self.rounds = 0
-        self.writes = 0
+        self.report = WriteReport()
         self._low, self._high = self._stuck()
         everything = np.arange(self.cells_us.size)
-        self.write(everything, np.full(self.cells_us.size, program.target.cell.g_min_us))
-        self.writes = 0  # cells are delivered at the lowest level
+        self.write(everything, np.full(self.cells_us.size, g_min_us))
+        self.take_report()  # cells are delivered at the lowest level
+
+    def take_report(self) -> WriteReport:
+        """What was written since the last call; sums start anew, so that they never depend on earlier ones."""
+        report, self.report = self.report, WriteReport()
+        return report
 
     @classmethod
-    def resume(cls, program: Program, seed: int, rounds: int) -> Writer:
-        """The writer of a chip that already went through ``rounds`` rounds of writing."""
+    def resume(cls, program: Program, seed: int, rounds: int, cell_pulses: NDArray[np.int64]) -> Writer:
+        """The writer of a chip that already went through ``rounds`` rounds of writing with these pulses."""
         assert program.chip is not None
         writer = cls(program, seed)
         writer.cells_us = program.chip.conductances_us.copy()
         writer.rounds = rounds
+        writer.cell_pulses = cell_pulses.copy()
         return writer
 
     def write(self, cells: NDArray[np.int64], target_us: NDArray[np.floating]) -> None:
@@ -107,11 +120,21 @@ class Writer:
         cell, sigma = self.program.target.cell, self.program.target.programming.sigma_us
         noise = gaussians(1, cells, 1 + self.rounds, stream(Purpose.PROGRAMMING, 1), self.seed)[..., 0]
         wanted = np.clip(target_us, cell.g_min_us, cell.g_max_us)
+        self._count(cells, wanted)
         self.cells_us.reshape(-1)[cells] = np.maximum(wanted + sigma * noise, 0.0)
         self.cells_us[self._low] = cell.g_min_us
         self.cells_us[self._high] = cell.g_max_us
         self.rounds += 1
-        self.writes += len(cells)
+
+    def _count(self, cells: NDArray[np.int64], wanted_us: NDArray[np.floating]) -> None:
+        """Add what it takes to bring cells from where they are to where they are wanted."""
+        spec, now_us = self.program.target.write_verify, self.cells_us.reshape(-1)[cells].astype(np.float64)
+        if spec is None:
+            self.report += WriteReport(writes=len(cells))
+            return
+        pulses, energy_j = nominal_pulses(now_us, wanted_us.astype(np.float64), spec)
+        self.cell_pulses.reshape(-1)[cells] += pulses
+        self.report += WriteReport.of(pulses, energy_j)
 
     def write_pairs(self, plus: NDArray[np.int64], minus: NDArray[np.int64], levels: NDArray[np.floating]) -> None:
         """Write signed, not necessarily whole levels into pairs: one cell above g_min, the other at it."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.hybrid_training import TuningOptions
 from memcompile.runtime.recalibrate import recalibrate
 from memcompile.runtime.transfer import transfer, wire
+from memcompile.runtime.write_verify import WriteReport
 from memcompile.target import Target, load_target
 from memcompile.tuning import TuningPlan, tune
 
@@ -87,7 +90,54 @@ def test_transfer_leaves_the_programming_error(program: Program) -> None:
     spread = program.target.programming.sigma_us
     assert abs(error.mean()) < 6 * spread / np.sqrt(len(error))
     assert abs(error.std() / spread - 1) < 6 / np.sqrt(2 * len(error))
-    assert writer.writes == 2 * len(wiring.plus)
+    report = writer.take_report()
+    assert report.writes == 2 * len(wiring.plus)
+    assert writer.take_report() == WriteReport()
+
+
+def test_transfer_counts_the_pulses_of_each_cell(program: Program) -> None:
+    """Counted again from the levels, on devices without errors: a cell that adds or subtracts starts at g_min."""
+    program = replace(program, target=target_without_errors())
+    _, writer = transfer(program, seed=3)
+    wiring, spec, cell = wire(program), program.target.write_verify, program.target.cell
+    assert spec is not None
+    by_level = [
+        next(n for n in range(500) if level * cell.level_step_us - n * spec.set_step_us <= spec.margin_us)
+        for level in range(cell.levels)
+    ]
+    assert by_level == [0, 4, 9, 13, 18, 22, 27, 31]
+    levels = np.abs(wiring.digit)
+    expected = np.array(by_level)[levels]
+    report = writer.take_report()
+    assert report.pulses == expected.sum()
+    held = np.where(wiring.digit > 0, wiring.plus, wiring.minus)
+    assert np.array_equal(writer.cell_pulses.reshape(-1)[held], expected)
+    assert writer.cell_pulses.sum() == report.pulses
+    energy = sum(
+        spec.set_voltage_v**2 * (cell.g_min_us + k * spec.set_step_us) * 1e-6 * spec.pulse_ns * 1e-9
+        for n in expected.tolist()
+        for k in range(n)
+    )
+    assert report.pulse_energy_j == pytest.approx(energy)
+    reads = report.writes + report.pulses
+    assert report.time_s(spec, 1) == pytest.approx((report.pulses * 50 + reads * 50) * 1e-9)
+    assert report.time_s(spec, 4) == pytest.approx(report.time_s(spec, 1) / 4)
+    energy_spec = program.target.energy
+    assert energy_spec is not None
+    assert report.energy_j(program.target) == pytest.approx(energy + reads * energy_spec.phase_pj(1, 1) * 1e-12)
+
+
+def test_a_target_without_pulses_prices_no_write(program: Program) -> None:
+    target = program.target.model_copy(update={"write_verify": None})
+    chip, writer = transfer(replace(program, target=target), seed=3)
+    priced, _ = transfer(program, seed=3)
+    assert chip.chip is not None
+    assert priced.chip is not None
+    np.testing.assert_array_equal(chip.chip.conductances_us, priced.chip.conductances_us)
+    report = writer.take_report()
+    assert report.writes > 0
+    assert (report.pulses, report.pulse_energy_j, writer.cell_pulses.max()) == (0, 0.0, 0)
+    assert report.energy_j(target.model_copy(update={"energy": None})) is None
 
 
 def test_transfer_is_decided_by_the_seed(program: Program) -> None:
@@ -158,7 +208,7 @@ def test_tuning_recovers_accuracy(program: Program, digits: Dataset, test_digits
             score(Emulator(p, seed).run(test_digits.inputs), test_digits.labels) for p in (before, result.program)
         ]
         gains.append(scores[1] - scores[0])
-        assert result.tuning_writes == sum(record.writes for record in result.records)
+        assert result.tuning == sum((record.report for record in result.records), WriteReport())
     assert np.mean(gains) > 0.01
 
 
@@ -166,7 +216,7 @@ def test_threshold_decides_what_is_rewritten(program: Program, digits: Dataset) 
     writes = []
     for threshold in (0.02, 0.2, 1e9):
         options = TuningOptions(epochs=2, threshold_us=threshold)
-        writes.append(tune(program, digits.inputs, digits.labels, TuningPlan(options=options)).tuning_writes)
+        writes.append(tune(program, digits.inputs, digits.labels, TuningPlan(options=options)).tuning.writes)
     assert writes[0] > writes[1] >= writes[2] == 0
 
 
@@ -199,7 +249,9 @@ def test_killed_run_resumes_to_the_same_bytes(program: Program, digits: Dataset,
     resumed = tune(program, some.inputs, some.labels, plan, checkpoint=checkpoint)
     assert encode_program(resumed.program) == encode_program(whole.program)
     assert resumed.records == whole.records
-    assert (resumed.transfer_writes, resumed.tuning_writes) == (whole.transfer_writes, whole.tuning_writes)
+    assert (resumed.transfer, resumed.tuning) == (whole.transfer, whole.tuning)
+    assert resumed.transfer_most_pulses == whole.transfer_most_pulses
+    assert resumed.most_pulses == whole.most_pulses > 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -246,10 +298,36 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert set(facts["accuracy"]) == {"ideal", "transferred", "tuned"}
     assert facts["training_images"] == 300
     assert len(facts["epochs"]) == 2
+    took, retuned = facts["transfer"], facts["tuning"]
+    assert took["energy_j"] > 0 < took["time_s"]
+    assert retuned["cell_writes"] == sum(epoch["writes"] for epoch in facts["epochs"])
+    assert retuned["pulses"] == sum(epoch["pulses"] for epoch in facts["epochs"])
+    assert took["most_pulses_of_a_cell"] <= retuned["most_pulses_of_a_cell"]
+    assert retuned["endurance_share"] == retuned["most_pulses_of_a_cell"] / 1e11
     tuned = memcompile.load_program(tmp_path / "net.tuned.mcp")
     assert tuned.chip is not None
     assert main(["run", "net.tuned.mcp", "--images", "50"]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.mcp", "net.tuned.mcp"]
+
+
+def test_lines_leave_out_what_the_target_does_not_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (resources.files("memcompile") / "targets" / "yao2020.toml").read_text(encoding="utf-8")
+    pulses = text.partition("[write_verify]")[2].partition("[energy]")[0]
+    for name, kept in {
+        "bare": text.replace(f"[write_verify]{pulses}", ""),
+        "everlasting": re.sub(r"(?m)^endurance_pulses = .*$", "", text),
+    }.items():
+        Path(f"{name}.toml").write_text(kept, encoding="utf-8")
+        assert main([str(MODEL), "--target", f"{name}.toml", "-o", "net.mcp", "--no-evaluation", "--quiet"]) == 0
+        capsys.readouterr()
+        assert main(["tune", "net.mcp", "--images", "20", "--epochs", "0", "--score-images", "20"]) == 0
+        out = capsys.readouterr().out
+        assert "endurance" not in out
+        assert ("the target gives no pulses" in out) == (name == "bare")
+        assert (" uJ" in out) == (name == "everlasting")
 
 
 def test_learning_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
