@@ -24,6 +24,7 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
     placement, target = program.placement, program.target
     certificates = {item.quantity: item for item in placement.certificates}
     arrays, interval = certificates.get("arrays"), certificates.get("initiation_interval")
+    crossing = certificates.get("crossing_values")
     step_ns = target.input.bits * target.input.phase_ns
     steps = placement.initiation_interval_steps
     accuracy = evaluation.accuracy if evaluation else None
@@ -46,6 +47,7 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
         "step_ns": step_ns,
         "images_per_second": 1e9 / (steps * step_ns) if steps else None,
         "crossing_values": placement.crossing_values,
+        "crossing_values_bound": crossing.bound if crossing else 0,
         "certificates": [
             {
                 "quantity": item.quantity,
@@ -173,7 +175,10 @@ def _totals(facts: Facts) -> list[Text]:
         f"rate             {facts['images_per_second']:,.0f} images/s at {facts['step_ns']:g} ns a step",
     ]
     if chips > 1:
-        lines.append(f"traffic          {facts['crossing_values']:,} values an image cross chips")
+        lines.append(
+            f"traffic          {facts['crossing_values']:,} values an image cross chips; "
+            f"proven lower bound {facts['crossing_values_bound']:,}"
+        )
     return [Text(line) for line in lines]
 
 

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from memcompile.errors import CapacityError
 from memcompile.ir import Certificate, Graph, Placement
 from memcompile.pass_manager import Pass, PassContext
-from memcompile.passes.chips import crossing_values, order_along_pipeline
-from memcompile.passes.layer_graph import layer_sources, mapped_layers, tile_loads
+from memcompile.passes.chips import number_arrays
+from memcompile.passes.layer_graph import mapped_layers, tile_loads
 from memcompile.passes.packing import Packing, TileShape, group_tiles, pack
 from memcompile.passes.packing_bounds import arrays_bound, packing_interval_bound
 from memcompile.passes.packing_exact import pack_exactly
+from memcompile.passes.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,16 @@ class Place(Pass):
         sizes = np.stack([tiles.heights, tiles.widths(slices), loads], axis=1).astype(np.int64)
         draft = np.stack([tiles.array, tiles.input_line, tiles.output_line], axis=1).astype(np.int64)
         places, arrays = self._pack(sizes, draft, context, placement)
-        numbers = order_along_pipeline(places[:, 0], tiles)
+        traffic = Traffic(graph, tiles)
+        per_chip = context.target.chip.arrays
+        numbers, crossing = number_arrays(places[:, 0], tiles, traffic, per_chip, placement.chips)
         placed = np.stack([numbers, places[:, 1], places[:, 2]]).astype(np.int32)
         tiles = tiles.with_columns(array=placed[0], input_line=placed[1], output_line=placed[2])
-        crossing = crossing_values(layers, tiles, layer_sources(graph), context.target.chip.arrays)
         return graph.replace(
             placement=replace(
                 placement,
                 tiles=tiles,
-                certificates=(*placement.certificates, arrays),
+                certificates=(*placement.certificates, arrays, _crossing(crossing, traffic.bound(numbers, per_chip))),
                 crossing_values=crossing,
             )
         )
@@ -115,6 +117,10 @@ class Place(Pass):
             f"needs {bound} arrays or more for an interval of {interval} steps, {chips} chips have "
             f"{chips * per_chip}; use --chips {max(chips + 1, -(-bound // per_chip))}"
         )
+
+
+def _crossing(value: int, bound: int) -> Certificate:
+    return Certificate("crossing_values", value, bound, "chips each layer needs at least, for these arrays")
 
 
 def _first_interval(shapes: list[TileShape], lines: tuple[int, int], budget: int) -> int:

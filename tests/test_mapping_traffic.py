@@ -1,0 +1,129 @@
+"""Which array lies on which chip, and the values that cross chips."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from factories import make_target
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_mapping_passes import chain, context_of, conv, dense, geometries, mapped, paired
+
+from memcompile.ir import DigitalNode, Graph, MappedLayer, TileTable
+from memcompile.passes.chips import group_rests
+from memcompile.passes.layer_graph import mapped_layers
+from memcompile.passes.replicate import Replicate
+from memcompile.passes.traffic import Traffic
+
+
+def read_by(layer: MappedLayer, tiles: TileTable, row: int) -> set[tuple[int, int]]:
+    """(channel, position) that a tile reads: the channels of its rows, at all positions of its copy.
+
+    Looked up in the input vectors of an image whose values are their own numbers.
+    """
+    geometry, copy = layer.geometry, layer.replicas[int(tiles.replica[row])]
+    size = int(np.prod(geometry.input_size))
+    image = np.arange(1, geometry.in_channels * size + 1).reshape(1, geometry.in_channels, *geometry.input_size)
+    vectors = copy.unrolling.patches(image, copy.windows)[0]
+    own = vectors[:, tiles.matrix[row], tiles.row_begin[row] : tiles.row_end[row]]
+    channels = {int(value - 1) // size for value in own.ravel() if value}
+    positions = {int(value - 1) % size for value in vectors.ravel() if value}
+    return set(itertools.product(channels, positions))
+
+
+def crossing_of_a_chain(graph: Graph, tiles: TileTable, chip: np.ndarray) -> int:
+    """Values that cross chips, one by one, for layers that read each other's output."""
+    total, source = 0, None
+    for number, layer in enumerate(mapped_layers(graph)):
+        own = np.flatnonzero(tiles.layer == number)
+        cells = {
+            c: sum(int(tiles.heights[i] * (tiles.column_end[i] - tiles.column_begin[i])) for i in own if chip[i] == c)
+            for c in sorted({int(chip[i]) for i in own})
+        }
+        home = max(cells, key=lambda c: (cells[c], -c))
+        for c in cells:
+            here = [i for i in own if chip[i] == c]
+            if source is not None and c != source:
+                total += len(set().union(*(read_by(layer, tiles, i) for i in here)))
+            if c != home:
+                sums = {
+                    (int(tiles.replica[i]), window, int(tiles.matrix[i]), column)
+                    for i in here
+                    for window in layer.replicas[int(tiles.replica[i])].windows.tolist()
+                    for column in range(tiles.column_begin[i], tiles.column_end[i])
+                }
+                total += len(sums)
+        source = home
+    return total
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.one_of(geometries(), st.builds(conv, st.integers(4, 7), st.just(3), st.just(2), st.just(4))),
+        min_size=2,
+        max_size=3,
+    ),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 3),
+)
+def test_the_count_agrees_with_one_value_at_a_time(layers: list, seed: int, per_chip: int) -> None:
+    target = make_target(array={"input_lines": 12, "output_lines": 32}, chip={"arrays": per_chip})
+    graph = mapped(chain(layers, target), context_of(target))
+    assert graph.placement is not None
+    tiles, chips = graph.placement.tiles, graph.placement.chips
+    traffic = Traffic(graph, tiles)
+    chip = (tiles.array // per_chip).astype(np.int64)
+    assert graph.placement.crossing_values == traffic.crossing(chip) == crossing_of_a_chain(graph, tiles, chip)
+    bound = traffic.bound(tiles.array.astype(np.int64), per_chip)
+    assert bound <= graph.placement.crossing_values
+    # Any other numbering of the arrays has more than the bound, too, and is counted right.
+    numbers = np.random.default_rng(seed).permutation(chips * per_chip)
+    other = (numbers[tiles.array] // per_chip).astype(np.int64)
+    assert bound <= traffic.crossing(other) == crossing_of_a_chain(graph, tiles, other)
+
+
+def test_inputs_go_only_to_chips_whose_rows_read_them() -> None:
+    layers = [dense(16, 64), dense(64, 64)]
+    target = make_target(chip={"arrays": 3})
+    graph = mapped(chain(layers, target), context_of(target), Replicate(objective="arrays"))
+    assert graph.placement is not None
+    # Five full arrays on chips of three: two of the second layer's four row tiles lie on the other
+    # chip; they read 32 inputs, and 64 sums come back.
+    assert graph.placement.chips == 2
+    assert graph.placement.crossing_values == 32 + 64
+    certificate = next(item for item in graph.placement.certificates if item.quantity == "crossing_values")
+    assert (certificate.value, certificate.bound) == (96, 64 + 16)
+
+
+def test_a_shortcut_that_joins_on_another_chip_crosses_as_a_whole() -> None:
+    target = make_target(chip={"arrays": 1})
+    first, second = paired("a", "x", "p", dense(16, 64), target, 1), paired("b", "p", "q", dense(64, 10), target, 1)
+    plain = mapped(chain([], target).replace(nodes=(first, second), outputs=("q",), inputs=("x",)), context_of(target))
+    assert plain.placement is not None
+    tiles, chip = plain.placement.tiles, plain.placement.tiles.array.astype(np.int64)
+    alone = Traffic(plain, tiles).crossing(chip)
+    join = DigitalNode(name="join", inputs=("p", "q"), outputs=("y",), nodes=())
+    joined = plain.replace(nodes=(*plain.nodes, join))
+    homes = {number: np.bincount(chip[tiles.layer == number]).argmax() for number in (0, 1)}
+    assert homes[0] != homes[1]
+    assert Traffic(joined, tiles).crossing(chip) == alone + 64
+
+
+@given(st.lists(st.integers(1, 7), max_size=12), st.integers(0, 3))
+def test_rests_are_grouped_without_loss_in_the_chips_there_are(sizes: list[int], spare: int) -> None:
+    edges = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
+    rests = [list(range(a, b)) for a, b in itertools.pairwise(edges)]
+    chips = -(-int(edges[-1]) // 8) + spare
+    groups = group_rests(rests, 8, chips)
+    assert sorted(itertools.chain.from_iterable(groups)) == list(range(edges[-1]))
+    assert all(len(group) <= 8 for group in groups)
+    assert len(groups) <= chips
+
+
+def test_the_dearest_layers_stay_whole() -> None:
+    dear, middle, cheap = [0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13, 14, 15]
+    groups = group_rests([dear, middle, cheap], 8, 2)
+    assert [set(dear) <= set(group) for group in groups].count(True) == 1
+    assert [set(middle) <= set(group) for group in groups].count(True) == 1
