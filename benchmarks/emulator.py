@@ -27,9 +27,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.linalg import splu
 
 from memcompile.geometry import Geometry, Unrolling
-from memcompile.ir import Cut, InputQuantizer, MappedLayer, Placement, Replica, TensorType, TileTable
+from memcompile.ir import Cut, MappedLayer, Placement, Replica, TensorType, TileTable
 from memcompile.pipelines import compile_model
 from memcompile.program import Program, Provenance
+from memcompile.quantizers import InputQuantizer
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.wires import effective_conductances_us
 from memcompile.target import Target, load_target, parse_target

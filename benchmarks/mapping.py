@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 
 from memcompile.geometry import Geometry
-from memcompile.ir import Graph, InputQuantizer, PairedLayer, TensorType
+from memcompile.ir import Graph, PairedLayer, TensorType
 from memcompile.pass_manager import PassContext
 from memcompile.passes.explore_windows import fewest_steps
 from memcompile.passes.place import Place
 from memcompile.passes.replicate import Replicate
 from memcompile.passes.schedule import Schedule
 from memcompile.passes.tile_matrices import TileMatrices
+from memcompile.quantizers import InputQuantizer
 from memcompile.target import Target, load_target
 
 

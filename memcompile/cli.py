@@ -277,7 +277,8 @@ def run_command(program: Path, **options: Any) -> None:
     if options["output"]:
         write_npz(options["output"], outputs)
         out.say(f"{', '.join(outputs)} written to {options['output']}")
-    devices = "ideal devices" if options["ideal"] else f"noisy devices, seed {options['seed']}"
+    ideal = options["ideal"] or loaded.target.cell.continuous
+    devices = "ideal devices" if ideal else f"noisy devices, seed {options['seed']}"
     if dataset.labels is None:
         out.say(f"{dataset.count} samples of {dataset.name}, {devices}; no labels, so no accuracy")
     else:
@@ -359,7 +360,8 @@ def targets_command() -> None:
     for name in builtin_targets():
         target = load_target(name)
         size = f"{target.array.input_lines} x {target.array.output_lines}"
-        table.add_row(name, f"{target.chip.arrays:,}", size, str(target.cell.levels), target.title)
+        levels = "any" if target.cell.continuous else str(target.cell.levels)
+        table.add_row(name, f"{target.chip.arrays:,}", size, levels, target.title)
     Output(quiet=False, json_path=None).print(table)
 
 

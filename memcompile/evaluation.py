@@ -71,7 +71,7 @@ def conversions_per_image(program: Program) -> int:
             for layer, copy in zip(tiles.layer, tiles.replica, strict=True)
         ]
     )
-    return int((tiles.widths(program.slices).astype(np.int64) * windows).sum()) * program.target.input.bits
+    return int((tiles.widths(program.slices).astype(np.int64) * windows).sum()) * program.target.phases
 
 
 def evaluate(

@@ -22,7 +22,7 @@ def conductance_arrays(program: Program) -> dict[str, NDArray[Any]]:
     ``index``
         [cells, 8] int32, a row per cell that holds a part of a weight: layer, weight (flat in
         [groups, kernel inputs, output channels of the group]), slice, polarity (0 adds, 1 is
-        subtracted), array, input line, output line, level.
+        subtracted), array, input line, output line, level (0 for continuous cells, which have none).
     ``index_columns``, ``layers``
         Names of the index's columns, and of the layers.
     """
@@ -32,11 +32,13 @@ def conductance_arrays(program: Program) -> dict[str, NDArray[Any]]:
     conductances = np.full(count * array.cells, cell.g_min_us, np.float32)
     rows = []
     for polarity, cells, sign in ((0, wiring.plus, 1), (1, wiring.minus, -1)):
-        level = np.maximum(sign * wiring.digit.astype(np.int32), 0)
+        level = np.maximum(sign * wiring.digit.astype(np.float64), 0)
         conductances[cells] = cell.g_min_us + level * cell.level_step_us
         place, output_line = np.divmod(cells, array.output_lines)
         number, input_line = np.divmod(place, array.input_lines)
         same = np.full(len(cells), polarity)
+        if cell.continuous:
+            level = np.zeros_like(level)
         rows.append(
             np.stack([wiring.layer, wiring.weight, wiring.slice, same, number, input_line, output_line, level], axis=1)
         )

@@ -28,6 +28,7 @@ from memcompile.ir import (
 )
 from memcompile.onnx_import import to_model
 from memcompile.onnx_session import open_session
+from memcompile.quantizers import InputQuantizer
 
 
 def apply_matrices(x: NDArray[Any], geometry: Geometry, matrices: NDArray[Any]) -> NDArray[Any]:
@@ -51,8 +52,13 @@ def apply_matrices(x: NDArray[Any], geometry: Geometry, matrices: NDArray[Any]) 
     return products.reshape(x.shape[0], geometry.out_channels, geometry.positions)
 
 
-def exact_dtype(layer: IntegerLayer, matrix: NDArray[np.int32]) -> type[np.float32 | np.float64]:
-    """The float type whose mantissa holds every sum of the layer exactly, whatever the order."""
+def exact_dtype(layer: IntegerLayer, matrix: NDArray[Any]) -> type[np.float32 | np.float64]:
+    """The float type whose mantissa holds every sum of the layer exactly, whatever the order.
+
+    Sums of continuous weights have no such type; float64 is 2^29 times finer than the weights.
+    """
+    if not isinstance(layer.quantizer, InputQuantizer):
+        return np.float64
     largest = max(-layer.quantizer.lowest, layer.quantizer.highest) * int(np.abs(matrix).sum(axis=1).max(initial=0))
     return np.float32 if largest < 1 << 24 else np.float64
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.geometry import Geometry, Unrolling
+from memcompile.quantizers import ExactInput, InputQuantizer
 
 T = TypeVar("T", bound="Node")
 
@@ -51,43 +52,6 @@ class TensorType:
 def fixed_batch(kinds: Iterable[TensorType]) -> int | None:
     """The batch that some inputs are bound to; None if any batch will do."""
     return next((kind.shape[0] for kind in kinds if kind.shape and kind.shape[0] is not None), None)
-
-
-@dataclass(frozen=True)
-class InputQuantizer:
-    """Maps a layer's input to integers: q = clip(round(x / scale), lowest, highest).
-
-    Unsigned inputs use 0..2^bits - 1; signed ones are two's complement, whose last bit phase
-    counts -2^(bits - 1).
-    """
-
-    scale: float
-    bits: int
-    signed: bool
-
-    @property
-    def lowest(self) -> int:
-        """Smallest integer input."""
-        return -(1 << (self.bits - 1)) if self.signed else 0
-
-    @property
-    def highest(self) -> int:
-        """Largest integer input."""
-        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
-
-    @property
-    def phase_weights(self) -> tuple[int, ...]:
-        """What a one counts in each bit phase, least significant first."""
-        weights = [1 << phase for phase in range(self.bits)]
-        if self.signed:
-            weights[-1] = -weights[-1]
-        return tuple(weights)
-
-    def quantize(self, x: NDArray[Any]) -> NDArray[np.int16]:
-        """Quantise an array of any shape."""
-        scaled = np.rint(x.astype(np.float32, copy=False) / np.float32(self.scale))
-        quantized: NDArray[np.int16] = np.clip(scaled, self.lowest, self.highest).astype(np.int16)
-        return quantized
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,26 +128,27 @@ class UnrolledLayer(Node):
 class CalibratedLayer(UnrolledLayer):
     """A layer whose input has a quantiser."""
 
-    quantizer: InputQuantizer
+    quantizer: InputQuantizer | ExactInput
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IntegerLayer(Node):
-    """What all layers with integer weights share (never built itself).
+    """What all layers with weights in units of the hardware share (never built itself).
 
-    ``scale`` is [out_channels] float32: the digital factor of an integer sum, that is input scale
-    times weight scale; ``bias`` is [out_channels] float32.
+    Weights are integers; on targets with continuous cells they are float32 shares of the
+    conductance window, -1..1. ``scale`` is [out_channels] float32: the digital factor of a sum,
+    that is input scale times weight scale; ``bias`` is [out_channels] float32.
     """
 
     geometry: Geometry
-    quantizer: InputQuantizer
+    quantizer: InputQuantizer | ExactInput
     scale: NDArray[np.float32]
     bias: NDArray[np.float32]
     dtype: str = "float32"
 
     @abstractmethod
-    def integer_matrix(self) -> NDArray[np.int32]:
-        """Integer weights, [groups, group_rows, group_columns]."""
+    def integer_matrix(self) -> NDArray[Any]:
+        """Integer weights (float32 with continuous cells), [groups, group_rows, group_columns]."""
 
     def rescale(self, sums: NDArray[Any]) -> NDArray[Any]:
         """Turn integer sums into the layer's output: scale * sum + bias, per channel.
@@ -201,11 +166,11 @@ class IntegerLayer(Node):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QuantizedLayer(IntegerLayer):
-    """A layer with integer weights: [groups, group_rows, group_columns] int32."""
+    """A layer with integer weights: [groups, group_rows, group_columns] int32 (or float32 shares)."""
 
-    levels: NDArray[np.int32]
+    levels: NDArray[Any]
 
-    def integer_matrix(self) -> NDArray[np.int32]:
+    def integer_matrix(self) -> NDArray[Any]:
         return self.levels
 
 
@@ -213,41 +178,49 @@ class QuantizedLayer(IntegerLayer):
 class SlicedLayer(IntegerLayer):
     """A layer whose weights are digits: [slices, groups, group_rows, group_columns] int8.
 
-    weight = sum over s of digit[s] * base^s, digits -L..+L.
+    weight = sum over s of digit[s] * base^s, digits -L..+L. The only digit of a continuous weight
+    is the weight, float32.
     """
 
     base: int
-    digits: NDArray[np.int8]
+    digits: NDArray[Any]
 
     @property
     def slices(self) -> int:
         """Pairs that hold one weight."""
         return int(self.digits.shape[0])
 
-    def integer_matrix(self) -> NDArray[np.int32]:
-        powers = self.base ** np.arange(self.slices, dtype=np.int32)
-        return np.tensordot(powers, self.digits.astype(np.int32), axes=1)
+    def integer_matrix(self) -> NDArray[Any]:
+        return _combined(self.digits, self.base)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PairedLayer(IntegerLayer):
-    """A layer as cell levels: [2, slices, groups, group_rows, group_columns] uint8.
+    """A layer as cell levels: [2, slices, groups, group_rows, group_columns] uint8 (or float32 shares).
 
     The first axis is the polarity: cells that add, then cells that are subtracted.
     """
 
     base: int
-    cells: NDArray[np.uint8]
+    cells: NDArray[Any]
 
     @property
     def slices(self) -> int:
         """Pairs that hold one weight."""
         return int(self.cells.shape[1])
 
-    def integer_matrix(self) -> NDArray[np.int32]:
-        powers = self.base ** np.arange(self.slices, dtype=np.int32)
-        signed = self.cells[0].astype(np.int32) - self.cells[1].astype(np.int32)
-        return np.tensordot(powers, signed, axes=1)
+    def integer_matrix(self) -> NDArray[Any]:
+        cells = self.cells if self.cells.dtype.kind == "f" else self.cells.astype(np.int32)
+        return _combined(cells[0] - cells[1], self.base)
+
+
+def _combined(digits: NDArray[Any], base: int) -> NDArray[Any]:
+    """Weights from their digits, [slices, ...]; a continuous weight is its only digit."""
+    weights: NDArray[Any] = digits[0]
+    if digits.dtype.kind != "f":
+        powers = base ** np.arange(len(digits), dtype=np.int32)
+        weights = np.tensordot(powers, digits.astype(np.int32), axes=1)
+    return weights
 
 
 @dataclass(frozen=True)

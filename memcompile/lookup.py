@@ -14,7 +14,7 @@ from memcompile.program import Program
 
 @dataclass(frozen=True)
 class WeightCell:
-    """One cell that holds a part of a weight."""
+    """One cell that holds a part of a weight; the level of a continuous cell is its share of the window."""
 
     replica: int
     chip: int
@@ -23,7 +23,7 @@ class WeightCell:
     output_line: int
     slice: int
     polarity: str
-    level: int
+    level: int | float
     conductance_us: float
 
 
@@ -104,7 +104,7 @@ def _pair_cells(
     cell = program.target.cell
     for place in range(layer.slices):
         for polarity, sign in enumerate("+-"):
-            level = int(layer.cells[polarity, place, group, kernel_input, column])
+            level = layer.cells[polarity, place, group, kernel_input, column].item()
             yield WeightCell(
                 replica=copy,
                 chip=array // program.target.chip.arrays,

@@ -132,7 +132,7 @@ def compile_model(
         progress=progress,
     )
     graph = run_passes(graph, passes, context, (*instruments, Verifier()))
-    warnings = _data_warnings(dataset, wanted)
+    warnings = _data_warnings(dataset, wanted, calibrated=not hardware.cell.continuous)
     options: dict[str, str | int | float | bool | None] = {
         "chips": chips,
         "data": dataset.name,
@@ -164,6 +164,8 @@ def check_options(target: Target, chips: int | None, slices: int, slice_base: in
         raise UsageError(f"chips = {chips}: at least 1, or auto for as many as the network needs")
     if not 1 <= slices <= 4:
         raise UsageError(f"slices = {slices}: from 1 to 4 pairs can hold one weight")
+    if target.cell.continuous and (slices, slice_base) != (1, None):
+        raise UsageError(f"slices = {slices}: one pair of {target.name} holds any weight; give no slices or slice base")
     if slice_base is not None and not 2 <= slice_base <= target.slice_base():
         raise UsageError(f"slice base = {slice_base}: pairs of {target.name} allow 2 to {target.slice_base()}")
     if not 0 <= seed < 2**63:
@@ -212,13 +214,15 @@ def _sample(dataset: Dataset, file: ModelFile) -> dict[str, NDArray[Any]]:
     return sample
 
 
-def _data_warnings(dataset: Dataset, inputs: Mapping[str, TensorType]) -> tuple[str, ...]:
+def _data_warnings(dataset: Dataset, inputs: Mapping[str, TensorType], calibrated: bool) -> tuple[str, ...]:
     if not dataset.generated:
         return ()
-    warnings = [
-        "no data: the input quantisers are calibrated on generated inputs, so accuracy is not measured and "
-        "will suffer; give real samples with --data"
-    ]
+    warnings = []
+    if calibrated:
+        warnings.append(
+            "no data: the input quantisers are calibrated on generated inputs, so accuracy is not measured and "
+            "will suffer; give real samples with --data"
+        )
     for name, kind in _assume(inputs).items():
         if kind != inputs[name]:
             warnings.append(

@@ -26,6 +26,7 @@ from memcompile.ir import (
     TiledLayer,
     UnrolledLayer,
 )
+from memcompile.quantizers import ExactInput, InputQuantizer
 
 SMALL = 4
 
@@ -89,8 +90,7 @@ def _facts(node: Node) -> Iterable[str]:
 
 def _weights(layer: LinearLayer | UnrolledLayer | IntegerLayer) -> Iterable[str]:
     if isinstance(layer, CalibratedLayer | IntegerLayer):
-        quantizer = layer.quantizer
-        yield f"input {'signed' if quantizer.signed else 'unsigned'} {quantizer.bits} bits, step {quantizer.scale:.9g}"
+        yield _input(layer.quantizer)
     if isinstance(layer, LinearLayer):
         yield f"weight {array_text(layer.weight)}"
     if isinstance(layer, UnrolledLayer):
@@ -103,6 +103,12 @@ def _weights(layer: LinearLayer | UnrolledLayer | IntegerLayer) -> Iterable[str]
         yield f"cells, pairs of base {layer.base} {array_text(layer.cells)}"
     if isinstance(layer, IntegerLayer):
         yield f"scale {array_text(layer.scale)}"
+
+
+def _input(quantizer: InputQuantizer | ExactInput) -> str:
+    if isinstance(quantizer, ExactInput):
+        return "input exact"
+    return f"input {'signed' if quantizer.signed else 'unsigned'} {quantizer.bits} bits, step {quantizer.scale:.9g}"
 
 
 def _geometry(geometry: Geometry) -> str:

@@ -30,7 +30,6 @@ from memcompile.ir import (
     TILE_COLUMNS,
     Certificate,
     Cut,
-    InputQuantizer,
     MappedLayer,
     Placement,
     Replica,
@@ -40,6 +39,7 @@ from memcompile.ir import (
 )
 from memcompile.program import ChipState, DigitalStage, Program, Provenance, Stage
 from memcompile.program_schema import CrossbarPart, DigitalPart, Document
+from memcompile.quantizers import ExactInput, InputQuantizer
 from memcompile.target import parse_target
 
 FORMAT = "memcompile program"
@@ -129,7 +129,7 @@ def _encode_stage(
         "kind": "crossbar",
         "dtype": stage.dtype,
         "geometry": asdict(stage.geometry),
-        "quantizer": asdict(stage.quantizer),
+        "quantizer": asdict(stage.quantizer) if isinstance(stage.quantizer, InputQuantizer) else None,
         "base": stage.base,
         "cells": put(f"{folder}/cells.npy", stage.cells),
         "scale": put(f"{folder}/scale.npy", stage.scale),
@@ -284,7 +284,7 @@ def _decode_stage(
         outputs=stage.outputs,
         dtype=stage.dtype,
         geometry=geometry,
-        quantizer=InputQuantizer(**dict(stage.quantizer)),
+        quantizer=ExactInput() if stage.quantizer is None else InputQuantizer(**dict(stage.quantizer)),
         base=stage.base,
         cells=get(stage.cells),
         scale=get(stage.scale),

@@ -52,7 +52,7 @@ class GeometryPart(_Part):
 
 
 class QuantizerPart(_Part):
-    """Input quantiser of a layer."""
+    """Input quantiser of a layer; null where inputs are exact."""
 
     scale: float
     bits: Annotated[int, Field(ge=1, le=16)]
@@ -78,7 +78,7 @@ class CrossbarPart(_Part):
     outputs: tuple[str, ...]
     dtype: Literal["float16", "float32", "float64"]
     geometry: GeometryPart
-    quantizer: QuantizerPart
+    quantizer: QuantizerPart | None
     base: Annotated[int, Field(ge=2, le=1024)]
     cells: str
     scale: str

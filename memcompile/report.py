@@ -15,6 +15,7 @@ from rich.text import Text
 from memcompile.evaluation import Accuracy, Evaluation, Quality
 from memcompile.ir import MappedLayer
 from memcompile.program import Program
+from memcompile.quantizers import InputQuantizer
 
 Facts = dict[str, Any]
 
@@ -25,7 +26,7 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
     certificates = {item.quantity: item for item in placement.certificates}
     arrays, interval = certificates.get("arrays"), certificates.get("initiation_interval")
     crossing = certificates.get("crossing_values")
-    step_ns = target.input.bits * target.input.phase_ns
+    step_ns = target.step_ns
     steps = placement.initiation_interval_steps
     accuracy = evaluation.accuracy if evaluation else None
     quality = evaluation.quality if evaluation else None
@@ -85,8 +86,8 @@ def _layer_facts(program: Program, number: int, layer: MappedLayer, quality: Qua
         "cells": cells,
         "cell_share": cells / (len(arrays) * program.target.array.cells) if len(arrays) else 0.0,
         "steps": max((len(replica.windows) for replica in layer.replicas), default=0),
-        "input_bits": layer.quantizer.bits,
-        "input_signed": layer.quantizer.signed,
+        "input_bits": layer.quantizer.bits if isinstance(layer.quantizer, InputQuantizer) else None,
+        "input_signed": layer.quantizer.signed if isinstance(layer.quantizer, InputQuantizer) else True,
         "sqnr_db": _finite(quality.layers.get(layer.name)) if quality else None,
     }
 

@@ -64,6 +64,8 @@ class CellSpec(_Section):
     """Conductance of level 0, in microsiemens."""
     g_max_us: PositiveFloat
     """Conductance of the highest level, in microsiemens."""
+    continuous: bool = False
+    """Cells hold any conductance of the window; inputs and converters are exact, and no error is allowed."""
 
     @property
     def level_step_us(self) -> float:
@@ -285,9 +287,14 @@ class Target(_Section):
         return self.write_verify if self.write_verify is not None and self.write_verify.emulated else None
 
     @property
+    def phases(self) -> int:
+        """Phases of a step: one per input bit; exact inputs are applied at once."""
+        return 1 if self.cell.continuous else self.input.bits
+
+    @property
     def step_ns(self) -> float:
         """Duration of a step, in nanoseconds."""
-        return self.input.bits * self.input.phase_ns
+        return self.phases * self.input.phase_ns
 
     def slice_base(self) -> int:
         """Weight of the next slice: 2 L + 1, so that slices are digits of a balanced number."""
@@ -314,6 +321,46 @@ def _flat(prefix: str, section: type[BaseModel]) -> list[str]:
 FIELDS: tuple[str, ...] = tuple(_flat("", Target))
 
 
+# What a target with continuous cells must leave at zero, or leave out.
+_ERRORS = (
+    "input.dac_sigma_share",
+    "adc.gain_sigma_share",
+    "adc.offset_sigma_codes",
+    "programming.sigma_us",
+    "programming.sigma_proportional_share",
+    "faults.stuck_low_share",
+    "faults.stuck_high_share",
+    "faults.dead_input_line_share",
+    "faults.dead_output_line_share",
+    "read_noise.sigma_us",
+    "read_noise.proportional_share",
+)
+_ERROR_SECTIONS = ("write_verify", "relaxation", "drift", "wires")
+
+
+def _continuous_errors(target: Target) -> list[str]:
+    if not target.cell.continuous:
+        return []
+    values = target.model_dump()
+    errors = []
+    if target.cell.levels != 2:
+        errors.append(
+            f"cell.levels = {target.cell.levels}: must be 2, the ends of the window, because cell.continuous is true"
+        )
+    for field in _ERRORS:
+        section, name = field.split(".")
+        if values[section][name]:
+            errors.append(f"{field} = {values[section][name]}: must be 0, because cell.continuous is true")
+    if any(target.programming.sigma_polynomial_us):
+        errors.append("programming.sigma_polynomial_us: must be empty, because cell.continuous is true")
+    errors += [
+        f"{section}: cannot be combined with cell.continuous; remove the section"
+        for section in _ERROR_SECTIONS
+        if values[section] is not None
+    ]
+    return errors
+
+
 def _physics_errors(target: Target) -> list[str]:
     errors = []
     cell, array = target.cell, target.array
@@ -327,6 +374,7 @@ def _physics_errors(target: Target) -> list[str]:
             f"array.output_lines = {array.output_lines}: must be even, because a differential pair "
             "takes two neighbouring output lines; drop the odd line"
         )
+    errors += _continuous_errors(target)
     stuck = target.faults.stuck_low_share + target.faults.stuck_high_share
     if stuck > 1:
         errors.append(

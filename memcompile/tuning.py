@@ -125,6 +125,8 @@ class _State:
 def _check(program: Program, labels: NDArray[np.int64] | None, plan: TuningPlan) -> None:
     if not program.layers:
         raise UsageError("the program has no crossbar layer, so there is nothing to tune")
+    if program.target.cell.continuous:
+        raise UsageError(f"cells of {program.target.name} have no errors, so there is nothing to tune")
     if program.chip is not None:
         raise UsageError("the program is already transferred to a chip; tune the program that the compiler wrote")
     if not plan.options.epochs:

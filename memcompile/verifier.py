@@ -33,6 +33,7 @@ from memcompile.ir import (
 )
 from memcompile.pass_manager import PassContext
 from memcompile.program import Program
+from memcompile.quantizers import ExactInput
 from memcompile.target import Target
 
 AnyLayer = LinearLayer | UnrolledLayer | IntegerLayer
@@ -171,7 +172,7 @@ def _layer(layer: AnyLayer, target: Target) -> Iterator[Violation]:
         yield from broken
         return
     shape = (geometry.groups, geometry.group_rows, geometry.group_columns)
-    for name, array, dtype, wanted in _arrays(layer, shape):
+    for name, array, dtype, wanted in _arrays(layer, shape, target.cell.continuous):
         if array.shape != wanted:
             yield Violation("array-shapes", layer.name, f"{name} has shape {array.shape}, its geometry says {wanted}")
             return
@@ -197,7 +198,7 @@ def _geometry(where: str, geometry: Geometry) -> Iterator[Violation]:
 
 
 def _arrays(
-    layer: AnyLayer, shape: tuple[int, int, int]
+    layer: AnyLayer, shape: tuple[int, int, int], continuous: bool
 ) -> Iterator[tuple[str, NDArray[np.generic], type[np.generic], tuple[int, ...]]]:
     """Name, array, and the type and shape it must have."""
     geometry = layer.geometry
@@ -211,15 +212,20 @@ def _arrays(
     if isinstance(layer, IntegerLayer):
         yield "scale", layer.scale, np.float32, channels
     if isinstance(layer, QuantizedLayer):
-        yield "levels", layer.levels, np.int32, shape
+        yield "levels", layer.levels, np.float32 if continuous else np.int32, shape
     if isinstance(layer, SlicedLayer):
-        yield "digits", layer.digits, np.int8, (*layer.digits.shape[:1], *shape)
+        yield "digits", layer.digits, np.float32 if continuous else np.int8, (*layer.digits.shape[:1], *shape)
     if isinstance(layer, PairedLayer):
-        yield "cells", layer.cells, np.uint8, (2, *layer.cells.shape[1:2], *shape)
+        yield "cells", layer.cells, np.float32 if continuous else np.uint8, (2, *layer.cells.shape[1:2], *shape)
 
 
 def _quantizer(layer: CalibratedLayer | IntegerLayer, target: Target) -> Iterator[Violation]:
     quantizer = layer.quantizer
+    if isinstance(quantizer, ExactInput) != target.cell.continuous:
+        yield Violation("exact-input", layer.name, "exact inputs go with continuous cells, quantised ones with levels")
+        return
+    if isinstance(quantizer, ExactInput):
+        return
     if quantizer.bits != target.input.bits:
         yield Violation(
             "input-bits", layer.name, f"has {quantizer.bits} input bits, the target applies {target.input.bits}"
@@ -230,14 +236,15 @@ def _quantizer(layer: CalibratedLayer | IntegerLayer, target: Target) -> Iterato
 
 def _levels(layer: IntegerLayer, target: Target) -> Iterator[Violation]:
     limit = target.signed_levels
-    if isinstance(layer, SlicedLayer) and np.abs(layer.digits.astype(np.int16)).max(initial=0) > limit:
+    digits = layer.digits if isinstance(layer, SlicedLayer) else np.zeros(0)
+    if np.abs(digits.astype(np.float32)).max(initial=0) > limit:
         yield Violation("digit-range", layer.name, f"a digit is beyond -{limit}..{limit}")
     if isinstance(layer, SlicedLayer | PairedLayer) and not 2 <= layer.base <= target.slice_base():
         limit_text = f"slices have base {layer.base}; the target's pairs allow 2 to {target.slice_base()}"
         yield Violation("slice-base", layer.name, limit_text)
     if isinstance(layer, PairedLayer):
-        if layer.cells.max(initial=0) > limit:
-            yield Violation("cell-levels", layer.name, f"a cell is above the highest level {limit}")
+        if not (layer.cells.min(initial=0) >= 0 and layer.cells.max(initial=0) <= limit):
+            yield Violation("cell-levels", layer.name, f"a cell is not between level 0 and the highest level {limit}")
         if np.logical_and(layer.cells[0], layer.cells[1]).any():
             yield Violation("one-sided-pairs", layer.name, "both cells of a pair are above level 0")
     if not np.isfinite(layer.scale).all() or not np.isfinite(layer.bias).all():

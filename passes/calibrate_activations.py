@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from memcompile.errors import DataError
 from memcompile.interpreter import Interpreter
-from memcompile.ir import CalibratedLayer, Graph, InputQuantizer, UnrolledLayer, carry, fixed_batch
+from memcompile.ir import CalibratedLayer, Graph, UnrolledLayer, carry, fixed_batch
 from memcompile.pass_manager import Pass, PassContext
+from memcompile.quantizers import ExactInput, InputQuantizer
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class CalibrateActivations(Pass):
     A layer that saw a negative input gets a signed quantiser (two's complement), any other an
     unsigned one. Clipping a few outliers often costs less than the coarser step that keeps them,
     so ``candidates`` steps between ``shortest`` and all of the largest magnitude are tried.
+    Targets with continuous cells apply inputs as they are.
     """
 
     summary: ClassVar[str] = "choose each layer's input quantiser from calibration data"
@@ -39,6 +41,8 @@ class CalibrateActivations(Pass):
         layers = [node for node in graph.nodes if isinstance(node, UnrolledLayer)]
         if not layers:
             return graph
+        if context.target.cell.continuous:
+            return graph.map_nodes({node.name: carry(CalibratedLayer, node, quantizer=ExactInput()) for node in layers})
         seen = self._observe(graph, layers, context)
         bits = context.target.input.bits
         quantizers = {value: self._quantizer(np.concatenate(parts), bits) for value, parts in seen.items()}

@@ -29,6 +29,8 @@ class QuantizeWeights(Pass):
     judged with the best step for them, <w, q> / <q, q>, which leaves the squared error
     <w, w> - <w, q>^2 / <q, q>. Those of the best candidate are rounded again with that step, and
     so on, as long as the error falls.
+
+    Continuous cells hold each float32 weight exactly: the channel's scale is a power of two.
     """
 
     summary: ClassVar[str] = "quantise weights per output channel to the target's signed levels"
@@ -38,10 +40,11 @@ class QuantizeWeights(Pass):
     """Smallest clipping point tried, as a share of the channel's largest weight."""
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
+        layers = [node for node in graph.nodes if isinstance(node, CalibratedLayer)]
+        if context.target.cell.continuous:
+            return graph.map_nodes({layer.name: _hold(layer) for layer in layers})
         limit = context.weight_limit
-        return graph.map_nodes(
-            {node.name: self._quantize(node, limit) for node in graph.nodes if isinstance(node, CalibratedLayer)}
-        )
+        return graph.map_nodes({layer.name: self._quantize(layer, limit) for layer in layers})
 
     def _quantize(self, layer: CalibratedLayer, limit: int) -> QuantizedLayer:
         groups, rows, columns = layer.matrix.shape
@@ -96,6 +99,16 @@ class QuantizeWeights(Pass):
             better = score > best_score
             best[better], best_score[better] = candidate, score[better]
         return best
+
+
+def _hold(layer: CalibratedLayer) -> QuantizedLayer:
+    """Weights as shares of the conductance window, exactly."""
+    largest = np.abs(layer.matrix).max(axis=1, initial=0).reshape(-1)
+    # The largest float32 magnitudes have no power of two above them.
+    exponent = np.minimum(np.frexp(largest)[1], np.finfo(np.float32).maxexp - 1)
+    scale = np.maximum(np.ldexp(np.float32(1), exponent), largest)
+    shares = layer.matrix / scale.reshape(len(layer.matrix), 1, -1)
+    return carry(QuantizedLayer, layer, levels=read_only(shares), scale=read_only(scale))
 
 
 def _blocks(channels: int, weights: int) -> Iterator[slice]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ class SliceWeights(Pass):
     """Writes each weight as digits of a balanced number of the slices' base.
 
     All digits but the last lie within half a base of zero; the last takes what is left, -L..+L.
+    A continuous weight is one slice.
     """
 
     summary: ClassVar[str] = "cut integer weights into slices, one differential pair each"
@@ -34,8 +35,10 @@ class SliceWeights(Pass):
         )
 
 
-def balanced_digits(numbers: NDArray[np.int32], base: int, count: int) -> NDArray[np.int8]:
-    """Digits of integers, least significant first: [count, *numbers.shape]."""
+def balanced_digits(numbers: NDArray[Any], base: int, count: int) -> NDArray[Any]:
+    """Digits of integers, least significant first: [count, *numbers.shape]; other numbers are one digit."""
+    if numbers.dtype.kind == "f":
+        return numbers[None]
     half = base // 2
     digits = np.empty((count, *numbers.shape), np.int8)
     rest = numbers.astype(np.int64)

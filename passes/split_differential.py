@@ -25,6 +25,8 @@ class SplitDifferential(Pass):
         changed = {}
         for node in graph.nodes:
             if isinstance(node, SlicedLayer):
-                cells = np.stack([np.maximum(node.digits, 0), np.maximum(-node.digits, 0)]).astype(np.uint8)
+                cells = np.stack([np.maximum(node.digits, 0), np.maximum(-node.digits, 0)])
+                if cells.dtype.kind != "f":  # continuous cells stay what they are
+                    cells = cells.astype(np.uint8)
                 changed[node.name] = carry(PairedLayer, node, cells=read_only(cells))
         return graph.map_nodes(changed)

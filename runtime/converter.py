@@ -25,13 +25,14 @@ class Converter:
     """Units, grid and resolution of one conversion.
 
     One level step of a cell is ``codes_per_level / levels_per_code`` units; one of the two is 1.
+    Continuous cells have no grid (None).
     ``max_code`` is None for a converter that is exact and has no end of range.
     """
 
     codes_per_level: int
     levels_per_code: int
     unit_us: float
-    grid_bits: int
+    grid_bits: int | None
     max_code: int | None
 
     @classmethod
@@ -53,7 +54,7 @@ class Converter:
     @classmethod
     def exact(cls, target: Target) -> Converter:
         """No converter: currents in level steps, on a grid that double precision sums exactly."""
-        return cls(1, 1, target.cell.level_step_us, 16, None)
+        return cls(1, 1, target.cell.level_step_us, None if target.cell.continuous else 16, None)
 
     @property
     def dtype(self) -> type[np.floating[Any]]:
@@ -62,15 +63,19 @@ class Converter:
 
     def to_grid(self, value: NDArray[np.float64]) -> NDArray[np.float64]:
         """Round to the nearest point of the grid."""
+        if self.grid_bits is None:
+            return value
         scale = float(1 << self.grid_bits)
         return np.rint(value * scale) / scale
 
-    def nominal(self, levels: NDArray[np.integer[Any]], target: Target) -> NDArray[np.float64]:
+    def nominal(self, levels: NDArray[Any], target: Target) -> NDArray[np.float64]:
         """Conductance of cells without errors, in units on the grid.
 
         The part from g_min is rounded down to the grid, the same for every cell, so that pairs
         cancel exactly and full lines stay inside the range.
         """
+        if self.grid_bits is None:
+            return levels.astype(np.float64) + float(_ratio(target))
         per_level = Fraction(self.codes_per_level, self.levels_per_code)
         base = _ratio(target) * per_level * (1 << self.grid_bits)
         return self.to_grid(levels.astype(np.float64) * float(per_level)) + math.floor(base) / (1 << self.grid_bits)

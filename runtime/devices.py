@@ -131,16 +131,17 @@ class Devices:
                 self._cache[number] = cells
         return cells
 
-    def levels(self, number: int) -> NDArray[np.uint8]:
-        """Levels that programming aims at, [input lines, output lines]."""
+    def levels(self, number: int) -> NDArray[Any]:
+        """Levels that programming aims at, [input lines, output lines]; shares of the window if continuous."""
         shape = self.program.target.array
-        levels = np.zeros((shape.input_lines, shape.output_lines), np.uint8)
+        kind = np.float32 if self.program.target.cell.continuous else np.uint8
+        levels = np.zeros((shape.input_lines, shape.output_lines), kind)
         begin, end = np.searchsorted(self._sorted, [number, number + 1])
         for row in self._order[begin:end]:
             self._write_tile(levels, int(row))
         return levels
 
-    def _write_tile(self, levels: NDArray[np.uint8], row: int) -> None:
+    def _write_tile(self, levels: NDArray[Any], row: int) -> None:
         tiles = self.program.placement.tiles
         number = int(tiles.layer[row])
         unrolling = self.program.layers[number].replicas[int(tiles.replica[row])].unrolling
@@ -155,7 +156,7 @@ class Devices:
         top, left = tiles.input_line[row], tiles.output_line[row]
         levels[top : top + lines.shape[0], left : left + lines.shape[1]] = lines
 
-    def _expand_layer(self, number: int, unrolling: Unrolling) -> NDArray[np.uint8]:
+    def _expand_layer(self, number: int, unrolling: Unrolling) -> NDArray[Any]:
         return unrolling.expand(self.program.layers[number].cells)
 
     def _program_array(self, number: int) -> NDArray[Any]:
@@ -202,7 +203,7 @@ class Devices:
         )
         return alive
 
-    def _in_units(self, levels: NDArray[np.uint8], actual_us: NDArray[np.float64]) -> NDArray[Any]:
+    def _in_units(self, levels: NDArray[Any], actual_us: NDArray[np.float64]) -> NDArray[Any]:
         """Conductances in converter units, on its grid."""
         target = self.program.target
         nominal_us = target.cell.g_min_us + levels * target.cell.level_step_us
@@ -211,7 +212,7 @@ class Devices:
         cells = self.converter.nominal(levels, target) + deviation
         return np.maximum(cells, 0.0).astype(self.converter.dtype)
 
-    def _stick(self, levels: NDArray[np.uint8], number: int) -> NDArray[np.bool_]:
+    def _stick(self, levels: NDArray[Any], number: int) -> NDArray[np.bool_]:
         """Set stuck cells to the lowest or highest level in place; returns where."""
         faults = self.program.target.faults
         chance = uniforms(levels.size, number, 0, stream(Purpose.STUCK, 0), self.seed).reshape(levels.shape)

@@ -55,7 +55,7 @@ class Effects:
             "programming_error": has_programming,
             "stuck_cells": faults.stuck_low_share + faults.stuck_high_share > 0,
             "read_noise": noise.sigma_us + noise.proportional_share > 0,
-            "adc": True,
+            "adc": not target.cell.continuous,
             "relaxation": target.relaxation is not None and time_s > 0,
             "drift": target.drift is not None and time_s > target.drift.reference_s,
             "dead_lines": faults.dead_input_line_share + faults.dead_output_line_share > 0,

@@ -9,13 +9,14 @@ gets one Gaussian number of variance sigma^2 * driven lines.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.geometry import Unrolling
 from memcompile.ir import MappedLayer, Replica
+from memcompile.quantizers import InputQuantizer
 from memcompile.runtime.conversions import Phases, add_gaussians, convert_tile, pack_phases
 from memcompile.runtime.literal import LiteralExecutor
 from memcompile.runtime.machine import Machine
@@ -28,7 +29,7 @@ Path = Literal["product", "linear", "conversions", "literal"]
 class LayerInputs:
     """Input vectors of one layer, cut out and packed once for all its tiles and copies."""
 
-    def __init__(self, x: NDArray[np.int16], machine: Machine) -> None:
+    def __init__(self, x: NDArray[Any], machine: Machine) -> None:
         self._x = x.astype(np.uint8)  # two's complement keeps its bits
         self._workers = machine.workers
         self._vectors: dict[Unrolling, NDArray[np.uint8]] = {}
@@ -66,7 +67,7 @@ class FastExecutor:
         means = "table look-ups, one Gaussian number per conversion" if effects.read_noise else "table look-ups"
         return "conversions", f"a converter per line and phase: {means} ({', '.join(effects.names())})"
 
-    def sums(self, layer: int, x: NDArray[np.int16], images: NDArray[np.int64]) -> NDArray[np.float64]:
+    def sums(self, layer: int, x: NDArray[Any], images: NDArray[np.int64]) -> NDArray[np.float64]:
         """See :class:`memcompile.runtime.machine.Executor`."""
         stage = self.machine.program.layers[layer]
         path, _ = self.path()
@@ -98,7 +99,7 @@ class FastExecutor:
         table, machine, unrolling = self.machine.tiles, self.machine, replica.unrolling
         batch, count = len(images), len(replica.windows)
         totals = np.zeros((batch * count, unrolling.matrices, unrolling.columns), np.int64)
-        weights = np.array(stage.quantizer.phase_weights, np.float32)
+        weights = np.array(_phase_weights(stage), np.float32)
         powers = np.int64(stage.base) ** np.arange(stage.slices)
         windows = replica.windows.astype(np.int64)
         for row in tiles.tolist():
@@ -125,7 +126,7 @@ class FastExecutor:
         stage: MappedLayer,
         replica: Replica,
         tiles: NDArray[np.int64],
-        x: NDArray[np.int16],
+        x: NDArray[Any],
         images: NDArray[np.int64],
     ) -> NDArray[np.float64]:
         """Sums without converters, [batch, windows, matrices, columns]."""
@@ -137,7 +138,7 @@ class FastExecutor:
         items = vectors.reshape(-1, unrolling.matrices, unrolling.rows).transpose(1, 0, 2)
         totals = np.ascontiguousarray(np.matmul(items.astype(np.float64), matrices).transpose(1, 0, 2))
         if self.machine.effects.read_noise:
-            squares = squared_phase_weights(stage.quantizer.phase_weights)[items.astype(np.uint8)]
+            squares = squared_phase_weights(_phase_weights(stage))[items.astype(np.uint8)]
             # One cell variance for all of a matrix is the usual case: then driven lines are all it takes.
             alike = variances.min() == variances.max()
             variance = squares.sum(axis=2, keepdims=True) * variances.max() if alike else np.matmul(squares, variances)
@@ -187,17 +188,30 @@ def squared_phase_weights(weights: tuple[int, ...]) -> NDArray[np.float64]:
     return total
 
 
-def exact_sums(stage: MappedLayer, x: NDArray[np.int16]) -> NDArray[np.float64]:
-    """Integer sums of a layer on perfect hardware, [batch, out_channels, positions].
+def _phase_weights(stage: MappedLayer) -> tuple[int, ...]:
+    """What a one counts in each bit phase; exact inputs have no bits and never come here."""
+    assert isinstance(stage.quantizer, InputQuantizer)
+    return stage.quantizer.phase_weights
+
+
+def _exact_dtype(stage: MappedLayer, matrix: NDArray[Any]) -> type[np.float32 | np.float64]:
+    """The float type that holds every sum exactly; float64 for continuous weights."""
+    if not isinstance(stage.quantizer, InputQuantizer):
+        return np.float64
+    largest = max(-stage.quantizer.lowest, stage.quantizer.highest)
+    bound = largest * int(np.abs(matrix.astype(np.int64)).sum(axis=1).max(initial=0))
+    return np.float32 if bound < FLOAT32_EXACT else np.float64
+
+
+def exact_sums(stage: MappedLayer, x: NDArray[Any]) -> NDArray[np.float64]:
+    """Sums of a layer on perfect hardware, [batch, out_channels, positions].
 
     One product per group, in float32 where every partial sum is below 2^24, else in float64:
-    exact either way.
+    exact either way for integers. Sums of continuous weights are those of float64.
     """
     unrolling = Unrolling.im2col(stage.geometry)
     matrix = stage.integer_matrix()
-    largest = max(-stage.quantizer.lowest, stage.quantizer.highest)
-    bound = largest * int(np.abs(matrix.astype(np.int64)).sum(axis=1).max(initial=0))
-    dtype = np.float32 if bound < FLOAT32_EXACT else np.float64
+    dtype = _exact_dtype(stage, matrix)
     vectors = unrolling.patches(x).astype(dtype)  # batch, windows, groups, rows
     sums = np.matmul(vectors.transpose(2, 0, 1, 3).reshape(len(matrix), -1, unrolling.rows), matrix.astype(dtype))
     batch, positions = vectors.shape[:2]

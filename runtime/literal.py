@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +21,7 @@ class LiteralExecutor:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
 
-    def sums(self, layer: int, x: NDArray[np.int16], images: NDArray[np.int64]) -> NDArray[np.float64]:
+    def sums(self, layer: int, x: NDArray[Any], images: NDArray[np.int64]) -> NDArray[np.float64]:
         """See :class:`memcompile.runtime.machine.Executor`."""
         stage = self.machine.program.layers[layer]
         y = np.zeros((len(x), stage.geometry.out_channels, stage.geometry.positions))
@@ -34,7 +36,7 @@ class LiteralExecutor:
         stage: MappedLayer,
         replica: Replica,
         tiles: NDArray[np.int64],
-        x: NDArray[np.int16],
+        x: NDArray[Any],
         images: NDArray[np.int64],
     ) -> NDArray[np.float64]:
         """Work through the steps of one copy; returns sums [batch, windows, matrices, columns]."""
@@ -53,15 +55,14 @@ class LiteralExecutor:
         return totals
 
     def _step(
-        self, stage: MappedLayer, row: int, vector: NDArray[np.int16], window: int, images: NDArray[np.int64]
+        self, stage: MappedLayer, row: int, vector: NDArray[Any], window: int, images: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """One matrix-vector product in one array, [batch, columns of the tile], in codes."""
         devices, converter = self.machine.devices, self.machine.converter
         cells = devices.tile(row).astype(np.float64)
         sigma = devices.read_sigma(row) * devices.gains(row) if self.machine.effects.read_noise else None
         lines = np.zeros((len(vector), cells.shape[1]))
-        for phase, weight in enumerate(stage.quantizer.phase_weights):
-            driven = (vector >> phase & 1).astype(np.float64)
+        for phase, (driven, weight) in enumerate(stage.quantizer.phases(vector)):
             current = driven @ cells
             if sigma is not None:
                 draw = 0 if self.machine.noise_spans_phases else phase

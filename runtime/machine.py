@@ -30,7 +30,7 @@ class Machine:
         self.target = program.target
         self.workers = Workers(threads)
         self.tiles = program.placement.tiles
-        self.converter = Converter.adc(program.target) if effects.adc else Converter.exact(program.target)
+        self.converter = Converter.adc(program.target) if self.effects.adc else Converter.exact(program.target)
         self.devices = Devices(program, seed, self.effects, self.converter, time_s)
         self.prepared = BoundedCache(PREPARED_BYTES)
 
@@ -89,7 +89,7 @@ def _on_summable_grid(values: NDArray[np.float64]) -> NDArray[np.float64]:
 class Executor(Protocol):
     """Computes the integer sums of crossbar layers."""
 
-    def sums(self, layer: int, x: NDArray[np.int16], images: NDArray[np.int64]) -> NDArray[np.float64]:
+    def sums(self, layer: int, x: NDArray[Any], images: NDArray[np.int64]) -> NDArray[np.float64]:
         """Multiply quantised inputs with the weights of a layer.
 
         Parameters
@@ -97,7 +97,7 @@ class Executor(Protocol):
         layer
             Number of the crossbar layer.
         x
-            Quantised input, [batch, in_channels, *input_size].
+            Quantised (or exact) input, [batch, in_channels, *input_size].
         images
             Number of each image, [batch].
 

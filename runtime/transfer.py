@@ -9,6 +9,7 @@ reaches).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ class Wiring:
     layer: NDArray[np.int32]
     slice: NDArray[np.int8]
     weight: NDArray[np.int64]
-    digit: NDArray[np.int8]
+    digit: NDArray[Any]
 
 
 def wire(program: Program) -> Wiring:
@@ -53,7 +54,8 @@ def wire(program: Program) -> Wiring:
         row, column = np.nonzero(block)
         weight = block[row, column] - 1
         first = (int(tiles.array[tile]) * array.input_lines + int(tiles.input_line[tile]) + row) * array.output_lines
-        signed = layer.cells[0].astype(np.int8) - layer.cells[1].astype(np.int8)
+        cells = layer.cells if program.target.cell.continuous else layer.cells.astype(np.int8)
+        signed = cells[0] - cells[1]
         for place in range(layer.slices):
             plus = first + int(tiles.output_line[tile]) + 2 * (layer.slices * column + place)
             digit = signed[place].reshape(-1)[weight]

@@ -10,8 +10,9 @@ import onnx
 from numpy.typing import NDArray
 
 from memcompile.geometry import Geometry, Unrolling
-from memcompile.ir import Cut, InputQuantizer, MappedLayer, Placement, Replica, TensorType, TileTable
+from memcompile.ir import Cut, MappedLayer, Placement, Replica, TensorType, TileTable
 from memcompile.program import DigitalStage, Program, Provenance, Stage
+from memcompile.quantizers import InputQuantizer
 from memcompile.target import Target, load_target, parse_target
 
 

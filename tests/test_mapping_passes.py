@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from memcompile.errors import CapacityError, UsageError
 from memcompile.geometry import Geometry
-from memcompile.ir import Graph, InputQuantizer, MappedLayer, PairedLayer, TensorType, TiledLayer
+from memcompile.ir import Graph, MappedLayer, PairedLayer, TensorType, TiledLayer
 from memcompile.pass_manager import PassContext
 from memcompile.passes.layer_graph import layer_sources, mapped_layers, tile_loads
 from memcompile.passes.place import Place
@@ -20,6 +20,7 @@ from memcompile.passes.replicate import Replicate
 from memcompile.passes.schedule import Schedule
 from memcompile.passes.tile_matrices import TileMatrices
 from memcompile.printer import print_graph
+from memcompile.quantizers import InputQuantizer
 from memcompile.target import FIELDS, Target, load_target
 from memcompile.verifier import find_violations
 

@@ -13,8 +13,9 @@ from models import dyadic, float_model, node
 
 from memcompile.errors import DataError
 from memcompile.interpreter import Interpreter
-from memcompile.ir import CalibratedLayer, InputQuantizer
+from memcompile.ir import CalibratedLayer
 from memcompile.passes.calibrate_activations import CalibrateActivations
+from memcompile.quantizers import InputQuantizer
 
 RNG = np.random.default_rng(41)
 WEIGHTS = {"w": dyadic(RNG, (6, 4)), "v": dyadic(RNG, (4, 2))}

@@ -18,19 +18,10 @@ from stages import replaced
 from memcompile import verifier
 from memcompile.errors import ProgramError, VerificationError
 from memcompile.geometry import Geometry, Unrolling
-from memcompile.ir import (
-    TILE_COLUMNS,
-    Certificate,
-    Cut,
-    Graph,
-    InputQuantizer,
-    MappedLayer,
-    Placement,
-    Replica,
-    TileTable,
-)
+from memcompile.ir import TILE_COLUMNS, Certificate, Cut, Graph, MappedLayer, Placement, Replica, TileTable
 from memcompile.pipelines import default_passes, emit_program
 from memcompile.program import ChipState, Program, Provenance
+from memcompile.quantizers import ExactInput, InputQuantizer
 from memcompile.target import load_target
 from memcompile.verifier import Verifier, find_violations, placement_violations, verify_program
 
@@ -179,6 +170,7 @@ GRAPHS: list[tuple[str, str, Change]] = [
     ("array-types", "split_differential", fields(cells=np.zeros((2, 2, 4, 9, 1), np.float32))),
     ("array-types", "schedule", windows(lambda numbers: numbers.astype(np.int64))),
     ("input-bits", "calibrate_activations", quantizer(bits=7)),
+    ("exact-input", "calibrate_activations", fields(quantizer=ExactInput())),
     ("input-step", "calibrate_activations", quantizer(scale=0.0)),
     ("input-step", "quantize_weights", quantizer(scale=float("nan"))),
     ("digit-range", "slice_weights", array("digits", 8)),
