@@ -12,12 +12,19 @@ from memcompile.passes.traffic import Traffic
 
 
 def number_arrays(
-    arrays: NDArray[np.int64], tiles: TileTable, traffic: Traffic, arrays_per_chip: int, chips: int
+    arrays: NDArray[np.int64], order: NDArray[np.int64], traffic: Traffic, arrays_per_chip: int, chips: int
 ) -> tuple[NDArray[np.int64], int]:
     """Renumber packed arrays; array a lies on chip a // arrays_per_chip.
 
-    Two orders are tried, and the one with less traffic wins: along the pipeline, and whole chips
+    Two numberings are tried, and the one with less traffic wins: along the pipeline, and whole chips
     of one layer first.
+
+    Parameters
+    ----------
+    arrays
+        Array of each tile, as packed.
+    order
+        Tiles along the pipeline, see :func:`pipeline`.
 
     Returns
     -------
@@ -25,27 +32,52 @@ def number_arrays(
     """
     if not len(arrays):
         return arrays, 0
-    along = pipeline_order(arrays, tiles)
-    orders = [along]
+    along = number_along(arrays, order, traffic.tiles)
+    numberings = [along]
     if chips > 1:
-        orders.append(whole_chips_first(along, tiles, traffic.further_chip(), arrays_per_chip, chips))
-    crossing = [traffic.crossing(order // arrays_per_chip) for order in orders]
+        numberings.append(whole_chips_first(along, traffic.tiles, traffic.further_chip(), arrays_per_chip, chips))
+    crossing = [traffic.crossing(numbers // arrays_per_chip) for numbers in numberings]
     best = int(np.argmin(crossing))
-    return orders[best], crossing[best]
+    return numberings[best], crossing[best]
 
 
-def pipeline_order(arrays: NDArray[np.int64], tiles: TileTable) -> NDArray[np.int64]:
-    """Number arrays so that neighbours hold neighbouring copies of neighbouring layers.
+def pipeline(traffic: Traffic, weights_per_chip: int) -> NDArray[np.int64]:
+    """List tiles along the pipeline: by layer, copy and matrix, and then by columns or by rows.
 
-    Tiles are listed by layer and copy, so an array's place in the pipeline is the mean place of
-    its tiles in the table.
+    Row tiles of the same columns that share a chip are added there, and one sum leaves it; column
+    tiles of the same rows share their inputs. Each layer gets the order with less traffic when its
+    tiles fill chip after chip.
+
+    Parameters
+    ----------
+    weights_per_chip
+        Weights that the pairs of a chip hold.
     """
+    tiles = traffic.tiles
+    common = (tiles.matrix, tiles.replica, tiles.layer)
+    orders = (
+        np.lexsort((tiles.row_begin, tiles.column_begin, *common)),
+        np.lexsort((tiles.column_begin, tiles.row_begin, *common)),
+    )
+    sent = []
+    for order in orders:
+        chip = np.empty(len(tiles), np.int64)
+        chip[order] = (np.cumsum(_cells(tiles)[order]) - 1) // weights_per_chip
+        sent.append(traffic.sent_by_layer(chip))
+    by_columns = (sent[0] <= sent[1])[tiles.layer[orders[0]]]  # both orders list layer after layer
+    return np.where(by_columns, *orders)
+
+
+def number_along(arrays: NDArray[np.int64], order: NDArray[np.int64], tiles: TileTable) -> NDArray[np.int64]:
+    """Number arrays by the mean place of their cells along the pipeline."""
     count = int(arrays.max()) + 1
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
     weight = _cells(tiles).astype(np.float64)
-    mean = np.bincount(arrays, weight * np.arange(len(arrays)), count) / np.bincount(arrays, weight, count)
-    rank = np.empty(count, np.int64)
-    rank[np.argsort(mean, kind="stable")] = np.arange(count)
-    return rank[arrays]
+    mean = np.bincount(arrays, weight * place, count) / np.bincount(arrays, weight, count)
+    number = np.empty(count, np.int64)
+    number[np.argsort(mean, kind="stable")] = np.arange(count)
+    return number[arrays]
 
 
 def whole_chips_first(

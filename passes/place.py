@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from memcompile.errors import CapacityError
 from memcompile.ir import Certificate, Graph, Placement
 from memcompile.pass_manager import Pass, PassContext
-from memcompile.passes.chips import number_arrays
+from memcompile.passes.chips import number_arrays, pipeline
 from memcompile.passes.layer_graph import mapped_layers, tile_loads
 from memcompile.passes.packing import Packing, TileShape, group_tiles, pack
 from memcompile.passes.packing_bounds import arrays_bound, packing_interval_bound
@@ -53,17 +53,21 @@ class Place(Pass):
         loads = tile_loads(layers, tiles)
         sizes = np.stack([tiles.heights, tiles.widths(slices), loads], axis=1).astype(np.int64)
         draft = np.stack([tiles.array, tiles.input_line, tiles.output_line], axis=1).astype(np.int64)
-        places, arrays = self._pack(sizes, draft, context, placement)
-        traffic = Traffic(graph, tiles)
-        per_chip = context.target.chip.arrays
-        numbers, crossing = number_arrays(places[:, 0], tiles, traffic, per_chip, placement.chips)
+        chip, traffic = context.target.chip, Traffic(graph, tiles)
+        weights_per_chip = chip.arrays * context.target.array.cells // (2 * int(slices.max()))
+        # Interchangeable tiles fill the arrays in the order they are listed.
+        order = pipeline(traffic, weights_per_chip) if placement.chips > 1 else np.arange(len(tiles))
+        places = np.empty((len(tiles), 3), np.int64)
+        places[order], arrays = self._pack(sizes[order], draft[order], context, placement)
+        numbers, crossing = number_arrays(places[:, 0], order, traffic, chip.arrays, placement.chips)
+        bound = traffic.bound(numbers, chip.arrays)
         placed = np.stack([numbers, places[:, 1], places[:, 2]]).astype(np.int32)
         tiles = tiles.with_columns(array=placed[0], input_line=placed[1], output_line=placed[2])
         return graph.replace(
             placement=replace(
                 placement,
                 tiles=tiles,
-                certificates=(*placement.certificates, arrays, _crossing(crossing, traffic.bound(numbers, per_chip))),
+                certificates=(*placement.certificates, arrays, _crossing(crossing, bound)),
                 crossing_values=crossing,
             )
         )

@@ -36,7 +36,7 @@ class Traffic:
         self._graph = graph
         self._layers = mapped_layers(graph)
         self._order = {node.name: place for place, node in enumerate(graph.nodes)}
-        self._tiles = tiles
+        self.tiles = tiles
         self._edges = np.searchsorted(tiles.layer, np.arange(len(self._layers) + 1))
         self._cells = (tiles.heights * (tiles.column_end - tiles.column_begin)).astype(np.int64)
         self._reads = [LayerReads(layer) for layer in self._layers]
@@ -51,8 +51,7 @@ class Traffic:
         for node in self._graph.nodes:
             read = [value for value in read_values(node) if value in made_on]
             if isinstance(node, MappedLayer):
-                here = self._slice(numbers[node.name])
-                home = int(np.bincount(chip[here], self._cells[here]).argmax())
+                home = self._home(numbers[node.name], chip)
                 source = made_on.get(node.inputs[0], OUTSIDE)
                 total += self._inputs_sent(numbers[node.name], chip, source)
                 total += self._sums_sent(numbers[node.name], chip, home)
@@ -61,6 +60,16 @@ class Traffic:
                 total += sum(self._size(value) for value in read if made_on[value] not in (home, OUTSIDE))
             made_on.update(dict.fromkeys(node.outputs, home))
         return total
+
+    def sent_by_layer(self, chip: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Inputs and sums of each layer that cross, as if its input were made on the chip of its first tile."""
+        sent = np.zeros(len(self._layers), np.int64)
+        for number, layer in enumerate(self._layers):
+            inner = layer.inputs[0] in self._graph.producers
+            source = int(chip[self._slice(number)][0]) if inner else OUTSIDE
+            sent[number] = self._inputs_sent(number, chip, source)
+            sent[number] += self._sums_sent(number, chip, self._home(number, chip))
+        return sent
 
     def bound(self, arrays: NDArray[np.int64], arrays_per_chip: int) -> int:
         """What no assignment of these arrays to chips can avoid.
@@ -85,7 +94,7 @@ class Traffic:
         return [self._further_chip(number, layer) for number, layer in enumerate(self._layers)]
 
     def _further_chip(self, number: int, layer: MappedLayer) -> int:
-        here, tiles = self._slice(number), self._tiles
+        here, tiles = self._slice(number), self.tiles
         windows = np.array([len(replica.windows) for replica in layer.replicas], np.int64)
         sums = int((windows[tiles.replica[here]] * (tiles.column_end - tiles.column_begin)[here]).min())
         if layer.inputs[0] not in self._graph.producers:
@@ -93,6 +102,10 @@ class Traffic:
         begin, end = self._reads[number].channels(tiles, here)
         positions = self._reads[number].positions_of_copies()[tiles.replica[here]]
         return sums + int((positions * (end - begin)).min())
+
+    def _home(self, number: int, chip: NDArray[np.int64]) -> int:
+        here = self._slice(number)
+        return int(np.bincount(chip[here], self._cells[here]).argmax())
 
     def _slice(self, number: int) -> slice:
         return slice(int(self._edges[number]), int(self._edges[number + 1]))
@@ -119,14 +132,14 @@ class Traffic:
             return 0
         here = self._slice(number)
         reads = self._reads[number]
-        begin, end = reads.channels(self._tiles, here)
-        facts = np.stack([chip[here], self._tiles.replica[here], begin, end], axis=1)
+        begin, end = reads.channels(self.tiles, here)
+        facts = np.stack([chip[here], self.tiles.replica[here], begin, end], axis=1)
         distinct = np.unique(facts[facts[:, 0] != source], axis=0)
         edges = np.flatnonzero(np.diff(distinct[:, 0], prepend=-1, append=-1))
         return sum(reads.values(distinct[first:last, 1:]) for first, last in itertools.pairwise(edges))
 
     def _sums_sent(self, number: int, chip: NDArray[np.int64], home: int) -> int:
-        here, tiles = self._slice(number), self._tiles
+        here, tiles = self._slice(number), self.tiles
         facts = (chip, tiles.replica, tiles.matrix, tiles.column_begin, tiles.column_end)
         keys = np.stack([fact[here] for fact in facts], axis=1)
         distinct = np.unique(keys[keys[:, 0] != home], axis=0)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from factories import make_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_mapping_passes import chain, context_of, conv, dense, geometries, mapped, paired
 
+from memcompile.geometry import Geometry
 from memcompile.ir import DigitalNode, Graph, MappedLayer, TileTable
 from memcompile.passes.chips import group_rests
 from memcompile.passes.layer_graph import mapped_layers
@@ -127,3 +129,24 @@ def test_the_dearest_layers_stay_whole() -> None:
     groups = group_rests([dear, middle, cheap], 8, 2)
     assert [set(dear) <= set(group) for group in groups].count(True) == 1
     assert [set(middle) <= set(group) for group in groups].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("layers", "by_columns"), [([dense(256, 64)], True), ([dense(16, 256), dense(256, 64)], False)]
+)
+def test_tiles_that_share_sums_or_inputs_share_a_chip(layers: list[Geometry], by_columns: bool) -> None:
+    """16 row tiles x 2 column tiles on 4 chips of 8 arrays.
+
+    By columns 3 chips send 32 sums; by rows they send 64, but a chip then reads half the inputs,
+    which cross if they come from another layer.
+    """
+    target = make_target(array={"input_lines": 16, "output_lines": 64}, chip={"arrays": 8})
+    graph = mapped(chain(layers, target), context_of(target), Replicate(objective="arrays"))
+    assert graph.placement is not None
+    tiles = graph.placement.tiles
+    own = tiles.layer == len(layers) - 1
+    blocks = {chip: own & (tiles.array // 8 == chip) for chip in np.unique(tiles.array[own] // 8).tolist()}
+    assert len(blocks) == 4
+    for block in blocks.values():
+        shape = len(np.unique(tiles.row_begin[block])), len(np.unique(tiles.column_begin[block]))
+        assert shape == ((8, 1) if by_columns else (4, 2))
