@@ -16,6 +16,7 @@ from rich.table import Table
 from memcompile.atomic import write_atomically
 from memcompile.cli_tune import tune_command
 from memcompile.console import Output, check_writable, data_options, write_npz
+from memcompile.cost_report import energy_table
 from memcompile.data import load_dataset
 from memcompile.errors import EXIT_CODES, MemcompileError, UsageError
 from memcompile.evaluation import evaluate, score
@@ -162,7 +163,7 @@ def _list_passes(ctx: click.Context, param: click.Parameter, value: bool) -> Non
     show_default=True,
     help="How long the mapping is searched for (deterministic at each level).",
 )
-@click.option("--explain", is_flag=True, help="List each operator: analog or digital, and why.")
+@click.option("--explain", is_flag=True, help="List each operator, analog or digital and why, and each layer's energy.")
 @click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Set a pass option (repeatable).")
 @click.option(
     "--list-passes",
@@ -212,9 +213,13 @@ def compile_command(model: Path, **options: Any) -> None:
             seed=options["seed"],
             progress=out.progress,
         )
+    facts = program_facts(compilation.program, evaluation)
     if options["explain"]:
         out.print(explanation.table())
-    out.report(program_facts(compilation.program, evaluation))
+        energies = energy_table(facts["cost"])
+        if energies is not None:
+            out.print(energies)
+    out.report(facts)
     out.say(f"program written to {target}; next: memcompile run {target} --data YOUR_DATA")
 
 

@@ -11,17 +11,16 @@ import click
 
 from memcompile.atomic import write_atomically
 from memcompile.console import Output, check_writable, data_options
+from memcompile.cost_report import write_facts, write_line
 from memcompile.data import Dataset, load_dataset
 from memcompile.errors import UsageError
 from memcompile.evaluation import score
 from memcompile.pass_manager import ProgressBar
 from memcompile.program import Program
 from memcompile.program_file import load_program, save_program
-from memcompile.report import figure
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.hybrid_training import EpochRecord, TuningOptions
 from memcompile.runtime.transfer import transfer
-from memcompile.runtime.write_verify import WriteReport
 from memcompile.tuning import TuningPlan, TuningResult, tune
 from memcompile.verifier import verify_program
 
@@ -118,36 +117,10 @@ def _facts(
         "test_data": test.name,
         "test_images": test.count,
         "accuracy": accuracy,
-        "transfer": _write_facts(source, result.transfer, result.transfer_most_pulses),
-        "tuning": _write_facts(source, result.tuning, result.most_pulses),
+        "transfer": write_facts(source, result.transfer, result.transfer_most_pulses),
+        "tuning": write_facts(source, result.tuning, result.most_pulses),
         "epochs": [asdict(record) for record in result.records],
     }
-
-
-def _write_facts(program: Program, report: WriteReport, most_pulses: int) -> dict[str, Any]:
-    """What writing cells took; null where the target does not say."""
-    spec, target = program.target.write_verify, program.target
-    endurance = spec.endurance_pulses if spec else None
-    return {
-        "cell_writes": report.writes,
-        "pulses": report.pulses if spec else None,
-        "time_s": report.time_s(spec, program.placement.chips) if spec else None,
-        "energy_j": report.energy_j(target) if spec else None,
-        "most_pulses_of_a_cell": most_pulses if spec else None,
-        "endurance_share": most_pulses / endurance if endurance else None,
-    }
-
-
-def _write_line(facts: dict[str, Any]) -> str:
-    if facts["pulses"] is None:
-        return f"{facts['cell_writes']:,} cells written; the target gives no pulses"
-    parts = [
-        f"{facts['cell_writes']:,} cells written with {facts['pulses']:,} pulses",
-        f"{figure(1e3 * facts['time_s'])} ms",
-    ]
-    if facts["energy_j"] is not None:
-        parts.append(f"{figure(1e6 * facts['energy_j'])} uJ")
-    return ", ".join(parts)
 
 
 def _endurance_lines(facts: dict[str, Any]) -> list[str]:
@@ -167,8 +140,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         f"  after transfer       {accuracy['transferred']:.2%}",
         f"  after tuning         {accuracy['tuned']:.2%}  "
         f"({facts['training_images']:,} images of {facts['training_data']})",
-        f"transfer               {_write_line(facts['transfer'])}",
-        f"tuning                 {_write_line(facts['tuning'])}",
+        f"transfer               {write_line(facts['transfer'])}",
+        f"tuning                 {write_line(facts['tuning'])}",
         *_endurance_lines(facts),
     ]
 

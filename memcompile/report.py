@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from memcompile.cost_report import cost_facts, cost_lines, figure
 from memcompile.evaluation import Accuracy, Evaluation, Quality
 from memcompile.ir import MappedLayer
 from memcompile.program import Program
@@ -26,7 +27,6 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
     certificates = {item.quantity: item for item in placement.certificates}
     arrays, interval = certificates.get("arrays"), certificates.get("initiation_interval")
     crossing = certificates.get("crossing_values")
-    step_ns = target.step_ns
     steps = placement.initiation_interval_steps
     accuracy = evaluation.accuracy if evaluation else None
     quality = evaluation.quality if evaluation else None
@@ -45,10 +45,11 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
         "initiation_interval_steps": steps,
         "initiation_interval_bound": interval.bound if interval else 0,
         "latency_steps": placement.latency_steps,
-        "step_ns": step_ns,
-        "images_per_second": 1e9 / (steps * step_ns) if steps else None,
+        "step_ns": target.step_ns,
+        "images_per_second": 1e9 / (steps * target.step_ns) if steps else None,
         "crossing_values": placement.crossing_values,
         "crossing_values_bound": crossing.bound if crossing else 0,
+        "cost": cost_facts(program),
         "certificates": [
             {
                 "quantity": item.quantity,
@@ -109,14 +110,6 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def figure(value: float) -> str:
-    """A number with three significant digits, never in powers of ten: 1,230, 12.3, 0.00123."""
-    if value == 0:
-        return "0"
-    rounded = float(f"{value:.2e}")
-    return f"{rounded:,.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
-
-
 def facts_json(facts: Mapping[str, Any]) -> str:
     """Facts as JSON text."""
     return json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -172,7 +165,8 @@ def _totals(facts: Facts) -> list[Text]:
         f"cells            {facts['cells_used']:,} used, {facts['cell_utilisation']:.1%} of all",
         f"steps per image  {facts['initiation_interval_steps']:,} (initiation interval); "
         f"{_bound(facts['initiation_interval_steps'], facts['initiation_interval_bound'])}",
-        f"latency          {facts['latency_steps']:,} steps for one image alone",
+        f"latency          {facts['latency_steps']:,} steps, {figure(facts['cost']['latency_us'])} us, "
+        "for one image alone",
         f"rate             {facts['images_per_second']:,.0f} images/s at {facts['step_ns']:g} ns a step",
     ]
     if chips > 1:
@@ -180,7 +174,7 @@ def _totals(facts: Facts) -> list[Text]:
             f"traffic          {facts['crossing_values']:,} values an image cross chips; "
             f"proven lower bound {facts['crossing_values_bound']:,}"
         )
-    return [Text(line) for line in lines]
+    return [Text(line) for line in (*lines, *cost_lines(facts["cost"]))]
 
 
 def _bound(value: int, bound: int) -> str:

@@ -220,7 +220,7 @@ class EnergySpec(_Section):
     shift_add_pj: NonNegativeFloat = 0.0
     """Per output line: digital shift-and-add."""
     addition_pj: NonNegativeFloat | None = None
-    """Per digital addition that joins slices and row tiles, once a step; left out: not included."""
+    """Per digital addition after shift-and-add: pairs, slices, row tiles, once a step; left out: not included."""
     crossing_pj: NonNegativeFloat | None = None
     """Per value that crosses from chip to chip; left out: not included."""
 

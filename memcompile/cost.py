@@ -1,0 +1,253 @@
+"""What a program costs by the constants of its target: time, energy, area and writing.
+
+Everything follows from the tile table and the schedule: a tile works one step for each window of
+its copy, each step has a phase per input bit, and in a phase the tile's own lines work. Constants
+that a target does not give make figures that are None, and ``Cost.not_included`` names what no
+figure holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.ir import MappedLayer
+from memcompile.program import Program
+from memcompile.runtime.cells import Cells
+from memcompile.runtime.write_verify import WriteReport, nominal_pulses
+from memcompile.target import CellSpec, EnergySpec, Target
+
+Energy = Mapping[str, float]
+
+
+class Counting(Enum):
+    """What counts as a multiply-accumulate operation, which is two operations.
+
+    P. Yao et al. (2020) count every cell of an array in every step. A signed weight takes two cells
+    or more, and parallel windows hold cells that no weight sits in, so the network itself does less.
+    """
+
+    WEIGHTS = "weights"
+    """Each signed weight once per output position: what the network asks for."""
+    CELLS = "cells"
+    """Each cell of a working tile in each step."""
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What the tiles of one layer do for one image.
+
+    ``tile_steps`` counts products of one tile with one vector, ``phases`` their bit phases, and the
+    next three the input lines, output lines (that is conversions) and cells that work, summed over
+    phases. ``additions`` are digital ones after shift-and-add: each step a pair subtracted, slices
+    joined, row tiles joined. ``cell_macs`` and ``weight_macs`` count multiply-accumulate operations
+    in both ways. ``conductance_phases_us`` sums the conductances of the working cells over phases.
+    """
+
+    layer: str
+    tile_steps: int
+    phases: int
+    input_line_phases: int
+    conversions: int
+    cell_phases: int
+    additions: int
+    cell_macs: int
+    weight_macs: int
+    conductance_phases_us: float
+
+    def energy_pj(self, spec: EnergySpec) -> Energy:
+        """Energy for one image by component, in picojoules; components without a constant are left out."""
+        energy = {
+            "array": spec.array_pj * self.phases,
+            "cells": spec.cell_pj * self.cell_phases,
+            "drivers": spec.driver_pj * self.input_line_phases,
+            "sample_and_hold": spec.sample_hold_pj * self.conversions,
+            "conversion": spec.conversion_pj * self.conversions,
+            "shift_and_add": spec.shift_add_pj * self.conversions,
+        }
+        if spec.addition_pj is not None:
+            energy["addition"] = spec.addition_pj * self.additions
+        return MappingProxyType(energy)
+
+
+@dataclass(frozen=True)
+class TransferCost:
+    """What writing all weights once takes, with pulses of nominal size and cells delivered at g_min.
+
+    ``most_pulses`` is that of the cell with the most.
+    """
+
+    report: WriteReport
+    most_pulses: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a program costs; None where the target lacks the constants.
+
+    ``energy_pj`` is that of one image by component, in picojoules. ``interval_us`` lies between two
+    images in the steady state, ``latency_us`` is that of one image alone, in microseconds.
+    ``area_mm2`` is that of all arrays of all chips with their periphery, in square millimetres.
+    ``cell_heat_pj`` checks ``energy.cell_pj``: what the cells take at their own conductances,
+    voltage^2 * g * duration, if half of the input bits are ones; it is part of no other figure.
+    """
+
+    activities: tuple[Activity, ...]
+    energy_pj: Energy | None
+    interval_us: float
+    latency_us: float
+    area_mm2: float | None
+    cell_heat_pj: float | None
+    transfer: TransferCost | None
+    not_included: tuple[str, ...]
+
+    @property
+    def total_energy_pj(self) -> float | None:
+        """Energy of one image, in picojoules."""
+        return None if self.energy_pj is None else sum(self.energy_pj.values())
+
+    @property
+    def power_mw(self) -> float | None:
+        """Mean power of all chips in the steady state, in milliwatts."""
+        energy_pj = self.total_energy_pj
+        return energy_pj * 1e-3 / self.interval_us if energy_pj is not None and self.interval_us else None
+
+    def operations(self, counting: Counting) -> int:
+        """Operations of one image, two for each multiply-accumulate operation."""
+        weights = counting is Counting.WEIGHTS
+        return 2 * sum(each.weight_macs if weights else each.cell_macs for each in self.activities)
+
+    def gops_per_w(self, counting: Counting) -> float | None:
+        """Operations per energy: 10^9 operations per second and watt."""
+        energy_pj = self.total_energy_pj
+        return self.operations(counting) / energy_pj * 1e3 if energy_pj else None
+
+    def gops_per_mm2(self, counting: Counting) -> float | None:
+        """Operations per time and area in the steady state: 10^9 operations per second and square millimetre."""
+        if not self.area_mm2 or not self.interval_us:
+            return None
+        return self.operations(counting) * 1e-3 / self.interval_us / self.area_mm2
+
+
+def program_cost(program: Program) -> Cost:
+    """What a program costs by the constants of its target."""
+    target, placement = program.target, program.placement
+    activities = layer_activities(program)
+    arrays = placement.chips * target.chip.arrays
+    return Cost(
+        activities=activities,
+        energy_pj=_energy_pj(activities, placement.crossing_values, target.energy),
+        interval_us=placement.initiation_interval_steps * target.step_ns * 1e-3,
+        latency_us=placement.latency_steps * target.step_ns * 1e-3,
+        area_mm2=arrays * target.area.array_mm2(target.array) if target.area else None,
+        cell_heat_pj=_cell_heat_pj(activities, target),
+        transfer=transfer_cost(program.layers, target),
+        not_included=_not_included(activities, placement.crossing_values, target.energy),
+    )
+
+
+def layer_activities(program: Program) -> tuple[Activity, ...]:
+    """What each crossbar layer does for one image, in execution order."""
+    tiles, target = program.placement.tiles, program.target
+    phases = target.phases
+    heights, widths = tiles.heights.astype(np.int64), tiles.widths(program.slices).astype(np.int64)
+    loads = _loads(program)
+    slices = program.slices.astype(np.int64)[tiles.layer]
+    columns = (tiles.column_end - tiles.column_begin).astype(np.int64)
+    # A pair subtracted per slice, the slices joined, and the tile joined to the one above it.
+    additions = loads * columns * (2 * slices - 1 + (tiles.row_begin > 0))
+    found = []
+    for number, layer in enumerate(program.layers):
+        own = tiles.layer == number
+        steps = loads[own]
+        cell_macs = int((steps * heights[own] * widths[own]).sum())
+        found.append(
+            Activity(
+                layer=layer.name,
+                tile_steps=int(steps.sum()),
+                phases=phases * int(steps.sum()),
+                input_line_phases=phases * int((steps * heights[own]).sum()),
+                conversions=phases * int((steps * widths[own]).sum()),
+                cell_phases=phases * cell_macs,
+                additions=int(additions[own].sum()),
+                cell_macs=cell_macs,
+                weight_macs=layer.geometry.macs,
+                conductance_phases_us=phases * _conductance_steps_us(layer, cell_macs, target.cell),
+            )
+        )
+    return tuple(found)
+
+
+def _conductance_steps_us(layer: MappedLayer, cell_macs: int, cell: CellSpec) -> float:
+    """Conductance of all cells of a layer's tiles, summed over steps, in microsiemens.
+
+    A copy holds each kernel once per output position of its window; all other cells are at g_min.
+    """
+    kernel_steps = sum(replica.unrolling.window_outputs * len(replica.windows) for replica in layer.replicas)
+    return cell.g_min_us * cell_macs + cell.level_step_us * kernel_steps * float(layer.cells.sum(dtype=np.float64))
+
+
+def _cell_heat_pj(activities: tuple[Activity, ...], target: Target) -> float | None:
+    if target.cell.continuous:
+        return None  # inputs are no voltages there
+    conductance_us = sum(activity.conductance_phases_us for activity in activities)
+    # Microsiemens, volts squared and nanoseconds make femtojoules.
+    return 0.5 * conductance_us * target.input.read_voltage_v**2 * target.input.phase_ns * 1e-3
+
+
+def _loads(program: Program) -> NDArray[np.int64]:
+    """Steps of each tile for one image, [tiles]."""
+    tiles = program.placement.tiles
+    loads = np.zeros(len(tiles), np.int64)
+    for number, layer in enumerate(program.layers):
+        own = tiles.layer == number
+        windows = np.array([len(replica.windows) for replica in layer.replicas], np.int64)
+        loads[own] = windows[tiles.replica[own]]
+    return loads
+
+
+def _energy_pj(activities: tuple[Activity, ...], crossing_values: int, spec: EnergySpec | None) -> Energy | None:
+    if spec is None:
+        return None
+    total: dict[str, float] = {}
+    for activity in activities:
+        for component, energy in activity.energy_pj(spec).items():
+            total[component] = total.get(component, 0.0) + energy
+    if spec.crossing_pj is not None:
+        total["crossing"] = spec.crossing_pj * crossing_values
+    return MappingProxyType(total)
+
+
+def _not_included(activities: tuple[Activity, ...], crossing_values: int, spec: EnergySpec | None) -> tuple[str, ...]:
+    """What no figure holds, in words."""
+    missing = ["digital operators", "buffers", "routing", "idle arrays"]
+    additions = sum(activity.additions for activity in activities)
+    if additions and (spec is None or spec.addition_pj is None):
+        missing.append(f"{additions:,} additions")
+    if crossing_values and (spec is None or spec.crossing_pj is None):
+        missing.append(f"{crossing_values:,} values between chips")
+    return tuple(missing)
+
+
+def transfer_cost(layers: tuple[MappedLayer, ...], target: Target) -> TransferCost | None:
+    """What writing all copies of all weights takes; None where the target gives no pulses.
+
+    Cells in which no weight sits, of parallel windows and full pairs alike, stay as delivered. Device
+    errors are left out: neither the spread of pulses nor stuck cells change the count.
+    """
+    spec, cell = target.write_verify, target.cell
+    if spec is None:
+        return None
+    goals_us: Cells = cell.g_min_us + np.arange(cell.levels, dtype=np.float64) * cell.level_step_us
+    pulses, energy_j = nominal_pulses(np.full(cell.levels, cell.g_min_us), goals_us, spec)
+    counts = np.zeros(cell.levels, np.int64)
+    for layer in layers:
+        copies = sum(replica.unrolling.window_outputs for replica in layer.replicas)
+        counts += copies * np.bincount(layer.cells.reshape(-1), minlength=cell.levels)
+    report = WriteReport(int(counts.sum()), int(counts @ pulses), float(counts @ energy_j))
+    return TransferCost(report, int(pulses[counts > 0].max(initial=0)))

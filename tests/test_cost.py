@@ -1,0 +1,323 @@
+"""The cost of programs: against the paper's headline, a literal walk, and the rules a sum obeys."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import factories
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+import memcompile
+from memcompile.cli import main
+from memcompile.cost import Cost, Counting, layer_activities, program_cost, transfer_cost
+from memcompile.cost_report import cost_facts, cost_lines, energy_table, figure
+from memcompile.geometry import Geometry, Unrolling
+from memcompile.ir import MappedLayer, Placement, TileTable
+from memcompile.program import Program
+from memcompile.runtime.emulator import Effects, Emulator
+from memcompile.runtime.literal import LiteralExecutor
+from memcompile.runtime.transfer import transfer
+from memcompile.target import EnergySpec, Target, load_target
+
+ENERGY = {
+    "array_pj": 3.0,
+    "cell_pj": 0.01,
+    "driver_pj": 0.2,
+    "sample_hold_pj": 0.3,
+    "conversion_pj": 2.0,
+    "shift_add_pj": 0.4,
+    "addition_pj": 0.05,
+    "crossing_pj": 7.0,
+}
+
+
+def core_program(folder: Path) -> Program:
+    """A network whose weights fill one array of 128 x 128, compiled for one such array of the reference chip."""
+    weights = np.random.default_rng(0).normal(size=(128, 64)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="core")],
+        "core",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 128])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 64])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, folder / "core.onnx")
+    target = factories.make_target(array={"input_lines": 128}, chip={"arrays": 1})
+    return memcompile.compile(folder / "core.onnx", target=target)
+
+
+# --- the published headline ----------------------------------------------------------------------
+
+
+def test_a_full_core_reaches_the_published_figures_in_the_papers_counting(tmp_path: Path) -> None:
+    """P. Yao et al., Nature 577, 641 (2020): 11,014 GOP/s/W and 1,164 GOP/s/mm2, each cell a MAC."""
+    cost = program_cost(core_program(tmp_path))
+    efficiency, density = cost.gops_per_w(Counting.CELLS), cost.gops_per_mm2(Counting.CELLS)
+    assert efficiency is not None
+    assert density is not None
+    assert (round(efficiency), round(density)) == (11_014, 1_164)
+    # A signed weight is a pair of cells, so the network gets half of it.
+    assert cost.gops_per_w(Counting.WEIGHTS) == pytest.approx(efficiency / 2)
+    assert cost.gops_per_mm2(Counting.WEIGHTS) == pytest.approx(density / 2)
+    assert cost.total_energy_pj == pytest.approx(8 * 371.9, abs=0.5)
+    assert cost.interval_us == pytest.approx(0.4)
+
+
+# --- an independent recount ----------------------------------------------------------------------
+
+
+class CountingExecutor(LiteralExecutor):
+    """The literal executor that adds up, phase by phase, what each line and cell that works takes."""
+
+    energy_pj: float = 0.0
+    cell_macs: int = 0
+    heat_pj: float = 0.0
+
+    def _step(self, stage: MappedLayer, row: int, *rest: Any) -> NDArray[np.float64]:
+        spec = self.machine.target.energy
+        lines_in, lines_out = self.machine.devices.tile(row).shape
+        conductance_us = float(self.machine.devices.tile(row).sum()) * self.machine.converter.unit_us
+        for _ in stage.quantizer.phases(rest[0]):
+            self.energy_pj += spec.array_pj
+            self.heat_pj += 0.2**2 * (0.5 * conductance_us * 1e-6) * 50e-9 * 1e12
+            for _ in range(lines_in):
+                self.energy_pj += spec.driver_pj + lines_out * spec.cell_pj
+            for _ in range(lines_out):
+                self.energy_pj += spec.sample_hold_pj + spec.conversion_pj + spec.shift_add_pj
+        for _ in range(lines_out // (2 * stage.slices)):  # a column: pairs subtracted, joined, joined to the tile above
+            self.energy_pj += spec.addition_pj * stage.slices
+            self.energy_pj += spec.addition_pj * (stage.slices - 1)
+            self.energy_pj += spec.addition_pj * bool(self.machine.tiles.row_begin[row])
+        self.cell_macs += lines_in * lines_out
+        return super()._step(stage, row, *rest)
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_walking_every_step_gives_the_same_energy(slices: int) -> None:
+    rng = np.random.default_rng(5)
+    target = factories.make_target(energy=ENERGY)
+    geometry = Geometry(5, 6, (3, 3), (6, 5), 1, (1, 1), (1, 1), (1, 1), (1, 1))
+    unrollings = [Unrolling(geometry, (2, 1))] * 3
+    layer = factories.random_layer(rng, geometry, target, slices=slices, unrollings=unrollings)
+    program = factories.layer_program(rng, layer, target)
+    machine = Emulator(program, effects=Effects.none(), executor="literal").machine
+    walker = CountingExecutor(machine)
+    walker.sums(0, rng.integers(0, 256, (1, 5, 6, 5)).astype(np.int16), np.zeros(1, np.int64))
+    cost = program_cost(program)
+    assert len(program.placement.tiles) > 3
+    assert cost.total_energy_pj == pytest.approx(walker.energy_pj)
+    # The emulator keeps conductances on the grid of its converter.
+    assert cost.cell_heat_pj == pytest.approx(walker.heat_pj, rel=1e-5)
+    assert cost.operations(Counting.CELLS) == 2 * walker.cell_macs
+    assert cost.operations(Counting.WEIGHTS) == 2 * 30 * 6 * 5 * 9
+
+
+# --- rules that a sum obeys ----------------------------------------------------------------------
+
+sides = st.integers(1, 3)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(sides, sides, st.integers(1, 2), st.integers(0, 99))
+def test_energy_is_the_sum_over_components_and_over_layers(channels: int, kernel: int, slices: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    target = factories.make_target(energy=ENERGY)
+    geometries = [Geometry(channels, 4, (kernel,), (6,)), Geometry(4, channels, (1,), (7 - kernel,))]
+    layers = [
+        factories.random_layer(rng, geometry, target, name=name, inputs=(name,), outputs=(f"{name}y",), slices=slices)
+        for name, geometry in zip("ab", geometries, strict=True)
+    ]
+    whole = factories.make_program(rng, layers, target, {})
+    whole = replace(whole, placement=replace(whole.placement, crossing_values=3))
+    alone = [factories.make_program(rng, [layer], target, {}) for layer in layers]
+    cost = program_cost(whole)
+    assert cost.energy_pj is not None
+    assert cost.total_energy_pj == pytest.approx(sum(cost.energy_pj.values()))
+    assert cost.energy_pj["crossing"] == 21.0
+    assert target.energy is not None
+    by_layer = [sum(each.energy_pj(target.energy).values()) for each in cost.activities]
+    assert cost.total_energy_pj == pytest.approx(sum(by_layer) + 21.0)
+    assert by_layer == pytest.approx([program_cost(program).total_energy_pj for program in alone])
+    whole_transfer = transfer_cost(whole.layers, target)
+    parts = [transfer_cost(program.layers, target) for program in alone]
+    assert whole_transfer is not None
+    assert whole_transfer.report.pulses == sum(part.report.pulses for part in parts if part)
+
+
+def shared_among(layer_program: Program, copies: int) -> Program:
+    """The program with its single copy's windows shared by several alike copies, each in arrays of its own."""
+    (layer,) = layer_program.layers
+    (replica,) = layer.replicas
+    parts = np.array_split(replica.windows, copies)
+    shared = replace(layer, replicas=tuple(replace(replica, windows=part) for part in parts))
+    table = TileTable.of([shared])
+    count = len(table)
+    table = table.with_columns(
+        array=np.arange(count), input_line=np.zeros(count), output_line=np.zeros(count), slot=np.zeros(count)
+    )
+    steps = max(len(part) for part in parts)
+    placement = Placement(1, table, (), steps, steps)
+    return replace(layer_program, stages=(shared,), placement=placement)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(st.integers(2, 5), st.integers(0, 99))
+def test_copies_shorten_the_interval_and_leave_the_energy_of_an_image(copies: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    target = factories.make_target(chip={"arrays": 100})
+    geometry = Geometry(2, 5, (3,), (14,))
+    layer = factories.random_layer(rng, geometry, target, unrollings=[Unrolling.im2col(geometry)])
+    single = factories.layer_program(rng, layer, target)
+    one, several = (program_cost(shared_among(single, count)) for count in (1, copies))
+    assert several.total_energy_pj == pytest.approx(one.total_energy_pj)
+    assert several.interval_us < one.interval_us
+    assert several.area_mm2 == one.area_mm2
+    assert several.power_mw is not None
+    assert one.power_mw is not None
+    assert several.power_mw > one.power_mw
+    assert one.transfer is not None
+    assert several.transfer is not None
+    assert several.transfer.report.pulses == copies * one.transfer.report.pulses
+
+
+def test_transfer_is_what_the_writer_counts_on_devices_without_errors() -> None:
+    rng = np.random.default_rng(2)
+    target = factories.make_target(
+        programming={"sigma_us": 0.0}, faults={"stuck_low_share": 0.0, "stuck_high_share": 0.0}
+    )
+    geometry = Geometry(3, 4, (3, 3), (5, 5), 1, (1, 1), (1, 1), (0, 0), (0, 0))
+    unrollings = [Unrolling.im2col(geometry), Unrolling(geometry, (2, 2))]
+    layer = factories.random_layer(rng, geometry, target, slices=2, unrollings=unrollings)
+    program = factories.layer_program(rng, layer, target)
+    _, writer = transfer(program, 0, correct_slices=False)
+    cost = transfer_cost(program.layers, target)
+    report = writer.take_report()
+    assert cost is not None
+    assert (cost.report.writes, cost.report.pulses) == (report.writes, report.pulses)
+    assert cost.report.pulse_energy_j == pytest.approx(report.pulse_energy_j)
+    assert cost.most_pulses == writer.cell_pulses.max() > 0
+
+
+# --- what a target leaves out --------------------------------------------------------------------
+
+
+def bare(target: Target, *sections: str) -> Target:
+    return target.model_copy(update=dict.fromkeys(sections))
+
+
+def small() -> Program:
+    rng = np.random.default_rng(1)
+    target = load_target("yao2020")
+    return factories.layer_program(rng, factories.random_layer(rng, Geometry(40, 6), target, slices=2), target)
+
+
+def test_missing_constants_give_none_and_are_named() -> None:
+    program = small()
+    program = replace(program, placement=replace(program.placement, crossing_values=1234))
+    cost = program_cost(program)
+    additions = sum(each.additions for each in layer_activities(program))
+    assert additions > 6 * 3
+    assert cost.not_included[-2:] == (f"{additions:,} additions", "1,234 values between chips")
+    assert cost.energy_pj is not None
+    assert not {"addition", "crossing"} & set(cost.energy_pj)
+    given = program_cost(replace(program, target=factories.make_target(energy=ENERGY)))
+    assert given.not_included == cost.not_included[:-2]
+    nothing = program_cost(replace(program, target=bare(program.target, "energy", "area", "write_verify")))
+    assert nothing.not_included == cost.not_included
+    assert (nothing.energy_pj, nothing.total_energy_pj, nothing.power_mw) == (None, None, None)
+    assert (nothing.area_mm2, nothing.transfer) == (None, None)
+    for counting in Counting:
+        assert nothing.gops_per_w(counting) is nothing.gops_per_mm2(counting) is None
+    assert nothing.latency_us == cost.latency_us > 0
+
+
+def test_exact_inputs_take_one_phase(tmp_path: Path) -> None:
+    core_program(tmp_path)
+    energy = EnergySpec(conversion_pj=1.0)
+    target = load_target("ideal").model_copy(update={"energy": energy})
+    cost = program_cost(memcompile.compile(tmp_path / "core.onnx", target=target))
+    assert cost.total_energy_pj == 2 * 64
+    assert cost.interval_us == pytest.approx(0.05)
+    assert cost.cell_heat_pj is None
+    assert cost.transfer is None
+
+
+def test_a_network_without_crossbar_layers_costs_nothing_here() -> None:
+    empty = replace(small(), stages=(), placement=Placement(0, TileTable.of([])))
+    cost = program_cost(empty)
+    assert (cost.total_energy_pj, cost.interval_us, cost.area_mm2, cost.power_mw) == (0, 0, 0, None)
+    assert cost.gops_per_w(Counting.WEIGHTS) is cost.gops_per_mm2(Counting.CELLS) is None
+    assert energy_table(cost_facts(empty)) is None
+
+
+@pytest.mark.parametrize(
+    ("absent", "kept"),
+    [
+        ((), ["energy", "area", "efficiency", "", "transfer", "not included"]),
+        (("energy",), ["area", "efficiency", "", "transfer", "not included"]),
+        (("area",), ["energy", "efficiency", "", "transfer", "not included"]),
+        (("energy", "write_verify"), ["area", "efficiency", "", "not included"]),
+        (("energy", "area"), ["transfer", "not included"]),
+        (("energy", "area", "write_verify"), ["cost"]),
+    ],
+)
+def test_lines_tell_what_is_known(absent: tuple[str, ...], kept: list[str]) -> None:
+    program = small()
+    facts = cost_facts(replace(program, target=bare(program.target, *absent)))
+    lines = cost_lines(facts)
+    assert [line[:16].strip() for line in lines] == kept
+    assert not any("None" in line or "nan" in line for line in lines)
+    json.dumps(facts, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (12_345_678.0, "12,300,000"),
+        (1234.0, "1,230"),
+        (99.96, "100"),
+        (12.34, "12.3"),
+        (0.0012345, "0.00123"),
+    ],
+)
+def test_figures_have_three_digits(value: float, text: str) -> None:
+    assert figure(value) == text
+
+
+def test_facts_are_those_of_the_cost() -> None:
+    program = small()
+    facts, cost = cost_facts(program), program_cost(program)
+    assert isinstance(cost, Cost)
+    assert facts["energy_pj"] == cost.total_energy_pj == pytest.approx(sum(facts["energy_pj_by_component"].values()))
+    assert facts["counting"]["cells"]["gops_per_w"] == cost.gops_per_w(Counting.CELLS)
+    assert facts["counting"]["weights"]["gops_per_mm2"] == cost.gops_per_mm2(Counting.WEIGHTS)
+    assert facts["latency_us"] == pytest.approx(program.placement.latency_steps * 0.4)
+    by_layer = [sum(layer["energy_pj_by_component"].values()) for layer in facts["layers"]]
+    assert sum(by_layer) == pytest.approx(facts["energy_pj"])
+    assert facts["transfer"]["cell_writes"] == 2 * 2 * 40 * 6
+
+
+def test_explain_shows_the_energy_of_each_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    core_program(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["core.onnx", "--no-evaluation", "--explain"]) == 0
+    out = capsys.readouterr().out
+    assert "energy of an image, nJ" in out
+    assert "core" in out.partition("energy of an image, nJ")[2].partition("all")[0]
+    assert main(["core.onnx", "--target", "neurram", "--no-evaluation", "--explain"]) == 0
+    out = capsys.readouterr().out
+    assert "energy of an image" not in out
+    assert "the target gives no energy, area or programming pulses" in out
