@@ -208,6 +208,30 @@ def test_transfer_is_what_the_writer_counts_on_devices_without_errors() -> None:
     assert cost.most_pulses == writer.cell_pulses.max() > 0
 
 
+def test_most_pulses_are_those_of_the_highest_level_that_occurs() -> None:
+    program = small()
+    (layer,) = program.layers
+    pulses = []
+    for level in (1, 7):
+        cost = transfer_cost((replace(layer, cells=np.minimum(layer.cells, level)),), program.target)
+        assert cost is not None
+        pulses.append(cost.most_pulses)
+    assert pulses == [4, 31]  # 18/7 uS and 18 uS, less the margin of 0.5625 uS, at as much a pulse
+
+
+def test_rates_follow_the_interval_and_not_the_latency() -> None:
+    program = small()
+    placement = replace(program.placement, initiation_interval_steps=10, latency_steps=25, chips=3)
+    cost = program_cost(replace(program, placement=placement))
+    assert (cost.interval_us, cost.latency_us) == pytest.approx((4.0, 10.0))
+    assert cost.area_mm2 == pytest.approx(3 * 8 * 128 * 549.8e-6)
+    assert cost.total_energy_pj is not None
+    assert cost.power_mw == pytest.approx(cost.total_energy_pj * 1e-12 / 4e-6 * 1e3)
+    giga_operations = 2 * 40 * 6 / 4e-6 * 1e-9
+    assert cost.gops_per_mm2(Counting.WEIGHTS) == pytest.approx(giga_operations / cost.area_mm2)
+    assert cost.gops_per_w(Counting.WEIGHTS) == pytest.approx(giga_operations / (cost.power_mw or 0) * 1e3)
+
+
 # --- what a target leaves out --------------------------------------------------------------------
 
 
