@@ -49,6 +49,13 @@ class TensorType:
         return f"{self.dtype}[{', '.join('N' if size is None else str(size) for size in self.shape)}]"
 
 
+@dataclass(frozen=True)
+class OtherType(TensorType):
+    """Type of an input that is no tensor, such as a sequence: onnxruntime's word for it, and the TypeProto."""
+
+    proto: bytes = b""
+
+
 def fixed_batch(kinds: Iterable[TensorType]) -> int | None:
     """The batch that some inputs are bound to; None if any batch will do."""
     return next((kind.shape[0] for kind in kinds if kind.shape and kind.shape[0] is not None), None)

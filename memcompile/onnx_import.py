@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from memcompile.errors import ModelError
-from memcompile.ir import Graph, OnnxNode, TensorType, read_only
+from memcompile.ir import Graph, OnnxNode, OtherType, TensorType, read_only
 from memcompile.onnx_session import open_session, tensor_dtype
 
 LINEAR_OPERATORS = ("Conv", "Gemm", "MatMul")
@@ -66,23 +66,54 @@ def read_model(path: Path) -> ModelFile:
     _load_external_data(model, path)
     _use_default_domain(model)
     _check(model, path)
-    if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+    model = _inlined(model)
     _refuse_nan(model.graph, path)
+    inputs = _inputs(model, path)
+    for name, kind in inputs.items():
+        if isinstance(kind, OtherType) or kind.dtype == "object":
+            raise ModelError(
+                f"{path}: input {name!r} has type {kind.dtype if isinstance(kind, OtherType) else 'tensor(string)'}; "
+                "memcompile takes numeric tensors, export the model with tensor inputs"
+            )
+    return ModelFile(path.name, hashlib.sha256(data).hexdigest(), model, MappingProxyType(inputs))
+
+
+def model_in_memory(model: onnx.ModelProto, name: str) -> ModelFile:
+    """Check a model that is not in a file; its inputs may be of any type.
+
+    Raises
+    ------
+    ModelError
+        onnxruntime refuses the model.
+    """
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    _use_default_domain(own)
+    own = _inlined(own)
+    digest = hashlib.sha256(own.SerializeToString(deterministic=True)).hexdigest()
+    return ModelFile(name, digest, own, MappingProxyType(_inputs(own, name)))
+
+
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    return onnx.inliner.inline_local_functions(model) if model.functions else model
+
+
+def _inputs(model: onnx.ModelProto, where: Path | str) -> dict[str, TensorType]:
+    """What a caller must feed, as onnxruntime sees it."""
     try:
         session = open_session(model.SerializeToString(deterministic=True))
     except Exception as error:  # onnxruntime's exceptions have no common base class
-        raise ModelError(f"onnxruntime cannot run {path}: {_first_line(error)}") from error
-    inputs = {}
+        raise ModelError(f"onnxruntime cannot run {where}: {_first_line(error)}") from error
+    declared = {value.name: value.type for value in model.graph.input}
+    inputs: dict[str, TensorType] = {}
     for value in session.get_inputs():
         dtype = tensor_dtype(value.type)
-        if dtype is None or dtype == "object":
-            raise ModelError(
-                f"{path}: input {value.name!r} has type {value.type}; memcompile takes numeric tensors, "
-                "export the model with tensor inputs"
-            )
-        inputs[value.name] = TensorType(dtype, tuple(size if isinstance(size, int) else None for size in value.shape))
-    return ModelFile(path.name, hashlib.sha256(data).hexdigest(), model, MappingProxyType(inputs))
+        if dtype is None:
+            inputs[value.name] = OtherType(value.type, (), declared[value.name].SerializeToString(deterministic=True))
+        else:
+            shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+            inputs[value.name] = TensorType(dtype, shape)
+    return inputs
 
 
 def _first_line(error: BaseException) -> str:
@@ -184,8 +215,10 @@ def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]]) -> Graph:
     nodes = _nodes(graph)
     types, observed = _observe(file, nodes, constants, sample)
     for name, kind in file.inputs.items():
-        fixed = sample[name].shape[1:]
-        types[name] = TensorType(kind.dtype, (*kind.shape[:1], *fixed))
+        if isinstance(kind, OtherType):
+            types[name] = kind
+        else:
+            types[name] = TensorType(kind.dtype, (*kind.shape[:1], *sample[name].shape[1:]))
     return Graph(
         name=file.name,
         inputs=tuple(file.inputs),
@@ -305,7 +338,7 @@ def _observe(
         # The outputs too, so that a model that cannot be run on these inputs is found out here.
         results = session.run([*wanted, *(value.name for value in file.model.graph.output)], dict(sample))
     except Exception as error:  # onnxruntime's exceptions have no common base class
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in sample.items())
+        shapes = ", ".join(f"{name} {list(np.shape(array))}" for name, array in sample.items())
         raise ModelError(
             f"onnxruntime cannot run {file.name} on inputs of shape {shapes}: {_first_line(error)}; "
             "give matching data with --data, or sizes with --input-shape"
@@ -318,7 +351,7 @@ def _observe(
                 dtype, tuple(size if isinstance(size, int) else None for size in value.shape)
             )
     observed = {name: tuple(result.shape) for name, result in zip(wanted, results, strict=False)}
-    observed.update({name: tuple(array.shape) for name, array in sample.items()})
+    observed.update({name: tuple(array.shape) for name, array in sample.items() if isinstance(array, np.ndarray)})
     return types, observed
 
 
@@ -362,6 +395,8 @@ def to_model(graph: Graph, nodes: Iterable[OnnxNode], inputs: Sequence[str], out
 
 
 def _value_info(name: str, kind: TensorType) -> onnx.ValueInfoProto:
+    if isinstance(kind, OtherType):
+        return onnx.ValueInfoProto(name=name, type=onnx.TypeProto.FromString(kind.proto))
     element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind.dtype))
     # onnxruntime reports an unknown shape as an empty one; leaving it open is right for both.
     shape = [None if size is None else size for size in kind.shape] if kind.shape else None

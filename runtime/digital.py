@@ -14,6 +14,11 @@ from memcompile.onnx_session import open_session
 from memcompile.program import DigitalStage
 
 
+def _as_array(result: Any) -> Any:
+    """Tensors as arrays; what is no tensor (a sequence, a map, nothing) as it is."""
+    return result if result is None or isinstance(result, list | dict) else np.asarray(result)
+
+
 class DigitalRunner:
     """Keeps one open session per digital stage."""
 
@@ -37,7 +42,7 @@ class DigitalRunner:
             shapes = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in feeds.items())
             first_line = str(error).strip().splitlines()[0]
             raise DataError(f"digital stage {stage.name} cannot run on {shapes}: {first_line}") from error
-        return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
+        return dict(zip(names, map(_as_array, results), strict=True))
 
     def _session(self, stage: DigitalStage) -> ort.InferenceSession:
         if stage.name not in self._sessions:

@@ -54,6 +54,8 @@ class Emulator:
         on it.
     time_s
         Time since programming, in seconds; relaxation and drift depend on it.
+    whole
+        The inputs have no common batch axis; only :meth:`run_whole` takes such inputs.
 
     Raises
     ------
@@ -72,6 +74,7 @@ class Emulator:
         chunk: int | None = None,
         threads: int | None = None,
         time_s: float = 0.0,
+        whole: bool = False,
     ) -> None:
         if not 0 <= seed < 1 << 64:
             raise UsageError(f"seed {seed} is out of range; give 0 <= seed < 2^64")
@@ -82,7 +85,7 @@ class Emulator:
         self.program = program
         self.effects = Effects() if effects is None else effects
         self.machine = Machine(program, seed, self.effects, threads or available_threads(), time_s)
-        self.batches = Batches.of(program.inputs, chunk, default_chunk(program))
+        self.batches = Batches.of({} if whole else program.inputs, chunk, default_chunk(program))
         self._fast = FastExecutor(self.machine)
         self._executor = self._fast if executor == "fast" else LiteralExecutor(self.machine)
         self._digital = DigitalRunner()
@@ -141,6 +144,16 @@ class Emulator:
                 progress(end - begin)
         return {name: self._joined(name, parts) for name in wanted}
 
+    def run_whole(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Run inputs that have no common batch axis, in one go and unchecked; returns the outputs.
+
+        Raises
+        ------
+        DataError
+            A stage cannot run on the values it gets.
+        """
+        return self._run_chunk(dict(values), np.zeros(1, np.int64), self.program.outputs)
+
     def explain(self) -> dict[str, str]:
         """Which method each crossbar layer goes through, and why, by layer name."""
         if self._executor is not self._fast:
@@ -152,7 +165,7 @@ class Emulator:
     def _joined(self, name: str, parts: list[dict[str, NDArray[Any]]]) -> NDArray[Any]:
         if name in self.program.constants:
             return self.program.constants[name]
-        return join(name, [part[name] for part in parts])
+        return join(name, [np.asarray(part[name]) for part in parts])
 
     def _check_names(self, also: Sequence[str]) -> None:
         known = {value for stage in self.program.stages for value in stage.outputs}
