@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -248,15 +249,46 @@ class Unrolling:
         # Groups that fill up the last bundle have no channels of their own: their rows stay zero.
         room = self.matrices * self.bundle * (channels // geometry.groups)
         cut = np.zeros((batch, room, self.window_inputs, *self.grid), x.dtype)
-        steps = [count * stride for count, stride in zip(self.window, geometry.strides, strict=True)]
         # One strided copy per window input is several times faster than one gather for all.
-        for number, offset in enumerate(itertools.product(*self.offsets)):
+        for number, where in enumerate(self._places()):
+            cut[:, :channels, number] = padded[where]
+        return cut.reshape(batch, self.matrices, self.rows, self.windows)
+
+    def fold(self, vectors: NDArray[Any]) -> NDArray[Any]:
+        """Add input vectors up where they were cut out: the adjoint of :meth:`vectors`.
+
+        Parameters
+        ----------
+        vectors
+            [batch, matrices, rows, windows].
+
+        Returns
+        -------
+        [batch, channels, *input_size].
+        """
+        geometry, batch = self.geometry, len(vectors)
+        padding = self._padding()[2:]
+        size = geometry.input_size
+        channels = geometry.in_channels
+        cut = vectors.reshape(batch, -1, self.window_inputs, *self.grid)[:, :channels]
+        padded = np.zeros(
+            (batch, channels, *(before + cells + after for (before, after), cells in zip(padding, size, strict=True))),
+            vectors.dtype,
+        )
+        for number, where in enumerate(self._places()):
+            padded[where] += cut[:, :, number]
+        inside = (slice(before, before + cells) for (before, _), cells in zip(padding, size, strict=True))
+        return padded[(slice(None), slice(None), *inside)]
+
+    def _places(self) -> Iterator[tuple[slice, ...]]:
+        """For each input of a window: where all windows read it in padded images."""
+        steps = [count * stride for count, stride in zip(self.window, self.geometry.strides, strict=True)]
+        for offset in itertools.product(*self.offsets):
             where = (
                 slice(first, first + (cells - 1) * step + 1, step)
                 for first, cells, step in zip(offset, self.grid, steps, strict=True)
             )
-            cut[:, :channels, number] = padded[(slice(None), slice(None), *where)]
-        return cut.reshape(batch, self.matrices, self.rows, self.windows)
+            yield (slice(None), slice(None), *where)
 
     def patches(self, x: NDArray[Any], windows: NDArray[np.int32] | None = None) -> NDArray[Any]:
         """Input vectors of some windows (all when None): [batch, windows, matrices, rows]."""

@@ -289,6 +289,13 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
     return value
 
 
+def read_operators(model: bytes) -> tuple[tuple[OnnxNode, ...], dict[str, NDArray[Any]], bytes]:
+    """Operators and constants of a digital stage, and its model with all values as outputs."""
+    proto = onnx.ModelProto.FromString(model)
+    exposed = _expose(proto, [value for node in proto.graph.node for value in node.output if value])
+    return _nodes(proto.graph), _constants(proto.graph), bytes(exposed.SerializeToString(deterministic=True))
+
+
 def operator_types(node: OnnxNode) -> set[str]:
     """Types of an operator and of all operators in its subgraphs."""
     found: set[str] = set()

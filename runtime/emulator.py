@@ -8,6 +8,7 @@ other; with read noise they agree in distribution.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -130,8 +131,19 @@ class Emulator:
         UsageError
             ``also`` names a value that the program does not have.
         """
-        wanted = tuple(dict.fromkeys((*self.program.outputs, *also)))
-        self._check_names(also)
+        return self.measure((*self.program.outputs, *also), x, first_image=first_image, progress=progress)
+
+    def measure(
+        self,
+        names: Sequence[str],
+        x: NDArray[Any] | Mapping[str, NDArray[Any]],
+        *,
+        first_image: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """Run images only as far as some values need it, and return these; else as :meth:`run`."""
+        wanted = tuple(dict.fromkeys(names))
+        self._check_names(wanted)
         inputs, images = check_inputs(self.program.inputs, x, self.batches)
         if not 0 <= first_image <= (1 << 32) - images:
             raise UsageError(f"first_image {first_image} is out of range; give 0 <= first_image <= 2^32 - {images}")
@@ -153,6 +165,31 @@ class Emulator:
             A stage cannot run on the values it gets.
         """
         return self._run_chunk(dict(values), np.zeros(1, np.int64), self.program.outputs)
+
+    def run_from(
+        self, first_stage: int, values: Mapping[str, NDArray[Any]], *, first_image: int = 0, also: Sequence[str] = ()
+    ) -> dict[str, NDArray[Any]]:
+        """Run only the stages from one on, on what the earlier ones made.
+
+        Parameters
+        ----------
+        first_stage
+            Number of the first stage to run.
+        values
+            What :func:`values_before` lists, [images, ...] each, of images numbered from
+            ``first_image`` on; the result is then that of :meth:`run`, bit for bit.
+        also
+            Intermediate values to return beside the outputs.
+        """
+        wanted = tuple(dict.fromkeys((*self.program.outputs, *also)))
+        self._check_names(also)
+        images = max(len(array) for name, array in values.items() if name not in self.batches.whole)
+        parts: list[dict[str, NDArray[Any]]] = []
+        for begin, end in self.batches.cuts(images):
+            some = {name: self.batches.part(name, array, begin, end) for name, array in values.items()}
+            numbers = np.arange(first_image + begin, first_image + end, dtype=np.int64)
+            parts.append(self._run_chunk(some, numbers, wanted, first_stage))
+        return {name: self._joined(name, parts) for name in wanted}
 
     def explain(self) -> dict[str, str]:
         """Which method each crossbar layer goes through, and why, by layer name."""
@@ -178,10 +215,12 @@ class Emulator:
             )
 
     def _run_chunk(
-        self, values: dict[str, NDArray[Any]], images: NDArray[np.int64], wanted: tuple[str, ...]
+        self, values: dict[str, NDArray[Any]], images: NDArray[np.int64], wanted: tuple[str, ...], first_stage: int = 0
     ) -> dict[str, NDArray[Any]]:
         values = {**self.program.constants, **values}
-        for stage, dead in zip(self.program.stages, self._dead_after(wanted), strict=True):
+        makers = [number for number, stage in enumerate(self.program.stages) if set(stage.outputs) & set(wanted)]
+        stages = zip(self.program.stages, self._dead_after(wanted), strict=True)
+        for stage, dead in itertools.islice(stages, first_stage, max(makers, default=-1) + 1):
             values.update(self.run_stage(stage, values, images))
             for name in dead:
                 del values[name]
@@ -222,6 +261,14 @@ class Emulator:
         sums = self._executor.sums(self._numbers[layer.name], quantized, _spread(images, len(quantized)))
         y = layer.rescale(sums).reshape(len(quantized), geometry.out_channels, *geometry.output_size)
         return geometry.from_channels_first(y, x.shape)
+
+
+def values_before(program: Program, first_stage: int) -> tuple[str, ...]:
+    """Values made before a stage that the stages from it on, or the outputs, read."""
+    read = dict.fromkeys(name for stage in program.stages[first_stage:] for name in stage.inputs if name)
+    made = {name for stage in program.stages[first_stage:] for name in stage.outputs}
+    wanted = dict.fromkeys((*read, *program.outputs))
+    return tuple(name for name in wanted if name not in made and name not in program.constants)
 
 
 def _fits(geometry: Geometry, x: NDArray[Any]) -> bool:
