@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 from dataclasses import dataclass, fields
@@ -14,8 +13,9 @@ import click
 from rich.table import Table
 
 from memcompile.atomic import write_atomically
+from memcompile.cli_refresh import refresh_command
 from memcompile.cli_tune import tune_command
-from memcompile.console import Output, check_writable, data_options, write_npz
+from memcompile.console import Output, check_writable, data_options, duration, write_npz
 from memcompile.cost_report import energy_table
 from memcompile.data import load_dataset
 from memcompile.errors import EXIT_CODES, MemcompileError, UsageError
@@ -87,14 +87,6 @@ def _shapes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) 
     return shapes
 
 
-_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def _duration(ctx: click.Context, param: click.Parameter, value: str) -> float:
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|min|h|d)", value.strip())
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not a duration such as 90s, 10min, 2h or 3d")
-    return float(match[1]) * _SECONDS[match[2]]
 
 
 def _list_passes(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -254,7 +246,7 @@ class DumpIr:
     "--time",
     "time_s",
     default="0s",
-    callback=_duration,
+    callback=duration,
     metavar="DURATION",
     help="Time since programming, for drift: 90s, 10min, 2h, 3d.",
 )
@@ -371,6 +363,7 @@ def targets_command() -> None:
 
 
 cli.add_command(tune_command)
+cli.add_command(refresh_command)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from memcompile.atomic import write_atomically
-from memcompile.console import Output, check_writable, data_options
+from memcompile.console import Output, check_writable, data_options, names
 from memcompile.cost_report import write_facts, write_line
 from memcompile.data import Dataset, load_dataset
 from memcompile.errors import UsageError
@@ -19,7 +19,7 @@ from memcompile.pass_manager import ProgressBar
 from memcompile.program import Program
 from memcompile.program_file import load_program, save_program
 from memcompile.runtime.emulator import Emulator
-from memcompile.runtime.hybrid_training import EpochRecord, TuningOptions
+from memcompile.runtime.hybrid_training import LAST, EpochRecord, TuningOptions
 from memcompile.runtime.transfer import transfer
 from memcompile.tuning import TuningPlan, TuningResult, tune
 from memcompile.verifier import verify_program
@@ -41,6 +41,34 @@ from memcompile.verifier import verify_program
     show_default=True,
     help="Images to fit the digital scales and offsets with; 0 leaves them alone.",
 )
+@click.option(
+    "--layers",
+    callback=names,
+    default=LAST,
+    show_default=True,
+    metavar="NAME,..",
+    help="Crossbar layers to tune in situ: names, `last` or `all`.",
+)
+@click.option("--digital-scales", is_flag=True, help="Tune these layers' digital scales too, by gradients.")
+@click.option(
+    "--patience", type=click.IntRange(0), default=0, show_default=True, help="Stop after so many epochs without gain."
+)
+@click.option(
+    "--write-again",
+    "write_again_share",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="SHARE",
+    help="Corrections after transfer, worst weights first, as a share of all weights.",
+)
+@click.option(
+    "--write-again-by",
+    type=click.Choice(["effect", "error"]),
+    default="effect",
+    show_default=True,
+    help="Worst by effect on the network's output, or by error alone.",
+)
 @click.option("--plain-slices", is_flag=True, help="Do not leave measured errors of a slice to the next one.")
 @click.option("--score-images", type=click.IntRange(1), help="Score on the first so many test images [default: all].")
 @click.option("--curve", type=Path, metavar="PNG", help="Draw the learning curve (needs the extra `plot`).")
@@ -55,15 +83,20 @@ def tune_command(program: Path, **options: Any) -> None:
     target = options["output"] or program.with_suffix(".tuned.mcp")
     check_writable(target)
     source = verify_program(load_program(program))
-    training, test = _data(source, options)
+    training, test = tuning_data(source, options)
     training = training.head(options["images"] or training.count)
     plan = TuningPlan(
         recalibration_images=min(options["recalibration_images"], training.count),
         correct_slices=not options["plain_slices"],
+        write_again_share=options["write_again_share"],
+        write_again_by=options["write_again_by"],
         options=TuningOptions(
             epochs=options["epochs"],
             learning_rate=options["learning_rate"],
             threshold_us=options["threshold_us"],
+            layers=options["layers"],
+            digital_scales=options["digital_scales"],
+            patience=options["patience"],
         ),
         seed=options["seed"],
     )
@@ -84,7 +117,7 @@ def tune_command(program: Path, **options: Any) -> None:
     out.say(f"tuned program written to {target}; next: memcompile run {target} --data YOUR_DATA")
 
 
-def _data(program: Program, options: dict[str, Any]) -> tuple[Dataset, Dataset]:
+def tuning_data(program: Program, options: dict[str, Any]) -> tuple[Dataset, Dataset]:
     """Training and test samples."""
     normalisation = {"mean": options["mean"], "std": options["std"], "seed": options["seed"]}
     data, test = options["data"], options["test"]

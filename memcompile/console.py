@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from memcompile.report import facts_json, render
 
 # Tables need about this width; a pipe has none of its own.
 PIPE_WIDTH = 120
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -34,6 +36,19 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
         return tuple(float(part) for part in value.replace(",", " ").split())
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is not a list of numbers such as 0.485,0.456,0.406") from error
+
+
+def duration(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """Read a duration such as 90s, 10min, 2h or 3d, in seconds."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|min|h|d)", value.strip())
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not a duration such as 90s, 10min, 2h or 3d")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    """Read a list of names such as conv1,fc."""
+    return tuple(name.strip() for name in value.split(",") if name.strip())
 
 
 def data_options(function: Callable[..., Any]) -> Callable[..., Any]:

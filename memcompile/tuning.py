@@ -1,4 +1,4 @@
-"""Hybrid training from end to end: transfer, recalibrate, tune in situ, with checkpoints.
+"""Hybrid training from end to end: transfer, write again, recalibrate, tune in situ; refresh later.
 
 A checkpoint is written after each stage and each epoch. Everything random is keyed by the seed
 and by counters that the checkpoint holds, so a killed run that is started again ends with the
@@ -24,9 +24,18 @@ from memcompile.errors import DataError, UsageError
 from memcompile.pass_manager import ProgressBar, no_progress
 from memcompile.program import Program
 from memcompile.program_file import decode_program, encode_program
-from memcompile.runtime.hybrid_training import EpochRecord, LastLayerTuner, TuningOptions
+from memcompile.runtime.emulator import Emulator
+from memcompile.runtime.hybrid_training import (
+    EpochRecord,
+    InSituTuner,
+    TuningOptions,
+    stopped_early,
+    tuned_layers,
+    weights_of,
+)
 from memcompile.runtime.recalibrate import recalibrate
 from memcompile.runtime.transfer import Writer, transfer
+from memcompile.runtime.write_again import Ranking, sensitivities, write_worst_again
 from memcompile.runtime.write_verify import WriteReport
 
 # Image numbers key the read noise; tuning must not see the noise that scoring sees.
@@ -38,11 +47,15 @@ class TuningPlan:
     """What to do and with how much data.
 
     ``recalibration_images`` of 0 leaves the digital scales alone; ``options.epochs`` of 0 leaves
-    the cells alone.
+    the cells alone after ``write_again_share`` (corrections as a share of the weights, of which
+    those come first whose error has the largest ``write_again_by``, estimated on so many images).
     """
 
     recalibration_images: int = 300
     correct_slices: bool = True
+    write_again_share: float = 0.0
+    write_again_by: Ranking = "effect"
+    write_again_images: int = 100
     options: TuningOptions = field(default_factory=TuningOptions)
     seed: int = 0
 
@@ -52,7 +65,7 @@ class TuningResult:
     """A tuned program and what it took.
 
     ``transfer`` and ``tuning`` say what writing took; ``transfer_most_pulses`` and ``most_pulses``
-    count the pulses of the cell that has had the most, after transfer and at the end.
+    count the pulses of the cell that has had the most, after transfer (writing again included) and at the end.
     """
 
     program: Program
@@ -86,7 +99,8 @@ def tune(
     Raises
     ------
     UsageError
-        The program has no crossbar layer, or its chip is already programmed.
+        The program has no crossbar layer, its chip is already programmed, a layer to tune does not
+        exist, or a gradient would have to go back through an operator whose adjoint is not known.
     DataError
         Labels are missing or beyond the last layer's outputs.
     """
@@ -133,6 +147,7 @@ def _check(program: Program, labels: NDArray[np.int64] | None, plan: TuningPlan)
         return
     if labels is None:
         raise DataError("tuning needs labels; give data with labels, or --epochs 0 to recalibrate only")
+    tuned_layers(program, plan.options.layers)
     classes = program.layers[-1].geometry.out_channels
     if labels.min() < 0 or labels.max() >= classes:
         raise DataError(
@@ -148,13 +163,66 @@ def _check(program: Program, labels: NDArray[np.int64] | None, plan: TuningPlan)
 
 def _begin(program: Program, inputs: Mapping[str, NDArray[Any]], plan: TuningPlan, progress: ProgressBar) -> _State:
     chip, writer = transfer(program, plan.seed, correct_slices=plan.correct_slices)
+    if plan.write_again_share:
+        chip = _write_again(chip, writer, inputs, plan, progress)
     if plan.recalibration_images:
         some = {name: array[: plan.recalibration_images] for name, array in inputs.items()}
         with progress("recalibrating", len(program.layers)) as advance:
             chip = recalibrate(chip, some, seed=plan.seed, first_image=TUNING_IMAGES, advance=advance)
-    pending = np.zeros(program.layers[-1].geometry.weights)
+    layers = tuned_layers(program, plan.options.layers) if plan.options.epochs else ()
+    pending = np.zeros(weights_of(program, layers))
     most = int(writer.cell_pulses.max(initial=0))
     return _State(chip, (), pending, writer.rounds, writer.take_report(), most, writer.cell_pulses)
+
+
+def _write_again(
+    chip: Program, writer: Writer, inputs: Mapping[str, NDArray[Any]], plan: TuningPlan, progress: ProgressBar
+) -> Program:
+    sensitivity = None
+    if plan.write_again_by == "effect":
+        some = {name: array[: plan.write_again_images] for name, array in inputs.items()}
+        with progress("weighing errors", len(next(iter(some.values())))) as advance:
+            sensitivity = sensitivities(chip, writer, some, plan.seed, first_image=TUNING_IMAGES, advance=advance)
+    return write_worst_again(chip, writer, plan.write_again_share, sensitivity)
+
+
+def refresh(
+    program: Program,
+    inputs: Mapping[str, NDArray[Any]],
+    time_s: float,
+    *,
+    progress: ProgressBar = no_progress,
+) -> Program:
+    """Fit the digital scales and offsets of an aged chip to what it computed when it was fresh; no cell is written.
+
+    Parameters
+    ----------
+    program
+        A transferred program.
+    inputs
+        Images, [N, ...] per input, without labels.
+    time_s
+        Age of the chip: time since its cells were written, in seconds.
+
+    Raises
+    ------
+    UsageError
+        The program is not transferred to a chip, or has no crossbar layer.
+    """
+    if program.chip is None:
+        raise UsageError("the program is not transferred to a chip, so nothing has aged; tune it first")
+    if not program.layers:
+        raise UsageError("the program has no crossbar layer, so there is nothing to refresh")
+    with progress("refreshing", len(program.layers)) as advance:
+        return recalibrate(
+            program,
+            inputs,
+            seed=program.chip.seed,
+            first_image=TUNING_IMAGES,
+            time_s=time_s,
+            reference=Emulator(program, program.chip.seed),
+            advance=advance,
+        )
 
 
 def _tune(
@@ -167,9 +235,8 @@ def _tune(
     progress: ProgressBar,
 ) -> _State:
     writer = Writer.resume(state.program, plan.seed, state.rounds, state.cell_pulses)
-    count = len(labels)
-    with progress("measuring", count) as advance:
-        tuner = LastLayerTuner(
+    with progress("measuring", len(labels)) as advance:
+        tuner = InSituTuner(
             state.program,
             writer,
             inputs,
@@ -184,6 +251,8 @@ def _tune(
     with progress("tuning", plan.options.epochs) as advance:
         advance(done)
         for epoch in range(done, plan.options.epochs):
+            if stopped_early(state.records, plan.options.patience):
+                break
             record = tuner.epoch(epoch)
             state = replace(
                 state,

@@ -1,37 +1,50 @@
-"""In-situ tuning of the last crossbar layer, as P. Yao et al. (2020) do it.
+"""In-situ tuning of a transferred program, as P. Yao et al. (2020) do it, and further.
 
-The forward pass is measured on the programmed chip; the gradient of the cross-entropy for the
-last layer follows from its measured input and output. Updates accumulate digitally; a pair is
-rewritten, closed loop, only where its accumulated change exceeds a threshold (1.5 uS).
+The forward pass is measured on the programmed chip; the gradient of the cross-entropy follows
+from the measured activations. Updates accumulate digitally; a pair is rewritten, closed loop, only
+where its accumulated change exceeds a threshold (1.5 uS). The paper tunes the last layer; here
+gradients also go back to earlier ones, through the measured forward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.ir import MappedLayer, read_only
+from memcompile.errors import UsageError
+from memcompile.ir import read_only
 from memcompile.program import Program
-from memcompile.runtime.emulator import Emulator
-from memcompile.runtime.transfer import Writer, wire
+from memcompile.runtime.emulator import Emulator, values_before
+from memcompile.runtime.gradients import IMAGES_AT_ONCE, Backward, LayerGradient
+from memcompile.runtime.transfer import Writer, held_levels, wire
 from memcompile.runtime.write_verify import WriteReport
+
+LAST = "last"
+"""Stands for the last crossbar layer's name."""
+ALL = "all"
+"""Stands for all names."""
 
 
 @dataclass(frozen=True)
 class TuningOptions:
     """How to tune.
 
-    ``learning_rate`` is per image and in units of the weights as floats.
+    ``learning_rate`` is per image and in units of the weights as floats. ``layers`` are names of
+    crossbar layers, ``last`` or ``all``. ``patience`` stops after so many epochs whose loss was not
+    below the least one before; 0 never does. ``digital_scales`` tunes the layers' digital scales too.
     """
 
     epochs: int = 20
     batch: int = 100
     learning_rate: float = 0.05
     threshold_us: float = 1.5
+    layers: tuple[str, ...] = (LAST,)
+    digital_scales: bool = False
+    patience: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,8 +64,49 @@ class EpochRecord:
         return WriteReport(self.writes, self.pulses, self.pulse_energy_j)
 
 
-class LastLayerTuner:
-    """Tunes the last crossbar layer of a transferred program.
+def tuned_layers(program: Program, names: Sequence[str]) -> tuple[int, ...]:
+    """Numbers of the crossbar layers of these names, in program order.
+
+    Raises
+    ------
+    UsageError
+        A name is not that of a crossbar layer, or there is no name.
+    """
+    known = {layer.name: number for number, layer in enumerate(program.layers)}
+    chosen: set[int] = set()
+    for name in names:
+        if name not in known and name not in (LAST, ALL):
+            raise UsageError(
+                f"no crossbar layer is called {name!r}; there are {', '.join(known)}, and {LAST!r} and {ALL!r} for them"
+            )
+        chosen |= set(known.values()) if name == ALL else {known.get(name, len(known) - 1)}
+    if not chosen:
+        raise UsageError(f"no layer to tune is named; give names of crossbar layers, {LAST!r} or {ALL!r}")
+    return tuple(sorted(chosen))
+
+
+def weights_of(program: Program, layers: Sequence[int]) -> int:
+    """Number of weights of some layers."""
+    return sum(program.layers[number].geometry.weights for number in layers)
+
+
+def probabilities(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Softmax of class scores, [images, classes]."""
+    shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
+    shares: NDArray[np.float64] = np.exp(shifted)
+    shares /= shares.sum(axis=1, keepdims=True)
+    return shares
+
+
+def stopped_early(records: Sequence[EpochRecord], patience: int) -> bool:
+    """Whether the last ``patience`` epochs brought no loss below the least one before them."""
+    if not patience or len(records) <= patience:
+        return False
+    return min(record.loss for record in records[-patience:]) >= min(record.loss for record in records[:-patience])
+
+
+class InSituTuner:
+    """Tunes crossbar layers of a transferred program.
 
     Parameters
     ----------
@@ -63,7 +117,7 @@ class LastLayerTuner:
     inputs, labels
         Training images, [N, ...] per input, and their classes, int64 [N].
     pending
-        Updates in levels not yet written, [weights of the layer]; adapted in place.
+        Updates in levels not yet written, the tuned layers' weights one layer after the other.
     first_image
         Images count from here in the read noise.
     advance
@@ -90,19 +144,14 @@ class LastLayerTuner:
         self.seed = seed
         self.pending = pending.copy()
         self.first_image = first_image
-        number = len(program.layers) - 1
-        wiring = wire(program)
-        # Updates go to the least significant slice, the only one fine enough for them.
-        fine = np.flatnonzero((wiring.layer == number) & (wiring.slice == 0))
-        self._plus, self._minus, self._weight = wiring.plus[fine], wiring.minus[fine], wiring.weight[fine]
-        value = self.layer.inputs[0]
-        measured = Emulator(program, seed).run(inputs, first_image=first_image, also=(value,), progress=advance)
-        self._features = measured[value]
-
-    @property
-    def layer(self) -> MappedLayer:
-        """The layer that is tuned."""
-        return self.program.layers[-1]
+        self.layers = tuned_layers(program, options.layers)
+        self._backward = Backward(program, self.layers[0])
+        self._wiring = wire(program)
+        # What comes before the first tuned layer does not change: it is measured once.
+        names = values_before(program, self._backward.first_stage)
+        self._values = {name: inputs[name] for name in names if name in inputs}
+        if len(self._values) < len(names):
+            self._values = Emulator(program, seed).measure(names, inputs, first_image=first_image, progress=advance)
 
     def epoch(self, number: int) -> EpochRecord:
         """Run through the training images once, in an order decided by seed and epoch."""
@@ -118,35 +167,57 @@ class LastLayerTuner:
         return EpochRecord(number, loss / len(order), hits / len(order), took.writes, took.pulses, took.pulse_energy_j)
 
     def _step(self, picked: NDArray[np.int64], first_image: int) -> tuple[float, int]:
-        layer, labels = self.layer, self.labels[picked]
-        images = np.arange(len(picked)) + first_image
-        x = self._features[picked]
         emulator = Emulator(self.program, self.seed)
-        logits = emulator.run_stage(layer, {layer.inputs[0]: x}, images)[layer.outputs[0]].reshape(len(picked), -1)
-        shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-        probability = np.exp(shifted)
-        probability /= probability.sum(axis=1, keepdims=True)
-        loss = -np.log(np.maximum(probability[np.arange(len(picked)), labels], 1e-30)).sum()
-        error = probability.copy()
-        error[np.arange(len(picked)), labels] -= 1.0
-        self._update(x, error / len(picked))
-        return float(loss), int((logits.argmax(axis=1) == labels).sum())
+        levels = held_levels(self.program, self.writer, self._wiring)
+        output = self.program.layers[-1].outputs[0]
+        loss, hits, total = 0.0, 0, dict[int, LayerGradient]()
+        for begin in range(0, len(picked), IMAGES_AT_ONCE):
+            some = picked[begin : begin + IMAGES_AT_ONCE]
+            images = np.arange(len(some)) + first_image + begin
+            here = {name: array[some] for name, array in self._values.items()}
+            values = self._backward.forward(emulator, here, images)
+            scores, right = values[output].reshape(len(some), -1), (np.arange(len(some)), self.labels[some])
+            error = probabilities(scores)
+            loss -= float(np.log(np.maximum(error[right], 1e-30)).sum())
+            hits += int((scores.argmax(axis=1) == self.labels[some]).sum())
+            error[right] -= 1.0
+            for number, part in self._backward.back(self.program, values, error / len(picked), levels).items():
+                total[number] = total[number] + part if number in total else part
+        self._update(total)
+        return loss, hits
 
-    def _update(self, x: NDArray[Any], error: NDArray[np.float64]) -> None:
-        """Accumulate the gradient step in levels, rewrite pairs beyond the threshold, adapt the bias."""
-        layer, options = self.layer, self.options
-        quantized = layer.quantizer.quantize(x).reshape(len(x), -1).astype(np.float64)
-        weight_step = layer.scale.astype(np.float64) / layer.quantizer.scale
-        gradient = quantized.T @ error * layer.quantizer.scale  # rows, columns, for float weights
-        self.pending -= (options.learning_rate * gradient / weight_step).reshape(-1)
-        bias = layer.bias - options.learning_rate * error.sum(axis=0)
-        step_us = self.program.target.cell.level_step_us
-        due = np.abs(self.pending[self._weight]) * step_us > options.threshold_us
-        plus, minus, weight = self._plus[due], self._minus[due], self._weight[due]
-        if len(plus):
-            target = self.writer.measure_pairs(plus, minus) + self.pending[weight]
-            self.writer.write_pairs(plus, minus, target)
-            self.pending[weight] = 0.0
-        tuned = replace(layer, bias=read_only(bias.astype(np.float32)))
-        stages = tuple(tuned if stage is layer else stage for stage in self.program.stages)
-        self.program = replace(self.program, stages=stages, chip=self.writer.state())
+    def _update(self, gradients: Mapping[int, LayerGradient]) -> None:
+        """Accumulate the gradient step in levels, rewrite pairs beyond the threshold, adapt the digital part."""
+        rate, stages, begin = self.options.learning_rate, list(self.program.stages), 0
+        for number in self.layers:
+            layer = self.program.layers[number]
+            end = begin + layer.geometry.weights
+            pending = self.pending[begin:end]
+            begin = end
+            gradient = gradients.get(number)
+            if gradient is None:
+                continue
+            # The step of a float weight is step / weight_step levels, its gradient likewise smaller.
+            weight_step = layer.scale.astype(np.float64).reshape(layer.geometry.groups, 1, -1) / layer.quantizer.scale
+            pending -= (rate * gradient.levels / weight_step**2).reshape(-1)
+            self._rewrite(number, pending)
+            grown = np.exp(-rate * gradient.scale) if self.options.digital_scales else 1.0
+            tuned = replace(
+                layer,
+                scale=read_only((layer.scale * grown).astype(np.float32)),
+                bias=read_only((layer.bias - rate * gradient.bias).astype(np.float32)),
+            )
+            stages[stages.index(layer)] = tuned
+        self.program = replace(self.program, stages=tuple(stages), chip=self.writer.state())
+
+    def _rewrite(self, number: int, pending: NDArray[np.float64]) -> None:
+        """Write pairs of all copies whose pending change is beyond the threshold; it is then done."""
+        wiring, step_us = self._wiring, self.program.target.cell.level_step_us
+        due = np.flatnonzero(np.abs(pending) * step_us > self.options.threshold_us)
+        if not len(due):
+            return
+        # Updates go to the least significant slice, the only one fine enough for them.
+        here = (wiring.layer == number) & (wiring.slice == 0) & np.isin(wiring.weight, due)
+        plus, minus, weight = wiring.plus[here], wiring.minus[here], wiring.weight[here]
+        self.writer.write_pairs(plus, minus, self.writer.measure_pairs(plus, minus) + pending[weight])
+        pending[due] = 0.0

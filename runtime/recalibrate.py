@@ -30,9 +30,11 @@ def recalibrate(
     *,
     seed: int = 0,
     first_image: int = 0,
+    time_s: float = 0.0,
+    reference: Emulator | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Program:
-    """Fit the digital scales and offsets of all layers to ideal devices.
+    """Fit the digital scales and offsets of all layers to ideal devices, or to another reference.
 
     Parameters
     ----------
@@ -42,28 +44,32 @@ def recalibrate(
         Images, [N, ...] per input, without labels.
     seed
         Decides the read noise, which is keyed by image numbers from ``first_image`` on.
+    time_s
+        Age of the chip, in seconds.
+    reference
+        Whose outputs are wanted; ideal devices when None. It reads with other noise than the chip.
     advance
         Called with 1 after each layer.
     """
     images = np.arange(first_image, first_image + len(next(iter(inputs.values()))))
-    ideal = Emulator.ideal(program)
+    wanted_from = reference or Emulator.ideal(program)
     wanted: dict[str, NDArray[Any]] = {**program.constants, **inputs}
     measured: dict[str, NDArray[Any]] = dict(wanted)
-    chip = Emulator(program, seed)
+    chip = Emulator(program, seed, time_s=time_s)
     stages: list[Stage] = []
     last_read = {value: number for number, stage in enumerate(program.stages) for value in stage.inputs}
     for number, stage in enumerate(program.stages):
-        reference = ideal.run_stage(stage, wanted, images)
+        expected = wanted_from.run_stage(stage, wanted, images + len(images))
         outcome = chip.run_stage(stage, measured, images)
         if isinstance(stage, MappedLayer):
             value = stage.outputs[0]
-            fitted, outcome[value] = _fit(stage, reference[value], outcome[value])
+            fitted, outcome[value] = _fit(stage, expected[value], outcome[value])
             stages.append(fitted)
             if advance is not None:
                 advance(1)
         else:
             stages.append(stage)
-        wanted.update(reference)
+        wanted.update(expected)
         measured.update(outcome)
         for values in (wanted, measured):
             for value in [name for name in values if last_read.get(name, -1) <= number]:

@@ -144,6 +144,22 @@ class Writer:
         for cells, sign in ((plus, 1.0), (minus, -1.0)):
             self.write(cells, cell.g_min_us + np.maximum(sign * levels, 0.0) * cell.level_step_us)
 
+    def correct_pairs(
+        self, plus: NDArray[np.int64], minus: NDArray[np.int64], levels: NDArray[np.floating], *, minus_first: bool
+    ) -> None:
+        """Bring pairs to signed levels by writing one cell of each, against what the other one holds in truth.
+
+        That leaves the error of one write instead of two. ``minus_first`` says which cell is
+        written where either has the room; a cell that is stuck does not move, so that callers
+        who come back to a pair should take turns.
+        """
+        cell, flat = self.program.target.cell, self.cells_us.reshape(-1).astype(np.float64)
+        upper, lower = flat[minus] + levels * cell.level_step_us, flat[plus] - levels * cell.level_step_us
+        fits = [(cell.g_min_us <= goal) & (goal <= cell.g_max_us) for goal in (upper, lower)]
+        by_minus = fits[1] & (minus_first | ~fits[0])
+        self.write(plus[~by_minus], upper[~by_minus])
+        self.write(minus[by_minus], lower[by_minus])
+
     def measure_pairs(self, plus: NDArray[np.int64], minus: NDArray[np.int64]) -> NDArray[np.float64]:
         """Signed levels that pairs hold in truth (many reads average the read noise away)."""
         flat = self.cells_us.reshape(-1).astype(np.float64)
@@ -161,6 +177,24 @@ class Writer:
     def state(self) -> ChipState:
         """The chip as it is now."""
         return ChipState(self.cells_us.copy(), self.seed)
+
+
+def held_levels(program: Program, writer: Writer, wiring: Wiring) -> dict[int, NDArray[np.float32]]:
+    """What the cells of each layer hold in truth, the mean over its copies, by layer number.
+
+    [groups, group_rows, group_columns] in levels of the least significant slice.
+    """
+    bases = np.array([layer.base for layer in program.layers], np.float64)
+    held = writer.measure_pairs(wiring.plus, wiring.minus) * bases[wiring.layer] ** wiring.slice
+    levels = {}
+    for number, layer in enumerate(program.layers):
+        here = wiring.layer == number
+        weight, geometry = wiring.weight[here], layer.geometry
+        total = np.bincount(weight, held[here], geometry.weights)
+        copies = np.bincount(weight[wiring.slice[here] == 0], minlength=geometry.weights)
+        shape = (geometry.groups, geometry.group_rows, geometry.group_columns)
+        levels[number] = (total / copies).reshape(shape).astype(np.float32)
+    return levels
 
 
 def transfer(program: Program, seed: int, *, correct_slices: bool = True) -> tuple[Program, Writer]:

@@ -20,7 +20,7 @@ from memcompile.errors import UsageError
 from memcompile.geometry import Geometry, Unrolling
 from memcompile.program import DigitalStage, Program
 from memcompile.runtime.adjoints import ADJOINTS, StageAdjoint
-from memcompile.runtime.emulator import Emulator
+from memcompile.runtime.emulator import Emulator, values_before
 from memcompile.runtime.gradients import Backward
 from memcompile.runtime.hybrid_training import probabilities
 from memcompile.runtime.transfer import held_levels, transfer, wire
@@ -215,3 +215,15 @@ def test_gradient_predicts_the_measured_loss(program: Program) -> None:
 
     # Quantisers and converters make the loss a staircase, and maxima switch: a fifth is the room for that.
     assert moved(1.0) - moved(-1.0) == pytest.approx(2 * step * length, rel=0.2)
+
+
+def test_the_rest_of_a_run_gives_the_same_bits(program: Program) -> None:
+    chip, _ = transfer(program, seed=1)
+    some = memcompile.data.load_dataset(None, program.inputs).head(30)
+    emulator = Emulator(chip, 1)
+    whole = emulator.run(some.inputs, first_image=7)
+    for first_stage in range(len(program.stages)):
+        names = values_before(program, first_stage)
+        values = emulator.measure(names, some.inputs, first_image=7)
+        rest = emulator.run_from(first_stage, values, first_image=7)
+        np.testing.assert_array_equal(rest["logits"], whole["logits"])

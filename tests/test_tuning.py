@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import memcompile
 from memcompile.cli import main
@@ -23,12 +24,13 @@ from memcompile.program import Program
 from memcompile.program_file import encode_program
 from memcompile.runtime.devices import Devices
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.hybrid_training import TuningOptions
+from memcompile.runtime.hybrid_training import TuningOptions, probabilities
 from memcompile.runtime.recalibrate import recalibrate
 from memcompile.runtime.transfer import transfer, wire
+from memcompile.runtime.write_again import sensitivities, write_worst_again
 from memcompile.runtime.write_verify import WriteReport
 from memcompile.target import Target, load_target
-from memcompile.tuning import TuningPlan, tune
+from memcompile.tuning import TuningPlan, refresh, tune
 
 MODEL = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 
@@ -220,13 +222,144 @@ def test_threshold_decides_what_is_rewritten(program: Program, digits: Dataset) 
     assert writes[0] > writes[1] >= writes[2] == 0
 
 
+def test_writing_the_worst_again_reduces_the_error_of_whole_weights(two_slices: Program) -> None:
+    chip, writer = transfer(two_slices, seed=0)
+    base = float(two_slices.layers[0].base)
+    assert all(layer.base == base for layer in two_slices.layers)
+    wiring = wire(two_slices)
+
+    def errors() -> NDArray[np.float64]:
+        held = (writer.measure_pairs(wiring.plus, wiring.minus) - wiring.digit) * base**wiring.slice
+        upper = np.flatnonzero(wiring.slice == 1)
+        order = np.argsort(wiring.plus)
+        lower = order[np.searchsorted(wiring.plus, wiring.plus[upper] - 2, sorter=order)]
+        whole: NDArray[np.float64] = held[lower] + held[upper]
+        return whole
+
+    before, writes = errors(), writer.report.writes
+    again = write_worst_again(chip, writer, 0.5, None)
+    after = errors()
+    assert np.sqrt((after**2).mean()) < 0.75 * np.sqrt((before**2).mean())
+    # What stays wrong by levels: stuck cells whose partner has no room to make up for them.
+    assert (np.abs(after) > 2).sum() < 0.2 * (np.abs(before) > 2).sum()
+    assert 0.5 * len(before) <= writer.report.writes - writes < 0.6 * len(before)
+    assert again.chip is not None
+    np.testing.assert_array_equal(again.chip.conductances_us, writer.cells_us)
+
+
+def test_effort_goes_where_the_output_needs_it(program: Program, digits: Dataset) -> None:
+    """With the same number of writes, ranking by effect moves the scores less far from the ideal ones than by error."""
+    some = {name: array[:100] for name, array in digits.inputs.items()}
+    scored = {name: array[:300] for name, array in digits.inputs.items()}
+    ideal = probabilities(Emulator.ideal(program).run(scored)["logits"])
+    distance: dict[str, list[float]] = {"effect": [], "error": [], "none": []}
+    for seed in range(3):
+        for ranking, found in distance.items():
+            chip, writer = transfer(program, seed)
+            if ranking != "none":
+                weighed = sensitivities(chip, writer, some, seed) if ranking == "effect" else None
+                chip = write_worst_again(chip, writer, 0.2, weighed)
+            shares = probabilities(Emulator(chip, seed).run(scored, first_image=5000)["logits"])
+            found.append(float((ideal * np.log(ideal / shares)).sum(axis=1).mean()))
+    assert np.mean(distance["effect"]) < np.mean(distance["error"]) < np.mean(distance["none"])
+
+
+def test_several_layers_are_tuned(program: Program, digits: Dataset) -> None:
+    some = digits.head(200)
+    first, last = program.layers[0].name, program.layers[-1].name
+    for layers, wanted in (((first, last), {0, 2}), (("all",), {0, 1, 2}), (("last",), {2})):
+        options = TuningOptions(epochs=1, threshold_us=0.02, layers=layers, digital_scales=True)
+        plan = TuningPlan(recalibration_images=0, options=options)
+        before, _ = transfer(program, plan.seed)
+        after = tune(program, some.inputs, some.labels, plan).program
+        assert before.chip is not None
+        assert after.chip is not None
+        wiring = wire(program)
+        moved = (before.chip.conductances_us != after.chip.conductances_us).reshape(-1)
+        assert set(wiring.layer[moved[wiring.plus] | moved[wiring.minus]]) == wanted
+        for number, (old, new) in enumerate(zip(before.layers, after.layers, strict=True)):
+            assert np.array_equal(old.scale, new.scale) == (number not in wanted)
+            assert np.array_equal(old.bias, new.bias) == (number not in wanted)
+
+
+def test_tuning_all_layers_lowers_the_loss(program: Program, digits: Dataset) -> None:
+    options = TuningOptions(epochs=4, layers=("all",), digital_scales=True, learning_rate=0.02)
+    records = tune(program, digits.inputs, digits.labels, TuningPlan(0, options=options, seed=2)).records
+    assert records[-1].loss < 0.8 * records[0].loss
+
+
+def test_parallel_copies_share_one_master_weight(program: Program, digits: Dataset) -> None:
+    """Copies have their own errors, but get the same changes."""
+    layer = program.layers[0]
+    assert len(layer.replicas) > 1 or layer.replicas[0].unrolling.window_outputs > 1
+    options = TuningOptions(epochs=1, threshold_us=0.02, layers=(layer.name,))
+    values = target_without_errors().model_dump()
+    perfect = memcompile.compile(MODEL, Target.model_validate(values))
+    some = digits.head(200)
+    tuned = tune(perfect, some.inputs, some.labels, TuningPlan(0, options=options)).program
+    assert tuned.chip is not None
+    wiring, cells = wire(perfect), tuned.chip.conductances_us.reshape(-1)
+    held = cells[wiring.plus] - cells[wiring.minus]
+    here = wiring.layer == 0
+    for weight in np.unique(wiring.weight[here]):
+        copies = held[here & (wiring.weight == weight)]
+        np.testing.assert_allclose(copies, copies[0], atol=1e-5)
+
+
+def test_early_stop(program: Program, digits: Dataset) -> None:
+    some = digits.head(100)
+    # Nothing is rewritten and nearly nothing learnt: the loss is read noise around one value.
+    options = TuningOptions(epochs=30, learning_rate=1e-9, patience=2)
+    records = tune(program, some.inputs, some.labels, TuningPlan(0, options=options)).records
+    losses = [record.loss for record in records]
+    assert 3 <= len(losses) < 30
+    assert min(losses[-2:]) >= min(losses[:-2])
+    assert all(min(losses[end - 2 : end]) < min(losses[: end - 2]) for end in range(3, len(losses)))
+
+
+def test_refresh_wins_back_what_drift_took(test_digits: Dataset, digits: Dataset) -> None:
+    values = load_target("yao2020").model_dump()
+    values["drift"] = {"exponent_mean": 0.1, "exponent_sigma": 0.01, "reference_s": 1.0}
+    program = memcompile.compile(MODEL, Target.model_validate(values))
+    some = digits.head(200)
+    tuned = tune(program, some.inputs, some.labels, TuningPlan(200, options=TuningOptions(epochs=0), seed=3)).program
+    refreshed = refresh(tuned, some.inputs, 7200.0)
+    assert tuned.chip is not None
+    assert refreshed.chip is not None
+    np.testing.assert_array_equal(refreshed.chip.conductances_us, tuned.chip.conductances_us)
+    fresh = Emulator(tuned, 3).run(test_digits.inputs)["logits"]
+    error = [
+        np.abs(Emulator(chip, 3, time_s=7200.0).run(test_digits.inputs, first_image=900)["logits"] - fresh).mean()
+        for chip in (tuned, refreshed)
+    ]
+    assert error[1] < 0.4 * error[0]
+
+
 class KilledError(Exception):
     """Stands for a kill between two epochs."""
 
 
-@pytest.mark.parametrize("fatal", ["recalibrating", "measuring", "tuning"])
-def test_killed_run_resumes_to_the_same_bytes(program: Program, digits: Dataset, tmp_path: Path, fatal: str) -> None:
-    plan = TuningPlan(recalibration_images=50, options=TuningOptions(epochs=3))
+LAST_LAYER = TuningPlan(recalibration_images=50, options=TuningOptions(epochs=3))
+EVERYTHING = TuningPlan(
+    recalibration_images=50,
+    write_again_share=0.2,
+    options=TuningOptions(epochs=3, layers=("all",), digital_scales=True, patience=3, threshold_us=0.2),
+)
+
+
+@pytest.mark.parametrize(
+    ("fatal", "plan"),
+    [
+        ("recalibrating", LAST_LAYER),
+        ("measuring", LAST_LAYER),
+        ("tuning", LAST_LAYER),
+        ("weighing errors", EVERYTHING),
+        ("tuning", EVERYTHING),
+    ],
+)
+def test_killed_run_resumes_to_the_same_bytes(
+    program: Program, digits: Dataset, tmp_path: Path, fatal: str, plan: TuningPlan
+) -> None:
     some = digits.head(300)
     whole = tune(program, some.inputs, some.labels, plan)
 
@@ -245,7 +378,7 @@ def test_killed_run_resumes_to_the_same_bytes(program: Program, digits: Dataset,
     checkpoint = tmp_path / "run.checkpoint"
     with pytest.raises(KilledError):
         tune(program, some.inputs, some.labels, plan, checkpoint=checkpoint, progress=deadly)
-    assert checkpoint.exists() == (fatal != "recalibrating")
+    assert checkpoint.exists() == (fatal in ("measuring", "tuning"))
     resumed = tune(program, some.inputs, some.labels, plan, checkpoint=checkpoint)
     assert encode_program(resumed.program) == encode_program(whole.program)
     assert resumed.records == whole.records
@@ -284,6 +417,14 @@ def test_refusals(program: Program, digits: Dataset) -> None:
     chip, _ = transfer(program, 0)
     with pytest.raises(UsageError, match="already transferred"):
         tune(chip, digits.inputs, digits.labels)
+    with pytest.raises(UsageError, match="no crossbar layer is called 'C9'; there are C1, C3, FC"):
+        tune(program, digits.inputs, digits.labels, TuningPlan(options=TuningOptions(layers=("C9",))))
+    with pytest.raises(UsageError, match="no layer to tune is named"):
+        tune(program, digits.inputs, digits.labels, TuningPlan(options=TuningOptions(layers=())))
+    with pytest.raises(UsageError, match="not transferred to a chip, so nothing has aged"):
+        refresh(program, digits.inputs, 60.0)
+    with pytest.raises(UsageError, match="nothing to refresh"):
+        refresh(replace(chip, stages=()), digits.inputs, 60.0)
     empty = replace(program, stages=())
     with pytest.raises(UsageError, match="no crossbar layer"):
         tune(empty, digits.inputs, digits.labels)
@@ -328,6 +469,27 @@ def test_lines_leave_out_what_the_target_does_not_give(
         assert "endurance" not in out
         assert ("the target gives no pulses" in out) == (name == "bare")
         assert (" uJ" in out) == (name == "everlasting")
+
+
+def test_command_line_with_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([str(MODEL), "-o", "net.mcp", "--no-evaluation", "--quiet"]) == 0
+    sizes = ["--images", "100", "--score-images", "100", "--json", "-"]
+    options = ["--layers", "C3,last", "--digital-scales", "--patience", "2", "--write-again", "0.1"]
+    assert main(["tune", "net.mcp", "--epochs", "1", "--write-again-by", "effect", *options, *sizes]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["transfer"]["cell_writes"] > 5500
+    assert main(["refresh", "net.tuned.mcp", "--time", "2h", *sizes]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["time_s"] == 7200
+    assert set(facts["accuracy"]) == {"fresh", "aged", "refreshed"}
+    assert memcompile.load_program(tmp_path / "net.tuned.refreshed.mcp").chip is not None
+    assert main(["refresh", "net.tuned.mcp", "--time", "2h", *sizes[:-2]]) == 0
+    assert "7,200 s later" in capsys.readouterr().out
+    assert main(["tune", "net.mcp", "--layers", "C9", *sizes]) == 2
+    assert "no crossbar layer is called 'C9'" in capsys.readouterr().err
 
 
 def test_learning_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

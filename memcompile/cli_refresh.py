@@ -1,0 +1,74 @@
+"""``memcompile refresh``: win back what drift took from a tuned chip, without writing a cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memcompile.cli_tune import tuning_data
+from memcompile.console import Output, check_writable, data_options, duration
+from memcompile.evaluation import score
+from memcompile.program_file import load_program, save_program
+from memcompile.runtime.emulator import Emulator
+from memcompile.tuning import refresh
+from memcompile.verifier import verify_program
+
+
+@click.command("refresh")
+@click.argument("program", type=Path)
+@click.option("-o", "--output", type=Path, metavar="FILE", help="Refreshed program [default: PROGRAM.refreshed.mcp].")
+@click.option(
+    "--time",
+    "time_s",
+    required=True,
+    callback=duration,
+    metavar="DURATION",
+    help="Age of the chip, since its cells were written: 90s, 10min, 2h, 3d.",
+)
+@click.option("--images", type=click.IntRange(1), default=300, show_default=True, help="Training images to fit with.")
+@click.option("--test", type=Path, metavar="NPZ", help="Samples to score on; published data sets bring their own.")
+@click.option("--score-images", type=click.IntRange(1), help="Score on the first so many test images [default: all].")
+@click.option("--json", "json_path", metavar="FILE|-", help="Write what was reached as JSON (- for standard output).")
+@data_options
+def refresh_command(program: Path, **options: Any) -> None:
+    """Fit the digital scales of PROGRAM, a tuned chip, to what it computed when it was fresh.
+
+    No cell is written. Images come from --data.
+    """
+    out = Output(options["quiet"], options["json_path"])
+    target = options["output"] or program.with_suffix(".refreshed.mcp")
+    check_writable(target)
+    source = verify_program(load_program(program))
+    training, test = tuning_data(source, options)
+    training = training.head(min(options["images"], training.count))
+    refreshed = refresh(source, training.inputs, options["time_s"], progress=out.progress)
+    save_program(refreshed, target)
+    accuracy = {}
+    for name, chip, time_s in (
+        ("fresh", source, 0.0),
+        ("aged", source, options["time_s"]),
+        ("refreshed", refreshed, options["time_s"]),
+    ):
+        assert chip.chip is not None
+        assert test.labels is not None
+        with out.progress(f"scoring {name}", test.count) as advance:
+            outputs = Emulator(chip, chip.chip.seed, time_s=time_s).run(test.inputs, progress=advance)
+        accuracy[name] = score(outputs, test.labels)
+    facts = {
+        "time_s": options["time_s"],
+        "training_data": training.name,
+        "training_images": training.count,
+        "test_data": test.name,
+        "test_images": test.count,
+        "accuracy": accuracy,
+    }
+    lines = [
+        f"accuracy on {test.name}, {test.count:,} images",
+        f"  fresh chip           {accuracy['fresh']:.2%}",
+        f"  {format(options['time_s'], ',.0f') + ' s later':<21}{accuracy['aged']:.2%}",
+        f"  scales refreshed     {accuracy['refreshed']:.2%}  ({training.count:,} images of {training.name})",
+    ]
+    out.facts(facts, lines)
+    out.say(f"refreshed program written to {target}")
