@@ -26,7 +26,8 @@ from memcompile.errors import ModelError
 from memcompile.ir import Graph, OnnxNode, OtherType, TensorType, read_only
 from memcompile.onnx_session import open_session, tensor_dtype
 
-LINEAR_OPERATORS = ("Conv", "Gemm", "MatMul")
+# Operators whose first two inputs are looked at when the model is run once.
+LINEAR_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # onnx and onnxruntime agree on protobuf's own limit.
 MAX_MODEL_BYTES = 2 * 1024**3
 
@@ -179,10 +180,18 @@ def _subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
 
 
 def _check(model: onnx.ModelProto, path: Path) -> None:
+    # onnxruntime finds out types and shapes of outputs itself; only the checker wants them written down.
+    bare = [value for value in model.graph.output if value.type.WhichOneof("value") in (None, "tensor_type")]
+    before = [(value, value.SerializeToString()) for value in bare if not value.type.tensor_type.HasField("shape")]
+    for value, _ in before:
+        value.type.tensor_type.shape.SetInParent()
+        value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or onnx.TensorProto.FLOAT
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker raises its own and protobuf's kinds
         raise ModelError(f"{path} is not valid ONNX: {_first_line(error)}; export it again") from error
+    for value, was in before:
+        value.ParseFromString(was)
 
 
 def _refuse_nan(graph: onnx.GraphProto, path: Path) -> None:
@@ -296,6 +305,22 @@ def read_operators(model: bytes) -> tuple[tuple[OnnxNode, ...], dict[str, NDArra
     return _nodes(proto.graph), _constants(proto.graph), bytes(exposed.SerializeToString(deterministic=True))
 
 
+def make_operator(
+    op_type: str, name: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, Any]
+) -> OnnxNode:
+    """An operator of the default domain that is in no model."""
+    proto = onnx.helper.make_node(op_type, inputs, outputs, name=name, **attributes)
+    return OnnxNode(
+        name=name,
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        op_type=op_type,
+        domain="",
+        attributes=MappingProxyType({item.name: _attribute(item) for item in proto.attribute}),
+        proto=proto.SerializeToString(deterministic=True),
+    )
+
+
 def operator_types(node: OnnxNode) -> set[str]:
     """Types of an operator and of all operators in its subgraphs."""
     found: set[str] = set()
@@ -337,8 +362,10 @@ def _observe(
     exposed = _expose(file.model, [value for node in nodes for value in node.outputs if value])
     wanted = [
         value
-        for value in dict.fromkeys(node.inputs[0] for node in nodes if node.op_type in LINEAR_OPERATORS and node.inputs)
-        if value not in constants and value not in file.inputs
+        for value in dict.fromkeys(
+            value for node in nodes if node.op_type in LINEAR_OPERATORS for value in node.inputs[:2]
+        )
+        if value and value not in constants and value not in file.inputs
     ]
     try:
         session = open_session(exposed.SerializeToString(), optimise=False)

@@ -201,3 +201,12 @@ def test_a_fixed_batch_larger_than_the_made_up_samples(save_model: Callable[...,
     path = save_model(make(nodes, {"x": (FLOAT, (16, 6))}, {"a": (FLOAT, (16, 3))}, {"w": W}))
     compilation = compile_model(path)
     assert evaluate(compilation.program, compilation.model, compilation.dataset, seeds=1).quality is not None
+
+
+@pytest.mark.parametrize("field", ["shape", "type"])
+def test_an_output_needs_no_declared_shape_or_type(field: str, save_model: Callable[..., Path]) -> None:
+    model = make([PRODUCT], {"x": (FLOAT, ("N", 6))}, {"a": (FLOAT, ("N", 3))}, {"w": W})
+    value = model.graph.output[0]
+    value.ClearField("type") if field == "type" else value.type.tensor_type.ClearField("shape")
+    program = compile_model(save_model(model), "ideal").program
+    assert np.array_equal(memcompile.Emulator(program).run(X)["a"], X["x"] @ W)
