@@ -66,17 +66,27 @@ class ChoiceProgram:
             tiles = {numbers.setdefault(key, len(numbers)): count for key, count in wanted.items()}
             self.columns.append(_Column(kind, choice, tiles))
         self.shapes = [TileShape(*key, 0) for key in numbers]
-        sizes = np.array(list(numbers), np.int64).reshape(-1, 3)
-        lines = self.table.lines
-        self.knapsacks = [Knapsack.of(sizes, lines, self.interval, own_lines) for own_lines in (False, True)]
-        most = self.knapsacks[self.whole].most
-        self.patterns = [np.eye(len(most), dtype=np.int64)[shape] * most[shape] for shape in range(len(most))]
         self.demand = np.zeros((len(self.shapes), len(self.columns)))
         for number, column in enumerate(self.columns):
             for shape, count in column.tiles.items():
                 self.demand[shape, number] = count
+        sizes = np.array(list(numbers), np.int64).reshape(-1, 3)
+        self.knapsacks = [
+            Knapsack.of(sizes, self.table.lines, self.interval, self._most_asked(), own_lines)
+            for own_lines in (False, True)
+        ]
+        most = self.knapsacks[self.whole].most
+        self.patterns = [np.eye(len(most), dtype=np.int64)[shape] * most[shape] for shape in range(len(most))]
         self.belongs = np.zeros((len(self.table.kinds), len(self.columns)))
         self.belongs[[column.kind for column in self.columns], np.arange(len(self.columns))] = 1
+
+    def _most_asked(self) -> NDArray[np.int64]:
+        """Most tiles of each shape that any choices of all layers ask for, [shapes]."""
+        most = np.zeros(len(self.shapes))
+        for kind, layers in enumerate(self.table.layers.tolist()):
+            own = [number for number, column in enumerate(self.columns) if column.kind == kind]
+            most += layers * self.demand[:, own].max(axis=1, initial=0)
+        return most.astype(np.int64)
 
     @property
     def weight(self) -> float:

@@ -35,34 +35,90 @@ KNAPSACK_LIMIT = 0.2
 
 
 @dataclass(frozen=True)
+class Conflicts:
+    """Tiles that share neither columns (or rows) with a shape nor with each other.
+
+    If an array holds a tile of ``shapes[c]``, int64 [conflicts], then the ``sizes[c]``, int64
+    [conflicts, shapes] and 0 for tiles that do not conflict, sum to at most ``limits[c]``.
+    """
+
+    shapes: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    limits: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sizes: NDArray[np.int64], lines: tuple[int, int]) -> Conflicts:
+        """For each low and wide shape the tiles too high to stand above it, or above each other.
+
+        Together with one tile of the shape they need columns of their own; and the same with rows
+        for narrow and high ones. Of shapes that take few columns too little would be gained.
+        """
+        parts = [np.zeros((0, 2 + len(sizes)), np.int64)]
+        for across, along in ((0, 1), (1, 0)):
+            height, width = sizes[:, across], sizes[:, along]
+            for shape in np.flatnonzero((2 * height <= lines[across]) & (4 * width >= lines[along])).tolist():
+                high = (2 * height > lines[across]) & (height + height[shape] > lines[across])
+                if high.any():
+                    parts.append(np.array([[shape, lines[along] - width[shape], *np.where(high, width, 0)]]))
+        table = np.concatenate(parts)
+        return cls(table[:, 0], table[:, 2:], table[:, 1])
+
+    @classmethod
+    def none(cls, shapes: int) -> Conflicts:
+        """No conflicts between some number of shapes."""
+        return cls(np.zeros(0, np.int64), np.zeros((0, shapes), np.int64), np.zeros(0, np.int64))
+
+    def room(self, counts: NDArray[np.int64], shape: int) -> int | None:
+        """How many more tiles of a shape may join some content; None for any number."""
+        taken = self.sizes @ counts
+        if ((self.shapes == shape) & (taken > self.limits)).any():
+            return 0
+        binding = (counts[self.shapes] > 0) & (self.sizes[:, shape] > 0)
+        if not binding.any():
+            return None
+        return max(0, int(((self.limits - taken)[binding] // self.sizes[binding, shape]).min()))
+
+
+@dataclass(frozen=True)
 class Knapsack:
-    """The limits of one array: ``matrix @ counts <= limits``, int64, and ``counts <= most``."""
+    """The limits of one array: ``matrix @ counts <= limits``, int64, ``counts <= most``, and conflicts."""
 
     matrix: NDArray[np.int64]
     limits: tuple[int, ...]
     most: NDArray[np.int64]
+    conflicts: Conflicts
 
     @classmethod
-    def of(cls, sizes: NDArray[np.int64], lines: tuple[int, int], interval: int, own_lines: bool = False) -> Knapsack:
+    def of(
+        cls,
+        sizes: NDArray[np.int64],
+        lines: tuple[int, int],
+        interval: int,
+        asked: NDArray[np.int64],
+        own_lines: bool = False,
+    ) -> Knapsack:
         """Steps, and cells counted under several pairs of dual feasible functions.
 
         Parameters
         ----------
         sizes
             [shapes, 3]: input lines, output lines, steps.
+        asked
+            [shapes]: most tiles of each shape that can be asked for; an array holds no more.
         own_lines
             Every tile gets output lines of its own: stricter, but then the tiles fit for certain.
         """
         height, width, load = sizes.T
+        fit = (lines[0] // height) * (lines[1] // width)
+        steps = np.where(load > 0, interval // np.maximum(load, 1), fit)
+        most = np.minimum(np.minimum(fit, steps), asked)
+        if own_lines:
+            return cls(np.stack([load, width]), (interval, lines[1]), most, Conflicts.none(len(sizes)))
         heights = _few_transforms(height, lines[0])
         widths = _few_transforms(width, lines[1])
         rows = [load, *(high * broad for high in heights for broad in widths)]
-        limits = [interval, *[lines[0] * lines[1]] * (len(rows) - 1)]
-        if own_lines:
-            rows, limits = [load, width], [interval, lines[1]]
-        fit = (lines[0] // height) * (lines[1] // width)
-        steps = np.where(load > 0, interval // np.maximum(load, 1), fit)
-        return cls(np.stack(rows), tuple(limits), np.minimum(fit, steps))
+        limits = (interval, *[lines[0] * lines[1]] * (len(rows) - 1))
+        return cls(np.stack(rows), limits, most, Conflicts.of(sizes, lines))
 
     def dearest(self, prices: NDArray[np.float64]) -> tuple[float, NDArray[np.int64]]:
         """An upper limit of the price of any content, and the content found."""
@@ -72,10 +128,15 @@ class Knapsack:
         if not len(worth):
             return 0.0, counts
         model = cp_model.CpModel()
-        amounts = [model.new_int_var(0, int(self.most[shape]), "") for shape in worth]
+        amounts = {int(shape): model.new_int_var(0, int(self.most[shape]), "") for shape in worth}
+        listed = list(amounts.values())
         for row, limit in zip(self.matrix[:, worth].tolist(), self.limits, strict=True):
-            model.add(cp_model.LinearExpr.weighted_sum(amounts, row) <= limit)
-        model.maximize(cp_model.LinearExpr.weighted_sum(amounts, units[worth].tolist()))
+            model.add(cp_model.LinearExpr.weighted_sum(listed, row) <= limit)
+        for shape, others, limit in zip(*self._conflicts_among(worth), strict=True):
+            held = model.new_bool_var("")
+            model.add(amounts[shape] == 0).only_enforce_if(~held)
+            model.add(cp_model.LinearExpr.weighted_sum(listed, others) <= limit).only_enforce_if(held)
+        model.maximize(cp_model.LinearExpr.weighted_sum(listed, units[worth].tolist()))
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = 1
         solver.parameters.random_seed = 0
@@ -83,8 +144,25 @@ class Knapsack:
         solver.parameters.cp_model_probing_level = 0
         if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return math.inf, counts
-        counts[worth] = [solver.value(amount) for amount in amounts]
+        counts[worth] = [solver.value(amount) for amount in listed]
         return solver.best_objective_bound / PRICE_UNIT, counts
+
+    def room(self, counts: NDArray[np.int64], shape: int) -> int:
+        """How many more tiles of a shape an array may hold beside its content."""
+        left = np.array(self.limits, np.int64) - self.matrix @ counts
+        column = self.matrix[:, shape]
+        used = column > 0
+        number = int(self.most[shape] - counts[shape])
+        if used.any():
+            number = min(number, int((left[used] // column[used]).min()))
+        allowed = self.conflicts.room(counts, shape)
+        return max(number if allowed is None else min(number, allowed), 0)
+
+    def _conflicts_among(self, worth: NDArray[np.int64]) -> tuple[list[int], list[list[int]], list[int]]:
+        """Shape, sizes and limit of each conflict between some shapes."""
+        sizes = self.conflicts.sizes[:, worth]
+        active = np.isin(self.conflicts.shapes, worth) & sizes.any(axis=1)
+        return self.conflicts.shapes[active].tolist(), sizes[active].tolist(), self.conflicts.limits[active].tolist()
 
 
 def greedy_patterns(knapsack: Knapsack, prices: NDArray[np.float64]) -> list[NDArray[np.int64]]:
@@ -95,14 +173,8 @@ def greedy_patterns(knapsack: Knapsack, prices: NDArray[np.float64]) -> list[NDA
     found: dict[bytes, NDArray[np.int64]] = {}
     for seed in ranked[:SEEDS].tolist():
         counts = np.zeros(len(prices), np.int64)
-        left = np.array(knapsack.limits, np.int64)
         for shape in (seed, *ranked.tolist()):
-            column = knapsack.matrix[:, shape]
-            used = column > 0
-            most = int((left[used] // column[used]).min()) if used.any() else int(knapsack.most[shape])
-            number = min(most, int(knapsack.most[shape] - counts[shape]))
-            counts[shape] += number
-            left -= number * column
+            counts[shape] += knapsack.room(counts, shape)
         if float(prices @ counts) > 1 + TOLERANCE:
             found.setdefault(counts.tobytes(), counts)
     return list(found.values())

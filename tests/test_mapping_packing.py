@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -143,7 +144,8 @@ def test_arranging_one_array_agrees_with_brute_force(tiles: list[tuple[int, int]
 @given(shape_lists, st.integers(10, 30))
 def test_no_content_of_an_array_breaks_the_knapsack(shapes: list[TileShape], interval: int) -> None:
     sizes = np.array([(shape.height, shape.width, shape.load) for shape in shapes])
-    knapsack = Knapsack.of(sizes, LINES, interval)
+    asked = np.array([shape.count for shape in shapes])
+    knapsack = Knapsack.of(sizes, LINES, interval, asked)
     packing = pack(shapes, LINES, interval, None)
     assert packing is not None
     prices = np.linspace(0.2, 1.0, len(shapes))
@@ -153,7 +155,27 @@ def test_no_content_of_an_array_breaks_the_knapsack(shapes: list[TileShape], int
         counts = np.bincount([number for number, _, _ in fill.tiles], minlength=len(shapes))
         assert (knapsack.matrix @ counts <= np.array(knapsack.limits)).all()
         assert (counts <= knapsack.most).all()
+        held = counts[knapsack.conflicts.shapes] > 0
+        assert (knapsack.conflicts.sizes @ counts <= knapsack.conflicts.limits)[held].all()
         assert prices @ counts <= dearest + 1e-6
+
+
+def test_a_low_tile_across_the_array_leaves_no_room_for_tiles_too_high_to_stand_above_it() -> None:
+    sizes = np.array([(8, 128, 1), (9, 2, 1)])
+    knapsack = Knapsack.of(sizes, (16, 128), 1000, np.array([1, 256]))
+    assert knapsack.dearest(np.array([1.0, 1.0]))[0] == pytest.approx(
+        64, abs=1e-3
+    )  # 64 columns of pairs, or the wide one
+    assert knapsack.dearest(np.array([40.0, 1.0]))[1].tolist() == [0, 64]
+    assert knapsack.room(np.array([1, 0]), 1) == 0
+    assert knapsack.room(np.array([0, 1]), 0) == 0
+    assert knapsack.room(np.array([0, 1]), 1) == 63
+
+
+def test_an_array_holds_no_more_tiles_of_a_shape_than_are_asked_for() -> None:
+    sizes = np.array([(8, 128, 1), (8, 64, 1)])
+    counts = Knapsack.of(sizes, (16, 128), 1000, np.array([1, 8])).dearest(np.array([1.0, 0.1]))[1]
+    assert counts.tolist() == [1, 2]
 
 
 def test_many_equal_tiles_are_packed_at_once() -> None:
