@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 from rich.table import Table
 
-from memcompile.ir import Graph, LinearLayer, OnnxNode
+from memcompile.ir import Graph, LinearLayer, Node, OnnxNode, QuantizedLayer, UnrolledLayer
 from memcompile.pass_manager import PassContext
 from memcompile.passes.fold_constants import FoldConstants
+from memcompile.passes.quantize_weights import QuantizeWeights
 from memcompile.passes.remove_dead_nodes import RemoveDeadNodes
 from memcompile.passes.select_crossbar_operators import reason_to_stay_digital
+from memcompile.passes.unroll_convolutions import UnrollConvolutions
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Explanation:
     fates: list[OperatorFate] = field(default_factory=list)
     _imported: dict[str, OnnxNode] = field(default_factory=dict)
     _unfolded: Graph | None = None
+    _whole: dict[str, UnrolledLayer] = field(default_factory=dict)
 
     def after_pass(self, number: int, name: str, graph: Graph, context: PassContext) -> None:
         """Keep the graph as imported and as folded; conclude once no operator will move any more."""
@@ -39,6 +43,12 @@ class Explanation:
             self._unfolded = graph
         elif name == RemoveDeadNodes.pass_name():
             self.fates = [self._fate(node, graph) for node in self._imported.values()]
+        elif name == UnrollConvolutions.pass_name():
+            self._whole = {node.name: node for node in graph.nodes if isinstance(node, UnrolledLayer) and node.integer}
+        elif name == QuantizeWeights.pass_name():
+            kept = {node.name: _kept(node, self._whole[node.name]) for node in graph.nodes if node.name in self._whole}
+            for fate in self.fates:
+                fate.why += kept.get(fate.name, "")
 
     def _fate(self, node: OnnxNode, final: Graph) -> OperatorFate:
         assert self._unfolded is not None
@@ -61,3 +71,15 @@ class Explanation:
         for fate in self.fates:
             table.add_row(fate.name, fate.operator, fate.side, fate.why)
         return table
+
+
+def _kept(layer: Node, whole: UnrolledLayer) -> str:
+    """Whether the numbers of a quantised model are still the model's own."""
+    assert isinstance(layer, QuantizedLayer)
+    lost = []
+    if layer.quantizer.scale != 1.0:
+        lost.append("inputs are requantised: the target applies fewer than 8 bits")
+    if layer.levels.dtype.kind == "i" and not np.array_equal(layer.levels, whole.matrix):
+        reach = int(np.abs(whole.matrix).max())
+        lost.append(f"weights are requantised: they reach {reach}, which takes more slices")
+    return "; " + ("; ".join(lost) or "whole numbers and scales are the model's own")

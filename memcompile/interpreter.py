@@ -24,6 +24,7 @@ from memcompile.ir import (
     Node,
     OnnxNode,
     UnrolledLayer,
+    as_dtype,
     read_values,
 )
 from memcompile.onnx_import import to_model
@@ -75,8 +76,10 @@ def run_layer(layer: Node, x: NDArray[Any]) -> NDArray[Any]:
     else:
         if isinstance(layer, CalibratedLayer):
             images = layer.quantizer.quantize(images) * np.float32(layer.quantizer.scale)
-        matrices = layer.matrices() if isinstance(layer, LinearLayer) else layer.matrix
-        y = (apply_matrices(images, geometry, matrices) + layer.bias[:, None]).astype(layer.dtype)
+        matrices: NDArray[Any] = layer.matrices() if isinstance(layer, LinearLayer) else layer.matrix
+        if layer.integer:
+            matrices = matrices.astype(np.float64)  # holds whole sums exactly
+        y = as_dtype(apply_matrices(images, geometry, matrices) + layer.bias[:, None], layer.dtype)
     return geometry.from_channels_first(y.reshape(y.shape[0], -1, *geometry.output_size), x.shape)
 
 

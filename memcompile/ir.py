@@ -107,13 +107,15 @@ class LinearLayer(Node):
     """A linear operator with static weights, bound for crossbars.
 
     ``weight`` is [out_channels, in_channels / groups, *kernel] float32, ``bias`` [out_channels]
-    float32; the bias is added digitally.
+    float32; the bias is added digitally. ``integer`` layers multiply whole numbers of a quantised
+    model, bytes as inputs; they stay what they are where the target can hold them.
     """
 
     geometry: Geometry
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     dtype: str = "float32"
+    integer: bool = False
 
     def matrices(self) -> NDArray[np.float32]:
         """Kernels as matrices, [groups, group_rows, group_columns]."""
@@ -129,6 +131,7 @@ class UnrolledLayer(Node):
     matrix: NDArray[np.float32]
     bias: NDArray[np.float32]
     dtype: str = "float32"
+    integer: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -168,7 +171,7 @@ class IntegerLayer(Node):
             [batch, out_channels, positions], in units of input step times weight step.
         """
         scaled = sums * self.scale.astype(np.float64)[:, None] + self.bias.astype(np.float64)[:, None]
-        return scaled.astype(self.dtype)
+        return as_dtype(scaled, self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -402,11 +405,22 @@ class Placement:
 
 
 @dataclass(frozen=True, eq=False)
+class QuantizedConstant:
+    """What a constant was before DequantizeLinear: (values - zero_point) * scale along ``axis``."""
+
+    values: NDArray[Any]
+    scale: NDArray[Any]
+    zero_point: NDArray[Any]
+    axis: int
+
+
+@dataclass(frozen=True, eq=False)
 class Graph:
     """A network: nodes in topological order, constants, and types of values.
 
     ``observed_shapes`` are the concrete shapes of values that linear operators read, seen when
-    onnxruntime ran the model once.
+    onnxruntime ran the model once. ``quantized`` says of constants that came through
+    DequantizeLinear what they were.
     """
 
     name: str
@@ -419,6 +433,7 @@ class Graph:
     opsets: tuple[tuple[str, int], ...]
     ir_version: int = 10
     placement: Placement | None = None
+    quantized: Mapping[str, QuantizedConstant] = field(default_factory=dict)
 
     @cached_property
     def dataflow(self) -> nx.DiGraph[str]:
@@ -465,6 +480,11 @@ class Graph:
     def map_nodes(self, changed: Mapping[str, Node]) -> Graph:
         """Return a graph in which the nodes of these names are replaced."""
         return self.replace(nodes=tuple(changed.get(node.name, node) for node in self.nodes))
+
+
+def as_dtype(values: NDArray[np.floating[Any]], dtype: str) -> NDArray[Any]:
+    """Numbers in a layer's output type; whole types round."""
+    return (np.rint(values) if np.dtype(dtype).kind == "i" else values).astype(dtype)
 
 
 def read_values(node: Node) -> tuple[str, ...]:

@@ -27,7 +27,16 @@ from memcompile.ir import Graph, OnnxNode, OtherType, TensorType, read_only
 from memcompile.onnx_session import open_session, tensor_dtype
 
 # Operators whose first two inputs are looked at when the model is run once.
-LINEAR_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+LINEAR_OPERATORS = (
+    "Conv",
+    "ConvInteger",
+    "ConvTranspose",
+    "Gemm",
+    "MatMul",
+    "MatMulInteger",
+    "QLinearConv",
+    "QLinearMatMul",
+)
 # onnx and onnxruntime agree on protobuf's own limit.
 MAX_MODEL_BYTES = 2 * 1024**3
 

@@ -76,7 +76,7 @@ class CrossbarPart(_Part):
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    dtype: Literal["float16", "float32", "float64"]
+    dtype: Literal["float16", "float32", "float64", "int32"]
     geometry: GeometryPart
     quantizer: QuantizerPart | None
     base: Annotated[int, Field(ge=2, le=1024)]

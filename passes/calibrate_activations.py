@@ -24,7 +24,8 @@ class CalibrateActivations(Pass):
     A layer that saw a negative input gets a signed quantiser (two's complement), any other an
     unsigned one. Clipping a few outliers often costs less than the coarser step that keeps them,
     so ``candidates`` steps between ``shortest`` and all of the largest magnitude are tried.
-    Targets with continuous cells apply inputs as they are.
+    Targets with continuous cells apply inputs as they are. Bytes of a quantised model stay what
+    they are if the target applies eight bits.
     """
 
     summary: ClassVar[str] = "choose each layer's input quantiser from calibration data"
@@ -43,17 +44,23 @@ class CalibrateActivations(Pass):
             return graph
         if context.target.cell.continuous:
             return graph.map_nodes({node.name: carry(CalibratedLayer, node, quantizer=ExactInput()) for node in layers})
-        seen = self._observe(graph, layers, context)
         bits = context.target.input.bits
+        own = {layer.name: quantizer for layer in layers if (quantizer := _own(layer, graph, bits)) is not None}
+        seen = self._observe(graph, [layer for layer in layers if layer.name not in own], context)
         quantizers = {value: self._quantizer(np.concatenate(parts), bits) for value, parts in seen.items()}
         return graph.map_nodes(
-            {node.name: carry(CalibratedLayer, node, quantizer=quantizers[node.inputs[0]]) for node in layers}
+            {
+                node.name: carry(CalibratedLayer, node, quantizer=own.get(node.name) or quantizers[node.inputs[0]])
+                for node in layers
+            }
         )
 
     def _observe(
         self, graph: Graph, layers: list[UnrolledLayer], context: PassContext
     ) -> dict[str, list[NDArray[np.float32]]]:
         """Values that enter each layer: extremes and an even sample of the rest."""
+        if not layers:
+            return {}
         interpreter = Interpreter(graph)
         wanted = tuple(dict.fromkeys(layer.inputs[0] for layer in layers))
         seen: dict[str, list[NDArray[np.float32]]] = {value: [] for value in wanted}
@@ -79,6 +86,13 @@ class CalibrateActivations(Pass):
             if error < best_error:
                 best, best_error = quantizer, error
         return best
+
+
+def _own(layer: UnrolledLayer, graph: Graph, bits: int) -> InputQuantizer | None:
+    """The quantiser that leaves a layer's bytes as they are; None if there is no such."""
+    if not layer.integer or bits < 8:
+        return None
+    return InputQuantizer(1.0, bits, signed=graph.types[layer.inputs[0]].dtype == "int8")
 
 
 def _sample(array: NDArray[Any], value: str, limit: int) -> NDArray[np.float32]:

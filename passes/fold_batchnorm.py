@@ -42,6 +42,8 @@ class FoldBatchnorm(Pass):
 
 def _follower(layer: LinearLayer, graph: Graph) -> tuple[OnnxNode, _Affine] | None:
     """The only reader of a layer's output, if it is a per-channel affine map."""
+    if layer.integer:
+        return None  # its weights have to stay whole
     value = layer.outputs[0]
     readers = graph.consumers.get(value, ())
     if value in graph.outputs or len(readers) != 1 or not isinstance(readers[0], OnnxNode):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
 
 from memcompile.errors import ModelError
-from memcompile.ir import Graph, OnnxNode, read_only, read_values
+from memcompile.ir import Graph, OnnxNode, QuantizedConstant, read_only, read_values
 from memcompile.onnx_import import operator_types, to_model
 from memcompile.onnx_session import open_session
 from memcompile.pass_manager import Pass, PassContext
@@ -47,8 +50,22 @@ class FoldConstants(Pass):
         rest = tuple(node for node in graph.nodes if node.name not in names)
         needed = {value for node in rest for value in read_values(node)} | set(graph.outputs)
         wanted = [value for node in folded for value in node.outputs if value in needed]
-        constants = {**graph.constants, **_evaluate(graph, folded, wanted)}
-        return graph.replace(nodes=rest, constants=MappingProxyType(constants))
+        bytes_of = [node for node in folded if node.kind == "DequantizeLinear" and node.outputs[0] in needed]
+        made = {value for node in folded for value in node.outputs}
+        also = [value for node in bytes_of for value in node.inputs if value in made]
+        constants = {**graph.constants, **_evaluate(graph, folded, list(dict.fromkeys([*wanted, *also])))}
+        return graph.replace(
+            nodes=rest,
+            constants=MappingProxyType(constants),
+            quantized=MappingProxyType({node.outputs[0]: _quantized(node, constants) for node in bytes_of}),
+        )
+
+
+def _quantized(node: OnnxNode, constants: Mapping[str, Any]) -> QuantizedConstant:
+    """What a dequantised constant was."""
+    values, scale, *zero = (constants[name] for name in node.inputs if name)
+    zero_point = zero[0] if zero else np.zeros((), values.dtype)
+    return QuantizedConstant(values, scale, zero_point, int(node.attributes.get("axis", 1)))
 
 
 def _foldable(node: OnnxNode, constant: set[str], graph: Graph) -> bool:

@@ -62,6 +62,7 @@ class Lowering:
         bias: NDArray[Any] | None = None,
         *,
         dtype: str,
+        integer: bool = False,
     ) -> str:
         """Add a crossbar layer that reads ``data`` of this shape; returns its result.
 
@@ -93,6 +94,7 @@ class Lowering:
                 weight=read_only(np.ascontiguousarray(weight)),
                 bias=read_only(np.ascontiguousarray(bias)),
                 dtype=dtype,
+                integer=integer,
             )
 
         self._made.append((value, make))

@@ -30,6 +30,7 @@ class QuantizeWeights(Pass):
     <w, w> - <w, q>^2 / <q, q>. Those of the best candidate are rounded again with that step, and
     so on, as long as the error falls.
 
+    Whole weights of a quantised model stay what they are if the slices reach that far.
     Continuous cells hold each float32 weight exactly: the channel's scale is a power of two.
     """
 
@@ -47,20 +48,24 @@ class QuantizeWeights(Pass):
         return graph.map_nodes({layer.name: self._quantize(layer, limit) for layer in layers})
 
     def _quantize(self, layer: CalibratedLayer, limit: int) -> QuantizedLayer:
+        if layer.integer and np.abs(layer.matrix).max(initial=0) <= limit:
+            scale = np.full(layer.geometry.out_channels, layer.quantizer.scale, np.float32)
+            levels = read_only(layer.matrix.astype(np.int32))
+            return carry(QuantizedLayer, layer, levels=levels, scale=read_only(scale))
         groups, rows, columns = layer.matrix.shape
         channels = np.ascontiguousarray(layer.matrix.transpose(0, 2, 1)).reshape(groups * columns, rows)
-        levels = np.empty(channels.shape, np.int32)
+        found = np.empty(channels.shape, np.int32)
         step = np.empty(len(channels))
 
         def quantize(block: slice) -> None:
             weights = channels[block].astype(np.float64)
             step[block] = self.steps(weights, limit)
-            levels[block] = _round(weights, step[block], limit)
+            found[block] = _round(weights, step[block], limit)
 
         # NumPy lets other threads run inside its loops; blocks do not depend on each other.
         with ThreadPoolExecutor() as pool:
             list(pool.map(quantize, _blocks(*channels.shape)))
-        matrices = levels.reshape(groups, columns, rows).transpose(0, 2, 1)
+        matrices = found.reshape(groups, columns, rows).transpose(0, 2, 1)
         return carry(
             QuantizedLayer,
             layer,

@@ -11,6 +11,12 @@ from memcompile.ir import Graph, Node, OnnxNode
 from memcompile.pass_manager import Pass, PassContext
 from memcompile.passes.lower_convolutions import convolution_reason, lower_conv, lower_conv_transpose
 from memcompile.passes.lower_products import lower_gemm, lower_matmul, product_reason
+from memcompile.passes.lower_quantized import (
+    between_quantizers,
+    lower_between_quantizers,
+    lower_quantized,
+    quantized_reason,
+)
 from memcompile.passes.lowering import Lowering
 
 Reason = Callable[[OnnxNode, Graph], str | None]
@@ -19,8 +25,12 @@ OPERATORS: Mapping[str, tuple[Reason, Lower]] = MappingProxyType(
     {
         "Conv": (convolution_reason, lower_conv),
         "ConvTranspose": (convolution_reason, lower_conv_transpose),
+        "ConvInteger": (quantized_reason, lower_quantized),
         "Gemm": (product_reason, lower_gemm),
         "MatMul": (product_reason, lower_matmul),
+        "MatMulInteger": (quantized_reason, lower_quantized),
+        "QLinearConv": (quantized_reason, lower_quantized),
+        "QLinearMatMul": (quantized_reason, lower_quantized),
     }
 )
 
@@ -42,7 +52,7 @@ class SelectCrossbarOperators(Pass):
             if not isinstance(node, OnnxNode) or reason_to_stay_digital(node, graph) is not None:
                 nodes.append(node)
                 continue
-            lowered = OPERATORS[node.op_type][1](node, graph)
+            lowered = _lowered(node, graph)
             nodes += lowered.nodes
             constants |= lowered.constants
             types |= lowered.types
@@ -53,6 +63,12 @@ class SelectCrossbarOperators(Pass):
             types=MappingProxyType(types),
             observed_shapes=MappingProxyType(observed),
         )
+
+
+def _lowered(node: OnnxNode, graph: Graph) -> Lowering:
+    if between_quantizers(node, graph):
+        return lower_between_quantizers(node, graph)
+    return OPERATORS[node.op_type][1](node, graph)
 
 
 def reason_to_stay_digital(node: OnnxNode, graph: Graph) -> str | None:
