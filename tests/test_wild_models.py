@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from memcompile.cli import main
 from memcompile.data import load_dataset
 from memcompile.errors import ModelError
+from memcompile.evaluation import whole_batches
 from memcompile.interpreter import Interpreter
 from memcompile.ir import PairedLayer, TensorType, fixed_batch
 from memcompile.onnx_import import ModelFile, import_graph, read_model
 from memcompile.pass_manager import Pass, with_options
-from memcompile.pipelines import default_passes
+from memcompile.pipelines import compile_model, default_passes
+from memcompile.runtime.emulator import Emulator
 
 # Why onnxruntime refuses them.
 REFUSED = {
@@ -46,8 +48,8 @@ LAYERS = {
     "mlperftiny_vww_96_float": 28,
     "mnist_cntk_8": 3,
     "mnist_original_ortpy": 2,
-    "ppocr_v3_det": 72,
-    "shufflenet-v2-12-int8": 0,
+    "ppocr_v3_det": 74,
+    "shufflenet-v2-12-int8": 57,
     "super_resolution_zoo": 4,
     "ultraface_RFB-320": 52,
     "ultraface_RFB-320_simplified": 52,
@@ -151,6 +153,20 @@ def test_what_onnxruntime_runs_can_be_run_after_every_pass(wild: Path, name: str
             assert_same_outputs(Interpreter(graph).run(feeds), want, lossless)
     assert len([node for node in graph.nodes if isinstance(node, PairedLayer)]) == LAYERS[name]
     assert not any(node.kind == "BatchNormalization" for node in graph.nodes)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in LAYERS])
+def test_outputs_on_the_ideal_target_are_those_of_onnxruntime(
+    wild: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")  # nothing here is worth compiling kernels for
+    settings = ("replicate.objective=arrays", "replicate.effort=fast")
+    compilation = compile_model(wild / f"{name}.onnx", "ideal", settings=settings)
+    feeds = whole_batches(compilation.dataset, 1, compilation.model).inputs
+    want = stages.reference(compilation.model.serialized(), feeds)
+    got: dict[str, Any] = dict(Emulator(compilation.program).run(feeds))
+    tensors = {key: value for key, value in want.items() if isinstance(value, np.ndarray)}
+    assert_same_outputs({key: got[key] for key in tensors}, tensors, lossless=True)
 
 
 def run_commands(name: str, evaluation: str, output: str = "") -> None:
