@@ -4,8 +4,8 @@
 
 One line a file: crossbar layers, the largest difference of an output from onnxruntime without graph
 rewrites on `ideal` (share of the output's largest magnitude, less 1e-6, the absolute error of
-onnxruntime's own sigmoid; whole levels where outputs are integers), and chips, bounds and time on the target with as many chips as it takes. What
-onnxruntime refuses is listed with its message.
+onnxruntime's own sigmoid; whole levels where outputs are integers), and chips, bounds and time on
+the target with as many chips as it takes. What onnxruntime refuses is listed with its message.
 """
 
 from __future__ import annotations
