@@ -83,7 +83,7 @@ def matrix_program(weights: NDArray[np.int64], target: Target, tile_rows: int) -
         inputs=("x",),
         outputs=("y",),
         geometry=geometry,
-        quantizer=InputQuantizer(1.0, target.input.bits, False),
+        quantizer=InputQuantizer(1.0, target.input.bits, False, target.input.bits_per_phase),
         scale=np.ones(columns, np.float32),
         bias=np.zeros(columns, np.float32),
         base=target.slice_base(),

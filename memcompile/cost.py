@@ -1,7 +1,7 @@
 """What a program costs by the constants of its target: time, energy, area and writing.
 
 Everything follows from the tile table and the schedule: a tile works one step for each window of
-its copy, each step has a phase per input bit, and in a phase the tile's own lines work. Constants
+its copy, each step has the phases of its layer's input, and in a phase the tile's own lines work. Constants
 that a target does not give make figures that are None, and ``Cost.not_included`` names what no
 figure holds.
 """
@@ -42,7 +42,7 @@ class Counting(Enum):
 class Activity:
     """What the tiles of one layer do for one image.
 
-    ``tile_steps`` counts products of one tile with one vector, ``phases`` their bit phases, and the
+    ``tile_steps`` counts products of one tile with one vector, ``phases`` their phases, and the
     next three the input lines, output lines (that is conversions) and cells that work, summed over
     phases. ``additions`` are digital ones after shift-and-add: each step a pair subtracted, slices
     joined, row tiles joined. ``cell_macs`` and ``weight_macs`` count multiply-accumulate operations
@@ -94,7 +94,7 @@ class Cost:
     images in the steady state, ``latency_us`` is that of one image alone, in microseconds.
     ``area_mm2`` is that of all arrays of all chips with their periphery, in square millimetres.
     ``cell_heat_pj`` checks ``energy.cell_pj``: what the cells take at their own conductances,
-    voltage^2 * g * duration, if half of the input bits are ones; it is part of no other figure.
+    voltage^2 * g * duration, if all input digits are equally likely; it is part of no other figure.
     """
 
     activities: tuple[Activity, ...]
@@ -142,8 +142,8 @@ def program_cost(program: Program) -> Cost:
     return Cost(
         activities=activities,
         energy_pj=_energy_pj(activities, placement.crossing_values, target.energy),
-        interval_us=placement.initiation_interval_steps * target.step_ns * 1e-3,
-        latency_us=placement.latency_steps * target.step_ns * 1e-3,
+        interval_us=placement.initiation_interval_steps * program.step_ns * 1e-3,
+        latency_us=placement.latency_steps * program.step_ns * 1e-3,
         area_mm2=arrays * target.area.array_mm2(target.array) if target.area else None,
         cell_heat_pj=_cell_heat_pj(activities, target),
         transfer=transfer_cost(program.layers, target),
@@ -154,7 +154,6 @@ def program_cost(program: Program) -> Cost:
 def layer_activities(program: Program) -> tuple[Activity, ...]:
     """What each crossbar layer does for one image, in execution order."""
     tiles, target = program.placement.tiles, program.target
-    phases = target.phases
     heights, widths = tiles.heights.astype(np.int64), tiles.widths(program.slices).astype(np.int64)
     loads = _loads(program)
     slices = program.slices.astype(np.int64)[tiles.layer]
@@ -166,6 +165,7 @@ def layer_activities(program: Program) -> tuple[Activity, ...]:
         own = tiles.layer == number
         steps = loads[own]
         cell_macs = int((steps * heights[own] * widths[own]).sum())
+        phases = layer.quantizer.phase_count
         found.append(
             Activity(
                 layer=layer.name,
@@ -197,7 +197,9 @@ def _cell_heat_pj(activities: tuple[Activity, ...], target: Target) -> float | N
         return None  # inputs are no voltages there
     conductance_us = sum(activity.conductance_phases_us for activity in activities)
     # Microsiemens, volts squared and nanoseconds make femtojoules.
-    return 0.5 * conductance_us * target.input.read_voltage_v**2 * target.input.phase_ns * 1e-3
+    digit = target.input.highest_digit
+    mean_square = (2 * digit + 1) / (6 * digit)  # of voltages 0, 1/digit, ... 1; one half for single bits
+    return mean_square * conductance_us * target.input.read_voltage_v**2 * target.input.phase_ns * 1e-3
 
 
 def _loads(program: Program) -> NDArray[np.int64]:

@@ -65,13 +65,14 @@ def conversions_per_image(program: Program) -> int:
     tiles = program.placement.tiles
     if not len(tiles):
         return 0
-    windows = np.array(
+    layers = program.layers
+    reads = np.array(
         [
-            len(program.layers[layer].replicas[copy].windows)
+            layers[layer].quantizer.phase_count * len(layers[layer].replicas[copy].windows)
             for layer, copy in zip(tiles.layer, tiles.replica, strict=True)
         ]
     )
-    return int((tiles.widths(program.slices).astype(np.int64) * windows).sum()) * program.target.phases
+    return int((tiles.widths(program.slices).astype(np.int64) * reads).sum())
 
 
 def evaluate(

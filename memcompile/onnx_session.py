@@ -17,7 +17,7 @@ _DTYPES = {
 }
 
 
-def open_session(model: bytes | str, *, optimise: bool = True) -> ort.InferenceSession:
+def open_session(model: bytes | str, *, optimise: bool = True, threads: int = 2) -> ort.InferenceSession:
     """Open a session on the CPU.
 
     ``optimise=False`` switches onnxruntime's graph rewrites off, which references need: some of
@@ -30,7 +30,7 @@ def open_session(model: bytes | str, *, optimise: bool = True) -> ort.InferenceS
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = 2
+    options.intra_op_num_threads = threads
     # Idle threads of the pool would spin and take a core from the emulator's kernels.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimise:

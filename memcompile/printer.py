@@ -108,7 +108,9 @@ def _weights(layer: LinearLayer | UnrolledLayer | IntegerLayer) -> Iterable[str]
 def _input(quantizer: InputQuantizer | ExactInput) -> str:
     if isinstance(quantizer, ExactInput):
         return "input exact"
-    return f"input {'signed' if quantizer.signed else 'unsigned'} {quantizer.bits} bits, step {quantizer.scale:.9g}"
+    at_once = f", {quantizer.bits_per_phase} a phase" if quantizer.bits_per_phase > 1 else ""
+    sign = "signed" if quantizer.signed else "unsigned"
+    return f"input {sign} {quantizer.bits} bits{at_once}, step {quantizer.scale:.9g}"
 
 
 def _geometry(geometry: Geometry) -> str:

@@ -84,6 +84,12 @@ class Program:
         return np.array([layer.slices for layer in self.layers], np.int32)
 
     @property
+    def step_ns(self) -> float:
+        """Duration of a step, in nanoseconds: all phases of the layer that has most."""
+        phases = max((layer.quantizer.phase_count for layer in self.layers), default=0)
+        return phases * self.target.input.phase_ns
+
+    @property
     def arrays_used(self) -> int:
         """Arrays that hold at least one tile."""
         return len(np.unique(self.placement.tiles.array))

@@ -57,6 +57,7 @@ class QuantizerPart(_Part):
     scale: float
     bits: Annotated[int, Field(ge=1, le=16)]
     signed: bool
+    bits_per_phase: Annotated[int, Field(ge=1, le=8)]
 
 
 class ReplicaPart(_Part):

@@ -14,13 +14,18 @@ from numpy.typing import NDArray
 class InputQuantizer:
     """Maps a layer's input to integers: q = clip(round(x / scale), lowest, highest).
 
-    Unsigned inputs use 0..2^bits - 1; signed ones are two's complement, whose last bit phase
-    counts -2^(bits - 1).
+    Unsigned inputs use 0..2^bits - 1, signed ones -2^(bits - 1)..2^(bits - 1) - 1. Lines are driven
+    in phases, ``bits_per_phase`` bits of an input at a time. With one bit a phase, signed inputs are
+    two's complement, whose last phase counts -2^(bits - 1). With more bits a phase, all digits of
+    the positive inputs come first and then all digits of the magnitudes of the negative ones: in
+    two's complement a small negative number would be the difference of two large analog values, and
+    have the errors of both.
     """
 
     scale: float
     bits: int
     signed: bool
+    bits_per_phase: int = 1
 
     @property
     def lowest(self) -> int:
@@ -34,11 +39,23 @@ class InputQuantizer:
 
     @property
     def phase_weights(self) -> tuple[int, ...]:
-        """What a one counts in each bit phase, least significant first."""
-        weights = [1 << phase for phase in range(self.bits)]
-        if self.signed:
-            weights[-1] = -weights[-1]
-        return tuple(weights)
+        """What a one counts in each phase, least significant first."""
+        weights = [1 << shift for shift in range(0, self.bits, self.bits_per_phase)]
+        if not self.signed:
+            return tuple(weights)
+        if self.bits_per_phase == 1:
+            return (*weights[:-1], -weights[-1])
+        return (*weights, *(-weight for weight in weights))
+
+    @property
+    def phase_count(self) -> int:
+        """Phases of a step."""
+        return len(self.phase_weights)
+
+    @property
+    def highest_digit(self) -> int:
+        """The digit that gets the read voltage; digit d gets d / highest_digit of it."""
+        return (1 << self.bits_per_phase) - 1
 
     def quantize(self, x: NDArray[Any]) -> NDArray[np.int16]:
         """Quantise an array of any shape."""
@@ -49,7 +66,16 @@ class InputQuantizer:
     def phases(self, vectors: NDArray[Any]) -> Iterator[tuple[NDArray[np.float64], int]]:
         """What drives the lines in each phase, and what the phase counts."""
         for phase, weight in enumerate(self.phase_weights):
-            yield (vectors >> phase & 1).astype(np.float64), weight
+            yield self.digits(vectors, phase).astype(np.float64), weight
+
+    def digits(self, x: NDArray[np.int16], phase: int) -> NDArray[np.uint8]:
+        """What drives the lines in one phase, 0..highest_digit, for quantised inputs of any shape."""
+        weight = self.phase_weights[phase]
+        if self.signed and self.bits_per_phase > 1:
+            x = np.maximum(x if weight > 0 else -x, 0)
+        shift = abs(weight).bit_length() - 1
+        digits: NDArray[np.uint8] = (x >> shift & self.highest_digit).astype(np.uint8)
+        return digits
 
 
 @dataclass(frozen=True)
@@ -60,6 +86,11 @@ class ExactInput:
     def scale(self) -> float:
         """The step of a quantiser; exact inputs count in ones."""
         return 1.0
+
+    @property
+    def phase_count(self) -> int:
+        """Phases of a step."""
+        return 1
 
     def quantize(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """The values themselves."""

@@ -77,13 +77,20 @@ class InputSpec(_Section):
     """How an input value is applied to a line."""
 
     bits: Annotated[int, Field(ge=2, le=8)]
-    """Bits of an input value, applied one a phase, least significant first."""
+    """Bits of an input value, least significant first."""
+    bits_per_phase: Annotated[int, Field(ge=1, le=8)] = 1
+    """Bits that a line's DAC applies in one phase; 1 is bit-serial."""
     read_voltage_v: PositiveFloat
-    """Voltage of a one on an input line, in volts; a zero is 0 V."""
+    """Voltage of the highest digit on an input line, in volts; digit d gets d / (2^bits_per_phase - 1) of it."""
     phase_ns: PositiveFloat
-    """Duration of one bit phase, in nanoseconds."""
+    """Duration of one phase, in nanoseconds."""
     dac_sigma_share: NonNegativeFloat = 0.0
-    """Standard deviation of an input line's voltage from the read voltage, as a share of it."""
+    """Standard deviation of an input line's voltage from what it should be, as a share of it."""
+
+    @property
+    def highest_digit(self) -> int:
+        """Largest digit that a phase applies."""
+        return (1 << self.bits_per_phase) - 1
 
 
 class AdcSpec(_Section):
@@ -204,7 +211,7 @@ class EnergySpec(_Section):
     """Energy of one bit phase of one array, in picojoules, by component.
 
     array + cell * cells + driver * input lines + (sample_hold + conversion + shift_add) * output
-    lines, over the lines that work in the phase: those of one tile. A step has a phase per input bit.
+    lines, over the lines that work in the phase: those of one tile.
     """
 
     array_pj: NonNegativeFloat = 0.0
@@ -286,16 +293,6 @@ class Target(_Section):
         """The pulses that decide the error of written cells; None if ``programming`` does."""
         return self.write_verify if self.write_verify is not None and self.write_verify.emulated else None
 
-    @property
-    def phases(self) -> int:
-        """Phases of a step: one per input bit; exact inputs are applied at once."""
-        return 1 if self.cell.continuous else self.input.bits
-
-    @property
-    def step_ns(self) -> float:
-        """Duration of a step, in nanoseconds."""
-        return self.phases * self.input.phase_ns
-
     def slice_base(self) -> int:
         """Weight of the next slice: 2 L + 1, so that slices are digits of a balanced number."""
         return 2 * self.signed_levels + 1
@@ -368,6 +365,11 @@ def _physics_errors(target: Target) -> list[str]:
         errors.append(
             f"cell.g_min_us = {cell.g_min_us}: must be below cell.g_max_us = {cell.g_max_us}; "
             "give the window's lower end first"
+        )
+    if target.input.bits_per_phase > target.input.bits:
+        errors.append(
+            f"input.bits_per_phase = {target.input.bits_per_phase}: must not be above input.bits = "
+            f"{target.input.bits}; give the bits of a phase, at most all of them"
         )
     if array.output_lines % 2:
         errors.append(

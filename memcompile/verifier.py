@@ -230,6 +230,12 @@ def _quantizer(layer: CalibratedLayer | IntegerLayer, target: Target) -> Iterato
         yield Violation(
             "input-bits", layer.name, f"has {quantizer.bits} input bits, the target applies {target.input.bits}"
         )
+    if quantizer.bits_per_phase != target.input.bits_per_phase:
+        yield Violation(
+            "input-bits",
+            layer.name,
+            f"applies {quantizer.bits_per_phase} bits a phase, the target {target.input.bits_per_phase}",
+        )
     if not (np.isfinite(quantizer.scale) and quantizer.scale > 0):
         yield Violation("input-step", layer.name, f"its input step is {quantizer.scale}; it must be positive")
 

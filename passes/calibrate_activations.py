@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,9 +48,11 @@ class CalibrateActivations(Pass):
         own = {layer.name: quantizer for layer in layers if (quantizer := _own(layer, graph, bits)) is not None}
         seen = self._observe(graph, [layer for layer in layers if layer.name not in own], context)
         quantizers = {value: self._quantizer(np.concatenate(parts), bits) for value, parts in seen.items()}
+        found = {layer.name: own.get(layer.name) or quantizers[layer.inputs[0]] for layer in layers}
+        at_once = context.target.input.bits_per_phase
         return graph.map_nodes(
             {
-                node.name: carry(CalibratedLayer, node, quantizer=own.get(node.name) or quantizers[node.inputs[0]])
+                node.name: carry(CalibratedLayer, node, quantizer=replace(found[node.name], bits_per_phase=at_once))
                 for node in layers
             }
         )

@@ -11,18 +11,24 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from types import ModuleType
 
 
 def kernels() -> ModuleType | None:
-    """The module of compiled kernels; None when Numba is absent or switched off."""
-    return None if os.environ.get("MEMCOMPILE_NUMBA") == "0" else _load()
+    """The compiled kernels of table look-ups; None when Numba is absent or switched off."""
+    return None if os.environ.get("MEMCOMPILE_NUMBA") == "0" else _load("kernels")
+
+
+def product_kernels() -> ModuleType | None:
+    """The compiled kernels of integer products; None when Numba is absent or switched off."""
+    return None if os.environ.get("MEMCOMPILE_NUMBA") == "0" else _load("product_kernels")
 
 
 @cache
-def _load() -> ModuleType | None:
+def _load(name: str) -> ModuleType | None:
     try:
-        return importlib.import_module("memcompile.runtime.kernels")
+        return importlib.import_module(f"memcompile.runtime.{name}")
     except ImportError:
         return None
 
@@ -37,7 +43,7 @@ class Workers:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
 
     def each_range(self, items: int, work: Callable[[int, int], None], least: int = 2) -> None:
         """Call ``work(begin, end)`` on ranges that together cover all items, and wait.
@@ -48,4 +54,7 @@ class Workers:
             work(0, items)
             return
         edges = [items * part // self.threads for part in range(self.threads + 1)]
-        list(self._pool.map(work, edges[:-1], edges[1:]))
+        others = [self._pool.submit(work, *part) for part in pairwise(edges[1:])]
+        work(0, edges[1])  # this thread would only wait
+        for other in others:
+            other.result()

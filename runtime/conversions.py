@@ -237,37 +237,3 @@ def _look_up(tables: NDArray[np.float32], patterns: NDArray[np.uint8]) -> NDArra
     for group in range(1, len(tables)):
         total += tables[group][patterns[:, group]]
     return total
-
-
-def add_gaussians(
-    totals: NDArray[np.float64],
-    scale: NDArray[np.float64],
-    windows: NDArray[np.int64],
-    images: NDArray[np.int64],
-    stream: int,
-    seed: int,
-    workers: Workers,
-) -> None:
-    """Add Gaussian noise in place.
-
-    Parameters
-    ----------
-    totals
-        [batch * windows, matrices, columns].
-    scale
-        Standard deviation, the same shape; one column stands for all.
-    windows, images
-        Window numbers and image numbers, which key the noise with ``stream`` and ``seed``.
-    """
-    compiled = kernels()
-    flat = totals.reshape(len(totals), -1)
-    if compiled is None:
-        noise = gaussians(flat.shape[1], windows[None, :], images[:, None], stream, seed)
-        totals += scale * noise.reshape(totals.shape)
-        return
-    key, last = key_words(seed), np.uint64(stream)
-
-    def work(begin: int, end: int) -> None:
-        compiled.add_gaussians(totals, scale, windows, images, last, key, begin, end)
-
-    workers.each_range(len(totals), work, MIN_ITEMS)

@@ -1,10 +1,12 @@
 """The converter of an output line and the units line currents are counted in.
 
-Currents are counted in *converter units*: one unit is the current that one read voltage drives
-through ``unit_us`` microsiemens, so currents and conductances share their numbers. Conductances
+Currents are counted in *converter units*: one unit is the current that the voltage of input digit 1
+drives through ``unit_us`` microsiemens, so currents and conductances share their numbers. Conductances
 are held on a grid of 2^-grid_bits units, chosen such that every sum of a line below twice the
 full range is exact in its floating-point type, in any order. That makes results independent of
-how sums are formed; the grid is 2^-24 of the range, far below any effect.
+how sums are formed. With one bit a phase the grid is 2^-24 of the range and sums are exact in single
+precision; with more it is about 2^-19 of g_max and they are exact in double precision. Both are
+far below any effect.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class Converter:
 
     One level step of a cell is ``codes_per_level / levels_per_code`` units; one of the two is 1.
     Continuous cells have no grid (None).
-    ``max_code`` is None for a converter that is exact and has no end of range.
+    ``max_code`` is None for a converter that is exact and has no end of range. ``highest_digit`` is the
+    largest input digit, which gets the read voltage.
     """
 
     codes_per_level: int
@@ -34,12 +37,14 @@ class Converter:
     unit_us: float
     grid_bits: int | None
     max_code: int | None
+    highest_digit: int = 1
 
     @classmethod
     def adc(cls, target: Target) -> Converter:
-        """The target's ADC, whose range is fixed to hold all input lines at g_max.
+        """The target's ADC, whose range is fixed to hold all input lines at g_max and the read voltage.
 
-        In level steps the range is F = range_share * input_lines * g_max / level_step. If k = floor((2^bits - 1)
+        In level steps times digits the range is F = range_share * input_lines * highest_digit * g_max
+        / level_step. If k = floor((2^bits - 1)
         / F) is at least 1, one code is 1/k level step and an array without errors is converted
         exactly: the part of the current that comes from g_min is the same on both lines of a
         pair, so both are rounded alike. Otherwise one code is m = ceil(F / (2^bits - 1)) steps.
@@ -49,17 +54,20 @@ class Converter:
         per_level = max(1, math.floor(reach))
         per_code = 1 if reach >= 1 else math.ceil(1 / reach)
         unit_us = target.cell.level_step_us * per_code / per_level
-        return cls(per_level, per_code, unit_us, 23 - target.adc.bits, codes)
+        digit = target.input.highest_digit
+        grid_bits = 23 - target.adc.bits if digit == 1 else 19 + math.ceil(math.log2(unit_us / target.cell.g_max_us))
+        return cls(per_level, per_code, unit_us, max(grid_bits, 0), codes, digit)
 
     @classmethod
     def exact(cls, target: Target) -> Converter:
         """No converter: currents in level steps, on a grid that double precision sums exactly."""
-        return cls(1, 1, target.cell.level_step_us, None if target.cell.continuous else 16, None)
+        grid_bits = None if target.cell.continuous else 16
+        return cls(1, 1, target.cell.level_step_us, grid_bits, None, target.input.highest_digit)
 
     @property
     def dtype(self) -> type[np.floating[Any]]:
         """Floating-point type in which line sums on the grid are exact."""
-        return np.float64 if self.max_code is None else np.float32
+        return np.float32 if self.max_code is not None and self.highest_digit == 1 else np.float64
 
     def to_grid(self, value: NDArray[np.float64]) -> NDArray[np.float64]:
         """Round to the nearest point of the grid."""
@@ -104,5 +112,5 @@ def _ratio(target: Target) -> Fraction:
 
 
 def _range_levels(target: Target) -> Fraction:
-    """Largest line current in level steps, exactly."""
-    return (_ratio(target) + target.signed_levels) * target.array.input_lines
+    """Largest line current in level steps times digits, exactly."""
+    return (_ratio(target) + target.signed_levels) * target.array.input_lines * target.input.highest_digit

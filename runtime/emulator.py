@@ -23,6 +23,7 @@ from memcompile.program import Program, Stage
 from memcompile.runtime.batches import Batches, check_inputs, join
 from memcompile.runtime.compiled import available_threads
 from memcompile.runtime.digital import DigitalRunner
+from memcompile.runtime.edges import quantize, rescale
 from memcompile.runtime.effects import Effects
 from memcompile.runtime.fast import FastExecutor
 from memcompile.runtime.literal import LiteralExecutor
@@ -257,9 +258,10 @@ class Emulator:
                 f"layer {layer.name} gets a value that is not a number in {layer.inputs[0]!r} (image {image}); "
                 "find the digital operator before it that makes it, such as a division by zero"
             )
-        quantized = layer.quantizer.quantize(geometry.to_channels_first(x))
+        workers = self.machine.workers
+        quantized = quantize(layer.quantizer, geometry.to_channels_first(x), workers)
         sums = self._executor.sums(self._numbers[layer.name], quantized, _spread(images, len(quantized)))
-        y = layer.rescale(sums).reshape(len(quantized), geometry.out_channels, *geometry.output_size)
+        y = rescale(layer, sums, workers).reshape(len(quantized), geometry.out_channels, *geometry.output_size)
         return geometry.from_channels_first(y, x.shape)
 
 

@@ -1,10 +1,11 @@
 """The fast executor: the same results from fewer operations.
 
-Ideal hardware: one exact matrix product per layer. Without a converter: one product with the
-programmed signed matrix, and the read noise of all phases, cells, pairs and slices of an output
-as one Gaussian number of their summed variance. With a converter: per tile, the partial sums of a
-line over eight input lines come from a table over their 256 on/off patterns; every conversion
-gets one Gaussian number of variance sigma^2 * driven lines.
+Ideal hardware: one exact matrix product per layer. Without a converter: one exact integer product
+with the programmed signed matrix, and the read noise of all phases, cells, pairs and slices of an
+output as one Gaussian number of their summed variance. With a converter: per tile, the partial sums
+of a line over eight input lines come from a table over their 256 on/off patterns, or, where a phase
+applies several bits, from an exact integer product; every conversion gets one Gaussian number of
+variance sigma^2 * sum of squared digits.
 """
 
 from __future__ import annotations
@@ -16,33 +17,94 @@ from numpy.typing import NDArray
 
 from memcompile.geometry import Unrolling
 from memcompile.ir import MappedLayer, Replica
-from memcompile.quantizers import InputQuantizer
-from memcompile.runtime.conversions import Phases, add_gaussians, convert_tile, pack_phases
+from memcompile.quantizers import ExactInput, InputQuantizer
+from memcompile.runtime.compiled import Workers
+from memcompile.runtime.conversions import Phases, convert_tile, pack_phases
+from memcompile.runtime.digit_conversions import convert_digits
+from memcompile.runtime.linear import LinearMatrices, multiply
 from memcompile.runtime.literal import LiteralExecutor
 from memcompile.runtime.machine import Machine
-from memcompile.runtime.random_numbers import Purpose, stream
+from memcompile.runtime.random_numbers import ItemNoise, Purpose, stream
 
 FLOAT32_EXACT = 1 << 24
-Path = Literal["product", "linear", "conversions", "literal"]
+Path = Literal["product", "linear", "conversions", "digits", "literal"]
 
 
 class LayerInputs:
     """Input vectors of one layer, cut out and packed once for all its tiles and copies."""
 
-    def __init__(self, x: NDArray[Any], machine: Machine) -> None:
-        self._x = x.astype(np.uint8)  # two's complement keeps its bits
-        self._workers = machine.workers
+    def __init__(self, x: NDArray[Any], quantizer: InputQuantizer | ExactInput, workers: Workers) -> None:
+        self.x = x
+        self._quantizer = quantizer
+        self._workers = workers
         self._vectors: dict[Unrolling, NDArray[np.uint8]] = {}
         self._phases: dict[tuple[Unrolling, int, int, int], Phases] = {}
+        self._items: dict[tuple[Unrolling, int | None], NDArray[np.uint8]] = {}
 
     def phases(self, unrolling: Unrolling, matrix: int, begin: int, end: int) -> Phases:
         """Driven lines of the rows ``begin`` to ``end`` of a weight matrix, for all windows."""
         key = (unrolling, matrix, begin, end)
         if key not in self._phases:
-            if unrolling not in self._vectors:
-                self._vectors[unrolling] = unrolling.vectors(self._x)
-            self._phases[key] = pack_phases(self._vectors[unrolling][:, matrix, begin:end], self._workers)
+            self._phases[key] = pack_phases(self._cut(unrolling)[:, matrix, begin:end], self._workers)
         return self._phases[key]
+
+    def numbers(self, unrolling: Unrolling, windows: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """Whole inputs in two's complement, [matrices, batch * windows, rows]."""
+        return self._rows(unrolling, windows, None)
+
+    def digits(self, unrolling: Unrolling, windows: NDArray[np.int32], phase: int) -> NDArray[np.uint8]:
+        """Digits of one phase, [matrices, batch * windows, rows]."""
+        return self._rows(unrolling, windows, phase)
+
+    def _cut(self, unrolling: Unrolling) -> NDArray[np.uint8]:
+        if unrolling not in self._vectors:
+            self._vectors[unrolling] = unrolling.vectors(self.x.astype(np.uint8))  # two's complement keeps its bits
+        return self._vectors[unrolling]
+
+    def _digits(self, phase: int) -> NDArray[np.uint8]:
+        assert isinstance(self._quantizer, InputQuantizer), "exact inputs have no digits"
+        return self._quantizer.digits(self.x, phase)
+
+    @property
+    def phase_weights(self) -> tuple[int, ...]:
+        """What a one counts in each phase."""
+        assert isinstance(self._quantizer, InputQuantizer), "exact inputs have no phases to be converted"
+        return self._quantizer.phase_weights
+
+    def _rows(self, unrolling: Unrolling, windows: NDArray[np.int32], phase: int | None) -> NDArray[np.uint8]:
+        key = (unrolling, phase)
+        if key not in self._items:
+            whole = self._cut(unrolling) if phase is None else unrolling.vectors(self._digits(phase))
+            self._items[key] = items_first(whole, self._workers)
+        items = self._items[key]  # matrices, batch, all windows, rows
+        if len(windows) != unrolling.windows or (np.diff(windows) != 1).any():
+            items = items[:, :, windows]
+        return items.reshape(unrolling.matrices, -1, unrolling.rows)
+
+
+def items_first(vectors: NDArray[np.uint8], workers: Workers) -> NDArray[np.uint8]:
+    """[batch, matrices, rows, windows] to [matrices, batch, windows, rows]."""
+    batch, matrices, rows, windows = vectors.shape
+    if rows == 1 or windows == 1:  # nothing changes places but batch and matrices
+        return np.ascontiguousarray(vectors.reshape(batch, matrices, windows, rows).transpose(1, 0, 2, 3))
+    items = np.empty((matrices, batch, windows, rows), np.uint8)
+
+    def work(begin: int, end: int) -> None:
+        items[:, begin:end] = vectors[begin:end].transpose(1, 0, 3, 2)
+
+    workers.each_range(batch, work)
+    return items
+
+
+def all_windows(replica: Replica) -> bool:
+    """Whether a copy works on all windows, in order."""
+    return len(replica.windows) == replica.unrolling.windows and bool((np.diff(replica.windows) == 1).all())
+
+
+def in_order(stage: MappedLayer, replica: Replica) -> bool:
+    """Whether a copy's sums are those of the layer, one window a position and one matrix a group."""
+    unrolling = replica.unrolling
+    return unrolling == Unrolling.im2col(stage.geometry) and all_windows(replica)
 
 
 class FastExecutor:
@@ -64,6 +126,9 @@ class FastExecutor:
             return "literal", "read noise lasts a whole step, so the phases of a line are not independent"
         if not effects.adc:
             return "linear", f"no converter: one product with the programmed matrix ({', '.join(effects.names())})"
+        if self.machine.converter.highest_digit > 1:
+            means = "integer products" + (", one Gaussian number per conversion" if effects.read_noise else "")
+            return "digits", f"a converter per line and phase of several bits: {means} ({', '.join(effects.names())})"
         means = "table look-ups, one Gaussian number per conversion" if effects.read_noise else "table look-ups"
         return "conversions", f"a converter per line and phase: {means} ({', '.join(effects.names())})"
 
@@ -75,16 +140,21 @@ class FastExecutor:
             return exact_sums(stage, x)
         if path == "literal":
             return self._literal.sums(layer, x, images)
-        y = np.zeros((len(x), stage.geometry.out_channels, stage.geometry.positions))
-        inputs = LayerInputs(x, self.machine)
+        inputs = LayerInputs(x, stage.quantizer, self.machine.workers)
+        y: NDArray[np.float64] | None = None
         for copy, replica in enumerate(stage.replicas):
             tiles = self.machine.tiles_of(layer, copy)
-            if path == "conversions":
-                codes = self._converted(stage, replica, tiles, inputs, images)
-                totals = self.machine.converter.to_levels(codes)
+            if path == "linear":
+                totals = self._linear(stage, replica, tiles, inputs, images)
             else:
-                totals = self._linear(stage, replica, tiles, x, images)
+                convert = self._converted if path == "conversions" else self._converted_digits
+                totals = self.machine.converter.to_levels(convert(stage, replica, tiles, inputs, images))
+            if in_order(stage, replica):
+                return totals.reshape(len(x), stage.geometry.positions, -1).transpose(0, 2, 1)
+            if y is None:
+                y = np.zeros((len(x), stage.geometry.out_channels, stage.geometry.positions))
             replica.unrolling.scatter(totals, replica.windows, y)
+        assert y is not None
         return y
 
     def _converted(
@@ -99,7 +169,7 @@ class FastExecutor:
         table, machine, unrolling = self.machine.tiles, self.machine, replica.unrolling
         batch, count = len(images), len(replica.windows)
         totals = np.zeros((batch * count, unrolling.matrices, unrolling.columns), np.int64)
-        weights = np.array(_phase_weights(stage), np.float32)
+        weights = np.array(inputs.phase_weights, np.float32)
         powers = np.int64(stage.base) ** np.arange(stage.slices)
         windows = replica.windows.astype(np.int64)
         for row in tiles.tolist():
@@ -121,40 +191,75 @@ class FastExecutor:
                 )
         return totals.reshape(batch, count, unrolling.matrices, unrolling.columns)
 
+    def _converted_digits(
+        self,
+        stage: MappedLayer,
+        replica: Replica,
+        tiles: NDArray[np.int64],
+        inputs: LayerInputs,
+        images: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """Sums of codes where a phase applies several bits, [batch, windows, matrices, columns]."""
+        table, machine, unrolling = self.machine.tiles, self.machine, replica.unrolling
+        batch, count = len(images), len(replica.windows)
+        totals = np.zeros((batch * count, unrolling.matrices, unrolling.columns), np.int64)
+        windows = replica.windows.astype(np.int64)
+        for phase, weight in enumerate(inputs.phase_weights):
+            digits = inputs.digits(unrolling, replica.windows, phase)
+            for row in tiles.tolist():
+                matrix = int(table.matrix[row])
+                convert_digits(
+                    machine.digit_lines(row),
+                    digits[matrix, :, table.row_begin[row] : table.row_end[row]],
+                    phase,
+                    weight * np.int64(stage.base) ** np.arange(stage.slices),
+                    ItemNoise(windows, images, stream(Purpose.READ, row), machine.seed),
+                    totals[:, matrix, table.column_begin[row] : table.column_end[row]],
+                    machine.workers,
+                )
+        return totals.reshape(batch, count, unrolling.matrices, unrolling.columns)
+
     def _linear(
         self,
         stage: MappedLayer,
         replica: Replica,
         tiles: NDArray[np.int64],
-        x: NDArray[Any],
+        inputs: LayerInputs,
         images: NDArray[np.int64],
     ) -> NDArray[np.float64]:
         """Sums without converters, [batch, windows, matrices, columns]."""
-        unrolling = replica.unrolling
-        matrices, variances = self.machine.prepared.get(
-            ("linear", int(tiles[0])), lambda: self._matrices(stage, replica, tiles), lambda both: 2 * both[0].nbytes
+        if not isinstance(stage.quantizer, InputQuantizer):
+            return self._continuous(stage, replica, tiles, inputs)
+        lines = self.machine.prepared.get(
+            ("linear", int(tiles[0])), lambda: self._matrices(stage, replica, tiles), lambda made: made.nbytes
         )
-        vectors = unrolling.patches(x, replica.windows)
-        items = vectors.reshape(-1, unrolling.matrices, unrolling.rows).transpose(1, 0, 2)
-        totals = np.ascontiguousarray(np.matmul(items.astype(np.float64), matrices).transpose(1, 0, 2))
-        if self.machine.effects.read_noise:
-            squares = squared_phase_weights(_phase_weights(stage))[items.astype(np.uint8)]
-            # One cell variance for all of a matrix is the usual case: then driven lines are all it takes.
-            alike = variances.min() == variances.max()
-            variance = squares.sum(axis=2, keepdims=True) * variances.max() if alike else np.matmul(squares, variances)
-            scale = np.sqrt(variance.transpose(1, 0, 2))
-            add_gaussians(
-                totals,
-                np.ascontiguousarray(scale),
-                replica.windows.astype(np.int64),
-                images,
-                stream(Purpose.READ, int(tiles[0])),
-                self.machine.seed,
-                self.machine.workers,
-            )
-        return totals.reshape(*vectors.shape[:3], unrolling.columns)
+        totals = multiply(
+            lines,
+            inputs.numbers(replica.unrolling, replica.windows),
+            ItemNoise(replica.windows.astype(np.int64), images, stream(Purpose.READ, int(tiles[0])), self.machine.seed),
+            self.machine.workers,
+        )
+        return totals.reshape(len(images), len(replica.windows), *totals.shape[1:])
 
-    def _matrices(
+    def _continuous(
+        self, stage: MappedLayer, replica: Replica, tiles: NDArray[np.int64], inputs: LayerInputs
+    ) -> NDArray[np.float64]:
+        """Products of exact inputs with continuous weights, [batch, windows, matrices, columns]."""
+        weights, _ = self.machine.prepared.get(
+            ("linear", int(tiles[0])), lambda: self._weights(stage, replica, tiles), lambda both: 2 * both[0].nbytes
+        )
+        vectors = replica.unrolling.patches(inputs.x, replica.windows)
+        sums: NDArray[np.float64] = np.matmul(vectors.transpose(2, 0, 1, 3), weights[:, None]).transpose(1, 2, 0, 3)
+        return sums
+
+    def _matrices(self, stage: MappedLayer, replica: Replica, tiles: NDArray[np.int64]) -> LinearMatrices:
+        """Weights as programmed and their read noise, ready to be multiplied."""
+        assert isinstance(stage.quantizer, InputQuantizer)
+        assert self.machine.converter.grid_bits is not None
+        weights, variances = self._weights(stage, replica, tiles)
+        return LinearMatrices.of(weights, variances, 2.0**-self.machine.converter.grid_bits, stage.quantizer)
+
+    def _weights(
         self, stage: MappedLayer, replica: Replica, tiles: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Weights as programmed, on the converter's grid, and the variance of their read noise.
@@ -179,19 +284,6 @@ class FastExecutor:
                 spread = self.machine.devices.read_sigma(row).reshape(pairs.shape) ** 2
                 variances[block] = (spread[..., 0] + spread[..., 1]) @ powers**2
         return weights, variances
-
-
-def squared_phase_weights(weights: tuple[int, ...]) -> NDArray[np.float64]:
-    """Sum of the squared phase weights of the ones of each byte, [256]."""
-    ones = (np.arange(256)[:, None] >> np.arange(len(weights)) & 1).astype(np.float64)
-    total: NDArray[np.float64] = ones @ np.square(np.array(weights, np.float64))
-    return total
-
-
-def _phase_weights(stage: MappedLayer) -> tuple[int, ...]:
-    """What a one counts in each bit phase; exact inputs have no bits and never come here."""
-    assert isinstance(stage.quantizer, InputQuantizer)
-    return stage.quantizer.phase_weights
 
 
 def _exact_dtype(stage: MappedLayer, matrix: NDArray[Any]) -> type[np.float32 | np.float64]:

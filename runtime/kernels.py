@@ -350,25 +350,3 @@ def _combine(codes: Any, powers: Any, lines: int, totals: Any, first: int, last:
                 pair = base + U(2) * (column * slices + s)
                 total += np.int64(codes[pair] - codes[pair + U(1)]) * powers[s]
             totals[item, column] += total
-
-
-@_compile(nogil=True)
-def add_gaussians(
-    totals: Any, scale: Any, windows: Any, images: Any, stream: Any, key: Any, begin: int, end: int
-) -> None:
-    """Add scaled Gaussian numbers to float64 [items, matrices, columns]; scale may have one column."""
-    matrices, columns = totals.shape[1:]
-    blocks = (matrices * columns + 3) // 4
-    counters = blocks + LANES
-    noise = np.zeros(4 * counters, np.float32)
-    c0 = np.arange(counters).astype(np.uint32)
-    c1 = np.zeros(counters, np.uint32)
-    c2 = np.zeros(counters, np.uint32)
-    for item in range(begin, end):
-        c1[:] = np.uint32(windows[item % windows.size])
-        c2[:] = np.uint32(images[item // windows.size])
-        _draw(noise, c0, c1, c2, blocks, stream, key)
-        for matrix in range(matrices):
-            for column in range(columns):
-                deviation = scale[item, matrix, min(column, scale.shape[2] - 1)]
-                totals[item, matrix, column] += deviation * noise[matrix * columns + column]

@@ -82,7 +82,7 @@ class LiteralExecutor:
         draw: int,
         images: NDArray[np.int64],
     ) -> NDArray[np.float64]:
-        """Read noise of each driven cell, summed over each output line, [batch, output lines]."""
+        """Read noise of each driven cell times its digit, summed over each output line, [batch, output lines]."""
         key = stream(Purpose.READ_LITERAL, row)
         noise = gaussians(sigma.size, window, images, key, self.machine.seed, draw << 29)
         total: NDArray[np.float64] = np.einsum("br,brw->bw", driven, sigma * noise.reshape(-1, *sigma.shape))

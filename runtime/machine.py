@@ -13,7 +13,9 @@ from memcompile.runtime.compiled import Workers
 from memcompile.runtime.conversions import TileLines, lines_at_once, pattern_sums
 from memcompile.runtime.converter import Converter
 from memcompile.runtime.devices import Devices
+from memcompile.runtime.digit_conversions import DigitLines, variance_matrix
 from memcompile.runtime.effects import Effects
+from memcompile.runtime.integer_product import IntegerMatrix
 from memcompile.runtime.memory import BoundedCache
 
 PREPARED_BYTES = 400_000_000
@@ -73,6 +75,25 @@ class Machine:
             rounding=(0.5 + offset).astype(np.float32),
             max_code=np.float32(self.converter.max_code),
             first_line=first_line,
+        )
+
+    def digit_lines(self, row: int) -> DigitLines:
+        """The output lines of one tile, prepared for phases of several bits."""
+        return self.prepared.get(row, lambda: self._prepare_digits(row), lambda lines: lines.nbytes)
+
+    def _prepare_digits(self, row: int) -> DigitLines:
+        cells = self.devices.tile(row)
+        noise = self.devices.read_sigma(row) if self.effects.read_noise else np.zeros(cells.shape)
+        alike = bool((noise == noise[0, 0]).all())
+        assert self.converter.max_code is not None
+        assert self.converter.grid_bits is not None
+        return DigitLines(
+            cells=IntegerMatrix.of(cells[None], 2.0**-self.converter.grid_bits),
+            variances=None if alike else variance_matrix(noise[None] ** 2),
+            sigma=float(noise[0, 0]) if alike else 0.0,
+            gain=self.devices.gains(row).astype(np.float32),
+            rounding=0.5 + self.devices.offsets(row),
+            max_code=float(self.converter.max_code),
         )
 
     def tiles_of(self, layer: int, replica: int) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ float32 operations of a fixed order, so that compiled kernels give the same bits
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -142,3 +143,21 @@ def uniforms(count: int, c1: int, c2: int, c3: int, seed: int) -> NDArray[np.flo
     """Uniform numbers in [0, 1) of 32 bits, [count]."""
     words = philox(np.arange(-(-count // 4)), c1, c2, c3, seed)
     return np.stack(words, axis=-1).ravel()[:count] / 2.0**32
+
+
+@dataclass(frozen=True, eq=False)
+class ItemNoise:
+    """Read noise of items, which count the windows of one image and then those of the next."""
+
+    windows: NDArray[np.int64]
+    """Window numbers of an image, [windows]."""
+    images: NDArray[np.int64]
+    """Image numbers, [batch]."""
+    stream: int
+    seed: int
+
+    def gaussians(self, count: int, begin: int, end: int, phase: int = 0) -> NDArray[np.float32]:
+        """Standard Gaussian numbers of items ``begin`` to ``end``, [end - begin, count]."""
+        image, window = np.divmod(np.arange(begin, end), len(self.windows))
+        first = phase << PHASE_SHIFT
+        return gaussians(count, self.windows[window], self.images[image], self.stream, self.seed, first)

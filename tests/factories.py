@@ -86,7 +86,7 @@ def random_layer(
         inputs=inputs,
         outputs=outputs,
         geometry=geometry,
-        quantizer=InputQuantizer(scale, target.input.bits, signed),
+        quantizer=InputQuantizer(scale, target.input.bits, signed, target.input.bits_per_phase),
         scale=np.full(geometry.out_channels, 2.0**-6, np.float32),
         bias=rng.integers(-4, 5, geometry.out_channels).astype(np.float32),
         base=target.slice_base(),

@@ -41,8 +41,10 @@ def layer_programs(draw: st.DrawFn) -> tuple[Program, np.ndarray]:
     geometry = draw(geometries())
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     slices = draw(st.integers(1, 3))
+    bits = draw(st.sampled_from([2, 5, 8]))
     target = factories.make_target(
-        cell={"levels": draw(st.sampled_from([2, 4, 8]))}, input={"bits": draw(st.sampled_from([2, 5, 8]))}
+        cell={"levels": draw(st.sampled_from([2, 4, 8]))},
+        input={"bits": bits, "bits_per_phase": draw(st.sampled_from([1, 1, 2, 3, bits]).map(lambda n: min(n, bits)))},
     )
     window = tuple(draw(st.integers(1, 3)) for _ in geometry.kernel)
     copies = [Unrolling(geometry, window, draw(st.integers(1, 2))) for _ in range(draw(st.integers(1, 3)))]
@@ -89,6 +91,7 @@ def test_executors_agree_bit_for_bit_on_programmed_devices(case: tuple[Program, 
         {"cell": {"g_min_us": 0.0, "g_max_us": 0.1, "levels": 16}},
         {"cell": {"g_min_us": 1.0, "g_max_us": 3.1}, "adc": {"bits": 10}},
         {"adc": {"bits": 16}},
+        {"adc": {"bits": 16}, "input": {"bits_per_phase": 4}},
     ],
 )
 def test_wide_enough_converters_change_nothing(executor: str, changes: dict) -> None:
@@ -129,13 +132,24 @@ def test_a_wrong_mapping_gives_wrong_outputs() -> None:
     assert not np.array_equal(wrong, expected(program, x))
 
 
-def _noise_samples(executor: str, adc: bool, seed: int, images: int) -> np.ndarray:
+def _noise_samples(
+    executor: str,
+    adc: bool,
+    seed: int,
+    images: int,
+    bits_per_phase: int = 1,
+    proportional_share: float = 0.0,
+    signed: bool = False,
+) -> np.ndarray:
     """Read-noise errors of single outputs, one per image."""
     rng = np.random.default_rng(6)
-    target = factories.make_target(read_noise={"sigma_us": 1.5})
-    layer = factories.random_layer(rng, Geometry(24, 2, (1,), (1,), layout="channels_last"), target, slices=2)
+    target = factories.make_target(
+        read_noise={"sigma_us": 1.5, "proportional_share": proportional_share}, input={"bits_per_phase": bits_per_phase}
+    )
+    geometry = Geometry(24, 2, (1,), (1,), layout="channels_last")
+    layer = factories.random_layer(rng, geometry, target, slices=2, signed=signed)
     program = factories.layer_program(rng, layer, target)
-    x = np.repeat(rng.integers(0, 256, (1, 1, 24)), images, axis=0).astype(np.float32)
+    x = np.repeat(rng.integers(0, 256, (1, 1, 24)) - 128 * signed, images, axis=0).astype(np.float32)
     effects = Effects(adc=adc)
     noisy = Emulator(program, seed, effects=effects, executor=executor).run(x)["y"]
     still = Emulator(program, seed, effects=Effects(adc=adc, read_noise=False)).run(x[:1])["y"]
@@ -143,9 +157,16 @@ def _noise_samples(executor: str, adc: bool, seed: int, images: int) -> np.ndarr
 
 
 @pytest.mark.parametrize("adc", [True, False])
-def test_read_noise_of_both_executors_has_one_distribution(adc: bool) -> None:
+@pytest.mark.parametrize(
+    ("bits_per_phase", "share", "signed"), [(1, 0, False), (1, 0.3, True), (4, 0, True), (8, 0.3, False)]
+)
+def test_read_noise_of_both_executors_has_one_distribution(
+    adc: bool, bits_per_phase: int, share: float, signed: bool
+) -> None:
     """Kolmogorov-Smirnov on 2 outputs of 2,000 images; false alarms in 2 of 10,000 seeds, seed fixed."""
-    fast, literal = (_noise_samples(executor, adc, 7, 2000) for executor in ("fast", "literal"))
+    fast, literal = (
+        _noise_samples(executor, adc, 7, 2000, bits_per_phase, share, signed) for executor in ("fast", "literal")
+    )
     for output in range(2):
         assert stats.ks_2samp(fast[:, output], literal[:, output]).pvalue > 1e-4
     assert not np.array_equal(fast, literal)
@@ -163,6 +184,28 @@ def test_read_noise_has_the_stated_moments() -> None:
     sigma = 1.5 / target.cell.level_step_us * np.sqrt(2 * (1 + 15**2) * phases) * 2.0**-6
     assert abs(noise.mean()) < 5 * sigma / np.sqrt(noise.size)
     assert abs(noise.std() / sigma - 1) < 5 / np.sqrt(2 * noise.size)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_read_noise_of_an_analog_phase_has_the_stated_moments(share: float) -> None:
+    """All 8 bits in one phase: sigma^2 |v|^2 with v the analog voltages; 5-sigma limits, 10,000 images."""
+    noise = _noise_samples("fast", False, 8, 10_000, 8, share)
+    rng = np.random.default_rng(6)
+    target = factories.make_target()
+    layer = factories.random_layer(rng, Geometry(24, 2, (1,), (1,), layout="channels_last"), target, slices=2)
+    program = factories.layer_program(rng, layer, target)
+    voltages = rng.integers(0, 256, (1, 1, 24)).ravel() / 255  # in read voltages
+    still = Effects(read_noise=False, adc=False)
+    devices = Emulator(program, 8, effects=still).machine.devices
+    table, cells_us = program.placement.tiles, np.zeros((24, 2, 2, 2))
+    for row in range(len(table)):
+        part = devices.tile(row) * target.cell.level_step_us
+        columns = slice(table.column_begin[row], table.column_end[row])
+        cells_us[table.row_begin[row] : table.row_end[row], columns] = part.reshape(len(part), -1, 2, 2)
+    variance = np.einsum("r,rcsp,s->c", voltages**2, 1.5**2 + (share * cells_us) ** 2, np.array([1.0, 15.0**2]))
+    sigma = 255 / target.cell.level_step_us * np.sqrt(variance) * 2.0**-6
+    assert (np.abs(noise.mean(axis=0)) < 5 * sigma / np.sqrt(len(noise))).all()
+    assert (np.abs(noise.std(axis=0) / sigma - 1) < 5 / np.sqrt(2 * len(noise))).all()
 
 
 def test_results_depend_on_seed_and_image_number_alone() -> None:
@@ -188,19 +231,40 @@ def test_results_depend_on_seed_and_image_number_alone() -> None:
     ],
 )
 @pytest.mark.parametrize("signed", [False, True])
-def test_compiled_kernels_and_threads_change_no_bit(
-    geometry: Geometry, signed: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("bits_per_phase", [1, 3, 8])
+@pytest.mark.parametrize(("adc", "share"), [(True, 0.0), (True, 0.2), (False, 0.0), (False, 0.2)])
+def test_compiled_kernels_threads_and_batches_change_no_bit(
+    geometry: Geometry, signed: bool, bits_per_phase: int, adc: bool, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("numba")
     rng = np.random.default_rng(19)
-    target = factories.make_target(array={"input_lines": 40, "output_lines": 70}, adc={"bits": 9})
+    target = factories.make_target(
+        array={"input_lines": 40, "output_lines": 70},
+        adc={"bits": 9, "gain_sigma_share": 0.05, "offset_sigma_codes": 0.8},
+        input={"bits_per_phase": bits_per_phase, "dac_sigma_share": 0.02},
+        read_noise={"proportional_share": share},
+    )
     layer = factories.random_layer(rng, geometry, target, slices=2, signed=signed)
     program = factories.layer_program(rng, layer, target)
     x = rng.integers(-100, 256, (3, *program.inputs["x"].shape[1:])).astype(np.float32)
-    results = [Emulator(program, 2**40 + 3, threads=threads).run(x)["y"] for threads in (1, 2, 3)]
+    seed, effects = 2**40 + 3, Effects(adc=adc)
+    results = [Emulator(program, seed, effects=effects, threads=threads).run(x)["y"] for threads in (1, 2, 3)]
+    results.append(Emulator(program, seed, effects=effects, chunk=1).run(x)["y"])
     monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")
-    results.append(Emulator(program, 2**40 + 3).run(x)["y"])
+    results.append(Emulator(program, seed, effects=effects).run(x)["y"])
     assert all(np.array_equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize(("bits_per_phase", "adc"), [(1, True), (1, False), (8, True)])
+def test_a_thousand_images_at_once_or_one_by_one_are_the_same(bits_per_phase: int, adc: bool) -> None:
+    rng = np.random.default_rng(21)
+    target = factories.make_target(input={"bits_per_phase": bits_per_phase})
+    layer = factories.random_layer(rng, Geometry(40, 9, (1,), (1,), layout="channels_last"), target)
+    program = factories.layer_program(rng, layer, target)
+    x = rng.integers(0, 256, (1000, 1, 40)).astype(np.float32)
+    effects = Effects(adc=adc)
+    whole = Emulator(program, 4, effects=effects, chunk=1000, threads=2).run(x)["y"]
+    assert np.array_equal(Emulator(program, 4, effects=effects, chunk=1, threads=1).run(x)["y"], whole)
 
 
 @pytest.mark.parametrize("numba", ["0", "1"])

@@ -183,3 +183,17 @@ def test_phase_weights_write_every_level_in_bits(bits: int, signed: bool) -> Non
     for level in range(quantizer.lowest, quantizer.highest + 1):
         ones = [(level >> phase) & 1 for phase in range(bits)]
         assert sum(one * weight for one, weight in zip(ones, quantizer.phase_weights, strict=True)) == level
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("bits", "bits_per_phase"), [(2, 1), (2, 2), (5, 2), (8, 1), (8, 3), (8, 4), (8, 8)])
+def test_phases_write_every_level_in_digits(bits: int, bits_per_phase: int, signed: bool) -> None:
+    quantizer = InputQuantizer(1.0, bits, signed, bits_per_phase)
+    levels = np.arange(quantizer.lowest, quantizer.highest + 1, dtype=np.int16)
+    total = np.zeros(len(levels), np.int64)
+    for phase, weight in enumerate(quantizer.phase_weights):
+        digits = quantizer.digits(levels, phase)
+        assert digits.max() <= quantizer.highest_digit == 2**bits_per_phase - 1
+        total += weight * digits.astype(np.int64)
+    assert np.array_equal(total, levels)
+    assert len(quantizer.phase_weights) == -(-bits // bits_per_phase) * (2 if signed and bits_per_phase > 1 else 1)

@@ -32,6 +32,7 @@ g_min_us = 1.0
 g_max_us = 15.0
 [input]
 bits = {bits}
+bits_per_phase = {bits_per_phase}
 read_voltage_v = 0.1
 phase_ns = 10.0
 [adc]
@@ -61,12 +62,14 @@ class Case:
 
 @st.composite
 def targets(draw: st.DrawFn, slices: int) -> str:
+    bits = draw(st.integers(2, 8))
     return TARGET.format(
         input_lines=draw(st.integers(2, 24)),
         output_lines=2 * draw(st.integers(slices, 16)),
         arrays=draw(st.integers(1, 6)),
         levels=draw(st.integers(2, 9)),
-        bits=draw(st.integers(2, 8)),
+        bits=bits,
+        bits_per_phase=draw(st.integers(1, bits)),
     )
 
 

@@ -88,7 +88,7 @@ def test_reference_core_takes_the_published_energy_and_area() -> None:
     assert target.area is not None
     assert target.energy.phase_pj(128, 128) == pytest.approx(371.9, abs=0.05)
     core = ArraySpec(input_lines=128, output_lines=128)
-    operations = 2 * core.cells / target.step_ns  # GOP/s
+    operations = 2 * core.cells / (target.input.bits * target.input.phase_ns)  # GOP/s
     assert round(operations / target.area.array_mm2(core)) == 1164
 
 
@@ -148,6 +148,7 @@ def test_all_physics_errors_are_told_at_once() -> None:
     changed = values(
         array={"output_lines": 127},
         cell={"g_min_us": 30.0},
+        input={"bits": 4, "bits_per_phase": 5},
         faults={"stuck_low_share": 0.6, "stuck_high_share": 0.7},
         sources={"cell.colour": "nowhere"},
     )
@@ -155,6 +156,7 @@ def test_all_physics_errors_are_told_at_once() -> None:
     lines = errors_of(changed)
     expected = (
         ("cell.g_min_us = 30.0", "below cell.g_max_us = 20.0", "lower end first"),
+        ("input.bits_per_phase = 5", "not be above input.bits = 4", "at most all of them"),
         ("array.output_lines = 127", "must be even", "drop the odd line"),
         ("faults.stuck_low_share + faults.stuck_high_share = 1.2999", "at most 1", "shares of all cells"),
         ("write_verify.margin_us = 0.25", "at least half a pulse, 0.28125", "widen the margin"),

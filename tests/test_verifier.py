@@ -240,6 +240,7 @@ PROGRAMS: list[tuple[str, Change]] = [
     ("chip-conductances", chip(value=-1.0)),
     ("chip-conductances", chip(value=float("nan"))),
     ("input-bits", stage(0, quantizer=InputQuantizer(1.0, 4, False))),
+    ("input-bits", stage(0, quantizer=InputQuantizer(1.0, 8, False, 2))),
     ("no-overlap", tiles(pile_up)),
 ]
 

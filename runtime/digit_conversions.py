@@ -1,0 +1,166 @@
+"""All conversions of one tile whose lines get several bits of an input in one phase.
+
+Line sums are exact integer products; noise, rounding and the subtraction of pairs follow. The
+compiled kernels and the NumPy code here do the same operations in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.runtime.compiled import Workers, product_kernels
+from memcompile.runtime.integer_product import IntegerMatrix
+from memcompile.runtime.random_numbers import ItemNoise, key_words
+
+BLOCK_VALUES = 1 << 18
+"""Sums of digits that a thread handles at once; some megabytes stay in a processor's caches."""
+VARIANCE_BITS = 20
+"""Resolution of variances of read noise that differ from cell to cell, relative to the largest."""
+
+
+@dataclass(frozen=True, eq=False)
+class DigitLines:
+    """The output lines of one tile, prepared for conversion; all in converter units.
+
+    A conversion of line l that gets digits d, with g the sum of d times its cells and z a standard
+    Gaussian number, gives code = clip(floor(g + s * gain[l] * z + rounding[l]), 0, max_code), where s is
+    ``sigma`` * sqrt(sum of d^2), or the root of d^2 times ``variances`` if there are any. The gain
+    is that of the converter; g has it already.
+    """
+
+    cells: IntegerMatrix
+    variances: IntegerMatrix | None
+    sigma: float
+    gain: NDArray[np.float32]
+    """[lines]: what the converter multiplies noise with."""
+    rounding: NDArray[np.float64]
+    """[lines]: one half plus the converter's offset."""
+    max_code: float
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the matrices."""
+        return self.cells.nbytes + (self.variances.nbytes if self.variances else 0)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any conversion is noisy."""
+        return self.variances is not None or self.sigma > 0
+
+
+def variance_matrix(variances: NDArray[np.float64]) -> IntegerMatrix:
+    """Variances of read noise of cells, [matrices, rows, columns], to be multiplied with squares."""
+    step = 2.0 ** (math.ceil(math.log2(variances.max())) - VARIANCE_BITS)
+    return IntegerMatrix.of(np.rint(variances / step) * step, step)
+
+
+def summed_variances(matrix: IntegerMatrix, squares: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """Squares below 2^16 times variances, [matrices, items, rows] to [matrices, items, columns].
+
+    Bytes are multiplied one after the other, because integer products take bytes.
+    """
+    low = matrix.values(matrix.sums((squares & 0xFF).astype(np.uint8)))
+    high = matrix.values(matrix.sums((squares >> 8).astype(np.uint8)))
+    total: NDArray[np.float64] = low + 256.0 * high
+    return total
+
+
+def square_sums(vectors: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Sum of squares of each vector, [matrices, items, rows] to [matrices, items]."""
+    compiled = product_kernels()
+    if compiled is None:
+        wide = vectors.astype(np.int64)
+        plain: NDArray[np.int64] = np.einsum("mir,mir->mi", wide, wide)
+        return plain
+    sums = np.empty(vectors.shape[:2], np.int64)
+    compiled.square_sums(vectors, sums)
+    return sums
+
+
+def convert_digits(
+    lines: DigitLines,
+    digits: NDArray[np.uint8],
+    phase: int,
+    weights: NDArray[np.int64],
+    noise: ItemNoise,
+    totals: NDArray[np.int64],
+    workers: Workers,
+) -> None:
+    """Convert one phase, shift, subtract pairs, combine slices; adds to ``totals`` in place.
+
+    Parameters
+    ----------
+    lines
+        Lines of one tile.
+    digits
+        What the tile's input lines get, [batch * windows, rows].
+    phase
+        Number of the phase.
+    weights
+        What a one counts in this phase and each slice, [slices].
+    noise
+        What keys the read noise, with the phase.
+    totals
+        [batch * windows, columns], sums of codes.
+    """
+    block = max(1, BLOCK_VALUES // (lines.cells.digits * lines.cells.columns))
+    compiled, key = product_kernels(), key_words(noise.seed)
+
+    def work(begin: int, end: int) -> None:
+        for first in range(begin, end, block):
+            last = min(first + block, end)
+            vectors = np.ascontiguousarray(digits[None, first:last])
+            sums = lines.cells.sums(vectors)
+            scale = _noise_scale(lines, vectors)
+            if compiled is None:
+                z = noise.gaussians(len(lines.gain), first, last, phase) if lines.noisy else np.float32(0)
+                totals[first:last] += _codes(lines, sums[0], scale * (lines.gain * z), len(weights)) @ weights
+                continue
+            compiled.convert_sums(
+                sums,
+                lines.cells.digits,
+                lines.cells.step,
+                scale,
+                lines.gain,
+                lines.rounding,
+                lines.noisy,
+                lines.max_code,
+                weights,
+                noise.windows,
+                noise.images,
+                phase,
+                np.uint64(noise.stream),
+                key,
+                totals,
+                first,
+                last,
+            )
+
+    workers.each_range(len(totals), work)
+
+
+def _noise_scale(lines: DigitLines, vectors: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Standard deviation of read noise before the converter, [items, lines] or [items, 1]."""
+    if lines.variances is not None:
+        squares = np.square(vectors.astype(np.uint16))
+        scale: NDArray[np.float32] = np.sqrt(summed_variances(lines.variances, squares)[0]).astype(np.float32)
+        return scale
+    if not lines.noisy:
+        return np.zeros((vectors.shape[1], 1), np.float32)
+    return (lines.sigma * np.sqrt(square_sums(vectors)[0, :, None])).astype(np.float32)
+
+
+def _codes(
+    lines: DigitLines, sums: NDArray[np.integer[Any]], jitter: NDArray[np.float32], slices: int
+) -> NDArray[np.int64]:
+    """Output codes of pairs, subtracted, [items, columns, slices]."""
+    current = lines.cells.values(sums) + jitter
+    codes = np.floor(np.minimum(np.maximum(current + lines.rounding, 0.0), lines.max_code)).astype(np.int64)
+    pairs = codes.reshape(len(codes), -1, slices, 2)
+    difference: NDArray[np.int64] = pairs[..., 0] - pairs[..., 1]
+    return difference
