@@ -65,10 +65,11 @@ def row(name: str, time_s: float, reference: str, reference_s: float, reach: flo
     }
 
 
-def chip(**arrays: int) -> Target:
-    """The reference chip with other arrays."""
+def chip(bits_per_phase: int = 1, **arrays: int) -> Target:
+    """The reference chip with other arrays, and with inputs of several bits a phase."""
     values = load_target("yao2020").model_dump()
     values["array"].update(arrays)
+    values["input"]["bits_per_phase"] = bits_per_phase
     return parse_target(values, "benchmark")
 
 
@@ -112,12 +113,13 @@ def matrix_rows(repetitions: int) -> Iterator[Row]:
     plain, vectors = weights.astype(np.float32), x[:, 0]
     gemm_s = best_s(lambda: vectors @ plain, 20 * repetitions)
     cases = (
-        ("W1, read noise, one tile", SIZE, Effects(adc=False), 1.5),
-        ("W1, read noise, tiles of 128 rows", 128, Effects(adc=False), 2.5),
-        ("W1, bit-serial, ADC per phase and 128-row tile, read noise", 128, Effects(), 16.0),
+        ("W1, read noise, one tile", SIZE, 1, Effects(adc=False), 1.5),
+        ("W1, read noise, tiles of 128 rows", 128, 1, Effects(adc=False), 2.5),
+        ("W1, bit-serial, ADC per phase and 128-row tile, read noise", 128, 1, Effects(), 16.0),
+        ("W1, all bits in one phase, ADC per 128-row tile, read noise", 128, 8, Effects(), None),
     )
-    for name, rows, effects, reach in cases:
-        target = chip(input_lines=rows, output_lines=2 * SIZE)
+    for name, rows, bits_per_phase, effects, reach in cases:
+        target = chip(bits_per_phase, input_lines=rows, output_lines=2 * SIZE)
         emulator = Emulator(matrix_program(weights, target, rows), effects=effects)
         yield row(name, best_s(lambda run=emulator.run: run(x), repetitions), "sgemm", gemm_s, reach)  # type: ignore[misc]
 
@@ -209,7 +211,12 @@ def all_rows(arguments: argparse.Namespace) -> Iterator[Row]:
     x = compiled.dataset.calibration["image"][np.arange(1000) % len(compiled.dataset.calibration["image"])]
     yield from network_rows("five-layer CNN on yao2020", compiled.program, x, FIVE_LAYER, count)
     if arguments.resnet:
-        for title, target in (("yao2020", chip()), ("128x128 arrays", chip(input_lines=128, output_lines=128))):
+        targets = {
+            "yao2020": chip(),
+            "128x128 arrays": chip(input_lines=128, output_lines=128),
+            "128x128 arrays, 8 bits a phase": chip(8, input_lines=128, output_lines=128),
+        }
+        for title, target in targets.items():
             compiled = compile_model(arguments.resnet, target, data=arguments.data, mean=CIFAR_MEAN, std=CIFAR_STD)
             name = next(iter(compiled.program.inputs))
             x = compiled.dataset.calibration[name][:100]

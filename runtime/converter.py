@@ -55,7 +55,7 @@ class Converter:
         per_code = 1 if reach >= 1 else math.ceil(1 / reach)
         unit_us = target.cell.level_step_us * per_code / per_level
         digit = target.input.highest_digit
-        grid_bits = 23 - target.adc.bits if digit == 1 else 19 + math.ceil(math.log2(unit_us / target.cell.g_max_us))
+        grid_bits = 23 - target.adc.bits if digit == 1 else 19 + math.floor(math.log2(unit_us / target.cell.g_max_us))
         return cls(per_level, per_code, unit_us, max(grid_bits, 0), codes, digit)
 
     @classmethod

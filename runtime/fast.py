@@ -74,25 +74,22 @@ class LayerInputs:
     def _rows(self, unrolling: Unrolling, windows: NDArray[np.int32], phase: int | None) -> NDArray[np.uint8]:
         key = (unrolling, phase)
         if key not in self._items:
-            whole = self._cut(unrolling) if phase is None else unrolling.vectors(self._digits(phase))
-            self._items[key] = items_first(whole, self._workers)
+            x = self.x.astype(np.uint8) if phase is None else self._digits(phase)
+            self._items[key] = cut_rows(unrolling, x, self._workers)
         items = self._items[key]  # matrices, batch, all windows, rows
         if len(windows) != unrolling.windows or (np.diff(windows) != 1).any():
             items = items[:, :, windows]
         return items.reshape(unrolling.matrices, -1, unrolling.rows)
 
 
-def items_first(vectors: NDArray[np.uint8], workers: Workers) -> NDArray[np.uint8]:
-    """[batch, matrices, rows, windows] to [matrices, batch, windows, rows]."""
-    batch, matrices, rows, windows = vectors.shape
-    if rows == 1 or windows == 1:  # nothing changes places but batch and matrices
-        return np.ascontiguousarray(vectors.reshape(batch, matrices, windows, rows).transpose(1, 0, 2, 3))
-    items = np.empty((matrices, batch, windows, rows), np.uint8)
+def cut_rows(unrolling: Unrolling, x: NDArray[np.uint8], workers: Workers) -> NDArray[np.uint8]:
+    """Input vectors of all windows, [matrices, batch, windows, rows], cut out image by image."""
+    items = np.empty((unrolling.matrices, len(x), unrolling.windows, unrolling.rows), np.uint8)
 
     def work(begin: int, end: int) -> None:
-        items[:, begin:end] = vectors[begin:end].transpose(1, 0, 3, 2)
+        items[:, begin:end] = unrolling.vectors(x[begin:end]).transpose(1, 0, 3, 2)
 
-    workers.each_range(batch, work)
+    workers.each_range(len(x), work)
     return items
 
 
@@ -153,9 +150,17 @@ class FastExecutor:
                 return totals.reshape(len(x), stage.geometry.positions, -1).transpose(0, 2, 1)
             if y is None:
                 y = np.zeros((len(x), stage.geometry.out_channels, stage.geometry.positions))
-            replica.unrolling.scatter(totals, replica.windows, y)
+            self._scatter(replica, totals, y)
         assert y is not None
         return y
+
+    def _scatter(self, replica: Replica, totals: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+        """Write the sums of one copy where they belong in the layer's output."""
+
+        def work(begin: int, end: int) -> None:
+            replica.unrolling.scatter(totals[begin:end], replica.windows, y[begin:end])
+
+        self.machine.workers.each_range(len(y), work)
 
     def _converted(
         self,
