@@ -93,7 +93,9 @@ def matrix_program(weights: NDArray[np.int64], target: Target, tile_rows: int) -
     )
     tiles = TileTable.of([layer])
     zero = np.zeros(len(tiles))
-    tiles = tiles.with_columns(array=np.arange(len(tiles)), input_line=zero, output_line=zero, start=zero, slot=zero)
+    tiles = tiles.with_columns(
+        array=np.arange(len(tiles)), input_line=zero, output_line=zero, start=zero, rhythm=zero, slot=zero, lag=zero
+    )
     return Program(
         target=target,
         inputs={"x": TensorType("float32", (None, 1, rows))},

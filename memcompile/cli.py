@@ -87,8 +87,6 @@ def _shapes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) 
     return shapes
 
 
-
-
 def _list_passes(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value:
         return

@@ -21,6 +21,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.certificate import Certificate as Certificate  # noqa: PLC0414 - handed on
 from memcompile.geometry import Geometry, Unrolling
 from memcompile.quantizers import ExactInput, InputQuantizer
 
@@ -293,7 +294,9 @@ TILE_COLUMNS = (
     "input_line",
     "output_line",
     "start",
+    "rhythm",
     "slot",
+    "lag",
 )
 
 
@@ -304,9 +307,11 @@ class TileTable:
     ``layer`` counts the crossbar layers in graph order, ``replica`` and ``matrix`` within the
     layer. Rows and columns are the block of the weight matrix. ``array`` counts over all chips,
     ``input_line`` and ``output_line`` are the block's first lines; column j, slice s, polarity p
-    sits on output line ``output_line + 2 * slices * (j - column_begin) + 2 * s + p``. ``start``
-    is the first step when one image runs alone, ``slot`` the first step within the initiation
-    interval. What is not decided yet is -1.
+    sits on output line ``output_line + 2 * slices * (j - column_begin) + 2 * s + p``.
+
+    For one image alone ``start`` is its first step and ``rhythm`` says where it pauses. In the steady
+    state ``slot`` is its first step of the interval, and ``lag`` how many intervals ago the image it
+    works on entered. What is not decided yet is -1.
     """
 
     layer: NDArray[np.int32]
@@ -320,7 +325,9 @@ class TileTable:
     input_line: NDArray[np.int32]
     output_line: NDArray[np.int32]
     start: NDArray[np.int32]
+    rhythm: NDArray[np.int32]
     slot: NDArray[np.int32]
+    lag: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.layer)
@@ -374,33 +381,27 @@ class TileTable:
         return ((self.column_end - self.column_begin) * 2 * slices[self.layer]).astype(np.int32)
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """What was found, what is proven, and by what means.
-
-    ``bound`` never exceeds ``value`` (both are minimised).
-    """
-
-    quantity: str
-    value: int
-    bound: int
-    method: str
-
-    @property
-    def gap(self) -> float:
-        """Relative distance of the value from the proven bound."""
-        return (self.value - self.bound) / self.value if self.value else 0.0
+def no_pauses() -> NDArray[np.int32]:
+    """A table of pauses without any."""
+    return read_only(np.zeros((0, 3), np.int32))
 
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where and when: placed and scheduled tiles with the solver's certificates."""
+    """Where and when: placed and scheduled tiles with the solver's certificates.
+
+    ``pauses`` are rows (rhythm, window, steps), int32 and ascending: for one image alone, a tile of
+    this rhythm waits so many steps before this window of its copy; rhythm 0 has no pauses.
+    ``pipelined_latency_steps`` is the latency of an image in the steady state.
+    """
 
     chips: int
     tiles: TileTable
     certificates: tuple[Certificate, ...] = ()
     initiation_interval_steps: int = 0
     latency_steps: int = 0
+    pipelined_latency_steps: int = 0
+    pauses: NDArray[np.int32] = field(default_factory=no_pauses)
     crossing_values: int = 0
 
 

@@ -22,7 +22,7 @@ import onnx.numpy_helper
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from memcompile.errors import ModelError
+from memcompile.errors import ModelError, ProgramError
 from memcompile.ir import Graph, OnnxNode, OtherType, TensorType, read_only
 from memcompile.onnx_session import open_session, tensor_dtype
 
@@ -328,6 +328,23 @@ def make_operator(
         attributes=MappingProxyType({item.name: _attribute(item) for item in proto.attribute}),
         proto=proto.SerializeToString(deterministic=True),
     )
+
+
+def digital_operators(model: bytes, where: str) -> tuple[tuple[OnnxNode, ...], dict[str, NDArray[Any]]]:
+    """Operators and constants of a digital stage's model.
+
+    Raises
+    ------
+    ProgramError
+        The bytes are no ONNX model; ``where`` names the stage.
+    """
+    try:
+        graph = onnx.ModelProto.FromString(model).graph
+        return _nodes(graph), _constants(graph)
+    except (DecodeError, ValueError, TypeError, KeyError) as error:
+        raise ProgramError(
+            f"the model of digital stage {where} is damaged ({_first_line(error)}); compile the model again"
+        ) from error
 
 
 def operator_types(node: OnnxNode) -> set[str]:

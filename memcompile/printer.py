@@ -128,13 +128,16 @@ def _placement_lines(placement: Placement) -> Iterable[str]:
         yield f"  {certificate.quantity} {certificate.value}, bound {certificate.bound}: {certificate.method}"
     yield (
         f"  interval {placement.initiation_interval_steps}, latency {placement.latency_steps} steps, "
+        f"pipelined {placement.pipelined_latency_steps}, "
         f"{placement.crossing_values} values cross chips"
     )
+    for rhythm, window, steps in placement.pauses.tolist():
+        yield f"  rhythm {rhythm} pauses {steps} steps before window {window}"
     tiles = placement.tiles
     for i in range(len(tiles)):
         yield (
             f"  tile layer {tiles.layer[i]} replica {tiles.replica[i]} matrix {tiles.matrix[i]} "
             f"rows {tiles.row_begin[i]}:{tiles.row_end[i]} columns {tiles.column_begin[i]}:{tiles.column_end[i]} "
             f"at array {tiles.array[i]} lines {tiles.input_line[i]},{tiles.output_line[i]} "
-            f"start {tiles.start[i]} slot {tiles.slot[i]}"
+            f"start {tiles.start[i]} rhythm {tiles.rhythm[i]} slot {tiles.slot[i]} lag {tiles.lag[i]}"
         )

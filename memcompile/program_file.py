@@ -2,8 +2,9 @@
 
 ``program.json`` describes everything and lists every other member with its size and SHA-256;
 ``layers/N/*.npy`` hold cell levels, scales, biases and windows, ``tiles.npy`` the tile table
-[tiles, columns], ``digital/N.onnx`` the digital subgraphs, ``constants/N.npy`` the rest, and
-``chip/conductances_us.npy`` the cells of a chip that the program was transferred to. Same
+[tiles, columns], ``pauses.npy`` where tiles pause, ``digital/N.onnx`` the digital subgraphs,
+``constants/N.npy`` the rest, and ``chip/conductances_us.npy`` the cells of a chip that the program
+was transferred to. Same
 program, same bytes: members have a fixed order and time stamp.
 """
 
@@ -88,10 +89,12 @@ def encode_program(program: Program) -> bytes:
             "chips": program.placement.chips,
             "initiation_interval_steps": program.placement.initiation_interval_steps,
             "latency_steps": program.placement.latency_steps,
+            "pipelined_latency_steps": program.placement.pipelined_latency_steps,
             "crossing_values": program.placement.crossing_values,
             "certificates": [asdict(certificate) for certificate in program.placement.certificates],
             "tile_columns": list(TILE_COLUMNS),
             "tiles": put("tiles.npy", tiles),
+            "pauses": put("pauses.npy", program.placement.pauses),
         },
     }
     if program.chip is not None:
@@ -253,6 +256,9 @@ def _decode(document: Document, members: Mapping[str, bytes]) -> Program:
         raise ProgramError(
             f"the program's tile table is {table.dtype} {table.shape}, expected int32 [tiles, {len(TILE_COLUMNS)}]"
         )
+    pauses = get(placement.pauses)
+    if pauses.ndim != 2 or pauses.shape[1] != 3 or pauses.dtype != np.int32:
+        raise ProgramError(f"the program's pauses are {pauses.dtype} {pauses.shape}, expected int32 [pauses, 3]")
     return Program(
         target=parse_target(document.target, "in the program file"),
         inputs={name: TensorType(kind.dtype, kind.shape) for name, kind in document.inputs.items()},
@@ -265,6 +271,8 @@ def _decode(document: Document, members: Mapping[str, bytes]) -> Program:
             certificates=tuple(Certificate(**dict(certificate)) for certificate in placement.certificates),
             initiation_interval_steps=placement.initiation_interval_steps,
             latency_steps=placement.latency_steps,
+            pipelined_latency_steps=placement.pipelined_latency_steps,
+            pauses=pauses,
             crossing_values=placement.crossing_values,
         ),
         provenance=Provenance(**dict(document.provenance)),

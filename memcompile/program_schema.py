@@ -121,6 +121,8 @@ class PlacementPart(_Part):
     certificates: tuple[CertificatePart, ...]
     initiation_interval_steps: Natural
     latency_steps: Natural
+    pipelined_latency_steps: Natural
+    pauses: str
     crossing_values: Natural
 
 

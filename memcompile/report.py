@@ -26,6 +26,7 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
     placement, target = program.placement, program.target
     certificates = {item.quantity: item for item in placement.certificates}
     arrays, interval = certificates.get("arrays"), certificates.get("initiation_interval")
+    latency = certificates.get("latency")
     crossing = certificates.get("crossing_values")
     steps = placement.initiation_interval_steps
     accuracy = evaluation.accuracy if evaluation else None
@@ -45,6 +46,8 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
         "initiation_interval_steps": steps,
         "initiation_interval_bound": interval.bound if interval else 0,
         "latency_steps": placement.latency_steps,
+        "latency_bound": latency.bound if latency else None,
+        "pipelined_latency_steps": placement.pipelined_latency_steps,
         "step_ns": program.step_ns,
         "images_per_second": 1e9 / (steps * program.step_ns) if steps else None,
         "crossing_values": placement.crossing_values,
@@ -165,8 +168,7 @@ def _totals(facts: Facts) -> list[Text]:
         f"cells            {facts['cells_used']:,} used, {facts['cell_utilisation']:.1%} of all",
         f"steps per image  {facts['initiation_interval_steps']:,} (initiation interval); "
         f"{_bound(facts['initiation_interval_steps'], facts['initiation_interval_bound'])}",
-        f"latency          {facts['latency_steps']:,} steps, {figure(facts['cost']['latency_us'])} us, "
-        "for one image alone",
+        f"latency          {_latency(facts)}",
         f"rate             {facts['images_per_second']:,.0f} images/s at {facts['step_ns']:g} ns a step",
     ]
     if chips > 1:
@@ -175,6 +177,13 @@ def _totals(facts: Facts) -> list[Text]:
             f"proven lower bound {facts['crossing_values_bound']:,}"
         )
     return [Text(line) for line in (*lines, *cost_lines(facts["cost"]))]
+
+
+def _latency(facts: Facts) -> str:
+    alone, pipelined = facts["latency_steps"], facts["pipelined_latency_steps"]
+    proof = "" if facts["latency_bound"] is None else f"; {_bound(alone, facts['latency_bound'])}"
+    time = figure(facts["cost"]["latency_us"])
+    return f"{alone:,} steps, {time} us, for one image alone{proof}; {pipelined:,} steps in the pipeline"
 
 
 def _bound(value: int, bound: int) -> str:

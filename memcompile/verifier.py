@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.dataflow_steps import Flow
 from memcompile.errors import ProgramError, VerificationError
 from memcompile.geometry import Geometry
 from memcompile.ir import (
@@ -33,22 +34,14 @@ from memcompile.ir import (
 )
 from memcompile.pass_manager import PassContext
 from memcompile.program import Program
+from memcompile.program_flow import program_flow
 from memcompile.quantizers import ExactInput
+from memcompile.schedule_rules import schedule_violations
 from memcompile.target import Target
+from memcompile.violation import Violation
 
+STEP_COLUMNS = ("start", "rhythm", "slot", "lag")
 AnyLayer = LinearLayer | UnrolledLayer | IntegerLayer
-
-
-@dataclass(frozen=True)
-class Violation:
-    """One broken rule."""
-
-    rule: str
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"[{self.rule}] {self.where}: {self.what}"
 
 
 def find_violations(graph: Graph, target: Target) -> list[Violation]:
@@ -60,6 +53,8 @@ def find_violations(graph: Graph, target: Target) -> list[Violation]:
     if not found and graph.placement is not None:
         layers = [node for node in graph.nodes if isinstance(node, MappedLayer)]
         found += placement_violations(layers, graph.placement, target)
+        if not found and _is_scheduled(graph.placement):
+            found += schedule_violations(Flow.of_graph(graph), graph.placement)
     return found
 
 
@@ -88,10 +83,21 @@ def verify_program(program: Program) -> Program:
         found += _layer(layer, program.target)
     if not found:
         found += placement_violations(program.layers, program.placement, program.target)
+    if not found and _is_scheduled(program.placement):
+        found += _program_schedule(program)
     if found:
         lines = "\n".join(f"  - {violation}" for violation in found[:50])
         raise ProgramError(f"the program breaks {len(found)} rules; compile the model again:\n{lines}")
     return program
+
+
+def _program_schedule(program: Program) -> list[Violation]:
+    flow = program_flow(program)
+    try:
+        return schedule_violations(flow, program.placement)
+    except (ArithmeticError, KeyError, IndexError, TypeError, ValueError, MemoryError) as error:
+        # The operators come from a file, which may hold any nonsense.
+        return [Violation("digital-operators", "program", f"its operators do not fit its layers ({error})")]
 
 
 def _structure(graph: Graph) -> Iterator[Violation]:
@@ -148,7 +154,7 @@ def _program_structure(program: Program) -> Iterator[Violation]:
 
 
 def _program_arrays(program: Program) -> Iterator[Violation]:
-    for column in ("array", "start", "slot"):
+    for column in ("array", *STEP_COLUMNS):
         if (getattr(program.placement.tiles, column) < 0).any():
             yield Violation("placed-and-scheduled", "tile table", f"column {column} is not set for every tile")
     if program.chip is None:
@@ -309,7 +315,7 @@ def _coverage(layer: MappedLayer) -> Iterator[Violation]:
 
 
 def placement_violations(layers: Sequence[MappedLayer], placement: Placement, target: Target) -> list[Violation]:
-    """All violations of a mapping; tiles not placed or not scheduled yet (-1) are left out."""
+    """All violations of a mapping; tiles not placed yet (-1) are left out."""
     found = list(_tile_set(layers, placement))
     found += [
         Violation("bound-below-value", item.quantity, f"the bound {item.bound} exceeds the value {item.value}")
@@ -321,16 +327,13 @@ def placement_violations(layers: Sequence[MappedLayer], placement: Placement, ta
     slices = np.array([layer.slices for layer in layers], np.int32)
     found += _inside(placement, slices, target)
     found += _overlaps(placement, slices)
-    if not found and placement.tiles.start.min() >= 0:
-        steps = np.array([len(layer.replicas[r].windows) for layer, r in _tile_copies(layers, placement)], np.int64)
-        found += _conflicts(placement, steps)
     return found
 
 
-def _tile_copies(layers: Sequence[MappedLayer], placement: Placement) -> Iterator[tuple[MappedLayer, int]]:
+def _is_scheduled(placement: Placement) -> bool:
+    """Whether each of the tiles has all its steps."""
     tiles = placement.tiles
-    for layer, replica in zip(tiles.layer.tolist(), tiles.replica.tolist(), strict=True):
-        yield layers[layer], replica
+    return len(tiles) > 0 and all(getattr(tiles, column).min() >= 0 for column in ("array", *STEP_COLUMNS))
 
 
 def _tile_set(layers: Sequence[MappedLayer], placement: Placement) -> Iterator[Violation]:
@@ -369,26 +372,6 @@ def _overlaps(placement: Placement, slices: NDArray[np.int32]) -> Iterator[Viola
         a, b = box[first], box[second]
         if a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]:
             yield Violation("no-overlap", f"tiles {first} and {second}", f"share cells of array {tiles.array[first]}")
-
-
-def _conflicts(placement: Placement, steps: NDArray[np.int64]) -> Iterator[Violation]:
-    """Tiles of one array that are active in the same step."""
-    tiles = placement.tiles
-    for column, length in (("start", placement.latency_steps), ("slot", placement.initiation_interval_steps)):
-        begin = getattr(tiles, column).astype(np.int64)
-        late = np.flatnonzero((begin < 0) | (begin + steps > length))
-        for tile in late[:10]:
-            yield Violation(
-                "inside-schedule", f"tile {tile}", f"{column} {begin[tile]} + {steps[tile]} steps exceeds {length}"
-            )
-        order = np.lexsort((begin, tiles.array))
-        same = tiles.array[order][1:] == tiles.array[order][:-1]
-        clash = same & (begin[order][1:] < (begin + steps)[order][:-1])
-        for place in np.flatnonzero(clash)[:10]:
-            pair = f"tiles {order[place]} and {order[place + 1]}"
-            yield Violation(
-                "one-tile-a-step", pair, f"work in array {tiles.array[order[place]]} in the same step ({column})"
-            )
 
 
 def _pairs_sharing_array(array: NDArray[np.int32]) -> Iterator[tuple[int, int]]:

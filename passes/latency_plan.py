@@ -1,14 +1,13 @@
-"""Chooses window and copies of each layer so that one image alone takes few steps.
+"""Proposes window and copies of each layer so that one image alone takes few steps.
 
-Layers follow each other, so the steps of the layers on a path add up, and arrays are shared out
-among them. A price per array turns that into one minimum per layer (Lagrangian relaxation): for
-any price, what the layers of a path and the arrays then cost, less the price of all arrays, is a
-bound for the steps of that path.
+Where layers overlap little, their steps add up, and arrays are shared out among them: a price per
+array turns that into one minimum per layer. Where they overlap well the slowest layer decides, and
+the plan of the shortest interval is as good; which of all plans is best shows when each is
+scheduled.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,30 +71,3 @@ def _cheapest(table: PriceTable, price: float) -> list[Choice]:
         assert best is not None
         picked.append(Choice(item.options[best[1]], best[2]))
     return picked
-
-
-def latency_bound(table: PriceTable, arrays: int, sources: Sequence[tuple[int, ...]]) -> int:
-    """Steps that one image alone needs on ``arrays`` arrays whatever the windows and copies.
-
-    Parameters
-    ----------
-    sources
-        Per layer: the layers it waits for.
-    """
-    kind_of = {layer: kind for kind, item in enumerate(table.kinds) for layer in item.members}
-    best = 0.0
-    for price in PRICES.tolist():
-        costs, idle = [], []
-        for kind in range(len(table.kinds)):
-            windows, area = table.windows[kind].astype(np.float64), price * table.areas[kind][:, 0]
-            copies = np.clip(np.sqrt(windows / area), 1, windows)
-            costs.append(float((windows / copies + area * copies).min()))
-            idle.append(float(area.min()))
-        # Layers off the path still need the arrays of one copy.
-        longest: list[float] = []
-        for layer, before in enumerate(sources):
-            own = costs[kind_of[layer]] - idle[kind_of[layer]]
-            longest.append(own + max((longest[number] for number in before), default=0.0))
-        needed = sum(idle[kind_of[layer]] for layer in range(len(sources)))
-        best = max(best, max(longest) + needed - price * arrays)
-    return max(1, math.ceil(best - 1e-6))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from memcompile.ir import Graph, IntegerLayer, MappedLayer, read_values
+from memcompile.timetable import tile_loads
 
-import numpy as np
-from numpy.typing import NDArray
-
-from memcompile.ir import Graph, IntegerLayer, MappedLayer, TileTable, read_values
+__all__ = ["layer_sources", "mapped_layers", "tile_loads"]
 
 
 def mapped_layers(graph: Graph) -> tuple[MappedLayer, ...]:
@@ -28,12 +26,3 @@ def layer_sources(graph: Graph) -> list[tuple[int, ...]]:
             made = read
         behind.update(dict.fromkeys(node.outputs, made))
     return sources
-
-
-def tile_loads(layers: Sequence[MappedLayer], tiles: TileTable) -> NDArray[np.int64]:
-    """Steps of each tile per image: the windows of its copy."""
-    most = max((len(layer.replicas) for layer in layers), default=0)
-    windows = np.zeros((len(layers), most), np.int64)
-    for number, layer in enumerate(layers):
-        windows[number, : len(layer.replicas)] = [len(replica.windows) for replica in layer.replicas]
-    return windows[tiles.layer, tiles.replica]

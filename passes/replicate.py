@@ -8,9 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from memcompile.dataflow_steps import Flow
 from memcompile.errors import CapacityError, UsageError
+from memcompile.geometry import Unrolling
 from memcompile.ir import (
     Certificate,
+    Cut,
     Graph,
     MappedLayer,
     Placement,
@@ -25,15 +28,17 @@ from memcompile.passes.explore_windows import CopyOption, explore_windows
 from memcompile.passes.joint_model import JointProblem
 from memcompile.passes.joint_plan import EFFORTS as JOINT_EFFORTS
 from memcompile.passes.joint_plan import replicas_of, search_jointly
-from memcompile.passes.latency_plan import latency_bound, latency_plans
-from memcompile.passes.layer_graph import layer_sources, mapped_layers, tile_loads
+from memcompile.passes.latency_bound import latency_bound
+from memcompile.passes.latency_plan import latency_plans
+from memcompile.passes.layer_graph import mapped_layers, tile_loads
 from memcompile.passes.packing import Packing, TileShape, group_tiles, pack
 from memcompile.passes.packing_bounds import arrays_bound
 from memcompile.passes.packing_exact import pack_exactly
 from memcompile.passes.pattern_search import EFFORTS as PATTERN_EFFORTS
 from memcompile.passes.pattern_search import close_gap
-from memcompile.passes.schedule import one_image
+from memcompile.passes.place import Place
 from memcompile.passes.tile_matrices import tile_limits
+from memcompile.passes.timetables import one_image
 from memcompile.passes.window_plan import (
     PRICES,
     Choice,
@@ -95,15 +100,11 @@ class Replicate(Pass):
         if self.objective == "throughput":
             found = self._shorten(layers, single, arrays, context.target)
         elif self.objective == "latency":
-            found = self._hasten(layers, layer_sources(graph), single, arrays, context.target)
+            found = self._hasten(graph, layers, single, arrays, context.target)
         else:
             plan = balanced(single, (context.target.array.input_lines, context.target.array.output_lines))
             found = _Found(chosen_replicas(plan), plan.interval, (), plan.packing)
-        changed = {
-            layer.name: carry(MappedLayer, layer, replicas=found.replicas[number])
-            for number, layer in enumerate(layers)
-        }
-        graph = graph.map_nodes(changed)
+        graph = with_copies(graph, layers, found.replicas)
         placement = Placement(
             chips=chips,
             tiles=draft_places(mapped_layers(graph), found.packing) if found.places is None else found.places,
@@ -114,8 +115,8 @@ class Replicate(Pass):
 
     def _hasten(
         self,
+        graph: Graph,
         layers: Sequence[TiledLayer],
-        sources: Sequence[tuple[int, ...]],
         single: WindowPlan,
         arrays: int,
         target: Target,
@@ -123,21 +124,40 @@ class Replicate(Pass):
         """The fewest steps for one image alone, and what is proven of it."""
         lines = (target.array.input_lines, target.array.output_lines)
         table = PriceTable(layer_kinds(layers, target, arrays, self.parallel_windows), lines)
-        plans = [self._shorten(layers, single, arrays, target)]
+        shortest = self._shorten(layers, single, arrays, target)
+        plans = [shortest]
         for plan in (single, *latency_plans(table, arrays)):
             packed = balanced(plan, lines)
             plans.append(_Found(chosen_replicas(packed), packed.interval, (), packed.packing))
         found = []
         for item in plans:
-            mapped = [carry(MappedLayer, layer, replicas=item.replicas[n]) for n, layer in enumerate(layers)]
+            flow = flow_of(graph, layers, item.replicas)
+            mapped = flow.layers
             tiles = draft_places(mapped, item.packing or packed_exactly(mapped, lines, arrays, item.interval))
             if tiles.array.min() >= 0:
-                latency = one_image(tiles, tile_loads(mapped, tiles), sources)[1]
-                found.append((latency, replace(item, places=tiles)))
+                found.append((one_image(flow, tiles).latency, replace(item, places=tiles)))
+            if item is shortest:
+                # As it would be placed for the shortest interval: in fewer arrays, by chance better.
+                found += self._in_fewest_arrays(graph, layers, item, tiles, arrays, target)
         latency, best = min(found, key=lambda item: item[0])
-        bound = min(latency, latency_bound(table, arrays, sources))
-        method = "Lagrangian bound over one window per layer and any number of copies, layer after layer"
+        ones = [(all_windows(Unrolling.im2col(layer.geometry), layer.cut),) for layer in layers]
+        # No array works longer on an image than its latency, so a bound of the interval is one too.
+        (interval,) = shortest.certificates
+        bound = min(latency, max(interval.bound, latency_bound(table, arrays, flow_of(graph, layers, ones))))
+        method = f"longest path, rate of each layer, work left, and the interval's bound: {interval.method}"
         return replace(best, certificates=(Certificate("latency", latency, bound, method),))
+
+    @staticmethod
+    def _in_fewest_arrays(
+        graph: Graph, layers: Sequence[TiledLayer], plan: _Found, draft: TileTable, arrays: int, target: Target
+    ) -> list[tuple[int, _Found]]:
+        """The latency of a plan as ``place`` packs it without regard to latency."""
+        chips = -(-arrays // target.chip.arrays)
+        placement = Placement(chips, draft, initiation_interval_steps=plan.interval)
+        mapped = with_copies(graph, layers, plan.replicas).replace(placement=placement)
+        placed = Place().run(mapped, PassContext(target, {}, chips=chips)).placement
+        assert placed is not None
+        return [(one_image(Flow.of_graph(mapped), placed.tiles).latency, replace(plan, places=placed.tiles))]
 
     def _shorten(self, layers: Sequence[TiledLayer], single: WindowPlan, arrays: int, target: Target) -> _Found:
         """The shortest interval on these arrays, and what is proven of it."""
@@ -188,6 +208,24 @@ class _Found:
     certificates: tuple[Certificate, ...]
     packing: Packing | None
     places: TileTable | None = None
+
+
+def flow_of(graph: Graph, layers: Sequence[TiledLayer], replicas: Sequence[tuple[Replica, ...]]) -> Flow:
+    """The flow of a graph whose layers have these copies."""
+    return Flow.of_graph(with_copies(graph, layers, replicas))
+
+
+def with_copies(graph: Graph, layers: Sequence[TiledLayer], replicas: Sequence[tuple[Replica, ...]]) -> Graph:
+    """The graph with these copies of each layer."""
+    changed = {
+        layer.name: carry(MappedLayer, layer, replicas=copies) for layer, copies in zip(layers, replicas, strict=True)
+    }
+    return graph.map_nodes(changed)
+
+
+def all_windows(unrolling: Unrolling, cut: Cut) -> Replica:
+    """One copy that works on all windows."""
+    return Replica(unrolling, cut, read_only(np.arange(unrolling.windows, dtype=np.int32)))
 
 
 def packed_exactly(layers: Sequence[MappedLayer], lines: tuple[int, int], arrays: int, interval: int) -> Packing | None:

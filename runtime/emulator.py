@@ -1,9 +1,9 @@
 """The emulator: runs a program image by image as the chip would.
 
-Stages run in program order. Crossbar layers go through one of two executors of the same
-program: ``fast`` (default) and ``literal``, the slow and obvious oracle. Without imperfections
-both give the bits of integer arithmetic; with deterministic ones they agree bit for bit with each
-other; with read noise they agree in distribution.
+Crossbar layers go through one of two executors of the same program: ``fast`` (default), stage by
+stage, and ``literal``, the slow and obvious oracle, which follows the schedule of one image step
+by step. Without imperfections both give the bits of integer arithmetic; with deterministic ones
+they agree bit for bit with each other; with read noise they agree in distribution.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from memcompile.geometry import Geometry
 from memcompile.ir import MappedLayer
 from memcompile.program import Program, Stage
 from memcompile.runtime.batches import Batches, check_inputs, join
-from memcompile.runtime.compiled import available_threads
+from memcompile.runtime.compiled import Workers, available_threads
 from memcompile.runtime.digital import DigitalRunner
 from memcompile.runtime.edges import quantize, rescale
 from memcompile.runtime.effects import Effects
 from memcompile.runtime.fast import FastExecutor
 from memcompile.runtime.literal import LiteralExecutor
 from memcompile.runtime.machine import Machine
+from memcompile.runtime.schedule_walk import ScheduleWalk
 
 __all__ = ["Effects", "Emulator"]
 
@@ -219,6 +220,10 @@ class Emulator:
         self, values: dict[str, NDArray[Any]], images: NDArray[np.int64], wanted: tuple[str, ...], first_stage: int = 0
     ) -> dict[str, NDArray[Any]]:
         values = {**self.program.constants, **values}
+        if self._executor is not self._fast and first_stage == 0:
+            walk = ScheduleWalk(self.machine, self._digital, values, images, quantized_input)
+            walk.run()
+            return {name: walk.value(name) for name in wanted}
         makers = [number for number, stage in enumerate(self.program.stages) if set(stage.outputs) & set(wanted)]
         stages = zip(self.program.stages, self._dead_after(wanted), strict=True)
         for stage, dead in itertools.islice(stages, first_stage, max(makers, default=-1) + 1):
@@ -247,20 +252,9 @@ class Emulator:
 
     def _run_layer(self, layer: MappedLayer, x: NDArray[Any], images: NDArray[np.int64]) -> NDArray[Any]:
         geometry = layer.geometry
-        if not _fits(geometry, x):
-            raise DataError(
-                f"layer {layer.name} gets [{', '.join(map(str, x.shape))}] as {layer.inputs[0]!r}; it was compiled for "
-                f"{geometry.in_channels} channels of size {geometry.input_size}; compile for this input size"
-            )
-        if np.isnan(x).any():
-            image = int(images[0]) + int(np.argwhere(np.isnan(x))[0][0])
-            raise DataError(
-                f"layer {layer.name} gets a value that is not a number in {layer.inputs[0]!r} (image {image}); "
-                "find the digital operator before it that makes it, such as a division by zero"
-            )
         workers = self.machine.workers
-        quantized = quantize(layer.quantizer, geometry.to_channels_first(x), workers)
-        sums = self._executor.sums(self._numbers[layer.name], quantized, _spread(images, len(quantized)))
+        quantized, items = quantized_input(layer, x, images, workers)
+        sums = self._executor.sums(self._numbers[layer.name], quantized, items)
         y = rescale(layer, sums, workers).reshape(len(quantized), geometry.out_channels, *geometry.output_size)
         return geometry.from_channels_first(y, x.shape)
 
@@ -271,6 +265,32 @@ def values_before(program: Program, first_stage: int) -> tuple[str, ...]:
     made = {name for stage in program.stages[first_stage:] for name in stage.outputs}
     wanted = dict.fromkeys((*read, *program.outputs))
     return tuple(name for name in wanted if name not in made and name not in program.constants)
+
+
+def quantized_input(
+    layer: MappedLayer, x: NDArray[Any], images: NDArray[np.int64], workers: Workers
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """A layer's input as integers, [items, in_channels, *input_size], and the number of each item.
+
+    Raises
+    ------
+    DataError
+        The input has another shape than the layer was compiled for, or is not a number.
+    """
+    geometry = layer.geometry
+    if not _fits(geometry, x):
+        raise DataError(
+            f"layer {layer.name} gets [{', '.join(map(str, x.shape))}] as {layer.inputs[0]!r}; it was compiled for "
+            f"{geometry.in_channels} channels of size {geometry.input_size}; compile for this input size"
+        )
+    if np.isnan(x).any():
+        image = int(images[0]) + int(np.argwhere(np.isnan(x))[0][0])
+        raise DataError(
+            f"layer {layer.name} gets a value that is not a number in {layer.inputs[0]!r} (image {image}); "
+            "find the digital operator before it that makes it, such as a division by zero"
+        )
+    quantized = quantize(layer.quantizer, geometry.to_channels_first(x), workers)
+    return quantized, _spread(images, len(quantized))
 
 
 def _fits(geometry: Geometry, x: NDArray[Any]) -> bool:

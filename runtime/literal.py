@@ -1,4 +1,7 @@
-"""The literal executor: the program step by step, exactly as placed. Slow, obvious, the oracle."""
+"""The literal executor: every tile, step and phase, exactly as placed. Slow, obvious, the oracle.
+
+Whole programs go through it in the steps of their schedule: `schedule_walk.py`.
+"""
 
 from __future__ import annotations
 
@@ -39,22 +42,19 @@ class LiteralExecutor:
         x: NDArray[Any],
         images: NDArray[np.int64],
     ) -> NDArray[np.float64]:
-        """Work through the steps of one copy; returns sums [batch, windows, matrices, columns]."""
+        """Work through the windows of one copy; returns sums [batch, windows, matrices, columns]."""
         table, unrolling = self.machine.tiles, replica.unrolling
         vectors = unrolling.patches(x, replica.windows)
         totals = np.zeros((len(x), len(replica.windows), unrolling.matrices, unrolling.columns))
-        starts = table.start[tiles]
-        for step in range(int(starts.min()), int(starts.max()) + len(replica.windows)):
-            for row in tiles[(starts <= step) & (step < starts + len(replica.windows))]:
-                turn = step - int(table.start[row])
-                rows = slice(table.row_begin[row], table.row_end[row])
-                columns = slice(table.column_begin[row], table.column_end[row])
+        for row in tiles.tolist():
+            rows = slice(table.row_begin[row], table.row_end[row])
+            columns = slice(table.column_begin[row], table.column_end[row])
+            for turn, window in enumerate(replica.windows.tolist()):
                 vector = vectors[:, turn, table.matrix[row], rows]
-                result = self._step(stage, int(row), vector, int(replica.windows[turn]), images)
-                totals[:, turn, table.matrix[row], columns] += result
+                totals[:, turn, table.matrix[row], columns] += self.step(stage, row, vector, window, images)
         return totals
 
-    def _step(
+    def step(
         self, stage: MappedLayer, row: int, vector: NDArray[Any], window: int, images: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """One matrix-vector product in one array, [batch, columns of the tile], in codes."""

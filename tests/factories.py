@@ -109,10 +109,12 @@ def place_trivially(rng: np.random.Generator, layers: Sequence[MappedLayer], tar
         input_line=rng.integers(0, room_in + 1),
         output_line=2 * rng.integers(0, room_out + 1),
         start=starts[table.layer] + rng.integers(0, 3, len(table)),
+        rhythm=np.zeros(len(table)),
         slot=np.zeros(len(table)),
+        lag=table.layer,
     )
     chips = -(-len(table) // target.chip.arrays)
-    return Placement(chips, table, (), int(starts[-1]), int(starts[-1]), 0)
+    return Placement(chips, table, (), int(starts[-1]), int(starts[-1]))
 
 
 def make_program(

@@ -83,7 +83,7 @@ class CountingExecutor(LiteralExecutor):
     cell_macs: int = 0
     heat_pj: float = 0.0
 
-    def _step(self, stage: MappedLayer, row: int, *rest: Any) -> NDArray[np.float64]:
+    def step(self, stage: MappedLayer, row: int, *rest: Any) -> NDArray[np.float64]:
         spec = self.machine.target.energy
         lines_in, lines_out = self.machine.devices.tile(row).shape
         conductance_us = float(self.machine.devices.tile(row).sum()) * self.machine.converter.unit_us
@@ -99,7 +99,7 @@ class CountingExecutor(LiteralExecutor):
             self.energy_pj += spec.addition_pj * (stage.slices - 1)
             self.energy_pj += spec.addition_pj * bool(self.machine.tiles.row_begin[row])
         self.cell_macs += lines_in * lines_out
-        return super()._step(stage, row, *rest)
+        return super().step(stage, row, *rest)
 
 
 @pytest.mark.parametrize("slices", [1, 2])

@@ -22,6 +22,7 @@ from memcompile.passes.tile_matrices import TileMatrices
 from memcompile.printer import print_graph
 from memcompile.quantizers import InputQuantizer
 from memcompile.target import FIELDS, Target, load_target
+from memcompile.timetable import Timetable
 from memcompile.verifier import find_violations
 
 
@@ -40,6 +41,13 @@ def paired(name: str, reads: str, makes: str, geometry: Geometry, target: Target
     )
 
 
+def image_of(geometry: Geometry) -> TensorType:
+    """The type of an input that fits a layer."""
+    if geometry.layout == "channels_first":
+        return TensorType("float32", (None, geometry.in_channels, *geometry.input_size))
+    return TensorType("float32", (None, *geometry.input_size, geometry.in_channels))
+
+
 def chain(geometries: Sequence[Geometry], target: Target, slices: int = 1) -> Graph:
     """Layers that read each other's output."""
     nodes = tuple(paired(f"layer{n}", f"v{n}", f"v{n + 1}", item, target, slices) for n, item in enumerate(geometries))
@@ -49,7 +57,7 @@ def chain(geometries: Sequence[Geometry], target: Target, slices: int = 1) -> Gr
         outputs=(f"v{len(geometries)}",),
         nodes=nodes,
         constants={},
-        types={"v0": TensorType("float32", (None, 1))},
+        types={"v0": image_of(geometries[0]) if geometries else TensorType("float32", (None, 1))},
         observed_shapes={},
         opsets=(("", 13),),
     )
@@ -111,7 +119,7 @@ def check_independently(graph: Graph, target: Target, slices: int) -> None:
     placement = graph.placement
     assert placement is not None
     tiles, layers = placement.tiles, mapped_layers(graph)
-    loads = tile_loads(layers, tiles)
+    loads, timetable = tile_loads(layers, tiles), Timetable(layers, placement)
     arrays = placement.chips * target.chip.arrays
     cells = np.zeros((arrays, target.array.input_lines, target.array.output_lines), np.int8)
     alone = np.zeros((arrays, placement.latency_steps), np.int8)
@@ -124,7 +132,7 @@ def check_independently(graph: Graph, target: Target, slices: int) -> None:
         block = cells[array, line : line + height, output : output + width]
         assert block.shape == (height, width)
         block += 1
-        alone[array, tiles.start[i] : tiles.start[i] + loads[i]] += 1
+        alone[array, timetable.steps(i)] += 1
         steady[array, tiles.slot[i] : tiles.slot[i] + loads[i]] += 1
         key = (int(tiles.layer[i]), int(tiles.replica[i]))
         held[key] = held.get(key, 0) + height * width // (2 * slices)
@@ -285,7 +293,9 @@ def test_layers_wait_for_all_they_depend_on() -> None:
     target = make_target(chip={"arrays": 64})
     a, b = paired("a", "x", "p", dense(16, 16), target, 1), paired("b", "x", "q", dense(16, 16), target, 1)
     c = paired("c", "p", "y", dense(16, 16), target, 1)
-    graph = chain([], target).replace(nodes=(a, b, c), inputs=("x",), outputs=("y", "q"))
+    graph = chain([], target).replace(
+        nodes=(a, b, c), inputs=("x",), outputs=("y", "q"), types={"x": image_of(a.geometry)}
+    )
     graph = mapped(graph, context_of(target), Replicate(objective="arrays"))
     assert layer_sources(graph) == [(), (), (0,)]
     placement = graph.placement

@@ -10,12 +10,13 @@ from typing import Any
 
 import models
 import numpy as np
+import onnx
 import pytest
 import stages
 from factories import random_layer
 from stages import replaced
 
-from memcompile import verifier
+from memcompile import schedule_rules, verifier
 from memcompile.errors import ProgramError, VerificationError
 from memcompile.geometry import Geometry, Unrolling
 from memcompile.ir import TILE_COLUMNS, Certificate, Cut, Graph, MappedLayer, Placement, Replica, TileTable
@@ -118,9 +119,18 @@ def start_together(table: TileTable) -> TileTable:
     """Two tiles of one array start in the same step."""
     order = np.argsort(table.array, kind="stable")
     place = next(i for i in range(len(order) - 1) if table.array[order[i]] == table.array[order[i + 1]])
-    start = table.start.copy()
-    start[order[place + 1]] = start[order[place]] = min(start[order[place]], start[order[place + 1]])
-    return table.with_columns(start=start)
+    return table.with_columns(
+        **{
+            column: np.where(np.arange(len(table)) == order[place + 1], values[order[place]], values)
+            for column, values in (("start", table.start), ("slot", table.slot))
+        }
+    )
+
+
+def read_early(table: TileTable) -> TileTable:
+    """The first layer, alone in its arrays, works a step later, so that the next one reads too early."""
+    assert not set(table.array[table.layer == 0]) & set(table.array[table.layer > 0])
+    return table.with_columns(start=table.start + (table.layer == 0))
 
 
 def leave_out_one(table: TileTable) -> TileTable:
@@ -204,6 +214,10 @@ GRAPHS: list[tuple[str, str, Change]] = [
     ("inside-schedule", "schedule", placement(latency_steps=0)),
     ("inside-schedule", "schedule", placement(initiation_interval_steps=0)),
     ("one-tile-a-step", "schedule", tiles(start_together)),
+    ("inputs-exist", "schedule", tiles(read_early)),
+    ("inputs-exist", "schedule", tile("lag", lambda graph: 0, place=-1)),
+    ("pauses-ascending", "schedule", placement(pauses=np.array([[1, 2, 0]], np.int32))),
+    ("pauses-ascending", "schedule", placement(pauses=np.array([[1, 2, 1], [1, 2, 1]], np.int32))),
 ]
 
 
@@ -228,6 +242,14 @@ def stage(place: int, **changes: Any) -> Change:
     return changed
 
 
+def with_nonsense(model: bytes) -> bytes:
+    """The model with a first operator that cannot be."""
+    changed = onnx.ModelProto.FromString(model)
+    first = changed.graph.node[0]
+    first.CopyFrom(onnx.helper.make_node("Transpose", first.input[:1], first.output, perm=[7, 0]))
+    return changed.SerializeToString()
+
+
 PROGRAMS: list[tuple[str, Change]] = [
     ("unique-names", stage(1, name="Conv_c1")),
     ("defined-before-use", stage(2, inputs=("nowhere",))),
@@ -235,13 +257,17 @@ PROGRAMS: list[tuple[str, Change]] = [
     ("outputs-defined", lambda item: replaced(item, outputs=("nowhere",))),
     ("placed-and-scheduled", tile("array", lambda item: -1)),
     ("placed-and-scheduled", tile("start", lambda item: -1)),
+    ("placed-and-scheduled", tile("rhythm", lambda item: -1)),
     ("placed-and-scheduled", tile("slot", lambda item: -1)),
+    ("placed-and-scheduled", tile("lag", lambda item: -1)),
     ("chip-shape", chip((1, 16, 128))),
     ("chip-conductances", chip(value=-1.0)),
     ("chip-conductances", chip(value=float("nan"))),
     ("input-bits", stage(0, quantizer=InputQuantizer(1.0, 4, False))),
     ("input-bits", stage(0, quantizer=InputQuantizer(1.0, 8, False, 2))),
     ("no-overlap", tiles(pile_up)),
+    ("inputs-exist", tiles(read_early)),
+    ("digital-operators", lambda item: stage(2, model=with_nonsense(item.stages[2].model))(item)),
 ]
 
 
@@ -274,7 +300,9 @@ def test_tiles_may_touch_but_not_overlap(down: int, right: int, gap: int) -> Non
         input_line=np.array([3, 3 + down * (4 + gap)]),
         output_line=np.array([2, 2 + right * (4 + gap)]),
         start=np.array([0, 1]),
+        rhythm=np.zeros(2),
         slot=np.array([0, 1]),
+        lag=np.zeros(2),
     )
     found = placement_violations([layer], Placement(1, table, (), 2, 2), TARGET)
     assert [violation.rule for violation in found] == ["no-overlap"] * (gap < 0)
@@ -286,7 +314,8 @@ def test_a_program_with_its_chip_is_accepted() -> None:
 
 
 def test_every_rule_is_tested() -> None:
-    rules = set(re.findall(r'Violation\(\s*"([a-z-]+)"', inspect.getsource(verifier)))
+    source = inspect.getsource(verifier) + inspect.getsource(schedule_rules)
+    rules = set(re.findall(r'Violation\(\s*"([a-z-]+)"', source))
     assert len(rules) > 25
     assert rules == {rule for rule, _, _ in GRAPHS} | {rule for rule, _ in PROGRAMS}
 

@@ -1,0 +1,23 @@
+"""A value that the compiler minimised, with what is proven of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was found, what is proven, and by what means.
+
+    ``bound`` never exceeds ``value`` (both are minimised).
+    """
+
+    quantity: str
+    value: int
+    bound: int
+    method: str
+
+    @property
+    def gap(self) -> float:
+        """Relative distance of the value from the proven bound."""
+        return (self.value - self.bound) / self.value if self.value else 0.0

@@ -1,0 +1,192 @@
+"""When each element of each value exists, and how long it is needed.
+
+A network is walked in order with a *step* for every element of every value: the first step in
+which it can be read. Elements of network inputs exist at step 0. Crossbar layers take steps, and
+what they take is decided by whoever walks: a scheduler, the verifier, or a bound. Digital
+operators take no steps of their own; an element exists as soon as all it depends on does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.geometry import Geometry, Unrolling
+from memcompile.ir import DigitalNode, Graph, MappedLayer, Node, OnnxNode, TensorType
+from memcompile.operator_reads import Constants, Found, Shape, operator_reads
+
+Steps = NDArray[np.int64]
+Work = Callable[[int, Sequence[Steps]], Sequence[Steps]]
+"""From a layer's number and, per copy, the step from which each of its windows can be read, [windows],
+to the step from which the results of each window can be read."""
+
+
+MOST_ELEMENTS = 2**28
+"""Elements of a network input beyond which they are not told apart."""
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """A network in stages, as a graph or a program has them.
+
+    ``stages`` are crossbar layers and groups of ONNX operators in order; ``inputs`` are the
+    network's inputs; ``constants`` what is known at compile time, per group of operators.
+    """
+
+    stages: tuple[Node, ...]
+    inputs: Mapping[str, TensorType]
+    outputs: tuple[str, ...]
+    constants: Mapping[str, Constants]
+
+    @classmethod
+    def of_graph(cls, graph: Graph) -> Flow:
+        """The flow of a graph whose layers have their copies."""
+        inputs = {name: graph.types[name] for name in graph.inputs}
+        return cls(graph.nodes, inputs, graph.outputs, {node.name: graph.constants for node in graph.nodes})
+
+    @property
+    def layers(self) -> tuple[MappedLayer, ...]:
+        """Crossbar layers in order."""
+        return tuple(stage for stage in self.stages if isinstance(stage, MappedLayer))
+
+    def walk(self, work: Work) -> dict[str, Steps]:
+        """Step of each element of each value between stages; shape () where all exist at once."""
+        values: dict[str, Steps] = {name: np.zeros(_one_image(kind), np.int64) for name, kind in self.inputs.items()}
+        number = 0
+        for stage in self.stages:
+            if isinstance(stage, MappedLayer):
+                x = values[stage.inputs[0]]
+                done = work(number, [window_steps(copy.unrolling, copy.windows, x) for copy in stage.replicas])
+                values[stage.outputs[0]] = output_steps(stage, x, done)
+                number += 1
+            else:
+                inner = {name: values[name] for name in stage.inputs if name in values}
+                for operator in _operators(stage):
+                    inner.update(_operator_steps(operator, inner, self.constants[stage.name]))
+                values.update({name: inner[name] for name in stage.outputs})
+        return values
+
+
+def _one_image(kind: TensorType) -> Shape:
+    """Shape of an input for one image; () where it is not known."""
+    sizes = [1 if size is None and axis == 0 else size for axis, size in enumerate(kind.shape)]
+    shape = tuple(int(size or 0) for size in sizes)
+    return () if None in sizes or math.prod(shape) > MOST_ELEMENTS else shape
+
+
+def _operators(stage: Node) -> tuple[OnnxNode, ...]:
+    if isinstance(stage, DigitalNode):
+        return stage.nodes
+    assert isinstance(stage, OnnxNode), "layers without copies have no steps"
+    return (stage,)
+
+
+def _all_at(step: int) -> Steps:
+    return np.full((), step, np.int64)
+
+
+def _reads(operator: OnnxNode, values: Mapping[str, Steps], constants: Constants) -> Found:
+    shapes: list[Shape | None] = []
+    for name in operator.inputs:
+        if name in constants:
+            shapes.append(constants[name].shape)
+        elif name in values and values[name].ndim:
+            shapes.append(values[name].shape)
+        else:
+            shapes.append(None)
+    return operator_reads(operator, shapes, constants)
+
+
+def _operator_steps(operator: OnnxNode, values: Mapping[str, Steps], constants: Constants) -> dict[str, Steps]:
+    """Step of each element of each output of an operator."""
+    found = _reads(operator, values, constants)
+    read = [name for name in (*operator.inputs, *operator.captures) if name in values]
+    latest = max((int(values[name].max(initial=0)) for name in read), default=0)
+    results = {}
+    for number, name in enumerate(operator.outputs):
+        if name and number in found:
+            results[name] = _latest(
+                [(values[operator.inputs[operand]], index) for operand, index in found[number].operands]
+            )
+        elif name:
+            results[name] = _all_at(latest)
+    return results
+
+
+def _latest(operands: Iterable[tuple[Steps, NDArray[np.int64] | None]]) -> Steps:
+    latest: Steps | None = None
+    for steps, index in operands:
+        read = steps if index is None else np.where(index >= 0, steps.reshape(-1)[np.maximum(index, 0)], 0)
+        latest = read if latest is None else np.maximum(latest, read)
+    assert latest is not None, "a rule names at least one operand"
+    return latest
+
+
+def spatial_steps(geometry: Geometry, x: Steps) -> Steps | None:
+    """Step of each input position, over all channels and all items of an image; None if all alike."""
+    if geometry.layout == "channels_first" and x.shape[1:] == (geometry.in_channels, *geometry.input_size):
+        return np.asarray(x.max(axis=(0, 1)))
+    image = math.prod(geometry.input_size) * geometry.in_channels
+    if geometry.layout == "channels_last" and x.ndim > 1 and x.size % image == 0:
+        return np.asarray(x.reshape(-1, *geometry.input_size, geometry.in_channels).max(axis=(0, -1)))
+    return None
+
+
+def window_steps(unrolling: Unrolling, windows: NDArray[np.int32], x: Steps) -> Steps:
+    """First step in which all inputs of each window exist, [windows]."""
+    geometry = unrolling.geometry
+    positions = spatial_steps(geometry, x)
+    if positions is None:
+        return np.full(len(windows), int(x.max(initial=0)), np.int64)
+    latest = np.zeros(unrolling.grid, np.int64)
+    for read in window_reads(unrolling, positions):
+        np.maximum(latest, read, out=latest)
+    return np.asarray(latest.ravel()[windows])
+
+
+def window_reads(unrolling: Unrolling, positions: Steps) -> Iterable[Steps]:
+    """What all windows read at each of their offsets, [*grid]; 0 where that is padding."""
+    geometry = unrolling.geometry
+    strides = [count * stride for count, stride in zip(unrolling.window, geometry.strides, strict=True)]
+    width = []
+    for axis in range(geometry.rank):
+        reach = (unrolling.grid[axis] - 1) * strides[axis] + unrolling.offsets[axis][-1] + 1
+        begin = geometry.pads_begin[axis]
+        width.append((begin, max(0, reach - begin - geometry.input_size[axis])))
+    padded = np.pad(positions, width)
+    for offset in itertools.product(*unrolling.offsets):
+        yield padded[
+            tuple(
+                slice(first, first + (cells - 1) * stride + 1, stride)
+                for first, cells, stride in zip(offset, unrolling.grid, strides, strict=True)
+            )
+        ]
+
+
+def output_steps(layer: MappedLayer, x: Steps, done: Sequence[Steps]) -> Steps:
+    """Step of each element of a layer's output, given the step of each window of each copy."""
+    geometry = layer.geometry
+    positions = np.zeros(geometry.positions, np.int64)
+    for copy, steps in zip(layer.replicas, done, strict=True):
+        where = copy.unrolling.window_positions()[copy.windows]
+        window, output = np.nonzero(where >= 0)
+        positions[where[window, output]] = steps[window]
+    if spatial_steps(geometry, x) is None:
+        return _all_at(int(positions.max(initial=0)))
+    if geometry.layout == "channels_first":
+        grid = positions.reshape(1, 1, *geometry.output_size)
+        return np.broadcast_to(grid, (len(x), geometry.out_channels, *geometry.output_size))
+    items = x.size // (geometry.positions * geometry.in_channels)
+    spread = np.broadcast_to(positions[None, :, None], (items, geometry.positions, geometry.out_channels))
+    return spread.reshape(*x.shape[:-1], geometry.out_channels)
+
+
+def last_step(values: Mapping[str, Steps], extra: Sequence[Any] = ()) -> int:
+    """First step after everything is done."""
+    return max((int(np.max(steps, initial=0)) for steps in (*values.values(), *extra)), default=0)

@@ -1,0 +1,128 @@
+"""The verifier's rules of schedules: arrays do one thing a step, and nothing is read before it exists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.dataflow_steps import Flow, Steps
+from memcompile.ir import Placement
+from memcompile.timetable import Timetable
+from memcompile.violation import Violation
+
+SHOWN = 10
+
+
+def schedule_violations(flow: Flow, placement: Placement) -> list[Violation]:
+    """All violations of a schedule whose tiles are placed and have all their steps."""
+    found = list(_pauses(placement))
+    if found:
+        return found
+    timetable = Timetable(flow.layers, placement)
+    found = [*_steady_conflicts(placement, timetable.loads), *_conflicts(placement, timetable)]
+    if not found:
+        found += _early_reads(flow, placement, timetable)
+        found += _early_reads_in_pipeline(flow, placement)
+    return found
+
+
+def _pauses(placement: Placement) -> Iterator[Violation]:
+    pauses = placement.pauses.astype(np.int64)
+    order = pauses[:, 0] * (1 << 32) + pauses[:, 1]
+    if (pauses < 1).any() or (np.diff(order) <= 0).any():
+        yield Violation("pauses-ascending", "pauses", "are not positive, or not in order of rhythm and window")
+
+
+def _conflicts(placement: Placement, timetable: Timetable) -> Iterator[Violation]:
+    """Tiles of one array that work in the same step of the schedule of one image."""
+    tiles, seen = placement.tiles, set()
+    order = np.argsort(tiles.array, kind="stable")
+    keys = np.stack([tiles.start, tiles.rhythm, timetable.loads], axis=1).astype(np.int64)
+    for group in np.split(order, np.flatnonzero(np.diff(tiles.array[order])) + 1):
+        content = keys[group].tobytes()
+        if content in seen:  # checked with another array
+            continue
+        seen.add(content)
+        steps = np.concatenate([timetable.steps(tile) for tile in group.tolist()])
+        owner = np.repeat(group, timetable.loads[group])
+        late = np.flatnonzero(steps >= placement.latency_steps)
+        if len(late):
+            what = f"works in step {steps[late[0]]}, the schedule has {placement.latency_steps}"
+            yield Violation("inside-schedule", f"tile {owner[late[0]]}", what)
+        by_step = np.argsort(steps, kind="stable")
+        clash = np.flatnonzero(np.diff(steps[by_step]) == 0)
+        if len(clash):
+            first, second = by_step[clash[0]], by_step[clash[0] + 1]
+            what = f"work in array {tiles.array[owner[first]]} in step {steps[first]}"
+            yield Violation("one-tile-a-step", f"tiles {owner[first]} and {owner[second]}", what)
+
+
+def _steady_conflicts(placement: Placement, loads: NDArray[np.int64]) -> Iterator[Violation]:
+    """Tiles of one array that work in the same step of the interval."""
+    tiles, length = placement.tiles, placement.initiation_interval_steps
+    begin = tiles.slot.astype(np.int64)
+    for tile in np.flatnonzero(begin + loads > length)[:SHOWN]:
+        what = f"slot {begin[tile]} + {loads[tile]} steps exceeds the interval of {length}"
+        yield Violation("inside-schedule", f"tile {tile}", what)
+    order = np.lexsort((begin, tiles.array))
+    same = tiles.array[order][1:] == tiles.array[order][:-1]
+    clash = same & (begin[order][1:] < (begin + loads)[order][:-1])
+    for place in np.flatnonzero(clash)[:SHOWN]:
+        pair = f"tiles {order[place]} and {order[place + 1]}"
+        what = f"work in array {tiles.array[order[place]]} in the same step (slot)"
+        yield Violation("one-tile-a-step", pair, what)
+
+
+def _early_reads(flow: Flow, placement: Placement, timetable: Timetable) -> list[Violation]:
+    tiles = placement.tiles
+
+    def steps_of(rows: NDArray[np.int64]) -> Iterator[tuple[int, Steps]]:
+        keys = np.stack([tiles.start[rows], tiles.rhythm[rows], timetable.loads[rows]], axis=1)
+        distinct, where = np.unique(keys, axis=0, return_index=True)
+        for (start, rhythm, load), row in zip(distinct.tolist(), rows[where].tolist(), strict=True):
+            yield row, timetable.steps_of(start, rhythm, load)
+
+    return _walk(flow, placement, steps_of, "")
+
+
+def _early_reads_in_pipeline(flow: Flow, placement: Placement) -> list[Violation]:
+    tiles, interval = placement.tiles, placement.initiation_interval_steps
+    first = tiles.lag.astype(np.int64) * interval + tiles.slot
+
+    def steps_of(rows: NDArray[np.int64]) -> Iterator[tuple[int, Steps]]:
+        distinct, where = np.unique(first[rows], return_index=True)
+        load = len(flow.layers[int(tiles.layer[rows[0]])].replicas[int(tiles.replica[rows[0]])].windows)
+        for begin, row in zip(distinct.tolist(), rows[where].tolist(), strict=True):
+            yield row, begin + np.arange(load)
+
+    return _walk(flow, placement, steps_of, " of the steady state")
+
+
+StepsOf = Callable[[NDArray[np.int64]], Iterator[tuple[int, Steps]]]
+"""From the rows of one copy's tiles to a row and its steps, for each different timetable."""
+
+
+def _walk(flow: Flow, placement: Placement, steps_of: StepsOf, where: str) -> list[Violation]:
+    """Tiles that work on a window before its inputs exist."""
+    tiles, found = placement.tiles, list[Violation]()
+    edges = np.searchsorted(tiles.layer, np.arange(len(flow.layers) + 1))
+
+    def work(layer: int, ready: Sequence[Steps]) -> list[Steps]:
+        rows = np.arange(edges[layer], edges[layer + 1])
+        done = []
+        for copy, exist in enumerate(ready):
+            last = np.zeros(len(exist), np.int64)
+            for row, steps in steps_of(rows[tiles.replica[rows] == copy]):
+                early = np.flatnonzero(steps < exist)
+                if len(early) and len(found) < SHOWN:
+                    window = int(early[0])
+                    what = f"reads in step {steps[window]}{where} what exists from step {exist[window]} on"
+                    found.append(Violation("inputs-exist", f"tile {row}", f"{what} (its window number {window})"))
+                np.maximum(last, steps + 1, out=last)
+            done.append(last)
+        return done
+
+    flow.walk(work)
+    return found
