@@ -31,11 +31,14 @@ LINEAR_OPERATORS = (
     "Conv",
     "ConvInteger",
     "ConvTranspose",
+    "GRU",
     "Gemm",
+    "LSTM",
     "MatMul",
     "MatMulInteger",
     "QLinearConv",
     "QLinearMatMul",
+    "RNN",
 )
 # onnx and onnxruntime agree on protobuf's own limit.
 MAX_MODEL_BYTES = 2 * 1024**3

@@ -39,7 +39,7 @@ class Lowering:
     def constant(self, array: NDArray[Any]) -> str:
         """A constant value."""
         name = f"{next(value for value in self.node.outputs if value)}/constant_{len(self.constants)}"
-        self.constants[name] = read_only(np.ascontiguousarray(array))
+        self.constants[name] = read_only(np.ascontiguousarray(array).reshape(np.shape(array)))
         return name
 
     def operator(self, op_type: str, *inputs: str, dtype: str, **attributes: Any) -> str:

@@ -17,6 +17,7 @@ from memcompile.passes.lower_quantized import (
     lower_quantized,
     quantized_reason,
 )
+from memcompile.passes.lower_recurrent import lower_recurrent, recurrent_reason
 from memcompile.passes.lowering import Lowering
 
 Reason = Callable[[OnnxNode, Graph], str | None]
@@ -26,11 +27,14 @@ OPERATORS: Mapping[str, tuple[Reason, Lower]] = MappingProxyType(
         "Conv": (convolution_reason, lower_conv),
         "ConvTranspose": (convolution_reason, lower_conv_transpose),
         "ConvInteger": (quantized_reason, lower_quantized),
+        "GRU": (recurrent_reason, lower_recurrent),
         "Gemm": (product_reason, lower_gemm),
+        "LSTM": (recurrent_reason, lower_recurrent),
         "MatMul": (product_reason, lower_matmul),
         "MatMulInteger": (quantized_reason, lower_quantized),
         "QLinearConv": (quantized_reason, lower_quantized),
         "QLinearMatMul": (quantized_reason, lower_quantized),
+        "RNN": (recurrent_reason, lower_recurrent),
     }
 )
 
