@@ -137,6 +137,7 @@ def _list_passes(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 @click.option("--emulated-images", type=click.IntRange(1), help="Samples for the emulated accuracy [default: by cost].")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Emulated chips.")
 @click.option("--no-evaluation", is_flag=True, help="Compile only; measure no accuracy.")
+@click.option("--no-check", is_flag=True, help="Do not compare the program with onnxruntime's result on a sample.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON (- for standard output).")
 @click.option("--dump-ir", type=Path, metavar="DIR", help="Write the graph after each pass as DIR/NN_pass.txt.")
 @click.option(
@@ -189,6 +190,7 @@ def compile_command(model: Path, **options: Any) -> None:
         ),
         instruments=(explanation, *((DumpIr(dump),) if dump else ())),
         progress=out.progress,
+        check=not options["no_check"],
     )
     save_program(compilation.program, target)
     evaluation = None

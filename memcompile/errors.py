@@ -72,6 +72,13 @@ class VerificationError(MemcompileError):
     summary = "an internal check failed: a fault of memcompile, please report it"
 
 
+class MiscompileError(MemcompileError):
+    """A program differs from its network by more than rounding explains: a fault of memcompile."""
+
+    exit_code = 71
+    summary = "the program does not compute what the model does: a fault of memcompile, please report it"
+
+
 EXIT_CODES: dict[int, str] = {
     0: "success",
     **{
@@ -86,6 +93,7 @@ EXIT_CODES: dict[int, str] = {
             CapacityError,
             OutputError,
             VerificationError,
+            MiscompileError,
         )
     },
     130: "interrupted (Ctrl-C)",

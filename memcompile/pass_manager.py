@@ -28,6 +28,17 @@ def no_progress(description: str, total: int) -> AbstractContextManager[Advance]
     return nullcontext(lambda done: None)
 
 
+def weight_limit(target: Target, slices: int, base: int) -> int:
+    """Largest integer weight: L * base^(n - 1), and half a step of each slice but the last.
+
+    With a base below 2 L + 1 the lower slices keep the rest of their range free: for the measured
+    error of the slices above.
+    """
+    powers = [base**place for place in range(slices)]
+    below = sum(power * ((base - 1) // 2) for power in powers[:-1])
+    return int(target.signed_levels * powers[-1] + below)
+
+
 @dataclass(frozen=True, eq=False)
 class PassContext:
     """What passes may know besides the graph.
@@ -53,14 +64,8 @@ class PassContext:
 
     @property
     def weight_limit(self) -> int:
-        """Largest integer weight: L * base^(n - 1), and half a step of each slice but the last.
-
-        With a base below 2 L + 1 the lower slices keep the rest of their range free: for the
-        measured error of the slices above.
-        """
-        powers = [self.base**place for place in range(self.slices)]
-        below = sum(power * ((self.base - 1) // 2) for power in powers[:-1])
-        return int(self.target.signed_levels * powers[-1] + below)
+        """Largest integer weight that the slices hold."""
+        return weight_limit(self.target, self.slices, self.base)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from memcompile.passes.split_differential import SplitDifferential
 from memcompile.passes.tile_matrices import TileMatrices
 from memcompile.passes.unroll_convolutions import UnrollConvolutions
 from memcompile.program import DigitalStage, Program, Provenance, Stage
+from memcompile.self_check import FloatNetwork, check_program
 from memcompile.target import Target, load_target
 from memcompile.verifier import Verifier
 
@@ -107,8 +108,11 @@ def compile_model(
     settings: Sequence[str] = (),
     instruments: Iterable[Instrument] = (),
     progress: ProgressBar = no_progress,
+    check: bool = True,
 ) -> Compilation:
     """Compile a model and keep everything that was read on the way.
+
+    With ``check`` the program is compared with the model on one batch of samples.
 
     Raises
     ------
@@ -121,7 +125,8 @@ def compile_model(
     file = read_model(Path(model))
     wanted = _bind(file.inputs, input_shapes or {})
     dataset = load_dataset(data, _assume(wanted) if data is None else wanted, mean=mean, std=std, seed=seed)
-    graph = import_graph(file, _sample(dataset, file))
+    sample = _sample(dataset, file)
+    graph = import_graph(file, sample)
     context = PassContext(
         hardware,
         dataset.calibration,
@@ -131,7 +136,8 @@ def compile_model(
         seed=seed,
         progress=progress,
     )
-    graph = run_passes(graph, passes, context, (*instruments, Verifier()))
+    network = FloatNetwork()
+    graph = run_passes(graph, passes, context, (*instruments, Verifier(), network))
     warnings = _data_warnings(dataset, wanted, calibrated=not hardware.cell.continuous)
     options: dict[str, str | int | float | bool | None] = {
         "chips": chips,
@@ -142,6 +148,8 @@ def compile_model(
         "slices": slices,
     }
     program = emit_program(graph, context, Provenance(file.name, file.sha256, compiler_version(), options, warnings))
+    if check and network.graph is not None:
+        check_program(program, network.graph, file, sample)
     return Compilation(program, file, dataset, warnings)
 
 

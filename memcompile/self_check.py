@@ -1,0 +1,206 @@
+"""Checks a program against the network it was made from, before it is handed out.
+
+Rounding explains a difference between a network and its program, but only so much of it. Two
+things are checked on one batch of samples. First that the float layers and digital subgraphs,
+which the first passes made, compute what onnxruntime makes of the model itself. Then, layer by
+layer, that the program's integer weights are the float weights rounded, and that its outputs
+differ from the float layer's by no more than rounded weights and inputs explain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.errors import MiscompileError
+from memcompile.geometry import Unrolling
+from memcompile.interpreter import Interpreter
+from memcompile.ir import CalibratedLayer, Graph, IntegerLayer, MappedLayer, UnrolledLayer
+from memcompile.onnx_import import ModelFile
+from memcompile.onnx_session import open_session
+from memcompile.pass_manager import PassContext, weight_limit
+from memcompile.program import Program
+from memcompile.quantizers import InputQuantizer
+
+SAMPLED_POSITIONS = 64
+"""Output positions of the first image at which a layer's outputs are compared."""
+FLOAT_SHARE = 0.01
+"""Largest difference of a value, as a share of its root mean square: float32 sums in another order
+differ by 1e-6 to 1e-4, and a rounding operator in the network may turn that into a step now and then."""
+STEP_SHARE = 0.5 + 1e-3
+"""Largest rounding error in steps; the thousandth is float32 arithmetic."""
+OUTPUT_SLACK = 1e-6
+"""Further difference of the network's outputs: softmax and sigmoid blow up shares of next to nothing."""
+INPUT_SHARE = 0.5
+"""Largest error of a quantised input, as a share of its root mean square."""
+
+
+class FloatNetwork:
+    """Instrument that keeps the last graph whose layers are not quantised."""
+
+    graph: Graph | None = None
+
+    def after_pass(self, number: int, name: str, graph: Graph, context: PassContext) -> None:
+        """Keep the graph."""
+        if not any(isinstance(node, CalibratedLayer | IntegerLayer) for node in graph.nodes):
+            self.graph = graph
+
+
+def check_program(program: Program, network: Graph, model: ModelFile, sample: Mapping[str, NDArray[Any]]) -> None:
+    """Compare a program with its network on one batch.
+
+    Parameters
+    ----------
+    network
+        The graph with float layers, see :class:`FloatNetwork`.
+    sample
+        [batch, ...] per input of the model.
+
+    Raises
+    ------
+    MiscompileError
+        Naming the first layer at which the two differ by more than rounding explains.
+    """
+    floats = [node for node in network.nodes if isinstance(node, UnrolledLayer)]
+    values = _check_network(network, floats, model, sample)
+    layers = {layer.name: layer for layer in program.layers}
+    for layer in floats:
+        error = _check_weights(layer, layers[layer.name], program)
+        _check_outputs(layer, layers[layer.name], error, values[layer.inputs[0]])
+
+
+def _check_network(
+    network: Graph, layers: list[UnrolledLayer], model: ModelFile, sample: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Compare float layers and digital subgraphs with the model; returns the inputs of all layers."""
+    known = model.value_names()
+    made = {layer.outputs[0]: layer.name for layer in layers if layer.outputs[0] in known}
+    wanted = dict.fromkeys([*(layer.inputs[0] for layer in layers), *made, *network.outputs])
+    values = Interpreter(network).run(sample, tuple(wanted))
+    session = open_session(model.serialized(tuple(made)), optimise=False)
+    names = [item.name for item in session.get_outputs()]
+
+    def run_model() -> dict[str, Any]:
+        return dict(zip(names, session.run(names, dict(sample)), strict=True))
+
+    expected = run_model()
+    wrong = [value for value in made if _differs(expected[value], values[value])]
+    wrong += [value for value in network.outputs if _differs(expected[value], values[value], OUTPUT_SLACK)]
+    if not wrong:
+        return values
+    again = run_model()
+    if any(_differs(expected[value], again[value]) for value in names):
+        return values  # the model draws random numbers
+    where = f"layer {made[wrong[0]]!r}" if wrong[0] in made else f"output {wrong[0]!r}"
+    raise MiscompileError(
+        f"{where} differs from onnxruntime's result on the first sample before anything is rounded: root mean square "
+        f"{_distance(expected[wrong[0]], values[wrong[0]]):.3g}, allowed are {FLOAT_SHARE:.0%} of the value's own; "
+        "please report the model, --no-check compiles without this check"
+    )
+
+
+def _differs(expected: Any, found: Any, slack: float = float(np.finfo(np.float32).tiny)) -> bool:
+    """Whether two float tensors are not the same up to rounding; what is no float tensor follows from those."""
+    if not isinstance(expected, np.ndarray) or not isinstance(found, np.ndarray) or expected.dtype.kind != "f":
+        return False
+    if expected.shape != found.shape:
+        return True
+    return not _distance(expected, found) <= FLOAT_SHARE * _size(expected) + slack
+
+
+def _distance(expected: NDArray[Any], found: NDArray[Any]) -> float:
+    if expected.shape != found.shape:
+        return float("inf")
+    same = (expected == found) | (np.isnan(expected) & np.isnan(found))
+    with np.errstate(invalid="ignore"):
+        return _size(np.where(same, 0, expected.astype(np.float64) - found))
+
+
+def _size(values: NDArray[Any]) -> float:
+    """Root mean square of what is finite; infinite where a difference is not."""
+    if not values.size:
+        return 0.0
+    with np.errstate(over="ignore"):
+        return float(np.sqrt(np.mean(np.square(values.astype(np.float64)))))
+
+
+def _check_weights(layer: UnrolledLayer, mapped: MappedLayer, program: Program) -> NDArray[np.float64]:
+    """Check that integer weights are rounded float ones; returns their errors, [groups, rows, columns]."""
+    weights = mapped.integer_matrix()
+    groups, _, columns = weights.shape
+    step = (mapped.scale.astype(np.float64) / mapped.quantizer.scale).reshape(groups, 1, columns)
+    error = weights * step - layer.matrix
+    if isinstance(mapped.quantizer, InputQuantizer):
+        allowed = np.broadcast_to(STEP_SHARE * np.abs(step), error.shape)
+        limit = weight_limit(program.target, mapped.slices, mapped.base)
+        # A weight beyond the last level is clipped to it: too small by any amount, but never too large.
+        clipped = (np.abs(weights) == limit) & (weights * error * np.sign(step) <= 0)
+        wrong = (np.abs(error) > allowed) & ~clipped
+    else:
+        allowed = np.full(error.shape, 1e-6 * max(float(np.abs(layer.matrix).max(initial=0)), 1e-30))
+        wrong = np.abs(error) > allowed
+    if wrong.any():
+        group, row, column = (int(axis[0]) for axis in np.nonzero(wrong))
+        raise MiscompileError(
+            f"layer {layer.name!r}: the weight of output channel {group * columns + column}, kernel input {row} is "
+            f"{layer.matrix[group, row, column]:.6g} in the network and {error[group, row, column]:+.3g} off in the "
+            f"program, where rounding explains {allowed[group, row, column]:.3g}; please report the model, "
+            "--no-check compiles without this check"
+        )
+    if not np.allclose(mapped.bias, layer.bias, rtol=1e-6, atol=0):
+        channel = int(np.argmax(np.abs(mapped.bias - layer.bias)))
+        raise MiscompileError(
+            f"layer {layer.name!r}: the bias of output channel {channel} is {layer.bias[channel]:.6g} in the network "
+            f"and {mapped.bias[channel]:.6g} in the program; please report the model, "
+            "--no-check compiles without this check"
+        )
+    return np.abs(error)
+
+
+def _check_outputs(
+    layer: UnrolledLayer, mapped: MappedLayer, weight_error: NDArray[np.float64], value: NDArray[Any]
+) -> None:
+    """Check the outputs of the integer layer on the float layer's own input, at some positions of one image.
+
+    |sum w'x' - sum wx| <= sum |w' - w| |x'| + sum |w| |x' - x|.
+    """
+    geometry = layer.geometry
+    images = geometry.to_channels_first(value)[:1]
+    quantized = mapped.quantizer.quantize(images)
+    rounded = quantized * np.float64(mapped.quantizer.scale)
+    if _size(rounded - images) > INPUT_SHARE * _size(images):
+        raise MiscompileError(
+            f"layer {layer.name!r}: the quantised input is off by {_size(rounded - images):.3g} (root mean square) "
+            f"on the first sample, whose values are {_size(images):.3g}; please report the model, "
+            "--no-check compiles without this check"
+        )
+    positions = np.unique(np.linspace(0, geometry.positions - 1, SAMPLED_POSITIONS).astype(np.int32))
+    unrolling = Unrolling.im2col(geometry)
+
+    def cut(tensor: NDArray[Any]) -> NDArray[np.float64]:
+        """Input vectors, [groups, positions, rows]."""
+        vectors: NDArray[Any] = unrolling.patches(tensor, positions)[0]
+        return vectors.transpose(1, 0, 2).astype(np.float64)
+
+    x, x_rounded, matrix = cut(images), cut(rounded), layer.matrix.astype(np.float64)
+    sums = cut(quantized) @ mapped.integer_matrix()
+    channels = sums.transpose(0, 2, 1).reshape(1, geometry.out_channels, len(positions))
+    found = mapped.rescale(channels)[0]
+    expected = x @ matrix
+    arithmetic = 1e-4 * np.abs(x) @ np.abs(matrix)
+    slack = np.abs(x_rounded) @ weight_error + np.abs(x_rounded - x) @ np.abs(matrix) + arithmetic
+    if np.dtype(layer.dtype).kind in "iu":
+        slack = slack + 0.5  # the output is rounded, too
+    expected, slack = (item.transpose(0, 2, 1).reshape(found.shape) for item in (expected, slack))
+    expected = expected + layer.bias[:, None]
+    excess = np.abs(found - expected) - slack - 1e-4 * np.abs(layer.bias[:, None]) - np.finfo(np.float32).tiny
+    if not (excess <= 0).all():
+        channel = int(np.argmax(excess.max(axis=1)))
+        raise MiscompileError(
+            f"layer {layer.name!r}: output channel {channel} is off by {np.abs(found - expected)[channel].max():.3g}, "
+            f"where rounded weights and inputs explain {slack[channel].max():.3g}; please report the model, "
+            "--no-check compiles without this check"
+        )
