@@ -185,6 +185,13 @@ def between_quantizers(node: OnnxNode, graph: Graph) -> bool:
     return plain and fits and quantized.values.dtype.name in _BYTES and (node.op_type == "Conv" or rank == 2)
 
 
+def largest_byte(node: OnnxNode, graph: Graph) -> int:
+    """No weight less its zero point is larger, for a node :func:`between_quantizers`."""
+    quantized = graph.quantized[node.inputs[1]]
+    values, zeros = quantized.values.astype(np.int32), quantized.zero_point.astype(np.int32)
+    return int(max(values.max() - zeros.min(), zeros.max() - values.min()))
+
+
 def lower_between_quantizers(node: OnnxNode, graph: Graph) -> Lowering:
     """A layer of whole numbers that reads the bytes; both scales and the bias are digital."""
     low = Lowering(node, graph)

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
+import numpy as np
+
 from memcompile.ir import Graph, Node, OnnxNode
 from memcompile.pass_manager import Pass, PassContext
 from memcompile.passes.lower_convolutions import convolution_reason, lower_conv, lower_conv_transpose
 from memcompile.passes.lower_products import lower_gemm, lower_matmul, product_reason
 from memcompile.passes.lower_quantized import (
     between_quantizers,
+    largest_byte,
     lower_between_quantizers,
     lower_quantized,
     quantized_reason,
@@ -56,7 +59,7 @@ class SelectCrossbarOperators(Pass):
             if not isinstance(node, OnnxNode) or reason_to_stay_digital(node, graph) is not None:
                 nodes.append(node)
                 continue
-            lowered = _lowered(node, graph)
+            lowered = _lowered(node, graph, context)
             nodes += lowered.nodes
             constants |= lowered.constants
             types |= lowered.types
@@ -69,8 +72,10 @@ class SelectCrossbarOperators(Pass):
         )
 
 
-def _lowered(node: OnnxNode, graph: Graph) -> Lowering:
-    if between_quantizers(node, graph):
+def _lowered(node: OnnxNode, graph: Graph, context: PassContext) -> Lowering:
+    # Weights that have to be quantised anew go with inputs around zero: a zero point would multiply their error.
+    limit = np.inf if context.target.cell.continuous else context.weight_limit
+    if between_quantizers(node, graph) and largest_byte(node, graph) <= limit:
         return lower_between_quantizers(node, graph)
     return OPERATORS[node.op_type][1](node, graph)
 

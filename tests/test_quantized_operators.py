@@ -176,12 +176,18 @@ def test_float_operators_between_quantizers_read_the_bytes(operator: str, per_ch
     ]
     model = make(nodes, {"x": (FLOAT, ("N", *shape[1:]))}, {"y": (FLOAT, None)}, weights)
     feeds = {"x": RNG.uniform(-1, 6, shape).astype(np.float32)}
-    graph = stages.after("remove_dead_nodes", model, feeds)
+    graph = stages.after("remove_dead_nodes", model, feeds, slices=3)
     stages.assert_matches(graph, model, feeds)
     (layer,) = (item for item in graph.nodes if isinstance(item, LinearLayer))
     assert layer.integer
     assert layer.inputs == ("q",)
     assert "DequantizeLinear" not in stages.kinds(graph)
+    (layer,) = (
+        item
+        for item in stages.after("remove_dead_nodes", model, feeds, slices=2).nodes
+        if isinstance(item, LinearLayer)
+    )
+    assert not layer.integer, "two slices reach 112"
 
 
 REASONS = {
