@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
 
-from memcompile.passes.packing import Fill, Packing, TileShape
+from memcompile.passes.packing import Fill, Packing, TileShape, fill_array
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,37 @@ def pack_exactly(
     if not fills or any(fill is None for fill in fills):
         return ExactPacking(None, False)
     return ExactPacking(Packing(tuple((fill, 1) for fill in fills if fill is not None and fill.tiles)), False)
+
+
+def pack_around_full(
+    shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, effort: float
+) -> Packing | None:
+    """Give tiles that fill an array one each, and distribute the others over the rest with CP-SAT.
+
+    The tiles of an array are arranged by the packing heuristic; where it fails, a distribution
+    that gives every tile output lines of its own follows. None if no packing was found.
+    """
+    full = [number for number, shape in enumerate(shapes) if (shape.height, shape.width) == lines]
+    others = [number for number in range(len(shapes)) if number not in full]
+    left = arrays - sum(shapes[number].count for number in full)
+    if left < bool(others) or any(shapes[number].load > interval for number in full):
+        return None
+    fills = [(Fill(((number, 0, 0),), (), shapes[number].load), shapes[number].count) for number in full]
+    rest = [shapes[number] for number in others]
+    for own_lines in (False, True):
+        contents, _ = _distribute(rest, lines, left, interval, own_lines, effort)
+        if contents is None:
+            return None
+        here = [_arranged(shapes, dict(zip(others, content, strict=True)), lines) for content in contents]
+        if None not in here:
+            return Packing((*fills, *((fill, 1) for fill in here if fill is not None and fill.tiles)))
+    return None
+
+
+def _arranged(shapes: Sequence[TileShape], content: dict[int, int], lines: tuple[int, int]) -> Fill | None:
+    """Arrange the tiles of one array by the packing heuristic, the highest and widest first."""
+    order = sorted(content, key=lambda number: (-shapes[number].height, -shapes[number].width, number))
+    return fill_array(shapes, [(number, content[number]) for number in order], lines)
 
 
 def _distribute(

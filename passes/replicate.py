@@ -24,6 +24,8 @@ from memcompile.ir import (
     read_only,
 )
 from memcompile.pass_manager import Pass, PassContext
+from memcompile.passes.choice_master import EFFORTS as MASTER_EFFORTS
+from memcompile.passes.choice_master import choose_together
 from memcompile.passes.explore_windows import CopyOption, explore_windows
 from memcompile.passes.joint_model import JointProblem
 from memcompile.passes.joint_plan import EFFORTS as JOINT_EFFORTS
@@ -169,8 +171,9 @@ class Replicate(Pass):
         plan = shortest_interval(table, arrays, single, bound, prices)
         proof = "Lagrangian bound"
         if self.effort != "fast" and bound < plan.interval:
+            plan, bound = choose_together(table, arrays, bound, plan, MASTER_EFFORTS[self.effort])
             plan, bound = close_gap(table, arrays, bound, plan, PATTERN_EFFORTS[self.effort])
-            proof = "pattern bound"
+            proof = "integer choices and array patterns as bound"
         windows = "one rectangular window per layer" if self.parallel_windows else "one position a step"
         method = f"{proof} over {windows} and any number of copies, one tile a step per array"
         certificate = Certificate("initiation_interval", plan.interval, bound, method)

@@ -71,9 +71,27 @@ def shapes_of(choices: Iterable[Sequence[Choice]]) -> list[TileShape]:
     return [TileShape(*key, count) for key, count in sorted(counts.items())]
 
 
+WAYS = 8
+"""Ways to count cells and steps in bounds."""
+
+
+@dataclass(frozen=True)
+class _Uses:
+    """What one copy takes up, float64 [options, WAYS].
+
+    Tiles that count as a whole array whatever the price, arrays filled by the others, and the
+    number of tiles whose steps count. In any array ``whole + price * part + (1 - price) * steps /
+    interval`` sums to at most 1 for each way.
+    """
+
+    whole: NDArray[np.float64]
+    part: NDArray[np.float64]
+    working: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class _Rates:
-    """Per price: least demand and steps of each kind [prices, ways], and the total of all layers."""
+    """Least demand of each kind [prices, WAYS], steps [prices, options, WAYS], and the total of all layers."""
 
     prices: NDArray[np.float64]
     least: tuple[NDArray[np.float64], ...]
@@ -86,7 +104,9 @@ class PriceTable:
 
     Cells are counted in four ways that are all valid in bounds: as they are, or with tiles
     higher (wider) than half an array counted as whole columns (rows), because no two such tiles
-    stand above (beside) each other, and smaller ones in that direction not at all.
+    stand above (beside) each other, and smaller ones in that direction not at all. Each way comes
+    twice: with the steps of all tiles, and with a tile that counts as a whole array priced as one,
+    because its array's other steps are lost to all tiles that count at all.
     """
 
     def __init__(self, kinds: Sequence[LayerKind], lines: tuple[int, int]) -> None:
@@ -94,20 +114,24 @@ class PriceTable:
         self.lines = lines
         self.windows = [np.array([option.windows for option in kind.options], np.int64) for kind in kinds]
         self.work = [np.array([option.work for option in kind.options], np.int64) for kind in kinds]
-        self.areas = [
-            np.array([_areas(option, lines) for option in kind.options], np.float64).reshape(-1, 4) for kind in kinds
-        ]
+        self.uses = [_uses(kind.options, lines) for kind in kinds]
         self.spread = [np.array([_spread(option, lines) for option in kind.options], np.float64) for kind in kinds]
         self.layers = np.array([len(kind.members) for kind in kinds], np.int64)
+
+    @property
+    def areas(self) -> list[NDArray[np.float64]]:
+        """Arrays that a copy of each option fills, per kind [options, the four ways to count cells]."""
+        return [use.part[:, : WAYS // 2] for use in self.uses]
 
     def bound(self, interval: int) -> float:
         """Arrays that any choice with one window per layer needs for this interval."""
         best = 0.0
         for price in np.linspace(0, 1, 21):
-            demand = np.zeros(4)
-            for kind in range(len(self.kinds)):
-                copies = -(-self.windows[kind] // interval)
-                cost = price * copies[:, None] * self.areas[kind] + (1 - price) * (self.work[kind] / interval)[:, None]
+            demand = np.zeros(WAYS)
+            for kind, use in enumerate(self.uses):
+                windows = self.windows[kind][:, None]
+                area = -(-windows // interval) * (use.whole + price * use.part)
+                cost = area + (1 - price) * use.working * (windows / interval)
                 demand += self.layers[kind] * cost.min(axis=0)
             best = max(best, float(demand.max()))
         return best
@@ -134,18 +158,20 @@ class PriceTable:
         """Priced demand of the cheapest choices, and of steps, for every price."""
         prices = np.linspace(0, 1, 21)
         least, steps = [], []
-        for kind in range(len(self.kinds)):
-            copies = -(-self.windows[kind] // interval)
-            step = (1 - prices)[:, None] * (self.work[kind] / interval)[None]
-            area = prices[:, None, None] * (copies[:, None] * self.areas[kind])[None]
-            least.append((area + step[:, :, None]).min(axis=1))
+        for kind, use in enumerate(self.uses):
+            windows = self.windows[kind][:, None]
+            step = (1 - prices)[:, None, None] * (use.working * (windows / interval))[None]
+            area = -(-windows // interval) * (use.whole + prices[:, None, None] * use.part)
+            least.append((area + step).min(axis=1))
             steps.append(step)
         total = sum(count * item for count, item in zip(self.layers, least, strict=True))
         return _Rates(prices, tuple(least), tuple(steps), np.asarray(total))
 
     def _allowed(self, rates: _Rates, kind: int, option: int, copies: int, arrays: int) -> bool:
         """Whether the cheapest choices of all other layers leave room for this one, at every price."""
-        own = rates.prices[:, None] * (copies * self.areas[kind][option])[None] + rates.steps[kind][:, option, None]
+        use = self.uses[kind]
+        area = copies * (use.whole[option] + rates.prices[:, None] * use.part[option])
+        own = area + rates.steps[kind][:, option]
         return bool((rates.total - rates.least[kind] + own <= arrays + 1e-6).all())
 
     def choices(self, interval: int, prices: Sequence[float]) -> list[tuple[Choice, ...]]:
@@ -163,15 +189,22 @@ class PriceTable:
         return list(found.values())
 
 
-def _areas(option: CopyOption, lines: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Arrays that a copy fills, counted in four ways; each is at most 1 in any one array."""
-    totals = [0.0] * 4
-    for height, width, count in option.sizes:
-        tall, wide = _half(height, lines[0]), _half(width, lines[1])
-        high, broad = height / lines[0], width / lines[1]
-        for way, area in enumerate((high * broad, tall * broad, high * wide, tall * wide)):
-            totals[way] += area * count
-    return totals[0], totals[1], totals[2], totals[3]
+def _uses(options: Sequence[CopyOption], lines: tuple[int, int]) -> _Uses:
+    """What a copy of each option takes up, counted in all ways."""
+    whole, part, working = np.zeros((3, len(options), WAYS))
+    for number, option in enumerate(options):
+        for height, width, count in option.sizes:
+            tall, wide = _half(height, lines[0]), _half(width, lines[1])
+            high, broad = height / lines[0], width / lines[1]
+            for way, area in enumerate((high * broad, tall * broad, high * wide, tall * wide)):
+                part[number, way] += area * count
+                working[number, way] += count
+                if area == 1.0:
+                    whole[number, 4 + way] += count
+                elif area > 0.0:
+                    part[number, 4 + way] += area * count
+                    working[number, 4 + way] += count
+    return _Uses(whole, part, working)
 
 
 def _half(size: int, capacity: int) -> float:
