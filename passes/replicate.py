@@ -159,7 +159,10 @@ class Replicate(Pass):
         mapped = with_copies(graph, layers, plan.replicas).replace(placement=placement)
         placed = Place().run(mapped, PassContext(target, {}, chips=chips)).placement
         assert placed is not None
-        return [(one_image(Flow.of_graph(mapped), placed.tiles).latency, replace(plan, places=placed.tiles))]
+        # Chips that are not full leave numbers out; place wants a draft without gaps.
+        numbers = np.unique(placed.tiles.array, return_inverse=True)[1].ravel()
+        tiles = placed.tiles.with_columns(array=numbers)
+        return [(one_image(Flow.of_graph(mapped), tiles).latency, replace(plan, places=tiles))]
 
     def _shorten(self, layers: Sequence[TiledLayer], single: WindowPlan, arrays: int, target: Target) -> _Found:
         """The shortest interval on these arrays, and what is proven of it."""
