@@ -35,7 +35,7 @@ STEP_SHARE = 0.5 + 1e-3
 OUTPUT_SLACK = 1e-6
 """Further difference of the network's outputs: softmax and sigmoid blow up shares of next to nothing."""
 INPUT_SHARE = 0.5
-"""Largest error of a quantised input, as a share of its root mean square."""
+"""Largest error of a quantised input, as a share of its root mean square; a step is always allowed."""
 
 
 class FloatNetwork:
@@ -171,7 +171,7 @@ def _check_outputs(
     images = geometry.to_channels_first(value)[:1]
     quantized = mapped.quantizer.quantize(images)
     rounded = quantized * np.float64(mapped.quantizer.scale)
-    if _size(rounded - images) > INPUT_SHARE * _size(images):
+    if _size(rounded - images) > max(INPUT_SHARE * _size(images), mapped.quantizer.scale):
         raise MiscompileError(
             f"layer {layer.name!r}: the quantised input is off by {_size(rounded - images):.3g} (root mean square) "
             f"on the first sample, whose values are {_size(images):.3g}; please report the model, "

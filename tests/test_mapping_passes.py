@@ -33,7 +33,7 @@ def paired(name: str, reads: str, makes: str, geometry: Geometry, target: Target
         inputs=(reads,),
         outputs=(makes,),
         geometry=geometry,
-        quantizer=InputQuantizer(1.0, target.input.bits, False),
+        quantizer=InputQuantizer(1.0, target.input.bits, False, target.input.bits_per_phase),
         scale=np.ones(geometry.out_channels, np.float32),
         bias=np.zeros(geometry.out_channels, np.float32),
         base=target.slice_base(),

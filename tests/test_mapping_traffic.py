@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_mapping_passes import chain, context_of, conv, dense, geometries, mapped, paired
 
 from memcompile.geometry import Geometry
-from memcompile.ir import DigitalNode, Graph, MappedLayer, TileTable
+from memcompile.ir import DigitalNode, Graph, MappedLayer, TensorType, TileTable
 from memcompile.passes.chips import group_rests
 from memcompile.passes.layer_graph import mapped_layers
 from memcompile.passes.replicate import Replicate
@@ -102,7 +102,9 @@ def test_inputs_go_only_to_chips_whose_rows_read_them() -> None:
 def test_a_shortcut_that_joins_on_another_chip_crosses_as_a_whole() -> None:
     target = make_target(chip={"arrays": 1})
     first, second = paired("a", "x", "p", dense(16, 64), target, 1), paired("b", "p", "q", dense(64, 10), target, 1)
-    plain = mapped(chain([], target).replace(nodes=(first, second), outputs=("q",), inputs=("x",)), context_of(target))
+    types = {"x": TensorType("float32", (None, 16))}
+    graph = chain([], target).replace(nodes=(first, second), outputs=("q",), inputs=("x",), types=types)
+    plain = mapped(graph, context_of(target))
     assert plain.placement is not None
     tiles, chip = plain.placement.tiles, plain.placement.tiles.array.astype(np.int64)
     alone = Traffic(plain, tiles).crossing(chip)
