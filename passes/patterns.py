@@ -68,16 +68,6 @@ class Conflicts:
         """No conflicts between some number of shapes."""
         return cls(np.zeros(0, np.int64), np.zeros((0, shapes), np.int64), np.zeros(0, np.int64))
 
-    def room(self, counts: NDArray[np.int64], shape: int) -> int | None:
-        """How many more tiles of a shape may join some content; None for any number."""
-        taken = self.sizes @ counts
-        if ((self.shapes == shape) & (taken > self.limits)).any():
-            return 0
-        binding = (counts[self.shapes] > 0) & (self.sizes[:, shape] > 0)
-        if not binding.any():
-            return None
-        return max(0, int(((self.limits - taken)[binding] // self.sizes[binding, shape]).min()))
-
 
 @dataclass(frozen=True)
 class Knapsack:
@@ -147,22 +137,46 @@ class Knapsack:
         counts[worth] = [solver.value(amount) for amount in listed]
         return solver.best_objective_bound / PRICE_UNIT, counts
 
-    def room(self, counts: NDArray[np.int64], shape: int) -> int:
-        """How many more tiles of a shape an array may hold beside its content."""
-        left = np.array(self.limits, np.int64) - self.matrix @ counts
-        column = self.matrix[:, shape]
-        used = column > 0
-        number = int(self.most[shape] - counts[shape])
-        if used.any():
-            number = min(number, int((left[used] // column[used]).min()))
-        allowed = self.conflicts.room(counts, shape)
-        return max(number if allowed is None else min(number, allowed), 0)
-
     def _conflicts_among(self, worth: NDArray[np.int64]) -> tuple[list[int], list[list[int]], list[int]]:
         """Shape, sizes and limit of each conflict between some shapes."""
         sizes = self.conflicts.sizes[:, worth]
         active = np.isin(self.conflicts.shapes, worth) & sizes.any(axis=1)
         return self.conflicts.shapes[active].tolist(), sizes[active].tolist(), self.conflicts.limits[active].tolist()
+
+
+class Filling:
+    """The content of one array while tiles are added to it."""
+
+    def __init__(self, knapsack: Knapsack) -> None:
+        self.counts = np.zeros(len(knapsack.most), np.int64)
+        self._knapsack = knapsack
+        self._left = np.array(knapsack.limits, np.int64)
+        # Room that each conflict leaves, and whether the array holds its shape.
+        self._apart = knapsack.conflicts.limits.copy()
+        self._held = np.zeros(len(self._apart), bool)
+
+    def room(self, shape: int) -> int:
+        """How many more tiles of a shape the array may hold."""
+        knapsack, conflicts = self._knapsack, self._knapsack.conflicts
+        column = knapsack.matrix[:, shape]
+        used = column > 0
+        number = int(knapsack.most[shape] - self.counts[shape])
+        if used.any():
+            number = min(number, int((self._left[used] // column[used]).min()))
+        if number <= 0 or not len(self._apart):
+            return max(number, 0)
+        if (self._apart[conflicts.shapes == shape] < 0).any():
+            return 0
+        sizes = conflicts.sizes[:, shape]
+        binding = self._held & (sizes > 0)
+        return max(0, min(number, int((self._apart[binding] // sizes[binding]).min()))) if binding.any() else number
+
+    def add(self, shape: int, number: int) -> None:
+        """Add tiles of a shape."""
+        self.counts[shape] += number
+        self._left -= number * self._knapsack.matrix[:, shape]
+        self._apart -= number * self._knapsack.conflicts.sizes[:, shape]
+        self._held |= self._knapsack.conflicts.shapes == shape
 
 
 def greedy_patterns(knapsack: Knapsack, prices: NDArray[np.float64]) -> list[NDArray[np.int64]]:
@@ -172,11 +186,13 @@ def greedy_patterns(knapsack: Knapsack, prices: NDArray[np.float64]) -> list[NDA
     ranked = worth[np.argsort(-prices[worth] / (use[:, worth].max(axis=0) + use[:, worth].mean(axis=0)), kind="stable")]
     found: dict[bytes, NDArray[np.int64]] = {}
     for seed in ranked[:SEEDS].tolist():
-        counts = np.zeros(len(prices), np.int64)
+        filling = Filling(knapsack)
         for shape in (seed, *ranked.tolist()):
-            counts[shape] += knapsack.room(counts, shape)
-        if float(prices @ counts) > 1 + TOLERANCE:
-            found.setdefault(counts.tobytes(), counts)
+            number = filling.room(shape)
+            if number:
+                filling.add(shape, number)
+        if float(prices @ filling.counts) > 1 + TOLERANCE:
+            found.setdefault(filling.counts.tobytes(), filling.counts)
     return list(found.values())
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from memcompile.passes.packing import Packing, TileShape, fill_array, group_tiles, pack
 from memcompile.passes.packing_bounds import arrays_bound, packing_interval_bound
 from memcompile.passes.packing_exact import arrange, pack_exactly
-from memcompile.passes.patterns import Knapsack
+from memcompile.passes.patterns import Filling, Knapsack
 
 LINES = (6, 8)
 
@@ -167,9 +167,13 @@ def test_a_low_tile_across_the_array_leaves_no_room_for_tiles_too_high_to_stand_
         64, abs=1e-3
     )  # 64 columns of pairs, or the wide one
     assert knapsack.dearest(np.array([40.0, 1.0]))[1].tolist() == [0, 64]
-    assert knapsack.room(np.array([1, 0]), 1) == 0
-    assert knapsack.room(np.array([0, 1]), 0) == 0
-    assert knapsack.room(np.array([0, 1]), 1) == 63
+    wide = Filling(knapsack)
+    assert wide.room(1) == 64
+    wide.add(0, 1)
+    assert wide.room(1) == 0
+    high = Filling(knapsack)
+    high.add(1, 1)
+    assert (high.room(0), high.room(1)) == (0, 63)
 
 
 def test_an_array_holds_no_more_tiles_of_a_shape_than_are_asked_for() -> None:
