@@ -1,8 +1,9 @@
 """Mapping quality: what published mappings reach, what memcompile reaches, and what is proven.
 
 Run ``python benchmarks/mapping.py`` for a table, ``--json FILE`` for the same as JSON, ``--only WORD``
-for the rows whose name contains a word. All networks are generated here from their published
-shapes; every row is deterministic except its seconds.
+for the rows whose name contains a word, ``--markdown FILE`` for the table of docs/mapping.md. The
+networks are generated here from their published shapes, ``--models`` adds ONNX files; every row is
+deterministic except its seconds.
 
 Published figures: P. Yao et al., Nature 577, 641 (2020) (own mapping of the five-layer network);
 J. Rhe et al., VW-SDK, DATE 2022 (steps in one 512 x 512 array, one cell per weight); X. Sun et al.,
@@ -13,6 +14,7 @@ cell holds a weight, the target gets twice the output lines, because memcompile 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import sys
@@ -25,15 +27,18 @@ from typing import Any
 import numpy as np
 
 from memcompile.geometry import Geometry
-from memcompile.ir import Graph, PairedLayer, TensorType
+from memcompile.ir import Graph, PairedLayer, Placement, TensorType
 from memcompile.pass_manager import PassContext
 from memcompile.passes.explore_windows import fewest_steps
 from memcompile.passes.place import Place
 from memcompile.passes.replicate import Replicate
 from memcompile.passes.schedule import Schedule
 from memcompile.passes.tile_matrices import TileMatrices
+from memcompile.pipelines import compile_model
 from memcompile.quantizers import InputQuantizer
 from memcompile.target import Target, load_target
+
+QUANTITIES = {"initiation_interval": "interval", "arrays": "arrays", "crossing_values": "values across chips"}
 
 
 @dataclass(frozen=True)
@@ -182,20 +187,28 @@ def map_rows(
     context = PassContext(target=target, calibration={}, slices=slices, chips=chips)
     for item in (TileMatrices(), Replicate(**options), Place(), Schedule()):
         graph = item.run(graph, context)
-    seconds = time.perf_counter() - began
     assert graph.placement is not None
-    for item in graph.placement.certificates:
+    yield from certificate_rows(name, graph.placement, known, wanted, time.perf_counter() - began)
+
+
+def certificate_rows(name: str, placement: Placement, known: str, wanted: str, seconds: float) -> Iterator[Row]:
+    """What was found and proven of a mapping; traffic only where there are several chips."""
+    wishes = {"initiation_interval": wanted, "arrays": "gap <= 5 %", "crossing_values": ""}
+    for item in placement.certificates:
         first = item.quantity == "initiation_interval"
-        yield Row(
-            name,
-            "interval" if first else item.quantity,
-            known if first else "",
-            wanted if first else "gap <= 5 %",
-            item.value,
-            item.bound,
-            seconds,
-            peak_mb(),
-        )
+        if item.quantity == "crossing_values" and placement.chips == 1:
+            continue
+        quantity = QUANTITIES[item.quantity]
+        wish = wishes[item.quantity]
+        yield Row(name, quantity, known if first else "", wish, item.value, item.bound, seconds, peak_mb())
+
+
+def model_rows(path: Path, target: str) -> Iterator[Row]:
+    """Compile an ONNX file for as many chips as it needs; seconds are those of the whole compilation."""
+    began = time.perf_counter()
+    placement = compile_model(path, target, check=False).program.placement
+    name = f"{path.stem}, {target}"
+    yield from certificate_rows(name, placement, "", "gap <= 5 %", time.perf_counter() - began)
 
 
 def step_rows(name: str, shapes: Sequence[tuple[int, int, int, int]], known: str, wanted: str) -> Iterator[Row]:
@@ -245,24 +258,43 @@ def instances() -> dict[str, Callable[[str], Iterator[Row]]]:
     }
 
 
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| network | quantity | published | reached | proven bound | gap | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        facts = (row.instance, row.quantity, row.known, f"{row.reached:,}", f"{row.bound:,}", f"{row.gap:.1%}")
+        lines.append(f"| {' | '.join(facts)} | {row.seconds:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON ('-' for standard output)")
     parser.add_argument("--only", default="", metavar="WORD", help="rows whose name contains this word")
+    parser.add_argument("--models", type=Path, nargs="*", default=[], metavar="ONNX", help="further networks")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown")
     options = parser.parse_args()
+    jobs = instances()
+    for path, target in itertools.product(options.models, ("yao2020", "pimcomp")):
+        jobs[f"{path.stem}, {target}"] = lambda _, path=path, target=target: model_rows(path, target)
     rows = []
     table = sys.stderr if str(options.json) == "-" else sys.stdout
     heads = ("instance", "quantity", "known", "reach", "reached", "bound", "gap", "seconds", "MB")
-    layout = "{:42}{:14}{:29}{:14}{:>8}{:>8}{:>8}{:>9}{:>7}"
+    layout = "{:50}{:20}{:29}{:14}{:>12}{:>12}{:>8}{:>9}{:>7}"
     print(layout.format(*heads), file=table)
-    for name, compute in instances().items():
+    for name, compute in jobs.items():
         if options.only not in name:
             continue
         for row in compute(name):
             rows.append(row)
             facts = (row.reached, row.bound, f"{row.gap:.1%}", f"{row.seconds:.2f}", row.peak_mb)
             print(layout.format(name, row.quantity, row.known, row.wanted, *facts), file=table, flush=True)
+    if options.markdown is not None:
+        options.markdown.write_text(markdown(rows), encoding="utf-8")
     if options.json is not None:
         text = json.dumps([{**asdict(row), "gap": row.gap} for row in rows], indent=2) + "\n"
         if str(options.json) == "-":
