@@ -18,6 +18,7 @@ from ortools.sat.python import cp_model
 from memcompile.passes.packing import Packing, TileShape, pack
 from memcompile.passes.packing_bounds import arrays_bound
 from memcompile.passes.packing_exact import pack_around_full
+from memcompile.passes.solver import cp_solver
 from memcompile.passes.window_plan import Choice, PriceTable, WindowPlan, shapes_of
 
 EXACT_ARRAYS = 64
@@ -134,7 +135,7 @@ class ChoiceMaster:
     def is_impossible(self, effort: float) -> bool:
         """Whether no choice of the family keeps the interval; False if undecided."""
         self._limit(self.steps, self.arrays * self.interval)
-        return _solver(effort).solve(self.model) == cp_model.INFEASIBLE
+        return cp_solver(effort).solve(self.model) == cp_model.INFEASIBLE
 
     def propose(self, idle: float, effort: float) -> tuple[tuple[Choice, ...], ...] | None:
         """Choices of each kind's layers that take few arrays in practice; None if none was found.
@@ -150,7 +151,7 @@ class ChoiceMaster:
             for copies, spread in zip(self.copies, self.table.spread, strict=True)
         ]
         self.model.minimize(self._total(spread))
-        solver = _solver(effort)
+        solver = cp_solver(effort)
         if solver.solve(self.model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return None
         return tuple(
@@ -176,12 +177,3 @@ class ChoiceMaster:
 def _whole(values: NDArray[np.float64]) -> NDArray[np.int64]:
     """Products of counts and halves of lines are integers but for rounding."""
     return np.rint(values).astype(np.int64)
-
-
-def _solver(effort: float) -> cp_model.CpSolver:
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = 1
-    solver.parameters.random_seed = 0
-    solver.parameters.max_deterministic_time = effort
-    solver.parameters.linearization_level = 2
-    return solver

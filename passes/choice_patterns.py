@@ -27,6 +27,7 @@ from memcompile.passes.patterns import (
     pattern_counts,
     pattern_of,
 )
+from memcompile.passes.solver import cp_solver
 from memcompile.passes.window_plan import Choice, PriceTable, WindowPlan, shapes_of, tiles_of
 
 
@@ -170,10 +171,7 @@ class ChoiceProgram:
             )
             model.add(held >= asked)
         model.add(sum(used) <= self.arrays)
-        solver = cp_model.CpSolver()
-        solver.parameters.num_workers = 1
-        solver.parameters.random_seed = 0
-        solver.parameters.max_deterministic_time = effort
+        solver = cp_solver(effort, linearization_level=1)
         if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return None
         choices = []

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from ortools.sat.python import cp_model
 
 from memcompile.passes.explore_windows import CopyOption
+from memcompile.passes.solver import cp_solver
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Master:
         TimeoutError
             The deterministic limit ran out before an answer.
         """
-        solver = _solver(effort)
+        solver = cp_solver(effort)
         status = solver.solve(self.model)
         if status == cp_model.INFEASIBLE:
             return None
@@ -263,7 +264,7 @@ class Distribution:
         TimeoutError
             The deterministic limit ran out before an answer.
         """
-        solver = _solver(effort)
+        solver = cp_solver(effort)
         status = solver.solve(self.model)
         if status == cp_model.INFEASIBLE:
             return None
@@ -278,12 +279,3 @@ class Distribution:
                     parts.append(Part(number, tuple(taken)))
             found[layer] = tuple(parts)
         return found
-
-
-def _solver(effort: float) -> cp_model.CpSolver:
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = 1
-    solver.parameters.random_seed = 0
-    solver.parameters.max_deterministic_time = effort
-    solver.parameters.linearization_level = 2
-    return solver

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ortools.sat.python import cp_model
 
 from memcompile.passes.packing import Fill, Packing, TileShape, fill_array
+from memcompile.passes.solver import cp_solver
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _distribute(
         model.add(sum(shape.load * count for shape, count in pairs) <= interval)
         model.add(sum(shape.height * shape.width * count for shape, count in pairs) <= lines[0] * lines[1])
         model.add(sum(shape.width * count for shape, count in tall) <= lines[1])
-    solver = _solver(effort)
+    solver = cp_solver(effort)
     status = solver.solve(model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None, status == cp_model.INFEASIBLE
@@ -121,7 +122,7 @@ def arrange(shapes: Sequence[TileShape], content: Sequence[int], lines: tuple[in
         boxes_x.append(model.new_fixed_size_interval_var(output, width, ""))
         corners.append((line, output))
     model.add_no_overlap_2d(boxes_x, boxes_y)
-    solver = _solver(effort)
+    solver = cp_solver(effort)
     if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None
     placed = tuple(
@@ -129,12 +130,3 @@ def arrange(shapes: Sequence[TileShape], content: Sequence[int], lines: tuple[in
         for number, (line, output) in zip(tiles, corners, strict=True)
     )
     return Fill(placed, (), sum(shapes[number].load for number in tiles))
-
-
-def _solver(effort: float) -> cp_model.CpSolver:
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = 1
-    solver.parameters.random_seed = 0
-    solver.parameters.max_deterministic_time = effort
-    solver.parameters.linearization_level = 2
-    return solver

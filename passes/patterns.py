@@ -20,6 +20,7 @@ from ortools.sat.python import cp_model
 from memcompile.passes.packing import Fill, TileShape, fill_array
 from memcompile.passes.packing_bounds import transformed
 from memcompile.passes.packing_exact import arrange
+from memcompile.passes.solver import cp_solver
 
 PRICE_UNIT = 1 << 24
 """Prices are rounded up to integers in this unit, which keeps bounds valid."""
@@ -127,10 +128,7 @@ class Knapsack:
             model.add(amounts[shape] == 0).only_enforce_if(~held)
             model.add(cp_model.LinearExpr.weighted_sum(listed, others) <= limit).only_enforce_if(held)
         model.maximize(cp_model.LinearExpr.weighted_sum(listed, units[worth].tolist()))
-        solver = cp_model.CpSolver()
-        solver.parameters.num_workers = 1
-        solver.parameters.random_seed = 0
-        solver.parameters.max_deterministic_time = KNAPSACK_LIMIT
+        solver = cp_solver(KNAPSACK_LIMIT, linearization_level=1)
         solver.parameters.cp_model_probing_level = 0
         if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return math.inf, counts
