@@ -302,12 +302,13 @@ def show_command(program: Path, weight: tuple[str, str, str] | None, json_path: 
 
 
 def _weight_table(program: Program, layer: str, output: int, kernel_input: int) -> Table:
-    array = program.target.array
+    array, segmented = program.target.array, bool(program.placement.segments)
     table = Table(
         title=f"weight of {layer}: output channel {output}, kernel input {kernel_input}", title_justify="left"
     )
     headings = (
         "replica",
+        *(("segment",) if segmented else ()),
         "chip",
         "array",
         array.input_line_name,
@@ -322,6 +323,7 @@ def _weight_table(program: Program, layer: str, output: int, kernel_input: int) 
     for cell in find_weight(program, layer, output, kernel_input):
         places = (
             cell.replica,
+            *((cell.segment,) if segmented else ()),
             cell.chip,
             cell.array,
             cell.input_line,
@@ -344,8 +346,10 @@ def export_command(program: Path, npz: Path) -> None:
     check_writable(npz)
     arrays = conductance_arrays(verify_program(load_program(program)))
     write_npz(npz, arrays)
-    count, lines, outputs = arrays["conductances_us"].shape
-    Output(quiet=False, json_path=None).say(f"{count} arrays of {lines} x {outputs} conductances written to {npz}")
+    *segments, count, lines, outputs = arrays["conductances_us"].shape
+    often = f" in {segments[0]} segments" if segments else ""
+    text = f"{count} arrays of {lines} x {outputs} conductances{often} written to {npz}"
+    Output(quiet=False, json_path=None).say(text)
 
 
 @cli.command("targets")

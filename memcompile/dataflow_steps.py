@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,11 +56,25 @@ class Flow:
         """Crossbar layers in order."""
         return tuple(stage for stage in self.stages if isinstance(stage, MappedLayer))
 
-    def walk(self, work: Work) -> dict[str, Steps]:
-        """Step of each element of each value between stages; shape () where all exist at once."""
-        values: dict[str, Steps] = {name: np.zeros(_one_image(kind), np.int64) for name, kind in self.inputs.items()}
-        number = 0
-        for stage in self.stages:
+    @cached_property
+    def existing(self) -> Mapping[str, Steps]:
+        """All values as if every element existed from the first step on."""
+        return self.walk(lambda layer, ready: [np.zeros(len(steps), np.int64) for steps in ready])
+
+    def walk(self, work: Work, layers: range | None = None) -> dict[str, Steps]:
+        """Step of each element of each value between stages; shape () where all exist at once.
+
+        With ``layers``, numbers of crossbar layers, only the stages from the first of them to the last
+        are walked, and whatever is made elsewhere exists from the first step on.
+        """
+        stages, number, values = self.stages, 0, dict[str, Steps]()
+        if layers is None:
+            values = {name: np.zeros(_one_image(kind), np.int64) for name, kind in self.inputs.items()}
+        else:
+            places = [place for place, stage in enumerate(self.stages) if isinstance(stage, MappedLayer)]
+            stages, number = self.stages[places[layers[0]] : places[layers[-1]] + 1], layers[0]
+            values.update(self.existing)
+        for stage in stages:
             if isinstance(stage, MappedLayer):
                 x = values[stage.inputs[0]]
                 done = work(number, [window_steps(copy.unrolling, copy.windows, x) for copy in stage.replicas])

@@ -21,18 +21,18 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.arrays import read_only as read_only  # noqa: PLC0414 - handed on
 from memcompile.certificate import Certificate as Certificate  # noqa: PLC0414 - handed on
 from memcompile.geometry import Geometry, Unrolling
+from memcompile.placement import TILE_COLUMNS as TILE_COLUMNS  # noqa: PLC0414 - handed on
+from memcompile.placement import Cut as Cut  # noqa: PLC0414 - handed on
+from memcompile.placement import Placement as Placement  # noqa: PLC0414 - handed on
+from memcompile.placement import Segment as Segment  # noqa: PLC0414 - handed on
+from memcompile.placement import TileTable as TileTable  # noqa: PLC0414 - handed on
+from memcompile.placement import no_pauses as no_pauses  # noqa: PLC0414 - handed on
 from memcompile.quantizers import ExactInput, InputQuantizer
 
 T = TypeVar("T", bound="Node")
-
-
-def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Return the array with writing switched off (a view, no copy)."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
 
 
 @dataclass(frozen=True)
@@ -234,22 +234,6 @@ def _combined(digits: NDArray[Any], base: int) -> NDArray[Any]:
     return weights
 
 
-@dataclass(frozen=True)
-class Cut:
-    """How each weight matrix of a copy is cut: tile edges along rows and along columns.
-
-    ``rows`` and ``columns`` start with 0 and end with the matrix size.
-    """
-
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
-
-    @property
-    def tiles(self) -> int:
-        """Tiles of one matrix."""
-        return (len(self.rows) - 1) * (len(self.columns) - 1)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TiledLayer(PairedLayer):
     """A layer with one copy's unrolling and cut."""
@@ -280,129 +264,6 @@ class MappedLayer(PairedLayer):
     """A layer with all its copies."""
 
     replicas: tuple[Replica, ...]
-
-
-TILE_COLUMNS = (
-    "layer",
-    "replica",
-    "matrix",
-    "row_begin",
-    "row_end",
-    "column_begin",
-    "column_end",
-    "array",
-    "input_line",
-    "output_line",
-    "start",
-    "rhythm",
-    "slot",
-    "lag",
-)
-
-
-@dataclass(frozen=True, eq=False)
-class TileTable:
-    """All tiles of a program, one row a tile, each column an int32 array.
-
-    ``layer`` counts the crossbar layers in graph order, ``replica`` and ``matrix`` within the
-    layer. Rows and columns are the block of the weight matrix. ``array`` counts over all chips,
-    ``input_line`` and ``output_line`` are the block's first lines; column j, slice s, polarity p
-    sits on output line ``output_line + 2 * slices * (j - column_begin) + 2 * s + p``.
-
-    For one image alone ``start`` is its first step and ``rhythm`` says where it pauses. In the steady
-    state ``slot`` is its first step of the interval, and ``lag`` how many intervals ago the image it
-    works on entered. What is not decided yet is -1.
-    """
-
-    layer: NDArray[np.int32]
-    replica: NDArray[np.int32]
-    matrix: NDArray[np.int32]
-    row_begin: NDArray[np.int32]
-    row_end: NDArray[np.int32]
-    column_begin: NDArray[np.int32]
-    column_end: NDArray[np.int32]
-    array: NDArray[np.int32]
-    input_line: NDArray[np.int32]
-    output_line: NDArray[np.int32]
-    start: NDArray[np.int32]
-    rhythm: NDArray[np.int32]
-    slot: NDArray[np.int32]
-    lag: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.layer)
-
-    @classmethod
-    def of(cls, layers: Iterable[MappedLayer]) -> TileTable:
-        """List the tiles of layers, in order of layer, replica, matrix, rows, columns; not placed."""
-        blocks: list[NDArray[np.int32]] = [np.zeros((0, 7), np.int32)]
-        for number, layer in enumerate(layers):
-            for copy, replica in enumerate(layer.replicas):
-                cut = replica.cut
-                matrix, row, column = (
-                    part.ravel()
-                    for part in np.meshgrid(
-                        np.arange(replica.unrolling.matrices),
-                        np.arange(len(cut.rows) - 1),
-                        np.arange(len(cut.columns) - 1),
-                        indexing="ij",
-                    )
-                )
-                rows, columns = np.array(cut.rows), np.array(cut.columns)
-                block = np.stack(
-                    [
-                        np.full_like(matrix, number),
-                        np.full_like(matrix, copy),
-                        matrix,
-                        rows[row],
-                        rows[row + 1],
-                        columns[column],
-                        columns[column + 1],
-                    ],
-                    axis=1,
-                )
-                blocks.append(block.astype(np.int32))
-        table = np.concatenate(blocks)
-        unset = np.full(len(table), -1, np.int32)
-        columns_of = {name: read_only(np.ascontiguousarray(table[:, i])) for i, name in enumerate(TILE_COLUMNS[:7])}
-        return cls(**columns_of, **{name: read_only(unset) for name in TILE_COLUMNS[7:]})
-
-    def with_columns(self, **columns: NDArray[np.signedinteger[Any]]) -> TileTable:
-        """Return a table with some columns replaced."""
-        return replace(self, **{name: read_only(np.asarray(value, np.int32)) for name, value in columns.items()})
-
-    @property
-    def heights(self) -> NDArray[np.int32]:
-        """Input lines of each tile."""
-        return self.row_end - self.row_begin
-
-    def widths(self, slices: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Output lines of each tile, given the slices of each layer."""
-        return ((self.column_end - self.column_begin) * 2 * slices[self.layer]).astype(np.int32)
-
-
-def no_pauses() -> NDArray[np.int32]:
-    """A table of pauses without any."""
-    return read_only(np.zeros((0, 3), np.int32))
-
-
-@dataclass(frozen=True, eq=False)
-class Placement:
-    """Where and when: placed and scheduled tiles with the solver's certificates.
-
-    ``pauses`` are rows (rhythm, window, steps), int32 and ascending: for one image alone, a tile of
-    this rhythm waits so many steps before this window of its copy; rhythm 0 has no pauses.
-    ``pipelined_latency_steps`` is the latency of an image in the steady state.
-    """
-
-    chips: int
-    tiles: TileTable
-    certificates: tuple[Certificate, ...] = ()
-    initiation_interval_steps: int = 0
-    latency_steps: int = 0
-    pipelined_latency_steps: int = 0
-    pauses: NDArray[np.int32] = field(default_factory=no_pauses)
-    crossing_values: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,13 @@ from memcompile.program import Program
 
 @dataclass(frozen=True)
 class WeightCell:
-    """One cell that holds a part of a weight; the level of a continuous cell is its share of the window."""
+    """One cell that holds a part of a weight; the level of a continuous cell is its share of the window.
+
+    ``segment`` says when it does so; it is 0 where all arrays are written once.
+    """
 
     replica: int
+    segment: int
     chip: int
     array: int
     input_line: int
@@ -76,9 +80,8 @@ def _copy_cells(program: Program, number: int, copy: int, output: int, kernel_in
         )[0]
         input_line = int(tiles.input_line[tile] + row - tiles.row_begin[tile])
         first_line = int(tiles.output_line[tile] + 2 * layer.slices * (column - tiles.column_begin[tile]))
-        yield from _pair_cells(
-            program, layer, copy, int(tiles.array[tile]), input_line, first_line, output, kernel_input
-        )
+        place = (int(tiles.segment[tile]), int(tiles.array[tile]))
+        yield from _pair_cells(program, layer, copy, place, input_line, first_line, output, kernel_input)
 
 
 def _matrix_places(layer: MappedLayer, copy: int, output: int, kernel_input: int) -> list[tuple[int, int, int]]:
@@ -94,12 +97,14 @@ def _pair_cells(
     program: Program,
     layer: MappedLayer,
     copy: int,
-    array: int,
+    written: tuple[int, int],
     input_line: int,
     first_line: int,
     output: int,
     kernel_input: int,
 ) -> Iterator[WeightCell]:
+    """The cells of one weight in one tile, which is ``written`` to (segment, array)."""
+    segment, array = written
     group, column = divmod(output, layer.geometry.group_columns)
     cell = program.target.cell
     for place in range(layer.slices):
@@ -107,6 +112,7 @@ def _pair_cells(
             level = layer.cells[polarity, place, group, kernel_input, column].item()
             yield WeightCell(
                 replica=copy,
+                segment=segment,
                 chip=array // program.target.chip.arrays,
                 array=array % program.target.chip.arrays,
                 input_line=input_line,

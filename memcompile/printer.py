@@ -131,13 +131,19 @@ def _placement_lines(placement: Placement) -> Iterable[str]:
         f"pipelined {placement.pipelined_latency_steps}, "
         f"{placement.crossing_values} values cross chips"
     )
+    for number, segment in enumerate(placement.segments):
+        yield (
+            f"  segment {number}: interval {segment.initiation_interval_steps}, latency {segment.latency_steps} steps, "
+            f"pipelined {segment.pipelined_latency_steps}, written anew for each {placement.batch} images"
+        )
     for rhythm, window, steps in placement.pauses.tolist():
         yield f"  rhythm {rhythm} pauses {steps} steps before window {window}"
     tiles = placement.tiles
     for i in range(len(tiles)):
+        segment_of_tile = f"segment {tiles.segment[i]} " if placement.segments else ""
         yield (
             f"  tile layer {tiles.layer[i]} replica {tiles.replica[i]} matrix {tiles.matrix[i]} "
             f"rows {tiles.row_begin[i]}:{tiles.row_end[i]} columns {tiles.column_begin[i]}:{tiles.column_end[i]} "
-            f"at array {tiles.array[i]} lines {tiles.input_line[i]},{tiles.output_line[i]} "
+            f"at {segment_of_tile}array {tiles.array[i]} lines {tiles.input_line[i]},{tiles.output_line[i]} "
             f"start {tiles.start[i]} rhythm {tiles.rhythm[i]} slot {tiles.slot[i]} lag {tiles.lag[i]}"
         )

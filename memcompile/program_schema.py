@@ -112,6 +112,14 @@ class CertificatePart(_Part):
     method: str
 
 
+class SegmentPart(_Part):
+    """How long an image takes in one segment."""
+
+    initiation_interval_steps: Natural
+    latency_steps: Natural
+    pipelined_latency_steps: Natural
+
+
 class PlacementPart(_Part):
     """Where and when the tiles work."""
 
@@ -124,6 +132,8 @@ class PlacementPart(_Part):
     pipelined_latency_steps: Natural
     pauses: str
     crossing_values: Natural
+    segments: tuple[SegmentPart, ...]
+    batch: Natural
 
 
 class ProvenancePart(_Part):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from memcompile.dataflow_steps import Flow, Steps
 from memcompile.ir import Placement
+from memcompile.placement import Part
 from memcompile.timetable import Timetable
 from memcompile.violation import Violation
 
@@ -18,13 +19,17 @@ SHOWN = 10
 def schedule_violations(flow: Flow, placement: Placement) -> list[Violation]:
     """All violations of a schedule whose tiles are placed and have all their steps."""
     found = list(_pauses(placement))
-    if found:
-        return found
-    timetable = Timetable(flow.layers, placement)
-    found = [*_steady_conflicts(placement, timetable.loads), *_conflicts(placement, timetable)]
+    for part in () if found else placement.parts():
+        found += _violations_of_part(flow, part)
+    return found
+
+
+def _violations_of_part(flow: Flow, part: Part) -> list[Violation]:
+    timetable = Timetable(flow.layers, part.placement)
+    found = [*_steady_conflicts(part, timetable.loads), *_conflicts(part, timetable)]
     if not found:
-        found += _early_reads(flow, placement, timetable)
-        found += _early_reads_in_pipeline(flow, placement)
+        found += _early_reads(flow, part, timetable)
+        found += _early_reads_in_pipeline(flow, part)
     return found
 
 
@@ -35,8 +40,9 @@ def _pauses(placement: Placement) -> Iterator[Violation]:
         yield Violation("pauses-ascending", "pauses", "are not positive, or not in order of rhythm and window")
 
 
-def _conflicts(placement: Placement, timetable: Timetable) -> Iterator[Violation]:
+def _conflicts(part: Part, timetable: Timetable) -> Iterator[Violation]:
     """Tiles of one array that work in the same step of the schedule of one image."""
+    placement, rows = part.placement, part.rows
     tiles, seen = placement.tiles, set()
     order = np.argsort(tiles.array, kind="stable")
     keys = np.stack([tiles.start, tiles.rhythm, timetable.loads], axis=1).astype(np.int64)
@@ -50,33 +56,33 @@ def _conflicts(placement: Placement, timetable: Timetable) -> Iterator[Violation
         late = np.flatnonzero(steps >= placement.latency_steps)
         if len(late):
             what = f"works in step {steps[late[0]]}, the schedule has {placement.latency_steps}"
-            yield Violation("inside-schedule", f"tile {owner[late[0]]}", what)
+            yield Violation("inside-schedule", f"tile {rows[owner[late[0]]]}", what)
         by_step = np.argsort(steps, kind="stable")
         clash = np.flatnonzero(np.diff(steps[by_step]) == 0)
         if len(clash):
             first, second = by_step[clash[0]], by_step[clash[0] + 1]
             what = f"work in array {tiles.array[owner[first]]} in step {steps[first]}"
-            yield Violation("one-tile-a-step", f"tiles {owner[first]} and {owner[second]}", what)
+            yield Violation("one-tile-a-step", f"tiles {rows[owner[first]]} and {rows[owner[second]]}", what)
 
 
-def _steady_conflicts(placement: Placement, loads: NDArray[np.int64]) -> Iterator[Violation]:
+def _steady_conflicts(part: Part, loads: NDArray[np.int64]) -> Iterator[Violation]:
     """Tiles of one array that work in the same step of the interval."""
-    tiles, length = placement.tiles, placement.initiation_interval_steps
+    tiles, length, rows = part.placement.tiles, part.placement.initiation_interval_steps, part.rows
     begin = tiles.slot.astype(np.int64)
     for tile in np.flatnonzero(begin + loads > length)[:SHOWN]:
         what = f"slot {begin[tile]} + {loads[tile]} steps exceeds the interval of {length}"
-        yield Violation("inside-schedule", f"tile {tile}", what)
+        yield Violation("inside-schedule", f"tile {rows[tile]}", what)
     order = np.lexsort((begin, tiles.array))
     same = tiles.array[order][1:] == tiles.array[order][:-1]
     clash = same & (begin[order][1:] < (begin + loads)[order][:-1])
     for place in np.flatnonzero(clash)[:SHOWN]:
-        pair = f"tiles {order[place]} and {order[place + 1]}"
+        pair = f"tiles {rows[order[place]]} and {rows[order[place + 1]]}"
         what = f"work in array {tiles.array[order[place]]} in the same step (slot)"
         yield Violation("one-tile-a-step", pair, what)
 
 
-def _early_reads(flow: Flow, placement: Placement, timetable: Timetable) -> list[Violation]:
-    tiles = placement.tiles
+def _early_reads(flow: Flow, part: Part, timetable: Timetable) -> list[Violation]:
+    tiles = part.placement.tiles
 
     def steps_of(rows: NDArray[np.int64]) -> Iterator[tuple[int, Steps]]:
         keys = np.stack([tiles.start[rows], tiles.rhythm[rows], timetable.loads[rows]], axis=1)
@@ -84,11 +90,11 @@ def _early_reads(flow: Flow, placement: Placement, timetable: Timetable) -> list
         for (start, rhythm, load), row in zip(distinct.tolist(), rows[where].tolist(), strict=True):
             yield row, timetable.steps_of(start, rhythm, load)
 
-    return _walk(flow, placement, steps_of, "")
+    return _walk(flow, part, steps_of, "")
 
 
-def _early_reads_in_pipeline(flow: Flow, placement: Placement) -> list[Violation]:
-    tiles, interval = placement.tiles, placement.initiation_interval_steps
+def _early_reads_in_pipeline(flow: Flow, part: Part) -> list[Violation]:
+    tiles, interval = part.placement.tiles, part.placement.initiation_interval_steps
     first = tiles.lag.astype(np.int64) * interval + tiles.slot
 
     def steps_of(rows: NDArray[np.int64]) -> Iterator[tuple[int, Steps]]:
@@ -97,16 +103,16 @@ def _early_reads_in_pipeline(flow: Flow, placement: Placement) -> list[Violation
         for begin, row in zip(distinct.tolist(), rows[where].tolist(), strict=True):
             yield row, begin + np.arange(load)
 
-    return _walk(flow, placement, steps_of, " of the steady state")
+    return _walk(flow, part, steps_of, " of the steady state")
 
 
 StepsOf = Callable[[NDArray[np.int64]], Iterator[tuple[int, Steps]]]
 """From the rows of one copy's tiles to a row and its steps, for each different timetable."""
 
 
-def _walk(flow: Flow, placement: Placement, steps_of: StepsOf, where: str) -> list[Violation]:
-    """Tiles that work on a window before its inputs exist."""
-    tiles, found = placement.tiles, list[Violation]()
+def _walk(flow: Flow, part: Part, steps_of: StepsOf, where: str) -> list[Violation]:
+    """Tiles that work on a window before its inputs exist; what other segments make exists from the first step on."""
+    tiles, found = part.placement.tiles, list[Violation]()
     edges = np.searchsorted(tiles.layer, np.arange(len(flow.layers) + 1))
 
     def work(layer: int, ready: Sequence[Steps]) -> list[Steps]:
@@ -114,15 +120,17 @@ def _walk(flow: Flow, placement: Placement, steps_of: StepsOf, where: str) -> li
         done = []
         for copy, exist in enumerate(ready):
             last = np.zeros(len(exist), np.int64)
-            for row, steps in steps_of(rows[tiles.replica[rows] == copy]):
+            own = rows[tiles.replica[rows] == copy]
+            for row, steps in steps_of(own) if len(own) else ():
                 early = np.flatnonzero(steps < exist)
                 if len(early) and len(found) < SHOWN:
                     window = int(early[0])
                     what = f"reads in step {steps[window]}{where} what exists from step {exist[window]} on"
-                    found.append(Violation("inputs-exist", f"tile {row}", f"{what} (its window number {window})"))
+                    where_in_copy = f"(its window number {window})"
+                    found.append(Violation("inputs-exist", f"tile {part.rows[row]}", f"{what} {where_in_copy}"))
                 np.maximum(last, steps + 1, out=last)
             done.append(last)
         return done
 
-    flow.walk(work)
+    flow.walk(work, part.layers)
     return found

@@ -141,6 +141,12 @@ def _check(program: Program, labels: NDArray[np.int64] | None, plan: TuningPlan)
         raise UsageError("the program has no crossbar layer, so there is nothing to tune")
     if program.target.cell.continuous:
         raise UsageError(f"cells of {program.target.name} have no errors, so there is nothing to tune")
+    if program.placement.segments:
+        raise UsageError(
+            f"the arrays of this program are written {len(program.placement.segments)} times for each batch of "
+            f"{program.placement.batch} images, and each write leaves other errors than those tuning would learn; "
+            "compile it without --reprogram, for as many chips as it needs"
+        )
     if program.chip is not None:
         raise UsageError("the program is already transferred to a chip; tune the program that the compiler wrote")
     if not plan.options.epochs:

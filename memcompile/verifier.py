@@ -37,6 +37,7 @@ from memcompile.program import Program
 from memcompile.program_flow import program_flow
 from memcompile.quantizers import ExactInput
 from memcompile.schedule_rules import schedule_violations
+from memcompile.segment_rules import Stage, chip_violations, segment_violations
 from memcompile.target import Target
 from memcompile.violation import Violation
 
@@ -51,8 +52,7 @@ def find_violations(graph: Graph, target: Target) -> list[Violation]:
         if isinstance(node, LinearLayer | UnrolledLayer | IntegerLayer):
             found += _layer(node, target)
     if not found and graph.placement is not None:
-        layers = [node for node in graph.nodes if isinstance(node, MappedLayer)]
-        found += placement_violations(layers, graph.placement, target)
+        found += placement_violations(graph.nodes, graph.placement, target)
         if not found and _is_scheduled(graph.placement):
             found += schedule_violations(Flow.of_graph(graph), graph.placement)
     return found
@@ -78,11 +78,11 @@ def verify_program(program: Program) -> Program:
     ProgramError
         The program is inconsistent; all violations are listed.
     """
-    found = [*_program_structure(program), *_program_arrays(program)]
+    found = [*_program_structure(program), *_program_arrays(program), *chip_violations(program)]
     for layer in program.layers:
         found += _layer(layer, program.target)
     if not found:
-        found += placement_violations(program.layers, program.placement, program.target)
+        found += placement_violations(program.stages, program.placement, program.target)
     if not found and _is_scheduled(program.placement):
         found += _program_schedule(program)
     if found:
@@ -314,9 +314,11 @@ def _coverage(layer: MappedLayer) -> Iterator[Violation]:
         )
 
 
-def placement_violations(layers: Sequence[MappedLayer], placement: Placement, target: Target) -> list[Violation]:
+def placement_violations(stages: Sequence[Stage], placement: Placement, target: Target) -> list[Violation]:
     """All violations of a mapping; tiles not placed yet (-1) are left out."""
+    layers = [stage for stage in stages if isinstance(stage, MappedLayer)]
     found = list(_tile_set(layers, placement))
+    found += [] if found else segment_violations(stages, placement)
     found += [
         Violation("bound-below-value", item.quantity, f"the bound {item.bound} exceeds the value {item.value}")
         for item in placement.certificates
@@ -368,13 +370,13 @@ def _overlaps(placement: Placement, slices: NDArray[np.int32]) -> Iterator[Viola
         ],
         axis=1,
     )
-    for first, second in _pairs_sharing_array(tiles.array):
+    for first, second in _pairs_sharing_array(tiles.segment.astype(np.int64) * (1 << 32) + tiles.array):
         a, b = box[first], box[second]
         if a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]:
             yield Violation("no-overlap", f"tiles {first} and {second}", f"share cells of array {tiles.array[first]}")
 
 
-def _pairs_sharing_array(array: NDArray[np.int32]) -> Iterator[tuple[int, int]]:
+def _pairs_sharing_array(array: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     order = np.argsort(array, kind="stable")
     edges = np.flatnonzero(np.diff(array[order])) + 1
     for group in np.split(order, edges):

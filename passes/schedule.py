@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.dataflow_steps import Flow
-from memcompile.ir import Certificate, Graph, MappedLayer, TileTable
+from memcompile.dataflow_steps import Flow, Steps
+from memcompile.ir import Certificate, Graph, MappedLayer, Segment, TileTable
 from memcompile.pass_manager import Pass, PassContext
 from memcompile.passes.layer_graph import mapped_layers, tile_loads
 from memcompile.passes.packing import group_tiles
@@ -28,7 +28,8 @@ class Schedule(Pass):
     free, so that layers overlap as far as their data allows. Digital operators take no steps. In
     the steady state every layer works on another image, so only the arrays bind: the interval is
     the largest sum of steps in an array, and each tile lags behind the entry of its image by the
-    fewest intervals after which its inputs exist.
+    fewest intervals after which its inputs exist. Where the arrays are written anew for each
+    segment, each segment has a schedule of its own.
     """
 
     summary: ClassVar[str] = "decide in which steps each tile works"
@@ -37,26 +38,35 @@ class Schedule(Pass):
         placement = graph.placement
         assert placement is not None, "schedule comes after replicate and place"
         layers = mapped_layers(graph)
-        tiles, flow = placement.tiles, Flow.of_graph(graph)
-        loads = tile_loads(layers, tiles)
-        alone = one_image(flow, tiles)
-        rhythms, pauses = find_rhythms(alone.tables)
-        starts = np.array([table[0] for table in alone.tables], np.int32)
-        slot, interval = turns_of_arrays(tiles.array, loads)
-        steady = pipeline(flow, tiles, slot, interval)
-        return graph.replace(
-            placement=replace(
-                placement,
-                tiles=tiles.with_columns(
-                    start=starts[alone.table], rhythm=rhythms[alone.table], slot=slot, lag=steady.lag
-                ),
-                pauses=pauses,
-                certificates=_certificates(graph, context, loads, interval, alone.latency),
-                initiation_interval_steps=interval,
-                latency_steps=alone.latency,
-                pipelined_latency_steps=steady.latency,
-            )
+        flow, loads = Flow.of_graph(graph), tile_loads(layers, placement.tiles)
+        tables: list[Steps] = []
+        table, slot, lag = (np.zeros(len(placement.tiles), np.int64) for _ in range(3))
+        segments = []
+        for part in placement.parts():
+            rows, tiles = part.rows, part.placement.tiles
+            alone = one_image(flow, tiles, part.layers)
+            table[rows] = alone.table + len(tables)
+            tables += alone.tables
+            slot[rows], interval = turns_of_arrays(tiles.array, loads[rows])
+            steady = pipeline(flow, tiles, slot[rows], interval, part.layers)
+            lag[rows] = steady.lag
+            segments.append(Segment(interval, alone.latency, steady.latency))
+        rhythms, pauses = find_rhythms(tables)
+        starts = np.array([steps[0] for steps in tables], np.int32)
+        tiles = placement.tiles.with_columns(start=starts[table], rhythm=rhythms[table], slot=slot, lag=lag)
+        scheduled = replace(
+            placement,
+            tiles=tiles,
+            pauses=pauses,
+            initiation_interval_steps=sum(segment.initiation_interval_steps for segment in segments),
+            latency_steps=sum(segment.latency_steps for segment in segments),
+            pipelined_latency_steps=sum(segment.pipelined_latency_steps for segment in segments),
         )
+        if placement.segments:
+            return graph.replace(placement=replace(scheduled, segments=tuple(segments)))
+        (whole,) = segments
+        certificates = _certificates(graph, context, loads, whole.initiation_interval_steps, whole.latency_steps)
+        return graph.replace(placement=replace(scheduled, certificates=certificates))
 
 
 def _certificates(

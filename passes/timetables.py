@@ -33,10 +33,13 @@ class OneImage:
     latency: int
 
 
-def one_image(flow: Flow, tiles: TileTable) -> OneImage:
-    """Serve layers in order; each tile works as soon as its inputs exist and its array is free."""
+def one_image(flow: Flow, tiles: TileTable, layers: range | None = None) -> OneImage:
+    """Serve layers in order; each tile works as soon as its inputs exist and its array is free.
+
+    With ``layers`` only these are served, with the tiles given, and all that is made elsewhere exists.
+    """
     scheduler = _Scheduler(tiles)
-    values = flow.walk(scheduler.work)
+    values = flow.walk(scheduler.work, layers)
     ends = [table[-1:] + 1 for table in scheduler.tables]
     return OneImage(tuple(scheduler.tables), scheduler.table, last_step(values, ends))
 
@@ -138,14 +141,18 @@ class Pipeline:
     latency: int
 
 
-def pipeline(flow: Flow, tiles: TileTable, slot: NDArray[np.int64], interval: int) -> Pipeline:
-    """The smallest lags with which no tile reads what does not exist yet."""
+def pipeline(
+    flow: Flow, tiles: TileTable, slot: NDArray[np.int64], interval: int, layers: range | None = None
+) -> Pipeline:
+    """The smallest lags with which no tile reads what does not exist yet; ``layers`` as in :func:`one_image`."""
     lag = np.zeros(len(tiles), np.int64)
     edges = np.searchsorted(tiles.layer, np.arange(len(flow.layers) + 1))
     ends: list[int] = []
 
     def work(layer: int, ready: Sequence[Steps]) -> list[Steps]:
         rows = np.arange(edges[layer], edges[layer + 1])
+        if not len(rows):
+            return [np.zeros(len(steps), np.int64) for steps in ready]
         need = np.array([int(np.max(steps - np.arange(len(steps)), initial=0)) for steps in ready])
         lag[rows] = np.maximum(0, -((slot[rows] - need[tiles.replica[rows]]) // interval))
         first = lag[rows] * interval + slot[rows]
@@ -155,5 +162,5 @@ def pipeline(flow: Flow, tiles: TileTable, slot: NDArray[np.int64], interval: in
         ends.extend(int(steps.max(initial=0)) for steps in done)
         return done
 
-    values = flow.walk(work)
+    values = flow.walk(work, layers)
     return Pipeline(lag, last_step(values, ends))

@@ -1,6 +1,7 @@
 """How the conductances of cells come about: formulas of programming error, relaxation and drift.
 
-All functions work on the cells of one array, in microsiemens, and draw from (seed, array number).
+All functions work on the cells of one array, in microsiemens, and draw from (seed, array number). The
+seed is that of the chip, or, for what differs from write to write, that of the write.
 """
 
 from __future__ import annotations

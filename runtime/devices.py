@@ -2,6 +2,10 @@
 
 Errors are drawn per physical array from (seed, array number), so they depend neither on the order
 of work nor on which tiles an array holds. Cells that no tile uses sit at g_min.
+
+A network in segments is written once a *pass*, that is for each batch of images: segment s of n in pass
+p is write number p * n + s. What writing decides (programming error, relaxation) is drawn anew in each
+write; faults, drift exponents and the mean step of a pulse belong to the cell and stay.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from memcompile.program import Program
 from memcompile.runtime.cells import Cells, draw, drifted, relaxed, with_programming_error
 from memcompile.runtime.converter import Converter
 from memcompile.runtime.effects import Effects
-from memcompile.runtime.random_numbers import Purpose, stream, uniforms
+from memcompile.runtime.random_numbers import Purpose, seed_of_write, stream, uniforms
 from memcompile.runtime.wires import effective_conductances_us
 from memcompile.runtime.write_verify import write
 
@@ -29,17 +33,25 @@ class Devices:
     """Programmed conductances, in converter units (see :mod:`memcompile.runtime.converter`)."""
 
     def __init__(
-        self, program: Program, seed: int, effects: Effects, converter: Converter, time_s: float = 0.0
+        self,
+        program: Program,
+        seed: int,
+        effects: Effects,
+        converter: Converter,
+        time_s: float = 0.0,
+        pass_number: int = 0,
     ) -> None:
         self.program = program
+        self.pass_number = pass_number
         self.seed = seed
         self.effects = effects
         self.converter = converter
         self.time_s = time_s
         tiles = program.placement.tiles
-        self._order = np.argsort(tiles.array, kind="stable")
-        self._sorted = tiles.array[self._order]
-        self._cache: dict[int, NDArray[Any]] = {}
+        keys = _key(tiles.array.astype(np.int64), tiles.segment.astype(np.int64))
+        self._order = np.argsort(keys, kind="stable")
+        self._sorted = keys[self._order]
+        self._cache: dict[tuple[int, int], NDArray[Any]] = {}
         self._seen: dict[int, NDArray[Any]] = {}
         self._expand = lru_cache(maxsize=4)(self._expand_layer)
 
@@ -109,7 +121,9 @@ class Devices:
 
     def cells(self, row: int) -> NDArray[Any]:
         """Conductances of the cells of one tile, [rows, output lines], in converter units."""
-        return self.array(int(self.program.placement.tiles.array[row]))[self._rows_of(row), self._lines_of(row)]
+        tiles = self.program.placement.tiles
+        written = self.array(int(tiles.array[row]), int(tiles.segment[row]))
+        return written[self._rows_of(row), self._lines_of(row)]
 
     def _rows_of(self, row: int) -> slice:
         tiles = self.program.placement.tiles
@@ -122,21 +136,22 @@ class Devices:
         columns = int(tiles.column_end[row] - tiles.column_begin[row])
         return slice(left, left + columns * 2 * int(self.program.slices[int(tiles.layer[row])]))
 
-    def array(self, number: int) -> NDArray[Any]:
-        """Conductances of one array, [input lines, output lines], in converter units."""
-        cells = self._cache.get(number)
+    def array(self, number: int, segment: int = 0) -> NDArray[Any]:
+        """Conductances of one array in a segment, [input lines, output lines], in converter units."""
+        cells = self._cache.get((number, segment))
         if cells is None:
-            cells = self._program_array(number)
+            cells = self._program_array(number, segment)
             if (len(self._cache) + 1) * cells.size <= CACHE_CELLS:
-                self._cache[number] = cells
+                self._cache[number, segment] = cells
         return cells
 
-    def levels(self, number: int) -> NDArray[Any]:
+    def levels(self, number: int, segment: int = 0) -> NDArray[Any]:
         """Levels that programming aims at, [input lines, output lines]; shares of the window if continuous."""
         shape = self.program.target.array
         kind = np.float32 if self.program.target.cell.continuous else np.uint8
         levels = np.zeros((shape.input_lines, shape.output_lines), kind)
-        begin, end = np.searchsorted(self._sorted, [number, number + 1])
+        key = _key(number, segment)
+        begin, end = np.searchsorted(self._sorted, [key, key + 1])
         for row in self._order[begin:end]:
             self._write_tile(levels, int(row))
         return levels
@@ -159,18 +174,23 @@ class Devices:
     def _expand_layer(self, number: int, unrolling: Unrolling) -> NDArray[Any]:
         return unrolling.expand(self.program.layers[number].cells)
 
-    def _program_array(self, number: int) -> NDArray[Any]:
-        levels = self.levels(number)
+    def _program_array(self, number: int, segment: int) -> NDArray[Any]:
+        levels, write_seed = self.levels(number, segment), self._write_seed(segment)
         stuck = self._stick(levels, number) if self.effects.stuck_cells else np.zeros(levels.shape, bool)
         cell = self.program.target.cell
         nominal_us: Cells = cell.g_min_us + levels.astype(np.float64) * cell.level_step_us
-        actual_us = self._written_us(nominal_us, stuck, number)
-        aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, number))
+        actual_us = self._written_us(nominal_us, stuck, number, write_seed)
+        aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, number, write_seed))
         if self.effects.dead_lines:
             aged_us = aged_us * self._alive(number)
         return self._in_units(levels, aged_us)
 
-    def _written_us(self, nominal_us: Cells, stuck: NDArray[np.bool_], number: int) -> Cells:
+    def _write_seed(self, segment: int) -> int:
+        """Decides what is drawn anew in each write; the chip's own seed where there is one write only."""
+        segments = len(self.program.placement.segments)
+        return seed_of_write(self.seed, self.pass_number * segments + segment) if segments else self.seed
+
+    def _written_us(self, nominal_us: Cells, stuck: NDArray[np.bool_], number: int, write_seed: int) -> Cells:
         """Cells right after programming."""
         target = self.program.target
         if not self.effects.programming_error:
@@ -179,16 +199,16 @@ class Devices:
             measured: Cells = self.program.chip.conductances_us[number].astype(np.float64)
             return measured
         if target.emulated_pulses is not None:
-            written = write(nominal_us, target.emulated_pulses, target.cell, number, self.seed).cells_us
+            written = write(nominal_us, target.emulated_pulses, target.cell, number, self.seed, write_seed).cells_us
         else:
-            written = with_programming_error(nominal_us, target.programming, target.cell, number, self.seed)
+            written = with_programming_error(nominal_us, target.programming, target.cell, number, write_seed)
         return np.where(stuck, nominal_us, written)
 
-    def _aged_us(self, cells_us: Cells, number: int) -> Cells:
+    def _aged_us(self, cells_us: Cells, number: int, write_seed: int) -> Cells:
         """Cells ``time_s`` after programming."""
         target = self.program.target
         if self.effects.relaxation and target.relaxation is not None:
-            cells_us = relaxed(cells_us, target.relaxation, self.time_s, number, self.seed)
+            cells_us = relaxed(cells_us, target.relaxation, self.time_s, number, write_seed)
         if self.effects.drift and target.drift is not None:
             cells_us = drifted(cells_us, target.drift, self.time_s, number, self.seed)
         return cells_us
@@ -221,3 +241,8 @@ class Devices:
         levels[high] = self.program.target.signed_levels
         stuck: NDArray[np.bool_] = low | high
         return stuck
+
+
+def _key(array: Any, segment: Any) -> Any:
+    """One number for an array in a segment."""
+    return segment * (1 << 32) + array

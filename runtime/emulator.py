@@ -28,6 +28,7 @@ from memcompile.runtime.effects import Effects
 from memcompile.runtime.fast import FastExecutor
 from memcompile.runtime.literal import LiteralExecutor
 from memcompile.runtime.machine import Machine
+from memcompile.runtime.passes_of_images import PassExecutors
 from memcompile.runtime.schedule_walk import ScheduleWalk
 
 __all__ = ["Effects", "Emulator"]
@@ -51,12 +52,14 @@ class Emulator:
     executor
         ``"fast"``, or ``"literal"`` for the step-by-step oracle.
     chunk
-        Images run at once; chosen to bound memory when None. Results do not depend on it.
+        Images run at once; chosen to bound memory when None. Results do not depend on it, nor does the
+        pass of an image, which its number and the program's batch decide.
     threads
         Threads of the compiled kernels; the processors at hand when None. Results do not depend
         on it.
     time_s
-        Time since programming, in seconds; relaxation and drift depend on it.
+        Time since programming, in seconds; relaxation and drift depend on it. In a program of several
+        segments each segment is this old when it is used.
     whole
         The inputs have no common batch axis; only :meth:`run_whole` takes such inputs.
 
@@ -87,10 +90,15 @@ class Emulator:
             raise UsageError(f"no executor is called {executor!r}; there are 'fast' and 'literal'")
         self.program = program
         self.effects = Effects() if effects is None else effects
-        self.machine = Machine(program, seed, self.effects, threads or available_threads(), time_s)
+        threads = threads or available_threads()
+        self.machine = Machine(program, seed, self.effects, threads, time_s)
         self.batches = Batches.of({} if whole else program.inputs, chunk, default_chunk(program))
-        self._fast = FastExecutor(self.machine)
-        self._executor = self._fast if executor == "fast" else LiteralExecutor(self.machine)
+
+        def machine_of(pass_number: int) -> Machine:
+            return Machine(program, seed, self.effects, threads, time_s, pass_number)
+
+        self._fast = PassExecutors(self.machine, machine_of, FastExecutor)
+        self._literal = None if executor == "fast" else PassExecutors(self.machine, machine_of, LiteralExecutor)
         self._digital = DigitalRunner()
         self._numbers = {layer.name: number for number, layer in enumerate(program.layers)}
 
@@ -195,10 +203,10 @@ class Emulator:
 
     def explain(self) -> dict[str, str]:
         """Which method each crossbar layer goes through, and why, by layer name."""
-        if self._executor is not self._fast:
+        if self._literal is not None:
             reason = "literal: asked for; every step, phase and cell as placed"
             return dict.fromkeys((layer.name for layer in self.program.layers), reason)
-        path, why = self._fast.path()
+        path, why = self._fast.first.path()
         return {layer.name: f"{path}: {why}" for layer in self.program.layers}
 
     def _joined(self, name: str, parts: list[dict[str, NDArray[Any]]]) -> NDArray[Any]:
@@ -220,8 +228,8 @@ class Emulator:
         self, values: dict[str, NDArray[Any]], images: NDArray[np.int64], wanted: tuple[str, ...], first_stage: int = 0
     ) -> dict[str, NDArray[Any]]:
         values = {**self.program.constants, **values}
-        if self._executor is not self._fast and first_stage == 0:
-            walk = ScheduleWalk(self.machine, self._digital, values, images, quantized_input)
+        if self._literal is not None and first_stage == 0:
+            walk = ScheduleWalk(self.machine, self._literal, self._digital, values, images, quantized_input)
             walk.run()
             return {name: walk.value(name) for name in wanted}
         makers = [number for number, stage in enumerate(self.program.stages) if set(stage.outputs) & set(wanted)]
@@ -254,9 +262,26 @@ class Emulator:
         geometry = layer.geometry
         workers = self.machine.workers
         quantized, items = quantized_input(layer, x, images, workers)
-        sums = self._executor.sums(self._numbers[layer.name], quantized, items)
+        sums = self._sums(self._numbers[layer.name], quantized, items, images)
         y = rescale(layer, sums, workers).reshape(len(quantized), geometry.out_channels, *geometry.output_size)
         return geometry.from_channels_first(y, x.shape)
+
+    def _sums(
+        self, layer: int, x: NDArray[Any], items: NDArray[np.int64], images: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Sums of a layer, each item with the arrays as they are written in its pass."""
+        executors: PassExecutors[Any] = self._literal or self._fast
+        parts = [
+            (where, executor.sums(layer, x[where], items[where]))
+            for executor, where in executors.groups(images, len(x))
+        ]
+        if len(parts) == 1:
+            whole: NDArray[np.float64] = parts[0][1]
+            return whole
+        sums = np.empty((len(x), *parts[0][1].shape[1:]))
+        for where, part in parts:
+            sums[where] = part
+        return sums
 
 
 def values_before(program: Program, first_stage: int) -> tuple[str, ...]:

@@ -23,9 +23,17 @@ PREPARED_BYTES = 400_000_000
 
 
 class Machine:
-    """One sample of the hardware a program runs on."""
+    """One sample of the hardware a program runs on, as it is written in one pass."""
 
-    def __init__(self, program: Program, seed: int, effects: Effects, threads: int, time_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        program: Program,
+        seed: int,
+        effects: Effects,
+        threads: int,
+        time_s: float = 0.0,
+        pass_number: int = 0,
+    ) -> None:
         self.program = program
         self.seed = seed
         self.effects = effects.sized(program, time_s)
@@ -33,8 +41,13 @@ class Machine:
         self.workers = Workers(threads)
         self.tiles = program.placement.tiles
         self.converter = Converter.adc(program.target) if self.effects.adc else Converter.exact(program.target)
-        self.devices = Devices(program, seed, self.effects, self.converter, time_s)
+        self.devices = Devices(program, seed, self.effects, self.converter, time_s, pass_number)
         self.prepared = BoundedCache(PREPARED_BYTES)
+
+    @property
+    def differs_between_passes(self) -> bool:
+        """Whether writing the arrays anew gives other conductances."""
+        return bool(self.program.placement.segments) and (self.effects.programming_error or self.effects.relaxation)
 
     @property
     def noise_spans_phases(self) -> bool:

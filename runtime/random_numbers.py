@@ -59,6 +59,7 @@ class Purpose(IntEnum):
     ADC_OFFSET = 11
     WRITE_DEVICE = 12
     WRITE_CYCLE = 13
+    REWRITE = 14
 
 
 def stream(purpose: Purpose, number: int) -> int:
@@ -143,6 +144,13 @@ def uniforms(count: int, c1: int, c2: int, c3: int, seed: int) -> NDArray[np.flo
     """Uniform numbers in [0, 1) of 32 bits, [count]."""
     words = philox(np.arange(-(-count // 4)), c1, c2, c3, seed)
     return np.stack(words, axis=-1).ravel()[:count] / 2.0**32
+
+
+def seed_of_write(seed: int, number: int) -> int:
+    """Seed of what is drawn anew when arrays are written for the n-th time, 0 <= number < 2^64."""
+    low, high = np.array([number & MASK]), number >> 32
+    words = philox(low, high, 0, stream(Purpose.REWRITE, 0), seed)
+    return int(words[0][0]) | int(words[1][0]) << 32
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from memcompile.runtime.compiled import Workers
 from memcompile.runtime.digital import DigitalRunner
 from memcompile.runtime.literal import LiteralExecutor
 from memcompile.runtime.machine import Machine
+from memcompile.runtime.passes_of_images import PassExecutors
 from memcompile.timetable import Timetable
 
 Twice = tuple[NDArray[Any], NDArray[Any]]
@@ -41,13 +42,15 @@ class ScheduleWalk:
     def __init__(
         self,
         machine: Machine,
+        executors: PassExecutors[LiteralExecutor],
         digital: DigitalRunner,
         values: Mapping[str, NDArray[Any]],
         images: NDArray[np.int64],
         quantize: Quantize,
     ) -> None:
         self.program = machine.program
-        self.executor = LiteralExecutor(machine)
+        self.machine = machine
+        self.executors = executors
         self.digital = digital
         self.images = images
         self.quantize = quantize
@@ -59,14 +62,15 @@ class ScheduleWalk:
         self.inputs: dict[int, _LayerInput] = {}
 
     def run(self) -> None:
-        """Work through all steps."""
+        """Work through all steps, segment by segment."""
         timetable = Timetable(self.program.layers, self.program.placement)
         steps = [timetable.steps(tile) for tile in range(len(timetable.tiles))]
         tile = np.repeat(np.arange(len(steps)), [len(item) for item in steps])
         turn = np.concatenate([np.zeros(0, np.int64), *(np.arange(len(item)) for item in steps)])
         step = np.concatenate([np.zeros(0, np.int64), *steps])
-        order = np.lexsort((tile, step))
-        edges = np.flatnonzero(np.diff(step[order])) + 1
+        segment = timetable.tiles.segment[tile]
+        order = np.lexsort((tile, step, segment))
+        edges = np.flatnonzero(np.diff(step[order]) | np.diff(segment[order])) + 1
         for due in np.split(order, edges) if len(order) else ():
             for number in due.tolist():
                 self._work(int(tile[number]), int(turn[number]), int(step[number]))
@@ -86,21 +90,21 @@ class ScheduleWalk:
         window = int(layer.replicas[copy].windows[turn])
         if read.missing(copy)[:, matrix, rows, window].any():
             if read.undefined(copy)[:, matrix, rows, window].any():
-                self.quantize(
-                    layer, self._twice(layer.inputs[0])[0], self.images, self.executor.machine.workers
-                )  # refuses it
+                self.quantize(layer, self._twice(layer.inputs[0])[0], self.images, self.machine.workers)  # refuses it
             raise ProgramError(
                 f"tile {tile} of layer {layer.name} reads inputs of window {window} in step {step}, before they "
                 "exist; compile the model again"
             )
         vector = read.vectors(copy)[:, matrix, rows, window]
-        result = self.executor.step(layer, tile, vector, window, read.items)
         columns = slice(int(tiles.column_begin[tile]), int(tiles.column_end[tile]))
+        result = np.empty((len(vector), columns.stop - columns.start))
+        for executor, mine in self.executors.groups(self.images, len(vector)):
+            result[mine] = executor.step(layer, tile, vector[mine], window, read.items[mine])
         self._output(number).add(copy, turn, matrix, columns, result)
 
     def _finish_step(self) -> None:
         """Results of windows that all tiles of a copy have worked on exist from the next step on."""
-        changed = [output.publish(self.executor.machine.converter.to_levels) for output in self.outputs.values()]
+        changed = [output.publish(self.machine.converter.to_levels) for output in self.outputs.values()]
         if any(changed):
             self.digital_values.clear()
             self.inputs.clear()
@@ -126,7 +130,7 @@ class ScheduleWalk:
         if number not in self.inputs:
             layer = self.program.layers[number]
             pair = self._twice(layer.inputs[0])
-            self.inputs[number] = _LayerInput(layer, pair, self.quantize, self.images, self.executor.machine.workers)
+            self.inputs[number] = _LayerInput(layer, pair, self.quantize, self.images, self.machine.workers)
         return self.inputs[number]
 
     def _output(self, number: int) -> _LayerOutput:

@@ -23,7 +23,7 @@ from memcompile.runtime.write_verify import WriteReport, nominal_pulses
 class Wiring:
     """Which cell of which array holds what, for all pairs of a program, flat over pairs.
 
-    ``plus`` and ``minus`` index the flattened [arrays, input_lines, output_lines] conductances;
+    ``plus`` and ``minus`` index the flattened [segments * arrays, input_lines, output_lines] conductances;
     ``layer``, ``slice`` and ``weight`` (flat in the layer's [groups, group_rows, group_columns])
     say what the pair holds, ``digit`` its signed level.
     """
@@ -39,6 +39,7 @@ class Wiring:
 def wire(program: Program) -> Wiring:
     """List all differential pairs that hold a weight; structural zeros of parallel windows are left out."""
     tiles, array = program.placement.tiles, program.target.array
+    written = tiles.segment.astype(np.int64) * (int(tiles.array.max(initial=-1)) + 1) + tiles.array
     parts: list[tuple[NDArray[np.generic], ...]] = []
     expanded: dict[tuple[int, int], NDArray[np.int64]] = {}
     for tile in range(len(tiles)):
@@ -53,7 +54,7 @@ def wire(program: Program) -> Wiring:
         ]
         row, column = np.nonzero(block)
         weight = block[row, column] - 1
-        first = (int(tiles.array[tile]) * array.input_lines + int(tiles.input_line[tile]) + row) * array.output_lines
+        first = (int(written[tile]) * array.input_lines + int(tiles.input_line[tile]) + row) * array.output_lines
         cells = layer.cells if program.target.cell.continuous else layer.cells.astype(np.int8)
         signed = cells[0] - cells[1]
         for place in range(layer.slices):

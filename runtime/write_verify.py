@@ -99,8 +99,14 @@ def nominal_pulses(start_us: Cells, goals_us: Cells, spec: WriteVerifySpec) -> t
     return pulses.astype(np.int64), pulses * voltage**2 * mean_us * 1e-6 * spec.pulse_ns * 1e-9
 
 
-def write(goals_us: Cells, spec: WriteVerifySpec, cell: CellSpec, array: int, seed: int) -> Written:
-    """Program the cells of one array to goals, in microsiemens."""
+def write(
+    goals_us: Cells, spec: WriteVerifySpec, cell: CellSpec, array: int, seed: int, write_seed: int | None = None
+) -> Written:
+    """Program the cells of one array to goals, in microsiemens.
+
+    ``seed`` decides the mean step of each cell, ``write_seed`` (``seed`` if None) the pulses of this write.
+    """
+    write_seed = seed if write_seed is None else write_seed
     goals = goals_us.ravel()
     device = 1.0 + spec.device_sigma_share * draw(goals.shape, Purpose.WRITE_DEVICE, array, seed)
     device = np.maximum(device, LEAST_STEP_SHARE)
@@ -114,7 +120,7 @@ def write(goals_us: Cells, spec: WriteVerifySpec, cell: CellSpec, array: int, se
         rising = cells[busy] < goals[busy]
         voltage = np.where(rising, spec.set_voltage_v, spec.reset_voltage_v)
         energy[busy] += voltage**2 * cells[busy] * 1e-6 * spec.pulse_ns * 1e-9
-        cycle = gaussians(1, array, pulse, stream(Purpose.WRITE_CYCLE, 0), seed, busy)[..., 0].astype(np.float64)
+        cycle = gaussians(1, array, pulse, stream(Purpose.WRITE_CYCLE, 0), write_seed, busy)[..., 0].astype(np.float64)
         step = np.where(rising, spec.set_step_us, -spec.reset_step_us) * device[busy]
         moved = cells[busy] + step * (1.0 + spec.cycle_sigma_share * cycle)
         cells[busy] = np.clip(moved, 0.0, OVERSHOOT_SHARE * cell.g_max_us)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ import onnx
 from numpy.typing import NDArray
 
 from memcompile.geometry import Geometry, Unrolling
-from memcompile.ir import Cut, MappedLayer, Placement, Replica, TensorType, TileTable
+from memcompile.ir import Cut, MappedLayer, Placement, Replica, Segment, TensorType, TileTable
 from memcompile.program import DigitalStage, Program, Provenance, Stage
 from memcompile.quantizers import InputQuantizer
 from memcompile.target import Target, load_target, parse_target
+from memcompile.timetable import tile_loads
 
 
 def make_target(**sections: dict[str, Any]) -> Target:
@@ -115,6 +117,35 @@ def place_trivially(rng: np.random.Generator, layers: Sequence[MappedLayer], tar
     )
     chips = -(-len(table) // target.chip.arrays)
     return Placement(chips, table, (), int(starts[-1]), int(starts[-1]))
+
+
+def in_segments(program: Program, cuts: Sequence[int], batch: int) -> Program:
+    """The program with its tile table cut into segments at these rows, one tile an array in each of them."""
+    table, loads = program.placement.tiles, tile_loads(program.layers, program.placement.tiles)
+    segment = np.searchsorted(np.array(cuts), np.arange(len(table)), side="right")
+    array, start, lag = (np.zeros(len(table), np.int64) for _ in range(3))
+    segments = []
+    for number in range(len(cuts) + 1):
+        rows = np.flatnonzero(segment == number)
+        array[rows] = np.arange(len(rows))[::-1]
+        length = 0
+        for place, layer in enumerate(np.unique(table.layer[rows])):
+            own = rows[table.layer[rows] == layer]
+            start[own], lag[own] = length, place
+            length += int(loads[own].max())
+        segments.append(Segment(length, length, length * (int(lag[rows].max()) + 1)))
+    arrays = int(array.max()) + 1
+    placement = replace(
+        program.placement,
+        chips=-(-arrays // program.target.chip.arrays),
+        tiles=table.with_columns(segment=segment, array=array, start=start, lag=lag),
+        initiation_interval_steps=sum(item.initiation_interval_steps for item in segments),
+        latency_steps=sum(item.latency_steps for item in segments),
+        pipelined_latency_steps=sum(item.pipelined_latency_steps for item in segments),
+        segments=tuple(segments),
+        batch=batch,
+    )
+    return replace(program, placement=placement)
 
 
 def make_program(

@@ -285,16 +285,16 @@ def npy(array: np.ndarray) -> bytes:
 
 def piled(table: np.ndarray) -> np.ndarray:
     table = table.copy()
-    table[:, 7:10] = 0
+    table[:, 8:11] = 0
     return table
 
 
 TAMPERED: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
     "two tiles in one place": (piled, "no-overlap"),
-    "a tile outside": (lambda table: table + np.array([0] * 8 + [16] + [0] * 5, np.int32), "tile-inside-array"),
+    "a tile outside": (lambda table: table + np.array([0] * 9 + [16] + [0] * 5, np.int32), "tile-inside-array"),
     "a tile left out": (lambda table: table[:-1], "every-tile-once"),
-    "not placed": (lambda table: np.where(np.arange(14) == 7, -1, table).astype(np.int32), "placed-and-scheduled"),
-    "all at once": (lambda table: np.where(np.arange(14) >= 10, 0, table).astype(np.int32), "one-tile-a-step"),
+    "not placed": (lambda table: np.where(np.arange(15) == 8, -1, table).astype(np.int32), "placed-and-scheduled"),
+    "all at once": (lambda table: np.where(np.arange(15) >= 11, 0, table).astype(np.int32), "one-tile-a-step"),
     "too few columns": (lambda table: table[:, :-1], "expected int32"),
     "no whole numbers": (lambda table: table.astype(np.float32), "expected int32"),
 }

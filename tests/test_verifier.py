@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 import pytest
 import stages
-from factories import random_layer
+from factories import in_segments, random_layer, two_layer_program
 from stages import replaced
 
-from memcompile import schedule_rules, verifier
+from memcompile import schedule_rules, segment_rules, verifier
 from memcompile.errors import ProgramError, VerificationError
 from memcompile.geometry import Geometry, Unrolling
 from memcompile.ir import TILE_COLUMNS, Certificate, Cut, Graph, MappedLayer, Placement, Replica, TileTable
@@ -271,6 +271,60 @@ PROGRAMS: list[tuple[str, Change]] = [
 ]
 
 
+@cache
+def cut_program() -> Program:
+    """Two layers in three segments; the first layer ends in the second of them."""
+    whole = two_layer_program(np.random.default_rng(0), TARGET)
+    first = int((whole.placement.tiles.layer == 0).sum())
+    return in_segments(whole, [1, first + 1], 10)
+
+
+def first_segment(table: TileTable) -> TileTable:
+    """The last tile, which reads the first layer, moves to the first segment, where there is room."""
+    last = np.arange(len(table)) == len(table) - 1
+    return table.with_columns(
+        segment=np.where(last, 0, table.segment),
+        array=np.where(last, 1, table.array),
+        start=np.where(last, 0, table.start),
+        lag=np.where(last, 0, table.lag),
+    )
+
+
+SEGMENTED: list[tuple[str, Change]] = [
+    ("segments-numbered", tiles(lambda table: table.with_columns(segment=2 * table.segment))),
+    ("segments-numbered", tiles(lambda table: table.with_columns(segment=table.segment + 1))),
+    ("segments-numbered", tiles(lambda table: table.with_columns(segment=0 * table.segment))),
+    ("segments-numbered", placement(segments=(), batch=0)),
+    ("segments-have-a-batch", placement(batch=0)),
+    ("segments-sum-up", placement(initiation_interval_steps=1)),
+    ("segments-sum-up", placement(latency_steps=1)),
+    ("segments-sum-up", placement(pipelined_latency_steps=1)),
+    ("segments-in-order", tiles(first_segment)),
+    ("segments-in-order", tiles(lambda table: table.with_columns(segment=2 - table.segment))),
+    ("no-overlap", tiles(pile_up)),
+    ("inputs-exist", tiles(lambda table: table.with_columns(start=0 * table.start))),
+    ("inside-schedule", tiles(lambda table: table.with_columns(start=table.start + 100))),
+    ("inside-schedule", tiles(lambda table: table.with_columns(slot=table.slot + 100))),
+    ("chip-is-written-once", chip()),
+]
+
+
+@pytest.mark.parametrize(("rule", "change"), SEGMENTED, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_program_in_segments_that_breaks_one_rule_is_told_that_rule(rule: str, change: Change) -> None:
+    assert verify_program(cut_program()) is cut_program()
+    with pytest.raises(ProgramError) as error:
+        verify_program(change(cut_program()))
+    assert set(re.findall(r"\[([a-z-]+)\]", str(error.value))) == {rule}
+
+
+def test_tiles_of_different_segments_share_cells() -> None:
+    whole = two_layer_program(np.random.default_rng(0), TARGET)
+    alone = in_segments(whole, range(1, len(whole.placement.tiles)), 1)
+    piled = tiles(pile_up)(alone)
+    assert len(np.unique(piled.placement.tiles.segment)) == len(whole.placement.tiles)
+    assert verify_program(piled) is piled
+
+
 @pytest.mark.parametrize(("rule", "name", "change"), GRAPHS, ids=lambda value: value if isinstance(value, str) else "")
 def test_a_graph_that_breaks_one_rule_is_told_that_rule(rule: str, name: str, change: Change) -> None:
     graph = graph_after(name)
@@ -314,10 +368,10 @@ def test_a_program_with_its_chip_is_accepted() -> None:
 
 
 def test_every_rule_is_tested() -> None:
-    source = inspect.getsource(verifier) + inspect.getsource(schedule_rules)
+    source = "".join(map(inspect.getsource, (verifier, schedule_rules, segment_rules)))
     rules = set(re.findall(r'Violation\(\s*"([a-z-]+)"', source))
     assert len(rules) > 25
-    assert rules == {rule for rule, _, _ in GRAPHS} | {rule for rule, _ in PROGRAMS}
+    assert rules == {rule for rule, _, _ in GRAPHS} | {rule for rule, _ in (*PROGRAMS, *SEGMENTED)}
 
 
 def test_every_pass_leaves_a_graph_without_violations() -> None:
