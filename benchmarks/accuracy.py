@@ -138,7 +138,7 @@ class Results:
 
 
 def measure(
-    arguments: argparse.Namespace, model: Path, options: dict[str, Any], train: Dataset, results: Results
+    arguments: argparse.Namespace, model: Path, options: dict[str, Any], train: Dataset, test: Dataset, results: Results
 ) -> None:
     """Measure what is missing, chip by chip, so that all rows of a chip come together."""
     plan_of = remedies(arguments.epochs, arguments.recalibration_images)
@@ -146,7 +146,6 @@ def measure(
         compilation = memcompile.compile_model(
             model, arguments.target, settings=arguments.set or (), **options, **SLICES[slices]
         )
-        test = compilation.dataset.head(arguments.images or compilation.dataset.count)
         measure_references(compilation, test, slices, results)
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             scorer = Scorer(test)
@@ -233,13 +232,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         images, source = arguments.train_images or 6000, arguments.data
     else:
         model, source = arguments.model, arguments.train
-        options = {"data": arguments.test, "mean": CIFAR_MEAN, "std": CIFAR_STD}
+        # An archive's first images calibrate; those must not be the ones that score.
+        options = {"data": arguments.train, "mean": CIFAR_MEAN, "std": CIFAR_STD}
         images = arguments.train_images or 500
     inputs = memcompile.compile_model(model, **options).program.inputs
     normalisation = {key: options[key] for key in ("mean", "std") if key in options}
     train = load_dataset(source, inputs, part="train", **normalisation).head(images)
+    test = load_dataset(arguments.test or source, inputs, **normalisation)
     results = Results(arguments.json)
-    measure(arguments, model, options, train, results)
+    measure(arguments, model, options, train, test.head(arguments.images or test.count), results)
     print(f"{model.name}: {train.count} images of {train.name} tune, {arguments.recalibration_images} recalibrate")
     print(table(results))
     return 0

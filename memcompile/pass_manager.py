@@ -43,7 +43,8 @@ def weight_limit(target: Target, slices: int, base: int) -> int:
 class PassContext:
     """What passes may know besides the graph.
 
-    ``calibration`` holds [samples, ...] per model input; ``chips`` is the hard budget, or None to
+    ``calibration`` holds [samples, ...] per model input, ``representative`` says that these are real
+    samples, not made-up ones; ``chips`` is the hard budget, or None to
     take as many as the network needs; ``slice_base`` is what
     one step of a slice counts in steps of the slice before it (as much as a pair can hold when
     None); ``progress`` opens a bar for a description and a total.
@@ -51,6 +52,7 @@ class PassContext:
 
     target: Target
     calibration: Mapping[str, NDArray[Any]]
+    representative: bool = False
     slices: int = 1
     slice_base: int | None = None
     chips: int | None = None

@@ -130,6 +130,7 @@ def compile_model(
     context = PassContext(
         hardware,
         dataset.calibration,
+        representative=not dataset.generated,
         slices=slices,
         slice_base=slice_base,
         chips=chips,
@@ -149,7 +150,7 @@ def compile_model(
     }
     program = emit_program(graph, context, Provenance(file.name, file.sha256, compiler_version(), options, warnings))
     if check and network.graph is not None:
-        check_program(program, network.graph, file, sample)
+        check_program(program, network.graph, file, sample, compensated=context.representative)
     return Compilation(program, file, dataset, warnings)
 
 

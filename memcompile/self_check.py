@@ -31,7 +31,9 @@ FLOAT_SHARE = 0.01
 """Largest difference of a value, as a share of its root mean square: float32 sums in another order
 differ by 1e-6 to 1e-4, and a rounding operator in the network may turn that into a step now and then."""
 STEP_SHARE = 0.5 + 1e-3
-"""Largest rounding error in steps; the thousandth is float32 arithmetic."""
+"""Largest error of a weight rounded to the nearest level, in steps; the thousandth is float32 arithmetic."""
+COMPENSATED_STEP_SHARE = 1 + 1e-3
+"""The same of a weight rounded up or down, to make up for the errors of others."""
 OUTPUT_SLACK = 1e-6
 """Further difference of the network's outputs: softmax and sigmoid blow up shares of next to nothing."""
 INPUT_SHARE = 0.5
@@ -49,7 +51,14 @@ class FloatNetwork:
             self.graph = graph
 
 
-def check_program(program: Program, network: Graph, model: ModelFile, sample: Mapping[str, NDArray[Any]]) -> None:
+def check_program(
+    program: Program,
+    network: Graph,
+    model: ModelFile,
+    sample: Mapping[str, NDArray[Any]],
+    *,
+    compensated: bool = False,
+) -> None:
     """Compare a program with its network on one batch.
 
     Parameters
@@ -58,6 +67,8 @@ def check_program(program: Program, network: Graph, model: ModelFile, sample: Ma
         The graph with float layers, see :class:`FloatNetwork`.
     sample
         [batch, ...] per input of the model.
+    compensated
+        Weights may be rounded up or down, and offsets take the mean of the errors.
 
     Raises
     ------
@@ -67,8 +78,10 @@ def check_program(program: Program, network: Graph, model: ModelFile, sample: Ma
     floats = [node for node in network.nodes if isinstance(node, UnrolledLayer)]
     values = _check_network(network, floats, model, sample)
     layers = {layer.name: layer for layer in program.layers}
+    step_share = COMPENSATED_STEP_SHARE if compensated else STEP_SHARE
     for layer in floats:
-        error = _check_weights(layer, layers[layer.name], program)
+        error = _check_weights(layer, layers[layer.name], program, step_share)
+        _check_bias(layer, layers[layer.name], error if compensated else np.zeros_like(error))
         _check_outputs(layer, layers[layer.name], error, values[layer.inputs[0]])
 
 
@@ -127,14 +140,16 @@ def _size(values: NDArray[Any]) -> float:
         return float(np.sqrt(np.mean(np.square(values.astype(np.float64)))))
 
 
-def _check_weights(layer: UnrolledLayer, mapped: MappedLayer, program: Program) -> NDArray[np.float64]:
+def _check_weights(
+    layer: UnrolledLayer, mapped: MappedLayer, program: Program, step_share: float
+) -> NDArray[np.float64]:
     """Check that integer weights are rounded float ones; returns their errors, [groups, rows, columns]."""
     weights = mapped.integer_matrix()
     groups, _, columns = weights.shape
     step = (mapped.scale.astype(np.float64) / mapped.quantizer.scale).reshape(groups, 1, columns)
     error = weights * step - layer.matrix
     if isinstance(mapped.quantizer, InputQuantizer):
-        allowed = np.broadcast_to(STEP_SHARE * np.abs(step), error.shape)
+        allowed = np.broadcast_to(step_share * np.abs(step), error.shape)
         limit = weight_limit(program.target, mapped.slices, mapped.base)
         # A weight beyond the last level is clipped to it: too small by any amount, but never too large.
         clipped = (np.abs(weights) == limit) & (weights * error * np.sign(step) <= 0)
@@ -150,14 +165,28 @@ def _check_weights(layer: UnrolledLayer, mapped: MappedLayer, program: Program) 
             f"program, where rounding explains {allowed[group, row, column]:.3g}; please report the model, "
             "--no-check compiles without this check"
         )
-    if not np.allclose(mapped.bias, layer.bias, rtol=1e-6, atol=0):
-        channel = int(np.argmax(np.abs(mapped.bias - layer.bias)))
+    return np.abs(error)
+
+
+def _check_bias(layer: UnrolledLayer, mapped: MappedLayer, weight_error: NDArray[np.float64]) -> None:
+    """Check that biases are off by no more than the largest inputs make of the weights' errors."""
+    change = np.abs(mapped.bias.astype(np.float64) - layer.bias)
+    explained = weight_error.sum(axis=1).reshape(-1) * _largest_input(mapped)
+    if (change > explained + 1e-6 * np.abs(layer.bias)).any():
+        channel = int(np.argmax(change - explained))
         raise MiscompileError(
             f"layer {layer.name!r}: the bias of output channel {channel} is {layer.bias[channel]:.6g} in the network "
             f"and {mapped.bias[channel]:.6g} in the program; please report the model, "
             "--no-check compiles without this check"
         )
-    return np.abs(error)
+
+
+def _largest_input(mapped: MappedLayer) -> float:
+    """Largest magnitude that the quantiser hands on; exact inputs come with exact weights."""
+    quantizer = mapped.quantizer
+    if not isinstance(quantizer, InputQuantizer):
+        return 0.0
+    return max(-quantizer.lowest, quantizer.highest) * quantizer.scale
 
 
 def _check_outputs(
@@ -165,7 +194,7 @@ def _check_outputs(
 ) -> None:
     """Check the outputs of the integer layer on the float layer's own input, at some positions of one image.
 
-    |sum w'x' - sum wx| <= sum |w' - w| |x'| + sum |w| |x' - x|.
+    |sum w'x' - sum wx| <= sum |w' - w| |x'| + sum |w| |x' - x|; what the bias is off comes on top.
     """
     geometry = layer.geometry
     images = geometry.to_channels_first(value)[:1]
@@ -196,6 +225,7 @@ def _check_outputs(
         slack = slack + 0.5  # the output is rounded, too
     expected, slack = (item.transpose(0, 2, 1).reshape(found.shape) for item in (expected, slack))
     expected = expected + layer.bias[:, None]
+    slack = slack + np.abs(mapped.bias.astype(np.float64) - layer.bias)[:, None]
     excess = np.abs(found - expected) - slack - 1e-4 * np.abs(layer.bias[:, None]) - np.finfo(np.float32).tiny
     if not (excess <= 0).all():
         channel = int(np.argmax(excess.max(axis=1)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,8 +10,9 @@ from numpy.typing import NDArray
 
 from memcompile.errors import DataError
 from memcompile.interpreter import Interpreter
-from memcompile.ir import CalibratedLayer, Graph, UnrolledLayer, carry, fixed_batch
+from memcompile.ir import CalibratedLayer, Graph, UnrolledLayer, carry
 from memcompile.pass_manager import Pass, PassContext
+from memcompile.passes.calibration_batches import calibration_batches
 from memcompile.quantizers import ExactInput, InputQuantizer
 
 
@@ -66,7 +65,7 @@ class CalibrateActivations(Pass):
         interpreter = Interpreter(graph)
         wanted = tuple(dict.fromkeys(layer.inputs[0] for layer in layers))
         seen: dict[str, list[NDArray[np.float32]]] = {value: [] for value in wanted}
-        chunks = list(_chunks(graph, context.calibration, self.images))
+        chunks = calibration_batches(graph, context.calibration, self.images)
         with context.progress("calibrating", len(chunks)) as advance:
             for feeds in chunks:
                 for value, array in interpreter.run(feeds, wanted).items():
@@ -107,15 +106,3 @@ def _sample(array: NDArray[Any], value: str, limit: int) -> NDArray[np.float32]:
         )
     stride = -(-flat.size // limit)
     return np.concatenate([flat[::stride], [flat.min(), flat.max()]]) if flat.size else flat
-
-
-def _chunks(graph: Graph, data: Mapping[str, NDArray[Any]], images: int) -> list[dict[str, NDArray[Any]]]:
-    """Cut calibration data into batches that the model takes."""
-    count = min(images, *(len(array) for array in data.values()))
-    size = fixed_batch(graph.types[name] for name in graph.inputs)
-    if size is None:
-        edges = [*range(0, count, 32), count]
-        return [{name: array[a:b] for name, array in data.items()} for a, b in itertools.pairwise(edges)]
-    # Too few samples for one batch go round.
-    parts = [np.arange(size) % count] if count < size else list(np.arange(count // size * size).reshape(-1, size))
-    return [{name: array[part] for name, array in data.items()} for part in parts]

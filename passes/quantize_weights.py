@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from memcompile.ir import CalibratedLayer, Graph, QuantizedLayer, carry, read_only
 from memcompile.pass_manager import Pass, PassContext
+from memcompile.passes.compensated_rounding import output_variance, rounded
+from memcompile.passes.input_moments import InputMoments, measure_moments
 
 # Weights looked at together: few enough that all temporaries stay in the cache.
 BLOCK_WEIGHTS = 1 << 16
@@ -30,6 +32,11 @@ class QuantizeWeights(Pass):
     <w, w> - <w, q>^2 / <q, q>. Those of the best candidate are rounded again with that step, and
     so on, as long as the error falls.
 
+    With real calibration data each weight is then rounded up or down such that the errors of a
+    channel's weights cancel on the inputs they meet (:mod:`memcompile.passes.compensated_rounding`), and
+    the mean of what is left goes into the bias. A channel for which that is no better keeps the
+    nearest levels. Time and memory grow with the calibration images and the square of a layer's rows.
+
     Whole weights of a quantised model stay what they are if the slices reach that far.
     Continuous cells hold each float32 weight exactly: the channel's scale is a power of two.
     """
@@ -39,16 +46,30 @@ class QuantizeWeights(Pass):
     """Clipping points tried."""
     shortest: float = 0.4
     """Smallest clipping point tried, as a share of the channel's largest weight."""
+    compensate: bool = True
+    """Let rounding errors cancel on the calibration data, where these are real."""
+    images: int = 256
+    """Calibration images used for that, at most."""
+    vectors: int = 8192
+    """Input vectors of these images used per layer, about."""
+    damping: float = 0.01
+    """Share of the mean variance added to each input's, against too few vectors."""
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         layers = [node for node in graph.nodes if isinstance(node, CalibratedLayer)]
         if context.target.cell.continuous:
             return graph.map_nodes({layer.name: _hold(layer) for layer in layers})
         limit = context.weight_limit
-        return graph.map_nodes({layer.name: self._quantize(layer, limit) for layer in layers})
+        quantized = {layer.name: self._quantize(layer, limit) for layer in layers}
+        if self.compensate and context.representative:
+            open_layers = [layer for layer in layers if not _keeps_integers(layer, limit)]
+            moments = measure_moments(graph, open_layers, context, self.images, self.vectors)
+            for layer in open_layers:
+                quantized[layer.name] = self._compensate(quantized[layer.name], moments[layer.name], limit)
+        return graph.map_nodes(quantized)
 
     def _quantize(self, layer: CalibratedLayer, limit: int) -> QuantizedLayer:
-        if layer.integer and np.abs(layer.matrix).max(initial=0) <= limit:
+        if _keeps_integers(layer, limit):
             scale = np.full(layer.geometry.out_channels, layer.quantizer.scale, np.float32)
             levels = read_only(layer.matrix.astype(np.int32))
             return carry(QuantizedLayer, layer, levels=levels, scale=read_only(scale))
@@ -71,6 +92,30 @@ class QuantizeWeights(Pass):
             layer,
             levels=read_only(np.ascontiguousarray(matrices)),
             scale=read_only((step * layer.quantizer.scale).astype(np.float32)),
+        )
+
+    def _compensate(self, nearest: QuantizedLayer, moments: InputMoments, limit: int) -> QuantizedLayer:
+        """The layer with weights rounded such that their errors cancel, where that is better."""
+        groups, _, columns = nearest.levels.shape
+        step = (nearest.scale.astype(np.float64) / nearest.quantizer.scale).reshape(groups, 1, columns)
+        weights = moments.layer.matrix / step
+        covariances, blocks = moments.covariances, moments.blocks
+        levels = np.concatenate(
+            [
+                rounded(weights[:, block], covariance, limit, self.damping)
+                for block, covariance in zip(blocks, covariances, strict=True)
+            ],
+            axis=1,
+        )
+        before = output_variance(nearest.levels - weights, covariances, blocks)
+        better = output_variance(levels - weights, covariances, blocks) < before
+        levels = np.where(better[:, None], levels, nearest.levels)
+        error = ((levels - weights) * step).astype(np.float64)
+        mean = np.matmul(moments.mean[:, None, :], error).reshape(-1) * nearest.quantizer.scale
+        return replace(
+            nearest,
+            levels=read_only(levels.astype(np.int32)),
+            bias=read_only((nearest.bias - mean).astype(np.float32)),
         )
 
     def steps(self, weights: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
@@ -104,6 +149,11 @@ class QuantizeWeights(Pass):
             better = score > best_score
             best[better], best_score[better] = candidate, score[better]
         return best
+
+
+def _keeps_integers(layer: CalibratedLayer, limit: int) -> bool:
+    """Whether a layer's weights are whole numbers that the slices reach."""
+    return layer.integer and bool(np.abs(layer.matrix).max(initial=0) <= limit)
 
 
 def _hold(layer: CalibratedLayer) -> QuantizedLayer:

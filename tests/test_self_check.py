@@ -108,6 +108,47 @@ def test_a_fault_in_a_quantised_layer_is_found_and_named(
         pipelines.compile_model(model)
 
 
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    path = tmp_path / "samples.npz"
+    np.savez(path, x=np.random.default_rng(3).normal(0, 1, (40, 2, 8, 8)).astype(np.float32))
+    return path
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_a_sound_program_passes_with_weights_that_make_up_for_others(model: Path, samples: Path, slices: int) -> None:
+    program = pipelines.compile_model(model, data=samples, slices=slices).program
+    nearest = pipelines.compile_model(
+        model, data=samples, slices=slices, settings=["quantize_weights.compensate=false"]
+    ).program
+    assert any(
+        not np.array_equal(layer.integer_matrix(), other.integer_matrix())
+        for layer, other in zip(program.layers, nearest.layers, strict=True)
+    )
+
+
+@pytest.mark.parametrize("fault", [name for name in QUANTIZED_FAULTS if name != "a wrong bias"])
+@pytest.mark.parametrize("name", ["Conv_p", "Conv_r", "Gemm_y"])
+def test_a_fault_among_such_weights_is_found_and_named(
+    monkeypatch: pytest.MonkeyPatch, model: Path, samples: Path, name: str, fault: str
+) -> None:
+    spoil(monkeypatch, IntegerLayer, name, QUANTIZED_FAULTS[fault], last_pass())
+    with pytest.raises(MiscompileError, match=f"layer '{name}'.*please report"):
+        pipelines.compile_model(model, data=samples)
+
+
+def test_offsets_may_take_rounding_errors_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, model: Path, samples: Path
+) -> None:
+    def shifted(layer: Any) -> Node:
+        largest = -layer.quantizer.lowest * np.abs(layer.scale)
+        return replace(layer, bias=layer.bias + largest * layer.geometry.group_rows)
+
+    spoil(monkeypatch, IntegerLayer, "Conv_p", shifted, last_pass())
+    with pytest.raises(MiscompileError, match=r"layer 'Conv_p': the bias of output channel"):
+        pipelines.compile_model(model, data=samples)
+
+
 @pytest.mark.parametrize("name", ["Conv_p", "Conv_r"])
 def test_a_fault_before_quantisation_is_found_and_the_first_layer_named(
     monkeypatch: pytest.MonkeyPatch, model: Path, name: str

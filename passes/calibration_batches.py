@@ -1,0 +1,27 @@
+"""Cuts calibration data into batches that the model takes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.ir import Graph, fixed_batch
+
+IMAGES_AT_ONCE = 32
+"""Images of a batch, where the model leaves that open."""
+
+
+def calibration_batches(graph: Graph, data: Mapping[str, NDArray[Any]], images: int) -> list[dict[str, NDArray[Any]]]:
+    """At most so many samples, [batch, ...] per model input; of a fixed batch there are whole ones only."""
+    count = min(images, *(len(array) for array in data.values()))
+    size = fixed_batch(graph.types[name] for name in graph.inputs)
+    if size is None:
+        edges = [*range(0, count, IMAGES_AT_ONCE), count]
+        return [{name: array[a:b] for name, array in data.items()} for a, b in itertools.pairwise(edges)]
+    # Too few samples for one batch go round.
+    parts = [np.arange(size) % count] if count < size else list(np.arange(count // size * size).reshape(-1, size))
+    return [{name: array[part] for name, array in data.items()} for part in parts]
