@@ -34,6 +34,8 @@ from memcompile.runtime.emulator import Emulator
 from memcompile.target import builtin_targets, load_target
 from memcompile.verifier import verify_program
 
+DEFAULT_BATCH = 100
+
 
 class DefaultGroup(click.Group):
     """A group whose command ``compile`` may be left out: ``memcompile MODEL.onnx``."""
@@ -97,6 +99,13 @@ def _list_passes(ctx: click.Context, param: click.Parameter, value: bool) -> Non
     ctx.exit()
 
 
+def _batch(options: dict[str, Any]) -> int | None:
+    """Images of a batch, None unless the network may be written in segments."""
+    if options["batch"] is not None and not options["reprogram"]:
+        raise UsageError(f"--batch {options['batch']} is for networks that are written in segments; add --reprogram")
+    return (options["batch"] or DEFAULT_BATCH) if options["reprogram"] else None
+
+
 @cli.command("compile")
 @click.argument("model", type=Path)
 @click.option(
@@ -116,6 +125,17 @@ def _list_passes(ctx: click.Context, param: click.Parameter, value: bool) -> Non
     show_default=True,
     metavar="N|auto",
     help="Hard budget of chips, or as many as needed.",
+)
+@click.option(
+    "--reprogram",
+    is_flag=True,
+    help="If the network is larger than the chips, write it onto them segment by segment, for each batch of images.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    metavar="IMAGES",
+    help=f"Images of a batch, with --reprogram [default: {DEFAULT_BATCH}].",
 )
 @click.option("--slices", type=int, default=1, show_default=True, help="Differential pairs per weight.")
 @click.option(
@@ -180,6 +200,7 @@ def compile_command(model: Path, **options: Any) -> None:
         std=options["std"],
         input_shapes=options["input_shapes"],
         chips=options["chips"],
+        batch=_batch(options),
         slices=options["slices"],
         slice_base=options["slice_base"],
         seed=options["seed"],

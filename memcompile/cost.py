@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.ir import MappedLayer
+from memcompile.pass_cost import PassCost, pass_cost
 from memcompile.program import Program
-from memcompile.runtime.cells import Cells
-from memcompile.runtime.write_verify import WriteReport, nominal_pulses
+from memcompile.pulses import LevelWrites, WriteReport
 from memcompile.target import CellSpec, EnergySpec, Target
 
 Energy = Mapping[str, float]
@@ -91,7 +91,10 @@ class Cost:
     """What a program costs; None where the target lacks the constants.
 
     ``energy_pj`` is that of one image by component, in picojoules. ``interval_us`` lies between two
-    images in the steady state, ``latency_us`` is that of one image alone, in microseconds.
+    images in the steady state, ``latency_us`` is that of one image alone, in microseconds. Where the
+    arrays are written in segments, ``a_pass`` says what a batch of images takes, ``interval_us`` is its
+    share of an image and ``latency_us`` the whole pass, at whose end all its results exist; the energy
+    of writing is then a component, ``transfer`` is None.
     ``area_mm2`` is that of all arrays of all chips with their periphery, in square millimetres.
     ``cell_heat_pj`` checks ``energy.cell_pj``: what the cells take at their own conductances,
     voltage^2 * g * duration, if all input digits are equally likely; it is part of no other figure.
@@ -104,6 +107,7 @@ class Cost:
     area_mm2: float | None
     cell_heat_pj: float | None
     transfer: TransferCost | None
+    a_pass: PassCost | None
     not_included: tuple[str, ...]
 
     @property
@@ -138,15 +142,16 @@ def program_cost(program: Program) -> Cost:
     """What a program costs by the constants of its target."""
     target, placement = program.target, program.placement
     activities = layer_activities(program)
-    arrays = placement.chips * target.chip.arrays
+    arrays, a_pass = placement.chips * target.chip.arrays, pass_cost(program)
     return Cost(
         activities=activities,
-        energy_pj=_energy_pj(activities, placement.crossing_values, target.energy),
-        interval_us=placement.initiation_interval_steps * program.step_ns * 1e-3,
-        latency_us=placement.latency_steps * program.step_ns * 1e-3,
+        energy_pj=_with_writing(_energy_pj(activities, placement.crossing_values, target.energy), a_pass, target),
+        interval_us=_interval_us(program) if a_pass is None else a_pass.time_us / a_pass.batch,
+        latency_us=placement.latency_steps * program.step_ns * 1e-3 if a_pass is None else a_pass.time_us,
         area_mm2=arrays * target.area.array_mm2(target.array) if target.area else None,
         cell_heat_pj=_cell_heat_pj(activities, target),
-        transfer=transfer_cost(program.layers, target),
+        transfer=None if placement.segments else transfer_cost(program.layers, target),
+        a_pass=a_pass,
         not_included=_not_included(activities, placement.crossing_values, target.energy),
     )
 
@@ -225,6 +230,19 @@ def _energy_pj(activities: tuple[Activity, ...], crossing_values: int, spec: Ene
     return MappingProxyType(total)
 
 
+def _interval_us(program: Program) -> float:
+    return program.placement.initiation_interval_steps * program.step_ns * 1e-3
+
+
+def _with_writing(energy_pj: Energy | None, a_pass: PassCost | None, target: Target) -> Energy | None:
+    """Energy of an image with its share of writing the segments."""
+    if energy_pj is None or a_pass is None:
+        return energy_pj
+    writing_j = a_pass.writing.energy_j(target)
+    assert writing_j is not None, "a target with energies prices verify reads"
+    return MappingProxyType({**energy_pj, "writing": writing_j * 1e12 / a_pass.batch})
+
+
 def _not_included(activities: tuple[Activity, ...], crossing_values: int, spec: EnergySpec | None) -> tuple[str, ...]:
     """What no figure holds, in words."""
     missing = ["digital operators", "buffers", "routing", "idle arrays"]
@@ -245,11 +263,9 @@ def transfer_cost(layers: tuple[MappedLayer, ...], target: Target) -> TransferCo
     spec, cell = target.write_verify, target.cell
     if spec is None:
         return None
-    goals_us: Cells = cell.g_min_us + np.arange(cell.levels, dtype=np.float64) * cell.level_step_us
-    pulses, energy_j = nominal_pulses(np.full(cell.levels, cell.g_min_us), goals_us, spec)
+    once = LevelWrites.once(cell, spec)
     counts = np.zeros(cell.levels, np.int64)
     for layer in layers:
         copies = sum(replica.unrolling.window_outputs for replica in layer.replicas)
         counts += copies * np.bincount(layer.cells.reshape(-1), minlength=cell.levels)
-    report = WriteReport(int(counts.sum()), int(counts @ pulses), float(counts @ energy_j))
-    return TransferCost(report, int(pulses[counts > 0].max(initial=0)))
+    return TransferCost(once.report(counts), int(once.pulses[counts > 0].max(initial=0)))

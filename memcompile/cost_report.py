@@ -8,8 +8,9 @@ from typing import Any
 from rich.table import Table
 
 from memcompile.cost import Cost, Counting, program_cost
+from memcompile.pass_cost import PassCost
 from memcompile.program import Program
-from memcompile.runtime.write_verify import WriteReport
+from memcompile.pulses import WriteReport
 
 Facts = dict[str, Any]
 
@@ -28,6 +29,7 @@ def cost_facts(program: Program) -> Facts:
         "area_mm2": cost.area_mm2,
         "counting": {counting.value: _counting_facts(cost, counting) for counting in Counting},
         "transfer": write_facts(program, transfer.report, transfer.most_pulses) if transfer else None,
+        "pass": _pass_facts(program, cost.a_pass) if cost.a_pass else None,
         "layers": [
             {
                 "name": each.layer,
@@ -39,6 +41,28 @@ def cost_facts(program: Program) -> Facts:
             for each in cost.activities
         ],
         "not_included": list(cost.not_included),
+    }
+
+
+def _pass_facts(program: Program, a_pass: PassCost) -> Facts:
+    return {
+        "batch": a_pass.batch,
+        "time_us": a_pass.time_us,
+        "writing_us": a_pass.writing_us,
+        "computing_us": a_pass.computing_us,
+        "writing": write_facts(program, a_pass.writing, a_pass.most_pulses),
+        "segments": [
+            {
+                "tiles": each.tiles,
+                "arrays": each.arrays,
+                "cells": each.cells,
+                "cell_writes": each.writing.writes,
+                "pulses": each.writing.pulses,
+                "writing_us": each.writing_us,
+                "computing_us": each.computing_us,
+            }
+            for each in a_pass.segments
+        ],
     }
 
 
@@ -103,10 +127,21 @@ def cost_lines(facts: Facts) -> list[str]:
             lines.append(f"{title:16} {', '.join(parts)}: {counted}")
     if facts["transfer"]:
         lines.append(f"transfer         {write_line(facts['transfer'])}")
+    if facts["pass"]:
+        lines += _pass_lines(facts["pass"]["writing"])
     if lines:
         lines.append(f"not included     {', '.join(facts['not_included'])}")
     else:
         lines.append("cost             the target gives no energy, area or programming pulses")
+    return lines
+
+
+def _pass_lines(facts: Facts) -> list[str]:
+    """What writing and erasing all segments once takes."""
+    lines = [f"writing          {write_line(facts)}, to write and erase all segments once"]
+    if facts["endurance_share"]:
+        passes = figure(1 / facts["endurance_share"])
+        lines.append(f"endurance        {passes} batches: {facts['most_pulses_of_a_cell']:,} pulses each on one cell")
     return lines
 
 

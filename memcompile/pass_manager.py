@@ -47,7 +47,9 @@ class PassContext:
     samples, not made-up ones; ``chips`` is the hard budget, or None to
     take as many as the network needs; ``slice_base`` is what
     one step of a slice counts in steps of the slice before it (as much as a pair can hold when
-    None); ``progress`` opens a bar for a description and a total.
+    None); ``batch`` is the number of images for which a network that is larger than its chips is written
+    onto them, segment by segment, or None if that is not wanted; ``progress`` opens a bar for a
+    description and a total.
     """
 
     target: Target
@@ -56,6 +58,7 @@ class PassContext:
     slices: int = 1
     slice_base: int | None = None
     chips: int | None = None
+    batch: int | None = None
     seed: int = 0
     progress: ProgressBar = field(default=no_progress, repr=False)
 

@@ -25,6 +25,7 @@ from memcompile.pass_manager import (
     with_options,
 )
 from memcompile.passes.calibrate_activations import CalibrateActivations
+from memcompile.passes.cut_segments import CutSegments
 from memcompile.passes.fold_batchnorm import FoldBatchnorm
 from memcompile.passes.fold_constants import FoldConstants
 from memcompile.passes.group_digital import GroupDigital
@@ -69,6 +70,8 @@ def default_passes() -> tuple[Pass, ...]:
         SplitDifferential(),
         # The mapping proper: what the blocks are, how many copies, where, and when.
         TileMatrices(),
+        # Where one copy is too large for the chips; the two passes that follow then leave it as it is.
+        CutSegments(),
         Replicate(),
         Place(),
         Schedule(),
@@ -102,6 +105,7 @@ def compile_model(
     std: Sequence[float] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     chips: int | None = None,
+    batch: int | None = None,
     slices: int = 1,
     slice_base: int | None = None,
     seed: int = 0,
@@ -112,7 +116,9 @@ def compile_model(
 ) -> Compilation:
     """Compile a model and keep everything that was read on the way.
 
-    With ``check`` the program is compared with the model on one batch of samples.
+    With ``batch`` a network that is larger than ``chips`` chips is cut into segments that are written
+    onto them one after the other, once for each batch of so many images. With ``check`` the program is compared
+    with the model on one batch of samples.
 
     Raises
     ------
@@ -121,6 +127,7 @@ def compile_model(
     """
     hardware = load_target(target) if isinstance(target, str) else target
     check_options(hardware, chips, slices, slice_base, seed)
+    check_batch(chips, batch)
     passes = with_options(default_passes(), settings)
     file = read_model(Path(model))
     wanted = _bind(file.inputs, input_shapes or {})
@@ -134,6 +141,7 @@ def compile_model(
         slices=slices,
         slice_base=slice_base,
         chips=chips,
+        batch=batch,
         seed=seed,
         progress=progress,
     )
@@ -141,6 +149,7 @@ def compile_model(
     graph = run_passes(graph, passes, context, (*instruments, Verifier(), network))
     warnings = _data_warnings(dataset, wanted, calibrated=not hardware.cell.continuous)
     options: dict[str, str | int | float | bool | None] = {
+        "batch": batch,
         "chips": chips,
         "data": dataset.name,
         "seed": seed,
@@ -179,6 +188,19 @@ def check_options(target: Target, chips: int | None, slices: int, slice_base: in
         raise UsageError(f"slice base = {slice_base}: pairs of {target.name} allow 2 to {target.slice_base()}")
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed = {seed}: from 0 to 2^63 - 1")
+
+
+def check_batch(chips: int | None, batch: int | None) -> None:
+    """Raise UsageError if a network cannot be written in segments for batches of so many images."""
+    if batch is None:
+        return
+    if not 1 <= batch <= 2**32:
+        raise UsageError(f"batch = {batch}: from 1 to 2^32 images")
+    if chips is None:
+        raise UsageError(
+            "a network gets as many chips as it needs unless their number is given, so nothing is written twice; "
+            "give --chips N with --reprogram"
+        )
 
 
 def _bind(inputs: Mapping[str, TensorType], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorType]:

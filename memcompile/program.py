@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from memcompile.ir import MappedLayer, Placement, TensorType
 from memcompile.target import Target
+from memcompile.timetable import step_ns
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +87,7 @@ class Program:
     @property
     def step_ns(self) -> float:
         """Duration of a step, in nanoseconds: all phases of the layer that has most."""
-        phases = max((layer.quantizer.phase_count for layer in self.layers), default=0)
-        return phases * self.target.input.phase_ns
+        return step_ns(self.layers, self.target)
 
     @property
     def arrays_used(self) -> int:
@@ -102,6 +102,7 @@ class Program:
 
     @property
     def cell_utilisation(self) -> float:
-        """Share of the cells of all chips that tiles take."""
-        available = self.placement.chips * self.target.chip.arrays * self.target.array.cells
+        """Share of the cells of all chips that tiles take; the mean over segments if there are some."""
+        times = max(1, len(self.placement.segments))
+        available = times * self.placement.chips * self.target.chip.arrays * self.target.array.cells
         return self.cells_used / available if available else 0.0

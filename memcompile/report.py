@@ -26,7 +26,8 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
     placement, target = program.placement, program.target
     certificates = {item.quantity: item for item in placement.certificates}
     arrays, interval = certificates.get("arrays"), certificates.get("initiation_interval")
-    latency = certificates.get("latency")
+    latency, of_pass = certificates.get("latency"), certificates.get("pass_time_ns")
+    cost = cost_facts(program)
     crossing = certificates.get("crossing_values")
     steps = placement.initiation_interval_steps
     accuracy = evaluation.accuracy if evaluation else None
@@ -49,10 +50,14 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
         "latency_bound": latency.bound if latency else None,
         "pipelined_latency_steps": placement.pipelined_latency_steps,
         "step_ns": program.step_ns,
-        "images_per_second": 1e9 / (steps * program.step_ns) if steps else None,
+        "images_per_second": 1e6 / cost["interval_us"] if cost["interval_us"] else None,
         "crossing_values": placement.crossing_values,
         "crossing_values_bound": crossing.bound if crossing else 0,
-        "cost": cost_facts(program),
+        "segments": len(placement.segments),
+        "batch": placement.batch or None,
+        "pass_time_ns": of_pass.value if of_pass else None,
+        "pass_time_bound_ns": of_pass.bound if of_pass else None,
+        "cost": cost,
         "certificates": [
             {
                 "quantity": item.quantity,
@@ -75,7 +80,8 @@ def _layer_facts(program: Program, number: int, layer: MappedLayer, quality: Qua
     tiles = program.placement.tiles
     own = tiles.layer == number
     cells = int((tiles.heights[own].astype(np.int64) * tiles.widths(program.slices)[own]).sum())
-    arrays = np.unique(tiles.array[own])
+    arrays = np.unique(np.stack([tiles.segment[own], tiles.array[own]]), axis=1).T
+    segments = tiles.segment[own]
     geometry = layer.geometry
     return {
         "name": layer.name,
@@ -89,6 +95,7 @@ def _layer_facts(program: Program, number: int, layer: MappedLayer, quality: Qua
         "arrays": len(arrays),
         "cells": cells,
         "cell_share": cells / (len(arrays) * program.target.array.cells) if len(arrays) else 0.0,
+        "segments": [int(segments.min()), int(segments.max())] if program.placement.segments else None,
         "steps": max((len(replica.windows) for replica in layer.replicas), default=0),
         "input_bits": layer.quantizer.bits if isinstance(layer.quantizer, InputQuantizer) else None,
         "input_signed": layer.quantizer.signed if isinstance(layer.quantizer, InputQuantizer) else True,
@@ -132,7 +139,8 @@ def render(facts: Facts) -> RenderableType:
 def _layer_table(facts: Facts) -> Table:
     table = Table(title=f"{facts['model']} on {facts['target']}", title_justify="left", header_style="bold")
     table.add_column("layer", overflow="fold")
-    for heading in ("weight matrix", "window", "tiles", "replicas", "steps", "arrays", "cells used"):
+    in_segments = ("segments",) if facts["segments"] else ()
+    for heading in ("weight matrix", "window", "tiles", "replicas", "steps", *in_segments, "arrays", "cells used"):
         table.add_column(heading, justify="right")
     with_ratio = any(layer["sqnr_db"] is not None for layer in facts["layers"])
     if with_ratio:
@@ -146,6 +154,7 @@ def _layer_table(facts: Facts) -> Table:
             f"{layer['tiles']}",
             f"{layer['replicas']}",
             f"{layer['steps']:,}",
+            *(("-".join(map(str, dict.fromkeys(layer["segments"]))),) if in_segments else ()),
             f"{layer['arrays']}",
             f"{layer['cell_share']:.1%}",
         ]
@@ -161,9 +170,20 @@ def _totals(facts: Facts) -> list[Text]:
     chips, per_chip = facts["chips"], facts["arrays_per_chip"]
     plural = "" if chips == 1 else "s"
     why = "as many as the network needs" if facts["chips_requested"] is None else "the budget given"
-    lines = [
-        f"chips            {chips} chip{plural} of {per_chip} arrays ({why})",
-        f"arrays           {facts['arrays_used']} of {chips * per_chip} used; "
+    where = f"chips            {chips} chip{plural} of {per_chip} arrays ({why})"
+    lines = [where, *(_in_segments(facts) if facts["segments"] else _at_once(facts))]
+    if chips > 1:
+        lines.append(
+            f"traffic          {facts['crossing_values']:,} values an image cross chips; "
+            f"proven lower bound {facts['crossing_values_bound']:,}"
+        )
+    return [Text(line) for line in (*lines, *cost_lines(facts["cost"]))]
+
+
+def _at_once(facts: Facts) -> list[str]:
+    """Totals of a network that is on the chips as a whole."""
+    return [
+        f"arrays           {facts['arrays_used']} of {facts['chips'] * facts['arrays_per_chip']} used; "
         f"{_bound(facts['arrays_used'], facts['arrays_bound'])}",
         f"cells            {facts['cells_used']:,} used, {facts['cell_utilisation']:.1%} of all",
         f"steps per image  {facts['initiation_interval_steps']:,} (initiation interval); "
@@ -171,12 +191,36 @@ def _totals(facts: Facts) -> list[Text]:
         f"latency          {_latency(facts)}",
         f"rate             {facts['images_per_second']:,.0f} images/s at {facts['step_ns']:g} ns a step",
     ]
-    if chips > 1:
-        lines.append(
-            f"traffic          {facts['crossing_values']:,} values an image cross chips; "
-            f"proven lower bound {facts['crossing_values_bound']:,}"
-        )
-    return [Text(line) for line in (*lines, *cost_lines(facts["cost"]))]
+
+
+def _in_segments(facts: Facts) -> list[str]:
+    """Totals of a network that is written onto the chips segment by segment."""
+    batch, a_pass = facts["batch"], facts["cost"]["pass"]
+    lines = [
+        f"segments         {facts['segments']}, written over each other once for each batch; {batch:,} images a batch",
+        f"arrays           {facts['arrays_used']} of {facts['chips'] * facts['arrays_per_chip']} used",
+        f"cells            {facts['cells_used']:,} in all segments, on average {facts['cell_utilisation']:.1%} of all",
+        f"steps per image  {facts['initiation_interval_steps']:,} in all segments at {facts['step_ns']:g} ns a step",
+    ]
+    if a_pass is None:
+        return lines
+    writing = a_pass["writing_us"] / a_pass["time_us"]
+    each_us, written_us = a_pass["time_us"] / batch, a_pass["writing_us"] / batch
+    computed_us = a_pass["computing_us"] / batch
+    return [
+        *lines,
+        f"time of a batch  {figure(1e-3 * a_pass['time_us'])} ms, {writing:.1%} of it writing{_pass_bound(facts)}",
+        f"time per image   {figure(each_us)} us: {figure(written_us)} us writing, {figure(computed_us)} us computing",
+        f"rate             {figure(facts['images_per_second'])} images/s",
+    ]
+
+
+def _pass_bound(facts: Facts) -> str:
+    value, bound = facts["pass_time_ns"], facts["pass_time_bound_ns"]
+    if not value:
+        return ""
+    gap = "optimal" if value == bound else f"gap {(value - bound) / value:.1%}"
+    return f"; proven lower bound {figure(1e-6 * bound)} ms, {gap}"
 
 
 def _latency(facts: Facts) -> str:

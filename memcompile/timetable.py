@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.ir import MappedLayer, Placement, TileTable, no_pauses, read_only
+from memcompile.ir import IntegerLayer, MappedLayer, Placement, TileTable, no_pauses, read_only
+from memcompile.target import Target
 
 
 def find_rhythms(tables: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -68,3 +69,8 @@ def tile_loads(layers: Sequence[MappedLayer], tiles: TileTable) -> NDArray[np.in
     for number, layer in enumerate(layers):
         windows[number, : len(layer.replicas)] = [len(replica.windows) for replica in layer.replicas]
     return windows[tiles.layer, tiles.replica]
+
+
+def step_ns(layers: Sequence[IntegerLayer], target: Target) -> float:
+    """Duration of a step, in nanoseconds: all phases of the layer that has most."""
+    return max((layer.quantizer.phase_count for layer in layers), default=0) * target.input.phase_ns

@@ -24,6 +24,7 @@ from memcompile.errors import DataError, UsageError
 from memcompile.pass_manager import ProgressBar, no_progress
 from memcompile.program import Program
 from memcompile.program_file import decode_program, encode_program
+from memcompile.pulses import WriteReport
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.hybrid_training import (
     EpochRecord,
@@ -36,7 +37,6 @@ from memcompile.runtime.hybrid_training import (
 from memcompile.runtime.recalibrate import recalibrate
 from memcompile.runtime.transfer import Writer, transfer
 from memcompile.runtime.write_again import Ranking, sensitivities, write_worst_again
-from memcompile.runtime.write_verify import WriteReport
 
 # Image numbers key the read noise; tuning must not see the noise that scoring sees.
 TUNING_IMAGES = 1 << 30

@@ -163,8 +163,7 @@ def explore_windows(
     for number in _undominated(table):
         if table.cells[number] * 2 * slices > most_cells and table.outputs[number] > 1:
             continue
-        unrolling = Unrolling(geometry, tuple(map(int, table.window[number])), int(table.bundle[number]))
-        options.append(CopyOption.of(unrolling, full_cut(unrolling, rows, columns), slices))
+        options.append(option_of(table, number, geometry, (rows, columns), slices))
     return tuple(options)
 
 
@@ -206,7 +205,7 @@ def fewest_steps(geometry: Geometry, rows: int, columns: int) -> StepPlan:
     output is then cut into a core and two strips, each with its own window. The bound is the
     least number of tiles per output position over all rectangular windows, times the positions.
     """
-    table = window_table(geometry, rows, columns, _useful_weights(geometry, rows, columns))
+    table = useful_windows(geometry, rows, columns)
     rate = table.tiles / table.outputs
     least = int(np.argmin(rate))
     tiles, outputs = int(table.tiles[least]), int(table.outputs[least])
@@ -218,6 +217,17 @@ def fewest_steps(geometry: Geometry, rows: int, columns: int) -> StepPlan:
     if geometry.rank == 2:
         steps, parts = min((steps, parts), _with_strips(geometry, table), key=lambda plan: plan[0])
     return StepPlan(steps, bound, parts)
+
+
+def useful_windows(geometry: Geometry, rows: int, columns: int) -> WindowTable:
+    """All windows but those that are so large that they take as much work as im2col, or more."""
+    return window_table(geometry, rows, columns, _useful_weights(geometry, rows, columns))
+
+
+def option_of(table: WindowTable, number: int, geometry: Geometry, limits: tuple[int, int], slices: int) -> CopyOption:
+    """One window of a table, cut into tiles of at most ``limits`` rows and columns."""
+    unrolling = Unrolling(geometry, tuple(map(int, table.window[number])), int(table.bundle[number]))
+    return CopyOption.of(unrolling, full_cut(unrolling, *limits), slices)
 
 
 def _useful_weights(geometry: Geometry, rows: int, columns: int) -> int:

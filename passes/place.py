@@ -46,8 +46,8 @@ class Place(Pass):
         placement = graph.placement
         assert placement is not None, "place comes after replicate"
         tiles = placement.tiles
-        if not len(tiles):
-            return graph
+        if not len(tiles) or placement.segments:
+            return graph  # tiles of segments are placed
         layers = mapped_layers(graph)
         slices = np.array([layer.slices for layer in layers], np.int32)
         loads = tile_loads(layers, tiles)

@@ -92,6 +92,8 @@ class Replicate(Pass):
     def run(self, graph: Graph, context: PassContext) -> Graph:
         check_choice("replicate.objective", self.objective, OBJECTIVES)
         check_choice("replicate.effort", self.effort, EFFORTS)
+        if graph.placement is not None:
+            return graph  # in segments, with their copies
         layers = [node for node in graph.nodes if isinstance(node, TiledLayer)]
         if not layers:
             return graph.replace(placement=Placement(chips=0, tiles=TileTable.of(())))
@@ -377,9 +379,10 @@ def capacity_message(layers: Sequence[TiledLayer], target: Target, chips: int, a
     largest = sorted(sizes, key=lambda item: (-item[0], item[1]))[:3]
     named = ", ".join(f"{layers[number].name} ({count} arrays)" for count, number in largest)
     fewer_slices = ", fewer --slices" if any(layer.slices > 1 for layer in layers) else ""
+    parts = ", --reprogram to write the network onto the chips part by part" if target.write_verify else ""
     have = f"{chips} chip has" if chips == 1 else f"{chips} chips have"
     return (
         f"needs {arrays} arrays, {have} {chips * per_chip} ({per_chip} arrays of "
         f"{lines[0]} x {lines[1]} cells on a chip of {target.name}); largest layers: {named}; "
-        f"use --chips {-(-arrays // per_chip)}{fewer_slices}, a target with larger arrays, or a smaller network"
+        f"use --chips {-(-arrays // per_chip)}{parts}{fewer_slices}, a target with larger arrays, or a smaller network"
     )

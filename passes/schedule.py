@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -10,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.dataflow_steps import Flow, Steps
-from memcompile.ir import Certificate, Graph, MappedLayer, Segment, TileTable
+from memcompile.ir import Certificate, Graph, MappedLayer, Placement, Segment, TileTable
 from memcompile.pass_manager import Pass, PassContext
 from memcompile.passes.layer_graph import mapped_layers, tile_loads
 from memcompile.passes.packing import group_tiles
 from memcompile.passes.packing_bounds import packing_interval_bound
 from memcompile.passes.timetables import one_image, pipeline, turns_of_arrays
-from memcompile.timetable import find_rhythms
+from memcompile.timetable import find_rhythms, step_ns
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,24 @@ class Schedule(Pass):
             pipelined_latency_steps=sum(segment.pipelined_latency_steps for segment in segments),
         )
         if placement.segments:
-            return graph.replace(placement=replace(scheduled, segments=tuple(segments)))
+            filled = _with_filling(placement, segments, step_ns(layers, context.target))
+            return graph.replace(placement=replace(scheduled, segments=tuple(segments), certificates=filled))
         (whole,) = segments
         certificates = _certificates(graph, context, loads, whole.initiation_interval_steps, whole.latency_steps)
         return graph.replace(placement=replace(scheduled, certificates=certificates))
+
+
+def _with_filling(placement: Placement, segments: Sequence[Segment], step: float) -> tuple[Certificate, ...]:
+    """The planned time of a pass, with the steps in which pipelines fill."""
+    planned = placement.batch * sum(segment.initiation_interval_steps for segment in placement.segments)
+    steps = sum(segment.steps(placement.batch) for segment in segments)
+    filling_ns = math.ceil((steps - planned) * step)
+    return tuple(
+        replace(item, value=item.value + filling_ns, bound=min(item.bound, item.value + filling_ns))
+        if item.quantity == "pass_time_ns"
+        else item
+        for item in placement.certificates
+    )
 
 
 def _certificates(

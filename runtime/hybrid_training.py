@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from memcompile.errors import UsageError
 from memcompile.ir import read_only
 from memcompile.program import Program
+from memcompile.pulses import WriteReport
 from memcompile.runtime.emulator import Emulator, values_before
 from memcompile.runtime.gradients import IMAGES_AT_ONCE, Backward, LayerGradient
 from memcompile.runtime.transfer import Writer, held_levels, wire
-from memcompile.runtime.write_verify import WriteReport
 
 LAST = "last"
 """Stands for the last crossbar layer's name."""

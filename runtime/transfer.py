@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.program import ChipState, Program
+from memcompile.pulses import WriteReport, nominal_pulses
 from memcompile.runtime.random_numbers import Purpose, gaussians, stream, uniforms
-from memcompile.runtime.write_verify import WriteReport, nominal_pulses
 
 
 @dataclass(frozen=True)

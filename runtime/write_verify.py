@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 
 from memcompile.runtime.cells import Cells, draw
 from memcompile.runtime.random_numbers import Purpose, gaussians, stream
-from memcompile.target import CellSpec, Target, WriteVerifySpec
+from memcompile.target import CellSpec, WriteVerifySpec
 
 LEAST_STEP_SHARE = 0.05
 """No cell's mean step is below this share of the nominal one."""
-_WHOLE_PULSE = 1e-9
-"""A distance this little above a whole number of pulses is that number, rounded."""
 OVERSHOOT_SHARE = 1.25
 """Conductances end at this multiple of g_max."""
 
@@ -36,67 +34,6 @@ class Written:
     pulses: NDArray[np.int64]
     energy_j: Cells
     failed: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class WriteReport:
-    """What closed-loop writes took: cells written (each time anew), pulses, and their energy in joules.
-
-    Each write also takes a verify read before the first and after each pulse.
-    """
-
-    writes: int = 0
-    pulses: int = 0
-    pulse_energy_j: float = 0.0
-
-    @property
-    def verify_reads(self) -> int:
-        """Reads that closed the loops."""
-        return self.writes + self.pulses
-
-    def __add__(self, other: WriteReport) -> WriteReport:
-        """Both, one after the other."""
-        energy_j = self.pulse_energy_j + other.pulse_energy_j
-        return WriteReport(self.writes + other.writes, self.pulses + other.pulses, energy_j)
-
-    @classmethod
-    def of(cls, pulses: NDArray[np.int64], energy_j: Cells) -> WriteReport:
-        """Sum over cells."""
-        return cls(pulses.size, int(pulses.sum()), float(energy_j.sum()))
-
-    def time_s(self, spec: WriteVerifySpec, chips: int) -> float:
-        """Duration, in seconds, where the chips share the work evenly and are written at the same time."""
-        total_ns = self.pulses * spec.pulse_ns + self.verify_reads * spec.verify_ns
-        return total_ns * 1e-9 / (spec.cells_at_once * max(chips, 1))
-
-    def energy_j(self, target: Target) -> float | None:
-        """Energy of pulses and verify reads, in joules; None where the target prices no read.
-
-        A verify read is a bit phase with one input and one output line.
-        """
-        if target.energy is None:
-            return None
-        return self.pulse_energy_j + self.verify_reads * target.energy.phase_pj(1, 1) * 1e-12
-
-
-def nominal_pulses(start_us: Cells, goals_us: Cells, spec: WriteVerifySpec) -> tuple[NDArray[np.int64], Cells]:
-    """Pulses of nominal size that bring cells from one conductance to another, both in microsiemens.
-
-    Returns
-    -------
-    Per cell the smallest n with |goal - start| - n * step <= margin (``max_pulses`` at most), and the
-    energy of these pulses, voltage^2 * g * duration each, in joules. That is what :func:`write`
-    takes if steps do not vary; where they do, pulses of unlucky cells and those after an
-    overshoot come on top.
-    """
-    rising = goals_us > start_us
-    step = np.where(rising, spec.set_step_us, spec.reset_step_us)
-    excess = np.abs(goals_us - start_us) - spec.margin_us
-    pulses = np.clip(np.ceil(excess / step - _WHOLE_PULSE), 0, spec.max_pulses)
-    voltage = np.where(rising, spec.set_voltage_v, spec.reset_voltage_v)
-    # The k-th pulse meets start +- k * step: an arithmetic series.
-    mean_us = start_us + np.where(rising, step, -step) * (pulses - 1) / 2
-    return pulses.astype(np.int64), pulses * voltage**2 * mean_us * 1e-6 * spec.pulse_ns * 1e-9
 
 
 def write(

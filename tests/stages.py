@@ -35,9 +35,11 @@ def import_model(model: onnx.ModelProto, feeds: Feeds, name: str = "model.onnx")
     return import_graph(file, {key: value[:size] for key, value in feeds.items()})
 
 
-def context_for(feeds: Feeds, target: Target | None = None, slices: int = 1, chips: int | None = None) -> PassContext:
+def context_for(
+    feeds: Feeds, target: Target | None = None, slices: int = 1, chips: int | None = None, batch: int | None = None
+) -> PassContext:
     """What the passes know: the reference chip, and the feeds as calibration data."""
-    return PassContext(target or load_target("yao2020"), feeds, slices=slices, chips=chips)
+    return PassContext(target or load_target("yao2020"), feeds, slices=slices, chips=chips, batch=batch)
 
 
 def run_verified(graph: Graph, passes: tuple[Pass, ...], context: PassContext) -> Graph:

@@ -13,9 +13,10 @@ from scipy import stats
 from memcompile.errors import UsageError
 from memcompile.geometry import Geometry
 from memcompile.program import Program
+from memcompile.pulses import WriteReport, nominal_pulses
 from memcompile.runtime import cells
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.write_verify import WriteReport, nominal_pulses, write
+from memcompile.runtime.write_verify import write
 from memcompile.target import DriftSpec, ProgrammingSpec, RelaxationSpec, WriteVerifySpec
 
 CELL = factories.make_target().cell

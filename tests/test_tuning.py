@@ -22,13 +22,13 @@ from memcompile.evaluation import score
 from memcompile.pass_manager import Advance
 from memcompile.program import Program
 from memcompile.program_file import encode_program
+from memcompile.pulses import WriteReport
 from memcompile.runtime.devices import Devices
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.hybrid_training import TuningOptions, probabilities
 from memcompile.runtime.recalibrate import recalibrate
 from memcompile.runtime.transfer import transfer, wire
 from memcompile.runtime.write_again import sensitivities, write_worst_again
-from memcompile.runtime.write_verify import WriteReport
 from memcompile.target import Target, load_target
 from memcompile.tuning import TuningPlan, refresh, tune
 
