@@ -46,7 +46,8 @@ class Emulator:
     program
         What to run.
     seed
-        Selects the sample of devices and all noise, 0 <= seed < 2^64.
+        Selects the sample of devices and all noise, 0 <= seed < 2^64. A program that is transferred to a
+        chip has devices of its own, by ``program.chip.seed``; the seed then selects the read noise alone.
     effects
         Imperfections to apply; all of them when None.
     executor

@@ -41,7 +41,9 @@ class Machine:
         self.workers = Workers(threads)
         self.tiles = program.placement.tiles
         self.converter = Converter.adc(program.target) if self.effects.adc else Converter.exact(program.target)
-        self.devices = Devices(program, seed, self.effects, self.converter, time_s, pass_number)
+        # Faults and drift belong to the chip that was written, whichever noise it is read with.
+        chip_seed = seed if program.chip is None else program.chip.seed
+        self.devices = Devices(program, chip_seed, self.effects, self.converter, time_s, pass_number)
         self.prepared = BoundedCache(PREPARED_BYTES)
 
     @property

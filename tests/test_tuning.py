@@ -317,6 +317,24 @@ def test_early_stop(program: Program, digits: Dataset) -> None:
     assert all(min(losses[end - 2 : end]) < min(losses[: end - 2]) for end in range(3, len(losses)))
 
 
+def test_a_chip_keeps_its_faults_and_drift_whatever_noise_it_is_read_with(test_digits: Dataset) -> None:
+    """So `run --time` reads the chip that `tune` wrote and `refresh` fits, with any --seed."""
+    values = load_target("yao2020").model_dump()
+    values["drift"] = {"exponent_mean": 0.1, "exponent_sigma": 0.1, "reference_s": 1.0}
+    values["faults"] = {"stuck_low_share": 0.01, "stuck_high_share": 0.01}
+    chip, _ = transfer(replace(memcompile.compile(MODEL), target=Target.model_validate(values)), seed=3)
+    assert chip.chip is not None
+    images = test_digits.head(20).inputs
+
+    def aged(program: Program, seed: int, *, noise: bool = False) -> NDArray[np.float32]:
+        return Emulator(program, seed, effects=Effects(read_noise=noise), time_s=7200.0).run(images)["logits"]
+
+    np.testing.assert_array_equal(aged(chip, 0), aged(chip, 3))
+    assert (aged(chip, 0, noise=True) != aged(chip, 3, noise=True)).any()
+    other = replace(chip, chip=replace(chip.chip, seed=4))
+    assert (aged(other, 3) != aged(chip, 3)).any()
+
+
 def test_refresh_wins_back_what_drift_took(test_digits: Dataset, digits: Dataset) -> None:
     values = load_target("yao2020").model_dump()
     values["drift"] = {"exponent_mean": 0.1, "exponent_sigma": 0.01, "reference_s": 1.0}
