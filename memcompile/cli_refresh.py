@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from memcompile.cli_tune import tuning_data
-from memcompile.console import Output, check_writable, data_options, duration
+from memcompile.console import Output, check_writable, data_options, duration, scoring_options
 from memcompile.evaluation import score
 from memcompile.program_file import load_program, save_program
 from memcompile.runtime.emulator import Emulator
@@ -28,9 +28,7 @@ from memcompile.verifier import verify_program
     help="Age of the chip, since its cells were written: 90s, 10min, 2h, 3d.",
 )
 @click.option("--images", type=click.IntRange(1), default=300, show_default=True, help="Training images to fit with.")
-@click.option("--test", type=Path, metavar="NPZ", help="Samples to score on; published data sets bring their own.")
-@click.option("--score-images", type=click.IntRange(1), help="Score on the first so many test images [default: all].")
-@click.option("--json", "json_path", metavar="FILE|-", help="Write what was reached as JSON (- for standard output).")
+@scoring_options
 @data_options
 def refresh_command(program: Path, **options: Any) -> None:
     """Fit the digital scales of PROGRAM, a tuned chip, to what it computed when it was fresh.

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from memcompile.atomic import write_atomically
-from memcompile.console import Output, check_writable, data_options, names
+from memcompile.console import Output, check_writable, data_options, names, scoring_options
 from memcompile.cost_report import write_facts, write_line
 from memcompile.data import Dataset, load_dataset
 from memcompile.errors import UsageError
@@ -28,7 +28,6 @@ from memcompile.verifier import verify_program
 @click.command("tune")
 @click.argument("program", type=Path)
 @click.option("-o", "--output", type=Path, metavar="FILE", help="Tuned program [default: PROGRAM.tuned.mcp].")
-@click.option("--test", type=Path, metavar="NPZ", help="Samples to score on; published data sets bring their own.")
 @click.option("--images", type=click.IntRange(1), help="Use the first so many training images [default: all].")
 @click.option("--epochs", type=click.IntRange(0), default=10, show_default=True, help="0 leaves the cells alone.")
 @click.option("--learning-rate", type=float, default=0.05, show_default=True, help="Step in units of float weights.")
@@ -70,9 +69,8 @@ from memcompile.verifier import verify_program
     help="Worst by effect on the network's output, or by error alone.",
 )
 @click.option("--plain-slices", is_flag=True, help="Do not leave measured errors of a slice to the next one.")
-@click.option("--score-images", type=click.IntRange(1), help="Score on the first so many test images [default: all].")
 @click.option("--curve", type=Path, metavar="PNG", help="Draw the learning curve (needs the extra `plot`).")
-@click.option("--json", "json_path", metavar="FILE|-", help="Write what was reached as JSON (- for standard output).")
+@scoring_options
 @data_options
 def tune_command(program: Path, **options: Any) -> None:
     """Transfer PROGRAM to an emulated chip and tune it there.

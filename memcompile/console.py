@@ -68,6 +68,23 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every command that changes a chip and scores it."""
+    for option in (
+        click.option(
+            "--json", "json_path", metavar="FILE|-", help="Write what was reached as JSON (- for standard output)."
+        ),
+        click.option(
+            "--score-images", type=click.IntRange(1), help="Score on the first so many test images [default: all]."
+        ),
+        click.option(
+            "--test", type=Path, metavar="NPZ", help="Samples to score on; published data sets bring their own."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays as a compressed npz, whole or not at all; maps and sequences have no place in it."""
     buffer = io.BytesIO()
