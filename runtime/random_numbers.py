@@ -137,7 +137,7 @@ def gaussians(
     blocks = np.arange(-(-count // 4), dtype=np.uint64) + np.asarray(first, np.uint64)[..., None]
     words = philox(blocks, np.asarray(c1)[..., None], np.asarray(c2)[..., None], c3, seed)
     values = np.stack([*gaussian_pair(*words[:2]), *gaussian_pair(*words[2:])], axis=-1)
-    return values.reshape(*shape, -1)[..., :count]
+    return values.reshape(*shape, 4 * blocks.shape[-1])[..., :count]
 
 
 def uniforms(count: int, c1: int, c2: int, c3: int, seed: int) -> NDArray[np.float64]:

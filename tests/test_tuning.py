@@ -353,6 +353,22 @@ def test_refresh_wins_back_what_drift_took(test_digits: Dataset, digits: Dataset
     assert error[1] < 0.4 * error[0]
 
 
+@pytest.mark.parametrize("minus_first", [False, True])
+def test_corrections_may_all_go_to_the_same_side(program: Program, *, minus_first: bool) -> None:
+    """Then no cell of the other side is written, which is no error."""
+    _, writer = transfer(replace(program, target=target_without_errors()), seed=0)
+    wiring = wire(program)
+    plus, minus = wiring.plus[:5], wiring.minus[:5]
+    writer.cells_us.reshape(-1)[plus] = writer.cells_us.reshape(-1)[minus] = 10.0
+    writer.take_report()
+    writer.correct_pairs(plus, minus, np.linspace(-2, 2, 5), minus_first=minus_first)
+    np.testing.assert_allclose(writer.measure_pairs(plus, minus), np.linspace(-2, 2, 5), atol=1e-5)
+    assert writer.take_report().writes == 5
+    assert (writer.cells_us.reshape(-1)[plus if minus_first else minus] == 10.0).all()
+    writer.correct_pairs(plus[:0], minus[:0], np.zeros(0), minus_first=minus_first)
+    assert writer.take_report() == WriteReport()
+
+
 class KilledError(Exception):
     """Stands for a kill between two epochs."""
 
