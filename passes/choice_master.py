@@ -44,11 +44,8 @@ EFFORTS = {
 }
 
 
-def choose_together(
-    table: PriceTable, arrays: int, bound: int, plan: WindowPlan, effort: MasterEffort
-) -> tuple[WindowPlan, int]:
-    """A plan at least as good, and a bound at least as high, by bisection."""
-    bound = _raise_bound(table, arrays, bound, plan.interval, effort)
+def choose_together(table: PriceTable, arrays: int, bound: int, plan: WindowPlan, effort: MasterEffort) -> WindowPlan:
+    """A plan at least as good, by bisection."""
     low = bound
     while low < plan.interval:
         middle = (low + plan.interval) // 2
@@ -57,10 +54,10 @@ def choose_together(
             low = middle + 1
         else:
             plan = found
-    return plan, bound
+    return plan
 
 
-def _raise_bound(table: PriceTable, arrays: int, low: int, high: int, effort: MasterEffort) -> int:
+def raise_bound(table: PriceTable, arrays: int, low: int, high: int, effort: MasterEffort) -> int:
     """The first interval from ``low`` on that is not ruled out; at most ``high``."""
     while low < high:
         middle = (low + high) // 2
@@ -84,13 +81,13 @@ def _pack_proposals(table: PriceTable, arrays: int, interval: int, effort: Maste
         shapes = shapes_of(choices)
         if arrays_bound(shapes, table.lines, interval) > arrays:
             continue
-        packing = _packed(shapes, table.lines, arrays, interval, effort.packing)
+        packing = pack_few(shapes, table.lines, arrays, interval, effort.packing)
         if packing is not None:
             return WindowPlan(tuple(table.kinds), choices, packing)
     return None
 
 
-def _packed(
+def pack_few(
     shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, effort: float
 ) -> Packing | None:
     """First fit, and CP-SAT where few arrays are shared by few kinds of tiles."""

@@ -80,6 +80,12 @@ class ChoiceProgram:
         self.patterns = [np.eye(len(most), dtype=np.int64)[shape] * most[shape] for shape in range(len(most))]
         self.belongs = np.zeros((len(self.table.kinds), len(self.columns)))
         self.belongs[[column.kind for column in self.columns], np.arange(len(self.columns))] = 1
+        self.unrestrict()
+
+    def unrestrict(self) -> None:
+        """Let every choice be taken by any number of the layers of its kind."""
+        self.fewest = np.zeros(len(self.columns))
+        self.most = self.table.layers[[column.kind for column in self.columns]].astype(np.float64)
 
     def _most_asked(self) -> NDArray[np.int64]:
         """Most tiles of each shape that any choices of all layers ask for, [shapes]."""
@@ -95,8 +101,13 @@ class ChoiceProgram:
         return max(1.0, len(self.shapes) / 100)
 
     def possible(self, rounds: int) -> tuple[bool | None, int]:
-        """Whether the programme needs at most the arrays at hand (None if undecided), and rounds spent."""
-        if not self.belongs.any(axis=1).all():
+        """Whether the programme needs at most the arrays at hand (None if undecided), and rounds spent.
+
+        ``fewest`` and ``most``, float64 [columns], say how many layers of its kind take a choice.
+        If it is possible, ``amounts``, float64 [columns], are how many do.
+        """
+        layers = self.table.layers
+        if (self.belongs @ self.most < layers).any() or (self.belongs @ self.fewest > layers).any():
             return False, 0
         for spent in range(rounds):
             value, prices = self._solve()
@@ -110,10 +121,23 @@ class ChoiceProgram:
                     return False, spent
                 added = [content] if float(prices @ content) > 1 + TOLERANCE else []
                 added += greedy_patterns(self.knapsacks[0], prices)
+                if self._tighten(added):
+                    continue
             if not added:
                 return None, spent
             self.patterns += added
         return None, rounds
+
+    def _tighten(self, contents: Sequence[NDArray[np.int64]]) -> bool:
+        """Whether a content was found not to fit; then no pattern is left that breaks the new limit."""
+        for content in contents:
+            tighter = self.knapsacks[0].tightened(content)
+            if tighter is not None:
+                row, limit = tighter.matrix[-1], tighter.limits[-1]
+                self.knapsacks[0] = tighter
+                self.patterns = [pattern for pattern in self.patterns if int(row @ pattern) <= limit]
+                return True
+        return False
 
     def _arrangeable(self, prices: NDArray[np.float64]) -> list[NDArray[np.int64]]:
         """Contents worth more than an array whose tiles can be arranged."""
@@ -132,22 +156,37 @@ class ChoiceProgram:
     def _asked(self, prices: NDArray[np.float64]) -> float:
         """What the tiles of the cheapest choices are worth; over the dearest array it is a bound."""
         cost = prices @ self.demand
-        return float(
-            sum(layers * cost[self.belongs[kind] > 0].min() for kind, layers in enumerate(self.table.layers.tolist()))
-        )
+        total = float(cost @ self.fewest)
+        for kind, layers in enumerate(self.table.layers.tolist()):
+            own = np.flatnonzero(self.belongs[kind])
+            left = layers - self.fewest[own].sum()
+            for column in own[np.argsort(cost[own], kind="stable")].tolist():
+                further = min(left, self.most[column] - self.fewest[column])
+                total += further * float(cost[column])
+                left -= further
+        return total
 
     def _solve(self) -> tuple[float, NDArray[np.float64]]:
-        """Number of arrays, and price of each shape."""
+        """Number of arrays, and price of each shape; ``amounts`` are the layers that take each choice."""
         counts = np.stack(self.patterns, axis=1)
         shapes, choices = self.demand.shape
+        patterns = counts.shape[1]
         solution = linprog(
-            np.concatenate([np.zeros(choices), np.ones(counts.shape[1])]),
+            np.concatenate([np.zeros(choices), np.ones(patterns)]),
             A_ub=csr_matrix(np.concatenate([self.demand, -counts], axis=1)),
             b_ub=np.zeros(shapes),
-            A_eq=csr_matrix(np.concatenate([self.belongs, np.zeros((len(self.belongs), counts.shape[1]))], axis=1)),
+            A_eq=csr_matrix(np.concatenate([self.belongs, np.zeros((len(self.belongs), patterns))], axis=1)),
             b_eq=self.table.layers.astype(np.float64),
+            bounds=np.stack(
+                [
+                    np.concatenate([self.fewest, np.zeros(patterns)]),
+                    np.concatenate([self.most, np.full(patterns, np.inf)]),
+                ],
+                axis=1,
+            ),
             method="highs",
         )
+        self.amounts = solution.x[:choices]
         return float(solution.fun), -solution.ineqlin.marginals
 
     def plan(self, effort: float) -> WindowPlan | None:

@@ -16,6 +16,8 @@ from memcompile.passes.packing import TileShape
 
 THRESHOLDS = 24
 """Thresholds tried per dimension; the bound is valid with any of them."""
+PARTS = (1, 2, 3, 4)
+"""Parts into which the rounding functions cut the capacity."""
 
 
 def arrays_bound(shapes: Sequence[TileShape], lines: tuple[int, int], interval: int | None) -> int:
@@ -52,11 +54,15 @@ def packing_interval_bound(shapes: Sequence[TileShape], lines: tuple[int, int], 
 
 
 def transformed(sizes: Sequence[int], capacity: int) -> NDArray[np.int64]:
-    """Sizes under f(x) = capacity if x > capacity - e, 0 if x < e, else x, for several thresholds e.
+    """Sizes under two families of dual feasible functions f.
+
+    f(x) = capacity if x > capacity - e, 0 if x < e, else x, for several thresholds e; and, for
+    several k, x where (k + 1) x is a multiple of the capacity, else floor((k + 1) x / capacity)
+    k-th parts of the capacity, rounded down to a whole number.
 
     Returns
     -------
-    [thresholds, sizes] in units of capacity; the first row holds the sizes themselves.
+    [functions, sizes] in units of capacity; the first row holds the sizes themselves.
     """
     values = np.array(sizes, np.int64)
     candidates = np.unique(np.concatenate([values, capacity - values + 1]))
@@ -64,4 +70,7 @@ def transformed(sizes: Sequence[int], capacity: int) -> NDArray[np.int64]:
     if len(candidates) > THRESHOLDS:
         candidates = candidates[np.linspace(0, len(candidates) - 1, THRESHOLDS).astype(int)]
     rows = [np.where(values > capacity - e, capacity, np.where(values < e, 0, values)) for e in candidates]
+    for parts in PARTS:
+        whole, rest = np.divmod((parts + 1) * values, capacity)
+        rows.append(np.where(rest == 0, values, whole * capacity // parts))
     return np.stack([values, *rows])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ortools.sat.python import cp_model
 
 from memcompile.passes.packing import Fill, Packing, TileShape, fill_array
+from memcompile.passes.shelves import distribute_on_shelves
 from memcompile.passes.solver import cp_solver
 
 
@@ -26,8 +27,8 @@ def pack_exactly(
 
     The distribution knows steps, cells, and output lines under tiles higher than half an array
     (no two such tiles share a line). That is necessary; whether it suffices is seen when the
-    rectangles of each array are arranged. If they cannot be, a second distribution gives every
-    tile output lines of its own, which suffices.
+    rectangles of each array are arranged. If they cannot be, a second distribution arranges each
+    array in two shelves at most, which suffices.
 
     Parameters
     ----------
@@ -36,14 +37,14 @@ def pack_exactly(
     effort
         Limit of each solve in the solver's deterministic time.
     """
-    contents, impossible = _distribute(shapes, lines, arrays, interval, own_lines=False, effort=effort)
+    contents, impossible = _distribute(shapes, lines, arrays, interval, effort)
     if contents is None:
         return ExactPacking(None, impossible)
-    fills = [arrange(shapes, content, lines, effort) for content in contents]
-    if any(fill is None for fill in fills):
-        contents, _ = _distribute(shapes, lines, arrays, interval, own_lines=True, effort=effort)
-        fills = [arrange(shapes, content, lines, effort) for content in contents or []]
-    if not fills or any(fill is None for fill in fills):
+    arranged = [arrange(shapes, content, lines, effort) for content in contents]
+    fills: Sequence[Fill | None] | None = arranged
+    if None in arranged:
+        fills = distribute_on_shelves(shapes, lines, arrays, interval, effort)
+    if fills is None:
         return ExactPacking(None, False)
     return ExactPacking(Packing(tuple((fill, 1) for fill in fills if fill is not None and fill.tiles)), False)
 
@@ -54,7 +55,7 @@ def pack_around_full(
     """Give tiles that fill an array one each, and distribute the others over the rest with CP-SAT.
 
     The tiles of an array are arranged by the packing heuristic; where it fails, a distribution
-    that gives every tile output lines of its own follows. None if no packing was found.
+    over arrays with shelves follows. None if no packing was found.
     """
     full = [number for number, shape in enumerate(shapes) if (shape.height, shape.width) == lines]
     others = [number for number in range(len(shapes)) if number not in full]
@@ -63,14 +64,16 @@ def pack_around_full(
         return None
     fills = [(Fill(((number, 0, 0),), (), shapes[number].load), shapes[number].count) for number in full]
     rest = [shapes[number] for number in others]
-    for own_lines in (False, True):
-        contents, _ = _distribute(rest, lines, left, interval, own_lines, effort)
-        if contents is None:
+    contents, _ = _distribute(rest, lines, left, interval, effort)
+    if contents is None:
+        return None
+    here = [_arranged(shapes, dict(zip(others, content, strict=True)), lines) for content in contents]
+    if None in here:
+        shelved = distribute_on_shelves(rest, lines, left, interval, effort)
+        if shelved is None:
             return None
-        here = [_arranged(shapes, dict(zip(others, content, strict=True)), lines) for content in contents]
-        if None not in here:
-            return Packing((*fills, *((fill, 1) for fill in here if fill is not None and fill.tiles)))
-    return None
+        here = [replace(fill, tiles=tuple((others[n], y, x) for n, y, x in fill.tiles)) for fill in shelved]
+    return Packing((*fills, *((fill, 1) for fill in here if fill is not None and fill.tiles)))
 
 
 def _arranged(shapes: Sequence[TileShape], content: dict[int, int], lines: tuple[int, int]) -> Fill | None:
@@ -80,25 +83,14 @@ def _arranged(shapes: Sequence[TileShape], content: dict[int, int], lines: tuple
 
 
 def _distribute(
-    shapes: Sequence[TileShape],
-    lines: tuple[int, int],
-    arrays: int,
-    interval: int,
-    own_lines: bool,
-    effort: float,
+    shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, effort: float
 ) -> tuple[list[list[int]] | None, bool]:
     """Number of tiles of each shape per array, or None and whether that is proven."""
     model = cp_model.CpModel()
-    counts = []
-    for shape in shapes:
-        fit = (lines[0] // shape.height) * (lines[1] // shape.width)
-        here = [model.new_int_var(0, min(shape.count, fit), "") for _ in range(arrays)]
-        model.add(sum(here) == shape.count)
-        counts.append(here)
+    counts = _counts(model, shapes, lines, arrays)
     for array in range(arrays):
-        here = [count[array] for count in counts]
-        pairs = list(zip(shapes, here, strict=True))
-        tall = [(shape, count) for shape, count in pairs if own_lines or 2 * shape.height > lines[0]]
+        pairs = [(shape, count[array]) for shape, count in zip(shapes, counts, strict=True)]
+        tall = [(shape, count) for shape, count in pairs if 2 * shape.height > lines[0]]
         model.add(sum(shape.load * count for shape, count in pairs) <= interval)
         model.add(sum(shape.height * shape.width * count for shape, count in pairs) <= lines[0] * lines[1])
         model.add(sum(shape.width * count for shape, count in tall) <= lines[1])
@@ -107,6 +99,18 @@ def _distribute(
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None, status == cp_model.INFEASIBLE
     return [[solver.value(count[array]) for count in counts] for array in range(arrays)], False
+
+
+def _counts(
+    model: cp_model.CpModel, shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int
+) -> list[list[cp_model.IntVar]]:
+    """How many tiles of each shape each array holds: all of them together, as many as fit at most."""
+    counts = []
+    for shape in shapes:
+        fit = (lines[0] // shape.height) * (lines[1] // shape.width)
+        counts.append([model.new_int_var(0, min(shape.count, fit), "") for _ in range(arrays)])
+        model.add(sum(counts[-1]) == shape.count)
+    return counts
 
 
 def arrange(shapes: Sequence[TileShape], content: Sequence[int], lines: tuple[int, int], effort: float) -> Fill | None:

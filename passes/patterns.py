@@ -9,9 +9,10 @@ pattern is a bound (Farley, Oper. Res. 38, 922, 1990).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,12 +73,18 @@ class Conflicts:
 
 @dataclass(frozen=True)
 class Knapsack:
-    """The limits of one array: ``matrix @ counts <= limits``, int64, ``counts <= most``, and conflicts."""
+    """The limits of one array: ``matrix @ counts <= limits``, int64, ``counts <= most``, and conflicts.
+
+    ``heights`` and ``widths``, int64 [functions, shapes], are the lines under all dual feasible
+    functions. Each pair of them gives a row of the matrix; most are left out until they bind.
+    """
 
     matrix: NDArray[np.int64]
     limits: tuple[int, ...]
     most: NDArray[np.int64]
     conflicts: Conflicts
+    heights: NDArray[np.int64]
+    widths: NDArray[np.int64]
 
     @classmethod
     def of(
@@ -104,12 +111,24 @@ class Knapsack:
         steps = np.where(load > 0, interval // np.maximum(load, 1), fit)
         most = np.minimum(np.minimum(fit, steps), asked)
         if own_lines:
-            return cls(np.stack([load, width]), (interval, lines[1]), most, Conflicts.none(len(sizes)))
-        heights = _few_transforms(height, lines[0])
-        widths = _few_transforms(width, lines[1])
-        rows = [load, *(high * broad for high in heights for broad in widths)]
+            none = np.zeros((0, len(sizes)), np.int64)
+            return cls(np.stack([load, width]), (interval, lines[1]), most, Conflicts.none(len(sizes)), none, none)
+        heights = transformed(height.tolist(), lines[0])
+        widths = transformed(width.tolist(), lines[1])
+        few = itertools.product(_few_transforms(height, lines[0], heights), _few_transforms(width, lines[1], widths))
+        rows = [load, *(high * broad for high, broad in few)]
         limits = (interval, *[lines[0] * lines[1]] * (len(rows) - 1))
-        return cls(np.stack(rows), limits, most, Conflicts.of(sizes, lines))
+        return cls(np.stack(rows), limits, most, Conflicts.of(sizes, lines), heights, widths)
+
+    def tightened(self, content: NDArray[np.int64]) -> Knapsack | None:
+        """With the pair of functions that shows best that a content does not fit; None if none does."""
+        held = np.flatnonzero(content)
+        area = (self.heights[:, held] * content[held]) @ self.widths[:, held].T
+        high, broad = np.unravel_index(int(np.argmax(area)), area.shape) if area.size else (0, 0)
+        if not area.size or area[high, broad] <= self.limits[-1]:
+            return None
+        row = self.heights[high] * self.widths[broad]
+        return replace(self, matrix=np.concatenate([self.matrix, row[None]]), limits=(*self.limits, self.limits[-1]))
 
     def dearest(self, prices: NDArray[np.float64]) -> tuple[float, NDArray[np.int64]]:
         """An upper limit of the price of any content, and the content found."""
@@ -194,9 +213,8 @@ def greedy_patterns(knapsack: Knapsack, prices: NDArray[np.float64]) -> list[NDA
     return list(found.values())
 
 
-def _few_transforms(sizes: NDArray[np.int64], capacity: int) -> list[NDArray[np.int64]]:
-    """The sizes, and what a few dual feasible functions make of them, most different first."""
-    every = transformed(sizes.tolist(), capacity)
+def _few_transforms(sizes: NDArray[np.int64], capacity: int, every: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The sizes, halves of the capacity, and what the first dual feasible functions make of them."""
     distinct = {row.tobytes(): row for row in every[:1]}
     half = np.where(2 * sizes > capacity, capacity, np.where(2 * sizes == capacity, sizes, 0))
     distinct.setdefault(half.tobytes(), half)

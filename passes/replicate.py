@@ -24,8 +24,10 @@ from memcompile.ir import (
     read_only,
 )
 from memcompile.pass_manager import Pass, PassContext
+from memcompile.passes.choice_branching import EFFORTS as BRANCH_EFFORTS
+from memcompile.passes.choice_branching import close_by_branching
 from memcompile.passes.choice_master import EFFORTS as MASTER_EFFORTS
-from memcompile.passes.choice_master import choose_together
+from memcompile.passes.choice_master import choose_together, raise_bound
 from memcompile.passes.explore_windows import CopyOption, explore_windows
 from memcompile.passes.joint_model import JointProblem
 from memcompile.passes.joint_plan import EFFORTS as JOINT_EFFORTS
@@ -176,8 +178,7 @@ class Replicate(Pass):
         plan = shortest_interval(table, arrays, single, bound, prices)
         proof = "Lagrangian bound"
         if self.effort != "fast" and bound < plan.interval:
-            plan, bound = choose_together(table, arrays, bound, plan, MASTER_EFFORTS[self.effort])
-            plan, bound = close_gap(table, arrays, bound, plan, PATTERN_EFFORTS[self.effort])
+            plan, bound = self._close_gap(table, arrays, bound, plan)
             proof = "integer choices and array patterns as bound"
         windows = "one rectangular window per layer" if self.parallel_windows else "one position a step"
         method = f"{proof} over {windows} and any number of copies, one tile a step per array"
@@ -186,6 +187,16 @@ class Replicate(Pass):
         if self.effort != "fast" and len(layers) <= JOINT_LAYERS and arrays <= JOINT_ARRAYS:
             return self._shorten_jointly(kinds, lines, arrays, found)
         return found
+
+    def _close_gap(self, table: PriceTable, arrays: int, bound: int, plan: WindowPlan) -> tuple[WindowPlan, int]:
+        """Searches that take longer, until one leaves a gap that is small enough."""
+        bound = raise_bound(table, arrays, bound, plan.interval, MASTER_EFFORTS[self.effort])
+        branching = BRANCH_EFFORTS[self.effort]
+        plan, bound = close_by_branching(table, arrays, bound, plan, branching)
+        if plan.interval - bound <= branching.gap * plan.interval:
+            return plan, bound
+        plan = choose_together(table, arrays, bound, plan, MASTER_EFFORTS[self.effort])
+        return close_gap(table, arrays, bound, plan, PATTERN_EFFORTS[self.effort])
 
     def _shorten_jointly(
         self, kinds: Sequence[LayerKind], lines: tuple[int, int], arrays: int, found: _Found

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from test_mapping_packing import LINES, check, fewest_by_brute_force, shape_lists
 
 from memcompile.geometry import Geometry
-from memcompile.passes.choice_master import EFFORTS, ChoiceMaster, choose_together
+from memcompile.passes.choice_branching import EFFORTS as BRANCH_EFFORTS
+from memcompile.passes.choice_branching import branch, close_by_branching
+from memcompile.passes.choice_master import EFFORTS, ChoiceMaster, choose_together, raise_bound
+from memcompile.passes.choice_patterns import ChoiceProgram
 from memcompile.passes.explore_windows import CopyOption, explore_windows
 from memcompile.passes.packing import TileShape, pack
 from memcompile.passes.packing_exact import pack_around_full
@@ -88,11 +91,16 @@ def test_no_bound_exceeds_what_brute_force_finds(layers: list[Geometry], spare: 
     assert low <= shortest
     for interval in range(shortest, single.interval + 1):
         assert not ChoiceMaster(table, arrays, interval).is_impossible(1.0)
-    plan, bound = choose_together(table, arrays, min(low, single.interval), single, EFFORTS["normal"])
+        assert branch(ChoiceProgram(table, interval, arrays, whole=False), 200).impossible is not True
+    bound = raise_bound(table, arrays, min(low, single.interval), single.interval, EFFORTS["normal"])
     assert low <= bound <= shortest
-    assert plan.interval <= single.interval
-    assert plan.packing.arrays <= arrays
-    check(plan.packing, shapes_of(plan.choices), lines, plan.interval)
+    by_master = choose_together(table, arrays, bound, single, EFFORTS["normal"])
+    by_branching, higher = close_by_branching(table, arrays, bound, single, BRANCH_EFFORTS["normal"])
+    assert bound <= higher <= shortest
+    for plan in (by_master, by_branching):
+        assert shortest <= plan.interval <= single.interval
+        assert plan.packing.arrays <= arrays
+        check(plan.packing, shapes_of(plan.choices), lines, plan.interval)
 
 
 @settings(max_examples=100, deadline=None)
@@ -123,10 +131,26 @@ def test_arrays_that_a_tile_fills_lend_no_steps_to_others() -> None:
     arrays = 10
     # Two arrays hold 64 kernels with windows of 1 x 2 (four output lines each): 128 steps for each.
     assert interval_bound(table, arrays) >= 64 * 128 // 2
-    plan, bound = choose_together(
-        table, arrays, interval_bound(table, arrays), single_plan(kinds, (16, 128)), EFFORTS["normal"]
-    )
+    single, low = single_plan(kinds, (16, 128)), interval_bound(table, arrays)
+    assert raise_bound(table, arrays, low, single.interval, EFFORTS["normal"]) == 4_096
+    assert choose_together(table, arrays, low, single, EFFORTS["normal"]).interval == 4_096
+    plan, bound = close_by_branching(table, arrays, low, single, BRANCH_EFFORTS["normal"])
     assert (plan.interval, bound) == (4_096, 4_096)
+
+
+def test_branching_rules_out_what_halves_of_choices_allow() -> None:
+    """Both layers of a kind half in a wide window would keep six steps; whole choices do not."""
+    lines, arrays = (8, 8), 2
+    alike, other = Geometry(1, 1, (4,), (11,)), Geometry(1, 2, (3,), (9,))
+    kinds = [LayerKind((0, 1), options_of(alike, lines, 4)), LayerKind((2,), options_of(other, lines, 4))]
+    table = PriceTable(kinds, lines)
+    single = single_plan(kinds, lines)
+    assert ChoiceProgram(table, 6, arrays, whole=False).possible(100)[0]
+    assert branch(ChoiceProgram(table, 6, arrays, whole=False), 100).impossible
+    plan, bound = close_by_branching(table, arrays, 1, single, BRANCH_EFFORTS["normal"])
+    one_by_one = [LayerKind((member,), kind.options) for kind in kinds for member in kind.members]
+    shortest = shortest_by_brute_force(one_by_one, lines, arrays, single.interval)
+    assert 7 <= bound <= shortest <= plan.interval
 
 
 def test_light_and_heavy_tiles_share_arrays_where_first_fit_sorts_them() -> None:

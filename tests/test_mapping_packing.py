@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcompile.passes.packing import Packing, TileShape, fill_array, group_tiles, pack
-from memcompile.passes.packing_bounds import arrays_bound, packing_interval_bound
+from memcompile.passes.packing_bounds import arrays_bound, packing_interval_bound, transformed
 from memcompile.passes.packing_exact import arrange, pack_exactly
 from memcompile.passes.patterns import Filling, Knapsack
+from memcompile.passes.shelves import distribute_on_shelves
 
 LINES = (6, 8)
 
@@ -138,6 +139,44 @@ def test_arranging_one_array_agrees_with_brute_force(tiles: list[tuple[int, int]
     assert (found is not None) == expected
     if fill_array(shapes, [(n, 1) for n in range(len(shapes))], (4, 5)) is not None:
         assert expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape_lists, st.integers(10, 30))
+def test_tiles_on_shelves_are_placed_without_conflict(shapes: list[TileShape], interval: int) -> None:
+    arrays = sum(shape.count for shape in shapes)
+    fills = distribute_on_shelves(shapes, LINES, arrays, interval, effort=1.0)
+    assert fills is not None
+    check(Packing(tuple((fill, 1) for fill in fills if fill.tiles)), shapes, LINES, interval)
+
+
+def test_shelves_hold_low_tiles_above_each_other() -> None:
+    """Columns of their own for all tiles would take more than the 128 output lines."""
+    shapes = [TileShape(8, 64, 1, 2), TileShape(6, 40, 1, 1), TileShape(10, 24, 1, 2), TileShape(16, 16, 1, 1)]
+    fills = distribute_on_shelves(shapes, (16, 128), 1, 100, effort=1.0)
+    assert fills is not None
+    check(Packing(((fills[0], 1),)), shapes, (16, 128), 100)
+    assert distribute_on_shelves([*shapes, TileShape(1, 10, 1, 1)], (16, 128), 1, 6, effort=1.0) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(2, 40), st.lists(st.integers(1, 40), min_size=1, max_size=6))
+def test_what_fits_still_fits_under_every_dual_feasible_function(capacity: int, sizes: list[int]) -> None:
+    sizes = [size for size in sizes if size <= capacity] or [1]
+    while sum(sizes) > capacity:
+        sizes.pop()
+    assert (transformed(sizes, capacity).sum(axis=1) <= capacity).all()
+
+
+def test_a_knapsack_is_tightened_by_the_functions_that_show_what_does_not_fit() -> None:
+    """Beside a tile of 11 lines two of 6 lines stand above each other; the cells would do for a third."""
+    sizes = np.array([(6, 64, 1), (11, 64, 1)])
+    knapsack = Knapsack.of(sizes, (16, 128), 1000, np.array([3, 1]))
+    tighter = knapsack.tightened(np.array([3, 1]))
+    assert tighter is not None
+    assert tighter.matrix[-1] @ [3, 1] > tighter.limits[-1]
+    assert tighter.matrix[-1] @ [2, 1] <= tighter.limits[-1]
+    assert tighter.tightened(np.array([2, 1])) is None
 
 
 @settings(max_examples=60, deadline=None)
