@@ -98,7 +98,9 @@ def test_no_bound_exceeds_what_brute_force_finds(layers: list[Geometry], spare: 
     by_branching, higher = close_by_branching(table, arrays, bound, single, BRANCH_EFFORTS["normal"])
     assert bound <= higher <= shortest
     for plan in (by_master, by_branching):
-        assert shortest <= plan.interval <= single.interval
+        assert bound <= plan.interval <= single.interval
+        if sum(shape.count for shape in shapes_of(plan.choices)) <= MOST_TILES:
+            assert shortest <= plan.interval  # with more tiles it may be shorter than what brute force looks at
         assert plan.packing.arrays <= arrays
         check(plan.packing, shapes_of(plan.choices), lines, plan.interval)
 
