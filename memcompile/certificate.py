@@ -9,13 +9,15 @@ from dataclasses import dataclass
 class Certificate:
     """What was found, what is proven, and by what means.
 
-    ``bound`` never exceeds ``value`` (both are minimised).
+    ``bound`` never exceeds ``value`` (both are minimised). ``limited_by`` names the resource that is
+    short, "" where nothing is said of it.
     """
 
     quantity: str
     value: int
     bound: int
     method: str
+    limited_by: str = ""
 
     @property
     def gap(self) -> float:

@@ -106,6 +106,11 @@ def _batch(options: dict[str, Any]) -> int | None:
     return (options["batch"] or DEFAULT_BATCH) if options["reprogram"] else None
 
 
+def _time_limit(seconds: float | None) -> tuple[str, ...]:
+    """Settings that end the searches of the mapping after so long."""
+    return () if seconds is None else tuple(f"{name}.time_limit_s={seconds}" for name in ("replicate", "place"))
+
+
 @cli.command("compile")
 @click.argument("model", type=Path)
 @click.option(
@@ -162,10 +167,10 @@ def _batch(options: dict[str, Any]) -> int | None:
 @click.option("--dump-ir", type=Path, metavar="DIR", help="Write the graph after each pass as DIR/NN_pass.txt.")
 @click.option(
     "--optimise",
-    type=click.Choice(["throughput", "latency", "arrays"]),
+    type=click.Choice(["throughput", "accuracy", "latency", "arrays"]),
     default="throughput",
     show_default=True,
-    help="What the mapping makes best; fewest arrays also means no parallel windows.",
+    help="What the mapping makes best; accuracy is throughput without parallel windows, whose cells add errors.",
 )
 @click.option(
     "--effort",
@@ -173,6 +178,12 @@ def _batch(options: dict[str, Any]) -> int | None:
     default="normal",
     show_default=True,
     help="How long the mapping is searched for (deterministic at each level).",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="End each search of the mapping after so long; results then depend on the machine.",
 )
 @click.option("--explain", is_flag=True, help="List each operator, analog or digital and why, and each layer's energy.")
 @click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Set a pass option (repeatable).")
@@ -207,6 +218,7 @@ def compile_command(model: Path, **options: Any) -> None:
         settings=(
             f"replicate.objective={options['optimise']}",
             f"replicate.effort={options['effort']}",
+            *_time_limit(options["time_limit"]),
             *options["settings"],
         ),
         instruments=(explanation, *((DumpIr(dump),) if dump else ())),

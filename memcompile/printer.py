@@ -126,6 +126,8 @@ def _placement_lines(placement: Placement) -> Iterable[str]:
     yield f"placement on {placement.chips} chips"
     for certificate in placement.certificates:
         yield f"  {certificate.quantity} {certificate.value}, bound {certificate.bound}: {certificate.method}"
+        if certificate.limited_by:
+            yield f"    limited by {certificate.limited_by}"
     yield (
         f"  interval {placement.initiation_interval_steps}, latency {placement.latency_steps} steps, "
         f"pipelined {placement.pipelined_latency_steps}, "

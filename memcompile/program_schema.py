@@ -110,6 +110,7 @@ class CertificatePart(_Part):
     value: Natural
     bound: Natural
     method: str
+    limited_by: str = ""
 
 
 class SegmentPart(_Part):

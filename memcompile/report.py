@@ -65,6 +65,7 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
                 "bound": item.bound,
                 "gap": item.gap,
                 "method": item.method,
+                "limited_by": item.limited_by or None,
             }
             for item in placement.certificates
         ],
@@ -188,6 +189,7 @@ def _at_once(facts: Facts) -> list[str]:
         f"cells            {facts['cells_used']:,} used, {facts['cell_utilisation']:.1%} of all",
         f"steps per image  {facts['initiation_interval_steps']:,} (initiation interval); "
         f"{_bound(facts['initiation_interval_steps'], facts['initiation_interval_bound'])}",
+        *_limits(facts),
         f"latency          {_latency(facts)}",
         f"rate             {facts['images_per_second']:,.0f} images/s at {facts['step_ns']:g} ns a step",
     ]
@@ -213,6 +215,12 @@ def _in_segments(facts: Facts) -> list[str]:
         f"time per image   {figure(each_us)} us: {figure(written_us)} us writing, {figure(computed_us)} us computing",
         f"rate             {figure(facts['images_per_second'])} images/s",
     ]
+
+
+def _limits(facts: Facts) -> list[str]:
+    """What keeps the interval from being shorter, where the search says so."""
+    found = [item["limited_by"] for item in facts["certificates"] if item["quantity"] == "initiation_interval"]
+    return [f"limited by       {words}" for words in found if words]
 
 
 def _pass_bound(facts: Facts) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from memcompile.passes.choice_master import pack_few
 from memcompile.passes.choice_patterns import ChoiceProgram
+from memcompile.passes.clock import FOREVER, Clock
 from memcompile.passes.packing_bounds import arrays_bound
 from memcompile.passes.window_plan import Choice, PriceTable, WindowPlan, shapes_of
 
@@ -40,6 +41,7 @@ class BranchEffort:
     work: float
     packings: int
     packing: float
+    clock: Clock = FOREVER
 
 
 EFFORTS = {"normal": BranchEffort(0.03, 400.0, 16, 1.0), "best": BranchEffort(0.0, 5000.0, 100, 10.0)}
@@ -69,8 +71,10 @@ def close_by_branching(
     proposals = []
     low, high, left = bound, plan.interval, effort.work
     while low < high and left > 0 and (high - low > effort.gap / 4 * high or 2 * left > effort.work):
+        if effort.clock.is_over:
+            break
         middle = (low + high) // 2
-        program = ChoiceProgram(table, middle, arrays, whole=False)
+        program = ChoiceProgram(table, middle, arrays, whole=False, clock=effort.clock)
         verdict = branch(program, math.ceil(left / program.weight))
         left -= verdict.rounds * program.weight
         if verdict.impossible:
@@ -80,7 +84,7 @@ def close_by_branching(
         if verdict.choices is None:
             continue
         proposals.append((middle, verdict.choices))
-        plan = _packed(table, arrays, middle, verdict.choices, effort.packing) or plan
+        plan = _packed(table, arrays, middle, verdict.choices, effort) or plan
     bound = min(low, plan.interval)
     return _pack_shortest(table, arrays, bound, plan, sorted(proposals, key=lambda item: item[0]), effort), bound
 
@@ -96,10 +100,12 @@ def _pack_shortest(
     """The shortest interval that one of the proposals, each made for an interval of its own, packs for."""
     low, left = bound, effort.packings
     while low < plan.interval and left > 0 and plan.interval - bound > effort.gap * plan.interval:
+        if effort.clock.is_over:
+            return plan
         middle = (low + plan.interval) // 2
         able = [choices for wanted, choices in proposals if wanted <= middle][:left]
         left -= max(1, len(able))
-        packed = (_packed(table, arrays, middle, choices, effort.packing) for choices in able)
+        packed = (_packed(table, arrays, middle, choices, effort) for choices in able)
         found = next((item for item in packed if item is not None), None)
         if found is None:
             low = middle + 1
@@ -108,12 +114,12 @@ def _pack_shortest(
     return plan
 
 
-def _packed(table: PriceTable, arrays: int, interval: int, choices: Choices, effort: float) -> WindowPlan | None:
+def _packed(table: PriceTable, arrays: int, interval: int, choices: Choices, effort: BranchEffort) -> WindowPlan | None:
     """The plan with these choices, if they pack for the interval."""
     shapes = shapes_of(choices)
     if arrays_bound(shapes, table.lines, interval) > arrays:
         return None
-    packing = pack_few(shapes, table.lines, arrays, interval, effort)
+    packing = pack_few(shapes, table.lines, arrays, interval, effort.clock.limit(effort.packing))
     return None if packing is None else WindowPlan(tuple(table.kinds), choices, packing)
 
 

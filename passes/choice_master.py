@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
+from memcompile.passes.clock import FOREVER, Clock
 from memcompile.passes.packing import Packing, TileShape, pack
 from memcompile.passes.packing_bounds import arrays_bound
 from memcompile.passes.packing_exact import pack_around_full
@@ -36,6 +37,7 @@ class MasterEffort:
     limit: float
     packing: float
     idle: tuple[float, ...]
+    clock: Clock = FOREVER
 
 
 EFFORTS = {
@@ -47,7 +49,7 @@ EFFORTS = {
 def choose_together(table: PriceTable, arrays: int, bound: int, plan: WindowPlan, effort: MasterEffort) -> WindowPlan:
     """A plan at least as good, by bisection."""
     low = bound
-    while low < plan.interval:
+    while low < plan.interval and not effort.clock.is_over:
         middle = (low + plan.interval) // 2
         found = _pack_proposals(table, arrays, middle, effort)
         if found is None:
@@ -59,9 +61,9 @@ def choose_together(table: PriceTable, arrays: int, bound: int, plan: WindowPlan
 
 def raise_bound(table: PriceTable, arrays: int, low: int, high: int, effort: MasterEffort) -> int:
     """The first interval from ``low`` on that is not ruled out; at most ``high``."""
-    while low < high:
+    while low < high and not effort.clock.is_over:
         middle = (low + high) // 2
-        if ChoiceMaster(table, arrays, middle).is_impossible(effort.limit):
+        if ChoiceMaster(table, arrays, middle).is_impossible(effort.clock.limit(effort.limit)):
             low = middle + 1
         else:
             high = middle
@@ -72,7 +74,7 @@ def _pack_proposals(table: PriceTable, arrays: int, interval: int, effort: Maste
     """The first proposal that packs: those that leave few steps idle come first."""
     tried: set[tuple[tuple[Choice, ...], ...]] = set()
     for idle in effort.idle:
-        choices = ChoiceMaster(table, arrays, interval).propose(idle, effort.limit)
+        choices = ChoiceMaster(table, arrays, interval).propose(idle, effort.clock.limit(effort.limit))
         if choices is None:
             break  # with more idle steps there is no proposal either
         if choices in tried:
@@ -81,7 +83,7 @@ def _pack_proposals(table: PriceTable, arrays: int, interval: int, effort: Maste
         shapes = shapes_of(choices)
         if arrays_bound(shapes, table.lines, interval) > arrays:
             continue
-        packing = pack_few(shapes, table.lines, arrays, interval, effort.packing)
+        packing = pack_few(shapes, table.lines, arrays, interval, effort.clock.limit(effort.packing))
         if packing is not None:
             return WindowPlan(tuple(table.kinds), choices, packing)
     return None

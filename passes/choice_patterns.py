@@ -16,6 +16,7 @@ from ortools.sat.python import cp_model
 from scipy.optimize import linprog
 from scipy.sparse import csr_matrix
 
+from memcompile.passes.clock import FOREVER, Clock
 from memcompile.passes.packing import Fill, Packing, TileShape, fill_array
 from memcompile.passes.packing_exact import arrange
 from memcompile.passes.patterns import (
@@ -52,6 +53,7 @@ class ChoiceProgram:
     interval: int
     arrays: int
     whole: bool
+    clock: Clock = FOREVER
     columns: list[_Column] = field(default_factory=list)
     shapes: list[TileShape] = field(default_factory=list)
     patterns: list[NDArray[np.int64]] = field(default_factory=list)
@@ -110,6 +112,8 @@ class ChoiceProgram:
         if (self.belongs @ self.most < layers).any() or (self.belongs @ self.fewest > layers).any():
             return False, 0
         for spent in range(rounds):
+            if self.clock.is_over:
+                return None, spent
             value, prices = self._solve()
             if value <= self.arrays + TOLERANCE:
                 return True, spent
@@ -210,7 +214,7 @@ class ChoiceProgram:
             )
             model.add(held >= asked)
         model.add(sum(used) <= self.arrays)
-        solver = cp_solver(effort, linearization_level=1)
+        solver = cp_solver(self.clock.limit(effort), linearization_level=1)
         if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return None
         choices = []

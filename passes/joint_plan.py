@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.ir import Replica, read_only
+from memcompile.passes.clock import FOREVER, Clock
 from memcompile.passes.explore_windows import CopyOption
 from memcompile.passes.joint_model import Distribution, JointPlan, JointProblem, Master, Scheme
 
@@ -29,6 +30,7 @@ class JointEffort:
     distribution: float = 2.0
     proposals: int = 6
     intervals: int = 12
+    clock: Clock = FOREVER
 
 
 EFFORTS = {
@@ -43,7 +45,7 @@ def search_jointly(problem: JointProblem, lowest: int, beat: int, effort: JointE
     proven = True
     tried = 0
     interval = bound
-    while interval < beat and tried < effort.intervals:
+    while interval < beat and tried < effort.intervals and not effort.clock.is_over:
         tried += 1
         plan, impossible = _try_interval(problem, interval, effort)
         if plan is not None:
@@ -59,10 +61,10 @@ def search_jointly(problem: JointProblem, lowest: int, beat: int, effort: JointE
 def _first_possible(problem: JointProblem, lowest: int, beat: int, effort: JointEffort) -> int:
     """Smallest interval whose master problem has a solution, or where it could not be decided."""
     low, high = lowest, beat
-    while low < high:
+    while low < high and not effort.clock.is_over:
         middle = (low + high) // 2
         try:
-            possible = Master(problem, middle).propose(effort.master) is not None
+            possible = Master(problem, middle).propose(effort.clock.limit(effort.master)) is not None
         except TimeoutError:
             possible = True
         if possible:
@@ -78,18 +80,20 @@ def _try_interval(problem: JointProblem, interval: int, effort: JointEffort) -> 
     proven = True
     for _ in range(effort.proposals):
         try:
-            choice = master.propose(effort.master)
+            choice = master.propose(effort.clock.limit(effort.master))
         except TimeoutError:
             return None, False
         if choice is None:
             return None, proven
         schemes = {layer: master.schemes[layer][number] for layer, number in choice.items()}
         try:
-            free = Distribution(problem, interval, schemes, own_lines=True).solve(effort.distribution)
+            limit = effort.clock.limit(effort.distribution)
+            free = Distribution(problem, interval, schemes, own_lines=True).solve(limit)
             if free is not None:
                 found = {**schemes, **free}
                 return JointPlan(tuple(found[layer] for layer in range(len(problem.layers))), interval), False
-            relaxed = Distribution(problem, interval, schemes, own_lines=False).solve(effort.distribution)
+            limit = effort.clock.limit(effort.distribution)
+            relaxed = Distribution(problem, interval, schemes, own_lines=False).solve(limit)
             proven = proven and relaxed is None
         except TimeoutError:
             proven = False

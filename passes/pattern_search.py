@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from memcompile.passes.choice_patterns import ChoiceProgram
+from memcompile.passes.clock import FOREVER, Clock
 from memcompile.passes.window_plan import PriceTable, WindowPlan
 
 
@@ -20,6 +21,7 @@ class PatternEffort:
     bound_work: float
     plan_work: float
     plan: float
+    clock: Clock = FOREVER
 
 
 EFFORTS = {"normal": PatternEffort(60.0, 25.0, 0.5), "best": PatternEffort(6000.0, 2500.0, 20.0)}
@@ -33,11 +35,11 @@ def close_gap(
     The bound is the first interval that choices and arrays taken in parts can keep. Plans of whole
     ones are then sought between it and the plan at hand.
     """
-    bound = _raise_bound(table, arrays, bound, plan.interval, effort.bound_work)
+    bound = _raise_bound(table, arrays, bound, plan.interval, effort)
     low, left = bound, effort.plan_work
-    while low < plan.interval and left > 0:
+    while low < plan.interval and left > 0 and not effort.clock.is_over:
         middle = (low + plan.interval) // 2
-        program = ChoiceProgram(table, middle, arrays, whole=True)
+        program = ChoiceProgram(table, middle, arrays, whole=True, clock=effort.clock)
         possible, spent = program.possible(math.ceil(left / program.weight))
         found = program.plan(effort.plan) if possible else None
         left -= max(1, spent) * program.weight
@@ -48,11 +50,12 @@ def close_gap(
     return plan, bound
 
 
-def _raise_bound(table: PriceTable, arrays: int, low: int, high: int, left: float) -> int:
+def _raise_bound(table: PriceTable, arrays: int, low: int, high: int, effort: PatternEffort) -> int:
     """The first interval from ``low`` on that is not ruled out; at most ``high``."""
-    while low < high and left > 0:
+    left = effort.bound_work
+    while low < high and left > 0 and not effort.clock.is_over:
         middle = (low + high) // 2
-        program = ChoiceProgram(table, middle, arrays, whole=False)
+        program = ChoiceProgram(table, middle, arrays, whole=False, clock=effort.clock)
         possible, spent = program.possible(math.ceil(left / program.weight))
         left -= max(1, spent) * program.weight
         if possible is False:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from memcompile.errors import CapacityError
 from memcompile.ir import Certificate, Graph, Placement
 from memcompile.pass_manager import Pass, PassContext
 from memcompile.passes.chips import number_arrays, pipeline
+from memcompile.passes.clock import Clock
 from memcompile.passes.layer_graph import mapped_layers, tile_loads
 from memcompile.passes.packing import Packing, TileShape, group_tiles, pack
 from memcompile.passes.packing_bounds import arrays_bound, packing_interval_bound
@@ -41,6 +43,8 @@ class Place(Pass):
     """Most arrays at hand for which CP-SAT is asked."""
     solver_limit: float = 1.0
     """Limit of each CP-SAT solve, in its deterministic time (about seconds)."""
+    time_limit_s: float = math.inf
+    """Seconds after which the search ends with the best it has; then results depend on the machine."""
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         placement = graph.placement
@@ -106,8 +110,11 @@ class Place(Pass):
         method: str,
     ) -> tuple[Packing | None, int, str]:
         """Fewer than ``found`` arrays if CP-SAT manages, from the fewest possible upwards."""
+        clock = Clock.after(self.time_limit_s)
         for arrays in range(bound, found):
-            exact = pack_exactly(shapes, lines, arrays, interval, self.solver_limit)
+            if clock.is_over:
+                break
+            exact = pack_exactly(shapes, lines, arrays, interval, clock.limit(self.solver_limit))
             if exact.packing is not None:
                 return exact.packing, bound, method
             if exact.impossible and arrays == bound:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -28,6 +29,7 @@ from memcompile.passes.choice_branching import EFFORTS as BRANCH_EFFORTS
 from memcompile.passes.choice_branching import close_by_branching
 from memcompile.passes.choice_master import EFFORTS as MASTER_EFFORTS
 from memcompile.passes.choice_master import choose_together, raise_bound
+from memcompile.passes.clock import Clock
 from memcompile.passes.explore_windows import CopyOption, explore_windows
 from memcompile.passes.joint_model import JointProblem
 from memcompile.passes.joint_plan import EFFORTS as JOINT_EFFORTS
@@ -56,7 +58,7 @@ from memcompile.passes.window_plan import (
 )
 from memcompile.target import Target
 
-OBJECTIVES = ("throughput", "latency", "arrays")
+OBJECTIVES = ("throughput", "accuracy", "latency", "arrays")
 EFFORTS = ("fast", "normal", "best")
 JOINT_LAYERS = 8
 JOINT_ARRAYS = 16
@@ -72,7 +74,8 @@ class Replicate(Pass):
 
     Without a budget the network gets as many chips as one copy of it needs; what one copy leaves
     free on those chips is used for larger windows and further copies. The windows of a layer go
-    round its copies, so that neighbouring windows are worked on at once.
+    round its copies, so that neighbouring windows are worked on at once. A parallel window has
+    cells in which no weight sits, whose errors join the sums, and ``accuracy`` does without.
 
     Raises
     ------
@@ -85,11 +88,14 @@ class Replicate(Pass):
     summary: ClassVar[str] = "choose chips, windows and copies of each layer for a short interval"
 
     objective: str = "throughput"
-    """throughput: shortest interval; latency: fewest steps for one image; arrays: one copy, fewest arrays."""
+    """throughput: shortest interval; accuracy: the same with one output position a step; latency: fewest steps
+    for one image; arrays: one copy, fewest arrays."""
     effort: str = "normal"
     """fast, normal or best."""
     parallel_windows: bool = True
     """Try windows of several output positions; otherwise one position a step."""
+    time_limit_s: float = math.inf
+    """Seconds after which the search ends with the best it has; then results depend on the machine."""
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         check_choice("replicate.objective", self.objective, OBJECTIVES)
@@ -103,10 +109,11 @@ class Replicate(Pass):
         single = single_copies(kinds, context.target)
         chips = chips_for(layers, single, context)
         arrays = chips * context.target.chip.arrays
-        if self.objective == "throughput":
-            found = self._shorten(layers, single, arrays, context.target)
+        clock = Clock.after(self.time_limit_s)
+        if self.objective in ("throughput", "accuracy"):
+            found = self._shorten(layers, single, arrays, context.target, clock)
         elif self.objective == "latency":
-            found = self._hasten(graph, layers, single, arrays, context.target)
+            found = self._hasten(graph, layers, single, arrays, context.target, clock)
         else:
             plan = balanced(single, (context.target.array.input_lines, context.target.array.output_lines))
             found = _Found(chosen_replicas(plan), plan.interval, (), plan.packing)
@@ -119,6 +126,11 @@ class Replicate(Pass):
         )
         return graph.replace(placement=placement)
 
+    @property
+    def _windows(self) -> bool:
+        """Whether windows of several output positions are tried."""
+        return self.parallel_windows and self.objective != "accuracy"
+
     def _hasten(
         self,
         graph: Graph,
@@ -126,11 +138,12 @@ class Replicate(Pass):
         single: WindowPlan,
         arrays: int,
         target: Target,
+        clock: Clock,
     ) -> _Found:
         """The fewest steps for one image alone, and what is proven of it."""
         lines = (target.array.input_lines, target.array.output_lines)
-        table = PriceTable(layer_kinds(layers, target, arrays, self.parallel_windows), lines)
-        shortest = self._shorten(layers, single, arrays, target)
+        table = PriceTable(layer_kinds(layers, target, arrays, self._windows), lines)
+        shortest = self._shorten(layers, single, arrays, target, clock)
         plans = [shortest]
         for plan in (single, *latency_plans(table, arrays)):
             packed = balanced(plan, lines)
@@ -142,6 +155,8 @@ class Replicate(Pass):
             tiles = draft_places(mapped, item.packing or packed_exactly(mapped, lines, arrays, item.interval))
             if tiles.array.min() >= 0:
                 found.append((one_image(flow, tiles).latency, replace(item, places=tiles)))
+            if clock.is_over and found:
+                break
             if item is shortest:
                 # As it would be placed for the shortest interval: in fewer arrays, by chance better.
                 found += self._in_fewest_arrays(graph, layers, item, tiles, arrays, target)
@@ -168,54 +183,78 @@ class Replicate(Pass):
         tiles = placed.tiles.with_columns(array=numbers)
         return [(one_image(Flow.of_graph(mapped), tiles).latency, replace(plan, places=tiles))]
 
-    def _shorten(self, layers: Sequence[TiledLayer], single: WindowPlan, arrays: int, target: Target) -> _Found:
+    def _shorten(
+        self, layers: Sequence[TiledLayer], single: WindowPlan, arrays: int, target: Target, clock: Clock
+    ) -> _Found:
         """The shortest interval on these arrays, and what is proven of it."""
         lines = (target.array.input_lines, target.array.output_lines)
-        kinds = layer_kinds(layers, target, arrays, self.parallel_windows)
+        kinds = layer_kinds(layers, target, arrays, self._windows)
         table = PriceTable(kinds, lines)
         bound = min(interval_bound(table, arrays), single.interval)
         prices = PRICES["fast" if self.effort == "fast" else "normal"]
         plan = shortest_interval(table, arrays, single, bound, prices)
         proof = "Lagrangian bound"
         if self.effort != "fast" and bound < plan.interval:
-            plan, bound = self._close_gap(table, arrays, bound, plan)
+            plan, bound = self._close_gap(table, arrays, bound, plan, clock)
             proof = "integer choices and array patterns as bound"
-        windows = "one rectangular window per layer" if self.parallel_windows else "one position a step"
+        windows = "one rectangular window per layer" if self._windows else "one position a step"
         method = f"{proof} over {windows} and any number of copies, one tile a step per array"
-        certificate = Certificate("initiation_interval", plan.interval, bound, method)
+        limit = limits_of(table, plan.interval, layers)
+        certificate = Certificate("initiation_interval", plan.interval, bound, method, limit)
         found = _Found(chosen_replicas(plan), plan.interval, (certificate,), plan.packing)
         if self.effort != "fast" and len(layers) <= JOINT_LAYERS and arrays <= JOINT_ARRAYS:
-            return self._shorten_jointly(kinds, lines, arrays, found)
+            return self._shorten_jointly(layers, kinds, lines, arrays, found, clock)
         return found
 
-    def _close_gap(self, table: PriceTable, arrays: int, bound: int, plan: WindowPlan) -> tuple[WindowPlan, int]:
-        """Searches that take longer, until one leaves a gap that is small enough."""
-        bound = raise_bound(table, arrays, bound, plan.interval, MASTER_EFFORTS[self.effort])
-        branching = BRANCH_EFFORTS[self.effort]
-        plan, bound = close_by_branching(table, arrays, bound, plan, branching)
+    def _close_gap(
+        self, table: PriceTable, arrays: int, bound: int, plan: WindowPlan, clock: Clock
+    ) -> tuple[WindowPlan, int]:
+        """Searches that take longer and longer, until one leaves a gap that is small enough."""
+        master = replace(MASTER_EFFORTS[self.effort], clock=clock)
+        bound = raise_bound(table, arrays, bound, plan.interval, master)
+        # First what improves the plan soonest: the clock may run out at any time.
+        plan = choose_together(table, arrays, bound, plan, master)
+        branching = replace(BRANCH_EFFORTS[self.effort], clock=clock)
+        if plan.interval - bound > branching.gap * plan.interval:
+            plan, bound = close_by_branching(table, arrays, bound, plan, branching)
         if plan.interval - bound <= branching.gap * plan.interval:
             return plan, bound
-        plan = choose_together(table, arrays, bound, plan, MASTER_EFFORTS[self.effort])
-        return close_gap(table, arrays, bound, plan, PATTERN_EFFORTS[self.effort])
+        return close_gap(table, arrays, bound, plan, replace(PATTERN_EFFORTS[self.effort], clock=clock))
 
     def _shorten_jointly(
-        self, kinds: Sequence[LayerKind], lines: tuple[int, int], arrays: int, found: _Found
+        self,
+        layers: Sequence[TiledLayer],
+        kinds: Sequence[LayerKind],
+        lines: tuple[int, int],
+        arrays: int,
+        found: _Found,
+        clock: Clock,
     ) -> _Found:
         """Mix windows within layers where that is shorter still, and prove how short it can be."""
         options = joint_options(kinds)
         problem = JointProblem(tuple(options), lines, arrays)
         work = sum(min(_least_work(option) for option in item) for item in options)
-        search = search_jointly(problem, max(1, -(-work // arrays)), found.interval, JOINT_EFFORTS[self.effort])
+        effort = replace(JOINT_EFFORTS[self.effort], clock=clock)
+        search = search_jointly(problem, max(1, -(-work // arrays)), found.interval, effort)
         method = (
             "CP-SAT over nested windows, copies and loads of each layer and all arrays together, "
             "one tile a step per array"
         )
         if search.plan is None:
-            certificate = Certificate("initiation_interval", found.interval, search.bound, method)
+            (before,) = found.certificates
+            certificate = replace(before, bound=search.bound, method=method)
             return replace(found, certificates=(certificate,))
         replicas = tuple(replicas_of(item, scheme) for item, scheme in zip(options, search.plan.schemes, strict=True))
-        certificate = Certificate("initiation_interval", search.plan.interval, search.bound, method)
+        limit = limits_of(PriceTable(kinds, lines), search.plan.interval, layers)
+        certificate = Certificate("initiation_interval", search.plan.interval, search.bound, method, limit)
         return _Found(replicas, search.plan.interval, (certificate,), None)
+
+
+def limits_of(table: PriceTable, interval: int, layers: Sequence[TiledLayer]) -> str:
+    """What keeps an interval from being one step shorter, in words."""
+    if interval <= 1:
+        return "nothing: no image takes less than a step"
+    return table.shortage(interval - 1).words([layer.name for layer in layers])
 
 
 @dataclass(frozen=True, eq=False)

@@ -95,9 +95,10 @@ def _certificates(
         for item in graph.placement.certificates
         if item.quantity != "initiation_interval"
     )
-    bound, method = _bound(mapped_layers(graph), graph.placement.tiles, loads, context)
     if planned:
-        bound, method = planned[-1].bound, planned[-1].method
+        (plan,) = planned
+        return (*others, replace(plan, value=interval, bound=min(plan.bound, interval)))
+    bound, method = _bound(mapped_layers(graph), graph.placement.tiles, loads, context)
     return (*others, Certificate("initiation_interval", interval, min(bound, interval), method))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +73,12 @@ def shapes_of(choices: Iterable[Sequence[Choice]]) -> list[TileShape]:
 
 WAYS = 8
 """Ways to count cells and steps in bounds."""
+RESOURCES = ("cells", "output lines", "input lines", "whole arrays")
+"""What the first four ways count; the other four count the same, and arrays that a tile fills as a whole."""
+BOUND_PRICES = np.linspace(0, 1, 21)
+"""Prices of cells against steps that are tried in bounds: at 0 steps alone count, at 1 cells alone."""
+MOST_NAMED = 3
+"""Layers named among those that take most of what is short."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,28 @@ class _Rates:
     least: tuple[NDArray[np.float64], ...]
     steps: tuple[NDArray[np.float64], ...]
     total: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """What keeps an interval from being shorter.
+
+    ``resource`` is one of :data:`RESOURCES`; ``steps_share`` says how far the time on the converters
+    counts beside it, 0..1; ``shares`` are the layers' shares of the demand, by layer number.
+    """
+
+    resource: str
+    steps_share: float
+    shares: Mapping[int, float]
+
+    def words(self, names: Sequence[str]) -> str:
+        """One line: the resource, and the layers that take most of it."""
+        steps = "time on the converters"
+        what = steps if self.steps_share == 1 else self.resource
+        if 0 < self.steps_share < 1:
+            what = f"{self.resource} and {steps}"
+        ranked = sorted(self.shares, key=lambda layer: (-self.shares[layer], layer))[:MOST_NAMED]
+        return f"{what}; most of it: " + ", ".join(f"{names[layer]} {self.shares[layer]:.0%}" for layer in ranked)
 
 
 class PriceTable:
@@ -125,16 +153,21 @@ class PriceTable:
 
     def bound(self, interval: int) -> float:
         """Arrays that any choice with one window per layer needs for this interval."""
-        best = 0.0
-        for price in np.linspace(0, 1, 21):
-            demand = np.zeros(WAYS)
-            for kind, use in enumerate(self.uses):
-                windows = self.windows[kind][:, None]
-                area = -(-windows // interval) * (use.whole + price * use.part)
-                cost = area + (1 - price) * use.working * (windows / interval)
-                demand += self.layers[kind] * cost.min(axis=0)
-            best = max(best, float(demand.max()))
-        return best
+        return float(self._rates(interval).total.max())
+
+    def shortage(self, interval: int) -> Shortage:
+        """What is shortest, of all that is counted, for this interval."""
+        rates = self._rates(interval)
+        # Where several ways show the same shortage, the one with most of the cells and the plainest.
+        dearest_first = rates.total[::-1]
+        row, way = np.unravel_index(int(np.argmax(np.round(dearest_first, 9))), dearest_first.shape)
+        price = len(BOUND_PRICES) - 1 - row
+        shares = {
+            member: float(least[price, way] / rates.total[price, way])
+            for kind, least in zip(self.kinds, rates.least, strict=True)
+            for member in kind.members
+        }
+        return Shortage(RESOURCES[way % len(RESOURCES)], float(1 - BOUND_PRICES[price]), shares)
 
     def survivors(self, interval: int, arrays: int) -> list[tuple[int, int, int, int]]:
         """Choices that no price rules out for this interval: (kind, option, copies, steps of a copy).
@@ -156,7 +189,7 @@ class PriceTable:
 
     def _rates(self, interval: int) -> _Rates:
         """Priced demand of the cheapest choices, and of steps, for every price."""
-        prices = np.linspace(0, 1, 21)
+        prices = BOUND_PRICES
         least, steps = [], []
         for kind, use in enumerate(self.uses):
             windows = self.windows[kind][:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -226,6 +227,54 @@ def test_one_position_a_step_is_an_option() -> None:
     target = make_target()
     graph = mapped(chain(FIVE_LAYERS, target), context_of(target), Replicate(parallel_windows=False))
     assert all(replica.unrolling.window_outputs == 1 for layer in mapped_layers(graph) for replica in layer.replicas)
+
+
+def test_accuracy_is_throughput_with_one_position_a_step() -> None:
+    target = make_target()
+    accurate = mapped(chain(FIVE_LAYERS, target), context_of(target), Replicate(objective="accuracy"))
+    plain = mapped(chain(FIVE_LAYERS, target), context_of(target), Replicate(parallel_windows=False))
+    assert print_graph(accurate) == print_graph(plain)
+    assert accurate.placement is not None
+    assert accurate.placement.initiation_interval_steps == 117
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(geometries(), min_size=1, max_size=3), targets(), st.integers(0, 4))
+def test_a_search_that_is_cut_short_is_valid_and_not_better(layers: list[Geometry], target: Target, spare: int) -> None:
+    one = mapped(chain(layers, target), context_of(target), Replicate(objective="arrays"))
+    assert one.placement is not None
+    context = context_of(target, chips=one.placement.chips + spare)
+    found = {}
+    for limit in (1e-9, math.inf):
+        graph = mapped(chain(layers, target), context, Replicate(time_limit_s=limit))
+        check_independently(graph, target, 1)
+        assert graph.placement is not None
+        (found[limit],) = [c for c in graph.placement.certificates if c.quantity == "initiation_interval"]
+    assert found[1e-9].bound <= found[math.inf].value <= found[1e-9].value
+
+
+def test_a_latency_search_that_is_cut_short_still_finds_a_mapping() -> None:
+    target = make_target()
+    replicate = Replicate(objective="latency", time_limit_s=1e-9)
+    check_independently(mapped(chain(FIVE_LAYERS, target), context_of(target), replicate), target, 1)
+
+
+def limit_of(layers: list[Geometry], target: Target, chips: int) -> str:
+    graph = mapped(chain(layers, target), context_of(target, chips=chips))
+    assert graph.placement is not None
+    (interval,) = [c for c in graph.placement.certificates if c.quantity == "initiation_interval"]
+    return interval.limited_by
+
+
+def test_the_interval_says_what_limits_it() -> None:
+    target = make_target(chip={"arrays": 1})
+    # Two layers that fill an array each leave nothing for further copies.
+    assert limit_of([conv(6, 4, 1, 64), conv(3, 1, 16, 64)], target, 2) == "cells; most of it: layer0 50%, layer1 50%"
+    # One position needs a step of each of two tiles, and more copies fit than there are steps.
+    assert limit_of([conv(12, 3, 1, 1)], target, 1) == "time on the converters; most of it: layer0 100%"
+    assert limit_of([dense(16, 10)], target, 1) == "nothing: no image takes less than a step"
+    five = limit_of(FIVE_LAYERS, make_target(), 1)
+    assert five == "cells and time on the converters; most of it: layer0 47%, layer1 46%, layer2 8%"
 
 
 def test_same_input_gives_the_same_mapping() -> None:
