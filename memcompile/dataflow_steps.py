@@ -26,6 +26,8 @@ Steps = NDArray[np.int64]
 Work = Callable[[int, Sequence[Steps]], Sequence[Steps]]
 """From a layer's number and, per copy, the step from which each of its windows can be read, [windows],
 to the step from which the results of each window can be read."""
+Watch = Callable[[OnnxNode, Found, Mapping[str, Steps], Mapping[str, Steps]], None]
+"""Sees an operator, what its outputs read, the values before it and its results."""
 
 
 MOST_ELEMENTS = 2**28
@@ -61,11 +63,12 @@ class Flow:
         """All values as if every element existed from the first step on."""
         return self.walk(lambda layer, ready: [np.zeros(len(steps), np.int64) for steps in ready])
 
-    def walk(self, work: Work, layers: range | None = None) -> dict[str, Steps]:
+    def walk(self, work: Work, layers: range | None = None, watch: Watch | None = None) -> dict[str, Steps]:
         """Step of each element of each value between stages; shape () where all exist at once.
 
         With ``layers``, numbers of crossbar layers, only the stages from the first of them to the last
-        are walked, and whatever is made elsewhere exists from the first step on.
+        are walked, and whatever is made elsewhere exists from the first step on. ``watch`` is shown
+        every ONNX operator as its steps are found.
         """
         stages, number, values = self.stages, 0, dict[str, Steps]()
         if layers is None:
@@ -83,7 +86,11 @@ class Flow:
             else:
                 inner = {name: values[name] for name in stage.inputs if name in values}
                 for operator in _operators(stage):
-                    inner.update(_operator_steps(operator, inner, self.constants[stage.name]))
+                    found = _reads(operator, inner, self.constants[stage.name])
+                    results = _operator_steps(operator, found, inner)
+                    if watch is not None:
+                        watch(operator, found, inner, results)
+                    inner.update(results)
                 values.update({name: inner[name] for name in stage.outputs})
         return values
 
@@ -118,9 +125,8 @@ def _reads(operator: OnnxNode, values: Mapping[str, Steps], constants: Constants
     return operator_reads(operator, shapes, constants)
 
 
-def _operator_steps(operator: OnnxNode, values: Mapping[str, Steps], constants: Constants) -> dict[str, Steps]:
+def _operator_steps(operator: OnnxNode, found: Found, values: Mapping[str, Steps]) -> dict[str, Steps]:
     """Step of each element of each output of an operator."""
-    found = _reads(operator, values, constants)
     read = [name for name in (*operator.inputs, *operator.captures) if name in values]
     latest = max((int(values[name].max(initial=0)) for name in read), default=0)
     results = {}
@@ -138,9 +144,25 @@ def _latest(operands: Iterable[tuple[Steps, NDArray[np.int64] | None]]) -> Steps
     latest: Steps | None = None
     for steps, index in operands:
         read = steps if index is None else np.where(index >= 0, steps.reshape(-1)[np.maximum(index, 0)], 0)
-        latest = read if latest is None else np.maximum(latest, read)
+        latest = read if latest is None else later_of(latest, read)
     assert latest is not None, "a rule names at least one operand"
     return latest
+
+
+def thin(*steps: Steps) -> tuple[Steps, ...]:
+    """Arrays of one shape, cut to one entry along each axis along which all of them repeat themselves.
+
+    Channels made in the same step share their memory, so that there is little to be looked at.
+    """
+    alike = [all(axis == 0 for axis in strides) for strides in zip(*(item.strides for item in steps), strict=True)]
+    places = tuple(slice(0, 1) if same else slice(None) for same in alike)
+    return tuple(item[places] for item in steps)
+
+
+def later_of(a: Steps, b: Steps) -> Steps:
+    """The later of two steps, element by element, with broadcasting; what repeats itself stays so."""
+    a, b = np.broadcast_arrays(a, b)
+    return np.broadcast_to(np.maximum(*thin(a, b)), a.shape)
 
 
 def spatial_steps(geometry: Geometry, x: Steps) -> Steps | None:
@@ -167,21 +189,65 @@ def window_steps(unrolling: Unrolling, windows: NDArray[np.int32], x: Steps) -> 
 
 def window_reads(unrolling: Unrolling, positions: Steps) -> Iterable[Steps]:
     """What all windows read at each of their offsets, [*grid]; 0 where that is padding."""
-    geometry = unrolling.geometry
-    strides = [count * stride for count, stride in zip(unrolling.window, geometry.strides, strict=True)]
-    width = []
-    for axis in range(geometry.rank):
-        reach = (unrolling.grid[axis] - 1) * strides[axis] + unrolling.offsets[axis][-1] + 1
+    padded = np.pad(positions, _padding(unrolling))
+    for places in _offset_places(unrolling):
+        yield padded[places]
+
+
+def read_until(layer: MappedLayer, x: Steps, steps: Sequence[Steps]) -> Steps:
+    """Last step in which a layer reads each element of its input, [x.shape]; -1 for none.
+
+    Parameters
+    ----------
+    steps
+        Per copy the step in which each of its windows is worked on, [windows].
+    """
+    geometry = layer.geometry
+    if spatial_steps(geometry, x) is None:
+        return np.full(x.shape, max(int(worked.max(initial=-1)) for worked in steps), np.int64)
+    last = np.full(geometry.input_size, -1, np.int64)
+    for copy, worked in zip(layer.replicas, steps, strict=True):
+        np.maximum(last, _positions_until(copy.unrolling, copy.windows, worked), out=last)
+    if geometry.layout == "channels_first":
+        return np.broadcast_to(last, x.shape)
+    items = x.size // (last.size * geometry.in_channels)
+    return np.broadcast_to(last[None, ..., None], (items, *last.shape, geometry.in_channels)).reshape(x.shape)
+
+
+def _positions_until(unrolling: Unrolling, windows: NDArray[np.int32], steps: Steps) -> Steps:
+    """Last step in which windows of one copy read each input position, [*input_size]; -1 for none."""
+    worked = np.full(unrolling.windows, -1, np.int64)
+    worked[windows] = steps
+    padding, sizes = _padding(unrolling), unrolling.geometry.input_size
+    until = np.full([begin + size + end for size, (begin, end) in zip(sizes, padding, strict=True)], -1, np.int64)
+    for places in _offset_places(unrolling):
+        np.maximum(until[places], worked.reshape(unrolling.grid), out=until[places])
+    return until[tuple(slice(begin, begin + size) for size, (begin, _) in zip(sizes, padding, strict=True))]
+
+
+def _padding(unrolling: Unrolling) -> list[tuple[int, int]]:
+    """Positions before and after the input that windows reach, per axis."""
+    geometry, width = unrolling.geometry, []
+    for axis, stride in enumerate(_window_strides(unrolling)):
+        reach = (unrolling.grid[axis] - 1) * stride + unrolling.offsets[axis][-1] + 1
         begin = geometry.pads_begin[axis]
         width.append((begin, max(0, reach - begin - geometry.input_size[axis])))
-    padded = np.pad(positions, width)
+    return width
+
+
+def _window_strides(unrolling: Unrolling) -> list[int]:
+    """Input positions between neighbouring windows, per axis."""
+    return [count * stride for count, stride in zip(unrolling.window, unrolling.geometry.strides, strict=True)]
+
+
+def _offset_places(unrolling: Unrolling) -> Iterable[tuple[slice, ...]]:
+    """Where, in the padded input, all windows read at each of their offsets."""
+    strides = _window_strides(unrolling)
     for offset in itertools.product(*unrolling.offsets):
-        yield padded[
-            tuple(
-                slice(first, first + (cells - 1) * stride + 1, stride)
-                for first, cells, stride in zip(offset, unrolling.grid, strides, strict=True)
-            )
-        ]
+        yield tuple(
+            slice(first, first + (cells - 1) * stride + 1, stride)
+            for first, cells, stride in zip(offset, unrolling.grid, strides, strict=True)
+        )
 
 
 def output_steps(layer: MappedLayer, x: Steps, done: Sequence[Steps]) -> Steps:

@@ -12,10 +12,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from memcompile.buffers import buffer_sizes
 from memcompile.cost_report import cost_facts, cost_lines, figure
 from memcompile.evaluation import Accuracy, Evaluation, Quality
 from memcompile.ir import MappedLayer
 from memcompile.program import Program
+from memcompile.program_flow import program_flow
 from memcompile.quantizers import InputQuantizer
 
 Facts = dict[str, Any]
@@ -53,6 +55,7 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
         "images_per_second": 1e6 / cost["interval_us"] if cost["interval_us"] else None,
         "crossing_values": placement.crossing_values,
         "crossing_values_bound": crossing.bound if crossing else 0,
+        "buffers": _buffer_facts(program),
         "segments": len(placement.segments),
         "batch": placement.batch or None,
         "pass_time_ns": of_pass.value if of_pass else None,
@@ -74,6 +77,15 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
         "accuracy": _accuracy_facts(accuracy) if accuracy else None,
         "output_sqnr_db": {name: _finite(value) for name, value in quality.outputs.items()} if quality else None,
         "warnings": list(program.provenance.notes),
+    }
+
+
+def _buffer_facts(program: Program) -> Facts:
+    sizes = buffer_sizes(program_flow(program), program.placement)
+    return {
+        "alone": sizes.alone,
+        "pipelined": sizes.steady,
+        "values": [{"value": item.value, "alone": item.alone, "pipelined": item.steady} for item in sizes.values],
     }
 
 
@@ -191,6 +203,8 @@ def _at_once(facts: Facts) -> list[str]:
         f"{_bound(facts['initiation_interval_steps'], facts['initiation_interval_bound'])}",
         *_limits(facts),
         f"latency          {_latency(facts)}",
+        f"buffers          {facts['buffers']['alone']:,} values held at once for one image alone; "
+        f"{facts['buffers']['pipelined']:,} in the pipeline",
         f"rate             {facts['images_per_second']:,.0f} images/s at {facts['step_ns']:g} ns a step",
     ]
 
