@@ -80,7 +80,8 @@ class Flow:
         for stage in stages:
             if isinstance(stage, MappedLayer):
                 x = values[stage.inputs[0]]
-                done = work(number, [window_steps(copy.unrolling, copy.windows, x) for copy in stage.replicas])
+                steps = {unrolling: window_steps(unrolling, x) for unrolling, _ in _alike(stage)}
+                done = work(number, [steps[copy.unrolling][copy.windows] for copy in stage.replicas])
                 values[stage.outputs[0]] = output_steps(stage, x, done)
                 number += 1
             else:
@@ -175,16 +176,30 @@ def spatial_steps(geometry: Geometry, x: Steps) -> Steps | None:
     return None
 
 
-def window_steps(unrolling: Unrolling, windows: NDArray[np.int32], x: Steps) -> Steps:
+def _alike(layer: MappedLayer) -> list[tuple[Unrolling, list[int]]]:
+    """Copies of a layer, by number, together with those that have the same windows."""
+    copies: dict[Unrolling, list[int]] = {}
+    for number, copy in enumerate(layer.replicas):
+        copies.setdefault(copy.unrolling, []).append(number)
+    return list(copies.items())
+
+
+def _together(layer: MappedLayer, copies: Sequence[int], steps: Sequence[Steps]) -> tuple[NDArray[np.int32], Steps]:
+    """Windows of some copies, and their steps, one copy after the other."""
+    windows = np.concatenate([layer.replicas[copy].windows for copy in copies])
+    return windows, np.concatenate([steps[copy] for copy in copies])
+
+
+def window_steps(unrolling: Unrolling, x: Steps) -> Steps:
     """First step in which all inputs of each window exist, [windows]."""
     geometry = unrolling.geometry
     positions = spatial_steps(geometry, x)
     if positions is None:
-        return np.full(len(windows), int(x.max(initial=0)), np.int64)
+        return np.full(unrolling.windows, int(x.max(initial=0)), np.int64)
     latest = np.zeros(unrolling.grid, np.int64)
     for read in window_reads(unrolling, positions):
         np.maximum(latest, read, out=latest)
-    return np.asarray(latest.ravel()[windows])
+    return latest.ravel()
 
 
 def window_reads(unrolling: Unrolling, positions: Steps) -> Iterable[Steps]:
@@ -206,8 +221,8 @@ def read_until(layer: MappedLayer, x: Steps, steps: Sequence[Steps]) -> Steps:
     if spatial_steps(geometry, x) is None:
         return np.full(x.shape, max(int(worked.max(initial=-1)) for worked in steps), np.int64)
     last = np.full(geometry.input_size, -1, np.int64)
-    for copy, worked in zip(layer.replicas, steps, strict=True):
-        np.maximum(last, _positions_until(copy.unrolling, copy.windows, worked), out=last)
+    for unrolling, copies in _alike(layer):
+        np.maximum(last, _positions_until(unrolling, *_together(layer, copies, steps)), out=last)
     if geometry.layout == "channels_first":
         return np.broadcast_to(last, x.shape)
     items = x.size // (last.size * geometry.in_channels)
@@ -215,7 +230,7 @@ def read_until(layer: MappedLayer, x: Steps, steps: Sequence[Steps]) -> Steps:
 
 
 def _positions_until(unrolling: Unrolling, windows: NDArray[np.int32], steps: Steps) -> Steps:
-    """Last step in which windows of one copy read each input position, [*input_size]; -1 for none."""
+    """Last step in which some windows read each input position, [*input_size]; -1 for none."""
     worked = np.full(unrolling.windows, -1, np.int64)
     worked[windows] = steps
     padding, sizes = _padding(unrolling), unrolling.geometry.input_size
@@ -254,8 +269,9 @@ def output_steps(layer: MappedLayer, x: Steps, done: Sequence[Steps]) -> Steps:
     """Step of each element of a layer's output, given the step of each window of each copy."""
     geometry = layer.geometry
     positions = np.zeros(geometry.positions, np.int64)
-    for copy, steps in zip(layer.replicas, done, strict=True):
-        where = copy.unrolling.window_positions()[copy.windows]
+    for unrolling, copies in _alike(layer):
+        windows, steps = _together(layer, copies, done)
+        where = unrolling.window_positions()[windows]
         window, output = np.nonzero(where >= 0)
         positions[where[window, output]] = steps[window]
     if spatial_steps(geometry, x) is None:
