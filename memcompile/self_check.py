@@ -219,8 +219,8 @@ def _check_outputs(
     channels = sums.transpose(0, 2, 1).reshape(1, geometry.out_channels, len(positions))
     found = mapped.rescale(channels)[0]
     expected = x @ matrix
-    arithmetic = 1e-4 * np.abs(x) @ np.abs(matrix)
-    slack = np.abs(x_rounded) @ weight_error + np.abs(x_rounded - x) @ np.abs(matrix) + arithmetic
+    # Rounded inputs, and one part in 10^4 for the order in which floats are added.
+    slack = np.abs(x_rounded) @ weight_error + (np.abs(x_rounded - x) + 1e-4 * np.abs(x)) @ np.abs(matrix)
     if np.dtype(layer.dtype).kind in "iu":
         slack = slack + 0.5  # the output is rounded, too
     expected, slack = (item.transpose(0, 2, 1).reshape(found.shape) for item in (expected, slack))
