@@ -33,7 +33,7 @@ from memcompile.passes.explore_windows import fewest_steps
 from memcompile.passes.place import Place
 from memcompile.passes.replicate import Replicate
 from memcompile.passes.schedule import Schedule
-from memcompile.passes.tile_matrices import TileMatrices
+from memcompile.passes.tile_matrices import TileMatrices, tile_limits
 from memcompile.pipelines import compile_model
 from memcompile.quantizers import InputQuantizer
 from memcompile.target import Target, load_target
@@ -212,9 +212,10 @@ def model_rows(path: Path, target: str) -> Iterator[Row]:
 
 
 def step_rows(name: str, shapes: Sequence[tuple[int, int, int, int]], known: str, wanted: str) -> Iterator[Row]:
-    """Sum of steps in one 512 x 512 array with one cell per weight."""
+    """Sum of steps in one array of 512 x 512 weights."""
     began = time.perf_counter()
-    plans = [fewest_steps(conv(*shape), 512, 512) for shape in shapes]
+    rows, columns = tile_limits(load_target("vwsdk"), slices=1)
+    plans = [fewest_steps(conv(*shape), rows, columns) for shape in shapes]
     steps, bound = sum(plan.steps for plan in plans), sum(plan.bound for plan in plans)
     yield Row(name, "sum of steps", known, wanted, steps, bound, time.perf_counter() - began, peak_mb())
 
@@ -252,6 +253,7 @@ def instances() -> dict[str, Callable[[str], Iterator[Row]]]:
         ),
         "ResNet-20, 9216 arrays 128x128": lambda name: map_rows(name, cifar_resnet(3), many, "", small, 1),
         "ResNet-56, 9216 arrays 128x128": lambda name: map_rows(name, cifar_resnet(9), many, "", small, 1),
+        "ResNet-18, 9216 arrays 128x128, pairs": lambda name: map_rows(name, resnet18(), many, "", small, 1),
         "ResNet-50, 9216 arrays 128x128, fast": lambda name: map_rows(
             name, resnet50(), many, "PIMCOMP 4.2 s", "< 10 s, 1 GB", 1, effort="fast"
         ),

@@ -211,7 +211,13 @@ def test_five_layer_network_reaches_a_proven_interval_on_eight_arrays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "weights"), [("pimcomp", 9216 * 128 * 64), ("neurram", 48 * 256 * 128), ("hermes", 64 * 256 * 256)]
+    ("name", "weights"),
+    [
+        ("pimcomp", 9216 * 128 * 64),
+        ("neurram", 48 * 256 * 128),
+        ("hermes", 64 * 256 * 256),
+        ("vwsdk", 512 * 512),
+    ],
 )
 def test_built_in_targets_hold_the_published_number_of_weights(name: str, weights: int) -> None:
     target = load_target(name)
