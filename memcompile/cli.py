@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
@@ -15,7 +17,7 @@ from rich.table import Table
 from memcompile.atomic import write_atomically
 from memcompile.cli_refresh import refresh_command
 from memcompile.cli_tune import tune_command
-from memcompile.console import Output, check_writable, data_options, duration, write_npz
+from memcompile.console import Output, check_writable, data_options, data_words, duration, write_npz
 from memcompile.cost_report import energy_table
 from memcompile.data import load_dataset
 from memcompile.errors import EXIT_CODES, MemcompileError, UsageError
@@ -29,12 +31,14 @@ from memcompile.pipelines import DEFAULT_TARGET, compile_model, compiler_version
 from memcompile.printer import print_graph
 from memcompile.program import Program
 from memcompile.program_file import load_program, save_program
-from memcompile.report import program_facts
+from memcompile.report import Facts, program_facts
 from memcompile.runtime.emulator import Emulator
 from memcompile.target import builtin_targets, load_target
 from memcompile.verifier import verify_program
 
 DEFAULT_BATCH = 100
+LOSS_WORTH_A_WORD = 0.01
+"""Share of right answers lost to noisy devices from which on the report says what helps."""
 
 
 class DefaultGroup(click.Group):
@@ -245,7 +249,23 @@ def compile_command(model: Path, **options: Any) -> None:
         if energies is not None:
             out.print(energies)
     out.report(facts)
-    out.say(f"program written to {target}; next: memcompile run {target} --data YOUR_DATA")
+    # Labels without --data are those of the digits, which the next command finds by itself, too.
+    unknown = options["data"] is None and facts["accuracy"] is None
+    same_data = " --data YOUR_DATA" if unknown else data_words(options["data"], options["mean"], options["std"])
+    out.say(f"program written to {target}; next: memcompile run {target}{same_data}")
+    for advice in _advice(facts, options["optimise"]):
+        out.say(advice.format(program=target, data=same_data))
+
+
+def _advice(facts: Facts, objective: str) -> Iterator[str]:
+    """What helps where noisy devices cost more than a point of accuracy."""
+    accuracy = facts["accuracy"]
+    if accuracy is None or accuracy["ideal"] - accuracy["emulated_mean"] < LOSS_WORTH_A_WORD:
+        return
+    yield "accuracy lost to devices can be won back on a chip: memcompile tune {program}{data}"
+    windows = any(math.prod(window) > 1 for layer in facts["layers"] for window in layer["parallel_windows"])
+    if windows and objective != "accuracy":
+        yield "parallel windows take part of it: --optimise accuracy does without, in more steps"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from memcompile.atomic import write_atomically
-from memcompile.console import Output, check_writable, data_options, names, scoring_options
+from memcompile.console import Output, check_writable, data_options, data_words, names, scoring_options
 from memcompile.cost_report import write_facts, write_line
 from memcompile.data import Dataset, load_dataset
 from memcompile.errors import UsageError
@@ -112,7 +112,8 @@ def tune_command(program: Path, **options: Any) -> None:
     before, _ = transfer(source, plan.seed, correct_slices=plan.correct_slices)
     facts = _facts(source, before, result, training, test, out.progress)
     out.facts(facts, _lines(facts))
-    out.say(f"tuned program written to {target}; next: memcompile run {target} --data YOUR_DATA")
+    same_data = data_words(options["data"], options["mean"], options["std"])
+    out.say(f"tuned program written to {target}; next: memcompile run {target}{same_data}")
 
 
 def tuning_data(program: Program, options: dict[str, Any]) -> tuple[Dataset, Dataset]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,14 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = option(function)
     return function
+
+
+def data_words(data: Path | None, mean: Sequence[float] | None, std: Sequence[float] | None) -> str:
+    """The options with which the next command reads the same data, with a space before each."""
+    words = "" if data is None else f" --data {shlex.quote(str(data))}"
+    for name, values in (("mean", mean), ("std", std)):
+        words += f" --{name} " + ",".join(f"{value:g}" for value in values) if values else ""
+    return words
 
 
 def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:

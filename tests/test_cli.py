@@ -20,7 +20,7 @@ import pytest
 import stages
 
 import memcompile
-from memcompile.cli import main
+from memcompile.cli import _advice, main
 from memcompile.errors import EXIT_CODES
 from memcompile.pass_manager import Pass
 from memcompile.pipelines import default_passes
@@ -90,6 +90,38 @@ def test_compile_writes_the_program_and_reports(run: Run, tmp_path: Path) -> Non
         r"program written to m\.mcp; next: memcompile run m\.mcp",
     ):
         assert re.search(fact, out), fact
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--data d.npz", "--data d.npz"),
+        ("--data d.npz --mean 0.5 --std 0.25,1", "--data d.npz --mean 0.5 --std 0.25,1"),
+        ("", "--data YOUR_DATA"),
+    ],
+)
+def test_the_next_command_reads_the_same_data(run: Run, options: str, words: str) -> None:
+    out = run(f"compile m.onnx {options} --no-evaluation -o n.mcp")
+    assert f"next: memcompile run n.mcp {words}\n" in out
+
+
+@pytest.mark.parametrize(
+    ("lost", "window", "objective", "advice"),
+    [
+        (0.02, [2, 1], "throughput", 2),
+        (0.02, [2, 1], "accuracy", 1),
+        (0.02, [1, 1], "throughput", 1),
+        (0.005, [2, 1], "throughput", 0),
+    ],
+)
+def test_advice_comes_where_devices_cost_accuracy(lost: float, window: list[int], objective: str, advice: int) -> None:
+    facts = {
+        "accuracy": {"ideal": 0.9, "emulated_mean": 0.9 - lost},
+        "layers": [{"parallel_windows": [window, [1, 1]]}],
+    }
+    found = list(_advice(facts, objective))
+    assert len(found) == advice
+    assert all("tune" in found[0] or "--optimise" in found[1] for _ in found)
 
 
 def test_the_word_compile_may_be_left_out(run: Run, tmp_path: Path) -> None:
