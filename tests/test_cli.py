@@ -21,6 +21,7 @@ import stages
 
 import memcompile
 from memcompile.cli import _advice, main
+from memcompile.console import data_words
 from memcompile.errors import EXIT_CODES
 from memcompile.pass_manager import Pass
 from memcompile.pipelines import default_passes
@@ -96,13 +97,18 @@ def test_compile_writes_the_program_and_reports(run: Run, tmp_path: Path) -> Non
     ("options", "words"),
     [
         ("--data d.npz", "--data d.npz"),
-        ("--data d.npz --mean 0.5 --std 0.25,1", "--data d.npz --mean 0.5 --std 0.25,1"),
         ("", "--data YOUR_DATA"),
     ],
 )
 def test_the_next_command_reads_the_same_data(run: Run, options: str, words: str) -> None:
     out = run(f"compile m.onnx {options} --no-evaluation -o n.mcp")
     assert f"next: memcompile run n.mcp {words}\n" in out
+
+
+def test_options_that_read_data_are_repeated_for_a_shell() -> None:
+    assert data_words(None, None, None) == ""
+    words = data_words(Path("my data/a.npz"), (0.5,), (0.25, 1.0))
+    assert words == " --data 'my data/a.npz' --mean 0.5 --std 0.25,1"
 
 
 @pytest.mark.parametrize(
