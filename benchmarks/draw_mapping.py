@@ -139,15 +139,19 @@ def _draw_steps(axes: Axes, program: Program, arrays: int) -> None:
             continue
         layer = int(tiles.layer[tile])
         steps = len(program.layers[layer].replicas[int(tiles.replica[tile])].windows)
-        axes.barh(
-            int(tiles.array[tile]),
-            steps,
-            left=int(tiles.slot[tile]),
-            height=0.74,
-            color=layer_colour(layer),
-            edgecolor="white",
-            linewidth=0.6,
-        )
+        slot = int(tiles.slot[tile])
+        first = min(steps, interval - slot)
+        # Steps beyond the end of the interval go on at its beginning.
+        for left, width in ((slot, first), (0, steps - first)):
+            axes.barh(
+                int(tiles.array[tile]),
+                width,
+                left=left,
+                height=0.74,
+                color=layer_colour(layer),
+                edgecolor="white",
+                linewidth=0.6,
+            )
     axes.set_ylim(arrays - 0.4, -0.6)
     axes.set_xlim(0, interval)
     axes.set_yticks(range(arrays))

@@ -77,8 +77,9 @@ class TileTable:
     sits on output line ``output_line + 2 * slices * (j - column_begin) + 2 * s + p``.
 
     For one image alone ``start`` is its first step and ``rhythm`` says where it pauses. In the steady
-    state ``slot`` is its first step of the interval, and ``lag`` how many intervals ago the image it
-    works on entered. What is not decided yet is -1.
+    state ``slot`` is its first step of the interval; steps beyond the end of the interval go on at its
+    beginning. ``lag`` says how many intervals before that step the image entered on which the tile then
+    begins to work. What is not decided yet is -1.
     """
 
     layer: NDArray[np.int32]

@@ -68,16 +68,24 @@ def _conflicts(part: Part, timetable: Timetable) -> Iterator[Violation]:
 def _steady_conflicts(part: Part, loads: NDArray[np.int64]) -> Iterator[Violation]:
     """Tiles of one array that work in the same step of the interval."""
     tiles, length, rows = part.placement.tiles, part.placement.initiation_interval_steps, part.rows
-    begin = tiles.slot.astype(np.int64)
-    for tile in np.flatnonzero(begin + loads > length)[:SHOWN]:
-        what = f"slot {begin[tile]} + {loads[tile]} steps exceeds the interval of {length}"
+    slot = tiles.slot.astype(np.int64)
+    outside = (slot >= length) | (loads > length)
+    for tile in np.flatnonzero(outside)[:SHOWN]:
+        what = f"slot {slot[tile]} or {loads[tile]} steps exceed the interval of {length}"
         yield Violation("inside-schedule", f"tile {rows[tile]}", what)
-    order = np.lexsort((begin, tiles.array))
-    same = tiles.array[order][1:] == tiles.array[order][:-1]
-    clash = same & (begin[order][1:] < (begin + loads)[order][:-1])
+    if outside.any():
+        return
+    # Turns that go beyond the end of the interval go on at its beginning.
+    round_again = np.flatnonzero(slot + loads > length)
+    owner = np.concatenate([np.arange(len(slot)), round_again])
+    begin = np.concatenate([slot, np.zeros(len(round_again), np.int64)])
+    end = np.concatenate([np.minimum(slot + loads, length), (slot + loads)[round_again] - length])
+    order = np.lexsort((begin, tiles.array[owner]))
+    owner, begin, end = owner[order], begin[order], end[order]
+    clash = (tiles.array[owner][1:] == tiles.array[owner][:-1]) & (begin[1:] < end[:-1])
     for place in np.flatnonzero(clash)[:SHOWN]:
-        pair = f"tiles {rows[order[place]]} and {rows[order[place + 1]]}"
-        what = f"work in array {tiles.array[order[place]]} in the same step (slot)"
+        pair = f"tiles {rows[owner[place]]} and {rows[owner[place + 1]]}"
+        what = f"work in array {tiles.array[owner[place]]} in the same step (slot)"
         yield Violation("one-tile-a-step", pair, what)
 
 

@@ -16,7 +16,7 @@ from memcompile.pass_manager import Pass, PassContext
 from memcompile.passes.layer_graph import mapped_layers, tile_loads
 from memcompile.passes.packing import group_tiles
 from memcompile.passes.packing_bounds import packing_interval_bound
-from memcompile.passes.timetables import one_image, pipeline, turns_of_arrays
+from memcompile.passes.timetables import one_image, pipeline
 from memcompile.timetable import find_rhythms, step_ns
 
 
@@ -27,9 +27,9 @@ class Schedule(Pass):
     A tile works through its copy's windows in order, one a step; the tiles of one array take
     turns. For one image alone a window is worked on as soon as its inputs exist and its array is
     free, so that layers overlap as far as their data allows. Digital operators take no steps. In
-    the steady state every layer works on another image, so only the arrays bind: the interval is
-    the largest sum of steps in an array, and each tile lags behind the entry of its image by the
-    fewest intervals after which its inputs exist. Where the arrays are written anew for each
+    the steady state images follow each other, and only the arrays bind: the interval is the largest
+    sum of steps in an array. Each tile begins as soon as it can go on without a pause and its array
+    has as many turns in a row for it, and does so anew in every interval. Where the arrays are written anew for each
     segment, each segment has a schedule of its own.
     """
 
@@ -48,10 +48,9 @@ class Schedule(Pass):
             alone = one_image(flow, tiles, part.layers)
             table[rows] = alone.table + len(tables)
             tables += alone.tables
-            slot[rows], interval = turns_of_arrays(tiles.array, loads[rows])
-            steady = pipeline(flow, tiles, slot[rows], interval, part.layers)
-            lag[rows] = steady.lag
-            segments.append(Segment(interval, alone.latency, steady.latency))
+            steady = pipeline(flow, tiles, loads[rows], part.layers)
+            slot[rows], lag[rows] = steady.slot, steady.lag
+            segments.append(Segment(steady.interval, alone.latency, steady.latency))
         rhythms, pauses = find_rhythms(tables)
         starts = np.array([steps[0] for steps in tables], np.int32)
         tiles = placement.tiles.with_columns(start=starts[table], rhythm=rhythms[table], slot=slot, lag=lag)

@@ -9,6 +9,7 @@ have the same timetable, which is found once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -113,54 +114,111 @@ def take_turns(busy: Steps, ready: Sequence[Steps]) -> list[Steps]:
     return np.split(steps, np.cumsum([len(item) for item in ready])[:-1])
 
 
-def turns_of_arrays(arrays: NDArray[np.int32], loads: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-    """First step of each tile within the interval, and the interval.
-
-    The tiles of an array follow each other in table order, each for its load of steps.
-    """
-    if not len(arrays):
-        return np.zeros(0, np.int64), 0
-    order = np.argsort(arrays, kind="stable")
-    sorted_loads = loads[order]
-    busy = np.bincount(arrays, weights=loads).astype(np.int64)
-    before = np.cumsum(busy) - busy
-    first = np.empty(len(arrays), np.int64)
-    first[order] = np.cumsum(sorted_loads) - sorted_loads - before[arrays[order]]
-    return first, int(busy.max())
-
-
 @dataclass(frozen=True, eq=False)
 class Pipeline:
-    """The pipelined steady state.
+    """The pipelined steady state: images follow each other at an interval.
 
-    ``lag`` is the number of intervals by which each tile is behind the entry of the image it works
-    on, [tiles]; ``latency`` the steps from an image's entry to its last result.
+    A tile begins in step ``lag * interval + slot`` after the entry of an image, both [tiles], and works
+    on one window a step from there on. ``interval`` is the most steps of an array, ``latency`` the
+    steps from an image's entry to its last result.
     """
 
+    slot: NDArray[np.int64]
     lag: NDArray[np.int64]
+    interval: int
     latency: int
 
 
-def pipeline(
-    flow: Flow, tiles: TileTable, slot: NDArray[np.int64], interval: int, layers: range | None = None
-) -> Pipeline:
-    """The smallest lags with which no tile reads what does not exist yet; ``layers`` as in :func:`one_image`."""
-    lag = np.zeros(len(tiles), np.int64)
-    edges = np.searchsorted(tiles.layer, np.arange(len(flow.layers) + 1))
-    ends: list[int] = []
+def pipeline(flow: Flow, tiles: TileTable, loads: NDArray[np.int64], layers: range | None = None) -> Pipeline:
+    """Begin each tile as soon as it can go on without a pause and its array has turns for it.
 
-    def work(layer: int, ready: Sequence[Steps]) -> list[Steps]:
-        rows = np.arange(edges[layer], edges[layer + 1])
-        if not len(rows):
-            return [np.zeros(len(steps), np.int64) for steps in ready]
+    Layers are served in network order; ``loads`` are the steps of each tile for an image, ``layers``
+    as in :func:`one_image`.
+    """
+    turns = _Turns(tiles, loads)
+    values = flow.walk(turns.work, layers)
+    interval = max(turns.interval, 1)
+    latency = last_step(values, turns.ends)
+    return Pipeline(turns.begin % interval, turns.begin // interval, turns.interval, latency)
+
+
+Gap = tuple[int, int]
+"""Free turns of an array that follow each other: the first one in the interval, and their number."""
+
+
+@dataclass(frozen=True)
+class ArrayTurns:
+    """The free turns of an array, and how many steps the tiles take that have no turns yet.
+
+    Some gap has room for all of these together, so that each of them gets its turns in one piece.
+    """
+
+    gaps: tuple[Gap, ...]
+    left: int
+
+
+class _Turns:
+    """Gives out the turns of arrays, tile by tile."""
+
+    def __init__(self, tiles: TileTable, loads: NDArray[np.int64]) -> None:
+        self.tiles, self.loads = tiles, loads
+        busy = np.bincount(tiles.array, weights=loads).astype(np.int64) if len(loads) else np.zeros(1, np.int64)
+        self.interval = int(busy.max())
+        self.begin = np.zeros(len(tiles), np.int64)
+        self.ends: list[int] = []
+        self.edges = np.searchsorted(tiles.layer, np.arange(int(tiles.layer.max(initial=-1)) + 2))
+        self.arrays = [ArrayTurns(((0, self.interval),), int(steps)) for steps in busy]
+        self.known: dict[tuple[ArrayTurns, int, int], tuple[int, ArrayTurns]] = {}
+
+    def work(self, layer: int, ready: Sequence[Steps]) -> list[Steps]:
+        """Steps after which the results of each window of each copy exist."""
+        # Window i of a tile that begins in step b is worked on in step b + i.
         need = np.array([int(np.max(steps - np.arange(len(steps)), initial=0)) for steps in ready])
-        lag[rows] = np.maximum(0, -((slot[rows] - need[tiles.replica[rows]]) // interval))
-        first = lag[rows] * interval + slot[rows]
+        rows = np.arange(self.edges[layer], self.edges[layer + 1])
+        first = need[self.tiles.replica[rows]]
+        for row, earliest in zip(rows[np.argsort(first, kind="stable")].tolist(), np.sort(first).tolist(), strict=True):
+            array = int(self.tiles.array[row])
+            key = self.arrays[array], earliest, int(self.loads[row])
+            if key not in self.known:
+                self.known[key] = take_turn(*key, self.interval)
+            self.begin[row], self.arrays[array] = self.known[key]
         last = np.zeros(len(ready), np.int64)
-        np.maximum.at(last, tiles.replica[rows], first)
+        np.maximum.at(last, self.tiles.replica[rows], self.begin[rows])
         done = [begin + 1 + np.arange(len(steps)) for begin, steps in zip(last.tolist(), ready, strict=True)]
-        ends.extend(int(steps.max(initial=0)) for steps in done)
+        self.ends.extend(int(steps.max(initial=0)) for steps in done)
         return done
 
-    values = flow.walk(work, layers)
-    return Pipeline(lag, last_step(values, ends))
+
+def take_turn(turns: ArrayTurns, earliest: int, load: int, interval: int) -> tuple[int, ArrayTurns]:
+    """First step, from ``earliest`` on, of ``load`` free turns in a row, and the turns that are then free.
+
+    One of the gaps that stay has room for all tiles that are still to come: a gap is not cut in its
+    middle where that would leave none.
+    """
+    left = turns.left - load
+    if turns.gaps == ((0, interval),):  # all the way round, so that whatever is left is in one piece
+        rest = ((earliest + load) % interval, interval - load)
+        return earliest, ArrayTurns((rest,) if rest[1] else (), left)
+    first, number = min(
+        (_first_step(turns.gaps, number, earliest, load, left, interval), number)
+        for number, (_, length) in enumerate(turns.gaps)
+        if length >= load
+    )
+    assert first < math.inf, "some gap has room for all that is left"
+    begin, (phase, length) = int(first), turns.gaps[number]
+    before = (begin - phase) % interval
+    after = ((phase + before + load) % interval, length - load - before)
+    gaps = (*turns.gaps[:number], (phase, before), after, *turns.gaps[number + 1 :])
+    return begin, ArrayTurns(tuple(sorted(gap for gap in gaps if gap[1])), left)
+
+
+def _first_step(gaps: Sequence[Gap], number: int, earliest: int, load: int, left: int, interval: int) -> float:
+    """First step from ``earliest`` on with turns in one gap; infinite if what is left would have no room."""
+    phase, length = gaps[number]
+    spare = length - load
+    elsewhere = any(size >= left for at, (_, size) in enumerate(gaps) if at != number)
+    # Offsets in the gap that leave room: anywhere, or near enough to its beginning or its end.
+    ranges = [(0, spare)] if elsewhere else [(0, spare - left), (left, spare)]
+    offset = (earliest - phase) % interval
+    waits = [0 if low <= offset <= high else (low - offset) % interval for low, high in ranges if low <= high]
+    return earliest + min(waits, default=math.inf)

@@ -134,7 +134,9 @@ def check_independently(graph: Graph, target: Target, slices: int) -> None:
         assert block.shape == (height, width)
         block += 1
         alone[array, timetable.steps(i)] += 1
-        steady[array, tiles.slot[i] : tiles.slot[i] + loads[i]] += 1
+        turns = (tiles.slot[i] + np.arange(loads[i])) % placement.initiation_interval_steps
+        steady[array, turns] += 1
+        assert len(np.unique(turns)) == loads[i]
         key = (int(tiles.layer[i]), int(tiles.replica[i]))
         held[key] = held.get(key, 0) + height * width // (2 * slices)
     assert cells.max(initial=0) <= 1

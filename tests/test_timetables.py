@@ -15,7 +15,7 @@ from memcompile.dataflow_steps import Flow
 from memcompile.errors import ProgramError
 from memcompile.ir import Graph, MappedLayer, TileTable
 from memcompile.passes.replicate import Replicate
-from memcompile.passes.timetables import one_image, take_turns
+from memcompile.passes.timetables import ArrayTurns, one_image, pipeline, take_turn, take_turns
 from memcompile.pipelines import emit_program
 from memcompile.program import Program, Provenance
 from memcompile.program_flow import program_flow
@@ -157,3 +157,45 @@ def test_layers_overlap_as_soon_as_their_inputs_exist() -> None:
     # Window (i, j) needs position (i + 2, j + 2) of a 6 x 6 output, worked on in step 6 (i + 2) + j + 2.
     assert np.array_equal(tables[1], [6 * (i + 2) + j + 3 for i in range(4) for j in range(4)])
     assert alone.latency == 37
+
+
+def leaves_room(busy: set[int], interval: int, step: int, load: int, left: int) -> bool:
+    """Whether the turns from a step on are free, and then others in a row for all that is left."""
+    taken = {(step + turn) % interval for turn in range(load)}
+    free = [phase not in busy | taken for phase in range(interval)]
+    runs = [all(free[(phase + turn) % interval] for turn in range(left)) for phase in range(interval)]
+    return not taken & busy and (any(runs) or not left)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 40)), min_size=1, max_size=6), st.integers(0, 8))
+def test_turns_of_the_steady_state_are_the_earliest_that_leave_room(tiles: list[tuple[int, int]], spare: int) -> None:
+    interval = sum(load for load, _ in tiles) + spare
+    turns = ArrayTurns(((0, interval),), interval - spare)
+    busy: set[int] = set()
+    for load, earliest in tiles:
+        left = turns.left - load
+        begin, turns = take_turn(turns, earliest, load, interval)
+        steps = range(earliest, earliest + interval)
+        assert begin == next(step for step in steps if leaves_room(busy, interval, step, load, left))
+        busy |= {(begin + turn) % interval for turn in range(load)}
+    assert len(busy) == interval - spare
+    assert sum(length for _, length in turns.gaps) == spare
+
+
+def test_layers_overlap_in_the_pipeline_as_well() -> None:
+    """The same two convolutions, each in arrays of its own: the second is not a whole interval late."""
+    rng = np.random.default_rng(1)
+    weights = {"a": models.dyadic(rng, (2, 1, 3, 3)), "b": models.dyadic(rng, (1, 2, 3, 3))}
+    nodes = [models.node("Conv", "x a", "h"), models.node("Relu", "h", "r"), models.node("Conv", "r b", "y")]
+    graph, program, _ = compiled(models.float_model(nodes, ("N", 1, 8, 8), weights), (1, 8, 8), "arrays")
+    flow, placed = Flow.of_graph(graph), program.placement.tiles
+    tiles = placed.with_columns(array=np.arange(len(placed)))
+    loads = np.where(tiles.layer == 0, 36, 16)
+    steady = pipeline(flow, tiles, loads)
+    assert steady.interval == 36
+    begin = steady.lag * steady.interval + steady.slot
+    # Its 16 windows in a row: the last one needs the last of 36 outputs, and so the first can begin in step 21.
+    assert begin[tiles.layer == 0].tolist() == [0]
+    assert set(begin[tiles.layer == 1].tolist()) == {21}
+    assert steady.latency == 37

@@ -304,7 +304,7 @@ SEGMENTED: list[tuple[str, Change]] = [
     ("no-overlap", tiles(pile_up)),
     ("inputs-exist", tiles(lambda table: table.with_columns(start=0 * table.start))),
     ("inside-schedule", tiles(lambda table: table.with_columns(start=table.start + 100))),
-    ("inside-schedule", tiles(lambda table: table.with_columns(slot=table.slot + 100))),
+    ("inside-schedule", tiles(lambda table: table.with_columns(slot=table.slot + 1000))),
     ("chip-is-written-once", chip()),
 ]
 
