@@ -15,6 +15,7 @@ import click
 from rich.table import Table
 
 from memcompile.atomic import write_atomically
+from memcompile.cli_export import export_command
 from memcompile.cli_refresh import refresh_command
 from memcompile.cli_tune import tune_command
 from memcompile.console import Output, check_writable, data_options, data_words, duration, write_npz
@@ -23,7 +24,6 @@ from memcompile.data import load_dataset
 from memcompile.errors import EXIT_CODES, MemcompileError, UsageError
 from memcompile.evaluation import evaluate, score
 from memcompile.explain import Explanation
-from memcompile.export import conductance_arrays
 from memcompile.ir import Graph
 from memcompile.lookup import find_weight
 from memcompile.pass_manager import PassContext
@@ -389,22 +389,6 @@ def _weight_table(program: Program, layer: str, output: int, kernel_input: int) 
     return table
 
 
-@cli.command("export")
-@click.argument("program", type=Path)
-@click.option(
-    "--npz", type=Path, required=True, metavar="FILE", help="Target conductances of every array, and an index."
-)
-def export_command(program: Path, npz: Path) -> None:
-    """Write the conductances of PROGRAM for whoever programs real arrays."""
-    check_writable(npz)
-    arrays = conductance_arrays(verify_program(load_program(program)))
-    write_npz(npz, arrays)
-    *segments, count, lines, outputs = arrays["conductances_us"].shape
-    often = f" in {segments[0]} segments" if segments else ""
-    text = f"{count} arrays of {lines} x {outputs} conductances{often} written to {npz}"
-    Output(quiet=False, json_path=None).say(text)
-
-
 @cli.command("targets")
 def targets_command() -> None:
     """List the built-in targets."""
@@ -419,6 +403,7 @@ def targets_command() -> None:
     Output(quiet=False, json_path=None).print(table)
 
 
+cli.add_command(export_command)
 cli.add_command(tune_command)
 cli.add_command(refresh_command)
 

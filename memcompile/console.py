@@ -168,9 +168,9 @@ def _progress_bar(description: str, total: int) -> Iterator[Advance]:
         bar.stop()
 
 
-def check_writable(path: Path) -> None:
-    """Refuse a hopeless output before the work, not after it."""
+def check_writable(path: Path, option: str = "-o") -> None:
+    """Refuse a hopeless output before the work, not after it; ``option`` is the one that names it."""
     if path.is_dir():
-        raise UsageError(f"{path} is a directory; give a file name with -o")
+        raise UsageError(f"{path} is a directory; give a file name with {option}")
     if not path.parent.is_dir():
-        raise UsageError(f"the folder {path.parent} does not exist; make it first, or choose another with -o")
+        raise UsageError(f"the folder {path.parent} does not exist; make it first, or choose another with {option}")

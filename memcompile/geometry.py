@@ -243,7 +243,7 @@ class Unrolling:
         [batch, matrices, rows, windows], zero where a window reads padding or a bundle is not full.
         """
         geometry = self.geometry
-        padding = self._padding()
+        padding = self.padding()
         padded = np.pad(x, padding, mode="constant") if any(map(any, padding)) else x
         batch, channels = x.shape[:2]
         # Groups that fill up the last bundle have no channels of their own: their rows stay zero.
@@ -267,7 +267,7 @@ class Unrolling:
         [batch, channels, *input_size].
         """
         geometry, batch = self.geometry, len(vectors)
-        padding = self._padding()[2:]
+        padding = self.padding()[2:]
         size = geometry.input_size
         channels = geometry.in_channels
         cut = vectors.reshape(batch, -1, self.window_inputs, *self.grid)[:, :channels]
@@ -297,8 +297,8 @@ class Unrolling:
             vectors = vectors[..., windows]
         return vectors.transpose(0, 3, 1, 2)
 
-    def _padding(self) -> list[tuple[int, int]]:
-        """Padding per tensor axis, with what windows read past the far edge added."""
+    def padding(self) -> list[tuple[int, int]]:
+        """Padding (before, after) of batch, channels and axes, with what windows read past the far edge added."""
         geometry = self.geometry
         padding = [(0, 0), (0, 0)]
         for axis in range(geometry.rank):

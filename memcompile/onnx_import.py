@@ -1,4 +1,4 @@
-"""From an ONNX file to the graph IR and back: the only module that knows ``onnx``.
+"""From an ONNX file to the graph IR and back.
 
 onnxruntime is the judge of what a model means: every type and every shape here was reported or
 observed by it, so nothing depends on our own shape rules.
@@ -446,7 +446,7 @@ def to_model(graph: Graph, nodes: Iterable[OnnxNode], inputs: Sequence[str], out
         onnx.helper.make_graph(
             [onnx.NodeProto.FromString(node.proto) for node in nodes],
             "digital",
-            [_value_info(name, graph.types[name]) for name in inputs],
+            [value_info(name, graph.types[name]) for name in inputs],
             [onnx.ValueInfoProto(name=name) for name in outputs],
             initializers,
         ),
@@ -457,7 +457,8 @@ def to_model(graph: Graph, nodes: Iterable[OnnxNode], inputs: Sequence[str], out
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _value_info(name: str, kind: TensorType) -> onnx.ValueInfoProto:
+def value_info(name: str, kind: TensorType) -> onnx.ValueInfoProto:
+    """Name, type and shape of a value as a model declares it; free sizes stay open."""
     if isinstance(kind, OtherType):
         return onnx.ValueInfoProto(name=name, type=onnx.TypeProto.FromString(kind.proto))
     element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind.dtype))
