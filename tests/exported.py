@@ -1,0 +1,53 @@
+"""Compares an exported model of a chip with the emulator that it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from memcompile.chip_model import chip_model
+from memcompile.onnx_session import open_session, tensor_dtype
+from memcompile.program import Program
+from memcompile.runtime.emulator import Effects, Emulator
+
+CONTINUOUS_ERROR = 1e-6
+"""Sums of continuous weights are those of float64, in another order; outputs are then rounded to float32."""
+
+
+def run(model: bytes, feeds: Mapping[str, NDArray[Any]], *, optimise: bool = True) -> dict[str, Any]:
+    """Outputs of a model in onnxruntime, by name."""
+    session = open_session(model, optimise=optimise)
+    names = [value.name for value in session.get_outputs()]
+    read = {value.name for value in session.get_inputs()}
+    return dict(zip(names, session.run(names, {name: feeds[name] for name in read}), strict=True))
+
+
+def assert_agrees(
+    program: Program, feeds: Mapping[str, NDArray[Any]], seed: int = 0, time_s: float = 0.0, *, ideal: bool = False
+) -> onnx.ModelProto:
+    """The model of a chip is valid and gives the emulator's bits; returns it.
+
+    On continuous cells, outputs agree to ``CONTINUOUS_ERROR`` of the largest.
+    """
+    data = chip_model(program, seed, time_s=time_s, ideal=ideal)
+    model = onnx.load_from_string(data)
+    onnx.checker.check_model(model, full_check=True)
+    effects = Effects.none() if ideal else replace(Effects(), read_noise=False)
+    want = Emulator(program, seed, effects=effects, time_s=time_s).run(feeds)
+    got = run(data, feeds)
+    assert list(got) == list(want)
+    declared = {value.name: value.type for value in open_session(data).get_outputs()}
+    for name, value in want.items():
+        assert tensor_dtype(declared[name]) == value.dtype.name, name
+        assert (got[name].dtype, got[name].shape) == (value.dtype, value.shape), name
+        if program.target.cell.continuous and value.dtype.kind == "f":
+            limit = CONTINUOUS_ERROR * np.abs(value).max(initial=0)
+            assert np.abs(got[name] - value).max(initial=0) <= limit, name
+        else:
+            assert np.array_equal(got[name], value), name
+    return model
