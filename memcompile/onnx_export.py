@@ -14,13 +14,14 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 import onnx.shape_inference
+import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from memcompile.errors import OutputError, ProgramError, UsageError
 from memcompile.ir import TensorType
 from memcompile.onnx_import import MAX_MODEL_BYTES, value_info
-from memcompile.onnx_session import open_session, tensor_dtype
+from memcompile.onnx_session import open_session, tensor_dtype, zeros_for
 
 DEFAULT_OPSET = 17
 """Operator set of models without digital stages."""
@@ -28,6 +29,8 @@ OLDEST_OPSET = 7
 """The first one whose operators broadcast, and the first that onnxruntime takes."""
 OLDEST_IR_VERSION = 8
 """Files of this version can be read by every onnxruntime that memcompile runs with."""
+BATCH = "batch"
+"""Name of the open first dimension of inputs."""
 HEADROOM_BYTES = 16 * 1024**2
 """Room for everything in a file that is not a constant."""
 ROUNDING_SHIFT = 1.5 * 2.0**23
@@ -273,25 +276,49 @@ def _input_info(name: str, kind: TensorType) -> onnx.ValueInfoProto:
     info = value_info(name, kind)
     shape = info.type.tensor_type.shape
     if kind.shape and kind.shape[0] is None:
-        shape.dim[0].dim_param = "batch"
+        shape.dim[0].dim_param = BATCH
     return info
 
 
 def _declare_outputs(model: onnx.ModelProto) -> None:
     """Write down types and shapes of outputs: of tensors what onnxruntime infers, of others what ONNX does."""
     session = open_session(model.SerializeToString(deterministic=True))
+    found = {value.name: value for value in session.get_outputs()}
+    ranks = _observed_ranks(session, [name for name, value in found.items() if value.shape == []])
     inferred: dict[str, onnx.ValueInfoProto] = {}
-    for output, found in zip(model.graph.output, session.get_outputs(), strict=True):
-        dtype = tensor_dtype(found.type)
+    for output in model.graph.output:
+        kind = found[output.name]
+        dtype = tensor_dtype(kind.type)
         if dtype is None:
-            inferred = inferred or {
-                value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.output
-            }
+            inferred = inferred or {item.name: item for item in onnx.shape_inference.infer_shapes(model).graph.output}
             output.CopyFrom(inferred[output.name])
             continue
-        sizes = tuple(size if isinstance(size, int) else None for size in found.shape)
-        output.CopyFrom(value_info(output.name, TensorType(dtype, sizes)))
-        for size, dimension in zip(found.shape, output.type.tensor_type.shape.dim, strict=False):
-            # onnxruntime makes up names for what it does not know.
-            if size == "batch":
-                dimension.dim_param = size
+        sizes = kind.shape or [None] * ranks.get(output.name, 0)
+        known = tuple(size if isinstance(size, int) else None for size in sizes)
+        output.CopyFrom(value_info(output.name, TensorType(dtype, known)))
+        if output.name in ranks:
+            output.type.tensor_type.shape.SetInParent()
+        # onnxruntime makes up names for other sizes that it does not know.
+        for size, dimension in zip(sizes, output.type.tensor_type.shape.dim, strict=False):
+            if size == BATCH:
+                dimension.dim_param = BATCH
+
+
+def _observed_ranks(session: ort.InferenceSession, outputs: Sequence[str]) -> dict[str, int]:
+    """Axes of outputs that onnxruntime reports no axis of: of scalars, and of what it cannot infer.
+
+    They are seen on zeros; where the model does not run on zeros, they stay unknown.
+    """
+    if not outputs:
+        return {}
+    feeds = {
+        value.name: zeros_for(
+            tensor_dtype(value.type) or "float32", tuple(size if isinstance(size, int) else 1 for size in value.shape)
+        )
+        for value in session.get_inputs()
+    }
+    try:
+        results = session.run(list(outputs), feeds)
+    except Exception:  # onnxruntime's exceptions have no common base class
+        return {}
+    return {name: result.ndim for name, result in zip(outputs, results, strict=True) if isinstance(result, np.ndarray)}

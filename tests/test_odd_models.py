@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import exported
 import models
 import numpy as np
 import onnx
@@ -183,6 +184,7 @@ def test_odd_model_compiles_and_runs(name: str, save_model: Callable[..., Path],
             # Up to three layers of 8-bit inputs; the weights have 15 levels and lose nothing.
             assert stages.signal_to_noise_db(value, have) > 30
     memcompile.Emulator(program, seed=1).run(odd.feeds)
+    exported.assert_agrees(program, odd.feeds, seed=1)
 
 
 @pytest.mark.parametrize("name", MODELS)

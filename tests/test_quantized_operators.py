@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import exported
 import numpy as np
 import onnx
 import pytest
@@ -127,6 +128,7 @@ def test_own_scales_are_kept_where_the_slices_reach(
     want = stages.reference(model, feeds)["y"]
     for executor in ("fast", "literal"):
         assert_close(Emulator.ideal(program, executor=executor).run(feeds)["y"], want, name)
+    exported.assert_agrees(program, feeds, seed=2)
     assert explanation.fates[0].side == "analog"
     assert explanation.fates[0].why.endswith("whole numbers and scales are the model's own")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import exported
 import models
 import numpy as np
 import onnx
@@ -12,6 +15,7 @@ import stages
 from models import dyadic, make, node
 from onnx import TensorProto
 
+import memcompile
 from memcompile.ir import LinearLayer, OnnxNode
 from memcompile.passes.lower_recurrent import LONGEST
 from memcompile.passes.select_crossbar_operators import reason_to_stay_digital
@@ -58,6 +62,13 @@ def test_matches_onnxruntime(kind: str, direction: str, bias: bool, start: bool)
     a_step = 2 if kind.startswith("GRU") else 1
     assert len(layers) == ways * (1 + a_step * (STEPS if start else STEPS - 1))
     assert layers[0].name == "cell"
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_an_exported_chip_computes_its_steps(kind: str, save_model: Callable[..., Path]) -> None:
+    model, feeds = recurrent(kind, True, True)
+    program = memcompile.compile(save_model(model), settings=("replicate.effort=fast",))
+    exported.assert_agrees(program, feeds, seed=3)
 
 
 REASONS = {

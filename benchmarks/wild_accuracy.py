@@ -1,0 +1,92 @@
+"""Accuracy of classifiers as other people exported them: float, and quantised on ideal devices.
+
+    python -m benchmarks.wild_accuracy FOLDER --mnist MNIST_DIR --train cifar10_train10k.npz \
+        --test cifar10_test1k.npz [--slices 2] [--only PART]
+
+One line a file of FOLDER whose data set is known: the accuracy of onnxruntime and of the ideal executor on all
+test images, the difference in points, and on how many images the two say the same. Training images calibrate.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.data import load_dataset
+from memcompile.evaluation import run_float, score, whole_batches
+from memcompile.pipelines import compile_model
+from memcompile.runtime.emulator import Emulator
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a file was trained on, and what its inputs are: (pixel / 255 - mean) / std."""
+
+    data: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+PIXELS = 1 / 255
+"""Dividing by this gives back 0..255."""
+TRAINED = {
+    "burn_mnist_a": Trained("mnist", (0.1307,), (0.3081,)),
+    "cnn_mnist_pytorch_ortjava": Trained("mnist", (0.0,), (PIXELS,)),
+    "mlperftiny_keras_pretrainedResnet": Trained("cifar10", (0.0,) * 3, (PIXELS,) * 3),
+    "mlperftiny_pretrainedResnet_large_float": Trained("cifar10", (0.0,) * 3, (PIXELS,) * 3),
+    "mlperftiny_pretrainedResnet_large_int8": Trained("cifar10", (0.0,) * 3, (PIXELS,) * 3),
+    "mnist_cntk_8": Trained("mnist", (0.0,), (PIXELS,)),
+    "mnist_original_ortpy": Trained("mnist"),
+    "wonnx_opt-mnist": Trained("mnist", (0.0,), (PIXELS,)),
+}
+
+
+def classes(outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
+    """The class that each image is given: where the first output is largest."""
+    first = next(iter(outputs.values()))
+    return first.reshape(len(first), -1).argmax(axis=1)
+
+
+def accuracy_of(path: Path, calibration: Path, test: Path, trained: Trained, slices: int) -> str:
+    """Both accuracies of one file, in words."""
+    options = {"mean": trained.mean, "std": trained.std}
+    settings = ("replicate.objective=arrays", "replicate.effort=fast")
+    compilation = compile_model(path, "yao2020", data=calibration, slices=slices, settings=settings, **options)
+    model = compilation.model
+    data = load_dataset(test, model.inputs, **options)
+    data = whole_batches(data, data.count, model)
+    assert data.labels is not None
+    reference = run_float(model, data.inputs)
+    ideal = Emulator.ideal(compilation.program).run(data.inputs)
+    before, after = score(reference, data.labels), score(ideal, data.labels)
+    same = float((classes(reference) == classes(ideal)).mean())
+    points = 100 * (after - before)
+    return f"float {before:.2%}, ideal {after:.2%} ({points:+.2f} points), same class {same:.2%}, {data.count:,} images"
+
+
+def main() -> None:
+    """Print one line a file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--mnist", type=Path, required=True, help="folder with MNIST's four files")
+    parser.add_argument("--train", type=Path, required=True, help="npz of CIFAR-10 training images")
+    parser.add_argument("--test", type=Path, required=True, help="npz of CIFAR-10 test images")
+    parser.add_argument("--slices", type=int, default=2)
+    parser.add_argument("--only", default="", help="part of the file names")
+    options = parser.parse_args()
+    parts = {"mnist": (options.mnist, options.mnist), "cifar10": (options.train, options.test)}
+    for name, trained in TRAINED.items():
+        path = options.folder / f"{name}.onnx"
+        if options.only in name and path.exists():
+            line = accuracy_of(path, *parts[trained.data], trained, options.slices)
+            print(f"{name:42} {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
