@@ -79,7 +79,7 @@ def _export_model(program: Program, path: Path, options: dict[str, Any], out: Ou
     seed, time_s, ideal = options["seed"] or 0, options["time_s"] or 0.0, options["ideal"]
     model = chip_model(program, seed, time_s=time_s, ideal=ideal)
     write_atomically(path, model)
-    out.say(f"{_chip(program, seed, time_s, ideal)} written to {path}, {len(model) / 1e6:,.1f} MB")
+    out.say(f"{_chip(program, seed, time_s, ideal)} written to {path}, {len(model):,} bytes")
     noise = program.target.read_noise
     if not ideal and noise.sigma_us + noise.proportional_share > 0:
         out.say("read noise is not in the model: it is drawn anew at each read; memcompile run has it")
