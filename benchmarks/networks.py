@@ -1,6 +1,6 @@
 """Networks as others exported them: outputs on the target `ideal` against onnxruntime, and mapping on a chip.
 
-    python -m benchmarks.networks FOLDER [--target NAME] [--only PART]
+    python -m benchmarks.networks FOLDER [--target NAME] [--effort fast|normal|best] [--only PART]
 
 One line a file: crossbar layers, the largest difference of an output from onnxruntime without graph
 rewrites on `ideal` (share of the output's largest magnitude, less 1e-6, the absolute error of
@@ -46,10 +46,10 @@ def difference_on_ideal(path: Path) -> tuple[int, float, float]:
     return len(compilation.program.layers), relative, levels
 
 
-def mapping_on(path: Path, target: str) -> str:
+def mapping_on(path: Path, target: str, effort: str) -> str:
     """Chips, interval with its bound, and the seconds it took."""
     start = time.perf_counter()
-    placement = compile_model(path, target).program.placement
+    placement = compile_model(path, target, settings=(f"replicate.effort={effort}",)).program.placement
     seconds = time.perf_counter() - start
     bound = {item.quantity: item.bound for item in placement.certificates}.get("initiation_interval", 0)
     steps = placement.initiation_interval_steps
@@ -61,6 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--target", default="yao2020")
+    parser.add_argument("--effort", default="normal", help="how long the mapping is searched for")
     parser.add_argument("--only", default="", help="part of the file names")
     options = parser.parse_args()
     for path in sorted(options.folder.glob("*.onnx")):
@@ -69,7 +70,8 @@ def main() -> None:
         try:
             layers, relative, levels = difference_on_ideal(path)
             whole = f", {levels:g} levels" if levels else ""
-            line = f"{layers} layers, {relative:.1e} from onnxruntime{whole}; {mapping_on(path, options.target)}"
+            mapping = mapping_on(path, options.target, options.effort)
+            line = f"{layers} layers, {relative:.1e} from onnxruntime{whole}; {mapping}"
         except MemcompileError as error:
             line = f"refused: {' '.join(str(error).split())[:160]}"
         print(f"{path.stem:45} {line}", flush=True)

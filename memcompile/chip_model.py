@@ -111,17 +111,14 @@ class _RowTiles:
     input line for a window that begins at element 0. Shorter tiles have rows of no conductance at the end.
     """
 
-    cells: NDArray[np.float32]
+    cells: NDArray[np.floating[Any]]
     rounding: NDArray[np.float64]
     elements: NDArray[np.int64]
-
-    @property
-    def alone(self) -> bool:
-        """Whether there is one tile in one matrix of one copy: a plain matrix, which multiplies faster."""
-        return math.prod(self.cells.shape[:3]) == 1
+    alone: bool
+    """Whether it is one tile in one matrix of one copy: a plain matrix, which multiplies faster."""
 
     def shown(self, array: NDArray[Any]) -> NDArray[Any]:
-        """An array of the tiles, without the axes of copies, row tiles and matrices if all are of size one."""
+        """An array of the tiles, without the axes of copies, row tiles and matrices if there is one tile."""
         return array.reshape(array.shape[-2:]) if self.alone else array
 
 
@@ -220,26 +217,28 @@ class _LayerModel:
         add, unrolling, slices = self.builder, copies.unrolling, self.layer.slices
         if self.exact:
             _, elements = _elements(copies, self.padding, self.layer)
-            weights = self.layer.integer_matrix().astype(np.float32)[None, None]
-            return self._product(prefix, copies, applied, _RowTiles(weights, np.zeros(0), elements[None, :, None]))
-        parts = [
-            self._codes(prefix, self._product(prefix, copies, applied, tiles), tiles)
-            for tiles in self._row_tiles(copies)
-        ]
+            weights = _narrowed(self.layer.integer_matrix())[None, None]
+            whole = _RowTiles(weights, np.zeros(0), elements[None, :, None], alone=unrolling.matrices == 1)
+            return self._product(prefix, self._windows(prefix, copies, whole), applied, whole)
+        parts, windows = [], ""
+        for tiles in self._row_tiles(copies):
+            windows = windows or self._windows(prefix, copies, tiles)
+            parts.append(self._codes(prefix, self._product(prefix, windows, applied, tiles), tiles))
         codes = parts[0] if len(parts) == 1 else add.node("Sum", f"{prefix}/add_row_tiles", parts)
         shape = (-1, *(len(copies.windows), unrolling.matrices), copies.windows.shape[1], unrolling.columns, 2 * slices)
         codes = add.reshape(f"{prefix}/pairs", codes, shape)
         counts = np.outer(float(self.layer.base) ** np.arange(slices), [1.0, -1.0]).ravel()
         return add.node("MatMul", f"{prefix}/subtract_pairs", [codes, add.constant(f"{prefix}/pair_counts", counts)])
 
-    def _product(self, prefix: str, copies: _Copies, applied: str, tiles: _RowTiles) -> str:
+    def _windows(self, prefix: str, copies: _Copies, tiles: _RowTiles) -> str:
+        """Where windows begin in flat images, in a shape that goes with that of the tiles."""
+        starts, _ = _elements(copies, self.padding, self.layer)
+        return self.builder.constant(f"{prefix}/windows", tiles.shown(starts[:, None, None, :, None]))
+
+    def _product(self, prefix: str, windows: str, applied: str, tiles: _RowTiles) -> str:
         """Line currents, [images, phases, copies, row tiles, matrices, windows, lines], or as ``shown``."""
         add = self.builder
-        starts, _ = _elements(copies, self.padding, self.layer)
-        index = [
-            add.constant(f"{prefix}/windows", tiles.shown(starts[:, None, None, :, None])),
-            add.constant(f"{prefix}/input_lines", tiles.shown(tiles.elements)),
-        ]
+        index = [windows, add.constant(f"{prefix}/input_lines", tiles.shown(tiles.elements))]
         vectors = [applied, add.node("Add", f"{prefix}/elements", index)]
         cells = add.constant(f"{prefix}/conductances", tiles.shown(tiles.cells))
         if self.wide:
@@ -273,11 +272,12 @@ class _LayerModel:
         unrolling, edges = copies.unrolling, copies.cut.rows
         values = copies.windows.size * unrolling.matrices * unrolling.columns * 2 * self.layer.slices
         bytes_of_tile = self.layer.quantizer.phase_count * values * (8 if self.wide else 4)
-        at_once = max(1, LINES_BYTES // bytes_of_tile)
+        at_once = min(max(1, LINES_BYTES // bytes_of_tile), len(edges) - 1)
+        alone = at_once * len(copies.numbers) * unrolling.matrices == 1
         for first in range(0, len(edges) - 1, at_once):
-            yield self._some_tiles(copies, list(itertools.pairwise(edges[first : first + at_once + 1])))
+            yield self._some_tiles(copies, list(itertools.pairwise(edges[first : first + at_once + 1])), alone)
 
-    def _some_tiles(self, copies: _Copies, spans: Sequence[tuple[int, int]]) -> _RowTiles:
+    def _some_tiles(self, copies: _Copies, spans: Sequence[tuple[int, int]], alone: bool) -> _RowTiles:
         """The row tiles with these first and last rows."""
         unrolling = copies.unrolling
         rows, lines = max(end - begin for begin, end in spans), unrolling.columns * 2 * self.layer.slices
@@ -290,7 +290,7 @@ class _LayerModel:
             for place, copy in enumerate(copies.numbers):
                 for tile in self.tiles[copy, begin]:
                     self._place(tile, cells[place, number], rounding[place, number])
-        return _RowTiles(cells, rounding, elements)
+        return _RowTiles(cells, rounding, elements, alone)
 
     def _place(self, tile: int, cells: NDArray[np.float32], rounding: NDArray[np.float64]) -> None:
         """Write a tile's conductances and converter offsets where its matrix and columns are."""
@@ -361,6 +361,12 @@ class _LayerModel:
             lead = add.all_but_last(f"{name}/lead_shape", lead)
             shape = add.node("Concat", f"{name}/output_shape", [lead, channels], axis=0)
         add.node("Reshape", name, [y, shape], result)
+
+
+def _narrowed(weights: NDArray[Any]) -> NDArray[np.floating[Any]]:
+    """Weights in the smaller floating-point type that holds them exactly."""
+    narrow = weights.astype(np.float32)
+    return narrow if np.array_equal(narrow, weights) else weights.astype(np.float64)
 
 
 def _copies(layer: MappedLayer) -> tuple[_Copies, ...]:

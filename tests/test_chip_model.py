@@ -120,12 +120,22 @@ def test_each_effect(name: str) -> None:
     exported.assert_agrees(program, {"x": x}, seed=3, time_s=100.0)
 
 
+def test_weights_beyond_single_precision() -> None:
+    program, feeds = random_program(DENSE, slices=4, cell={"levels": 128}, array={"output_lines": 64})
+    assert np.abs(program.layers[0].integer_matrix()).max() > 2**24
+    exported.assert_agrees(program, feeds, seed=5)
+    exported.assert_agrees(program, feeds, ideal=True)
+
+
 def test_row_tiles_in_several_products(monkeypatch: pytest.MonkeyPatch) -> None:
     program, feeds = random_program(CONV, in_windows(CONV, (1, 2)))
     together = exported.assert_agrees(program, feeds)
     monkeypatch.setattr(module, "LINES_BYTES", 1)
     apart = exported.assert_agrees(program, feeds)
     assert operators(apart).count("MatMul") > operators(together).count("MatMul")
+    assert sum(tensor.name.endswith("/windows") for tensor in apart.graph.initializer) == len(
+        program.layers[0].replicas
+    )
 
 
 def test_copies_that_work_alike_share_their_nodes() -> None:
@@ -154,7 +164,7 @@ def geometries(draw: st.DrawFn) -> Geometry:
     return Geometry(inputs, outputs, kernel, size, groups, axes(1, 3), dilations, axes(0, 2), axes(0, 2))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_any_small_layer_on_any_small_chip(data: st.DataObject) -> None:
     geometry = data.draw(geometries())

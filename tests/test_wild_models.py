@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import exported
 import numpy as np
 import pytest
 import stages
@@ -200,3 +201,13 @@ def test_a_model_whose_output_is_a_map_is_evaluated(bring: Callable[[str], None]
 def test_predictions_of_a_model_whose_output_is_a_map_are_written(bring: Callable[[str], None]) -> None:
     bring("lr_mnist_scikit")
     run_commands("lr_mnist_scikit", "--no-evaluation", "-o y.npz")
+
+
+@pytest.mark.parametrize(
+    "name", ["lr_mnist_scikit", "mnist_cntk_8", "mlperftiny_kws_ref_model", "mlperftiny_pretrainedResnet_large_int8"]
+)
+def test_a_chip_that_runs_them_is_exported(wild: Path, name: str) -> None:
+    settings = ("replicate.objective=arrays", "replicate.effort=fast")
+    compilation = compile_model(wild / f"{name}.onnx", "yao2020", settings=settings, check=False)
+    feeds = whole_batches(compilation.dataset, 1, compilation.model).inputs
+    exported.assert_agrees(compilation.program, feeds, seed=1)
