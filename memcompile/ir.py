@@ -261,9 +261,14 @@ class Replica:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MappedLayer(PairedLayer):
-    """A layer with all its copies."""
+    """A layer with all its copies.
+
+    ``range_share`` is the end of its converters' range as a share of the largest possible line
+    current, or None for the range of the target.
+    """
 
     replicas: tuple[Replica, ...]
+    range_share: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

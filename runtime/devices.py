@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from memcompile.geometry import Unrolling
 from memcompile.program import Program
 from memcompile.runtime.cells import Cells, draw, drifted, relaxed, with_programming_error
-from memcompile.runtime.converter import Converter
+from memcompile.converter import Converter
 from memcompile.runtime.effects import Effects
 from memcompile.runtime.random_numbers import Purpose, seed_of_write, stream, uniforms
 from memcompile.runtime.wires import effective_conductances_us
@@ -30,7 +30,10 @@ CACHE_CELLS = 1 << 26
 
 
 class Devices:
-    """Programmed conductances, in converter units (see :mod:`memcompile.runtime.converter`)."""
+    """Programmed conductances, in converter units (see :mod:`memcompile.converter`).
+
+    ``converter`` is that of layers without a range of their own; ``converters`` has one a layer.
+    """
 
     def __init__(
         self,
@@ -46,14 +49,19 @@ class Devices:
         self.seed = seed
         self.effects = effects
         self.converter = converter
+        self.converters = tuple(converter.ranged(program.target, layer.range_share) for layer in program.layers)
         self.time_s = time_s
         tiles = program.placement.tiles
         keys = _key(tiles.array.astype(np.int64), tiles.segment.astype(np.int64))
         self._order = np.argsort(keys, kind="stable")
         self._sorted = keys[self._order]
-        self._cache: dict[tuple[int, int], NDArray[Any]] = {}
+        self._cache: dict[tuple[int, int, Converter], NDArray[Any]] = {}
         self._seen: dict[int, NDArray[Any]] = {}
         self._expand = lru_cache(maxsize=4)(self._expand_layer)
+
+    def converter_of(self, row: int) -> Converter:
+        """The converter of a tile's lines."""
+        return self.converters[int(self.program.placement.tiles.layer[row])]
 
     def tile(self, row: int) -> NDArray[Any]:
         """What the converters see of one tile, [rows, output lines], in converter units.
@@ -72,17 +80,18 @@ class Devices:
 
     def _see(self, row: int) -> NDArray[Any]:
         cells, wires = self.cells(row).astype(np.float64), self.program.target.wires
+        converter = self.converter_of(row)
         if self.effects.wires and wires is not None:
             tiles, shape = self.program.placement.tiles, self.program.target.array
             cells = effective_conductances_us(
                 cells,  # linear: units in, units out
-                wires.input_segment_ohm * self.converter.unit_us,
-                wires.output_segment_ohm * self.converter.unit_us,
+                wires.input_segment_ohm * converter.unit_us,
+                wires.output_segment_ohm * converter.unit_us,
                 int(tiles.output_line[row]) + 1,
                 shape.input_lines - int(tiles.input_line[row]) - len(cells) + 1,
             )
         seen = cells * self.voltages(row)[:, None] * self.gains(row)
-        return self.converter.to_grid(seen).astype(self.converter.dtype)
+        return converter.to_grid(seen).astype(converter.dtype)
 
     def voltages(self, row: int) -> Cells:
         """Voltage of a one on each input line of a tile, in read voltages: 1 + N(0, dac_sigma)."""
@@ -114,7 +123,7 @@ class Devices:
         sqrt(sigma^2 + (share g)^2) times the line's voltage; open cells of dead lines have none.
         """
         cells, spec = self.cells(row).astype(np.float64), self.program.target.read_noise
-        sigma = np.hypot(spec.sigma_us / self.converter.unit_us, spec.proportional_share * cells)
+        sigma = np.hypot(spec.sigma_us / self.converter_of(row).unit_us, spec.proportional_share * cells)
         if self.effects.dead_lines:
             sigma *= self._alive(int(self.program.placement.tiles.array[row]))[self._rows_of(row), self._lines_of(row)]
         return sigma * self.voltages(row)[:, None]
@@ -122,7 +131,7 @@ class Devices:
     def cells(self, row: int) -> NDArray[Any]:
         """Conductances of the cells of one tile, [rows, output lines], in converter units."""
         tiles = self.program.placement.tiles
-        written = self.array(int(tiles.array[row]), int(tiles.segment[row]))
+        written = self.array(int(tiles.array[row]), int(tiles.segment[row]), self.converter_of(row))
         return written[self._rows_of(row), self._lines_of(row)]
 
     def _rows_of(self, row: int) -> slice:
@@ -136,13 +145,14 @@ class Devices:
         columns = int(tiles.column_end[row] - tiles.column_begin[row])
         return slice(left, left + columns * 2 * int(self.program.slices[int(tiles.layer[row])]))
 
-    def array(self, number: int, segment: int = 0) -> NDArray[Any]:
-        """Conductances of one array in a segment, [input lines, output lines], in converter units."""
-        cells = self._cache.get((number, segment))
+    def array(self, number: int, segment: int = 0, converter: Converter | None = None) -> NDArray[Any]:
+        """Conductances of one array in a segment, [input lines, output lines], in units of a converter."""
+        converter = converter or self.converter
+        cells = self._cache.get((number, segment, converter))
         if cells is None:
-            cells = self._program_array(number, segment)
+            cells = self._program_array(number, segment, converter)
             if (len(self._cache) + 1) * cells.size <= CACHE_CELLS:
-                self._cache[number, segment] = cells
+                self._cache[number, segment, converter] = cells
         return cells
 
     def levels(self, number: int, segment: int = 0) -> NDArray[Any]:
@@ -174,7 +184,7 @@ class Devices:
     def _expand_layer(self, number: int, unrolling: Unrolling) -> NDArray[Any]:
         return unrolling.expand(self.program.layers[number].cells)
 
-    def _program_array(self, number: int, segment: int) -> NDArray[Any]:
+    def _program_array(self, number: int, segment: int, converter: Converter) -> NDArray[Any]:
         levels, write_seed = self.levels(number, segment), self._write_seed(segment)
         stuck = self._stick(levels, number) if self.effects.stuck_cells else np.zeros(levels.shape, bool)
         cell = self.program.target.cell
@@ -183,7 +193,7 @@ class Devices:
         aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, number, write_seed))
         if self.effects.dead_lines:
             aged_us = aged_us * self._alive(number)
-        return self._in_units(levels, aged_us)
+        return self._in_units(levels, aged_us, converter)
 
     def _write_seed(self, segment: int) -> int:
         """Decides what is drawn anew in each write; the chip's own seed where there is one write only."""
@@ -223,14 +233,14 @@ class Devices:
         )
         return alive
 
-    def _in_units(self, levels: NDArray[Any], actual_us: NDArray[np.float64]) -> NDArray[Any]:
-        """Conductances in converter units, on its grid."""
+    def _in_units(self, levels: NDArray[Any], actual_us: NDArray[np.float64], converter: Converter) -> NDArray[Any]:
+        """Conductances in units of a converter, on its grid."""
         target = self.program.target
         nominal_us = target.cell.g_min_us + levels * target.cell.level_step_us
         # What no effect has moved differs by exactly zero and stays exactly nominal.
-        deviation = self.converter.to_grid((actual_us - nominal_us) / self.converter.unit_us)
-        cells = self.converter.nominal(levels, target) + deviation
-        return np.maximum(cells, 0.0).astype(self.converter.dtype)
+        deviation = converter.to_grid((actual_us - nominal_us) / converter.unit_us)
+        cells = converter.nominal(levels, target) + deviation
+        return np.maximum(cells, 0.0).astype(converter.dtype)
 
     def _stick(self, levels: NDArray[Any], number: int) -> NDArray[np.bool_]:
         """Set stuck cells to the lowest or highest level in place; returns where."""

@@ -207,8 +207,8 @@ class Emulator:
         if self._literal is not None:
             reason = "literal: asked for; every step, phase and cell as placed"
             return dict.fromkeys((layer.name for layer in self.program.layers), reason)
-        path, why = self._fast.first.path()
-        return {layer.name: f"{path}: {why}" for layer in self.program.layers}
+        paths = [self._fast.first.path(number) for number in range(len(self.program.layers))]
+        return {layer.name: f"{path}: {why}" for layer, (path, why) in zip(self.program.layers, paths, strict=True)}
 
     def _joined(self, name: str, parts: list[dict[str, NDArray[Any]]]) -> NDArray[Any]:
         if name in self.program.constants:

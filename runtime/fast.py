@@ -111,28 +111,32 @@ class FastExecutor:
         self.machine = machine
         self._literal = LiteralExecutor(machine)
 
-    def path(self) -> tuple[Path, str]:
-        """The method that layers go through, and why."""
-        effects, converter = self.machine.effects, self.machine.converter
+    def path(self, layer: int) -> tuple[Path, str]:
+        """The method that a layer goes through, and why."""
+        effects, converter = self.machine.effects, self.machine.devices.converters[layer]
         still = not effects.names(but=("adc",))
         if still and not effects.adc:
             return "product", "nothing is switched on: one exact integer product"
-        if still and converter.levels_per_code == 1 and self.machine.target.adc.range_share == 1.0:
+        if still and converter.levels_per_code == 1 and self._range_share(layer) == 1.0:
             return "product", "the converters resolve each level and nothing else is switched on: one exact product"
         if self.machine.noise_spans_phases:
             return "literal", "read noise lasts a whole step, so the phases of a line are not independent"
         if not effects.adc:
             return "linear", f"no converter: one product with the programmed matrix ({', '.join(effects.names())})"
-        if self.machine.converter.highest_digit > 1:
+        if converter.highest_digit > 1:
             means = "integer products" + (", one Gaussian number per conversion" if effects.read_noise else "")
             return "digits", f"a converter per line and phase of several bits: {means} ({', '.join(effects.names())})"
         means = "table look-ups, one Gaussian number per conversion" if effects.read_noise else "table look-ups"
         return "conversions", f"a converter per line and phase: {means} ({', '.join(effects.names())})"
 
+    def _range_share(self, layer: int) -> float:
+        share = self.machine.program.layers[layer].range_share
+        return self.machine.target.adc.range_share if share is None else share
+
     def sums(self, layer: int, x: NDArray[Any], images: NDArray[np.int64]) -> NDArray[np.float64]:
         """See :class:`memcompile.runtime.machine.Executor`."""
         stage = self.machine.program.layers[layer]
-        path, _ = self.path()
+        path, _ = self.path(layer)
         if path == "product":
             return exact_sums(stage, x)
         if path == "literal":
@@ -145,7 +149,7 @@ class FastExecutor:
                 totals = self._linear(stage, replica, tiles, inputs, images)
             else:
                 convert = self._converted if path == "conversions" else self._converted_digits
-                totals = self.machine.converter.to_levels(convert(stage, replica, tiles, inputs, images))
+                totals = self.machine.devices.converters[layer].to_levels(convert(stage, replica, tiles, inputs, images))
             if in_order(stage, replica):
                 return totals.reshape(len(x), stage.geometry.positions, -1).transpose(0, 2, 1)
             if y is None:

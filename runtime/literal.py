@@ -31,7 +31,7 @@ class LiteralExecutor:
         for copy, replica in enumerate(stage.replicas):
             tiles = self.machine.tiles_of(layer, copy)
             totals = self._walk(stage, replica, tiles, x, images)
-            replica.unrolling.scatter(self.machine.converter.to_levels(totals), replica.windows, y)
+            replica.unrolling.scatter(self.machine.devices.converters[layer].to_levels(totals), replica.windows, y)
         return y
 
     def _walk(
@@ -58,7 +58,8 @@ class LiteralExecutor:
         self, stage: MappedLayer, row: int, vector: NDArray[Any], window: int, images: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """One matrix-vector product in one array, [batch, columns of the tile], in codes."""
-        devices, converter = self.machine.devices, self.machine.converter
+        devices = self.machine.devices
+        converter = devices.converter_of(row)
         cells = devices.tile(row).astype(np.float64)
         sigma = devices.read_sigma(row) * devices.gains(row) if self.machine.effects.read_noise else None
         lines = np.zeros((len(vector), cells.shape[1]))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from memcompile.program import Program
 from memcompile.runtime.compiled import Workers
 from memcompile.runtime.conversions import TileLines, lines_at_once, pattern_sums
-from memcompile.runtime.converter import Converter
+from memcompile.converter import Converter
 from memcompile.runtime.devices import Devices
 from memcompile.runtime.digit_conversions import DigitLines, variance_matrix
 from memcompile.runtime.effects import Effects
@@ -64,9 +64,11 @@ class Machine:
         cells = self.devices.tile(row)
         noise = self.devices.read_sigma(row) if self.effects.read_noise else np.zeros(cells.shape)
         gain, offset = self.devices.gains(row), self.devices.offsets(row)
+        max_code = self.devices.converter_of(row).max_code
+        assert max_code is not None
         step = lines_at_once(len(cells), self.program.layers[int(self.tiles.layer[row])].slices)
         return [
-            self._part(part.start, cells[:, part], noise[:, part], gain[part], offset[part])
+            self._part(part.start, cells[:, part], noise[:, part], gain[part], offset[part], max_code)
             for part in (slice(first, first + step) for first in range(0, cells.shape[1], step))
         ]
 
@@ -77,9 +79,9 @@ class Machine:
         noise: NDArray[np.float64],
         gain: NDArray[np.float64],
         offset: NDArray[np.float64],
+        max_code: int,
     ) -> TileLines:
         rows, width = cells.shape
-        assert self.converter.max_code is not None
         alike = bool((noise == noise[0, 0]).all())
         sigma = noise[0, 0] * np.sqrt(np.arange(rows + 1)) if alike else np.zeros(rows + 1)
         return TileLines(
@@ -88,7 +90,7 @@ class Machine:
             sigma=sigma.astype(np.float32),
             gain=gain.astype(np.float32),
             rounding=(0.5 + offset).astype(np.float32),
-            max_code=np.float32(self.converter.max_code),
+            max_code=np.float32(max_code),
             first_line=first_line,
         )
 
@@ -100,15 +102,16 @@ class Machine:
         cells = self.devices.tile(row)
         noise = self.devices.read_sigma(row) if self.effects.read_noise else np.zeros(cells.shape)
         alike = bool((noise == noise[0, 0]).all())
-        assert self.converter.max_code is not None
-        assert self.converter.grid_bits is not None
+        converter = self.devices.converter_of(row)
+        assert converter.max_code is not None
+        assert converter.grid_bits is not None
         return DigitLines(
-            cells=IntegerMatrix.of(cells[None], 2.0**-self.converter.grid_bits),
+            cells=IntegerMatrix.of(cells[None], 2.0**-converter.grid_bits),
             variances=None if alike else variance_matrix(noise[None] ** 2),
             sigma=float(noise[0, 0]) if alike else 0.0,
             gain=self.devices.gains(row).astype(np.float32),
             rounding=0.5 + self.devices.offsets(row),
-            max_code=float(self.converter.max_code),
+            max_code=float(converter.max_code),
         )
 
     def tiles_of(self, layer: int, replica: int) -> NDArray[np.int64]:

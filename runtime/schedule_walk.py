@@ -104,7 +104,8 @@ class ScheduleWalk:
 
     def _finish_step(self) -> None:
         """Results of windows that all tiles of a copy have worked on exist from the next step on."""
-        changed = [output.publish(self.machine.converter.to_levels) for output in self.outputs.values()]
+        converters = self.machine.devices.converters
+        changed = [output.publish(converters[number].to_levels) for number, output in self.outputs.items()]
         if any(changed):
             self.digital_values.clear()
             self.inputs.clear()

@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.linalg import splu
 
 from memcompile.geometry import Geometry
-from memcompile.runtime.converter import Converter
+from memcompile.converter import Converter
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.wires import effective_conductances_us
 

@@ -40,17 +40,18 @@ class Converter:
     highest_digit: int = 1
 
     @classmethod
-    def adc(cls, target: Target) -> Converter:
-        """The target's ADC, whose range is fixed to hold all input lines at g_max and the read voltage.
+    def adc(cls, target: Target, range_share: float | None = None) -> Converter:
+        """The target's ADC, whose range holds a share of the current of all input lines at g_max and the read voltage.
 
-        In level steps times digits the range is F = range_share * input_lines * highest_digit * g_max
+        ``range_share`` is the share, that of the target when None. In level steps times digits the range is F = range_share * input_lines * highest_digit * g_max
         / level_step. If k = floor((2^bits - 1)
         / F) is at least 1, one code is 1/k level step and an array without errors is converted
         exactly: the part of the current that comes from g_min is the same on both lines of a
         pair, so both are rounded alike. Otherwise one code is m = ceil(F / (2^bits - 1)) steps.
         """
         codes = (1 << target.adc.bits) - 1
-        reach = Fraction(codes) / (_range_levels(target) * Fraction(target.adc.range_share))
+        share = target.adc.range_share if range_share is None else range_share
+        reach = Fraction(codes) / (_range_levels(target) * Fraction(share))
         per_level = max(1, math.floor(reach))
         per_code = 1 if reach >= 1 else math.ceil(1 / reach)
         unit_us = target.cell.level_step_us * per_code / per_level
@@ -63,6 +64,12 @@ class Converter:
         """No converter: currents in level steps, on a grid that double precision sums exactly."""
         grid_bits = None if target.cell.continuous else 16
         return cls(1, 1, target.cell.level_step_us, grid_bits, None, target.input.highest_digit)
+
+    def ranged(self, target: Target, range_share: float | None) -> Converter:
+        """The converter of a layer with a range of its own; this one where there is none (None) or no converter."""
+        if range_share is None or self.max_code is None:
+            return self
+        return Converter.adc(target, range_share)
 
     @property
     def dtype(self) -> type[np.floating[Any]]:
