@@ -41,10 +41,10 @@ class Converter:
 
     @classmethod
     def adc(cls, target: Target, range_share: float | None = None) -> Converter:
-        """The target's ADC, whose range holds a share of the current of all input lines at g_max and the read voltage.
+        """The target's ADC, whose range is a share of the current of all input lines at g_max and the read voltage.
 
-        ``range_share`` is the share, that of the target when None. In level steps times digits the range is F = range_share * input_lines * highest_digit * g_max
-        / level_step. If k = floor((2^bits - 1)
+        ``range_share`` is that share; the target's when None. In level steps times digits the range
+        is F = range_share * input_lines * highest_digit * g_max / level_step. If k = floor((2^bits - 1)
         / F) is at least 1, one code is 1/k level step and an array without errors is converted
         exactly: the part of the current that comes from g_min is the same on both lines of a
         pair, so both are rounded alike. Otherwise one code is m = ceil(F / (2^bits - 1)) steps.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.converter import Converter
 from memcompile.ir import TileTable
 from memcompile.program import Program
 from memcompile.pulses import LevelWrites, WriteReport
-from memcompile.converter import Converter
 from memcompile.runtime.devices import Devices
 from memcompile.runtime.effects import Effects
 from memcompile.target import WriteVerifySpec

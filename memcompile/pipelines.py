@@ -25,6 +25,7 @@ from memcompile.pass_manager import (
     with_options,
 )
 from memcompile.passes.calibrate_activations import CalibrateActivations
+from memcompile.passes.calibrate_ranges import CalibrateRanges
 from memcompile.passes.cut_segments import CutSegments
 from memcompile.passes.fold_batchnorm import FoldBatchnorm
 from memcompile.passes.fold_constants import FoldConstants
@@ -73,6 +74,8 @@ def default_passes() -> tuple[Pass, ...]:
         # Where one copy is too large for the chips; the two passes that follow then leave it as it is.
         CutSegments(),
         Replicate(),
+        # Needs to know how layers are cut, which is settled now; where tiles lie does not matter.
+        CalibrateRanges(),
         Place(),
         Schedule(),
     )

@@ -80,6 +80,8 @@ def _facts(node: Node) -> Iterable[str]:
             f"cut rows {list(node.cut.rows)} columns {list(node.cut.columns)}"
         )
     if isinstance(node, MappedLayer):
+        if node.range_share is not None:
+            yield f"converter range {node.range_share:.9g} of the largest current"
         for copy, replica in enumerate(node.replicas):
             yield (
                 f"replica {copy}: window {list(replica.unrolling.window)} bundle {replica.unrolling.bundle} "

@@ -150,6 +150,7 @@ def _encode_stage(
             }
             for copy, replica in enumerate(stage.replicas)
         ],
+        "range_share": stage.range_share,
     }
 
 
@@ -310,4 +311,5 @@ def _decode_stage(
             )
             for replica in stage.replicas
         ),
+        range_share=stage.range_share,
     )

@@ -85,6 +85,7 @@ class CrossbarPart(_Part):
     scale: str
     bias: str
     replicas: tuple[ReplicaPart, ...]
+    range_share: float | None
 
     @model_validator(mode="after")
     def _windows_have_all_axes(self) -> CrossbarPart:

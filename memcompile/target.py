@@ -100,6 +100,8 @@ class AdcSpec(_Section):
     """Resolution in bits."""
     range_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """End of range as a share of the largest possible line current; below 1 large currents saturate."""
+    range: Literal["fixed", "calibrated"] = "fixed"
+    """Whether all layers have range_share, or each layer a share of its own, at most that, from calibration data."""
     gain_sigma_share: NonNegativeFloat = 0.0
     """Standard deviation of a converter's gain from 1."""
     offset_sigma_codes: NonNegativeFloat = 0.0

@@ -194,6 +194,17 @@ def _layer(layer: AnyLayer, target: Target) -> Iterator[Violation]:
         yield from _cut(layer.name, layer.cut.columns, layer.unrolling.columns, "columns")
     if isinstance(layer, MappedLayer):
         yield from _replicas(layer)
+        yield from _range(layer, target)
+
+
+def _range(layer: MappedLayer, target: Target) -> Iterator[Violation]:
+    if layer.range_share is None:
+        return
+    if target.adc.range == "fixed":
+        yield Violation("converter-range", layer.name, "has a converter range of its own; the target's is fixed")
+    elif not 0 < layer.range_share <= target.adc.range_share:
+        limits = f"its converter range is {layer.range_share}; it must be above 0, at most {target.adc.range_share}"
+        yield Violation("converter-range", layer.name, limits)
 
 
 def _geometry(where: str, geometry: Geometry) -> Iterator[Violation]:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.converter import Converter
 from memcompile.geometry import Unrolling
 from memcompile.program import Program
 from memcompile.runtime.cells import Cells, draw, drifted, relaxed, with_programming_error
-from memcompile.converter import Converter
 from memcompile.runtime.effects import Effects
 from memcompile.runtime.random_numbers import Purpose, seed_of_write, stream, uniforms
 from memcompile.runtime.wires import effective_conductances_us

@@ -149,7 +149,9 @@ class FastExecutor:
                 totals = self._linear(stage, replica, tiles, inputs, images)
             else:
                 convert = self._converted if path == "conversions" else self._converted_digits
-                totals = self.machine.devices.converters[layer].to_levels(convert(stage, replica, tiles, inputs, images))
+                totals = self.machine.devices.converters[layer].to_levels(
+                    convert(stage, replica, tiles, inputs, images)
+                )
             if in_order(stage, replica):
                 return totals.reshape(len(x), stage.geometry.positions, -1).transpose(0, 2, 1)
             if y is None:

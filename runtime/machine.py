@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.converter import Converter
 from memcompile.program import Program
 from memcompile.runtime.compiled import Workers
 from memcompile.runtime.conversions import TileLines, lines_at_once, pattern_sums
-from memcompile.converter import Converter
 from memcompile.runtime.devices import Devices
 from memcompile.runtime.digit_conversions import DigitLines, variance_matrix
 from memcompile.runtime.effects import Effects

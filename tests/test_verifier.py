@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import stages
-from factories import in_segments, random_layer, two_layer_program
+from factories import in_segments, make_target, random_layer, two_layer_program
 from stages import replaced
 
 from memcompile import schedule_rules, segment_rules, verifier
@@ -242,6 +242,12 @@ def stage(place: int, **changes: Any) -> Change:
     return changed
 
 
+def calibrated(share: float) -> Change:
+    """A range of the first layer, on a chip whose layers have ranges of their own up to one half."""
+    hardware = make_target(adc={"range": "calibrated", "range_share": 0.5})
+    return lambda item: replaced(stage(0, range_share=share)(item), target=hardware)
+
+
 def with_nonsense(model: bytes) -> bytes:
     """The model with a first operator that cannot be."""
     changed = onnx.ModelProto.FromString(model)
@@ -265,6 +271,10 @@ PROGRAMS: list[tuple[str, Change]] = [
     ("chip-conductances", chip(value=float("nan"))),
     ("input-bits", stage(0, quantizer=InputQuantizer(1.0, 4, False))),
     ("input-bits", stage(0, quantizer=InputQuantizer(1.0, 8, False, 2))),
+    ("converter-range", stage(0, range_share=0.5)),
+    ("converter-range", calibrated(0.0)),
+    ("converter-range", calibrated(0.6)),
+    ("converter-range", calibrated(float("nan"))),
     ("no-overlap", tiles(pile_up)),
     ("inputs-exist", tiles(read_early)),
     ("digital-operators", lambda item: stage(2, model=with_nonsense(item.stages[2].model))(item)),
@@ -360,6 +370,11 @@ def test_tiles_may_touch_but_not_overlap(down: int, right: int, gap: int) -> Non
     )
     found = placement_violations([layer], Placement(1, table, (), 2, 2), TARGET)
     assert [violation.rule for violation in found] == ["no-overlap"] * (gap < 0)
+
+
+def test_a_layer_may_have_a_range_up_to_that_of_a_calibrated_target() -> None:
+    with_range = calibrated(0.5)(program())
+    assert verify_program(with_range) is with_range
 
 
 def test_a_program_with_its_chip_is_accepted() -> None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import splu
 
-from memcompile.geometry import Geometry
 from memcompile.converter import Converter
+from memcompile.geometry import Geometry
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.wires import effective_conductances_us
 

@@ -1,0 +1,125 @@
+"""Chooses the converter range of each crossbar layer from calibration data."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.converter import Converter
+from memcompile.interpreter import Interpreter
+from memcompile.ir import Graph, MappedLayer, Replica
+from memcompile.pass_manager import Pass, PassContext
+from memcompile.passes.calibration_batches import calibration_batches
+from memcompile.target import Target
+
+Ranges = Mapping[float, Converter]
+"""Ranges to choose from, the longest first: share of the largest line current, and the converter it makes."""
+
+
+@dataclass(frozen=True)
+class CalibrateRanges(Pass):
+    """Gives each layer the converter range of least squared error, if the target's range is calibrated.
+
+    A short range clips large currents, a long one rounds all of them coarsely. Input vectors of
+    the quantised network drive the layer's tiles, as they are cut, through ideal cells; the error
+    is that of the layer's sums, after pairs, phases, slices and tiles are put together. Of ranges that are
+    equally good the longest is taken, so nothing changes where the whole range resolves each level.
+    """
+
+    summary: ClassVar[str] = "choose each layer's converter range from calibration data"
+    images: int = 32
+    """Calibration images used, at most."""
+    vectors: int = 256
+    """Input vectors taken in per layer, about; each image gives an equal number, at drawn positions."""
+    candidates: int = 25
+    """Ranges tried, in equal ratios."""
+    shortest: float = 1 / 64
+    """Shortest range tried, as a share of the target's."""
+
+    def run(self, graph: Graph, context: PassContext) -> Graph:
+        target = context.target
+        layers = [node for node in graph.nodes if isinstance(node, MappedLayer)]
+        if target.adc.range == "fixed" or target.cell.continuous or not layers:
+            return graph
+        ranges = self._ranges(target)
+        errors = self._measure(graph, layers, ranges, context)
+        # The longest range comes first, and argmin takes the first of equals.
+        shares = {name: list(ranges)[int(error.argmin())] for name, error in errors.items()}
+        return graph.map_nodes({layer.name: replace(layer, range_share=shares[layer.name]) for layer in layers})
+
+    def _ranges(self, target: Target) -> Ranges:
+        """Ranges that differ in what a code counts."""
+        shares = target.adc.range_share * np.geomspace(1.0, self.shortest, self.candidates)
+        found: dict[Converter, float] = {}
+        for share in shares.tolist():
+            found.setdefault(Converter.adc(target, share), share)
+        return {share: converter for converter, share in found.items()}
+
+    def _measure(
+        self, graph: Graph, layers: Sequence[MappedLayer], ranges: Ranges, context: PassContext
+    ) -> dict[str, NDArray[np.float64]]:
+        """Sum of squared errors of each layer's sums in each range, by layer name."""
+        interpreter = Interpreter(graph)
+        wanted = tuple(dict.fromkeys(layer.inputs[0] for layer in layers))
+        errors = {layer.name: np.zeros(len(ranges)) for layer in layers}
+        batches = calibration_batches(graph, context.calibration, self.images)
+        positions = max(self.vectors // self.images, 1)
+        rng = np.random.default_rng(context.seed)
+        with context.progress("calibrating converter ranges", len(batches)) as advance:
+            for feeds in batches:
+                values = interpreter.run(feeds, wanted)
+                for layer in layers:
+                    x = layer.quantizer.quantize(layer.geometry.to_channels_first(values[layer.inputs[0]]))
+                    for copy in _different(layer.replicas):
+                        windows = copy.windows[rng.permutation(len(copy.windows))[:positions]]
+                        errors[layer.name] += _squared_errors(layer, copy, x, windows, ranges, context.target)
+                advance(1)
+        return errors
+
+
+def _different(replicas: Sequence[Replica]) -> Iterator[Replica]:
+    """One of all copies that are unrolled and cut alike."""
+    yield from {(copy.unrolling, copy.cut): copy for copy in replicas}.values()
+
+
+def _squared_errors(
+    layer: MappedLayer, copy: Replica, x: NDArray[Any], windows: NDArray[np.int32], ranges: Ranges, target: Target
+) -> NDArray[np.float64]:
+    """Sum over input vectors and columns of one copy, for each range."""
+    unrolling, total = copy.unrolling, np.zeros(len(ranges))
+    vectors = unrolling.patches(x, windows)
+    vectors = vectors.reshape(-1, *vectors.shape[2:])
+    cells = unrolling.expand(layer.cells)  # polarity, slices, matrices, rows, columns
+    for matrix in range(unrolling.matrices):
+        errors = np.zeros((len(ranges), len(vectors), unrolling.columns))
+        for begin, end in itertools.pairwise(copy.cut.rows):
+            errors += _tile_errors(layer, vectors[:, matrix, begin:end], cells[:, :, matrix, begin:end], ranges, target)
+        total += np.square(errors).sum(axis=(1, 2))
+    return total
+
+
+def _tile_errors(
+    layer: MappedLayer, vectors: NDArray[Any], cells: NDArray[np.uint8], ranges: Ranges, target: Target
+) -> NDArray[np.float64]:
+    """Errors of a tile's part of the sums, in level steps, [ranges, vectors, columns].
+
+    ``cells`` are [polarity, slices, rows, columns].
+    """
+    powers = float(layer.base) ** np.arange(layer.slices)
+    errors = np.zeros((len(ranges), len(vectors), cells.shape[-1]))
+    for driven, weight in layer.quantizer.phases(vectors):
+        currents = np.einsum("vr,psrc->psvc", driven, cells, optimize=True)
+        driven_sum = driven.sum(axis=1)[:, None]
+        for number, converter in enumerate(ranges.values()):
+            g_min = converter.nominal(np.zeros(1), target)
+            codes = converter.convert(
+                currents * converter.codes_per_level / converter.levels_per_code + driven_sum * g_min
+            )
+            error = converter.to_levels(codes) - currents
+            errors[number] += weight * np.einsum("s,svc->vc", powers, error[0] - error[1])
+    return errors
