@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from memcompile.errors import TargetError, UsageError
 
 MAX_TARGET_BYTES = 1_000_000
+MAX_SHARPNESS = 50.0
+"""Largest product of cell.nonlinearity_per_v and read voltage; devices are below 10."""
 
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -64,6 +66,8 @@ class CellSpec(_Section):
     """Conductance of level 0, in microsiemens."""
     g_max_us: PositiveFloat
     """Conductance of the highest level, in microsiemens."""
+    nonlinearity_per_v: NonNegativeFloat = 0.0
+    """k of a cell's current g * v_read * sinh(k v) / sinh(k v_read) at voltage v, in 1/volts; 0 is Ohm's law."""
     continuous: bool = False
     """Cells hold any conductance of the window; inputs and converters are exact, and no error is allowed."""
 
@@ -322,6 +326,7 @@ FIELDS: tuple[str, ...] = tuple(_flat("", Target))
 
 # What a target with continuous cells must leave at zero, or leave out.
 _ERRORS = (
+    "cell.nonlinearity_per_v",
     "input.dac_sigma_share",
     "adc.gain_sigma_share",
     "adc.offset_sigma_codes",
@@ -367,6 +372,12 @@ def _physics_errors(target: Target) -> list[str]:
         errors.append(
             f"cell.g_min_us = {cell.g_min_us}: must be below cell.g_max_us = {cell.g_max_us}; "
             "give the window's lower end first"
+        )
+    sharpness = cell.nonlinearity_per_v * target.input.read_voltage_v
+    if sharpness > MAX_SHARPNESS:
+        errors.append(
+            f"cell.nonlinearity_per_v * input.read_voltage_v = {sharpness:g}: must not be above {MAX_SHARPNESS:g}, "
+            "beyond which a digit below the highest drives next to nothing; lower one of them"
         )
     if target.input.bits_per_phase > target.input.bits:
         errors.append(

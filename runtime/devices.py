@@ -10,7 +10,7 @@ write; faults, drift exponents and the mean step of a pulse belong to the cell a
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,11 @@ from memcompile.converter import Converter
 from memcompile.geometry import Unrolling
 from memcompile.program import Program
 from memcompile.runtime.cells import Cells, draw, drifted, relaxed, with_programming_error
+from memcompile.runtime.current_voltage import Drive, relative_current, sharpness
 from memcompile.runtime.effects import Effects
+from memcompile.runtime.nonlinear_wires import NonlinearTile
 from memcompile.runtime.random_numbers import Purpose, seed_of_write, stream, uniforms
-from memcompile.runtime.wires import effective_conductances_us
+from memcompile.runtime.wires import US_PER_S, effective_conductances_us
 from memcompile.runtime.write_verify import write
 
 CACHE_CELLS = 1 << 26
@@ -58,6 +60,7 @@ class Devices:
         self._cache: dict[tuple[int, int, Converter], NDArray[Any]] = {}
         self._seen: dict[int, NDArray[Any]] = {}
         self._expand = lru_cache(maxsize=4)(self._expand_layer)
+        self._network = lru_cache(maxsize=64)(self._make_network)
 
     def converter_of(self, row: int) -> Converter:
         """The converter of a tile's lines."""
@@ -67,7 +70,7 @@ class Devices:
         """What the converters see of one tile, [rows, output lines], in converter units.
 
         The cells' conductances; if there are such effects, those that the wires leave of them, times
-        the input lines' voltages (1 is the read voltage) and the converters' gains.
+        what a one drives on the input lines and the converters' gains.
         """
         if not (self.effects.wires or self.effects.dac_error or self.effects.adc_error):
             return self.cells(row)
@@ -82,16 +85,77 @@ class Devices:
         cells, wires = self.cells(row).astype(np.float64), self.program.target.wires
         converter = self.converter_of(row)
         if self.effects.wires and wires is not None:
-            tiles, shape = self.program.placement.tiles, self.program.target.array
             cells = effective_conductances_us(
                 cells,  # linear: units in, units out
                 wires.input_segment_ohm * converter.unit_us,
                 wires.output_segment_ohm * converter.unit_us,
-                int(tiles.output_line[row]) + 1,
-                shape.input_lines - int(tiles.input_line[row]) - len(cells) + 1,
+                *self._leads(row),
             )
-        seen = cells * self.voltages(row)[:, None] * self.gains(row)
+        seen = cells * self.drive_of_one(row)[:, None] * self.gains(row)
         return converter.to_grid(seen).astype(converter.dtype)
+
+    def _leads(self, row: int) -> tuple[int, int]:
+        """Wire segments between a tile and the drivers of its input lines, and the converters of its output lines."""
+        tiles, shape = self.program.placement.tiles, self.program.target.array
+        rows = self._rows_of(row)
+        return int(tiles.output_line[row]) + 1, shape.input_lines - rows.stop + 1
+
+    @property
+    def solves_each_step(self) -> bool:
+        """Whether currents are no product: cells do not obey Ohm's law, and wires take some of their voltage."""
+        return self.effects.nonlinear_iv and self.effects.wires
+
+    @property
+    def drives_by_line(self) -> bool:
+        """Whether what a digit drives is not proportional from one input line to the other."""
+        analog = self.program.target.input.highest_digit > 1
+        return self.effects.nonlinear_iv and self.effects.dac_error and analog
+
+    @cached_property
+    def drive(self) -> Drive | None:
+        """What digits drive through a cell where that is not the digit itself."""
+        analog = self.program.target.input.highest_digit > 1
+        return Drive.of(self.program.target) if self.effects.nonlinear_iv and analog else None
+
+    def currents(self, row: int, digits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Currents of a tile's lines without read noise, gains included, [items, rows] to [items, lines]."""
+        if not self.solves_each_step:
+            return self.drives(row, digits) @ self.tile(row).astype(np.float64)
+        network, converter = self._network(row), self.converter_of(row)
+        voltages = digits / converter.highest_digit * self.voltages(row)
+        solved = np.array([network.currents(item) for item in voltages]).reshape(len(digits), -1)
+        return converter.to_grid(solved * converter.highest_digit * self.gains(row))
+
+    def drives(self, row: int, digits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What digits drive through the cells of a tile, [items, rows], beside :meth:`drive_of_one`."""
+        if self.drive is None:
+            return digits
+        if not self.effects.dac_error:
+            return self.drive.counts[digits.astype(np.int64)].astype(np.float64) * self.drive.step
+        highest = self.program.target.input.highest_digit
+        current = relative_current(digits / highest * self.voltages(row), sharpness(self.program.target))
+        return np.rint(highest * current / self.drive.step) * self.drive.step
+
+    def drive_of_one(self, row: int) -> Cells:
+        """What a one drives through a cell on each input line of a tile, next to what it should."""
+        voltages = self.voltages(row)
+        if not self.effects.nonlinear_iv:
+            return voltages
+        if self.drive is not None:
+            return np.ones_like(voltages)
+        return relative_current(voltages, sharpness(self.program.target))
+
+    def _make_network(self, row: int) -> NonlinearTile:
+        wires, unit_us = self.program.target.wires, self.converter_of(row).unit_us
+        assert wires is not None
+        return NonlinearTile(
+            self.cells(row).astype(np.float64),
+            float(self.voltages(row).max()),
+            sharpness(self.program.target),
+            wires.input_segment_ohm * unit_us / US_PER_S,
+            wires.output_segment_ohm * unit_us / US_PER_S,
+            *self._leads(row),
+        )
 
     def voltages(self, row: int) -> Cells:
         """Voltage of a one on each input line of a tile, in read voltages: 1 + N(0, dac_sigma)."""
@@ -120,13 +184,13 @@ class Devices:
     def read_sigma(self, row: int) -> Cells:
         """Read noise of each cell of a tile when its line is driven, [rows, output lines], in units.
 
-        sqrt(sigma^2 + (share g)^2) times the line's voltage; open cells of dead lines have none.
+        sqrt(sigma^2 + (share g)^2) times what a one drives on the line; open cells of dead lines have none.
         """
         cells, spec = self.cells(row).astype(np.float64), self.program.target.read_noise
         sigma = np.hypot(spec.sigma_us / self.converter_of(row).unit_us, spec.proportional_share * cells)
         if self.effects.dead_lines:
             sigma *= self._alive(int(self.program.placement.tiles.array[row]))[self._rows_of(row), self._lines_of(row)]
-        return sigma * self.voltages(row)[:, None]
+        return sigma * self.drive_of_one(row)[:, None]
 
     def cells(self, row: int) -> NDArray[Any]:
         """Conductances of the cells of one tile, [rows, output lines], in converter units."""

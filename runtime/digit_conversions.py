@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.runtime.compiled import Workers, product_kernels
+from memcompile.runtime.current_voltage import Drive
 from memcompile.runtime.integer_product import IntegerMatrix
 from memcompile.runtime.random_numbers import ItemNoise, key_words
 
@@ -41,6 +42,17 @@ class DigitLines:
     rounding: NDArray[np.float64]
     """[lines]: one half plus the converter's offset."""
     max_code: float
+    drive: Drive | None = None
+    """What digits drive in place of themselves, where cells do not obey Ohm's law."""
+
+    @property
+    def step(self) -> float:
+        """What sums of lines count in."""
+        return self.cells.step * (self.drive.step if self.drive else 1.0)
+
+    def sums(self, vectors: NDArray[np.uint8]) -> NDArray[np.integer[Any]]:
+        """Exact sums of what digits drive, [1, items, rows] to [1, items, digits of cells * lines]."""
+        return self.cells.wide_sums(self.drive.counts[vectors]) if self.drive else self.cells.sums(vectors)
 
     @property
     def nbytes(self) -> int:
@@ -115,7 +127,7 @@ def convert_digits(
         for first in range(begin, end, block):
             last = min(first + block, end)
             vectors = np.ascontiguousarray(digits[None, first:last])
-            sums = lines.cells.sums(vectors)
+            sums = lines.sums(vectors)
             scale = _noise_scale(lines, vectors)
             if compiled is None:
                 z = noise.gaussians(len(lines.gain), first, last, phase) if lines.noisy else np.float32(0)
@@ -124,7 +136,7 @@ def convert_digits(
             compiled.convert_sums(
                 sums,
                 lines.cells.digits,
-                lines.cells.step,
+                lines.step,
                 scale,
                 lines.gain,
                 lines.rounding,
@@ -146,6 +158,8 @@ def convert_digits(
 
 def _noise_scale(lines: DigitLines, vectors: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Standard deviation of read noise before the converter, [items, lines] or [items, 1]."""
+    if lines.drive is not None:
+        return _noise_of_drive(lines, lines.drive, vectors)
     if lines.variances is not None:
         squares = np.square(vectors.astype(np.uint16))
         scale: NDArray[np.float32] = np.sqrt(summed_variances(lines.variances, squares)[0]).astype(np.float32)
@@ -155,11 +169,21 @@ def _noise_scale(lines: DigitLines, vectors: NDArray[np.uint8]) -> NDArray[np.fl
     return (lines.sigma * np.sqrt(square_sums(vectors)[0, :, None])).astype(np.float32)
 
 
+def _noise_of_drive(lines: DigitLines, drive: Drive, vectors: NDArray[np.uint8]) -> NDArray[np.float32]:
+    squares, step = drive.squares()
+    if lines.variances is not None:
+        total = lines.variances.values(lines.variances.wide_sums(squares[vectors]))[0]
+        scale: NDArray[np.float64] = np.sqrt(step * total)
+    else:
+        scale = lines.sigma * np.sqrt(step * squares[vectors].sum(axis=2, dtype=np.float64)[0, :, None])
+    return scale.astype(np.float32)
+
+
 def _codes(
     lines: DigitLines, sums: NDArray[np.integer[Any]], jitter: NDArray[np.float32], slices: int
 ) -> NDArray[np.int64]:
     """Output codes of pairs, subtracted, [items, columns, slices]."""
-    current = lines.cells.values(sums) + jitter
+    current = lines.cells.values(sums) * (lines.step / lines.cells.step) + jitter
     codes = np.floor(np.minimum(np.maximum(current + lines.rounding, 0.0), lines.max_code)).astype(np.int64)
     pairs = codes.reshape(len(codes), -1, slices, 2)
     difference: NDArray[np.int64] = pairs[..., 0] - pairs[..., 1]

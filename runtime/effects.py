@@ -31,6 +31,8 @@ class Effects:
     """Converters differ in gain and offset."""
     wires: bool = True
     """Lines have resistance, so voltages drop along them."""
+    nonlinear_iv: bool = True
+    """Cells carry a current that is not proportional to their voltage."""
 
     @classmethod
     def none(cls) -> Effects:
@@ -63,6 +65,12 @@ class Effects:
             "adc_error": self.adc and target.adc.gain_sigma_share + target.adc.offset_sigma_codes > 0,
             "wires": wires is not None and wires.input_segment_ohm + wires.output_segment_ohm > 0,
         }
+        # At the read voltage, and at none, a cell carries what it was programmed to.
+        sizes["nonlinear_iv"] = target.cell.nonlinearity_per_v > 0 and (
+            target.input.bits_per_phase > 1
+            or (self.dac_error and sizes["dac_error"])
+            or (self.wires and sizes["wires"])
+        )
         return Effects(**{name: getattr(self, name) and sized for name, sized in sizes.items()})
 
     def names(self, but: tuple[str, ...] = ()) -> list[str]:

@@ -113,6 +113,12 @@ class FastExecutor:
 
     def path(self, layer: int) -> tuple[Path, str]:
         """The method that a layer goes through, and why."""
+        path, why = self._path(layer)
+        if self.machine.idle_nonlinearity:
+            why += "; the nonlinear current of cells has no effect: lines get 0 V or the read voltage"
+        return path, why
+
+    def _path(self, layer: int) -> tuple[Path, str]:
         effects, converter = self.machine.effects, self.machine.devices.converters[layer]
         still = not effects.names(but=("adc",))
         if still and not effects.adc:
@@ -121,6 +127,10 @@ class FastExecutor:
             return "product", "the converters resolve each level and nothing else is switched on: one exact product"
         if self.machine.noise_spans_phases:
             return "literal", "read noise lasts a whole step, so the phases of a line are not independent"
+        if self.machine.devices.solves_each_step:
+            return "literal", "cells are nonlinear and wires take some of their voltage: solved anew for each input"
+        if self.machine.devices.drives_by_line:
+            return "literal", "cells are nonlinear and each input line has voltages of its own"
         if not effects.adc:
             return "linear", f"no converter: one product with the programmed matrix ({', '.join(effects.names())})"
         if converter.highest_digit > 1:
@@ -268,7 +278,8 @@ class FastExecutor:
         assert isinstance(stage.quantizer, InputQuantizer)
         assert self.machine.converter.grid_bits is not None
         weights, variances = self._weights(stage, replica, tiles)
-        return LinearMatrices.of(weights, variances, 2.0**-self.machine.converter.grid_bits, stage.quantizer)
+        drive = self.machine.devices.drive
+        return LinearMatrices.of(weights, variances, 2.0**-self.machine.converter.grid_bits, stage.quantizer, drive)
 
     def _weights(
         self, stage: MappedLayer, replica: Replica, tiles: NDArray[np.int64]

@@ -74,6 +74,14 @@ class IntegerMatrix:
         total: NDArray[np.int64] = np.sum(parts, axis=0, dtype=np.int64)
         return total
 
+    def wide_sums(self, vectors: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.int64]:
+        """Sums of all digits for whole numbers of several bytes, as :meth:`sums`; byte after byte, exactly."""
+        total = np.zeros((*vectors.shape[:2], self.digits * self.columns), np.int64)
+        for place in range(vectors.dtype.itemsize):
+            part = (vectors >> vectors.dtype.type(8 * place) & vectors.dtype.type(0xFF)).astype(np.uint8)
+            total += self.sums(part).astype(np.int64) << np.int64(8 * place)
+        return total
+
     def values(self, sums: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
         """Values of sums: [..., digits * columns] to [..., columns]; exact below 2^53 steps."""
         split = sums.reshape(*sums.shape[:-1], self.digits, self.columns)

@@ -60,14 +60,14 @@ class LiteralExecutor:
         """One matrix-vector product in one array, [batch, columns of the tile], in codes."""
         devices = self.machine.devices
         converter = devices.converter_of(row)
-        cells = devices.tile(row).astype(np.float64)
+        width = devices.cells(row).shape[1]
         sigma = devices.read_sigma(row) * devices.gains(row) if self.machine.effects.read_noise else None
-        lines = np.zeros((len(vector), cells.shape[1]))
+        lines = np.zeros((len(vector), width))
         for phase, (driven, weight) in enumerate(stage.quantizer.phases(vector)):
-            current = driven @ cells
+            current = devices.currents(row, driven)
             if sigma is not None:
                 draw = 0 if self.machine.noise_spans_phases else phase
-                current += self._noise(driven, sigma, row, window, draw, images)
+                current += self._noise(devices.drives(row, driven), sigma, row, window, draw, images)
             lines += weight * converter.convert(current + devices.offsets(row))
         pairs = lines.reshape(len(vector), -1, stage.slices, 2)
         digits = pairs[..., 0] - pairs[..., 1]
@@ -83,7 +83,7 @@ class LiteralExecutor:
         draw: int,
         images: NDArray[np.int64],
     ) -> NDArray[np.float64]:
-        """Read noise of each driven cell times its digit, summed over each output line, [batch, output lines]."""
+        """Read noise of each driven cell times its drive, summed over each output line, [batch, output lines]."""
         key = stream(Purpose.READ_LITERAL, row)
         noise = gaussians(sigma.size, window, images, key, self.machine.seed, draw << 29)
         total: NDArray[np.float64] = np.einsum("br,brw->bw", driven, sigma * noise.reshape(-1, *sigma.shape))

@@ -43,6 +43,8 @@ class Machine:
         self.converter = Converter.adc(program.target) if self.effects.adc else Converter.exact(program.target)
         # Faults and drift belong to the chip that was written, whichever noise it is read with.
         chip_seed = seed if program.chip is None else program.chip.seed
+        self.idle_nonlinearity = effects.nonlinear_iv and program.target.cell.nonlinearity_per_v > 0
+        self.idle_nonlinearity &= not self.effects.nonlinear_iv
         self.devices = Devices(program, chip_seed, self.effects, self.converter, time_s, pass_number)
         self.prepared = BoundedCache(PREPARED_BYTES)
 
@@ -112,6 +114,7 @@ class Machine:
             gain=self.devices.gains(row).astype(np.float32),
             rounding=0.5 + self.devices.offsets(row),
             max_code=float(converter.max_code),
+            drive=self.devices.drive,
         )
 
     def tiles_of(self, layer: int, replica: int) -> NDArray[np.int64]:

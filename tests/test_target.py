@@ -167,6 +167,23 @@ def test_all_physics_errors_are_told_at_once() -> None:
         assert all(part in line for part in parts), line
 
 
+def test_a_curve_that_is_a_switch_is_refused() -> None:
+    """40 per volt at 0.2 V is what devices have at most, several times over; 300 is a mistake of units."""
+    assert parse_target(values(cell={"nonlinearity_per_v": 40.0}), "WHERE").cell.nonlinearity_per_v == 40.0
+    assert errors_of(values(cell={"nonlinearity_per_v": 300.0})) == [
+        "cell.nonlinearity_per_v * input.read_voltage_v = 60: must not be above 50, beyond which a digit below the "
+        "highest drives next to nothing; lower one of them"
+    ]
+
+
+@pytest.mark.parametrize("range_of", ["full", True, None, 1.0])
+def test_a_range_is_fixed_or_calibrated(range_of: object) -> None:
+    changed = values()
+    changed["adc"]["range"] = range_of
+    (line,) = errors_of(changed)
+    assert line == f"adc.range = {range_of!r}: input should be 'fixed' or 'calibrated'"
+
+
 @pytest.mark.parametrize("section", ["array", "chip", "cell", "input", "adc", "programming", "faults", "read_noise"])
 def test_unknown_keys_are_refused_in_every_section(section: str) -> None:
     assert errors_of(values(**{section: {"sigma": 1.0}})) == [
