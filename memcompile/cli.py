@@ -19,7 +19,7 @@ from memcompile.cli_export import export_command
 from memcompile.cli_refresh import refresh_command
 from memcompile.cli_tune import tune_command
 from memcompile.console import Output, check_writable, data_options, data_words, duration, write_npz
-from memcompile.cost_report import energy_table
+from memcompile.cost_report import energy_table, write_facts, write_line
 from memcompile.data import load_dataset
 from memcompile.errors import EXIT_CODES, MemcompileError, UsageError
 from memcompile.evaluation import evaluate, score
@@ -322,6 +322,10 @@ def run_command(program: Path, **options: Any) -> None:
     if options["explain"]:
         for layer, method in emulator.explain().items():
             out.say(f"{layer}: {method}")
+    writing = emulator.writing()
+    if writing is not None:
+        facts = write_facts(loaded, writing, 0)
+        out.say(f"writing: {write_line(facts)}; {writing.failures:,} cells missed the margin")
     with out.progress("running", dataset.count) as advance:
         outputs = emulator.run(dataset.inputs, progress=advance)
     if options["output"]:

@@ -18,12 +18,14 @@ _WHOLE_PULSE = 1e-9
 class WriteReport:
     """What closed-loop writes took: cells written (each time anew), pulses, and their energy in joules.
 
-    Each write also takes a verify read before the first and after each pulse.
+    Each write also takes a verify read before the first and after each pulse. ``failures`` are
+    cells that still missed the margin after the last pulse; pulses of nominal size count none.
     """
 
     writes: int = 0
     pulses: int = 0
     pulse_energy_j: float = 0.0
+    failures: int = 0
 
     @property
     def verify_reads(self) -> int:
@@ -33,12 +35,16 @@ class WriteReport:
     def __add__(self, other: WriteReport) -> WriteReport:
         """Both, one after the other."""
         energy_j = self.pulse_energy_j + other.pulse_energy_j
-        return WriteReport(self.writes + other.writes, self.pulses + other.pulses, energy_j)
+        failures = self.failures + other.failures
+        return WriteReport(self.writes + other.writes, self.pulses + other.pulses, energy_j, failures)
 
     @classmethod
-    def of(cls, pulses: NDArray[np.int64], energy_j: Conductances) -> WriteReport:
+    def of(
+        cls, pulses: NDArray[np.int64], energy_j: Conductances, failed: NDArray[np.bool_] | None = None
+    ) -> WriteReport:
         """Sum over cells."""
-        return cls(pulses.size, int(pulses.sum()), float(energy_j.sum()))
+        failures = 0 if failed is None else int(failed.sum())
+        return cls(pulses.size, int(pulses.sum()), float(energy_j.sum()), failures)
 
     def time_s(self, spec: WriteVerifySpec, chips: int) -> float:
         """Duration, in seconds, where the chips share the work evenly and are written at the same time."""

@@ -189,6 +189,8 @@ class RelaxationSpec(_Section):
 
     sigma_us: NonNegativeFloat
     """Final standard deviation, in microsiemens."""
+    sigma_polynomial_us: Annotated[tuple[FiniteFloat, ...], Field(strict=False, max_length=16)] = ()
+    """Instead: sigma = max(0, c0 + c1 x + c2 x^2 + ...) with x = g / g_max, in microsiemens."""
     time_constant_s: PositiveFloat
     """Time constant, in seconds."""
 

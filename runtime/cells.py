@@ -30,10 +30,14 @@ def programming_sigma_us(g_us: Cells, spec: ProgrammingSpec, cell: CellSpec) -> 
     0.348 + 16.03 x - 43.853 x^2 + 45.393 x^3 - 16.815 x^4 for g_max = 40 uS.
     """
     if spec.sigma_polynomial_us:
-        x = g_us / cell.g_max_us
-        sigma: Cells = np.maximum(np.polynomial.polynomial.polyval(x, spec.sigma_polynomial_us), 0.0)
-        return sigma
+        return _polynomial_us(g_us, spec.sigma_polynomial_us, cell)
     return np.hypot(spec.sigma_us, spec.sigma_proportional_share * g_us)
+
+
+def _polynomial_us(g_us: Cells, coefficients: tuple[float, ...], cell: CellSpec) -> Cells:
+    """max(0, c0 + c1 x + c2 x^2 + ...) with x = g / g_max."""
+    sigma: Cells = np.maximum(np.polynomial.polynomial.polyval(g_us / cell.g_max_us, coefficients), 0.0)
+    return sigma
 
 
 def with_programming_error(g_us: Cells, spec: ProgrammingSpec, cell: CellSpec, array: int, seed: int) -> Cells:
@@ -42,13 +46,17 @@ def with_programming_error(g_us: Cells, spec: ProgrammingSpec, cell: CellSpec, a
     return np.maximum(g_us + error, 0.0)
 
 
-def relaxed(g_us: Cells, spec: RelaxationSpec, time_s: float, array: int, seed: int) -> Cells:
+def relaxed(g_us: Cells, spec: RelaxationSpec, cell: CellSpec, time_s: float, array: int, seed: int) -> Cells:
     """G + N(0, sigma^2 (1 - exp(-t / time_constant))), never below 0 uS.
 
     The spread that write-verified ReRAM cells regain within seconds to minutes (Zhao et al., IEDM
-    2017; Wan et al. 2022). One number per cell decides its path, so later times continue earlier ones.
+    2017; Wan et al. 2022); sigma is a number, or a polynomial of x = g / g_max where the target gives one.
+    One number per cell decides its path, so later times continue earlier ones.
     """
-    sigma = spec.sigma_us * np.sqrt(-np.expm1(-time_s / spec.time_constant_s))
+    final: Cells | float = spec.sigma_us
+    if spec.sigma_polynomial_us:
+        final = _polynomial_us(g_us, spec.sigma_polynomial_us, cell)
+    sigma = final * np.sqrt(-np.expm1(-time_s / spec.time_constant_s))
     moved: Cells = np.maximum(g_us + sigma * draw(g_us.shape, Purpose.RELAXATION, array, seed), 0.0)
     return moved
 

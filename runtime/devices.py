@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from memcompile.converter import Converter
 from memcompile.geometry import Unrolling
 from memcompile.program import Program
+from memcompile.pulses import WriteReport
 from memcompile.runtime.cells import Cells, draw, drifted, relaxed, with_programming_error
 from memcompile.runtime.current_voltage import Drive, relative_current, sharpness
 from memcompile.runtime.effects import Effects
 from memcompile.runtime.nonlinear_wires import NonlinearTile
 from memcompile.runtime.random_numbers import Purpose, seed_of_write, stream, uniforms
 from memcompile.runtime.wires import US_PER_S, effective_conductances_us
-from memcompile.runtime.write_verify import write
+from memcompile.runtime.write_verify import Written, write
+from memcompile.target import WriteVerifySpec
 
 CACHE_CELLS = 1 << 26
 """Cells kept in memory; further arrays are programmed anew, with the same errors, when used."""
@@ -250,9 +252,7 @@ class Devices:
 
     def _program_array(self, number: int, segment: int, converter: Converter) -> NDArray[Any]:
         levels, write_seed = self.levels(number, segment), self._write_seed(segment)
-        stuck = self._stick(levels, number) if self.effects.stuck_cells else np.zeros(levels.shape, bool)
-        cell = self.program.target.cell
-        nominal_us: Cells = cell.g_min_us + levels.astype(np.float64) * cell.level_step_us
+        nominal_us, stuck = self._goals_us(levels, number)
         actual_us = self._written_us(nominal_us, stuck, number, write_seed)
         aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, number, write_seed))
         if self.effects.dead_lines:
@@ -273,16 +273,41 @@ class Devices:
             measured: Cells = self.program.chip.conductances_us[number].astype(np.float64)
             return measured
         if target.emulated_pulses is not None:
-            written = write(nominal_us, target.emulated_pulses, target.cell, number, self.seed, write_seed).cells_us
+            written = self._pulsed(nominal_us, target.emulated_pulses, number, write_seed).cells_us
         else:
             written = with_programming_error(nominal_us, target.programming, target.cell, number, write_seed)
         return np.where(stuck, nominal_us, written)
+
+    def _pulsed(self, goals_us: Cells, spec: WriteVerifySpec, number: int, write_seed: int) -> Written:
+        return write(goals_us, spec, self.program.target.cell, number, self.seed, write_seed)
+
+    def writing(self) -> WriteReport | None:
+        """What writing all arrays once takes, pulse by pulse; None where no pulses are emulated.
+
+        Cells of no weight are verified at the lowest level; stuck ones count as if their goal
+        were where they are stuck.
+        """
+        spec, tiles = self.program.target.emulated_pulses, self.program.placement.tiles
+        if spec is None or not self.effects.programming_error or self.program.chip is not None:
+            return None
+        total = WriteReport()
+        for number, segment in np.unique(np.stack([tiles.array, tiles.segment], axis=1), axis=0).tolist():
+            goals_us, _ = self._goals_us(self.levels(number, segment), number)
+            written = self._pulsed(goals_us, spec, number, self._write_seed(segment))
+            total += WriteReport.of(written.pulses, written.energy_j, written.failed)
+        return total
+
+    def _goals_us(self, levels: NDArray[Any], number: int) -> tuple[Cells, NDArray[np.bool_]]:
+        """What programming aims at, stuck cells moved in ``levels`` too, and which cells are stuck."""
+        stuck = self._stick(levels, number) if self.effects.stuck_cells else np.zeros(levels.shape, bool)
+        cell = self.program.target.cell
+        return cell.g_min_us + levels.astype(np.float64) * cell.level_step_us, stuck
 
     def _aged_us(self, cells_us: Cells, number: int, write_seed: int) -> Cells:
         """Cells ``time_s`` after programming."""
         target = self.program.target
         if self.effects.relaxation and target.relaxation is not None:
-            cells_us = relaxed(cells_us, target.relaxation, self.time_s, number, write_seed)
+            cells_us = relaxed(cells_us, target.relaxation, target.cell, self.time_s, number, write_seed)
         if self.effects.drift and target.drift is not None:
             cells_us = drifted(cells_us, target.drift, self.time_s, number, self.seed)
         return cells_us

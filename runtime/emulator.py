@@ -20,6 +20,7 @@ from memcompile.errors import DataError, UsageError
 from memcompile.geometry import Geometry
 from memcompile.ir import MappedLayer
 from memcompile.program import Program, Stage
+from memcompile.pulses import WriteReport
 from memcompile.runtime.batches import Batches, check_inputs, join
 from memcompile.runtime.compiled import Workers, available_threads
 from memcompile.runtime.digital import DigitalRunner
@@ -209,6 +210,14 @@ class Emulator:
             return dict.fromkeys((layer.name for layer in self.program.layers), reason)
         paths = [self._fast.first.path(number) for number in range(len(self.program.layers))]
         return {layer.name: f"{path}: {why}" for layer, (path, why) in zip(self.program.layers, paths, strict=True)}
+
+    def writing(self) -> WriteReport | None:
+        """What writing all arrays once takes: pulses, time, energy, and cells that missed the margin.
+
+        None where the target emulates no pulses (``write_verify.emulated``), the programming error is
+        switched off, or the program was transferred to a chip, whose report came with the transfer.
+        """
+        return self.machine.devices.writing()
 
     def _joined(self, name: str, parts: list[dict[str, NDArray[Any]]]) -> NDArray[Any]:
         if name in self.program.constants:
