@@ -16,6 +16,7 @@ import hashlib
 import json
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from memcompile.program import Program
 from memcompile.runtime.emulator import Emulator, values_before
 from memcompile.runtime.hybrid_training import ALL, TuningOptions
 from memcompile.runtime.transfer import wire
+from memcompile.target import Target, load_target, parse_target
 from memcompile.tuning import TuningPlan, refresh, tune
 
 CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -144,7 +146,11 @@ def measure(
     plan_of = remedies(arguments.epochs, arguments.recalibration_images)
     for slices in arguments.slices:
         compilation = memcompile.compile_model(
-            model, arguments.target, settings=arguments.set or (), **options, **SLICES[slices]
+            model,
+            changed_target(arguments.target, arguments.value or ()),
+            settings=arguments.set or (),
+            **options,
+            **SLICES[slices],
         )
         measure_references(compilation, test, slices, results)
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
@@ -172,6 +178,16 @@ def measure(
                     scoring_seconds=round(time.monotonic() - middle, 1),
                 )
                 print(f"{slices}, {row}, chip {seed}: {accuracy:.2%}", file=sys.stderr, flush=True)
+
+
+def changed_target(name: str, changes: Sequence[str]) -> Target:
+    """A target with some of its values replaced."""
+    values = load_target(name).model_dump()
+    for change in changes:
+        path, _, text = change.partition("=")
+        section, _, key = path.partition(".")
+        values[section] = {**(values[section] or {}), key: tomllib.loads(f"value = {text}")["value"]}
+    return parse_target(values, "--value")
 
 
 def measure_references(compilation: Compilation, test: Dataset, slices: str, results: Results) -> None:
@@ -224,6 +240,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--slices", nargs="*", choices=list(SLICES), default=["one slice", "two slices, base 5"])
     parser.add_argument("--rows", nargs="*", choices=list(remedies(0, 0)), help="what to measure [all]")
     parser.add_argument("--target", default="yao2020", help="target name or file")
+    parser.add_argument(
+        "--value", action="append", metavar="SECTION.KEY=TOML", help="change the target, such as adc.bits=6"
+    )
     parser.add_argument("--set", action="append", help="pass setting, as for memcompile --set")
     parser.add_argument("--json", type=Path, help="file with all figures; what it holds is not measured again")
     arguments = parser.parse_args(argv)

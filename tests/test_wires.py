@@ -95,7 +95,14 @@ def test_open_cells_are_allowed() -> None:
 @pytest.mark.skipif(shutil.which("ngspice") is None, reason="ngspice is not installed")
 @pytest.mark.parametrize(
     ("shape", "segments_ohm"),
-    [((16, 128), (1.0, 1.0)), ((16, 128), (0.3, 4.0)), ((128, 16), (20.0, 4.0)), ((64, 64), (2.0, 1.0))],
+    [
+        ((16, 128), (1.0, 1.0)),
+        ((16, 128), (0.3, 4.0)),
+        ((128, 16), (20.0, 4.0)),
+        ((128, 16), (0.5, 0.5)),
+        ((64, 64), (2.0, 1.0)),
+        ((64, 64), (10.0, 30.0)),
+    ],
 )
 def test_output_currents_match_ngspice(
     shape: tuple[int, int], segments_ohm: tuple[float, float], tmp_path: Path
