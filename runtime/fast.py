@@ -114,6 +114,9 @@ class FastExecutor:
     def path(self, layer: int) -> tuple[Path, str]:
         """The method that a layer goes through, and why."""
         path, why = self._path(layer)
+        share = self.machine.program.layers[layer].range_share
+        if share is not None and self.machine.effects.adc and path != "product":
+            why += f"; converter range {share:.3g} of the largest current"
         if self.machine.idle_nonlinearity:
             why += "; the nonlinear current of cells has no effect: lines get 0 V or the read voltage"
         return path, why

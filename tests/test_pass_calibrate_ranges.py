@@ -175,6 +175,14 @@ def test_ranges_are_in_the_file_and_in_the_printed_graph() -> None:
     assert f"converter range {layer.range_share:.9g} of the largest current" in print_graph(graph)
 
 
+def test_explain_tells_the_range_where_there_is_a_converter() -> None:
+    program, _ = shared_array_program()
+    for layer in program.layers:
+        told = f"converter range {layer.range_share:.3g} of the largest current"
+        assert told in Emulator(program).explain()[layer.name]
+        assert told not in Emulator(program, effects=Effects(adc=False)).explain()[layer.name]
+
+
 def test_a_share_makes_the_converter_that_the_target_would_have() -> None:
     share = 0.37
     assert Converter.adc(target()).ranged(target(), share) == Converter.adc(target(adc={"range_share": share}))
