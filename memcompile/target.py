@@ -12,52 +12,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from memcompile.errors import TargetError, UsageError
+from memcompile.target_sections import AreaSpec as AreaSpec  # noqa: PLC0414 - handed on
+from memcompile.target_sections import ArraySpec as ArraySpec  # noqa: PLC0414 - handed on
+from memcompile.target_sections import ChipSpec as ChipSpec  # noqa: PLC0414 - handed on
+from memcompile.target_sections import EnergySpec as EnergySpec  # noqa: PLC0414 - handed on
+from memcompile.target_sections import FiniteFloat, NonNegativeFloat, PositiveFloat, Section, Share
 
 MAX_TARGET_BYTES = 1_000_000
 MAX_SHARPNESS = 50.0
 """Largest product of cell.nonlinearity_per_v and read voltage; devices are below 10."""
 
-FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
-
-class _Section(BaseModel):
-    """Strict, immutable base of every section."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
-
-
-class ArraySpec(_Section):
-    """One crossbar array."""
-
-    input_lines: Annotated[int, Field(ge=1, le=65_536)]
-    """Lines that are driven with the input vector."""
-    output_lines: Annotated[int, Field(ge=2, le=65_536)]
-    """Lines whose current is converted; the two lines of a differential pair are neighbours."""
-    input_line_name: str = "input line"
-    """What the hardware calls an input line (orientation of the array)."""
-    output_line_name: str = "output line"
-    """What the hardware calls an output line (orientation of the array)."""
-
-    @property
-    def cells(self) -> int:
-        """Cells of one array."""
-        return self.input_lines * self.output_lines
-
-
-class ChipSpec(_Section):
-    """One chip."""
-
-    arrays: Annotated[int, Field(ge=1, le=10_000_000)]
-    """Arrays of one chip; all of them work in the same step."""
-
-
-class CellSpec(_Section):
+class CellSpec(Section):
     """One memristor with its transistor."""
 
     levels: Annotated[int, Field(ge=2, le=128)]
@@ -77,7 +46,7 @@ class CellSpec(_Section):
         return (self.g_max_us - self.g_min_us) / (self.levels - 1)
 
 
-class InputSpec(_Section):
+class InputSpec(Section):
     """How an input value is applied to a line."""
 
     bits: Annotated[int, Field(ge=2, le=8)]
@@ -97,7 +66,7 @@ class InputSpec(_Section):
         return (1 << self.bits_per_phase) - 1
 
 
-class AdcSpec(_Section):
+class AdcSpec(Section):
     """The converter of each output line, once a phase, before pairs are subtracted."""
 
     bits: Annotated[int, Field(ge=1, le=16)]
@@ -112,7 +81,7 @@ class AdcSpec(_Section):
     """Standard deviation of a converter's offset, in codes."""
 
 
-class ProgrammingSpec(_Section):
+class ProgrammingSpec(Section):
     """Error left by closed-loop programming (write-verify): g + N(0, sigma(g))."""
 
     sigma_us: NonNegativeFloat
@@ -123,7 +92,7 @@ class ProgrammingSpec(_Section):
     """Instead of both: sigma = max(0, c0 + c1 x + c2 x^2 + ...) with x = g / g_max, in microsiemens."""
 
 
-class WriteVerifySpec(_Section):
+class WriteVerifySpec(Section):
     """Closed-loop programming pulse by pulse: what writing takes, and the error it leaves if emulated.
 
     A SET pulse raises g by step * d * (1 + N(0, cycle_sigma)), a RESET pulse lowers it so, with one
@@ -160,7 +129,7 @@ class WriteVerifySpec(_Section):
     """Pulses that a cell endures."""
 
 
-class FaultsSpec(_Section):
+class FaultsSpec(Section):
     """Cells and lines that do not work."""
 
     stuck_low_share: Share
@@ -173,7 +142,7 @@ class FaultsSpec(_Section):
     """Share of output lines that carry no current."""
 
 
-class ReadNoiseSpec(_Section):
+class ReadNoiseSpec(Section):
     """Fluctuation of a cell while it is read: variance sigma^2 + (share * g)^2."""
 
     sigma_us: NonNegativeFloat
@@ -184,7 +153,7 @@ class ReadNoiseSpec(_Section):
     """Whether each bit phase has its own noise or all phases of a step share it."""
 
 
-class RelaxationSpec(_Section):
+class RelaxationSpec(Section):
     """Spread after programming: g + N(0, sigma^2 * (1 - exp(-t / time_constant)))."""
 
     sigma_us: NonNegativeFloat
@@ -195,7 +164,7 @@ class RelaxationSpec(_Section):
     """Time constant, in seconds."""
 
 
-class DriftSpec(_Section):
+class DriftSpec(Section):
     """Slow change: g * (t / reference)^-nu after the reference time, nu ~ N(mean, sigma) per cell."""
 
     exponent_mean: Annotated[float, Field(ge=-1, le=1)]
@@ -206,7 +175,7 @@ class DriftSpec(_Section):
     """Time after programming up to which nothing drifts, in seconds."""
 
 
-class WiresSpec(_Section):
+class WiresSpec(Section):
     """Resistance of the lines: one segment between neighbouring cells, and from a line's end to its first cell."""
 
     input_segment_ohm: NonNegativeFloat
@@ -215,59 +184,7 @@ class WiresSpec(_Section):
     """Resistance of a segment of an output line, in ohms."""
 
 
-class EnergySpec(_Section):
-    """Energy of one bit phase of one array, in picojoules, by component.
-
-    array + cell * cells + driver * input lines + (sample_hold + conversion + shift_add) * output
-    lines, over the lines that work in the phase: those of one tile.
-    """
-
-    array_pj: NonNegativeFloat = 0.0
-    """What a working array takes in a phase, however many of its lines work."""
-    cell_pj: NonNegativeFloat = 0.0
-    """Per cell at the crossing of a working input and a working output line, driven or not."""
-    driver_pj: NonNegativeFloat = 0.0
-    """Per input line: driver and multiplexer."""
-    sample_hold_pj: NonNegativeFloat = 0.0
-    """Per output line: sample-and-hold."""
-    conversion_pj: NonNegativeFloat = 0.0
-    """Per output line: one conversion of the ADC."""
-    shift_add_pj: NonNegativeFloat = 0.0
-    """Per output line: digital shift-and-add."""
-    addition_pj: NonNegativeFloat | None = None
-    """Per digital addition after shift-and-add: pairs, slices, row tiles, once a step; left out: not included."""
-    crossing_pj: NonNegativeFloat | None = None
-    """Per value that crosses from chip to chip; left out: not included."""
-
-    def phase_pj(self, input_lines: int, output_lines: int) -> float:
-        """Energy of a phase in which so many lines work, in picojoules."""
-        line_pj = self.sample_hold_pj + self.conversion_pj + self.shift_add_pj
-        cells_pj = self.cell_pj * input_lines * output_lines
-        return self.array_pj + cells_pj + self.driver_pj * input_lines + line_pj * output_lines
-
-
-class AreaSpec(_Section):
-    """Area of one array with its periphery, in square micrometres, by what it grows with.
-
-    array + cell * cells + input_line * input lines + output_line * output lines, whether used or not.
-    """
-
-    array_um2: NonNegativeFloat = 0.0
-    """Per array, whatever its size."""
-    cell_um2: NonNegativeFloat = 0.0
-    """Per cell."""
-    input_line_um2: NonNegativeFloat = 0.0
-    """Per input line: drivers and multiplexers."""
-    output_line_um2: NonNegativeFloat = 0.0
-    """Per output line: sample-and-hold, its share of a converter, shift-and-add."""
-
-    def array_mm2(self, array: ArraySpec) -> float:
-        """Area of an array of this size, in square millimetres."""
-        lines_um2 = self.input_line_um2 * array.input_lines + self.output_line_um2 * array.output_lines
-        return (self.array_um2 + self.cell_um2 * array.cells + lines_um2) * 1e-6
-
-
-class Target(_Section):
+class Target(Section):
     """One kind of chip to compile for."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]

@@ -1,0 +1,95 @@
+"""Sections of a target file about arrays, chips, energy and area, and what all sections share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """Strict, immutable base of every section."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class ArraySpec(Section):
+    """One crossbar array."""
+
+    input_lines: Annotated[int, Field(ge=1, le=65_536)]
+    """Lines that are driven with the input vector."""
+    output_lines: Annotated[int, Field(ge=2, le=65_536)]
+    """Lines whose current is converted; the two lines of a differential pair are neighbours."""
+    input_line_name: str = "input line"
+    """What the hardware calls an input line (orientation of the array)."""
+    output_line_name: str = "output line"
+    """What the hardware calls an output line (orientation of the array)."""
+
+    @property
+    def cells(self) -> int:
+        """Cells of one array."""
+        return self.input_lines * self.output_lines
+
+
+class ChipSpec(Section):
+    """One chip."""
+
+    arrays: Annotated[int, Field(ge=1, le=10_000_000)]
+    """Arrays of one chip; all of them work in the same step."""
+
+
+class EnergySpec(Section):
+    """Energy of one bit phase of one array, in picojoules, by component.
+
+    array + cell * cells + driver * input lines + (sample_hold + conversion + shift_add) * output
+    lines, over the lines that work in the phase: those of one tile.
+    """
+
+    array_pj: NonNegativeFloat = 0.0
+    """What a working array takes in a phase, however many of its lines work."""
+    cell_pj: NonNegativeFloat = 0.0
+    """Per cell at the crossing of a working input and a working output line, driven or not."""
+    driver_pj: NonNegativeFloat = 0.0
+    """Per input line: driver and multiplexer."""
+    sample_hold_pj: NonNegativeFloat = 0.0
+    """Per output line: sample-and-hold."""
+    conversion_pj: NonNegativeFloat = 0.0
+    """Per output line: one conversion of the ADC."""
+    shift_add_pj: NonNegativeFloat = 0.0
+    """Per output line: digital shift-and-add."""
+    addition_pj: NonNegativeFloat | None = None
+    """Per digital addition after shift-and-add: pairs, slices, row tiles, once a step; left out: not included."""
+    crossing_pj: NonNegativeFloat | None = None
+    """Per value that crosses from chip to chip; left out: not included."""
+
+    def phase_pj(self, input_lines: int, output_lines: int) -> float:
+        """Energy of a phase in which so many lines work, in picojoules."""
+        line_pj = self.sample_hold_pj + self.conversion_pj + self.shift_add_pj
+        cells_pj = self.cell_pj * input_lines * output_lines
+        return self.array_pj + cells_pj + self.driver_pj * input_lines + line_pj * output_lines
+
+
+class AreaSpec(Section):
+    """Area of one array with its periphery, in square micrometres, by what it grows with.
+
+    array + cell * cells + input_line * input lines + output_line * output lines, whether used or not.
+    """
+
+    array_um2: NonNegativeFloat = 0.0
+    """Per array, whatever its size."""
+    cell_um2: NonNegativeFloat = 0.0
+    """Per cell."""
+    input_line_um2: NonNegativeFloat = 0.0
+    """Per input line: drivers and multiplexers."""
+    output_line_um2: NonNegativeFloat = 0.0
+    """Per output line: sample-and-hold, its share of a converter, shift-and-add."""
+
+    def array_mm2(self, array: ArraySpec) -> float:
+        """Area of an array of this size, in square millimetres."""
+        lines_um2 = self.input_line_um2 * array.input_lines + self.output_line_um2 * array.output_lines
+        return (self.array_um2 + self.cell_um2 * array.cells + lines_um2) * 1e-6
