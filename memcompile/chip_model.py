@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.errors import UsageError
 from memcompile.geometry import Unrolling
 from memcompile.ir import Cut, MappedLayer
 from memcompile.onnx_export import ModelBuilder
@@ -47,7 +48,8 @@ def chip_model(program: Program, seed: int = 0, *, time_s: float = 0.0, ideal: b
     Raises
     ------
     UsageError
-        Seed or time is out of range, or the digital stages are of an operator set before 7.
+        Seed or time is out of range, the digital stages are of an operator set before 7, or currents are
+        no products because cells are nonlinear and do not get whole read voltages.
     OutputError
         The model is larger than the 2 GB of an ONNX file.
     ProgramError
@@ -55,6 +57,12 @@ def chip_model(program: Program, seed: int = 0, *, time_s: float = 0.0, ideal: b
     """
     effects = Effects.none() if ideal else replace(Effects(), read_noise=False)
     machine = Emulator(program, seed, effects=effects, time_s=time_s).machine
+    if machine.devices.solves_each_step or machine.devices.drives_by_line:
+        raise UsageError(
+            f"the cells of target {program.target.name} are nonlinear, and wires or errors of the input voltages move "
+            "their voltages: their currents are no product with a fixed matrix, which a model could hold; set "
+            "cell.nonlinearity_per_v = 0, or both wire resistances and input.dac_sigma_share = 0"
+        )
     values = {name for stage in program.stages for name in (*stage.inputs, *stage.outputs)}
     digital = {stage.name: stage.model for stage in program.stages if isinstance(stage, DigitalStage)}
     builder = ModelBuilder({*values, *program.inputs, *program.constants}, digital)
@@ -131,7 +139,8 @@ class _LayerModel:
         self.layer = layer
         self.exact = not machine.effects.adc
         # Where phases apply several bits, line sums need double precision to be exact.
-        self.wide = self.exact or machine.converter.dtype is np.float64
+        self.converter = machine.devices.converters[number]
+        self.wide = self.exact or self.converter.dtype is np.float64
         self.tiles: dict[tuple[int, int], list[int]] = {}
         """Rows of the tile table by copy and first row of the weight matrix."""
         table = machine.tiles
@@ -186,6 +195,12 @@ class _LayerModel:
         add, name, quantizer = self.builder, self.layer.name, self.layer.quantizer
         if isinstance(quantizer, InputQuantizer) and not self.exact:
             value = self._digits(value, quantizer)
+            drive = self.machine.devices.drive
+            if drive is not None:
+                # Cells are nonlinear: what each digit drives comes from a table.
+                table = add.constant(f"{name}/drive_of_digit", drive.counts.astype(np.float64) * drive.step)
+                digits = add.cast(f"{name}/whole_digits", value, "int64")
+                return add.node("Gather", f"{name}/drive", [table, digits], axis=0)
         if self.wide and isinstance(quantizer, InputQuantizer):
             value = add.cast(f"{name}/wide_input", value, "float64")
         return value
@@ -249,7 +264,7 @@ class _LayerModel:
 
     def _codes(self, prefix: str, currents: str, tiles: _RowTiles) -> str:
         """Codes of all phases and row tiles, added up: [images, copies, matrices, windows, lines] float64."""
-        add, quantizer, max_code = self.builder, self.layer.quantizer, self.machine.converter.max_code
+        add, quantizer, max_code = self.builder, self.layer.quantizer, self.converter.max_code
         assert isinstance(quantizer, InputQuantizer), "exact inputs have no phases to be converted"
         assert max_code is not None
         rounding = tiles.rounding.astype(np.float64 if self.wide else np.float32)
@@ -333,7 +348,7 @@ class _LayerModel:
 
     def _finish(self, sums: str) -> None:
         """Scale, bias, output type and layout."""
-        add, name, layer, converter = self.builder, self.layer.name, self.layer, self.machine.converter
+        add, name, layer, converter = self.builder, self.layer.name, self.layer, self.converter
         for op_type, word, factor in (
             ("Mul", "levels_per_code", converter.levels_per_code),
             ("Div", "codes_per_level", converter.codes_per_level),

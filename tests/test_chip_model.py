@@ -120,6 +120,44 @@ def test_each_effect(name: str) -> None:
     exported.assert_agrees(program, {"x": x}, seed=3, time_s=100.0)
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("bits_per_phase", [1, 3, 8])
+def test_nonlinear_cells(bits_per_phase: int, signed: bool) -> None:
+    geometry, unrollings = LAYERS["windows that overlap the edge"]
+    phases = {"input": {"bits_per_phase": bits_per_phase}}
+    nonlinear = {**phases, "cell": {"nonlinearity_per_v": 8.0}}
+    program, feeds = random_program(geometry, unrollings, signed=signed, **nonlinear)
+    curved = exported.assert_agrees(program, feeds, seed=5)
+    straight = exported.assert_agrees(random_program(geometry, unrollings, signed=signed, **phases)[0], feeds, seed=5)
+    tables = [item.name for item in curved.graph.initializer if item.name.endswith("/drive_of_digit")]
+    assert len(tables) == (bits_per_phase > 1)
+    assert (len(curved.graph.node) > len(straight.graph.node)) == (bits_per_phase > 1)
+
+
+def test_layers_with_converter_ranges_of_their_own() -> None:
+    geometry, unrollings = LAYERS["windows that overlap the edge"]
+    program, feeds = random_program(geometry, unrollings)
+    own = tuple(replace(stage, range_share=0.3) for stage in program.stages)  # type: ignore[arg-type]
+    narrow = replace(program, stages=own)
+    plain, ranged = (exported.assert_agrees(item, feeds, seed=5) for item in (program, narrow))
+    assert plain.SerializeToString() != ranged.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        {"wires": {"input_segment_ohm": 5.0, "output_segment_ohm": 5.0}},
+        {"input": {"bits_per_phase": 4, "dac_sigma_share": 0.05}},
+    ],
+)
+def test_currents_that_are_no_products_are_refused(moved: dict[str, Any]) -> None:
+    geometry, unrollings = LAYERS["dense"]
+    program, _ = random_program(geometry, unrollings, cell={"nonlinearity_per_v": 8.0}, **moved)
+    with pytest.raises(UsageError, match=r"nonlinear.*no product with a fixed matrix.*nonlinearity_per_v = 0"):
+        chip_model(program)
+    exported.assert_agrees(program, {"x": random_program(geometry, unrollings)[1]["x"]}, ideal=True)
+
+
 def test_weights_beyond_single_precision() -> None:
     program, feeds = random_program(DENSE, slices=4, cell={"levels": 128}, array={"output_lines": 64})
     assert np.abs(program.layers[0].integer_matrix()).max() > 2**24
