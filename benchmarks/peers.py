@@ -3,6 +3,8 @@
 What is alike: 512 x 512 weights of 15 levels in pairs of cells of 2 to 20 uS, 256 input vectors of 8 bits
 without sign, Gaussian read noise of 0.1 uS a cell in every read, tiles of so many rows, and, where the case
 has one, an 8-bit converter whose range holds all lines. What differs is said where it is set.
+
+Run with CrossSim 3.2.0, and with aihwkit 1.1.0 on PyTorch 2.10, the only version its wheel was found to run on.
 """
 
 from __future__ import annotations
