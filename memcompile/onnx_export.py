@@ -282,7 +282,7 @@ def _input_info(name: str, kind: TensorType) -> onnx.ValueInfoProto:
 
 def _declare_outputs(model: onnx.ModelProto) -> None:
     """Write down types and shapes of outputs: of tensors what onnxruntime infers, of others what ONNX does."""
-    session = open_session(model.SerializeToString(deterministic=True))
+    session = open_session(model.SerializeToString(deterministic=True), optimise=False)
     found = {value.name: value for value in session.get_outputs()}
     ranks = _observed_ranks(session, [name for name, value in found.items() if value.shape == []])
     inferred: dict[str, onnx.ValueInfoProto] = {}

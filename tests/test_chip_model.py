@@ -27,6 +27,7 @@ from memcompile.data import load_dataset
 from memcompile.errors import OutputError, ProgramError, UsageError
 from memcompile.geometry import Geometry, Unrolling
 from memcompile.program import DigitalStage, Program
+from memcompile.program_file import save_program
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.transfer import transfer
 
@@ -424,6 +425,23 @@ def test_command_writes_ideal_devices(program_file: Path, capsys: pytest.Capture
     feeds = {"x": models.images((4, 2, 6, 6))}
     want = Emulator.ideal(memcompile.load_program(program_file)).run(feeds)["y"]
     assert np.array_equal(exported.run(Path("ideal.onnx").read_bytes(), feeds)["y"], want)
+
+
+def test_command_says_that_segments_are_written_anew(program_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(4)
+    program = factories.in_segments(factories.two_layer_program(rng, factories.make_target()), (1,), batch=6)
+    save_program(program, program_file)
+    assert main(["export", "m.mcp", "--onnx", "chip.onnx"]) == 0
+    assert "the arrays are as written for the first 6 images" in capsys.readouterr().out
+
+
+def test_command_refuses_what_no_file_holds(
+    program_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "MAX_MODEL_BYTES", onnx_export.HEADROOM_BYTES)
+    assert main(["export", "m.mcp", "--onnx", "chip.onnx"]) == OutputError.exit_code
+    assert capsys.readouterr().err.startswith("memcompile: error: the model needs more than ")
+    assert not Path("chip.onnx").exists()
 
 
 @pytest.mark.parametrize(
