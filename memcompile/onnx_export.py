@@ -198,8 +198,8 @@ class ModelBuilder:
 
         Raises
         ------
-        OutputError
-            The model is larger than an ONNX file may be.
+        ProgramError
+            onnxruntime refuses the model, because a digital stage is damaged.
         """
         graph = onnx.helper.make_graph(
             self._nodes,
@@ -282,7 +282,13 @@ def _input_info(name: str, kind: TensorType) -> onnx.ValueInfoProto:
 
 def _declare_outputs(model: onnx.ModelProto) -> None:
     """Write down types and shapes of outputs: of tensors what onnxruntime infers, of others what ONNX does."""
-    session = open_session(model.SerializeToString(deterministic=True), optimise=False)
+    try:
+        session = open_session(model.SerializeToString(deterministic=True), optimise=False)
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        reason = str(error).strip().splitlines()[0][:400]
+        raise ProgramError(
+            f"onnxruntime refuses the program's digital stages ({reason}); compile the model again"
+        ) from error
     found = {value.name: value for value in session.get_outputs()}
     ranks = _observed_ranks(session, [name for name, value in found.items() if value.shape == []])
     inferred: dict[str, onnx.ValueInfoProto] = {}

@@ -157,6 +157,12 @@ def test_currents_that_are_no_products_are_refused(moved: dict[str, Any]) -> Non
     with pytest.raises(UsageError, match=r"nonlinear.*no product with a fixed matrix.*nonlinearity_per_v = 0"):
         chip_model(program)
     exported.assert_agrees(program, {"x": random_program(geometry, unrollings)[1]["x"]}, ideal=True)
+def test_converters_alone_round_as_the_emulator_s_do() -> None:
+    """Coarse converters, and such that resolve every level, whose sums the emulator forms at once."""
+    still = {"programming": {"sigma_us": 0.0}, "faults": {"stuck_low_share": 0.0, "stuck_high_share": 0.0}}
+    for bits in (4, 12):
+        program, feeds = random_program(CONV, slices=2, adc={"bits": bits}, **still)
+        exported.assert_agrees(program, feeds)
 
 
 def test_weights_beyond_single_precision() -> None:
@@ -385,6 +391,9 @@ def test_stages_that_cannot_be_joined_are_refused() -> None:
         chip_model(program(identity_stage("first", "x", "a", 6), layer))
     with pytest.raises(ProgramError, match="digital stage first is damaged"):
         chip_model(program(replace(identity_stage("first", "x", "a"), model=b"\xff\xff"), layer))
+    damaged = replace(identity_stage("first", "x", "a"), model=identity_stage("first", "z", "a").model)
+    with pytest.raises(ProgramError, match="onnxruntime refuses the program's digital stages"):
+        chip_model(program(damaged, layer))
 
 
 def test_a_model_that_no_file_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
