@@ -24,6 +24,7 @@ from memcompile.data import load_dataset
 from memcompile.errors import EXIT_CODES, MemcompileError, UsageError
 from memcompile.evaluation import evaluate, score
 from memcompile.explain import Explanation
+from memcompile.guard import DEFAULT_LIMITS, GIB, Limits
 from memcompile.ir import Graph
 from memcompile.lookup import find_weight
 from memcompile.pass_manager import PassContext
@@ -189,6 +190,22 @@ def _time_limit(seconds: float | None) -> tuple[str, ...]:
     metavar="SECONDS",
     help="End each search of the mapping after so long; results then depend on the machine.",
 )
+@click.option(
+    "--import-seconds",
+    type=click.FloatRange(0.1, 86_400),
+    default=DEFAULT_LIMITS.seconds,
+    show_default=True,
+    metavar="SECONDS",
+    help="Limit on loading the model, and on running it on one sample.",
+)
+@click.option(
+    "--import-memory",
+    type=click.FloatRange(0.1, 1024),
+    default=DEFAULT_LIMITS.memory_bytes / GIB,
+    show_default=True,
+    metavar="GIB",
+    help="Limit on the memory that either takes.",
+)
 @click.option("--explain", is_flag=True, help="List each operator, analog or digital and why, and each layer's energy.")
 @click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Set a pass option (repeatable).")
 @click.option(
@@ -228,6 +245,7 @@ def compile_command(model: Path, **options: Any) -> None:
         instruments=(explanation, *((DumpIr(dump),) if dump else ())),
         progress=out.progress,
         check=not options["no_check"],
+        limits=Limits(options["import_seconds"], int(options["import_memory"] * GIB)),
     )
     save_program(compilation.program, target)
     evaluation = None

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from memcompile.data_files import (
     ArrayHeader,
-    check_size,
     find_idx,
     read_cifar10,
     read_idx,
@@ -48,6 +47,9 @@ CALIBRATION_SAMPLES = 512
 
 GENERATED_SAMPLES = 8
 """How many samples are made up where no data is given."""
+
+GENERATED_BYTES = 2**30
+"""How much memory made-up samples may take, at 8 bytes a value."""
 
 DIGITS_TRAINING_SAMPLES = 1000
 """The first so many of the 1,797 digits are the training part, the rest is scored."""
@@ -318,7 +320,12 @@ def _generated(inputs: Mapping[str, TensorType], seed: int) -> Dataset:
         batch = wanted.shape[0] or 1
         shape = (-(-GENERATED_SAMPLES // batch) * batch, *fixed)
         dtype = np.dtype(wanted.dtype)
-        check_size(f"input '{name}'", math.prod(shape) * 8)
+        size = math.prod(shape) * 8
+        if size > GENERATED_BYTES:
+            raise DataError(
+                f"input '{name}' is {wanted}: {shape[0]} made-up samples of {size:,} bytes are more than the limit of "
+                f"{GENERATED_BYTES:,} (1 GiB); give data"
+            )
         values = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
         samples[name] = values.astype(dtype)
     return Dataset("made-up samples", samples, None, _first(samples), generated=True)

@@ -17,6 +17,7 @@ from memcompile.onnx_import import ModelFile
 from memcompile.onnx_session import open_session
 from memcompile.pass_manager import ProgressBar, no_progress
 from memcompile.program import Program
+from memcompile.runtime.batches import join
 from memcompile.runtime.emulator import Emulator
 
 # Emulating a converter output takes about a nanosecond or ten, so that this many take seconds.
@@ -180,12 +181,19 @@ def run_float(
         parts.append(session.run(names, chunk))
         if advance is not None:
             advance(min(size or 100, count - start))
-    return {name: np.concatenate(pieces) for name, pieces in zip(names, zip(*parts, strict=True), strict=True)}
+    return {name: join(name, list(pieces)) for name, pieces in zip(names, zip(*parts, strict=True), strict=True)}
 
 
 def measure_quality(program: Program, model: ModelFile, dataset: Dataset) -> Quality:
     """Compare each layer's output, and each output, with onnxruntime on a few samples."""
-    some = whole_batches(dataset, QUALITY_IMAGES, model)
+    try:
+        return _quality(program, model, whole_batches(dataset, QUALITY_IMAGES, model))
+    except DataError:
+        # A value has no batch axis, or a shape that the data decide: batches cannot be joined, but one can be compared.
+        return _quality(program, model, whole_batches(dataset, 1, model))
+
+
+def _quality(program: Program, model: ModelFile, some: Dataset) -> Quality:
     values = {layer.name: layer.outputs[0] for layer in program.layers}
     known = model.value_names()
     also = [value for value in values.values() if value in known]

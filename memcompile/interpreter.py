@@ -7,7 +7,7 @@ both executors are tested against; it knows nothing of arrays, tiles or noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -91,21 +91,24 @@ class Interpreter:
         self._steps = list(_steps(graph))
         self._sessions: dict[int, ort.InferenceSession] = {}
 
-    def run(self, feeds: Mapping[str, NDArray[Any]], wanted: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]], wanted: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
         """Compute values (the graph's outputs when ``wanted`` is None) from the graph's inputs."""
-        wanted = self.graph.outputs if wanted is None else tuple(wanted)
+        wanted = dict.fromkeys(self.graph.outputs if wanted is None else wanted)
         last_use = {
             value: number for number, step in enumerate(self._steps) for node in step for value in read_values(node)
         }
+        done: dict[int, list[str]] = {}
+        for value, number in last_use.items():
+            if value not in wanted:
+                done.setdefault(number, []).append(value)
         values: dict[str, NDArray[Any]] = {**self.graph.constants, **feeds}
         for number, step in enumerate(self._steps):
             if len(step) == 1 and not isinstance(step[0], OnnxNode | DigitalNode):
                 values[step[0].outputs[0]] = run_layer(step[0], values[step[0].inputs[0]])
             else:
                 self._run_digital(number, step, values, wanted, last_use)
-            done = [value for value in values if last_use.get(value, -1) <= number and value not in wanted]
-            for value in done:
-                del values[value]
+            for value in done.get(number, ()):
+                values.pop(value, None)
         return {value: values[value] for value in wanted}
 
     def _run_digital(
@@ -113,7 +116,7 @@ class Interpreter:
         number: int,
         step: tuple[Node, ...],
         values: dict[str, NDArray[Any]],
-        wanted: Sequence[str],
+        wanted: Container[str],
         last_use: Mapping[str, int],
     ) -> None:
         operators = [inner for node in step for inner in (node.nodes if isinstance(node, DigitalNode) else (node,))]

@@ -7,7 +7,7 @@ observed by it, so nothing depends on our own shape rules.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.checker
 import onnx.helper
 import onnx.inliner
 import onnx.numpy_helper
@@ -23,7 +22,19 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from memcompile.errors import ModelError, ProgramError
+from memcompile.guard import DEFAULT_LIMITS, GuardError, Limits, WorkError, run_guarded
 from memcompile.ir import Graph, OnnxNode, OtherType, TensorType, read_only
+from memcompile.model_checks import (
+    MAX_MODEL_BYTES,
+    check_validity,
+    first_line,
+    load_external_data,
+    refuse_endless_functions,
+    refuse_nan,
+    refused,
+    subgraphs,
+    use_default_domain,
+)
 from memcompile.onnx_session import open_session, tensor_dtype
 
 # Operators whose first two inputs are looked at when the model is run once.
@@ -40,21 +51,21 @@ LINEAR_OPERATORS = (
     "QLinearMatMul",
     "RNN",
 )
-# onnx and onnxruntime agree on protobuf's own limit.
-MAX_MODEL_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True, eq=False)
 class ModelFile:
     """A model that was read and that onnxruntime accepts.
 
-    ``inputs`` are the types a caller must feed; free dimensions are None.
+    ``inputs`` are the types a caller must feed; free dimensions are None. ``limits`` hold where
+    onnxruntime first meets the model; None trusts it.
     """
 
     name: str
     sha256: str
     model: onnx.ModelProto
     inputs: Mapping[str, TensorType]
+    limits: Limits | None = None
 
     def serialized(self, also: Sequence[str] = ()) -> bytes:
         """The model as onnxruntime reads it, with some of its values as further outputs."""
@@ -65,30 +76,55 @@ class ModelFile:
         return {value for node in self.model.graph.node for value in node.output if value}
 
 
-def read_model(path: Path) -> ModelFile:
+def read_model(path: Path, limits: Limits | None = DEFAULT_LIMITS) -> ModelFile:
     """Read and check a model file.
+
+    Parameters
+    ----------
+    limits
+        What checking it and loading it into onnxruntime may take; None trusts the file.
 
     Raises
     ------
     ModelError
-        The file is missing, a directory, no ONNX, truncated, fails ``onnx.checker``, or
-        onnxruntime refuses it.
+        The file is missing, a directory, no ONNX, truncated, fails ``onnx.checker``, onnxruntime
+        refuses it, or a limit is broken.
     """
     data = _read_bytes(path)
     model = _parse(data, path)
-    _load_external_data(model, path)
-    _use_default_domain(model)
-    _check(model, path)
+    load_external_data(model, path)
+    use_default_domain(model)
+    refuse_endless_functions(model, path)
+
+    def load() -> list[list[Any]]:
+        check_validity(model, path)
+        return _input_types(_inlined(model), path)
+
+    types = _guarded(load, limits, path, "loading the model")
     model = _inlined(model)
-    _refuse_nan(model.graph, path)
-    inputs = _inputs(model, path)
+    inputs = _inputs(model, types)
+    refuse_nan(model.graph, path)
     for name, kind in inputs.items():
         if isinstance(kind, OtherType) or kind.dtype == "object":
             raise ModelError(
                 f"{path}: input {name!r} has type {kind.dtype if isinstance(kind, OtherType) else 'tensor(string)'}; "
                 "memcompile takes numeric tensors, export the model with tensor inputs"
             )
-    return ModelFile(path.name, hashlib.sha256(data).hexdigest(), model, MappingProxyType(inputs))
+    return ModelFile(path.name, hashlib.sha256(data).hexdigest(), model, MappingProxyType(inputs), limits)
+
+
+def _guarded(work: Callable[[], Any], limits: Limits | None, where: Path | str, doing: str) -> Any:
+    """Do work of onnx and onnxruntime within limits; what it raises becomes a ModelError of its message."""
+    try:
+        return work() if limits is None else run_guarded(work, limits)
+    except MemoryError as error:
+        raise ModelError(f"{where}: {doing} takes more memory than there is") from error
+    except WorkError as error:
+        raise ModelError(str(error)) from error
+    except GuardError as error:
+        raise ModelError(
+            f"{where}: {doing} {error}; if you trust the model, raise --import-seconds or --import-memory"
+        ) from error
 
 
 def model_in_memory(model: onnx.ModelProto, name: str) -> ModelFile:
@@ -101,38 +137,41 @@ def model_in_memory(model: onnx.ModelProto, name: str) -> ModelFile:
     """
     own = onnx.ModelProto()
     own.CopyFrom(model)
-    _use_default_domain(own)
+    use_default_domain(own)
     own = _inlined(own)
+    types = _guarded(lambda: _input_types(own, name), None, name, "loading the model")
     digest = hashlib.sha256(own.SerializeToString(deterministic=True)).hexdigest()
-    return ModelFile(name, digest, own, MappingProxyType(_inputs(own, name)))
+    return ModelFile(name, digest, own, MappingProxyType(_inputs(own, types)))
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
-def _inputs(model: onnx.ModelProto, where: Path | str) -> dict[str, TensorType]:
-    """What a caller must feed, as onnxruntime sees it."""
+def _input_types(model: onnx.ModelProto, where: Path | str) -> list[list[Any]]:
+    """What a caller must feed, as onnxruntime sees it: name, type and shape of each input."""
     try:
         session = open_session(model.SerializeToString(deterministic=True))
     except Exception as error:  # onnxruntime's exceptions have no common base class
-        raise ModelError(f"onnxruntime cannot run {where}: {_first_line(error)}") from error
+        raise refused(f"onnxruntime cannot run {where}", error) from error
+    return [[value.name, value.type, _shape(value)] for value in session.get_inputs()]
+
+
+def _shape(value: Any) -> list[int | None]:
+    """Shape of a session's input or output; free dimensions are None."""
+    return [size if isinstance(size, int) else None for size in value.shape]
+
+
+def _inputs(model: onnx.ModelProto, types: Sequence[Sequence[Any]]) -> dict[str, TensorType]:
     declared = {value.name: value.type for value in model.graph.input}
     inputs: dict[str, TensorType] = {}
-    for value in session.get_inputs():
-        dtype = tensor_dtype(value.type)
+    for name, kind, shape in types:
+        dtype = tensor_dtype(kind)
         if dtype is None:
-            inputs[value.name] = OtherType(value.type, (), declared[value.name].SerializeToString(deterministic=True))
+            inputs[name] = OtherType(kind, (), declared[name].SerializeToString(deterministic=True))
         else:
-            shape = tuple(size if isinstance(size, int) else None for size in value.shape)
-            inputs[value.name] = TensorType(dtype, shape)
+            inputs[name] = TensorType(dtype, tuple(shape))
     return inputs
-
-
-def _first_line(error: BaseException) -> str:
-    """The telling line of a library's message, without its own location prefix."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:400] if lines else type(error).__name__
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -157,62 +196,11 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
         model.ParseFromString(data)
     except DecodeError as error:
         raise ModelError(
-            f"{path} is not an ONNX file, or it is truncated ({_first_line(error)}); export it again"
+            f"{path} is not an ONNX file, or it is truncated ({first_line(error)}); export it again"
         ) from error
     if not model.graph.node and not model.graph.output:
         raise ModelError(f"{path} holds no ONNX graph; export it again")
     return model
-
-
-def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # onnx raises bare exceptions of several kinds here
-        raise ModelError(f"{path}: its external data cannot be read: {_first_line(error)}") from error
-
-
-def _use_default_domain(model: onnx.ModelProto) -> None:
-    """Write the default domain as "": ``ai.onnx`` is its other name, but onnx.checker knows only one."""
-    for opset in model.opset_import:
-        opset.domain = _domain(opset.domain)
-    graphs = [model.graph]
-    while graphs:
-        for node in graphs.pop().node:
-            node.domain = _domain(node.domain)
-            for attribute in node.attribute:
-                graphs += _subgraphs(attribute)
-
-
-def _domain(domain: str) -> str:
-    return "" if domain == "ai.onnx" else domain
-
-
-def _subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
-    return [*attribute.graphs, *((attribute.g,) if attribute.type == onnx.AttributeProto.GRAPH else ())]
-
-
-def _check(model: onnx.ModelProto, path: Path) -> None:
-    # onnxruntime finds out types and shapes of outputs itself; only the checker wants them written down.
-    bare = [value for value in model.graph.output if value.type.WhichOneof("value") in (None, "tensor_type")]
-    before = [(value, value.SerializeToString()) for value in bare if not value.type.tensor_type.HasField("shape")]
-    for value, _ in before:
-        value.type.tensor_type.shape.SetInParent()
-        value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or onnx.TensorProto.FLOAT
-    try:
-        onnx.checker.check_model(model)
-    except Exception as error:  # the checker raises its own and protobuf's kinds
-        raise ModelError(f"{path} is not valid ONNX: {_first_line(error)}; export it again") from error
-    for value, was in before:
-        value.ParseFromString(was)
-
-
-def _refuse_nan(graph: onnx.GraphProto, path: Path) -> None:
-    for tensor in graph.initializer:
-        if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
-            continue
-        bad = int(np.isnan(onnx.numpy_helper.to_array(tensor)).sum())
-        if bad:
-            raise ModelError(f"{path}: tensor {tensor.name!r} holds {bad} NaN values; train or export the model again")
 
 
 def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]]) -> Graph:
@@ -346,7 +334,7 @@ def digital_operators(model: bytes, where: str) -> tuple[tuple[OnnxNode, ...], d
         return _nodes(graph), _constants(graph)
     except (DecodeError, ValueError, TypeError, KeyError) as error:
         raise ProgramError(
-            f"the model of digital stage {where} is damaged ({_first_line(error)}); compile the model again"
+            f"the model of digital stage {where} is damaged ({first_line(error)}); compile the model again"
         ) from error
 
 
@@ -358,7 +346,7 @@ def operator_types(node: OnnxNode) -> set[str]:
         proto = protos.pop()
         found.add(proto.op_type)
         for attribute in proto.attribute:
-            for graph in _subgraphs(attribute):
+            for graph in subgraphs(attribute):
                 protos += graph.node
     return found
 
@@ -367,7 +355,7 @@ def _captures(proto: onnx.NodeProto) -> tuple[str, ...]:
     """Outer values that a node's subgraphs read."""
     found: dict[str, None] = {}
     for attribute in proto.attribute:
-        for graph in _subgraphs(attribute):
+        for graph in subgraphs(attribute):
             found.update(dict.fromkeys(_free_values(graph)))
     return tuple(found)
 
@@ -388,7 +376,6 @@ def _observe(
     sample: Mapping[str, NDArray[Any]],
 ) -> tuple[dict[str, TensorType], dict[str, tuple[int, ...]]]:
     """Types of all values, and the shapes that linear operators' inputs have on the sample."""
-    exposed = _expose(file.model, [value for node in nodes for value in node.outputs if value])
     wanted = [
         value
         for value in dict.fromkeys(
@@ -396,26 +383,35 @@ def _observe(
         )
         if value and value not in constants and value not in file.inputs
     ]
+    made = [value for node in nodes for value in node.outputs if value]
+    kinds, shapes = _guarded(lambda: _run_once(file, made, wanted, sample), file.limits, file.name, "running a sample")
+    types = {}
+    for name, kind, shape in kinds:
+        dtype = tensor_dtype(kind)
+        if dtype is not None and name not in file.inputs:
+            types[name] = TensorType(dtype, tuple(shape))
+    observed = {name: tuple(shape) for name, shape in zip(wanted, shapes, strict=True)}
+    observed.update({name: tuple(array.shape) for name, array in sample.items() if isinstance(array, np.ndarray)})
+    return types, observed
+
+
+def _run_once(
+    file: ModelFile, made: Sequence[str], wanted: Sequence[str], sample: Mapping[str, NDArray[Any]]
+) -> list[list[Any]]:
+    """Types of all values, as name, type and shape, and the shapes of wanted ones on a sample."""
     try:
-        session = open_session(exposed.SerializeToString(), optimise=False)
+        session = open_session(_expose(file.model, made).SerializeToString(), optimise=False)
         # The outputs too, so that a model that cannot be run on these inputs is found out here.
         results = session.run([*wanted, *(value.name for value in file.model.graph.output)], dict(sample))
     except Exception as error:  # onnxruntime's exceptions have no common base class
         shapes = ", ".join(f"{name} {list(np.shape(array))}" for name, array in sample.items())
-        raise ModelError(
-            f"onnxruntime cannot run {file.name} on inputs of shape {shapes}: {_first_line(error)}; "
-            "give matching data with --data, or sizes with --input-shape"
+        raise refused(
+            f"onnxruntime cannot run {file.name} on inputs of shape {shapes}",
+            error,
+            "; give matching data with --data, or sizes with --input-shape",
         ) from error
-    types = {}
-    for value in session.get_outputs():
-        dtype = tensor_dtype(value.type)
-        if dtype is not None and value.name not in file.inputs:
-            types[value.name] = TensorType(
-                dtype, tuple(size if isinstance(size, int) else None for size in value.shape)
-            )
-    observed = {name: tuple(result.shape) for name, result in zip(wanted, results, strict=False)}
-    observed.update({name: tuple(array.shape) for name, array in sample.items() if isinstance(array, np.ndarray)})
-    return types, observed
+    kinds = [[value.name, value.type, _shape(value)] for value in session.get_outputs()]
+    return [kinds, [list(result.shape) for result in results[: len(wanted)]]]
 
 
 def _expose(model: onnx.ModelProto, values: Iterable[str]) -> onnx.ModelProto:

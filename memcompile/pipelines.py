@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from memcompile.data import Dataset, load_dataset
 from memcompile.errors import UsageError
+from memcompile.guard import DEFAULT_LIMITS, Limits
 from memcompile.ir import DigitalNode, Graph, MappedLayer, TensorType, fixed_batch
 from memcompile.onnx_import import ModelFile, import_graph, read_model, to_model
 from memcompile.pass_manager import (
@@ -99,7 +100,7 @@ def compiler_version() -> str:
         return "0+checkout"
 
 
-def compile_model(
+def compile_model(  # noqa: PLR0913 - its options are those of the command line
     model: Path | str,
     target: Target | str = DEFAULT_TARGET,
     *,
@@ -116,12 +117,13 @@ def compile_model(
     instruments: Iterable[Instrument] = (),
     progress: ProgressBar = no_progress,
     check: bool = True,
+    limits: Limits | None = DEFAULT_LIMITS,
 ) -> Compilation:
     """Compile a model and keep everything that was read on the way.
 
     With ``batch`` a network that is larger than ``chips`` chips is cut into segments that are written
     onto them one after the other, once for each batch of so many images. With ``check`` the program is compared
-    with the model on one batch of samples.
+    with the model on one batch of samples. ``limits`` hold where onnxruntime first meets the model.
 
     Raises
     ------
@@ -132,7 +134,7 @@ def compile_model(
     check_options(hardware, chips, slices, slice_base, seed)
     check_batch(chips, batch)
     passes = with_options(default_passes(), settings)
-    file = read_model(Path(model))
+    file = read_model(Path(model), limits)
     wanted = _bind(file.inputs, input_shapes or {})
     dataset = load_dataset(data, _assume(wanted) if data is None else wanted, mean=mean, std=std, seed=seed)
     sample = _sample(dataset, file)

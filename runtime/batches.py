@@ -132,10 +132,13 @@ def join(name: str, parts: list[NDArray[Any]]) -> NDArray[Any]:
     Raises
     ------
     DataError
-        The value has no axis to join along and differs from chunk to chunk.
+        The value has no axis to join along and differs from chunk to chunk, or another shape in each.
     """
     if len(parts) == 1:
         return parts[0]
+    if len({part.shape[1:] for part in parts}) > 1 or len({part.ndim for part in parts}) > 1:
+        shapes = ", ".join(dict.fromkeys(str(list(part.shape)) for part in parts))
+        raise DataError(f"value {name!r} has another shape in each chunk of images ({shapes}); run one image at a time")
     if parts[0].ndim:
         return np.concatenate(parts)
     if all(np.array_equal(part, parts[0]) for part in parts):

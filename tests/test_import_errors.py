@@ -171,7 +171,10 @@ BAD_MODELS: dict[str, tuple[Any, tuple[str, ...]]] = {
         make([node("Identity", "x", "y")], {"x": (TensorProto.STRING, ("N",))}, {"y": (TensorProto.STRING, ("N",))}),
         ("input 'x' has type tensor(string)",),
     ),
-    "missing external data": (with_missing_external_data(), ("external data cannot be read", "weights.bin")),
+    "missing external data": (
+        with_missing_external_data(),
+        ("in external data 'weights.bin', which does not exist",),
+    ),
     "reshape that never fits": (
         float_model([node("Reshape", "x shape", "y")], ("N", 6), {"shape": np.array([-1, 4], np.int64)}),
         ("onnxruntime cannot run m.onnx on inputs of shape x [1, 6]", "--input-shape"),

@@ -1,0 +1,172 @@
+"""What is checked of a model file before anything believes it: external data, functions, validity, NaN."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.checker
+import onnx.numpy_helper
+
+from memcompile.errors import ModelError
+from memcompile.external_data import external_bytes
+from memcompile.guard import out_of_memory
+
+# onnx and onnxruntime agree on protobuf's own limit.
+MAX_MODEL_BYTES = 2 * 1024**3
+# Operators of a model whose functions are written out where they are called, and how deep functions call others.
+MAX_INLINED_NODES = 1_000_000
+MAX_FUNCTION_DEPTH = 50
+
+
+def load_external_data(model: onnx.ModelProto, path: Path) -> None:
+    """Read external data into the model.
+
+    Raises
+    ------
+    ModelError
+        A file is missing, outside the model's directory or too short, or all are too large together.
+    """
+    external = [tensor for tensor in tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    total = sum(
+        external_bytes(path, tensor.name, {item.key: item.value for item in tensor.external_data})
+        for tensor in external
+    )
+    if total > MAX_MODEL_BYTES:
+        raise ModelError(
+            f"{path} has {total} bytes of external data; onnxruntime takes models of at most {MAX_MODEL_BYTES} bytes "
+            "from memory, so cut the model into parts"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # onnx warns of keys that it then ignores
+            onnx.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # onnx raises bare exceptions of several kinds here
+        raise ModelError(f"{path}: its external data cannot be read: {first_line(error)}") from error
+
+
+def refuse_endless_functions(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse functions that never end, or that written out are too many operators.
+
+    A chain of thirty functions, each of which calls the next one twice, is a thousand million operators.
+
+    Raises
+    ------
+    ModelError
+        The nesting or the number of operators is beyond its limit.
+    """
+    bodies = {(item.domain, item.name, item.overload): item for item in model.functions}
+    sizes: dict[tuple[str, str, str], int] = {}
+
+    def count(nodes: Iterable[onnx.NodeProto], depth: int) -> int:
+        if depth > MAX_FUNCTION_DEPTH:
+            raise ModelError(
+                f"{path}: its functions and subgraphs are nested more than {MAX_FUNCTION_DEPTH} deep; "
+                "export the model without functions"
+            )
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type, node.overload)
+            if key in bodies and key not in sizes:
+                sizes[key] = count(bodies[key].node, depth + 1)
+            total += sizes.get(key, 1)
+            total += sum(count(graph.node, depth + 1) for item in node.attribute for graph in subgraphs(item))
+        return total
+
+    total = count(model.graph.node, 0) if bodies else 0
+    if total > MAX_INLINED_NODES:
+        raise ModelError(
+            f"{path}: with its functions written out it has {total} operators, the limit is {MAX_INLINED_NODES}; "
+            "export the model without functions"
+        )
+
+
+def use_default_domain(model: onnx.ModelProto) -> None:
+    """Write the default domain as "": ``ai.onnx`` is its other name, but onnx.checker knows only one."""
+    for opset in (*model.opset_import, *(item for function in model.functions for item in function.opset_import)):
+        opset.domain = _domain(opset.domain)
+    for node in nodes_of(model):
+        node.domain = _domain(node.domain)
+
+
+def _domain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
+def check_validity(model: onnx.ModelProto, path: Path) -> None:
+    """Ask ``onnx.checker``.
+
+    Raises
+    ------
+    ModelError
+        The model is not valid ONNX.
+    """
+    # onnxruntime finds out types and shapes of outputs itself; only the checker wants them written down.
+    bare = [value for value in model.graph.output if value.type.WhichOneof("value") in (None, "tensor_type")]
+    before = [(value, value.SerializeToString()) for value in bare if not value.type.tensor_type.HasField("shape")]
+    for value, _ in before:
+        value.type.tensor_type.shape.SetInParent()
+        value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or onnx.TensorProto.FLOAT
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # the checker raises its own and protobuf's kinds
+        raise refused(f"{path} is not valid ONNX", error, "; export it again") from error
+    for value, was in before:
+        value.ParseFromString(was)
+
+
+def refuse_nan(graph: onnx.GraphProto, path: Path) -> None:
+    """Refuse weights that are no numbers.
+
+    Raises
+    ------
+    ModelError
+        Naming the first tensor that holds NaN.
+    """
+    for tensor in graph.initializer:
+        if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
+            continue
+        bad = int(np.isnan(onnx.numpy_helper.to_array(tensor)).sum())
+        if bad:
+            raise ModelError(f"{path}: tensor {tensor.name!r} holds {bad} NaN values; train or export the model again")
+
+
+def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """All nodes: of the graph, of its subgraphs and of functions."""
+    lists = [model.graph.node, *(function.node for function in model.functions)]
+    while lists:
+        for node in lists.pop():
+            yield node
+            lists += [graph.node for attribute in node.attribute for graph in subgraphs(attribute)]
+
+
+def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All tensors: initializers and attributes, also of subgraphs and functions."""
+    graphs = [model.graph]
+    for node in nodes_of(model):
+        for attribute in node.attribute:
+            graphs += subgraphs(attribute)
+            yield from (attribute.t, *attribute.tensors)
+    for graph in graphs:
+        yield from graph.initializer
+
+
+def subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    """Graphs in an attribute."""
+    return [*attribute.graphs, *((attribute.g,) if attribute.type == onnx.AttributeProto.GRAPH else ())]
+
+
+def refused(what: str, error: Exception, mend: str = "") -> Exception:
+    """What a library refuses is the model's fault, except where it got no memory: the guard tells of that."""
+    if out_of_memory(error):
+        return MemoryError(str(error))
+    return ModelError(f"{what}: {first_line(error)}{mend}")
+
+
+def first_line(error: BaseException) -> str:
+    """The telling line of a library's message, without its own location prefix."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:400] if lines else type(error).__name__
