@@ -24,7 +24,7 @@ from memcompile.data import load_dataset
 from memcompile.errors import EXIT_CODES, MemcompileError, UsageError
 from memcompile.evaluation import evaluate, score
 from memcompile.explain import Explanation
-from memcompile.guard import DEFAULT_LIMITS, GIB, Limits
+from memcompile.guard import DEFAULT_LIMITS, GIB, Limits, allow_fork
 from memcompile.ir import Graph
 from memcompile.lookup import find_weight
 from memcompile.pass_manager import PassContext
@@ -459,4 +459,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """Console entry point."""
+    allow_fork()
     sys.exit(main())

@@ -53,7 +53,7 @@ class Flow:
         inputs = {name: graph.types[name] for name in graph.inputs}
         return cls(graph.nodes, inputs, graph.outputs, {node.name: graph.constants for node in graph.nodes})
 
-    @property
+    @cached_property
     def layers(self) -> tuple[MappedLayer, ...]:
         """Crossbar layers in order."""
         return tuple(stage for stage in self.stages if isinstance(stage, MappedLayer))

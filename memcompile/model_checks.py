@@ -48,6 +48,30 @@ def load_external_data(model: onnx.ModelProto, path: Path) -> None:
         raise ModelError(f"{path}: its external data cannot be read: {first_line(error)}") from error
 
 
+def refuse_undecodable_names(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse names that are no UTF-8 text, which protobuf hands on as bytes.
+
+    Raises
+    ------
+    ModelError
+        Naming the first such name.
+    """
+    names: list[str | bytes] = [model.graph.name, *(tensor.name for tensor in model.graph.initializer)]
+    names += [value.name for value in (*model.graph.input, *model.graph.output)]
+    for node in nodes_of(model):
+        names += [
+            node.name,
+            node.op_type,
+            node.domain,
+            *node.input,
+            *node.output,
+            *(item.name for item in node.attribute),
+        ]
+    for name in names:
+        if isinstance(name, bytes):
+            raise ModelError(f"{path} is not valid ONNX: the name {name!r} is no UTF-8 text; export it again")
+
+
 def refuse_endless_functions(model: onnx.ModelProto, path: Path) -> None:
     """Refuse functions that never end, or that written out are too many operators.
 

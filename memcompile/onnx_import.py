@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from memcompile.errors import ModelError, ProgramError
-from memcompile.guard import DEFAULT_LIMITS, GuardError, Limits, WorkError, run_guarded
+from memcompile.guard import GuardError, Limits, WorkError, run_guarded
 from memcompile.ir import Graph, OnnxNode, OtherType, TensorType, read_only
 from memcompile.model_checks import (
     MAX_MODEL_BYTES,
@@ -31,6 +31,7 @@ from memcompile.model_checks import (
     load_external_data,
     refuse_endless_functions,
     refuse_nan,
+    refuse_undecodable_names,
     refused,
     subgraphs,
     use_default_domain,
@@ -76,7 +77,7 @@ class ModelFile:
         return {value for node in self.model.graph.node for value in node.output if value}
 
 
-def read_model(path: Path, limits: Limits | None = DEFAULT_LIMITS) -> ModelFile:
+def read_model(path: Path, limits: Limits | None = None) -> ModelFile:
     """Read and check a model file.
 
     Parameters
@@ -92,15 +93,11 @@ def read_model(path: Path, limits: Limits | None = DEFAULT_LIMITS) -> ModelFile:
     """
     data = _read_bytes(path)
     model = _parse(data, path)
+    refuse_undecodable_names(model, path)
     load_external_data(model, path)
     use_default_domain(model)
     refuse_endless_functions(model, path)
-
-    def load() -> list[list[Any]]:
-        check_validity(model, path)
-        return _input_types(_inlined(model), path)
-
-    types = _guarded(load, limits, path, "loading the model")
+    types = _guarded(_load, (model, path), limits, path, "loading the model")
     model = _inlined(model)
     inputs = _inputs(model, types)
     refuse_nan(model.graph, path)
@@ -113,10 +110,18 @@ def read_model(path: Path, limits: Limits | None = DEFAULT_LIMITS) -> ModelFile:
     return ModelFile(path.name, hashlib.sha256(data).hexdigest(), model, MappingProxyType(inputs), limits)
 
 
-def _guarded(work: Callable[[], Any], limits: Limits | None, where: Path | str, doing: str) -> Any:
+def _load(model: onnx.ModelProto, path: Path) -> list[list[Any]]:
+    """Have onnx and onnxruntime look at a model; returns the types of its inputs."""
+    check_validity(model, path)
+    return _input_types(_inlined(model), path)
+
+
+def _guarded(
+    work: Callable[..., Any], arguments: tuple[Any, ...], limits: Limits | None, where: Path | str, doing: str
+) -> Any:
     """Do work of onnx and onnxruntime within limits; what it raises becomes a ModelError of its message."""
     try:
-        return work() if limits is None else run_guarded(work, limits)
+        return work(*arguments) if limits is None else run_guarded(work, arguments, limits)
     except MemoryError as error:
         raise ModelError(f"{where}: {doing} takes more memory than there is") from error
     except WorkError as error:
@@ -139,7 +144,7 @@ def model_in_memory(model: onnx.ModelProto, name: str) -> ModelFile:
     own.CopyFrom(model)
     use_default_domain(own)
     own = _inlined(own)
-    types = _guarded(lambda: _input_types(own, name), None, name, "loading the model")
+    types = _guarded(_input_types, (own, name), None, name, "loading the model")
     digest = hashlib.sha256(own.SerializeToString(deterministic=True)).hexdigest()
     return ModelFile(name, digest, own, MappingProxyType(_inputs(own, types)))
 
@@ -200,6 +205,8 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
         ) from error
     if not model.graph.node and not model.graph.output:
         raise ModelError(f"{path} holds no ONNX graph; export it again")
+    if not model.graph.output:
+        raise ModelError(f"{path} has no outputs, so it computes nothing; export it again")
     return model
 
 
@@ -384,7 +391,8 @@ def _observe(
         if value and value not in constants and value not in file.inputs
     ]
     made = [value for node in nodes for value in node.outputs if value]
-    kinds, shapes = _guarded(lambda: _run_once(file, made, wanted, sample), file.limits, file.name, "running a sample")
+    arguments = (file.model, file.name, made, wanted, dict(sample))
+    kinds, shapes = _guarded(_run_once, arguments, file.limits, file.name, "running a sample")
     types = {}
     for name, kind, shape in kinds:
         dtype = tensor_dtype(kind)
@@ -396,22 +404,36 @@ def _observe(
 
 
 def _run_once(
-    file: ModelFile, made: Sequence[str], wanted: Sequence[str], sample: Mapping[str, NDArray[Any]]
+    model: onnx.ModelProto,
+    name: str,
+    made: Sequence[str],
+    wanted: Sequence[str],
+    sample: Mapping[str, NDArray[Any]],
 ) -> list[list[Any]]:
     """Types of all values, as name, type and shape, and the shapes of wanted ones on a sample."""
     try:
-        session = open_session(_expose(file.model, made).SerializeToString(), optimise=False)
+        exposed = _expose(model, made)
+        _forget_shapes(exposed.graph)
+        session = open_session(exposed.SerializeToString(), optimise=False)
         # The outputs too, so that a model that cannot be run on these inputs is found out here.
-        results = session.run([*wanted, *(value.name for value in file.model.graph.output)], dict(sample))
+        results = session.run([*wanted, *(value.name for value in model.graph.output)], dict(sample))
     except Exception as error:  # onnxruntime's exceptions have no common base class
-        shapes = ", ".join(f"{name} {list(np.shape(array))}" for name, array in sample.items())
+        shapes = ", ".join(f"{key} {list(np.shape(array))}" for key, array in sample.items())
         raise refused(
-            f"onnxruntime cannot run {file.name} on inputs of shape {shapes}",
+            f"onnxruntime cannot run {name} on inputs of shape {shapes}",
             error,
             "; give matching data with --data, or sizes with --input-shape",
         ) from error
     kinds = [[value.name, value.type, _shape(value)] for value in session.get_outputs()]
     return [kinds, [list(result.shape) for result in results[: len(wanted)]]]
+
+
+def _forget_shapes(graph: onnx.GraphProto) -> None:
+    """Remove what a model says of shapes inside it: onnxruntime would believe it even where it is wrong."""
+    del graph.value_info[:]
+    for value in graph.output:
+        if value.type.WhichOneof("value") == "tensor_type":
+            value.type.tensor_type.ClearField("shape")
 
 
 def _expose(model: onnx.ModelProto, values: Iterable[str]) -> onnx.ModelProto:

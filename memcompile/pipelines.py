@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from memcompile.data import Dataset, load_dataset
 from memcompile.errors import UsageError
-from memcompile.guard import DEFAULT_LIMITS, Limits
+from memcompile.guard import Limits
 from memcompile.ir import DigitalNode, Graph, MappedLayer, TensorType, fixed_batch
 from memcompile.onnx_import import ModelFile, import_graph, read_model, to_model
 from memcompile.pass_manager import (
@@ -117,13 +117,14 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     instruments: Iterable[Instrument] = (),
     progress: ProgressBar = no_progress,
     check: bool = True,
-    limits: Limits | None = DEFAULT_LIMITS,
+    limits: Limits | None = None,
 ) -> Compilation:
     """Compile a model and keep everything that was read on the way.
 
     With ``batch`` a network that is larger than ``chips`` chips is cut into segments that are written
     onto them one after the other, once for each batch of so many images. With ``check`` the program is compared
-    with the model on one batch of samples. ``limits`` hold where onnxruntime first meets the model.
+    with the model on one batch of samples. ``limits`` hold where onnxruntime first meets the model;
+    None trusts it. The command line sets limits.
 
     Raises
     ------

@@ -13,6 +13,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -48,6 +50,19 @@ FORMAT = "memcompile program"
 VERSION = 1
 MAX_BYTES = 8 * 1024**3
 MAX_MEMBERS = 1_000_000
+# Whatever the decoders of Python and NumPy raise on damaged members.
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    SyntaxError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    tokenize.TokenError,
+)
 _TIME_STAMP = (1980, 1, 1, 0, 0, 0)
 
 
@@ -199,7 +214,7 @@ def _load(source: Path | IO[bytes], path: Path | str) -> Program:
             f"program {path} does not hold what a program of version {VERSION} must hold "
             f"(program.json, {'.'.join(map(str, first['loc']))}: {first['msg']}); compile the model again"
         ) from error
-    except (KeyError, ValueError, RecursionError, NotImplementedError, MemoryError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise ProgramError(
             f"program {path} does not hold what a program of version {VERSION} must hold "
             f"({type(error).__name__}: {error}); compile the model again"

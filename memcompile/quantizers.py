@@ -59,7 +59,8 @@ class InputQuantizer:
 
     def quantize(self, x: NDArray[Any]) -> NDArray[np.int16]:
         """Quantise an array of any shape."""
-        scaled = np.rint(x.astype(np.float32, copy=False) / np.float32(self.scale))
+        with np.errstate(over="ignore"):  # what becomes infinite is clipped
+            scaled = np.rint(x.astype(np.float32, copy=False) / np.float32(self.scale))
         quantized: NDArray[np.int16] = np.clip(scaled, self.lowest, self.highest).astype(np.int16)
         return quantized
 

@@ -70,8 +70,9 @@ def _batchnorm(node: OnnxNode, layer: LinearLayer, graph: Graph) -> _Affine | No
     gamma, beta, mean, variance = (np.asarray(part, np.float64) for part in parameters)
     if gamma.shape != (layer.geometry.out_channels,):
         return None  # before opset 9, spatial=0 means one number per position
-    scale = gamma / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
-    return scale, beta - mean * scale
+    with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is not folded
+        scale = gamma / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
+        return scale, beta - mean * scale
 
 
 def _arithmetic(node: OnnxNode, layer: LinearLayer, graph: Graph) -> _Affine | None:

@@ -13,6 +13,9 @@ from memcompile.geometry import Geometry
 from memcompile.ir import Graph, LinearLayer, Node, OnnxNode, TensorType, read_only
 from memcompile.onnx_import import make_operator
 
+MAX_WINDOWS = 2**22
+"""Output positions of a layer. Mapping and schedule go through them one by one, at about a kilobyte each."""
+
 
 class Lowering:
     """What takes the place of one operator.
@@ -71,8 +74,13 @@ class Lowering:
         Raises
         ------
         ModelError
-            A weight is NaN or infinite.
+            A weight is NaN or infinite, or there are more than ``MAX_WINDOWS`` output positions.
         """
+        if geometry.positions > MAX_WINDOWS:
+            raise ModelError(
+                f"{self.graph.name}: layer {self.node.name!r} has {geometry.positions:,} output positions on an input "
+                f"of shape {list(shape)}, the limit is {MAX_WINDOWS:,}; give smaller inputs (--data, --input-shape)"
+            )
         value = self._value(dtype)
         weight = np.asarray(weight, np.float32)
         bias = np.zeros(geometry.out_channels, np.float32) if bias is None else np.asarray(bias, np.float32)

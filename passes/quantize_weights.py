@@ -83,9 +83,13 @@ class QuantizeWeights(Pass):
             step[block] = self.steps(weights, limit)
             found[block] = _round(weights, step[block], limit)
 
-        # NumPy lets other threads run inside its loops; blocks do not depend on each other.
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(quantize, _blocks(*channels.shape)))
+        blocks = list(_blocks(*channels.shape))
+        if len(blocks) == 1:
+            quantize(blocks[0])
+        else:
+            # NumPy lets other threads run inside its loops; blocks do not depend on each other.
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(quantize, blocks))
         matrices = found.reshape(groups, columns, rows).transpose(0, 2, 1)
         return carry(
             QuantizedLayer,
