@@ -1,5 +1,36 @@
-"""``python -m memcompile``."""
+"""``python -m memcompile`` and the console command: listens to signals before the slow imports."""
 
-from memcompile.cli import run
+from __future__ import annotations
 
-run()
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """End at once: nothing is under way yet."""
+    os._exit(128 + number)
+
+
+def run() -> NoReturn:
+    """Console entry point."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as for a job in the background
+            signal.signal(number, _leave)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever called
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
+    from memcompile.cli import main  # noqa: PLC0415
+    from memcompile.guard import allow_fork  # noqa: PLC0415
+
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    allow_fork()
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from memcompile.errors import OutputError
@@ -12,14 +15,29 @@ from memcompile.errors import OutputError
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file through a temporary neighbour that then takes its name.
 
+    A link is followed. What is no regular file, such as a pipe or ``/dev/null``, is written to as it is.
+
     Raises
     ------
     OutputError
         The file cannot be written; what stood at ``path`` before is untouched.
     """
+    try:
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)
+        else:
+            _replace(target, data)
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise OutputError(f"{path} cannot be written: {reason or error}; choose another place with -o") from error
+
+
+def _replace(path: Path, data: bytes) -> None:
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with _uninterrupted():
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
@@ -30,10 +48,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
         temporary = None
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"{path} cannot be written: {reason}; choose another place with -o") from error
     finally:
         # Also on Ctrl-C: nothing half-written stays behind.
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let signals wait: between a file and its name in a variable, nobody could remove it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

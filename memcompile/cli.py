@@ -18,13 +18,21 @@ from memcompile.atomic import write_atomically
 from memcompile.cli_export import export_command
 from memcompile.cli_refresh import refresh_command
 from memcompile.cli_tune import tune_command
-from memcompile.console import Output, check_writable, data_options, data_words, duration, write_npz
+from memcompile.console import (
+    Output,
+    check_writable,
+    data_options,
+    data_words,
+    discard_output,
+    duration,
+    write_npz,
+)
 from memcompile.cost_report import energy_table, write_facts, write_line
 from memcompile.data import load_dataset
-from memcompile.errors import EXIT_CODES, MemcompileError, UsageError
+from memcompile.errors import EXIT_CODES, MemcompileError, OutputError, UsageError
 from memcompile.evaluation import evaluate, score
 from memcompile.explain import Explanation
-from memcompile.guard import DEFAULT_LIMITS, GIB, Limits, allow_fork
+from memcompile.guard import DEFAULT_LIMITS, GIB, Limits
 from memcompile.ir import Graph
 from memcompile.lookup import find_weight
 from memcompile.pass_manager import PassContext
@@ -431,19 +439,37 @@ cli.add_command(refresh_command)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """Turn SIGTERM into an exception, so that temporary files are removed on the way out."""
+    """Turn a signal into an exception, so that temporary files are removed on the way out."""
+    # A second signal must not cut that short.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(128 + number)
+
+
+def _listen() -> None:
+    """Let SIGTERM and SIGINT end the command in order; a job in the background ignores SIGINT."""
+    signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _terminate)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    _listen()
+    try:
+        return _run(arguments)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         result = cli.main(args=arguments, prog_name="memcompile", standalone_mode=False)
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
-    except click.exceptions.Abort:
-        return 130
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         return 130
     except click.ClickException as error:
         error.show()
@@ -451,13 +477,17 @@ def main(arguments: list[str] | None = None) -> int:
     except MemcompileError as error:
         click.echo(f"memcompile: error: {error}", err=True)
         return error.exit_code
+    except MemoryError:
+        click.echo(
+            "memcompile: error: there is not enough memory for this; take a smaller model or less data", err=True
+        )
+        return MemcompileError.exit_code
     except BrokenPipeError:
         # The reader of our output went away (`| head`): nobody is left to tell.
-        sys.stderr.close()
+        discard_output()
         return 0
-
-
-def run() -> NoReturn:
-    """Console entry point."""
-    allow_fork()
-    sys.exit(main())
+    except OSError as error:
+        # Files are read and written where their errors get names; what is left is our own output.
+        discard_output()
+        click.echo(f"memcompile: error: standard output cannot be written: {error.strerror or error}", err=True)
+        return OutputError.exit_code

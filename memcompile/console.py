@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,19 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+class _OwnConsole(Console):
+    """A console that leaves a broken pipe to the command line."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def discard_output() -> None:
+    """Send what is still in the buffer of standard output nowhere, or it would fail again when the process ends."""
+    with suppress(OSError, ValueError):  # no file behind it, as in tests
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Output:
     """Standard output for results, standard error for progress."""
 
@@ -113,7 +127,7 @@ class Output:
         # With JSON on standard output nothing else may be there.
         self._quiet = quiet or json_path == "-"
         width = None if sys.stdout.isatty() else PIPE_WIDTH
-        self._console = Console(file=sys.stdout, width=width, highlight=False)
+        self._console = _OwnConsole(file=sys.stdout, width=width, highlight=False)
         self._bars = not quiet and sys.stderr.isatty()
 
     @property
