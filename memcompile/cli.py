@@ -482,8 +482,10 @@ def _run(arguments: list[str] | None) -> int:
             "memcompile: error: there is not enough memory for this; take a smaller model or less data", err=True
         )
         return MemcompileError.exit_code
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): nobody is left to tell.
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code != 1:
+            raise
+        # The reader of our output went away (`| head`), which click turns into exit 1: nobody is left to tell.
         discard_output()
         return 0
     except OSError as error:

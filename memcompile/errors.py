@@ -24,10 +24,10 @@ class UsageError(MemcompileError):
 
 
 class ModelError(MemcompileError):
-    """The model file cannot be read, is not valid ONNX, or onnxruntime refuses it."""
+    """The model file cannot be read, is not valid ONNX, onnxruntime refuses it, or it breaks a limit."""
 
     exit_code = 3
-    summary = "the model cannot be read, is not valid ONNX, or onnxruntime cannot run it"
+    summary = "the model cannot be read, is not valid ONNX, onnxruntime cannot run it, or it takes too much"
 
 
 class DataError(MemcompileError):
@@ -62,7 +62,7 @@ class OutputError(MemcompileError):
     """A file cannot be written; whatever stood there before is untouched."""
 
     exit_code = 8
-    summary = "an output file cannot be written"
+    summary = "an output file, or standard output, cannot be written"
 
 
 class VerificationError(MemcompileError):

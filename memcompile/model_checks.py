@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.checker
+import onnx.inliner
 import onnx.numpy_helper
 
 from memcompile.errors import ModelError
@@ -110,7 +111,7 @@ def refuse_endless_functions(model: onnx.ModelProto, path: Path) -> None:
 
 def use_default_domain(model: onnx.ModelProto) -> None:
     """Write the default domain as "": ``ai.onnx`` is its other name, but onnx.checker knows only one."""
-    for opset in (*model.opset_import, *(item for function in model.functions for item in function.opset_import)):
+    for opset in _opsets(model):
         opset.domain = _domain(opset.domain)
     for node in nodes_of(model):
         node.domain = _domain(node.domain)
@@ -142,20 +143,64 @@ def check_validity(model: onnx.ModelProto, path: Path) -> None:
         value.ParseFromString(was)
 
 
-def refuse_nan(graph: onnx.GraphProto, path: Path) -> None:
-    """Refuse weights that are no numbers.
+def refuse_bad_weights(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse tensors that cannot be read, and weights that are no numbers.
 
     Raises
     ------
     ModelError
-        Naming the first tensor that holds NaN.
+        Naming the first such tensor.
     """
-    for tensor in graph.initializer:
+    for tensor in tensors(model):
+        if tensor.data_type == onnx.TensorProto.UNDEFINED:
+            continue  # an attribute that holds something else
+        try:
+            onnx.numpy_helper.to_array(tensor)
+        except Exception as error:  # whatever onnx raises on what onnxruntime reads in another way
+            raise ModelError(
+                f"{path}: tensor {tensor.name!r} cannot be read: {first_line(error)}; export the model again"
+            ) from error
+    for tensor in model.graph.initializer:
         if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
             continue
         bad = int(np.isnan(onnx.numpy_helper.to_array(tensor)).sum())
         if bad:
             raise ModelError(f"{path}: tensor {tensor.name!r} holds {bad} NaN values; train or export the model again")
+
+
+def inlined(model: onnx.ModelProto, where: Path | str) -> onnx.ModelProto:
+    """Write model-local functions out where they are called.
+
+    Raises
+    ------
+    ModelError
+        A function needs an operator set that the model's cannot be converted to.
+    """
+    if not model.functions:
+        return model
+    domains = {function.domain for function in model.functions} - {""}
+    for opset in _opsets(model):
+        if opset.domain in domains:
+            opset.version = 1  # functions are in the file itself, so versions of their domains mean nothing
+    try:
+        for convert in (False, True):
+            whole = onnx.inliner.inline_local_functions(model, convert)
+            if not whole.functions:
+                return whole
+    except Exception as error:  # the inliner raises its own and the converter's kinds
+        raise refused(
+            f"{where}: its functions cannot be written out", error, "; export it without functions"
+        ) from error
+    raise ModelError(
+        f"{where}: its function {whole.functions[0].name!r} cannot be written out, because its operator set differs "
+        "from the model's; export the model without functions"
+    )
+
+
+def _opsets(model: onnx.ModelProto) -> Iterator[onnx.OperatorSetIdProto]:
+    yield from model.opset_import
+    for function in model.functions:
+        yield from function.opset_import
 
 
 def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.helper
-import onnx.inliner
 import onnx.numpy_helper
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
@@ -28,9 +27,10 @@ from memcompile.model_checks import (
     MAX_MODEL_BYTES,
     check_validity,
     first_line,
+    inlined,
     load_external_data,
+    refuse_bad_weights,
     refuse_endless_functions,
-    refuse_nan,
     refuse_undecodable_names,
     refused,
     subgraphs,
@@ -98,9 +98,9 @@ def read_model(path: Path, limits: Limits | None = None) -> ModelFile:
     use_default_domain(model)
     refuse_endless_functions(model, path)
     types = _guarded(_load, (model, path), limits, path, "loading the model")
-    model = _inlined(model)
+    model = inlined(model, path)
     inputs = _inputs(model, types)
-    refuse_nan(model.graph, path)
+    refuse_bad_weights(model, path)
     for name, kind in inputs.items():
         if isinstance(kind, OtherType) or kind.dtype == "object":
             raise ModelError(
@@ -113,7 +113,7 @@ def read_model(path: Path, limits: Limits | None = None) -> ModelFile:
 def _load(model: onnx.ModelProto, path: Path) -> list[list[Any]]:
     """Have onnx and onnxruntime look at a model; returns the types of its inputs."""
     check_validity(model, path)
-    return _input_types(_inlined(model), path)
+    return _input_types(inlined(model, path), path)
 
 
 def _guarded(
@@ -143,14 +143,10 @@ def model_in_memory(model: onnx.ModelProto, name: str) -> ModelFile:
     own = onnx.ModelProto()
     own.CopyFrom(model)
     use_default_domain(own)
-    own = _inlined(own)
+    own = inlined(own, name)
     types = _guarded(_input_types, (own, name), None, name, "loading the model")
     digest = hashlib.sha256(own.SerializeToString(deterministic=True)).hexdigest()
     return ModelFile(name, digest, own, MappingProxyType(_inputs(own, types)))
-
-
-def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
 def _input_types(model: onnx.ModelProto, where: Path | str) -> list[list[Any]]:

@@ -52,7 +52,7 @@ def lower_matmul(node: OnnxNode, graph: Graph) -> Lowering:
     low = Lowering(node, graph)
     data, weight, on_the_left = _sides(node, graph)
     dtype = graph.types[node.outputs[0]].dtype
-    matrices, shape = graph.constants[weight].astype(np.float32), graph.observed_shapes[data]
+    matrices, shape = graph.constants[weight].astype(np.float32, copy=False), graph.observed_shapes[data]
     multiply = _plain
     if matrices.ndim > 2:
         arrangement = _arrangement(graph, data, matrices.shape)

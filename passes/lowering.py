@@ -99,8 +99,8 @@ class Lowering:
                 inputs=(final(data),),
                 outputs=(final(value),),
                 geometry=geometry,
-                weight=read_only(np.ascontiguousarray(weight)),
-                bias=read_only(np.ascontiguousarray(bias)),
+                weight=read_only(weight),
+                bias=read_only(bias),
                 dtype=dtype,
                 integer=integer,
             )
