@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from memcompile.errors import OutputError, ProgramError, UsageError
 from memcompile.ir import TensorType
-from memcompile.onnx_import import MAX_MODEL_BYTES, value_info
+from memcompile.model_checks import MAX_MODEL_BYTES
+from memcompile.onnx_import import value_info
 from memcompile.onnx_session import open_session, tensor_dtype, zeros_for
 
 DEFAULT_OPSET = 17

@@ -90,6 +90,12 @@ class ProgrammingSpec(Section):
     """Standard deviation of a further error, independent of the first, as a share of g."""
     sigma_polynomial_us: Annotated[tuple[FiniteFloat, ...], Field(strict=False, max_length=16)] = ()
     """Instead of both: sigma = max(0, c0 + c1 x + c2 x^2 + ...) with x = g / g_max, in microsiemens."""
+    blank_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Error of a cell that holds no weight, as a share of that of a cell written to the lowest level.
+
+    Parallel windows have such cells on the lines of their sums. 1 if they are as uncertain as all others,
+    0 if they can be left without a filament.
+    """
 
 
 class WriteVerifySpec(Section):

@@ -62,6 +62,7 @@ class Devices:
         self._cache: dict[tuple[int, int, Converter], NDArray[Any]] = {}
         self._seen: dict[int, NDArray[Any]] = {}
         self._expand = lru_cache(maxsize=4)(self._expand_layer)
+        self._expand_ones = lru_cache(maxsize=4)(self._expand_weights)
         self._network = lru_cache(maxsize=64)(self._make_network)
 
     def converter_of(self, row: int) -> Converter:
@@ -226,17 +227,44 @@ class Devices:
         shape = self.program.target.array
         kind = np.float32 if self.program.target.cell.continuous else np.uint8
         levels = np.zeros((shape.input_lines, shape.output_lines), kind)
-        key = _key(number, segment)
-        begin, end = np.searchsorted(self._sorted, [key, key + 1])
-        for row in self._order[begin:end]:
-            self._write_tile(levels, int(row))
+        for row in self._rows_in(number, segment):
+            self._lay(levels, row, self._expand(*self._laid_out(row)))
         return levels
 
-    def _write_tile(self, levels: NDArray[Any], row: int) -> None:
+    @property
+    def _spares_blanks(self) -> bool:
+        """Whether cells that hold no weight have a smaller error; that of a transferred chip is measured."""
+        share = self.program.target.programming.blank_share
+        return share < 1 and self.effects.programming_error and self.program.chip is None
+
+    def _holds_weight(self, number: int, segment: int) -> NDArray[np.bool_]:
+        """Which cells of an array belong to the pair of some weight, [input lines, output lines]."""
+        shape = self.program.target.array
+        holds = np.zeros((shape.input_lines, shape.output_lines), bool)
+        for row in self._rows_in(number, segment):
+            self._lay(holds, row, self._expand_ones(*self._laid_out(row)))
+        return holds
+
+    def _laid_out(self, row: int) -> tuple[int, Unrolling]:
+        """Layer of a tile, and how its copy is laid out."""
         tiles = self.program.placement.tiles
-        number = int(tiles.layer[row])
-        unrolling = self.program.layers[number].replicas[int(tiles.replica[row])].unrolling
-        block = self._expand(number, unrolling)[
+        layer = int(tiles.layer[row])
+        return layer, self.program.layers[layer].replicas[int(tiles.replica[row])].unrolling
+
+    def _rows_in(self, number: int, segment: int) -> list[int]:
+        """Tiles of an array."""
+        key = _key(number, segment)
+        begin, end = np.searchsorted(self._sorted, [key, key + 1])
+        rows: list[int] = self._order[begin:end].tolist()
+        return rows
+
+    def _lay(self, cells: NDArray[Any], row: int, expanded: NDArray[Any]) -> None:
+        """Write what a tile's cells hold where they are in the array.
+
+        ``expanded`` are the weight matrices of its copy, [polarities, slices, matrices, rows, columns].
+        """
+        tiles = self.program.placement.tiles
+        block = expanded[
             :,
             :,
             tiles.matrix[row],
@@ -245,15 +273,22 @@ class Devices:
         ]
         lines = block.transpose(2, 3, 1, 0).reshape(block.shape[2], -1)  # rows, (column, slice, polarity)
         top, left = tiles.input_line[row], tiles.output_line[row]
-        levels[top : top + lines.shape[0], left : left + lines.shape[1]] = lines
+        cells[top : top + lines.shape[0], left : left + lines.shape[1]] = lines
 
     def _expand_layer(self, number: int, unrolling: Unrolling) -> NDArray[Any]:
         return unrolling.expand(self.program.layers[number].cells)
+
+    def _expand_weights(self, number: int, unrolling: Unrolling) -> NDArray[Any]:
+        return unrolling.expand(np.ones(self.program.layers[number].cells.shape, bool))
 
     def _program_array(self, number: int, segment: int, converter: Converter) -> NDArray[Any]:
         levels, write_seed = self.levels(number, segment), self._write_seed(segment)
         nominal_us, stuck = self._goals_us(levels, number)
         actual_us = self._written_us(nominal_us, stuck, number, write_seed)
+        if self._spares_blanks:
+            blank = ~self._holds_weight(number, segment) & ~stuck
+            share = self.program.target.programming.blank_share
+            actual_us = np.where(blank, nominal_us + share * (actual_us - nominal_us), actual_us)
         aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, number, write_seed))
         if self.effects.dead_lines:
             aged_us = aged_us * self._alive(number)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from memcompile.program import ChipState, Program
 from memcompile.pulses import WriteReport, nominal_pulses
+from memcompile.runtime.cells import programming_sigma_us
 from memcompile.runtime.random_numbers import Purpose, gaussians, stream, uniforms
 
 
@@ -102,6 +103,9 @@ class Writer:
         everything = np.arange(self.cells_us.size)
         self.write(everything, np.full(self.cells_us.size, g_min_us))
         self.take_report()  # cells are delivered at the lowest level
+        stuck = self._low | self._high
+        share = program.target.programming.blank_share
+        self.cells_us = np.where(stuck, self.cells_us, g_min_us + share * (self.cells_us - g_min_us)).astype(np.float32)
 
     def take_report(self) -> WriteReport:
         """What was written since the last call; sums start anew, so that they never depend on earlier ones."""
@@ -120,10 +124,11 @@ class Writer:
 
     def write(self, cells: NDArray[np.int64], target_us: NDArray[np.floating]) -> None:
         """Bring cells (flat numbers) to conductances: g + N(0, sigma), never below 0; stuck cells stay."""
-        cell, sigma = self.program.target.cell, self.program.target.programming.sigma_us
+        cell = self.program.target.cell
         noise = gaussians(1, cells, 1 + self.rounds, stream(Purpose.PROGRAMMING, 1), self.seed)[..., 0]
         wanted = np.clip(target_us, cell.g_min_us, cell.g_max_us)
         self._count(cells, wanted)
+        sigma = programming_sigma_us(wanted.astype(np.float64), self.program.target.programming, cell)
         self.cells_us.reshape(-1)[cells] = np.maximum(wanted + sigma * noise, 0.0)
         self.cells_us[self._low] = cell.g_min_us
         self.cells_us[self._high] = cell.g_max_us

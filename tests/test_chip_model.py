@@ -157,6 +157,8 @@ def test_currents_that_are_no_products_are_refused(moved: dict[str, Any]) -> Non
     with pytest.raises(UsageError, match=r"nonlinear.*no product with a fixed matrix.*nonlinearity_per_v = 0"):
         chip_model(program)
     exported.assert_agrees(program, {"x": random_program(geometry, unrollings)[1]["x"]}, ideal=True)
+
+
 def test_converters_alone_round_as_the_emulator_s_do() -> None:
     """Coarse converters, and such that resolve every level, whose sums the emulator forms at once."""
     still = {"programming": {"sigma_us": 0.0}, "faults": {"stuck_low_share": 0.0, "stuck_high_share": 0.0}}
