@@ -239,3 +239,21 @@ def first_line(error: BaseException) -> str:
     """The telling line of a library's message, without its own location prefix."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:400] if lines else type(error).__name__
+
+
+def captured_values(proto: onnx.NodeProto) -> tuple[str, ...]:
+    """Outer values that a node's subgraphs read."""
+    found: dict[str, None] = {}
+    for attribute in proto.attribute:
+        for graph in subgraphs(attribute):
+            found.update(dict.fromkeys(_free_values(graph)))
+    return tuple(found)
+
+
+def _free_values(graph: onnx.GraphProto) -> list[str]:
+    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    free: list[str] = []
+    for node in graph.node:
+        free += [value for value in (*node.input, *captured_values(node)) if value and value not in own]
+        own.update(node.output)
+    return free + [value.name for value in graph.output if value.name not in own]

@@ -25,6 +25,7 @@ from memcompile.guard import GuardError, Limits, WorkError, run_guarded
 from memcompile.ir import Graph, OnnxNode, OtherType, TensorType, read_only
 from memcompile.model_checks import (
     MAX_MODEL_BYTES,
+    captured_values,
     check_validity,
     first_line,
     inlined,
@@ -282,7 +283,7 @@ def _nodes(graph: onnx.GraphProto) -> tuple[OnnxNode, ...]:
                 domain=proto.domain,
                 attributes=MappingProxyType({item.name: _attribute(item) for item in proto.attribute}),
                 proto=proto.SerializeToString(deterministic=True),
-                captures=_captures(proto),
+                captures=captured_values(proto),
             )
         )
     return tuple(nodes)
@@ -352,24 +353,6 @@ def operator_types(node: OnnxNode) -> set[str]:
             for graph in subgraphs(attribute):
                 protos += graph.node
     return found
-
-
-def _captures(proto: onnx.NodeProto) -> tuple[str, ...]:
-    """Outer values that a node's subgraphs read."""
-    found: dict[str, None] = {}
-    for attribute in proto.attribute:
-        for graph in subgraphs(attribute):
-            found.update(dict.fromkeys(_free_values(graph)))
-    return tuple(found)
-
-
-def _free_values(graph: onnx.GraphProto) -> list[str]:
-    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    free: list[str] = []
-    for node in graph.node:
-        free += [value for value in (*node.input, *_captures(node)) if value and value not in own]
-        own.update(node.output)
-    return free + [value.name for value in graph.output if value.name not in own]
 
 
 def _observe(

@@ -136,6 +136,7 @@ def join(name: str, parts: list[NDArray[Any]]) -> NDArray[Any]:
     """
     if len(parts) == 1:
         return parts[0]
+    parts = [np.asarray(part) for part in parts]  # maps come as lists
     if len({part.shape[1:] for part in parts}) > 1 or len({part.ndim for part in parts}) > 1:
         shapes = ", ".join(dict.fromkeys(str(list(part.shape)) for part in parts))
         raise DataError(f"value {name!r} has another shape in each chunk of images ({shapes}); run one image at a time")

@@ -663,7 +663,7 @@ def test_float_images_of_another_size_are_made_up() -> None:
         ({"x": TensorType("float32", ())}, ["'x'", "float32[]"]),
         (one("str", 3), ["'x'", "numbers and booleans"]),
         (one("no_such_dtype", 3), ["'x'", "numbers and booleans"]),
-        (one("float32", 2**20, 2**20), ["input 'x'", "8 GiB"]),
+        (one("float32", 2**20, 2**20), ["input 'x'", "1 GiB"]),
     ],
 )
 def test_inputs_that_cannot_be_made_up(inputs: Mapping[str, TensorType], parts: list[str]) -> None:
