@@ -14,7 +14,7 @@ from memcompile.data import Dataset
 from memcompile.errors import DataError
 from memcompile.ir import fixed_batch
 from memcompile.onnx_import import ModelFile
-from memcompile.onnx_session import open_session
+from memcompile.onnx_session import open_session, run_session
 from memcompile.pass_manager import ProgressBar, no_progress
 from memcompile.program import Program
 from memcompile.runtime.batches import join
@@ -178,7 +178,7 @@ def run_float(
     parts: list[list[NDArray[Any]]] = []
     for start in range(0, count, size or 100):
         chunk = {name: array[start : start + (size or 100)] for name, array in inputs.items()}
-        parts.append(session.run(names, chunk))
+        parts.append(run_session(session, names, chunk, model.name))
         if advance is not None:
             advance(min(size or 100, count - start))
     return {name: join(name, list(pieces)) for name, pieces in zip(names, zip(*parts, strict=True), strict=True)}

@@ -28,7 +28,7 @@ from memcompile.ir import (
     read_values,
 )
 from memcompile.onnx_import import to_model
-from memcompile.onnx_session import open_session
+from memcompile.onnx_session import open_session, run_session
 from memcompile.quantizers import InputQuantizer
 
 
@@ -80,7 +80,7 @@ def run_layer(layer: Node, x: NDArray[Any]) -> NDArray[Any]:
         if layer.integer:
             matrices = matrices.astype(np.float64)  # holds whole sums exactly
         y = as_dtype(apply_matrices(images, geometry, matrices) + layer.bias[:, None], layer.dtype)
-    return geometry.from_channels_first(y.reshape(y.shape[0], -1, *geometry.output_size), x.shape)
+    return geometry.from_channels_first(y.reshape(y.shape[0], geometry.out_channels, *geometry.output_size), x.shape)
 
 
 class Interpreter:
@@ -133,7 +133,8 @@ class Interpreter:
         session = self._sessions[number]
         feeds = {item.name: values[item.name] for item in session.get_inputs()}
         if outputs:
-            values.update(zip(outputs, session.run(outputs, feeds), strict=True))
+            results = run_session(session, outputs, feeds, f"{self.graph.name} from {onnx_nodes[0].name!r} on")
+            values.update(zip(outputs, results, strict=True))
 
 
 def _steps(graph: Graph) -> Iterator[tuple[Node, ...]]:

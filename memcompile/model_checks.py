@@ -11,6 +11,7 @@ import onnx
 import onnx.checker
 import onnx.inliner
 import onnx.numpy_helper
+from google.protobuf.message import DecodeError
 
 from memcompile.errors import ModelError
 from memcompile.external_data import external_bytes
@@ -21,6 +22,51 @@ MAX_MODEL_BYTES = 2 * 1024**3
 # Operators of a model whose functions are written out where they are called, and how deep functions call others.
 MAX_INLINED_NODES = 1_000_000
 MAX_FUNCTION_DEPTH = 50
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a model file.
+
+    Raises
+    ------
+    ModelError
+        The file is missing, a directory, too large or cannot be read.
+    """
+    try:
+        if path.is_dir():
+            raise ModelError(f"{path} is a directory; give the path of an .onnx file")
+        size = path.stat().st_size
+        if size > MAX_MODEL_BYTES:
+            raise ModelError(
+                f"{path} has {size} bytes; an ONNX file holds at most {MAX_MODEL_BYTES} (use external data)"
+            )
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} does not exist; give the path of an .onnx file") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def parse(data: bytes, path: Path) -> onnx.ModelProto:
+    """Parse a model.
+
+    Raises
+    ------
+    ModelError
+        The bytes are no ONNX model, or one that computes nothing.
+    """
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as error:
+        raise ModelError(
+            f"{path} is not an ONNX file, or it is truncated ({first_line(error)}); export it again"
+        ) from error
+    if not model.graph.node and not model.graph.output:
+        raise ModelError(f"{path} holds no ONNX graph; export it again")
+    if not model.graph.output:
+        raise ModelError(f"{path} has no outputs, so it computes nothing; export it again")
+    return model
 
 
 def load_external_data(model: onnx.ModelProto, path: Path) -> None:
@@ -144,13 +190,20 @@ def check_validity(model: onnx.ModelProto, path: Path) -> None:
 
 
 def refuse_bad_weights(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse tensors that cannot be read, and weights that are no numbers.
+    """Refuse tensors and attributes that cannot be read, and weights that are no numbers.
 
     Raises
     ------
     ModelError
-        Naming the first such tensor.
+        Naming the first of them.
     """
+    for node in nodes_of(model):
+        for attribute in node.attribute:
+            if attribute.ref_attr_name:  # once functions are written out there is nothing to refer to
+                raise ModelError(
+                    f"{path}: attribute {attribute.name!r} of operator {node.name!r} refers to a function's attribute "
+                    f"{attribute.ref_attr_name!r}, but is in no function; export the model again"
+                )
     for tensor in tensors(model):
         if tensor.data_type == onnx.TensorProto.UNDEFINED:
             continue  # an attribute that holds something else

@@ -24,12 +24,13 @@ from memcompile.errors import ModelError, ProgramError
 from memcompile.guard import GuardError, Limits, WorkError, run_guarded
 from memcompile.ir import Graph, OnnxNode, OtherType, TensorType, read_only
 from memcompile.model_checks import (
-    MAX_MODEL_BYTES,
     captured_values,
     check_validity,
     first_line,
     inlined,
     load_external_data,
+    parse,
+    read_bytes,
     refuse_bad_weights,
     refuse_endless_functions,
     refuse_undecodable_names,
@@ -92,8 +93,8 @@ def read_model(path: Path, limits: Limits | None = None) -> ModelFile:
         The file is missing, a directory, no ONNX, truncated, fails ``onnx.checker``, onnxruntime
         refuses it, or a limit is broken.
     """
-    data = _read_bytes(path)
-    model = _parse(data, path)
+    data = read_bytes(path)
+    model = parse(data, path)
     refuse_undecodable_names(model, path)
     load_external_data(model, path)
     use_default_domain(model)
@@ -174,37 +175,6 @@ def _inputs(model: onnx.ModelProto, types: Sequence[Sequence[Any]]) -> dict[str,
         else:
             inputs[name] = TensorType(dtype, tuple(shape))
     return inputs
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        if path.is_dir():
-            raise ModelError(f"{path} is a directory; give the path of an .onnx file")
-        size = path.stat().st_size
-        if size > MAX_MODEL_BYTES:
-            raise ModelError(
-                f"{path} has {size} bytes; an ONNX file holds at most {MAX_MODEL_BYTES} (use external data)"
-            )
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} does not exist; give the path of an .onnx file") from error
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _parse(data: bytes, path: Path) -> onnx.ModelProto:
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
-    except DecodeError as error:
-        raise ModelError(
-            f"{path} is not an ONNX file, or it is truncated ({first_line(error)}); export it again"
-        ) from error
-    if not model.graph.node and not model.graph.output:
-        raise ModelError(f"{path} holds no ONNX graph; export it again")
-    if not model.graph.output:
-        raise ModelError(f"{path} has no outputs, so it computes nothing; export it again")
-    return model
 
 
 def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]]) -> Graph:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import onnxruntime as ort
+
+from memcompile.errors import ModelError
 
 # onnxruntime's own element type names, as sessions report them.
 _DTYPES = {
@@ -36,6 +41,26 @@ def open_session(model: bytes | str, *, optimise: bool = True, threads: int = 2)
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_session(session: ort.InferenceSession, names: Sequence[str], feeds: Mapping[str, Any], where: str) -> list[Any]:
+    """Run a session on samples of a user's.
+
+    Raises
+    ------
+    ModelError
+        onnxruntime fails on these samples, as it may where it ran one sample and gets many.
+    """
+    try:
+        results: list[Any] = session.run(list(names), dict(feeds))
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        shapes = ", ".join(f"{name} {list(np.shape(value))}" for name, value in feeds.items())
+        reason = " ".join(str(error).split())[:400]
+        raise ModelError(
+            f"onnxruntime cannot run {where} on inputs of shape {shapes}: {reason}; "
+            "give other or fewer samples with --data"
+        ) from error
+    return results
 
 
 def tensor_dtype(kind: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.errors import ModelError
 from memcompile.ir import CalibratedLayer, Graph, QuantizedLayer, carry, read_only
 from memcompile.pass_manager import Pass, PassContext
 from memcompile.passes.compensated_rounding import output_variance, rounded
@@ -66,6 +67,12 @@ class QuantizeWeights(Pass):
             moments = measure_moments(graph, open_layers, context, self.images, self.vectors)
             for layer in open_layers:
                 quantized[layer.name] = self._compensate(quantized[layer.name], moments[layer.name], limit)
+        for found in quantized.values():
+            if not (np.isfinite(found.scale).all() and np.isfinite(found.bias).all()):
+                raise ModelError(
+                    f"{graph.name}: layer {found.name!r} has weights and inputs whose products are beyond float32; "
+                    "train or export the model again"
+                )
         return graph.map_nodes(quantized)
 
     def _quantize(self, layer: CalibratedLayer, limit: int) -> QuantizedLayer:
@@ -91,11 +98,13 @@ class QuantizeWeights(Pass):
             with ThreadPoolExecutor() as pool:
                 list(pool.map(quantize, blocks))
         matrices = found.reshape(groups, columns, rows).transpose(0, 2, 1)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused
+            scale = (step * layer.quantizer.scale).astype(np.float32)
         return carry(
             QuantizedLayer,
             layer,
             levels=read_only(np.ascontiguousarray(matrices)),
-            scale=read_only((step * layer.quantizer.scale).astype(np.float32)),
+            scale=read_only(scale),
         )
 
     def _compensate(self, nearest: QuantizedLayer, moments: InputMoments, limit: int) -> QuantizedLayer:

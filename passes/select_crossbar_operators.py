@@ -84,5 +84,7 @@ def reason_to_stay_digital(node: OnnxNode, graph: Graph) -> str | None:
     """Why an operator is not mapped to crossbars; None if it is."""
     if node.domain or node.op_type not in OPERATORS:
         return "not a linear operator with weights"
+    if any(0 in graph.observed_shapes.get(name, ()) for name in node.inputs[:2]):
+        return "its input holds no values"
     reason, _ = OPERATORS[node.op_type]
     return reason(node, graph)

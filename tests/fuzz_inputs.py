@@ -14,6 +14,7 @@ import models
 import numpy as np
 import onnx
 import stages
+from google.protobuf.message import DecodeError
 from models import dyadic, float_model, make, node
 from onnx import TensorProto, helper
 from test_program_file import signed, unpack
@@ -336,12 +337,19 @@ def mutated_program(rng: Random) -> bytes:
             case 1 if name.endswith(".npy"):
                 members[name] = _changed_array(members[name], rng)
             case 2 if name.endswith(".onnx"):
-                model = onnx.ModelProto.FromString(members[name])
-                _edit_field(model, model, rng)
-                members[name] = model.SerializeToString()
+                members[name] = _edited_stage(members[name], rng)
             case _:
                 _edit_json(document, rng)
     return signed(document, members)
+
+
+def _edited_stage(content: bytes, rng: Random) -> bytes:
+    try:
+        model = onnx.ModelProto.FromString(content)
+        _edit_field(model, model, rng)
+        return model.SerializeToString()
+    except (DecodeError, ValueError):  # an earlier edit damaged it, or a string is no UTF-8
+        return damage_bytes(content, b"", rng)
 
 
 def _changed_array(content: bytes, rng: Random) -> bytes:

@@ -64,7 +64,7 @@ def test_tests_import_them_by_their_full_names_too() -> None:
         assert not {name.split(".")[0] for name in imports(path)} & {"passes", "runtime"}, path.name
 
 
-def test_only_importer_exporter_and_backend_know_onnx() -> None:
+def test_only_importer_its_checks_exporter_and_backend_know_onnx() -> None:
     found = {path.name for path in SOURCES if any(name.split(".")[0] == "onnx" for name in imports(path))}
     assert found == {"onnx_import.py", "model_checks.py", "onnx_export.py", "backend.py"}
 

@@ -213,6 +213,46 @@ def test_weights_in_segments(save_model: Save) -> None:
         read_model(save_model(model))
 
 
+def test_attributes_that_refer_to_no_function(save_model: Save) -> None:
+    model = models.conv_bn()
+    model.graph.node[0].attribute[0].ref_attr_name = "pads"
+    with pytest.raises(ModelError):
+        read_model(save_model(model))
+
+
+@pytest.mark.filterwarnings("error")
+def test_products_beyond_float32(save_model: Save) -> None:
+    """Every weight is finite and onnxruntime runs the model, but no scale could be stored."""
+    nodes = [node("MatMul", "x w", "m"), node("MatMul", "m v", "c"), node("Clip", "c low high", "y")]
+    weights = {"w": W * np.float32(1e30), "v": np.full((2, 2), 1e30, np.float32), "low": f32(-1), "high": f32(1)}
+    with pytest.raises(ModelError, match="'MatMul_c' has weights and inputs whose products are beyond float32"):
+        compile_model(save_model(float_model(nodes, ("N", 4), weights)))
+
+
+def test_an_output_beyond_float32_is_no_miscompile(save_model: Save) -> None:
+    """A product of 3.4e38 is infinite or not depending on how it is rounded; either is right."""
+    nodes = [node("MatMul", "x w", "c"), node("Clip", "c low high", "y")]
+    weights = {"w": W * np.float32(3e38), "low": f32(-1), "high": f32(1)}
+    assert compile_model(save_model(float_model(nodes, ("N", 4), weights))).program.layers
+
+
+def test_a_batch_that_an_operator_empties(save_model: Save, tmp_path: Path) -> None:
+    nodes = [node("Slice", "x none none2", "e"), node("MatMul", "e w", "y")]
+    weights = {"none": np.array([0], np.int64), "none2": np.array([0], np.int64), "w": W}
+    np.savez(tmp_path / "d.npz", x=models.images((4, 4)))
+    path = save_model(float_model(nodes, ("N", 4), weights))
+    assert compile_model(path, data=tmp_path / "d.npz").program.outputs == ("y",)
+
+
+def test_a_batch_that_onnxruntime_cannot_run(save_model: Save, tmp_path: Path) -> None:
+    """One sample reshapes, 32 do not."""
+    nodes = [node("Reshape", "x z", "q"), node("MatMul", "q w", "y")]
+    np.savez(tmp_path / "d.npz", x=models.images((32, 4)))
+    path = save_model(float_model(nodes, ("N", 4), {"z": np.array([1, 4], np.int64), "w": W}))
+    with pytest.raises(ModelError, match=r"onnxruntime cannot run .* on inputs of shape x \[32, 4\]: .* fewer samples"):
+        compile_model(path, data=tmp_path / "d.npz")
+
+
 def test_functions_with_an_end(save_model: Save) -> None:
     assert len(read_model(save_model(with_functions(5, 3))).model.graph.node) == 81
 

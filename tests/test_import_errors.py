@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from memcompile.cli import main
 from memcompile.errors import EXIT_CODES, MemcompileError, ModelError
-from memcompile.onnx_import import MAX_MODEL_BYTES, read_model
+from memcompile.model_checks import MAX_MODEL_BYTES
+from memcompile.onnx_import import read_model
 from memcompile.pipelines import emit_program
 from memcompile.program import Provenance
 from memcompile.program_file import encode_program
