@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import fsolve
-from test_wires import resistors
+from test_wires import ngspice_currents, resistors
 
 from memcompile.errors import TargetError
 from memcompile.geometry import Geometry
@@ -257,23 +256,14 @@ def test_output_currents_match_ngspice(
 ) -> None:
     rng = np.random.default_rng(4)
     cells_us, volts = rng.uniform(2, 20, shape), 0.2 * rng.integers(0, 4, shape[0]) / 3
-    netlist = ["* crossbar", ".options reltol=1e-10 abstol=1e-18 vntol=1e-13 itl1=1000"]
+    elements = []
     for number, (a, b, resistance) in enumerate(resistors(cells_us, ohm, (1, 1))):
         if a[0] == "u" and b[0] == "v":
             scale = 0.2e-6 * 1e6 / resistance / np.sinh(k * 0.2)
-            netlist.append(f"B{number} {a} {b} I={scale:.15g}*sinh({k}*V({a},{b}))")
+            elements.append(f"B{number} {a} {b} I={scale:.15g}*sinh({k}*V({a},{b}))")
         else:
-            netlist.append(f"R{number} {a} {b} {resistance:.12g}")
-    netlist += [f"Vd{i} d{i} 0 {volt:.12g}" for i, volt in enumerate(volts)]
-    netlist += [f"Vs{j} s{j} 0 0" for j in range(shape[1])]
-    prints = [f"print i(vs{j})" for j in range(shape[1])]
-    netlist += [".control", "set numdgt=12", "op", *prints, "quit", ".endc", ".end"]
-    (tmp_path / "net.cir").write_text("\n".join(netlist))
-    done = subprocess.run(
-        ["ngspice", "-b", str(tmp_path / "net.cir")], capture_output=True, text=True, check=True, timeout=120
-    )
-    found = dict(line.split(" = ") for line in done.stdout.splitlines() if line.startswith("i(vs"))
-    currents = np.array([float(found[f"i(vs{j})"]) for j in range(shape[1])])
+            elements.append(f"R{number} {a} {b} {resistance:.12g}")
+    currents = ngspice_currents(elements, volts, shape[1], tmp_path)
     tile = NonlinearTile(cells_us * 1e-6, 1.0, 0.2 * k, *ohm)
     assert np.allclose(currents, tile.currents(volts / 0.2) * 0.2, rtol=1e-6, atol=0)
 

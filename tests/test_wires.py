@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import factories
@@ -92,6 +93,26 @@ def test_open_cells_are_allowed() -> None:
     assert (seen[cells > 0] > 0).all()
 
 
+def ngspice_currents(
+    elements: Sequence[str], volts: NDArray[np.float64], outputs: int, folder: Path
+) -> NDArray[np.float64]:
+    """What ngspice finds for the currents out of a crossbar of these elements, in amperes, [outputs].
+
+    Nodes ``d0, d1, ...`` are driven with ``volts``, nodes ``s0, s1, ...`` are held at zero.
+    """
+    netlist = ["* crossbar", ".options reltol=1e-10 abstol=1e-18 vntol=1e-13 itl1=1000", *elements]
+    netlist += [f"Vd{i} d{i} 0 {volt:.12g}" for i, volt in enumerate(volts)]
+    netlist += [f"Vs{j} s{j} 0 0" for j in range(outputs)]
+    prints = [f"print i(vs{j})" for j in range(outputs)]
+    netlist += [".control", "set numdgt=12", "op", *prints, "quit", ".endc", ".end"]
+    (folder / "net.cir").write_text("\n".join(netlist))
+    done = subprocess.run(
+        ["ngspice", "-b", str(folder / "net.cir")], capture_output=True, text=True, check=True, timeout=120
+    )
+    found = dict(line.split(" = ") for line in done.stdout.splitlines() if line.startswith("i(vs"))
+    return np.array([float(found[f"i(vs{j})"]) for j in range(outputs)])
+
+
 @pytest.mark.skipif(shutil.which("ngspice") is None, reason="ngspice is not installed")
 @pytest.mark.parametrize(
     ("shape", "segments_ohm"),
@@ -109,22 +130,8 @@ def test_output_currents_match_ngspice(
 ) -> None:
     rng = np.random.default_rng(4)
     cells, volts = rng.uniform(2, 20, shape), 0.2 * rng.integers(0, 2, shape[0])
-    netlist = ["* crossbar", ".options reltol=1e-9 abstol=1e-18 vntol=1e-12"]
-    netlist += [f"R{k} {a} {b} {ohm:.12g}" for k, (a, b, ohm) in enumerate(resistors(cells, segments_ohm, (1, 1)))]
-    netlist += [f"Vd{i} d{i} 0 {volt:.12g}" for i, volt in enumerate(volts)]
-    netlist += [f"Vs{j} s{j} 0 0" for j in range(shape[1])]
-    prints = [f"print i(vs{j})" for j in range(shape[1])]
-    netlist += [".control", "set numdgt=12", "op", *prints, "quit", ".endc", ".end"]
-    (tmp_path / "net.cir").write_text("\n".join(netlist))
-    done = subprocess.run(
-        ["ngspice", "-b", str(tmp_path / "net.cir")], capture_output=True, text=True, check=True, timeout=120
-    )
-    found = {
-        line.split("=")[0].strip(): float(line.split("=")[1])
-        for line in done.stdout.splitlines()
-        if line.startswith("i(vs")
-    }
-    currents = np.array([found[f"i(vs{j})"] for j in range(shape[1])])
+    elements = [f"R{k} {a} {b} {ohm:.12g}" for k, (a, b, ohm) in enumerate(resistors(cells, segments_ohm, (1, 1)))]
+    currents = ngspice_currents(elements, volts, shape[1], tmp_path)
     want = volts @ effective_conductances_us(cells, *segments_ohm) * 1e-6
     assert np.allclose(currents, want, rtol=1e-6, atol=0)
 
