@@ -191,7 +191,7 @@ class FastExecutor:
                     images,
                     stream(Purpose.READ, row),
                     machine.seed,
-                    totals[:, matrix, first : first + len(lines.gain) // (2 * stage.slices)],
+                    totals[:, matrix, first : first + lines.count // (2 * stage.slices)],
                     machine.workers,
                 )
         return totals.reshape(batch, count, unrolling.matrices, unrolling.columns)

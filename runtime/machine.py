@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from memcompile.program import Program
 from memcompile.runtime.compiled import Workers
-from memcompile.runtime.conversions import TileLines, lines_at_once, pattern_sums
+from memcompile.runtime.conversions import TileLines, in_whole_blocks, lines_at_once, pattern_sums
 from memcompile.runtime.converter import Converter
 from memcompile.runtime.devices import Devices
 from memcompile.runtime.digit_conversions import DigitLines, variance_matrix
@@ -84,11 +84,12 @@ class Machine:
         sigma = noise[0, 0] * np.sqrt(np.arange(rows + 1)) if alike else np.zeros(rows + 1)
         return TileLines(
             tables=pattern_sums(cells),
-            variances=np.zeros((0, 256, width), np.float32) if alike else pattern_sums(_on_summable_grid(noise**2)),
+            variances=np.zeros((0, 1, width), np.float32) if alike else pattern_sums(_on_summable_grid(noise**2)),
             sigma=sigma.astype(np.float32),
-            gain=gain.astype(np.float32),
-            rounding=(0.5 + offset).astype(np.float32),
+            gain=in_whole_blocks(gain),
+            rounding=in_whole_blocks(0.5 + offset),
             max_code=np.float32(self.converter.max_code),
+            count=width,
             first_line=first_line,
         )
 

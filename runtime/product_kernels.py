@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from memcompile.runtime.kernels import LANES, U, _compile, _draw
-from memcompile.runtime.random_numbers import PHASE_SHIFT
+from memcompile.runtime.kernels import BLOCK, PHASE_SHIFT, U, _compile, draw_lines, item_key
 
 BASE = 128.0
 TRANSPOSED = 16
@@ -75,18 +74,13 @@ def finish_sums(
     columns] and ``scale`` the same or with a single column.
     """
     matrices, columns = totals.shape[1:]
-    blocks = (matrices * columns + 3) // 4
-    counters = blocks + LANES
-    noise = np.zeros(4 * counters, np.float32)
-    c0 = np.arange(counters).astype(np.uint32)
-    c1 = np.zeros(counters, np.uint32)
-    c2 = np.zeros(counters, np.uint32)
+    blocks = (U(matrices * columns) + BLOCK - U(1)) // BLOCK
+    noise = np.zeros(blocks * BLOCK, np.float32)
     values = np.zeros(columns, np.float64)
     for item in range(begin, end):
         if noisy:
-            c1[:] = np.uint32(windows[item % windows.size])
-            c2[:] = np.uint32(images[item // windows.size])
-            _draw(noise, c0, c1, c2, blocks, stream, key)
+            words = item_key(windows[item % windows.size], images[item // windows.size], stream, key)
+            draw_lines(noise, blocks, words, U(0))
         for matrix in range(matrices):
             total = totals[item, matrix]
             _values(sums, matrix, item - begin, U(columns), U(digits), step, values)
@@ -129,21 +123,16 @@ def convert_sums(
     ``totals`` int64 [items, columns].
     """
     lines = gain.size
-    blocks = (lines + 3) // 4
-    counters = blocks + LANES
-    noise = np.zeros(4 * counters, np.float32)
-    c0 = (np.arange(counters) + (phase << PHASE_SHIFT)).astype(np.uint32)
-    c1 = np.zeros(counters, np.uint32)
-    c2 = np.zeros(counters, np.uint32)
+    blocks = (U(lines) + BLOCK - U(1)) // BLOCK
+    noise = np.zeros(blocks * BLOCK, np.float32)
     values = np.zeros(lines, np.float64)
     codes = np.zeros(lines, np.float64)
     slices = U(weights.size)
     for item in range(begin, end):
         _values(sums, 0, item - begin, U(lines), U(digits), step, values)
         if noisy:
-            c1[:] = np.uint32(windows[item % windows.size])
-            c2[:] = np.uint32(images[item // windows.size])
-            _draw(noise, c0, c1, c2, blocks, stream, key)
+            words = item_key(windows[item % windows.size], images[item // windows.size], stream, key)
+            draw_lines(noise, blocks, words, U(phase) << PHASE_SHIFT)
             if scale.shape[1] == 1:
                 deviation = scale[item - begin, 0]
                 for line in range(U(lines)):
