@@ -89,10 +89,10 @@ def lines_at_once(rows: int, slices: int) -> int:
     return max(1, TABLE_BYTES // (-(-rows // each) * (4 << each) * whole)) * whole
 
 
-def in_whole_blocks(values: NDArray[Any]) -> NDArray[np.float32]:
+def in_whole_blocks(values: NDArray[Any], dtype: Any = np.float32) -> NDArray[Any]:
     """Values of lines, [..., lines], with zeros up to whole blocks of ``LINES_PER_BLOCK``."""
     lines = values.shape[-1]
-    filled = np.zeros((*values.shape[:-1], -(-lines // LINES_PER_BLOCK) * LINES_PER_BLOCK), np.float32)
+    filled = np.zeros((*values.shape[:-1], -(-lines // LINES_PER_BLOCK) * LINES_PER_BLOCK), dtype)
     filled[..., :lines] = values
     return filled
 

@@ -5,8 +5,10 @@ drives through ``unit_us`` microsiemens, so currents and conductances share thei
 are held on a grid of 2^-grid_bits units, chosen such that every sum of a line below twice the
 full range is exact in its floating-point type, in any order. That makes results independent of
 how sums are formed. With one bit a phase the grid is 2^-24 of the range and sums are exact in single
-precision; with more it is about 2^-19 of g_max and they are exact in double precision. Both are
-far below any effect.
+precision; with more it is about 2^-19 of g_max and they are exact in double precision. Where a
+product is formed from digits of conductances, read noise allows for a coarser grid with fewer digits:
+the rounding error of a cell stays below 1/``NOISE_PER_ROUNDING`` of its read noise. All are far below any
+effect.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.target import Target
+
+NOISE_PER_ROUNDING = 128
+"""Standard deviations of the rounding error of a conductance in one of a cell's read noise, at least."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,10 @@ class Converter:
     highest_digit: int = 1
 
     @classmethod
-    def adc(cls, target: Target) -> Converter:
-        """The target's ADC, whose range is fixed to hold all input lines at g_max and the read voltage.
+    def adc(cls, target: Target, read_sigma_us: float = 0.0) -> Converter:
+        """The target's ADC for cells whose read noise is at least ``read_sigma_us``.
+
+        Its range is fixed to hold all input lines at g_max and the read voltage.
 
         In level steps times digits the range is F = range_share * input_lines * highest_digit * g_max
         / level_step. If k = floor((2^bits - 1)
@@ -55,13 +62,16 @@ class Converter:
         per_code = 1 if reach >= 1 else math.ceil(1 / reach)
         unit_us = target.cell.level_step_us * per_code / per_level
         digit = target.input.highest_digit
-        grid_bits = 23 - target.adc.bits if digit == 1 else 19 + math.floor(math.log2(unit_us / target.cell.g_max_us))
+        if digit == 1:
+            grid_bits = 23 - target.adc.bits
+        else:
+            grid_bits = _noise_bits(19 + math.floor(math.log2(unit_us / target.cell.g_max_us)), unit_us, read_sigma_us)
         return cls(per_level, per_code, unit_us, max(grid_bits, 0), codes, digit)
 
     @classmethod
-    def exact(cls, target: Target) -> Converter:
+    def exact(cls, target: Target, read_sigma_us: float = 0.0) -> Converter:
         """No converter: currents in level steps, on a grid that double precision sums exactly."""
-        grid_bits = None if target.cell.continuous else 16
+        grid_bits = None if target.cell.continuous else _noise_bits(16, target.cell.level_step_us, read_sigma_us)
         return cls(1, 1, target.cell.level_step_us, grid_bits, None, target.input.highest_digit)
 
     @property
@@ -103,6 +113,14 @@ class Converter:
         if self.levels_per_code == self.codes_per_level == 1:
             return sums.astype(np.float64, copy=False)
         return sums.astype(np.float64) * self.levels_per_code / self.codes_per_level
+
+
+def _noise_bits(finest: int, unit_us: float, read_sigma_us: float) -> int:
+    """Bits of a grid on which rounding, uniform over a step, is lost in the read noise of each cell."""
+    if not read_sigma_us:
+        return finest
+    step_us = read_sigma_us / NOISE_PER_ROUNDING * math.sqrt(12)
+    return max(0, min(finest, math.ceil(math.log2(unit_us / step_us))))
 
 
 def _ratio(target: Target) -> Fraction:

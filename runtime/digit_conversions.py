@@ -37,10 +37,15 @@ class DigitLines:
     variances: IntegerMatrix | None
     sigma: float
     gain: NDArray[np.float32]
-    """[lines]: what the converter multiplies noise with."""
+    """[lines]: what the converter multiplies noise with.
+
+    Here and in the other arrays lines are filled up with zeros to whole blocks of ``LINES_PER_BLOCK``.
+    """
     rounding: NDArray[np.float64]
     """[lines]: one half plus the converter's offset."""
     max_code: float
+    count: int
+    """Lines that there are."""
 
     @property
     def nbytes(self) -> int:
@@ -68,18 +73,6 @@ def summed_variances(matrix: IntegerMatrix, squares: NDArray[np.uint16]) -> NDAr
     high = matrix.values(matrix.sums((squares >> 8).astype(np.uint8)))
     total: NDArray[np.float64] = low + 256.0 * high
     return total
-
-
-def square_sums(vectors: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Sum of squares of each vector, [matrices, items, rows] to [matrices, items]."""
-    compiled = product_kernels()
-    if compiled is None:
-        wide = vectors.astype(np.int64)
-        plain: NDArray[np.int64] = np.einsum("mir,mir->mi", wide, wide)
-        return plain
-    sums = np.empty(vectors.shape[:2], np.int64)
-    compiled.square_sums(vectors, sums)
-    return sums
 
 
 def convert_digits(
@@ -115,17 +108,21 @@ def convert_digits(
         for first in range(begin, end, block):
             last = min(first + block, end)
             vectors = np.ascontiguousarray(digits[None, first:last])
-            sums = lines.cells.sums(vectors)
-            scale = _noise_scale(lines, vectors)
+            sums = lines.cells.sums(vectors)[0]
+            spread = _spread(lines, vectors)
             if compiled is None:
                 z = noise.gaussians(len(lines.gain), first, last, phase) if lines.noisy else np.float32(0)
-                totals[first:last] += _codes(lines, sums[0], scale * (lines.gain * z), len(weights)) @ weights
+                scale = spread if len(spread) else _deviation(lines, vectors[0])
+                totals[first:last] += _codes(lines, sums, scale * (lines.gain * z), len(weights)) @ weights
                 continue
             compiled.convert_sums(
                 sums,
                 lines.cells.digits,
+                float(lines.cells.base),
                 lines.cells.step,
-                scale,
+                vectors[0],
+                lines.sigma,
+                spread,
                 lines.gain,
                 lines.rounding,
                 lines.noisy,
@@ -144,15 +141,20 @@ def convert_digits(
     workers.each_range(len(totals), work)
 
 
-def _noise_scale(lines: DigitLines, vectors: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Standard deviation of read noise before the converter, [items, lines] or [items, 1]."""
-    if lines.variances is not None:
-        squares = np.square(vectors.astype(np.uint16))
-        scale: NDArray[np.float32] = np.sqrt(summed_variances(lines.variances, squares)[0]).astype(np.float32)
-        return scale
-    if not lines.noisy:
-        return np.zeros((vectors.shape[1], 1), np.float32)
-    return (lines.sigma * np.sqrt(square_sums(vectors)[0, :, None])).astype(np.float32)
+def _spread(lines: DigitLines, vectors: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Standard deviation of read noise that differs between lines, [items, lines]; no items if none does."""
+    if lines.variances is None:
+        return np.zeros((0, len(lines.gain)), np.float32)
+    squares = np.square(vectors.astype(np.uint16))
+    spread: NDArray[np.float32] = np.sqrt(summed_variances(lines.variances, squares)[0]).astype(np.float32)
+    return spread
+
+
+def _deviation(lines: DigitLines, vectors: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Standard deviation of read noise that all lines share, [items, 1]."""
+    wide = vectors.astype(np.int64)
+    deviation: NDArray[np.float32] = (lines.sigma * np.sqrt(np.einsum("ir,ir->i", wide, wide))).astype(np.float32)
+    return deviation[:, None]
 
 
 def _codes(
@@ -161,6 +163,6 @@ def _codes(
     """Output codes of pairs, subtracted, [items, columns, slices]."""
     current = lines.cells.values(sums) + jitter
     codes = np.floor(np.minimum(np.maximum(current + lines.rounding, 0.0), lines.max_code)).astype(np.int64)
-    pairs = codes.reshape(len(codes), -1, slices, 2)
+    pairs = codes[:, : lines.count].reshape(len(codes), -1, slices, 2)
     difference: NDArray[np.int64] = pairs[..., 0] - pairs[..., 1]
     return difference

@@ -261,11 +261,11 @@ def convert_items(
                         low, high = low + z_low * scale, high + z_high * scale
                 _add_codes(codes, line, low, rounding, max_code, weight)
                 _add_codes(codes, line + HALF, high, rounding, max_code, weight)
-        _combine(codes, powers, totals, item)
+        combine(codes, powers, totals, item)
 
 
 @_compile(inline="always")
-def _combine(codes: Any, powers: Any, totals: Any, item: Any) -> None:
+def combine(codes: Any, powers: Any, totals: Any, item: Any) -> None:
     """Subtract pairs and add slices of shifted and added codes."""
     slices = U(powers.size)
     for column in range(U(totals.shape[1])):

@@ -101,6 +101,7 @@ def multiply(
             compiled.finish_sums(
                 sums,
                 lines.weights.digits,
+                float(lines.weights.base),
                 lines.weights.step,
                 scale,
                 lines.noisy,

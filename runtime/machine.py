@@ -40,7 +40,8 @@ class Machine:
         self.target = program.target
         self.workers = Workers(threads)
         self.tiles = program.placement.tiles
-        self.converter = Converter.adc(program.target) if self.effects.adc else Converter.exact(program.target)
+        read_sigma_us = program.target.read_noise.sigma_us if self.effects.read_noise else 0.0
+        self.converter = (Converter.adc if self.effects.adc else Converter.exact)(program.target, read_sigma_us)
         # Faults and drift belong to the chip that was written, whichever noise it is read with.
         chip_seed = seed if program.chip is None else program.chip.seed
         self.devices = Devices(program, chip_seed, self.effects, self.converter, time_s, pass_number)
@@ -104,12 +105,13 @@ class Machine:
         assert self.converter.max_code is not None
         assert self.converter.grid_bits is not None
         return DigitLines(
-            cells=IntegerMatrix.of(cells[None], 2.0**-self.converter.grid_bits),
-            variances=None if alike else variance_matrix(noise[None] ** 2),
+            cells=IntegerMatrix.of(in_whole_blocks(cells[None], np.float64), 2.0**-self.converter.grid_bits),
+            variances=None if alike else variance_matrix(in_whole_blocks(noise[None] ** 2, np.float64)),
             sigma=float(noise[0, 0]) if alike else 0.0,
-            gain=self.devices.gains(row).astype(np.float32),
-            rounding=0.5 + self.devices.offsets(row),
+            gain=in_whole_blocks(self.devices.gains(row)),
+            rounding=in_whole_blocks(0.5 + self.devices.offsets(row), np.float64),
             max_code=float(self.converter.max_code),
+            count=cells.shape[1],
         )
 
     def tiles_of(self, layer: int, replica: int) -> NDArray[np.int64]:
