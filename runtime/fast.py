@@ -3,7 +3,7 @@
 Ideal hardware: one exact matrix product per layer. Without a converter: one exact integer product
 with the programmed signed matrix, and the read noise of all phases, cells, pairs and slices of an
 output as one Gaussian number of their summed variance. With a converter: per tile, the partial sums
-of a line over eight input lines come from a table over their 256 on/off patterns, or, where a phase
+of a line over six or eight input lines come from a table over their on/off patterns, or, where a phase
 applies several bits, from an exact integer product; every conversion gets one Gaussian number of
 variance sigma^2 * sum of squared digits.
 """
