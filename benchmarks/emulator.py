@@ -4,9 +4,13 @@
     python benchmarks/emulator.py --resnet cifar_resnet20.onnx --data cifar10_test1k.npz --json FILE
 
 W1 is a 512 x 512 weight matrix of 15 levels with 256 input vectors of 8 bits. W3 is a 128 x 128
-array with 1 ohm per wire segment. Peers run the cases of W1 under the settings of peers.py; those
-that are not installed are listed as such. Each figure is the best of several repetitions; run on an
-idle machine.
+array with 1 ohm per wire segment. W2 is a CIFAR ResNet-20 with noise and an ADC in every layer, each
+layer whole in one array and all 8 bits of its inputs in one phase, as aihwkit and CrossSim read it. They
+subtract the lines of a pair before one conversion; here both lines are converted and then subtracted,
+as the reference chip does, which is twice the conversions.
+
+Peers run the cases of W1 under the settings of peers.py; those that are not installed are listed as
+such. Each figure is the best of several repetitions; run on an idle machine.
 """
 
 from __future__ import annotations
@@ -139,13 +143,15 @@ def matrix_inputs() -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     return weights, rng.integers(0, 1 << INPUT_BITS, (BATCH, 1, SIZE)).astype(np.float32)
 
 
-def network_rows(name: str, program: Program, x: NDArray[Any], model: Path, repetitions: int) -> Iterator[Row]:
+def network_rows(
+    name: str, program: Program, x: NDArray[Any], model: Path, repetitions: int, reach: float | None = None
+) -> Iterator[Row]:
     """All of a network, with every effect of its target, next to onnxruntime in float32."""
     session = onnxruntime.InferenceSession(os.fspath(model), providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: x}
     float_s = best_s(lambda: session.run(None, feed), repetitions)
     emulator = Emulator(program)
-    found = row(name, best_s(lambda: emulator.run(x), repetitions), "onnxruntime float32", float_s)
+    found = row(name, best_s(lambda: emulator.run(x), repetitions), "onnxruntime float32", float_s, reach)
     yield {**found, "images_per_s": 1e3 * len(x) / found["time_ms"]}
 
 
@@ -209,16 +215,21 @@ def all_rows(arguments: argparse.Namespace) -> Iterator[Row]:
     x = compiled.dataset.calibration["image"][np.arange(1000) % len(compiled.dataset.calibration["image"])]
     yield from network_rows("five-layer CNN on yao2020", compiled.program, x, FIVE_LAYER, count)
     if arguments.resnet:
-        targets = {
-            "yao2020": chip(),
-            "128x128 arrays": chip(input_lines=128, output_lines=128),
-            "128x128 arrays, 8 bits a phase": chip(8, input_lines=128, output_lines=128),
-        }
-        for title, target in targets.items():
-            compiled = compile_model(arguments.resnet, target, data=arguments.data, mean=CIFAR_MEAN, std=CIFAR_STD)
-            name = next(iter(compiled.program.inputs))
-            x = compiled.dataset.calibration[name][:100]
-            yield from network_rows(f"{arguments.resnet.stem} on {title}", compiled.program, x, arguments.resnet, count)
+        one_copy = ("replicate.objective=arrays", "replicate.parallel_windows=false")
+        square = {"input_lines": 128, "output_lines": 128}
+        cases: tuple[tuple[str, Target, tuple[str, ...], float | None], ...] = (
+            ("on yao2020", chip(), (), None),
+            ("on 128x128 arrays", chip(**square), (), None),
+            ("on 128x128 arrays, 8 bits a phase", chip(8, **square), (), None),
+            ("W2", chip(8, input_lines=1024, output_lines=1024), one_copy, 3.0),
+        )
+        for title, target, settings, reach in cases:
+            compiled = compile_model(
+                arguments.resnet, target, data=arguments.data, mean=CIFAR_MEAN, std=CIFAR_STD, settings=settings
+            )
+            x = compiled.dataset.calibration[next(iter(compiled.program.inputs))][:100]
+            name = f"{arguments.resnet.stem} {title}" if reach is None else f"{title}, {arguments.resnet.stem}"
+            yield from network_rows(name, compiled.program, x, arguments.resnet, count, reach)
     yield from wires_rows(count)
     yield from peer_rows(count)
 

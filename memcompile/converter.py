@@ -5,8 +5,10 @@ drives through ``unit_us`` microsiemens, so currents and conductances share thei
 are held on a grid of 2^-grid_bits units, chosen such that every sum of a line below twice the
 full range is exact in its floating-point type, in any order. That makes results independent of
 how sums are formed. With one bit a phase the grid is 2^-24 of the range and sums are exact in single
-precision; with more it is about 2^-19 of g_max and they are exact in double precision. Both are
-far below any effect.
+precision; with more it is about 2^-19 of g_max and they are exact in double precision. Where a
+product is formed from digits of conductances, read noise allows for a coarser grid with fewer digits:
+the rounding error of a cell stays below 1/``NOISE_PER_ROUNDING`` of its read noise. All are far below any
+effect.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.target import Target
+
+NOISE_PER_ROUNDING = 128
+"""Standard deviations of the rounding error of a conductance in one of a cell's read noise, at least."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,15 @@ class Converter:
     highest_digit: int = 1
 
     @classmethod
-    def adc(cls, target: Target, range_share: float | None = None) -> Converter:
+    def adc(cls, target: Target, range_share: float | None = None, read_sigma_us: float = 0.0) -> Converter:
         """The target's ADC, whose range is a share of the current of all input lines at g_max and the read voltage.
 
-        ``range_share`` is that share; the target's when None. In level steps times digits the range
-        is F = range_share * input_lines * highest_digit * g_max / level_step. If k = floor((2^bits - 1)
-        / F) is at least 1, one code is 1/k level step and an array without errors is converted
-        exactly: the part of the current that comes from g_min is the same on both lines of a
-        pair, so both are rounded alike. Otherwise one code is m = ceil(F / (2^bits - 1)) steps.
+        ``range_share`` is that share; the target's when None. ``read_sigma_us`` is read noise that
+        every cell has at least. In level steps times digits the range is F = range_share * input_lines
+        * highest_digit * g_max / level_step. If k = floor((2^bits - 1) / F) is at least 1, one code is
+        1/k level step and an array without errors is converted exactly: the part of the current that
+        comes from g_min is the same on both lines of a pair, so both are rounded alike. Otherwise one
+        code is m = ceil(F / (2^bits - 1)) steps.
         """
         codes = (1 << target.adc.bits) - 1
         share = target.adc.range_share if range_share is None else range_share
@@ -56,20 +62,23 @@ class Converter:
         per_code = 1 if reach >= 1 else math.ceil(1 / reach)
         unit_us = target.cell.level_step_us * per_code / per_level
         digit = target.input.highest_digit
-        grid_bits = 23 - target.adc.bits if digit == 1 else 19 + math.floor(math.log2(unit_us / target.cell.g_max_us))
+        if digit == 1:
+            grid_bits = 23 - target.adc.bits
+        else:
+            grid_bits = _noise_bits(19 + math.floor(math.log2(unit_us / target.cell.g_max_us)), unit_us, read_sigma_us)
         return cls(per_level, per_code, unit_us, max(grid_bits, 0), codes, digit)
 
     @classmethod
-    def exact(cls, target: Target) -> Converter:
+    def exact(cls, target: Target, read_sigma_us: float = 0.0) -> Converter:
         """No converter: currents in level steps, on a grid that double precision sums exactly."""
-        grid_bits = None if target.cell.continuous else 16
+        grid_bits = None if target.cell.continuous else _noise_bits(16, target.cell.level_step_us, read_sigma_us)
         return cls(1, 1, target.cell.level_step_us, grid_bits, None, target.input.highest_digit)
 
-    def ranged(self, target: Target, range_share: float | None) -> Converter:
+    def ranged(self, target: Target, range_share: float | None, read_sigma_us: float = 0.0) -> Converter:
         """The converter of a layer with a range of its own; this one where there is none (None) or no converter."""
         if range_share is None or self.max_code is None:
             return self
-        return Converter.adc(target, range_share)
+        return Converter.adc(target, range_share, read_sigma_us)
 
     @property
     def dtype(self) -> type[np.floating[Any]]:
@@ -110,6 +119,14 @@ class Converter:
         if self.levels_per_code == self.codes_per_level == 1:
             return sums.astype(np.float64, copy=False)
         return sums.astype(np.float64) * self.levels_per_code / self.codes_per_level
+
+
+def _noise_bits(finest: int, unit_us: float, read_sigma_us: float) -> int:
+    """Bits of a grid on which rounding, uniform over a step, is lost in the read noise that every cell has."""
+    if not read_sigma_us:
+        return finest
+    step_us = read_sigma_us / NOISE_PER_ROUNDING * math.sqrt(12)
+    return max(0, min(finest, math.ceil(math.log2(unit_us / step_us))))
 
 
 def _ratio(target: Target) -> Fraction:

@@ -254,6 +254,27 @@ class Unrolling:
             cut[:, :channels, number] = padded[where]
         return cut.reshape(batch, self.matrices, self.rows, self.windows)
 
+    def addresses(self) -> tuple[list[tuple[int, int]], NDArray[np.int64], NDArray[np.int64]]:
+        """Where :meth:`vectors` finds its values.
+
+        Row r of matrix m reads place ``windows[w] + rows[m, r]`` in window w.
+
+        Returns
+        -------
+        Padding per tensor axis, and the places in a flat padded image: ``windows`` [windows] and
+        ``rows`` [matrices, rows], the latter -1 where a bundle is not full.
+        """
+        geometry, padding = self.geometry, self.padding()
+        size = [cells + sum(pads) for cells, pads in zip(geometry.input_size, padding[2:], strict=True)]
+        strides = [math.prod(size[axis + 1 :]) for axis in range(geometry.rank)]
+        steps = [count * stride for count, stride in zip(self.window, geometry.strides, strict=True)]
+        grid = [np.arange(cells) * step * stride for cells, step, stride in zip(self.grid, steps, strides, strict=True)]
+        taps = [np.array(axis) * stride for axis, stride in zip(self.offsets, strides, strict=True)]
+        channels = np.arange(self.matrices * self.bundle * (geometry.in_channels // geometry.groups))
+        rows = (channels * math.prod(size))[:, None] + _outer_sum(taps)
+        rows[geometry.in_channels :] = -1
+        return padding, _outer_sum(grid), rows.reshape(self.matrices, self.rows)
+
     def fold(self, vectors: NDArray[Any]) -> NDArray[Any]:
         """Add input vectors up where they were cut out: the adjoint of :meth:`vectors`.
 
@@ -351,3 +372,11 @@ class Unrolling:
         y[:, :, positions[window, output]] = values.transpose(1, 2, 3, 0).reshape(
             batch, geometry.out_channels, len(window)
         )
+
+
+def _outer_sum(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Sums of one number of each part, the last part running fastest, flat."""
+    total = np.zeros(1, np.int64)
+    for part in parts:
+        total = (total[:, None] + part).ravel()
+    return total

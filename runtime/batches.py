@@ -121,9 +121,15 @@ def _check_one(name: str, kind: TensorType, array: NDArray[Any]) -> None:
         found = TensorType(array.dtype.name, array.shape)
         mend = f"; convert it with .astype(np.{kind.dtype})" if fits else "; the first dimension counts images"
         raise DataError(f"input {name!r} is {found}, the program wants {TensorType(kind.dtype, free)}{mend}")
-    if array.dtype.kind in "fc" and not np.isfinite(array).all():
+    if array.dtype.kind in "fc" and not _all_finite(array):
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise DataError(f"input {name!r} holds {array[where]} at index {where}; give finite numbers only")
+
+
+def _all_finite(array: NDArray[Any]) -> bool:
+    """Whether all numbers are finite; a finite sum says so without an array of flags."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
 
 
 def join(name: str, parts: list[NDArray[Any]]) -> NDArray[Any]:

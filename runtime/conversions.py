@@ -13,10 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.runtime.compiled import Workers, kernels
-from memcompile.runtime.random_numbers import PHASE_SHIFT, gaussians, key_words
+from memcompile.runtime.random_numbers import LINES_PER_BLOCK, key_words, read_gaussians
 
-TABLE_BYTES = 1 << 22
+TABLE_BYTES = 1 << 21
 """Memory of the tables that are used together; some megabytes stay in a processor's caches."""
+SMALL_ROWS = 32
+"""Rows of a tile up to which groups have eight rows, and its tables are small all the same."""
+CACHE_LINE = 16
+"""Values of float32 in a line of a processor's cache, and in a vector of the kernels."""
 BLOCK_VALUES = 1 << 20
 """Conversions handled at once by the NumPy path; bounds its memory."""
 MIN_ITEMS = 64
@@ -34,7 +38,12 @@ class TileLines:
     """
 
     tables: NDArray[np.float32]
-    """[groups of 8 input lines, 256 on/off patterns, lines]: partial sums of each line."""
+    """[groups of input lines, on/off patterns, lines and a cache line]: partial sums of each line.
+
+    Lines are filled up with zeros to whole blocks of ``LINES_PER_BLOCK``, here and in the arrays below.
+    One more cache line keeps entries from lying a power of two apart, where they would share few
+    places of the cache.
+    """
     variances: NDArray[np.float32]
     """The same for the variance of read noise; no groups where sigma says it all."""
     sigma: NDArray[np.float32]
@@ -44,8 +53,10 @@ class TileLines:
     rounding: NDArray[np.float32]
     """[lines]: one half plus the converter's offset."""
     max_code: np.float32
+    count: int
+    """Lines that there are."""
     first_line: int = 0
-    """Where the lines begin in their tile; a multiple of four."""
+    """Where the lines begin in their tile; a multiple of ``LINES_PER_BLOCK``."""
 
     @property
     def noisy(self) -> bool:
@@ -63,23 +74,50 @@ class TileLines:
         return bool((self.rounding >= 1).any())
 
 
+def group_rows(rows: int) -> int:
+    """Input lines whose on/off patterns share a table.
+
+    Tables of eight lines need the fewest sums. But 128 lines have 16 of them with 256 entries each,
+    which a processor's caches do not hold; with six lines they are a third of that.
+    """
+    return 8 if rows <= SMALL_ROWS else 6
+
+
 def lines_at_once(rows: int, slices: int) -> int:
     """Output lines of a tile to convert together: whole columns whose tables stay in a processor's cache."""
-    whole = math.lcm(4, 2 * slices)
-    return max(1, TABLE_BYTES // (-(-rows // 8) * 1024 * whole)) * whole
+    whole, each = math.lcm(LINES_PER_BLOCK, 2 * slices), group_rows(rows)
+    return max(1, TABLE_BYTES // (-(-rows // each) * (4 << each) * whole)) * whole
+
+
+def in_whole_blocks(values: NDArray[Any], dtype: Any = np.float32) -> NDArray[Any]:
+    """Values of lines, [..., lines], with zeros up to whole blocks of ``LINES_PER_BLOCK``."""
+    lines = values.shape[-1]
+    filled = np.zeros((*values.shape[:-1], -(-lines // LINES_PER_BLOCK) * LINES_PER_BLOCK), dtype)
+    filled[..., :lines] = values
+    return filled
+
+
+def _aligned_zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Zeros that begin with a cache line: a vector that straddles two takes twice as long to load."""
+    size = math.prod(shape)
+    room = np.zeros(size + CACHE_LINE, np.float32)
+    first = -room.ctypes.data % (4 * CACHE_LINE) // 4
+    return room[first : first + size].reshape(shape)
 
 
 def pattern_sums(cells: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Sums over all subsets of eight rows: [rows, lines] -> [groups, 256, lines]."""
-    rows, lines = cells.shape
-    groups = -(-rows // 8)
-    padded = np.zeros((groups * 8, lines), np.float32)
-    padded[:rows] = cells
-    grouped = padded.reshape(groups, 8, 1, lines)
-    tables = np.zeros((groups, 256, lines), np.float32)
-    for bit in range(8):
+    """Sums over all subsets of the rows of a group, as in :attr:`TileLines.tables`; cells are [rows, lines]."""
+    filled = in_whole_blocks(cells)
+    rows, lines = filled.shape
+    each = group_rows(rows)
+    groups = -(-rows // each)
+    padded = np.zeros((groups * each, lines), np.float32)
+    padded[:rows] = filled
+    grouped = padded.reshape(groups, each, 1, lines)
+    tables = _aligned_zeros((groups, 1 << each, lines + CACHE_LINE))
+    for bit in range(each):
         size = 1 << bit
-        tables[:, size : 2 * size] = tables[:, :size] + grouped[:, bit]
+        tables[:, size : 2 * size, :lines] = tables[:, :size, :lines] + grouped[:, bit]
     return tables
 
 
@@ -91,7 +129,7 @@ class Phases:
     """
 
     patterns: NDArray[np.uint8]
-    """[batch, windows, groups of 8 rows, 8 phases], the first row in the lowest bit."""
+    """[batch, windows, groups of rows, 8 phases], the first row in the lowest bit."""
     driven: NDArray[np.uint16]
     """[batch, windows, 8 phases]: number of driven lines."""
 
@@ -105,20 +143,21 @@ def pack_phases(vectors: NDArray[np.uint8], workers: Workers) -> Phases:
         [batch, rows, windows], at most 65,535 rows; negative numbers as two's complement.
     """
     batch, rows, windows = vectors.shape
-    groups = -(-rows // 8)
+    each = group_rows(rows)
+    groups = -(-rows // each)
     assert rows < 1 << 16, "driven lines are counted in 16 bits"
     compiled = kernels()
     if compiled is None:
-        padded = np.zeros((batch, groups * 8, windows), np.uint8)
+        padded = np.zeros((batch, groups * each, windows), np.uint8)
         padded[:, :rows] = vectors
-        grouped = padded.reshape(batch, groups, 8, 1, windows).transpose(0, 4, 1, 3, 2)
+        grouped = padded.reshape(batch, groups, each, 1, windows).transpose(0, 4, 1, 3, 2)
         planes = grouped >> np.arange(8, dtype=np.uint8)[:, None] & 1
         patterns = np.packbits(planes, axis=-1, bitorder="little")[..., 0]
         return Phases(patterns, planes.sum(axis=(2, 4), dtype=np.uint16))
     words = np.empty((batch, windows, groups), np.uint64)
     counts = np.empty((batch, windows, 2), np.uint64)
     spans = batch * -(-windows // compiled.SPAN)
-    workers.each_range(spans, lambda begin, end: compiled.pack_phases(vectors, words, counts, begin, end))
+    workers.each_range(spans, lambda begin, end: compiled.pack_phases(vectors, each, words, counts, begin, end))
     return Phases(words.view(np.uint8).reshape(batch, windows, groups, 8), counts.view(np.uint16))
 
 
@@ -178,7 +217,7 @@ def convert_tile(
             windows,
             images,
             grid,
-            np.uint64(lines.first_line // 4),
+            np.uint64(lines.first_line),
             np.uint64(stream),
             key_words(seed),
             totals,
@@ -211,22 +250,22 @@ def _convert_in_numpy(
         for begin in range(0, len(busy), block):
             rows = busy[begin : begin + block]
             patterns = inputs.patterns[image[rows], window[rows], :, phase]
-            current = _look_up(lines.tables, patterns)
+            current = _look_up(lines.tables[..., :width], patterns)
             if lines.noisy:
-                z = gaussians(
-                    width, window[rows], images[image[rows]], stream, seed, phase << PHASE_SHIFT | lines.first_line // 4
-                )
-                current += _noise_scale(lines, patterns, driven[rows]) * (lines.gain * z)
+                z = read_gaussians(width, window[rows], images[image[rows]], stream, seed, phase, lines.first_line)
+                current += _noise_scale(lines, patterns, driven[rows], width) * (lines.gain * z)
             value = np.minimum(np.maximum(current + lines.rounding, np.float32(0)), lines.max_code)
             codes[rows] += weight * np.floor(value)
-    pairs = codes.reshape(items, -1, len(powers), 2)
+    pairs = codes[:, : lines.count].reshape(items, -1, len(powers), 2)
     totals += (pairs[..., 0] - pairs[..., 1]).astype(np.int64) @ powers
 
 
-def _noise_scale(lines: TileLines, patterns: NDArray[np.uint8], driven: NDArray[np.uint16]) -> NDArray[np.float32]:
+def _noise_scale(
+    lines: TileLines, patterns: NDArray[np.uint8], driven: NDArray[np.uint16], width: int
+) -> NDArray[np.float32]:
     """Standard deviation of read noise before the converter, [items, lines] or [items, 1]."""
     if len(lines.variances):
-        scale: NDArray[np.float32] = np.sqrt(_look_up(lines.variances, patterns))
+        scale: NDArray[np.float32] = np.sqrt(_look_up(lines.variances[..., :width], patterns))
         return scale
     return lines.sigma[driven][:, None]
 

@@ -53,7 +53,10 @@ class Devices:
         self.seed = seed
         self.effects = effects
         self.converter = converter
-        self.converters = tuple(converter.ranged(program.target, layer.range_share) for layer in program.layers)
+        read_sigma_us = effects.read_sigma_us(program.target)
+        self.converters = tuple(
+            converter.ranged(program.target, layer.range_share, read_sigma_us) for layer in program.layers
+        )
         self.time_s = time_s
         tiles = program.placement.tiles
         keys = _key(tiles.array.astype(np.int64), tiles.segment.astype(np.int64))

@@ -38,10 +38,15 @@ class DigitLines:
     variances: IntegerMatrix | None
     sigma: float
     gain: NDArray[np.float32]
-    """[lines]: what the converter multiplies noise with."""
+    """[lines]: what the converter multiplies noise with.
+
+    Here and in the other arrays lines are filled up with zeros to whole blocks of ``LINES_PER_BLOCK``.
+    """
     rounding: NDArray[np.float64]
     """[lines]: one half plus the converter's offset."""
     max_code: float
+    count: int
+    """Lines that there are."""
     drive: Drive | None = None
     """What digits drive in place of themselves, where cells do not obey Ohm's law."""
 
@@ -51,8 +56,10 @@ class DigitLines:
         return self.cells.step * (self.drive.step if self.drive else 1.0)
 
     def sums(self, vectors: NDArray[np.uint8]) -> NDArray[np.integer[Any]]:
-        """Exact sums of what digits drive, [1, items, rows] to [1, items, digits of cells * lines]."""
-        return self.cells.wide_sums(self.drive.counts[vectors]) if self.drive else self.cells.sums(vectors)
+        """Exact sums of what digits drive, [items, rows] to [items, digits of cells * lines]."""
+        driven = vectors[None]
+        sums = self.cells.wide_sums(self.drive.counts[driven]) if self.drive else self.cells.sums(driven)
+        return sums.reshape(len(vectors), -1)
 
     @property
     def nbytes(self) -> int:
@@ -80,18 +87,6 @@ def summed_variances(matrix: IntegerMatrix, squares: NDArray[np.uint16]) -> NDAr
     high = matrix.values(matrix.sums((squares >> 8).astype(np.uint8)))
     total: NDArray[np.float64] = low + 256.0 * high
     return total
-
-
-def square_sums(vectors: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Sum of squares of each vector, [matrices, items, rows] to [matrices, items]."""
-    compiled = product_kernels()
-    if compiled is None:
-        wide = vectors.astype(np.int64)
-        plain: NDArray[np.int64] = np.einsum("mir,mir->mi", wide, wide)
-        return plain
-    sums = np.empty(vectors.shape[:2], np.int64)
-    compiled.square_sums(vectors, sums)
-    return sums
 
 
 def convert_digits(
@@ -126,18 +121,20 @@ def convert_digits(
     def work(begin: int, end: int) -> None:
         for first in range(begin, end, block):
             last = min(first + block, end)
-            vectors = np.ascontiguousarray(digits[None, first:last])
-            sums = lines.sums(vectors)
-            scale = _noise_scale(lines, vectors)
+            vectors = np.ascontiguousarray(digits[first:last])
+            sums, spread, deviation = lines.sums(vectors), _spread(lines, vectors), _deviation(lines, vectors)
             if compiled is None:
                 z = noise.gaussians(len(lines.gain), first, last, phase) if lines.noisy else np.float32(0)
-                totals[first:last] += _codes(lines, sums[0], scale * (lines.gain * z), len(weights)) @ weights
+                scale = spread if len(spread) else deviation[:, None]
+                totals[first:last] += _codes(lines, sums, scale * (lines.gain * z), len(weights)) @ weights
                 continue
             compiled.convert_sums(
                 sums,
                 lines.cells.digits,
+                float(lines.cells.base),
                 lines.step,
-                scale,
+                deviation,
+                spread,
                 lines.gain,
                 lines.rounding,
                 lines.noisy,
@@ -156,27 +153,33 @@ def convert_digits(
     workers.each_range(len(totals), work)
 
 
-def _noise_scale(lines: DigitLines, vectors: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Standard deviation of read noise before the converter, [items, lines] or [items, 1]."""
+def _spread(lines: DigitLines, vectors: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Standard deviation of read noise that differs between lines, [items, lines]; no items if none does."""
+    if lines.variances is None:
+        return np.zeros((0, len(lines.gain)), np.float32)
     if lines.drive is not None:
-        return _noise_of_drive(lines, lines.drive, vectors)
-    if lines.variances is not None:
-        squares = np.square(vectors.astype(np.uint16))
-        scale: NDArray[np.float32] = np.sqrt(summed_variances(lines.variances, squares)[0]).astype(np.float32)
-        return scale
-    if not lines.noisy:
-        return np.zeros((vectors.shape[1], 1), np.float32)
-    return (lines.sigma * np.sqrt(square_sums(vectors)[0, :, None])).astype(np.float32)
-
-
-def _noise_of_drive(lines: DigitLines, drive: Drive, vectors: NDArray[np.uint8]) -> NDArray[np.float32]:
-    squares, step = drive.squares()
-    if lines.variances is not None:
-        total = lines.variances.values(lines.variances.wide_sums(squares[vectors]))[0]
-        scale: NDArray[np.float64] = np.sqrt(step * total)
+        squares, step = lines.drive.squares()
+        total = step * lines.variances.values(lines.variances.wide_sums(squares[vectors][None]))[0]
     else:
-        scale = lines.sigma * np.sqrt(step * squares[vectors].sum(axis=2, dtype=np.float64)[0, :, None])
-    return scale.astype(np.float32)
+        total = summed_variances(lines.variances, np.square(vectors[None].astype(np.uint16)))[0]
+    spread: NDArray[np.float32] = np.sqrt(total).astype(np.float32)
+    return spread
+
+
+def _deviation(lines: DigitLines, vectors: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Standard deviation of read noise that all lines share, [items]."""
+    if not lines.sigma:
+        return np.zeros(len(vectors), np.float32)
+    compiled = product_kernels()
+    if lines.drive is not None:
+        squares, step = lines.drive.squares()
+        total = step * squares[vectors].sum(axis=1, dtype=np.float64)
+    elif compiled is not None:
+        total = compiled.square_sums(vectors)
+    else:
+        total = np.square(vectors.astype(np.int64)).sum(axis=1)
+    deviation: NDArray[np.float32] = (lines.sigma * np.sqrt(total)).astype(np.float32)
+    return deviation
 
 
 def _codes(
@@ -185,6 +188,6 @@ def _codes(
     """Output codes of pairs, subtracted, [items, columns, slices]."""
     current = lines.cells.values(sums) * (lines.step / lines.cells.step) + jitter
     codes = np.floor(np.minimum(np.maximum(current + lines.rounding, 0.0), lines.max_code)).astype(np.int64)
-    pairs = codes.reshape(len(codes), -1, slices, 2)
+    pairs = codes[:, : lines.count].reshape(len(codes), -1, slices, 2)
     difference: NDArray[np.int64] = pairs[..., 0] - pairs[..., 1]
     return difference

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from memcompile.program import Program
+from memcompile.target import Target
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,10 @@ class Effects:
             or (self.wires and sizes["wires"])
         )
         return Effects(**{name: getattr(self, name) and sized for name, sized in sizes.items()})
+
+    def read_sigma_us(self, target: Target) -> float:
+        """Read noise that every cell has, whatever its conductance, in uS; 0 where there is none."""
+        return target.read_noise.sigma_us if self.read_noise else 0.0
 
     def names(self, but: tuple[str, ...] = ()) -> list[str]:
         """Names of what is switched on, in words."""

@@ -3,7 +3,7 @@
 Ideal hardware: one exact matrix product per layer. Without a converter: one exact integer product
 with the programmed signed matrix, and the read noise of all phases, cells, pairs and slices of an
 output as one Gaussian number of their summed variance. With a converter: per tile, the partial sums
-of a line over eight input lines come from a table over their 256 on/off patterns, or, where a phase
+of a line over six or eight input lines come from a table over their on/off patterns, or, where a phase
 applies several bits, from an exact integer product; every conversion gets one Gaussian number of
 variance sigma^2 * sum of squared digits.
 """
@@ -15,10 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.converter import Converter
 from memcompile.geometry import Unrolling
 from memcompile.ir import MappedLayer, Replica
 from memcompile.quantizers import ExactInput, InputQuantizer
-from memcompile.runtime.compiled import Workers
+from memcompile.runtime.compiled import Workers, product_kernels
 from memcompile.runtime.conversions import Phases, convert_tile, pack_phases
 from memcompile.runtime.digit_conversions import convert_digits
 from memcompile.runtime.linear import LinearMatrices, multiply
@@ -85,11 +86,13 @@ class LayerInputs:
 def cut_rows(unrolling: Unrolling, x: NDArray[np.uint8], workers: Workers) -> NDArray[np.uint8]:
     """Input vectors of all windows, [matrices, batch, windows, rows], cut out image by image."""
     items = np.empty((unrolling.matrices, len(x), unrolling.windows, unrolling.rows), np.uint8)
-
-    def work(begin: int, end: int) -> None:
-        items[:, begin:end] = unrolling.vectors(x[begin:end]).transpose(1, 0, 3, 2)
-
-    workers.each_range(len(x), work)
+    compiled = product_kernels()
+    if compiled is None:
+        items[:] = unrolling.vectors(x).transpose(1, 0, 3, 2)
+        return items
+    padding, windows, rows = unrolling.addresses()
+    images = (np.pad(x, padding) if any(map(any, padding)) else np.ascontiguousarray(x)).reshape(len(x), -1)
+    workers.each_range(len(x), lambda begin, end: compiled.cut_rows(images, windows, rows, items, begin, end))
     return items
 
 
@@ -158,26 +161,38 @@ class FastExecutor:
         y: NDArray[np.float64] | None = None
         for copy, replica in enumerate(stage.replicas):
             tiles = self.machine.tiles_of(layer, copy)
+            totals: NDArray[Any]
             if path == "linear":
                 totals = self._linear(stage, replica, tiles, inputs, images)
+                if in_order(stage, replica):
+                    return totals.reshape(len(x), stage.geometry.positions, -1).transpose(0, 2, 1)
             else:
                 convert = self._converted if path == "conversions" else self._converted_digits
-                totals = self.machine.devices.converters[layer].to_levels(
-                    convert(stage, replica, tiles, inputs, images)
-                )
-            if in_order(stage, replica):
-                return totals.reshape(len(x), stage.geometry.positions, -1).transpose(0, 2, 1)
+                totals = convert(stage, replica, tiles, inputs, images)
             if y is None:
-                y = np.zeros((len(x), stage.geometry.out_channels, stage.geometry.positions))
-            self._scatter(replica, totals, y)
+                y = np.zeros((len(x), stage.geometry.positions, stage.geometry.out_channels))
+            self._place(replica, self.machine.devices.converters[layer], totals, y)
         assert y is not None
-        return y
+        return y.transpose(0, 2, 1)
 
-    def _scatter(self, replica: Replica, totals: NDArray[np.float64], y: NDArray[np.float64]) -> None:
-        """Write the sums of one copy where they belong in the layer's output."""
+    def _place(self, replica: Replica, converter: Converter, totals: NDArray[Any], y: NDArray[np.float64]) -> None:
+        """Write the sums of one copy, in level steps, where they belong in the layer's output.
+
+        ``totals`` is [batch, windows, matrices, columns]: level steps if float64, else codes; ``y`` is
+        [batch, positions, channels].
+        """
+        unrolling = replica.unrolling
+        compiled = product_kernels()
+        if compiled is None:
+            levels = totals if totals.dtype == np.float64 else converter.to_levels(totals)
+            unrolling.scatter(levels, replica.windows, y.transpose(0, 2, 1))
+            return
+        factors = (1, 1) if totals.dtype == np.float64 else (converter.levels_per_code, converter.codes_per_level)
+        positions = unrolling.window_positions()[replica.windows]
+        columns = unrolling.geometry.group_columns
 
         def work(begin: int, end: int) -> None:
-            replica.unrolling.scatter(totals[begin:end], replica.windows, y[begin:end])
+            compiled.place_sums(totals, positions, unrolling.bundle, columns, *map(float, factors), y, begin, end)
 
         self.machine.workers.each_range(len(y), work)
 
@@ -210,7 +225,7 @@ class FastExecutor:
                     images,
                     stream(Purpose.READ, row),
                     machine.seed,
-                    totals[:, matrix, first : first + len(lines.gain) // (2 * stage.slices)],
+                    totals[:, matrix, first : first + lines.count // (2 * stage.slices)],
                     machine.workers,
                 )
         return totals.reshape(batch, count, unrolling.matrices, unrolling.columns)

@@ -1,15 +1,16 @@
 """Exact products of 8-bit input vectors with fixed-point matrices, from 8-bit integer products.
 
-A matrix on a grid is cut into balanced digits of base 128, which stand side by side in one int8
-matrix; onnxruntime's MatMulInteger multiplies them. Integer sums do not depend on the order of
-summation, so results depend neither on threads nor on the batch, and processors multiply small
-integers faster than floating-point numbers. Digits have 7 bits, not 8, because some kernels for
-processors without dot-product instructions add two products in 16 bits: 2 * 255 * 64 < 2^15.
+A matrix on a grid is cut into balanced digits, which stand side by side in one int8 matrix;
+onnxruntime's MatMulInteger multiplies them. Integer sums do not depend on the order of summation, so
+results depend neither on threads nor on the batch, and processors multiply small integers faster than
+floating-point numbers. Digits have 8 bits, or 7 where kernels for processors without dot-product
+instructions add two products in 16 bits: 2 * 255 * 64 < 2^15. Values are the same either way.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,20 @@ from numpy.typing import NDArray
 from memcompile.onnx_import import integer_product_model
 from memcompile.onnx_session import open_session
 
-BASE = 128
 MAX_ROWS = 1 << 16
-"""Rows whose sums of products surely fit 32 bits: 2^16 * 255 * 64 < 2^31."""
+"""Rows whose sums of products surely fit 32 bits: 2^16 * 255 * 128 < 2^31."""
+
+
+@cache
+def digit_base() -> int:
+    """The base of digits: 256 where onnxruntime multiplies all bytes exactly, else 128."""
+    worst = np.full((1, 64, 64), -128, np.int8)
+    session = open_session(integer_product_model(worst, 0), threads=1)
+    for items in (1, 64):
+        sums = session.run(None, {"x": np.full((1, items, 64), 255, np.uint8)})[0]
+        if (sums != 64 * 255 * -128).any():
+            return 128
+    return 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +41,7 @@ class IntegerMatrix:
     """Matrices [matrices, rows, columns] on a grid, ready to be multiplied.
 
     The sums of digit p stand in columns p * columns to (p + 1) * columns of a product; the value
-    of a column is ``step`` * sum over p of 128^p * (sum of digit p).
+    of a column is ``step`` * sum over p of base^p * (sum of digit p).
     """
 
     sessions: tuple[ort.InferenceSession, ...]
@@ -37,6 +49,7 @@ class IntegerMatrix:
     matrices: int
     columns: int
     digits: int
+    base: int
     step: float
     nbytes: int
 
@@ -46,12 +59,12 @@ class IntegerMatrix:
 
         ``signed_inputs`` says whether input vectors are numbers plus 128 or numbers themselves.
         """
-        grid = np.rint(values / step).astype(np.int64)
+        grid, base = np.rint(values / step).astype(np.int64), digit_base()
         digits: list[NDArray[np.int8]] = []
         while not digits or grid.any():
-            digit = (grid + BASE // 2) % BASE - BASE // 2
+            digit = (grid + base // 2) % base - base // 2
             digits.append(digit.astype(np.int8))
-            grid = (grid - digit) // BASE
+            grid = (grid - digit) // base
         stacked = np.concatenate(digits, axis=2)
         matrices, rows, columns = values.shape
         zero_point = 128 if signed_inputs else 0
@@ -60,7 +73,7 @@ class IntegerMatrix:
             for first in range(0, rows, MAX_ROWS)
         )
         # The model holds the digits once, the session a second time in the order of its kernels.
-        return cls(sessions, matrices, columns, len(digits), step, 2 * stacked.nbytes)
+        return cls(sessions, matrices, columns, len(digits), base, step, 2 * stacked.nbytes)
 
     def sums(self, vectors: NDArray[np.uint8]) -> NDArray[np.int64] | NDArray[np.int32]:
         """Sums of all digits: [matrices, items, rows] to [matrices, items, digits * columns]."""
@@ -87,7 +100,7 @@ class IntegerMatrix:
         split = sums.reshape(*sums.shape[:-1], self.digits, self.columns)
         total = split[..., self.digits - 1, :].astype(np.float64)
         for digit in range(self.digits - 2, -1, -1):
-            total *= BASE
+            total *= self.base
             total += split[..., digit, :]
         total *= self.step
         return total

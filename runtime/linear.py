@@ -148,6 +148,7 @@ def multiply(
             compiled.finish_sums(
                 sums,
                 lines.weights.digits,
+                float(lines.weights.base),
                 lines.weights.step * lines.drive_step,
                 scale,
                 lines.noisy,

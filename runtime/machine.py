@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from memcompile.converter import Converter
 from memcompile.program import Program
 from memcompile.runtime.compiled import Workers
-from memcompile.runtime.conversions import TileLines, lines_at_once, pattern_sums
+from memcompile.runtime.conversions import TileLines, in_whole_blocks, lines_at_once, pattern_sums
 from memcompile.runtime.devices import Devices
 from memcompile.runtime.digit_conversions import DigitLines, variance_matrix
 from memcompile.runtime.effects import Effects
@@ -40,7 +40,12 @@ class Machine:
         self.target = program.target
         self.workers = Workers(threads)
         self.tiles = program.placement.tiles
-        self.converter = Converter.adc(program.target) if self.effects.adc else Converter.exact(program.target)
+        read_sigma_us = self.effects.read_sigma_us(program.target)
+        self.converter = (
+            Converter.adc(program.target, read_sigma_us=read_sigma_us)
+            if self.effects.adc
+            else Converter.exact(program.target, read_sigma_us)
+        )
         # Faults and drift belong to the chip that was written, whichever noise it is read with.
         chip_seed = seed if program.chip is None else program.chip.seed
         self.idle_nonlinearity = effects.nonlinear_iv and program.target.cell.nonlinearity_per_v > 0
@@ -88,11 +93,12 @@ class Machine:
         sigma = noise[0, 0] * np.sqrt(np.arange(rows + 1)) if alike else np.zeros(rows + 1)
         return TileLines(
             tables=pattern_sums(cells),
-            variances=np.zeros((0, 256, width), np.float32) if alike else pattern_sums(_on_summable_grid(noise**2)),
+            variances=np.zeros((0, 1, width), np.float32) if alike else pattern_sums(_on_summable_grid(noise**2)),
             sigma=sigma.astype(np.float32),
-            gain=gain.astype(np.float32),
-            rounding=(0.5 + offset).astype(np.float32),
+            gain=in_whole_blocks(gain),
+            rounding=in_whole_blocks(0.5 + offset),
             max_code=np.float32(max_code),
+            count=width,
             first_line=first_line,
         )
 
@@ -108,12 +114,13 @@ class Machine:
         assert converter.max_code is not None
         assert converter.grid_bits is not None
         return DigitLines(
-            cells=IntegerMatrix.of(cells[None], 2.0**-converter.grid_bits),
-            variances=None if alike else variance_matrix(noise[None] ** 2),
+            cells=IntegerMatrix.of(in_whole_blocks(cells[None], np.float64), 2.0**-converter.grid_bits),
+            variances=None if alike else variance_matrix(in_whole_blocks(noise[None] ** 2, np.float64)),
             sigma=float(noise[0, 0]) if alike else 0.0,
-            gain=self.devices.gains(row).astype(np.float32),
-            rounding=0.5 + self.devices.offsets(row),
+            gain=in_whole_blocks(self.devices.gains(row)),
+            rounding=in_whole_blocks(0.5 + self.devices.offsets(row), np.float64),
             max_code=float(converter.max_code),
+            count=cells.shape[1],
             drive=self.devices.drive,
         )
 

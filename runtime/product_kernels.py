@@ -10,54 +10,49 @@ from typing import Any
 
 import numpy as np
 
-from memcompile.runtime.kernels import LANES, U, _compile, _draw
-from memcompile.runtime.random_numbers import PHASE_SHIFT
+from memcompile.runtime.kernels import (
+    BLOCK,
+    HALF,
+    PHASE_SHIFT,
+    U,
+    _compile,
+    combine,
+    draw_lines,
+    gaussian_block,
+    item_key,
+)
+from memcompile.runtime.lanes import floor, greater, less, load, store, to_doubles, widened
 
-BASE = 128.0
 TRANSPOSED = 16
 """Positions that are transposed together; what one cache line holds of float32."""
 
 
-@_compile(nogil=True)
-def square_sums(vectors: Any, sums: Any) -> None:
-    """Sum of squares of each uint8 vector, int64 [matrices, items]."""
-    matrices, items, rows = vectors.shape
-    for matrix in range(matrices):
-        for item in range(items):
-            vector = vectors[matrix, item]
-            total = np.int32(0)
-            for row in range(U(rows)):
-                total += np.int32(vector[row]) * np.int32(vector[row])
-            sums[matrix, item] = total
-
-
 @_compile(inline="always")
-def _value(sums: Any, matrix: Any, item: Any, line: Any, columns: Any, digits: Any) -> Any:
-    """A sum of digits of base 128, most significant first; exact."""
+def _value(sums: Any, matrix: Any, item: Any, line: Any, columns: Any, digits: Any, base: Any) -> Any:
+    """A sum of digits, most significant first; exact."""
     total = np.float64(sums[matrix, item, (digits - U(1)) * columns + line])
     for digit in range(U(1), digits):
-        total = total * BASE + np.float64(sums[matrix, item, (digits - U(1) - digit) * columns + line])
+        total = total * base + np.float64(sums[matrix, item, (digits - U(1) - digit) * columns + line])
     return total
 
 
 @_compile(inline="always")
-def _values(sums: Any, matrix: Any, item: Any, columns: Any, digits: Any, step: Any, values: Any) -> None:
-    """Values of one item; the usual three digits in one loop."""
-    if digits == U(3):
+def _values(sums: Any, matrix: Any, item: Any, columns: Any, digits: Any, base: Any, step: Any, values: Any) -> None:
+    """Values of one item; the usual two digits in one loop."""
+    if digits == U(2):
         for line in range(columns):
-            high = np.float64(sums[matrix, item, U(2) * columns + line])
-            middle = np.float64(sums[matrix, item, columns + line])
-            low = np.float64(sums[matrix, item, line])
-            values[line] = ((high * BASE + middle) * BASE + low) * step
+            high, low = np.float64(sums[matrix, item, columns + line]), np.float64(sums[matrix, item, line])
+            values[line] = (high * base + low) * step
         return
     for line in range(columns):
-        values[line] = _value(sums, matrix, item, line, columns, digits) * step
+        values[line] = _value(sums, matrix, item, line, columns, digits, base) * step
 
 
 @_compile(nogil=True)
 def finish_sums(
     sums: Any,
     digits: int,
+    base: float,
     step: float,
     scale: Any,
     noisy: bool,
@@ -75,21 +70,16 @@ def finish_sums(
     columns] and ``scale`` the same or with a single column.
     """
     matrices, columns = totals.shape[1:]
-    blocks = (matrices * columns + 3) // 4
-    counters = blocks + LANES
-    noise = np.zeros(4 * counters, np.float32)
-    c0 = np.arange(counters).astype(np.uint32)
-    c1 = np.zeros(counters, np.uint32)
-    c2 = np.zeros(counters, np.uint32)
+    blocks = (U(matrices * columns) + BLOCK - U(1)) // BLOCK
+    noise = np.zeros(blocks * BLOCK, np.float32)
     values = np.zeros(columns, np.float64)
     for item in range(begin, end):
         if noisy:
-            c1[:] = np.uint32(windows[item % windows.size])
-            c2[:] = np.uint32(images[item // windows.size])
-            _draw(noise, c0, c1, c2, blocks, stream, key)
+            words = item_key(windows[item % windows.size], images[item // windows.size], stream, key)
+            draw_lines(noise, blocks, words, U(0))
         for matrix in range(matrices):
             total = totals[item, matrix]
-            _values(sums, matrix, item - begin, U(columns), U(digits), step, values)
+            _values(sums, matrix, item - begin, U(columns), U(digits), base, step, values)
             first = U(matrix * columns)
             if not noisy:
                 for column in range(U(columns)):
@@ -103,12 +93,41 @@ def finish_sums(
                     total[column] = values[column] + scale[item - begin, matrix, column] * noise[first + column]
 
 
+@_compile(inline="always")
+def _line_values(sums: Any, first: Any, lines: Any, digits: Any, base: Any, step: Any) -> Any:
+    """Values of sixteen lines from their sums of digits; exact."""
+    total = to_doubles(load(sums, first + (digits - U(1)) * lines))
+    for digit in range(U(1), digits):
+        total = total * base + to_doubles(load(sums, first + (digits - U(1) - digit) * lines))
+    return total * step
+
+
+@_compile(nogil=True)
+def square_sums(vectors: Any) -> Any:
+    """Sum of squares of each vector, uint8 [items, rows] to int64 [items]."""
+    totals = np.zeros(vectors.shape[0], np.int64)
+    for item in range(U(totals.size)):
+        vector, total = vectors[item], np.int64(0)
+        for row in range(U(vector.size)):
+            total += np.int32(vector[row]) * np.int32(vector[row])
+        totals[item] = total
+    return totals
+
+
+@_compile(inline="always")
+def _store_codes(codes: Any, line: Any, current: Any, rounding: Any, max_code: Any) -> None:
+    """Convert the currents of sixteen lines."""
+    store(codes, line, floor(less(greater(current + load(rounding, line), 0.0), max_code)))
+
+
 @_compile(nogil=True)
 def convert_sums(
     sums: Any,
     digits: int,
+    base: float,
     step: float,
-    scale: Any,
+    deviation: Any,
+    spread: Any,
     gain: Any,
     rounding: Any,
     noisy: bool,
@@ -125,40 +144,34 @@ def convert_sums(
 ) -> None:
     """Convert the line sums of one phase of items ``begin`` to ``end``; adds to ``totals``.
 
-    ``sums`` is [1, end - begin, digits * lines], ``scale`` float32 [end - begin, lines or 1],
-    ``totals`` int64 [items, columns].
+    ``sums`` is [end - begin, digits * lines], ``totals`` int64 [items, columns]. Read noise has the standard
+    deviation ``spread``, float32 [end - begin, lines], or ``deviation``, float32 [end - begin], if there is none.
     """
-    lines = gain.size
-    blocks = (lines + 3) // 4
-    counters = blocks + LANES
-    noise = np.zeros(4 * counters, np.float32)
-    c0 = (np.arange(counters) + (phase << PHASE_SHIFT)).astype(np.uint32)
-    c1 = np.zeros(counters, np.uint32)
-    c2 = np.zeros(counters, np.uint32)
-    values = np.zeros(lines, np.float64)
+    lines = U(gain.size)
+    flat, flat_spread = sums.reshape(-1), spread.reshape(-1)
+    proportional = flat_spread.size > 0
     codes = np.zeros(lines, np.float64)
-    slices = U(weights.size)
-    for item in range(begin, end):
-        _values(sums, 0, item - begin, U(lines), U(digits), step, values)
-        if noisy:
-            c1[:] = np.uint32(windows[item % windows.size])
-            c2[:] = np.uint32(images[item // windows.size])
-            _draw(noise, c0, c1, c2, blocks, stream, key)
-            if scale.shape[1] == 1:
-                deviation = scale[item - begin, 0]
-                for line in range(U(lines)):
-                    values[line] += np.float64(deviation * (gain[line] * noise[line]))
-            else:
-                for line in range(U(lines)):
-                    values[line] += np.float64(scale[item - begin, line] * (gain[line] * noise[line]))
-        for line in range(U(lines)):
-            codes[line] = np.floor(min(max(values[line] + rounding[line], 0.0), max_code))
-        for column in range(U(totals.shape[1])):
-            total = np.int64(0)
-            for s in range(slices):
-                pair = U(2) * (column * slices + s)
-                total += np.int64(codes[pair] - codes[pair + U(1)]) * weights[s]
-            totals[item, column] += total
+    first_position, count = U(phase) << PHASE_SHIFT, U(digits)
+    for item in range(U(begin), U(end)):
+        row = item - U(begin)
+        words = item_key(windows[item % U(windows.size)], images[item // U(windows.size)], stream, key)
+        for block in range(lines // BLOCK):
+            line = BLOCK * block
+            first = row * lines * count + line
+            low = _line_values(flat, first, lines, count, base, step)
+            high = _line_values(flat, first + HALF, lines, count, base, step)
+            if noisy:
+                z_low, z_high = gaussian_block(words, first_position + HALF * block)
+                z_low, z_high = z_low * load(gain, line), z_high * load(gain, line + HALF)
+                if proportional:
+                    z_low = z_low * load(flat_spread, row * lines + line)
+                    z_high = z_high * load(flat_spread, row * lines + line + HALF)
+                else:
+                    z_low, z_high = z_low * deviation[row], z_high * deviation[row]
+                low, high = low + widened(z_low), high + widened(z_high)
+            _store_codes(codes, line, low, rounding, max_code)
+            _store_codes(codes, line + HALF, high, rounding, max_code)
+        combine(codes, weights, totals, item)
 
 
 @_compile(nogil=True)
@@ -214,3 +227,55 @@ def rescale_channels_last(sums: Any, scale: Any, bias: Any, y: Any, begin: int, 
                 line = y[item, channel]
                 for position in range(first, last):
                     line[position] = np.float32(sums[item, position, channel] * scale[channel] + bias[channel])
+
+
+@_compile(nogil=True)
+def cut_rows(images: Any, windows: Any, rows: Any, items: Any, begin: int, end: int) -> None:
+    """Input vectors of images ``begin`` to ``end``: flat padded uint8 into [matrices, images, windows, rows].
+
+    Row r of matrix m reads place ``windows[w] + rows[m, r]`` in window w, and is zero where ``rows`` is -1.
+    """
+    matrices, count = rows.shape
+    for matrix in range(matrices):
+        places = rows[matrix]
+        used = U(count)
+        while used and places[used - U(1)] < 0:
+            used -= U(1)
+        for image in range(begin, end):
+            source = images[image]
+            for window in range(windows.size):
+                vector, first = items[matrix, image, window], windows[window]
+                for row in range(used):
+                    vector[row] = source[U(first + places[row])]
+                for row in range(used, U(count)):
+                    vector[row] = np.uint8(0)
+
+
+@_compile(nogil=True)
+def place_sums(
+    totals: Any, positions: Any, slots: int, columns: int, factor: float, divisor: float, y: Any, begin: int, end: int
+) -> None:
+    """Write the sums of one copy, times a factor, where they belong in a layer's output.
+
+    ``totals`` is [images, windows, matrices, columns of a matrix], whose columns run over the groups of a bundle
+    (``slots``), the outputs of a window and ``columns`` of a group. ``positions`` [windows, outputs of a
+    window] is -1 where there is no output. ``y`` is float64 [images, positions, channels].
+    """
+    windows, outputs = positions.shape
+    for image in range(begin, end):
+        for window in range(windows):
+            for output in range(outputs):
+                position = positions[window, output]
+                if position < 0:
+                    continue
+                target = y[image, position]
+                for group in range(target.size // columns):
+                    source = totals[image, window, group // slots]
+                    first = U((group % slots * outputs + output) * columns)
+                    base = U(group * columns)
+                    if divisor == 1.0:  # divisions are slow
+                        for column in range(U(columns)):
+                            target[base + column] = np.float64(source[first + column]) * factor
+                    else:
+                        for column in range(U(columns)):
+                            target[base + column] = np.float64(source[first + column]) * factor / divisor

@@ -1,8 +1,12 @@
 """Counter-based random numbers: every number is a function of the seed and of what it is for.
 
-Philox4x32-10 (Salmon et al., SC 2011) turns a 128-bit counter and the 64-bit seed into four
-32-bit words; pairs of words become pairs of Gaussian numbers by the Box-Muller transform, in
-float32 operations of a fixed order, so that compiled kernels give the same bits.
+Philox4x32-7 (Salmon et al., SC 2011) turns a 128-bit counter and the 64-bit seed into four
+32-bit words; pairs of words become pairs of Gaussian numbers by the Box-Muller transform.
+
+Read noise needs a number for every conversion and has a cheaper generator behind Philox, see
+:func:`read_gaussians`. Its float32 operations have a fixed order, so that compiled kernels give the
+same bits. What is drawn for cells keeps the older transform: a program that was transferred to a
+chip finds the errors of that chip again.
 """
 
 from __future__ import annotations
@@ -18,8 +22,15 @@ M0, M1 = 0xD2511F53, 0xCD9E8D57
 W0, W1 = 0x9E3779B9, 0xBB67AE85
 ROUNDS = 7
 MASK = 0xFFFFFFFF
+
+# Read noise: constants of C. Wellons' 32-bit mixers (github.com/skeeto/hash-prospector, public
+# domain), and odd steps between the inputs of neighbouring pairs.
+STEPS = (0x9E3779B9, 0xBB67AE85)
+FACTORS = ((0x21F0AAAD, 0x735A2D97), (0x7FEB352D, 0x846CA68B))
 PHASE_SHIFT = 20
-"""Counter word 0 of read noise: block of four lines, plus the phase from this bit on."""
+"""Position of a pair of read noise in its item: the pair, plus the phase from this bit on."""
+LINES_PER_BLOCK = 32
+"""Lines whose read noise is drawn together; line i of a block and line i + 16 are one pair."""
 
 # Minimax polynomials on the octant: sin(pi/4 t)/t and cos(pi/4 t) in t^2, error below 3e-8;
 # ln(1 + f)/f in f for sqrt(1/2) <= 1 + f <= sqrt(2), error below 2e-7.
@@ -39,6 +50,16 @@ LOGARITHM = tuple(
     )
 )
 LN2 = np.float32(0.6931471805599453)
+
+# Shorter ones for read noise: sin(pi/4 t)/t, such that the sine's error is below 6e-7;
+# -2 ln(1 + f)/f, such that the error of -2 ln(1 + f) is below 5e-7.
+READ_SINE = tuple(np.float32(c) for c in (0.78539425, -0.080714, 0.00242711))
+READ_LOGARITHM = tuple(
+    np.float32(c) for c in (-2.00000644, 1.00003934, -0.666065991, 0.497626781, -0.412093461, 0.378039598, -0.236549646)
+)
+MINUS_2_LN2 = np.float32(-2 * 0.6931471805599453)
+UNIFORM_BITS = 30
+"""Resolution of the uniform number that becomes a radius of read noise."""
 SQRT_HALF_BITS = 0x3F3504F3
 ONE_BITS = 0x3F800000
 
@@ -125,6 +146,66 @@ def gaussian_pair(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> tuple[NDArray
     return radius * x, radius * y
 
 
+def _scramble(x: NDArray[np.uint32], key: NDArray[np.uint32], factors: tuple[int, int]) -> NDArray[np.uint32]:
+    """Mix the bits of words, with a key halfway."""
+    x = (x ^ x >> np.uint32(16)) * np.uint32(factors[0]) ^ key
+    x = (x ^ x >> np.uint32(15)) * np.uint32(factors[1])
+    mixed: NDArray[np.uint32] = x ^ x >> np.uint32(15)
+    return mixed
+
+
+def _read_pair(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Two independent standard Gaussian numbers from two random 32-bit words (Box-Muller).
+
+    The radius is sqrt(-2 ln u) with u = (top 30 bits of a + 1) / 2^30, at most 6.4. The angle lies
+    within 45 degrees of an axis by b / 2^31 as a signed number; its lowest two bits select the axis.
+    """
+    uniform = ((a >> np.uint32(32 - UNIFORM_BITS)) + np.uint32(1)).astype(np.int32).astype(np.float32)
+    shifted = uniform.view(np.int32) + np.int32(ONE_BITS - SQRT_HALF_BITS - ((127 + UNIFORM_BITS) << 23))
+    exponent = (shifted >> np.int32(23)).astype(np.float32)
+    f = ((shifted & np.int32(0x7FFFFF)) + np.int32(SQRT_HALF_BITS)).view(np.float32) - np.float32(1)
+    square = exponent * MINUS_2_LN2 + _polynomial(READ_LOGARITHM, f) * f
+    radius = np.sqrt(np.maximum(square, np.float32(0)))
+    t = b.view(np.int32).astype(np.float32) * np.float32(2.0**-31)
+    sine = _polynomial(READ_SINE, t * t) * t
+    cosine = _polynomial(COSINE, t * t)
+    cosine = (cosine.view(np.uint32) ^ (b << np.uint32(30) & np.uint32(1 << 31))).view(np.float32)
+    odd = (b & np.uint32(1)).astype(bool)
+    return radius * np.where(odd, sine, cosine), radius * np.where(odd, cosine, sine)
+
+
+def read_gaussians(
+    count: int,
+    window: NDArray[np.int64],
+    image: NDArray[np.int64],
+    stream: int,
+    seed: int,
+    phase: int = 0,
+    first_line: int = 0,
+) -> NDArray[np.float32]:
+    """Standard Gaussian numbers of read noise, [items, count].
+
+    Philox gives each item (a window of an image) and stream a key of 128 bits. Lines and phases get
+    their words from it by a keyed mixer of two multiplications: word i of position p is
+    scramble(k_i + p * step_i, k_(i+2)). Philox for each line would take as long as all the rest.
+
+    Parameters
+    ----------
+    window, image
+        What the items are, [items] each.
+    first_line
+        Number of the first line, a multiple of ``LINES_PER_BLOCK``.
+    """
+    keys = philox(0, window, image, stream, seed)  # type: ignore[arg-type]
+    k0, k1, k2, k3 = (word.astype(np.uint32)[:, None] for word in keys)
+    blocks, half = -(-count // LINES_PER_BLOCK), LINES_PER_BLOCK // 2
+    position = np.arange(blocks * half, dtype=np.uint32) + np.uint32((phase << PHASE_SHIFT) + first_line // 2)
+    a = _scramble(k0 + position * np.uint32(STEPS[0]), k2, FACTORS[0])
+    b = _scramble(k1 + position * np.uint32(STEPS[1]), k3, FACTORS[1])
+    pairs = np.stack([part.reshape(-1, blocks, half) for part in _read_pair(a, b)], axis=2)
+    return pairs.reshape(len(pairs), -1)[:, :count]
+
+
 def gaussians(
     count: int, c1: NDArray[Any] | int, c2: NDArray[Any] | int, c3: int, seed: int, first: NDArray[Any] | int = 0
 ) -> NDArray[np.float32]:
@@ -167,5 +248,4 @@ class ItemNoise:
     def gaussians(self, count: int, begin: int, end: int, phase: int = 0) -> NDArray[np.float32]:
         """Standard Gaussian numbers of items ``begin`` to ``end``, [end - begin, count]."""
         image, window = np.divmod(np.arange(begin, end), len(self.windows))
-        first = phase << PHASE_SHIFT
-        return gaussians(count, self.windows[window], self.images[image], self.stream, self.seed, first)
+        return read_gaussians(count, self.windows[window], self.images[image], self.stream, self.seed, phase)

@@ -188,33 +188,43 @@ def loss_of(program: Program, seed: int, values: dict[str, Any], labels: NDArray
     return float(-np.log(share[np.arange(len(labels)), labels]).sum())
 
 
+SEEDS_OF_READS = (1, 2, 3, 4)
+IMAGES = 500
+FORETOLD = 16.0
+"""Change of the summed loss that a step is made for: long enough to cross many stairs, short enough to be straight."""
+
+
 def test_gradient_predicts_the_measured_loss(program: Program) -> None:
     """A small step against the gradient of all digital scales and offsets lowers the measured loss as foretold."""
     chip, writer = transfer(program, seed=1)
-    data = memcompile.data.load_dataset(None, program.inputs, part="train").head(100)
+    data = memcompile.data.load_dataset(None, program.inputs, part="train").head(IMAGES)
     assert data.labels is not None
-    backward = Backward(chip, 0)
-    values = backward.forward(Emulator(chip, 1), dict(data.inputs), np.arange(100))
-    error = probabilities(values[chip.layers[-1].outputs[0]])
-    error[np.arange(100), data.labels] -= 1.0
-    gradients = backward.back(chip, values, error, held_levels(chip, writer, wire(chip)))
-    assert sorted(gradients) == [0, 1, 2]
-    length = sum(float((part**2).sum()) for each in gradients.values() for part in (each.scale, each.bias))
-    step = 2.0 / length
+    inputs, labels = dict(data.inputs), data.labels
 
-    def moved(sign: float) -> float:
-        stages = list(chip.stages)
-        for number, each in gradients.items():
-            layer = chip.layers[number]
-            rows = {
-                "scale": layer.scale * np.exp(sign * step * each.scale),
-                "bias": layer.bias + sign * step * each.bias,
-            }
-            stages[stages.index(layer)] = replace(layer, **{name: row.astype(np.float32) for name, row in rows.items()})
-        return loss_of(replace(chip, stages=tuple(stages)), 1, dict(data.inputs), data.labels)
+    def measured(read_seed: int) -> float:
+        backward = Backward(chip, 0)
+        values = backward.forward(Emulator(chip, read_seed), inputs, np.arange(IMAGES))
+        error = probabilities(values[chip.layers[-1].outputs[0]])
+        error[np.arange(IMAGES), labels] -= 1.0
+        gradients = backward.back(chip, values, error, held_levels(chip, writer, wire(chip)))
+        assert sorted(gradients) == [0, 1, 2]
+        length = sum(float((part**2).sum()) for each in gradients.values() for part in (each.scale, each.bias))
+        step = FORETOLD / 2 / length
+        ahead, back = (moved(chip, gradients, sign * step) for sign in (1, -1))
+        return loss_of(ahead, read_seed, inputs, labels) - loss_of(back, read_seed, inputs, labels)
 
-    # Quantisers and converters make the loss a staircase, and maxima switch: a fifth is the room for that.
-    assert moved(1.0) - moved(-1.0) == pytest.approx(2 * step * length, rel=0.2)
+    # Quantisers and converters make the loss a staircase, and maxima switch: one seed is off by a tenth or more.
+    assert np.mean([measured(seed) for seed in SEEDS_OF_READS]) == pytest.approx(FORETOLD, rel=0.15)
+
+
+def moved(chip: Program, gradients: dict[int, Any], step: float) -> Program:
+    """Digital scales and offsets of all layers, a step along their gradients."""
+    stages = list(chip.stages)
+    for number, each in gradients.items():
+        layer = chip.layers[number]
+        rows = {"scale": layer.scale * np.exp(step * each.scale), "bias": layer.bias + step * each.bias}
+        stages[stages.index(layer)] = replace(layer, **{name: row.astype(np.float32) for name, row in rows.items()})
+    return replace(chip, stages=tuple(stages))
 
 
 def test_the_rest_of_a_run_gives_the_same_bits(program: Program) -> None:

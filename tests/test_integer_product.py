@@ -33,12 +33,25 @@ def test_products_are_exact(
     assert np.array_equal(got, (x @ weights) * 2.0**-9)
 
 
-def test_extreme_digits_and_inputs_do_not_saturate() -> None:
-    for digit in (-64, 63):
+@pytest.mark.parametrize("base", [128, 256])
+def test_extreme_digits_and_inputs_do_not_saturate(base: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = min(base, integer_product.digit_base())
+    monkeypatch.setattr(integer_product, "digit_base", lambda: base)
+    for digit in (-base // 2, base // 2 - 1):
         matrix = IntegerMatrix.of(np.full((1, 700, 33), float(digit)), 1.0)
         x = np.full((1, 5, 700), 255, np.uint8)
         assert matrix.digits == 1
         assert (matrix.values(matrix.sums(x)) == 700.0 * 255 * digit).all()
+
+
+def test_values_do_not_depend_on_the_base_of_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    weights, x = rng.integers(-20_000, 20_000, (1, 60, 9)), rng.integers(0, 256, (1, 4, 60)).astype(np.uint8)
+    usual = IntegerMatrix.of(weights.astype(np.float64), 1.0)
+    monkeypatch.setattr(integer_product, "digit_base", lambda: 128)
+    small = IntegerMatrix.of(weights.astype(np.float64), 1.0)
+    assert small.digits == 3
+    assert np.array_equal(small.values(small.sums(x)), usual.values(usual.sums(x)))
 
 
 def test_more_rows_than_32_bits_hold_are_multiplied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
