@@ -20,6 +20,8 @@ from memcompile.passes.input_moments import InputMoments, measure_moments
 BLOCK_WEIGHTS = 1 << 16
 # Rounds of least-squares step and rounding after the search; each can only lower the error.
 REFINEMENTS = 3
+# Float32 holds all whole numbers up to here.
+WHOLE_FLOAT32 = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -136,18 +138,24 @@ class QuantizeWeights(Pass):
         largest = np.abs(weights).max(axis=1)
         largest[largest == 0] = 1.0
         best: NDArray[np.float64] = largest / limit * self._search(weights / largest[:, None], limit)
-        best_error = _error(weights, best, limit)
+        best_levels = _round(weights, best, limit)
+        best_error = _error(weights, best, best_levels)
         for _ in range(REFINEMENTS):
-            step = _refine(weights, best, limit)
-            error = _error(weights, step, limit)
+            step = _refine(weights, best, best_levels)
+            levels = _round(weights, step, limit)
+            error = _error(weights, step, levels)
             better = error < best_error
-            best[better], best_error[better] = step[better], error[better]
+            if not better.any():
+                break
+            best[better], best_levels[better], best_error[better] = step[better], levels[better], error[better]
         return best
 
     def _search(self, weights: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
         """Best candidate of each channel, in units of largest / limit; weights up to 1, [channels, n]."""
         size = np.abs(weights).astype(np.float32) * np.float32(limit)
         levels = np.empty_like(size)
+        # NumPy's minimum of two arrays is several times faster than that of an array and a number.
+        highest = np.full_like(size, limit)
         best = np.ones(len(size))
         best_score = np.full(len(size), -np.inf, np.float32)
         # With several slices half the limit is far away, and the finest grids are fine enough.
@@ -155,10 +163,9 @@ class QuantizeWeights(Pass):
         for candidate in (1.0, *coarser, *np.linspace(1.0, self.shortest, self.candidates)):
             np.multiply(size, np.float32(1 / candidate), out=levels)
             np.rint(levels, out=levels)
-            np.minimum(levels, np.float32(limit), out=levels)
-            power = np.einsum("ij,ij->i", levels, levels)
+            np.minimum(levels, highest, out=levels)
             product = np.einsum("ij,ij->i", size, levels)
-            score = np.square(product) / np.maximum(power, 1)
+            score = np.square(product) / np.maximum(_power(levels, limit), 1)
             better = score > best_score
             best[better], best_score[better] = candidate, score[better]
         return best
@@ -187,17 +194,30 @@ def _blocks(channels: int, weights: int) -> Iterator[slice]:
 
 
 def _round(weights: NDArray[np.float64], step: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
-    levels: NDArray[np.float64] = np.clip(np.rint(weights / step[:, None]), -limit, limit)
-    return levels
+    levels: NDArray[np.float64] = weights / step[:, None]
+    np.rint(levels, out=levels)
+    return np.clip(levels, -limit, limit, out=levels)
 
 
-def _error(weights: NDArray[np.float64], step: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
-    error: NDArray[np.float64] = np.square(_round(weights, step, limit) * step[:, None] - weights).sum(axis=1)
-    return error
+def _power(levels: NDArray[np.float32], limit: int) -> NDArray[np.float32]:
+    """Sum of squared levels of each channel; levels [channels, weights of a channel], whole numbers up to limit."""
+    if levels.shape[1] * limit**2 < WHOLE_FLOAT32:  # exact in any order, also in that of a matrix product
+        power: NDArray[np.float32] = np.matmul(levels[:, None, :], levels[:, :, None])[:, 0, 0]
+    else:
+        power = np.einsum("ij,ij->i", levels, levels)
+    return power
 
 
-def _refine(weights: NDArray[np.float64], step: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
-    levels = _round(weights, step, limit)
+def _error(weights: NDArray[np.float64], step: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    errors = levels * step[:, None]
+    errors -= weights
+    total: NDArray[np.float64] = np.square(errors, out=errors).sum(axis=1)
+    return total
+
+
+def _refine(
+    weights: NDArray[np.float64], step: NDArray[np.float64], levels: NDArray[np.float64]
+) -> NDArray[np.float64]:
     power = np.square(levels).sum(axis=1)
     refined = (weights * levels).sum(axis=1) / np.where(power == 0, 1.0, power)
     better: NDArray[np.float64] = np.where(refined > 0, refined, step)
