@@ -80,9 +80,11 @@ def check_program(
     layers = {layer.name: layer for layer in program.layers}
     step_share = COMPENSATED_STEP_SHARE if compensated else STEP_SHARE
     for layer in floats:
-        error = _check_weights(layer, layers[layer.name], program, step_share)
-        _check_bias(layer, layers[layer.name], error if compensated else np.zeros_like(error))
-        _check_outputs(layer, layers[layer.name], error, values[layer.inputs[0]])
+        mapped = layers[layer.name]
+        weights = mapped.integer_matrix()
+        error = _check_weights(layer, mapped, weights, program, step_share)
+        _check_bias(layer, mapped, error if compensated else np.zeros_like(error))
+        _check_outputs(layer, mapped, weights, error, values[layer.inputs[0]])
 
 
 def _check_network(
@@ -141,22 +143,24 @@ def _size(values: NDArray[Any]) -> float:
 
 
 def _check_weights(
-    layer: UnrolledLayer, mapped: MappedLayer, program: Program, step_share: float
+    layer: UnrolledLayer, mapped: MappedLayer, weights: NDArray[Any], program: Program, step_share: float
 ) -> NDArray[np.float64]:
     """Check that integer weights are rounded float ones; returns their errors, [groups, rows, columns]."""
-    weights = mapped.integer_matrix()
     groups, _, columns = weights.shape
     step = (mapped.scale.astype(np.float64) / mapped.quantizer.scale).reshape(groups, 1, columns)
-    error = weights * step - layer.matrix
+    error = weights * step
+    error -= layer.matrix
+    size = np.abs(error)
     if isinstance(mapped.quantizer, InputQuantizer):
         allowed = np.broadcast_to(step_share * np.abs(step), error.shape)
-        limit = weight_limit(program.target, mapped.slices, mapped.base)
-        # A weight beyond the last level is clipped to it: too small by any amount, but never too large.
-        clipped = (np.abs(weights) == limit) & (weights * error * np.sign(step) <= 0)
-        wrong = (np.abs(error) > allowed) & ~clipped
+        wrong = size > allowed
+        if wrong.any():
+            limit = weight_limit(program.target, mapped.slices, mapped.base)
+            # A weight beyond the last level is clipped to it: too small by any amount, but never too large.
+            wrong &= (np.abs(weights) != limit) | (weights * error * np.sign(step) > 0)
     else:
         allowed = np.full(error.shape, 1e-6 * max(float(np.abs(layer.matrix).max(initial=0)), 1e-30))
-        wrong = np.abs(error) > allowed
+        wrong = size > allowed
     if wrong.any():
         group, row, column = (int(axis[0]) for axis in np.nonzero(wrong))
         raise MiscompileError(
@@ -165,7 +169,7 @@ def _check_weights(
             f"program, where rounding explains {allowed[group, row, column]:.3g}; please report the model, "
             "--no-check compiles without this check"
         )
-    return np.abs(error)
+    return size
 
 
 def _check_bias(layer: UnrolledLayer, mapped: MappedLayer, weight_error: NDArray[np.float64]) -> None:
@@ -190,7 +194,11 @@ def _largest_input(mapped: MappedLayer) -> float:
 
 
 def _check_outputs(
-    layer: UnrolledLayer, mapped: MappedLayer, weight_error: NDArray[np.float64], value: NDArray[Any]
+    layer: UnrolledLayer,
+    mapped: MappedLayer,
+    weights: NDArray[Any],
+    weight_error: NDArray[np.float64],
+    value: NDArray[Any],
 ) -> None:
     """Check the outputs of the integer layer on the float layer's own input, at some positions of one image.
 
@@ -217,7 +225,7 @@ def _check_outputs(
         return vectors.transpose(1, 0, 2).astype(np.float64)
 
     x, x_rounded, matrix = cut(images), cut(rounded), layer.matrix.astype(np.float64)
-    sums = cut(quantized) @ mapped.integer_matrix()
+    sums = cut(quantized) @ weights
     channels = sums.transpose(0, 2, 1).reshape(1, geometry.out_channels, len(positions))
     found = mapped.rescale(channels)[0]
     expected = x @ matrix

@@ -260,7 +260,7 @@ def _quantizer(layer: CalibratedLayer | IntegerLayer, target: Target) -> Iterato
 def _levels(layer: IntegerLayer, target: Target) -> Iterator[Violation]:
     limit = target.signed_levels
     digits = layer.digits if isinstance(layer, SlicedLayer) else np.zeros(0)
-    if np.abs(digits.astype(np.float32)).max(initial=0) > limit:
+    if max(-float(digits.min(initial=0)), float(digits.max(initial=0))) > limit:
         yield Violation("digit-range", layer.name, f"a digit is beyond -{limit}..{limit}")
     if isinstance(layer, SlicedLayer | PairedLayer) and not 2 <= layer.base <= target.slice_base():
         limit_text = f"slices have base {layer.base}; the target's pairs allow 2 to {target.slice_base()}"

@@ -16,8 +16,8 @@ from memcompile.pass_manager import Pass, PassContext
 from memcompile.passes.compensated_rounding import output_variance, rounded
 from memcompile.passes.input_moments import InputMoments, measure_moments
 
-# Weights looked at together: few enough that all temporaries stay in the cache.
-BLOCK_WEIGHTS = 1 << 16
+# Weights looked at together: more would not stay in the cache, with fewer threads wait for each other.
+BLOCK_WEIGHTS = 1 << 18
 # Rounds of least-squares step and rounding after the search; each can only lower the error.
 REFINEMENTS = 3
 # Float32 holds all whole numbers up to here.
