@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.dataflow_steps import Flow
+from memcompile.dataflow_steps import Flow, alike_copies
 from memcompile.errors import ProgramError, VerificationError
 from memcompile.geometry import Geometry
 from memcompile.ir import (
@@ -315,9 +315,10 @@ def _replica(layer: MappedLayer, number: int) -> Iterator[Violation]:
 
 def _coverage(layer: MappedLayer) -> Iterator[Violation]:
     counts = np.zeros(layer.geometry.positions, np.int64)
-    for replica in layer.replicas:
-        positions = replica.unrolling.window_positions()[replica.windows]
-        np.add.at(counts, positions[positions >= 0], 1)
+    for unrolling, copies in alike_copies(layer):
+        windows = np.concatenate([layer.replicas[copy].windows for copy in copies])
+        positions = unrolling.window_positions()[windows]
+        counts += np.bincount(positions[positions >= 0], minlength=len(counts))
     missing, repeated = int((counts == 0).sum()), int((counts > 1).sum())
     if missing or repeated:
         yield Violation(
