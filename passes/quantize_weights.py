@@ -83,12 +83,12 @@ class QuantizeWeights(Pass):
             levels = read_only(layer.matrix.astype(np.int32))
             return carry(QuantizedLayer, layer, levels=levels, scale=read_only(scale))
         groups, rows, columns = layer.matrix.shape
-        channels = np.ascontiguousarray(layer.matrix.transpose(0, 2, 1)).reshape(groups * columns, rows)
-        found = np.empty(channels.shape, np.int32)
+        channels = layer.matrix.transpose(0, 2, 1).reshape(groups * columns, rows)
+        found = np.empty(channels.shape, np.min_scalar_type(-limit - 1))
         step = np.empty(len(channels))
 
         def quantize(block: slice) -> None:
-            weights = channels[block].astype(np.float64)
+            weights = channels[block].astype(np.float64, order="C")
             step[block] = self.steps(weights, limit)
             found[block] = _round(weights, step[block], limit)
 
@@ -99,13 +99,14 @@ class QuantizeWeights(Pass):
             # NumPy lets other threads run inside its loops; blocks do not depend on each other.
             with ThreadPoolExecutor() as pool:
                 list(pool.map(quantize, blocks))
-        matrices = found.reshape(groups, columns, rows).transpose(0, 2, 1)
+        levels = np.empty(layer.matrix.shape, np.int32)
+        levels[...] = found.reshape(groups, columns, rows).transpose(0, 2, 1)
         with np.errstate(over="ignore"):  # what becomes infinite is refused
             scale = (step * layer.quantizer.scale).astype(np.float32)
         return carry(
             QuantizedLayer,
             layer,
-            levels=read_only(np.ascontiguousarray(matrices)),
+            levels=read_only(levels),
             scale=read_only(scale),
         )
 
@@ -137,7 +138,7 @@ class QuantizeWeights(Pass):
         """Best step of each channel; weights [channels, weights of a channel]."""
         largest = np.abs(weights).max(axis=1)
         largest[largest == 0] = 1.0
-        best: NDArray[np.float64] = largest / limit * self._search(weights / largest[:, None], limit)
+        best: NDArray[np.float64] = largest / limit * self._search(_shares(weights, largest), limit)
         best_levels = _round(weights, best, limit)
         best_error = _error(weights, best, best_levels)
         for _ in range(REFINEMENTS):
@@ -150,9 +151,9 @@ class QuantizeWeights(Pass):
             best[better], best_levels[better], best_error[better] = step[better], levels[better], error[better]
         return best
 
-    def _search(self, weights: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
-        """Best candidate of each channel, in units of largest / limit; weights up to 1, [channels, n]."""
-        size = np.abs(weights).astype(np.float32) * np.float32(limit)
+    def _search(self, size: NDArray[np.float32], limit: int) -> NDArray[np.float64]:
+        """Best candidate of each channel, in units of largest / limit; magnitudes up to 1, [channels, n]."""
+        size *= np.float32(limit)
         levels = np.empty_like(size)
         # NumPy's minimum of two arrays is several times faster than that of an array and a number.
         highest = np.full_like(size, limit)
@@ -191,6 +192,12 @@ def _blocks(channels: int, weights: int) -> Iterator[slice]:
     width = max(BLOCK_WEIGHTS // max(weights, 1), 1)
     for begin in range(0, channels, width):
         yield slice(begin, begin + width)
+
+
+def _shares(weights: NDArray[np.float64], largest: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Magnitudes of weights as shares of their channel's largest."""
+    shares = weights / largest[:, None]
+    return np.abs(shares, out=shares).astype(np.float32)
 
 
 def _round(weights: NDArray[np.float64], step: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
