@@ -80,7 +80,7 @@ class Flow:
         for stage in stages:
             if isinstance(stage, MappedLayer):
                 x = values[stage.inputs[0]]
-                steps = {unrolling: window_steps(unrolling, x) for unrolling, _ in _alike(stage)}
+                steps = {unrolling: window_steps(unrolling, x) for unrolling, _ in alike_copies(stage)}
                 done = work(number, [steps[copy.unrolling][copy.windows] for copy in stage.replicas])
                 values[stage.outputs[0]] = output_steps(stage, x, done)
                 number += 1
@@ -176,7 +176,7 @@ def spatial_steps(geometry: Geometry, x: Steps) -> Steps | None:
     return None
 
 
-def _alike(layer: MappedLayer) -> list[tuple[Unrolling, list[int]]]:
+def alike_copies(layer: MappedLayer) -> list[tuple[Unrolling, list[int]]]:
     """Copies of a layer, by number, together with those that have the same windows."""
     copies: dict[Unrolling, list[int]] = {}
     for number, copy in enumerate(layer.replicas):
@@ -221,7 +221,7 @@ def read_until(layer: MappedLayer, x: Steps, steps: Sequence[Steps]) -> Steps:
     if spatial_steps(geometry, x) is None:
         return np.full(x.shape, max(int(worked.max(initial=-1)) for worked in steps), np.int64)
     last = np.full(geometry.input_size, -1, np.int64)
-    for unrolling, copies in _alike(layer):
+    for unrolling, copies in alike_copies(layer):
         np.maximum(last, _positions_until(unrolling, *_together(layer, copies, steps)), out=last)
     if geometry.layout == "channels_first":
         return np.broadcast_to(last, x.shape)
@@ -269,7 +269,7 @@ def output_steps(layer: MappedLayer, x: Steps, done: Sequence[Steps]) -> Steps:
     """Step of each element of a layer's output, given the step of each window of each copy."""
     geometry = layer.geometry
     positions = np.zeros(geometry.positions, np.int64)
-    for unrolling, copies in _alike(layer):
+    for unrolling, copies in alike_copies(layer):
         windows, steps = _together(layer, copies, done)
         where = unrolling.window_positions()[windows]
         window, output = np.nonzero(where >= 0)

@@ -14,7 +14,7 @@ from memcompile.data import Dataset
 from memcompile.errors import DataError
 from memcompile.ir import fixed_batch
 from memcompile.onnx_import import ModelFile
-from memcompile.onnx_session import open_session, run_session
+from memcompile.onnx_session import run_session
 from memcompile.pass_manager import ProgressBar, no_progress
 from memcompile.program import Program
 from memcompile.runtime.batches import join
@@ -171,7 +171,7 @@ def run_float(
     also: Sequence[str] = (),
 ) -> dict[str, NDArray[Any]]:
     """Run the original model in onnxruntime; returns its outputs and the values named in ``also``."""
-    session = open_session(model.serialized(also), optimise=not also)
+    session = model.open_session(also, optimise=not also)
     names = [value.name for value in session.get_outputs()]
     count = min((len(array) for array in inputs.values()), default=0)
     size = fixed_batch(model.inputs.values())

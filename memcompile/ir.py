@@ -11,7 +11,7 @@ in place; arrays are shared and read-only.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -202,7 +202,7 @@ class SlicedLayer(IntegerLayer):
         return int(self.digits.shape[0])
 
     def integer_matrix(self) -> NDArray[Any]:
-        return _combined(self.digits, self.base)
+        return _combined(list(self.digits), self.base)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -221,16 +221,17 @@ class PairedLayer(IntegerLayer):
         return int(self.cells.shape[1])
 
     def integer_matrix(self) -> NDArray[Any]:
-        cells = self.cells if self.cells.dtype.kind == "f" else self.cells.astype(np.int32)
-        return _combined(cells[0] - cells[1], self.base)
+        signed = self.cells.dtype if self.cells.dtype.kind == "f" else np.dtype(np.int16)
+        return _combined([np.subtract(*pair, dtype=signed) for pair in zip(*self.cells, strict=True)], self.base)
 
 
-def _combined(digits: NDArray[Any], base: int) -> NDArray[Any]:
-    """Weights from their digits, [slices, ...]; a continuous weight is its only digit."""
-    weights: NDArray[Any] = digits[0]
-    if digits.dtype.kind != "f":
-        powers = base ** np.arange(len(digits), dtype=np.int32)
-        weights = np.tensordot(powers, digits.astype(np.int32), axes=1)
+def _combined(digits: Sequence[NDArray[Any]], base: int) -> NDArray[Any]:
+    """Weights from their digits, one array a slice; a continuous weight is its only digit."""
+    if digits[0].dtype.kind == "f":
+        return digits[0]
+    weights: NDArray[Any] = digits[0].astype(np.int32)
+    for place, digit in enumerate(digits[1:], start=1):
+        weights += digit.astype(np.int32) * base**place
     return weights
 
 

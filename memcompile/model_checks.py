@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.checker
+import onnx.helper
 import onnx.inliner
 import onnx.numpy_helper
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from memcompile.errors import ModelError
 from memcompile.external_data import external_bytes
@@ -19,6 +24,10 @@ from memcompile.guard import out_of_memory
 
 # onnx and onnxruntime agree on protobuf's own limit.
 MAX_MODEL_BYTES = 2 * 1024**3
+# Initializers of so many bytes are kept beside the model, in arrays that everybody reads where they are.
+LARGE_BYTES = 1 << 20
+# Location of those that were in the model; no file has a name of nothing but a slash.
+NOWHERE = "/"
 # Operators of a model whose functions are written out where they are called, and how deep functions call others.
 MAX_INLINED_NODES = 1_000_000
 MAX_FUNCTION_DEPTH = 50
@@ -69,8 +78,16 @@ def parse(data: bytes, path: Path) -> onnx.ModelProto:
     return model
 
 
-def load_external_data(model: onnx.ModelProto, path: Path) -> None:
-    """Read external data into the model.
+def load_weights(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]], bool]:
+    """Read external data, and take large initializers out of the model.
+
+    Protobuf copies what it holds again and again, and a model of functions is written out by onnx, which
+    needs all of it.
+
+    Returns
+    -------
+    A model that says of large initializers only where they are, their values, and whether that is true: those
+    that were in the model are in no file of their own.
 
     Raises
     ------
@@ -87,12 +104,77 @@ def load_external_data(model: onnx.ModelProto, path: Path) -> None:
             f"{path} has {total} bytes of external data; onnxruntime takes models of at most {MAX_MODEL_BYTES} bytes "
             "from memory, so cut the model into parts"
         )
+    weights: dict[str, NDArray[Any]] = {}
+    places: dict[str, onnx.TensorProto] = {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # onnx warns of keys that it then ignores
+            for tensor in [] if model.functions else _large_initializers(model, path):
+                # Of a copy: what is read becomes part of the message and is freed only with it.
+                copy = onnx.TensorProto.FromString(tensor.SerializeToString())
+                weights[tensor.name] = onnx.numpy_helper.to_array(copy, str(path.parent))
+                places[tensor.name] = _place(tensor)
+                tensor.data_location = onnx.TensorProto.DEFAULT  # not to be read again
             onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # onnx raises bare exceptions of several kinds here
         raise ModelError(f"{path}: its external data cannot be read: {first_line(error)}") from error
+    in_files = bool(places) and all(place.external_data[0].value != NOWHERE for place in places.values())
+    return (_with_places(model, places) if places else model), weights, in_files
+
+
+def _large_initializers(model: onnx.ModelProto, path: Path) -> Iterator[onnx.TensorProto]:
+    """Initializers of plain numbers that fill at least LARGE_BYTES and that an operator of the graph itself reads."""
+    read = {value for node in model.graph.node for value in node.input}
+    names = Counter(tensor.name for tensor in model.graph.initializer)
+    for tensor in model.graph.initializer:
+        size = _plain_bytes(tensor)
+        if size < LARGE_BYTES or tensor.name not in read or names[tensor.name] > 1:
+            continue
+        if is_elsewhere(tensor):
+            held = external_bytes(path, tensor.name, {item.key: item.value for item in tensor.external_data})
+        else:
+            held = len(tensor.raw_data)
+        if held == size:
+            yield tensor
+
+
+def _plain_bytes(tensor: onnx.TensorProto) -> int:
+    """Bytes of a tensor by its shape, if its numbers are of a type that NumPy has itself; else 0."""
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    except KeyError:  # no type that onnx knows
+        return 0
+    plain = dtype.isbuiltin == 1 and dtype.kind in "fiu" and all(size >= 0 for size in tensor.dims)
+    return dtype.itemsize * math.prod(tensor.dims) if plain else 0
+
+
+def _place(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """A tensor without its values."""
+    place = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    place.data_location = onnx.TensorProto.EXTERNAL
+    place.external_data.extend(tensor.external_data)
+    if not place.external_data:
+        place.external_data.add(key="location", value=NOWHERE)
+    return place
+
+
+def _with_places(model: onnx.ModelProto, places: Mapping[str, onnx.TensorProto]) -> onnx.ModelProto:
+    """A copy of a model with only the places of some initializers; the model itself loses all of them."""
+    kept = [
+        places.get(tensor.name) or onnx.TensorProto.FromString(tensor.SerializeToString())
+        for tensor in model.graph.initializer
+    ]
+    # Protobuf frees memory of a message only with the message, so a new one is made.
+    del model.graph.initializer[:]
+    bare_model = onnx.ModelProto()
+    bare_model.CopyFrom(model)
+    bare_model.graph.initializer.extend(kept)
+    return bare_model
+
+
+def is_elsewhere(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor's values are not in the model."""
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
 
 
 def refuse_undecodable_names(model: onnx.ModelProto, path: Path) -> None:
@@ -181,16 +263,22 @@ def check_validity(model: onnx.ModelProto, path: Path) -> None:
     for value, _ in before:
         value.type.tensor_type.shape.SetInParent()
         value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or onnx.TensorProto.FLOAT
+    # Only of tensors without numbers the checker does not want to see any.
+    elsewhere = [(tensor, tensor.SerializeToString()) for tensor in model.graph.initializer if is_elsewhere(tensor)]
+    for tensor, _ in elsewhere:
+        tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker raises its own and protobuf's kinds
         raise refused(f"{path} is not valid ONNX", error, "; export it again") from error
     for value, was in before:
         value.ParseFromString(was)
+    for tensor, was in elsewhere:
+        tensor.ParseFromString(was)
 
 
-def refuse_bad_weights(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse tensors and attributes that cannot be read, and weights that are no numbers.
+def refuse_bad_weights(model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Refuse tensors and attributes that cannot be read, and weights, in the model or beside it, that are no numbers.
 
     Raises
     ------
@@ -205,8 +293,8 @@ def refuse_bad_weights(model: onnx.ModelProto, path: Path) -> None:
                     f"{attribute.ref_attr_name!r}, but is in no function; export the model again"
                 )
     for tensor in tensors(model):
-        if tensor.data_type == onnx.TensorProto.UNDEFINED:
-            continue  # an attribute that holds something else
+        if tensor.data_type == onnx.TensorProto.UNDEFINED or is_elsewhere(tensor):
+            continue  # an attribute that holds something else; an array already
         try:
             onnx.numpy_helper.to_array(tensor)
         except Exception as error:  # whatever onnx raises on what onnxruntime reads in another way
@@ -216,7 +304,8 @@ def refuse_bad_weights(model: onnx.ModelProto, path: Path) -> None:
     for tensor in model.graph.initializer:
         if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
             continue
-        bad = int(np.isnan(onnx.numpy_helper.to_array(tensor)).sum())
+        values = weights[tensor.name] if is_elsewhere(tensor) else onnx.numpy_helper.to_array(tensor)
+        bad = int(np.isnan(values).sum())
         if bad:
             raise ModelError(f"{path}: tensor {tensor.name!r} holds {bad} NaN values; train or export the model again")
 

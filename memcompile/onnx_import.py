@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnx.helper
 import onnx.numpy_helper
+import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
@@ -28,7 +29,8 @@ from memcompile.model_checks import (
     check_validity,
     first_line,
     inlined,
-    load_external_data,
+    is_elsewhere,
+    load_weights,
     parse,
     read_bytes,
     refuse_bad_weights,
@@ -38,7 +40,7 @@ from memcompile.model_checks import (
     subgraphs,
     use_default_domain,
 )
-from memcompile.onnx_session import open_session, tensor_dtype
+from memcompile.onnx_session import NO_WEIGHTS, Weights, open_session, tensor_dtype
 
 # Operators whose first two inputs are looked at when the model is run once.
 LINEAR_OPERATORS = (
@@ -61,7 +63,8 @@ class ModelFile:
     """A model that was read and that onnxruntime accepts.
 
     ``inputs`` are the types a caller must feed; free dimensions are None. ``limits`` hold where
-    onnxruntime first meets the model; None trusts it.
+    onnxruntime first meets the model; None trusts it. ``weights`` are the large initializers, whose
+    values are not in ``model``.
     """
 
     name: str
@@ -69,10 +72,26 @@ class ModelFile:
     model: onnx.ModelProto
     inputs: Mapping[str, TensorType]
     limits: Limits | None = None
+    weights: Weights = NO_WEIGHTS
 
-    def serialized(self, also: Sequence[str] = ()) -> bytes:
-        """The model as onnxruntime reads it, with some of its values as further outputs."""
-        return bytes(_expose(self.model, also).SerializeToString(deterministic=True))
+    def serialized(self) -> bytes:
+        """The whole model as onnxruntime reads it."""
+        whole = _expose(self.model, ())
+        for tensor in whole.graph.initializer:
+            if is_elsewhere(tensor):
+                tensor.CopyFrom(onnx.numpy_helper.from_array(self.weights.arrays[tensor.name], tensor.name))
+        return bytes(whole.SerializeToString(deterministic=True))
+
+    def open_session(
+        self, also: Sequence[str] = (), *, optimise: bool = True, once: bool = False
+    ) -> ort.InferenceSession:
+        """Have onnxruntime load the model, with some of its values as further outputs.
+
+        Options are those of :func:`memcompile.onnx_session.open_session`; keep the model for as
+        long as the session.
+        """
+        bare = _expose(self.model, also).SerializeToString(deterministic=True)
+        return open_session(bare, optimise=optimise, weights=self.weights, once=once)
 
     def value_names(self) -> set[str]:
         """All values that the model's operators make."""
@@ -94,28 +113,31 @@ def read_model(path: Path, limits: Limits | None = None) -> ModelFile:
         refuses it, or a limit is broken.
     """
     data = read_bytes(path)
+    digest = hashlib.sha256(data).hexdigest()
     model = parse(data, path)
+    del data
     refuse_undecodable_names(model, path)
-    load_external_data(model, path)
+    model, arrays, in_files = load_weights(model, path)
+    weights = Weights(arrays, path.parent.resolve() if in_files else None)
     use_default_domain(model)
     refuse_endless_functions(model, path)
-    types = _guarded(_load, (model, path), limits, path, "loading the model")
+    types = _guarded(_load, (model, weights, path), limits, path, "loading the model")
     model = inlined(model, path)
     inputs = _inputs(model, types)
-    refuse_bad_weights(model, path)
+    refuse_bad_weights(model, arrays, path)
     for name, kind in inputs.items():
         if isinstance(kind, OtherType) or kind.dtype == "object":
             raise ModelError(
                 f"{path}: input {name!r} has type {kind.dtype if isinstance(kind, OtherType) else 'tensor(string)'}; "
                 "memcompile takes numeric tensors, export the model with tensor inputs"
             )
-    return ModelFile(path.name, hashlib.sha256(data).hexdigest(), model, MappingProxyType(inputs), limits)
+    return ModelFile(path.name, digest, model, MappingProxyType(inputs), limits, weights)
 
 
-def _load(model: onnx.ModelProto, path: Path) -> list[list[Any]]:
+def _load(model: onnx.ModelProto, weights: Weights, path: Path) -> list[list[Any]]:
     """Have onnx and onnxruntime look at a model; returns the types of its inputs."""
     check_validity(model, path)
-    return _input_types(inlined(model, path), path)
+    return _input_types(inlined(model, path), weights, path)
 
 
 def _guarded(
@@ -146,15 +168,15 @@ def model_in_memory(model: onnx.ModelProto, name: str) -> ModelFile:
     own.CopyFrom(model)
     use_default_domain(own)
     own = inlined(own, name)
-    types = _guarded(_input_types, (own, name), None, name, "loading the model")
+    types = _guarded(_input_types, (own, NO_WEIGHTS, name), None, name, "loading the model")
     digest = hashlib.sha256(own.SerializeToString(deterministic=True)).hexdigest()
     return ModelFile(name, digest, own, MappingProxyType(_inputs(own, types)))
 
 
-def _input_types(model: onnx.ModelProto, where: Path | str) -> list[list[Any]]:
+def _input_types(model: onnx.ModelProto, weights: Weights, where: Path | str) -> list[list[Any]]:
     """What a caller must feed, as onnxruntime sees it: name, type and shape of each input."""
     try:
-        session = open_session(model.SerializeToString(deterministic=True))
+        session = open_session(model.SerializeToString(deterministic=True), weights=weights, once=True)
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise refused(f"onnxruntime cannot run {where}", error) from error
     return [[value.name, value.type, _shape(value)] for value in session.get_inputs()]
@@ -194,7 +216,7 @@ def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]]) -> Graph:
         onnxruntime cannot run the model on the sample.
     """
     graph = file.model.graph
-    constants = _constants(graph)
+    constants = _constants(graph, file.weights.arrays)
     nodes = _nodes(graph)
     types, observed = _observe(file, nodes, constants, sample)
     for name, kind in file.inputs.items():
@@ -215,8 +237,13 @@ def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]]) -> Graph:
     )
 
 
-def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
-    constants = {tensor.name: read_only(onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer}
+def _constants(
+    graph: onnx.GraphProto, weights: Mapping[str, NDArray[Any]] = MappingProxyType({})
+) -> dict[str, NDArray[Any]]:
+    constants = {
+        tensor.name: read_only(weights[tensor.name] if is_elsewhere(tensor) else onnx.numpy_helper.to_array(tensor))
+        for tensor in graph.initializer
+    }
     for sparse in graph.sparse_initializer:
         constants[sparse.values.name] = read_only(_dense(sparse))
     return constants
@@ -340,7 +367,7 @@ def _observe(
         if value and value not in constants and value not in file.inputs
     ]
     made = [value for node in nodes for value in node.outputs if value]
-    arguments = (file.model, file.name, made, wanted, dict(sample))
+    arguments = (file.model, file.weights, file.name, made, wanted, dict(sample))
     kinds, shapes = _guarded(_run_once, arguments, file.limits, file.name, "running a sample")
     types = {}
     for name, kind, shape in kinds:
@@ -354,6 +381,7 @@ def _observe(
 
 def _run_once(
     model: onnx.ModelProto,
+    weights: Weights,
     name: str,
     made: Sequence[str],
     wanted: Sequence[str],
@@ -363,7 +391,7 @@ def _run_once(
     try:
         exposed = _expose(model, made)
         _forget_shapes(exposed.graph)
-        session = open_session(exposed.SerializeToString(), optimise=False)
+        session = open_session(exposed.SerializeToString(), optimise=False, weights=weights, once=True)
         # The outputs too, so that a model that cannot be run on these inputs is found out here.
         results = session.run([*wanted, *(value.name for value in model.graph.output)], dict(sample))
     except Exception as error:  # onnxruntime's exceptions have no common base class

@@ -3,12 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from memcompile.errors import ModelError
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Initializers whose values a model leaves out.
+
+    Attributes
+    ----------
+    arrays
+        Their values, by name.
+    folder
+        Where the files are in which the model says the values are. With it onnxruntime reads the arrays
+        where they are; without it, it copies them.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    folder: Path | None = None
+
+    @cached_property
+    def values(self) -> Mapping[str, ort.OrtValue]:
+        """The arrays as onnxruntime reads them; sessions know but do not own them."""
+        return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self.arrays.items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Weights, (self.arrays, self.folder)
+
+
+NO_WEIGHTS = Weights({})
 
 # onnxruntime's own element type names, as sessions report them.
 _DTYPES = {
@@ -22,11 +54,25 @@ _DTYPES = {
 }
 
 
-def open_session(model: bytes | str, *, optimise: bool = True, threads: int = 2) -> ort.InferenceSession:
+def open_session(
+    model: bytes | str,
+    *,
+    optimise: bool = True,
+    threads: int = 2,
+    weights: Weights = NO_WEIGHTS,
+    once: bool = False,
+) -> ort.InferenceSession:
     """Open a session on the CPU.
 
-    ``optimise=False`` switches onnxruntime's graph rewrites off, which references need: some of
-    the rewrites replace operators by less exact kernels.
+    Parameters
+    ----------
+    optimise
+        False switches onnxruntime's graph rewrites off, which references need: some of the rewrites
+        replace operators by less exact kernels.
+    weights
+        Initializers whose values the model leaves out. The caller keeps this object for as long as the session.
+    once
+        The session runs one batch: weights are not copied into the order that is fastest for many.
 
     Raises
     ------
@@ -38,9 +84,23 @@ def open_session(model: bytes | str, *, optimise: bool = True, threads: int = 2)
     options.intra_op_num_threads = threads
     # Idle threads of the pool would spin and take a core from the emulator's kernels.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if once:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False
+    if weights.arrays:
+        _hand_over(weights, options)
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _hand_over(weights: Weights, options: ort.SessionOptions) -> None:
+    if weights.folder is None:
+        options.add_external_initializers(list(weights.values), list(weights.values.values()))
+        return
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights.folder))
+    for name, value in weights.values.items():
+        options.add_initializer(name, value)
 
 
 def run_session(session: ort.InferenceSession, names: Sequence[str], feeds: Mapping[str, Any], where: str) -> list[Any]:

@@ -79,12 +79,11 @@ def save_program(program: Program, path: Path | str) -> None:
 
 def encode_program(program: Program) -> bytes:
     """The bytes of a program file."""
-    members: dict[str, bytes] = {}
+    # Made when they are needed, first for their digests and then for the archive: together they are large.
+    members: dict[str, Callable[[], bytes]] = {}
 
     def put(name: str, array: NDArray[Any]) -> str:
-        buffer = io.BytesIO()
-        np.lib.format.write_array(buffer, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False)
-        members[name] = buffer.getvalue()
+        members[name] = lambda: _encode_array(array)
         return name
 
     stages = [_encode_stage(stage, number, put, members) for number, stage in enumerate(program.stages)]
@@ -120,17 +119,25 @@ def encode_program(program: Program) -> bytes:
             "seed": program.chip.seed,
             "conductances_us": put("chip/conductances_us.npy", program.chip.conductances_us),
         }
-    document["members"] = {
-        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in members.items()
-    }
+    document["members"] = {name: _facts(make()) for name, make in members.items()}
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in {"program.json": text.encode(), **members}.items():
+        for name, make in {"program.json": text.encode, **members}.items():
             info = zipfile.ZipInfo(name, _TIME_STAMP)
             info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, data)
+            archive.writestr(info, make())
     return buffer.getvalue()
+
+
+def _encode_array(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _facts(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _encode_type(kind: TensorType) -> dict[str, Any]:
@@ -138,11 +145,11 @@ def _encode_type(kind: TensorType) -> dict[str, Any]:
 
 
 def _encode_stage(
-    stage: Stage, number: int, put: Callable[[str, NDArray[Any]], str], members: dict[str, bytes]
+    stage: Stage, number: int, put: Callable[[str, NDArray[Any]], str], members: dict[str, Callable[[], bytes]]
 ) -> dict[str, Any]:
     common = {"name": stage.name, "inputs": list(stage.inputs), "outputs": list(stage.outputs)}
     if isinstance(stage, DigitalStage):
-        members[f"digital/{number}.onnx"] = stage.model
+        members[f"digital/{number}.onnx"] = lambda: stage.model
         return {**common, "kind": "digital", "model": f"digital/{number}.onnx"}
     folder = f"layers/{number}"
     return {

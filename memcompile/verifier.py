@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.dataflow_steps import Flow
+from memcompile.dataflow_steps import Flow, alike_copies
 from memcompile.errors import ProgramError, VerificationError
 from memcompile.geometry import Geometry
 from memcompile.ir import (
@@ -260,7 +260,7 @@ def _quantizer(layer: CalibratedLayer | IntegerLayer, target: Target) -> Iterato
 def _levels(layer: IntegerLayer, target: Target) -> Iterator[Violation]:
     limit = target.signed_levels
     digits = layer.digits if isinstance(layer, SlicedLayer) else np.zeros(0)
-    if np.abs(digits.astype(np.float32)).max(initial=0) > limit:
+    if max(-float(digits.min(initial=0)), float(digits.max(initial=0))) > limit:
         yield Violation("digit-range", layer.name, f"a digit is beyond -{limit}..{limit}")
     if isinstance(layer, SlicedLayer | PairedLayer) and not 2 <= layer.base <= target.slice_base():
         limit_text = f"slices have base {layer.base}; the target's pairs allow 2 to {target.slice_base()}"
@@ -315,9 +315,10 @@ def _replica(layer: MappedLayer, number: int) -> Iterator[Violation]:
 
 def _coverage(layer: MappedLayer) -> Iterator[Violation]:
     counts = np.zeros(layer.geometry.positions, np.int64)
-    for replica in layer.replicas:
-        positions = replica.unrolling.window_positions()[replica.windows]
-        np.add.at(counts, positions[positions >= 0], 1)
+    for unrolling, copies in alike_copies(layer):
+        windows = np.concatenate([layer.replicas[copy].windows for copy in copies])
+        positions = unrolling.window_positions()[windows]
+        counts += np.bincount(positions[positions >= 0], minlength=len(counts))
     missing, repeated = int((counts == 0).sum()), int((counts > 1).sum())
     if missing or repeated:
         yield Violation(

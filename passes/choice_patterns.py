@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 from ortools.sat.python import cp_model
-from scipy.optimize import linprog
-from scipy.sparse import csr_matrix
 
 from memcompile.passes.clock import FOREVER, Clock
 from memcompile.passes.packing import Fill, Packing, TileShape, fill_array
@@ -172,6 +170,10 @@ class ChoiceProgram:
 
     def _solve(self) -> tuple[float, NDArray[np.float64]]:
         """Number of arrays, and price of each shape; ``amounts`` are the layers that take each choice."""
+        # Imported here, because it takes time that other networks need not wait for.
+        from scipy.optimize import linprog  # noqa: PLC0415
+        from scipy.sparse import csr_matrix  # noqa: PLC0415
+
         counts = np.stack(self.patterns, axis=1)
         shapes, choices = self.demand.shape
         patterns = counts.shape[1]

@@ -16,10 +16,12 @@ from memcompile.pass_manager import Pass, PassContext
 from memcompile.passes.compensated_rounding import output_variance, rounded
 from memcompile.passes.input_moments import InputMoments, measure_moments
 
-# Weights looked at together: few enough that all temporaries stay in the cache.
-BLOCK_WEIGHTS = 1 << 16
+# Weights looked at together: more would not stay in the cache, with fewer threads wait for each other.
+BLOCK_WEIGHTS = 1 << 18
 # Rounds of least-squares step and rounding after the search; each can only lower the error.
 REFINEMENTS = 3
+# Float32 holds all whole numbers up to here.
+WHOLE_FLOAT32 = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,12 @@ class QuantizeWeights(Pass):
             levels = read_only(layer.matrix.astype(np.int32))
             return carry(QuantizedLayer, layer, levels=levels, scale=read_only(scale))
         groups, rows, columns = layer.matrix.shape
-        channels = np.ascontiguousarray(layer.matrix.transpose(0, 2, 1)).reshape(groups * columns, rows)
-        found = np.empty(channels.shape, np.int32)
+        channels = layer.matrix.transpose(0, 2, 1).reshape(groups * columns, rows)
+        found = np.empty(channels.shape, np.min_scalar_type(-limit - 1))
         step = np.empty(len(channels))
 
         def quantize(block: slice) -> None:
-            weights = channels[block].astype(np.float64)
+            weights = channels[block].astype(np.float64, order="C")
             step[block] = self.steps(weights, limit)
             found[block] = _round(weights, step[block], limit)
 
@@ -97,13 +99,14 @@ class QuantizeWeights(Pass):
             # NumPy lets other threads run inside its loops; blocks do not depend on each other.
             with ThreadPoolExecutor() as pool:
                 list(pool.map(quantize, blocks))
-        matrices = found.reshape(groups, columns, rows).transpose(0, 2, 1)
+        levels = np.empty(layer.matrix.shape, np.int32)
+        levels[...] = found.reshape(groups, columns, rows).transpose(0, 2, 1)
         with np.errstate(over="ignore"):  # what becomes infinite is refused
             scale = (step * layer.quantizer.scale).astype(np.float32)
         return carry(
             QuantizedLayer,
             layer,
-            levels=read_only(np.ascontiguousarray(matrices)),
+            levels=read_only(levels),
             scale=read_only(scale),
         )
 
@@ -135,19 +138,25 @@ class QuantizeWeights(Pass):
         """Best step of each channel; weights [channels, weights of a channel]."""
         largest = np.abs(weights).max(axis=1)
         largest[largest == 0] = 1.0
-        best: NDArray[np.float64] = largest / limit * self._search(weights / largest[:, None], limit)
-        best_error = _error(weights, best, limit)
+        best: NDArray[np.float64] = largest / limit * self._search(_shares(weights, largest), limit)
+        best_levels = _round(weights, best, limit)
+        best_error = _error(weights, best, best_levels)
         for _ in range(REFINEMENTS):
-            step = _refine(weights, best, limit)
-            error = _error(weights, step, limit)
+            step = _refine(weights, best, best_levels)
+            levels = _round(weights, step, limit)
+            error = _error(weights, step, levels)
             better = error < best_error
-            best[better], best_error[better] = step[better], error[better]
+            if not better.any():
+                break
+            best[better], best_levels[better], best_error[better] = step[better], levels[better], error[better]
         return best
 
-    def _search(self, weights: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
-        """Best candidate of each channel, in units of largest / limit; weights up to 1, [channels, n]."""
-        size = np.abs(weights).astype(np.float32) * np.float32(limit)
+    def _search(self, size: NDArray[np.float32], limit: int) -> NDArray[np.float64]:
+        """Best candidate of each channel, in units of largest / limit; magnitudes up to 1, [channels, n]."""
+        size *= np.float32(limit)
         levels = np.empty_like(size)
+        # NumPy's minimum of two arrays is several times faster than that of an array and a number.
+        highest = np.full_like(size, limit)
         best = np.ones(len(size))
         best_score = np.full(len(size), -np.inf, np.float32)
         # With several slices half the limit is far away, and the finest grids are fine enough.
@@ -155,10 +164,9 @@ class QuantizeWeights(Pass):
         for candidate in (1.0, *coarser, *np.linspace(1.0, self.shortest, self.candidates)):
             np.multiply(size, np.float32(1 / candidate), out=levels)
             np.rint(levels, out=levels)
-            np.minimum(levels, np.float32(limit), out=levels)
-            power = np.einsum("ij,ij->i", levels, levels)
+            np.minimum(levels, highest, out=levels)
             product = np.einsum("ij,ij->i", size, levels)
-            score = np.square(product) / np.maximum(power, 1)
+            score = np.square(product) / np.maximum(_power(levels, limit), 1)
             better = score > best_score
             best[better], best_score[better] = candidate, score[better]
         return best
@@ -186,18 +194,37 @@ def _blocks(channels: int, weights: int) -> Iterator[slice]:
         yield slice(begin, begin + width)
 
 
+def _shares(weights: NDArray[np.float64], largest: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Magnitudes of weights as shares of their channel's largest."""
+    shares = weights / largest[:, None]
+    return np.abs(shares, out=shares).astype(np.float32)
+
+
 def _round(weights: NDArray[np.float64], step: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
-    levels: NDArray[np.float64] = np.clip(np.rint(weights / step[:, None]), -limit, limit)
-    return levels
+    levels: NDArray[np.float64] = weights / step[:, None]
+    np.rint(levels, out=levels)
+    return np.clip(levels, -limit, limit, out=levels)
 
 
-def _error(weights: NDArray[np.float64], step: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
-    error: NDArray[np.float64] = np.square(_round(weights, step, limit) * step[:, None] - weights).sum(axis=1)
-    return error
+def _power(levels: NDArray[np.float32], limit: int) -> NDArray[np.float32]:
+    """Sum of squared levels of each channel; levels [channels, weights of a channel], whole numbers up to limit."""
+    if levels.shape[1] * limit**2 < WHOLE_FLOAT32:  # exact in any order, also in that of a matrix product
+        power: NDArray[np.float32] = np.matmul(levels[:, None, :], levels[:, :, None])[:, 0, 0]
+    else:
+        power = np.einsum("ij,ij->i", levels, levels)
+    return power
 
 
-def _refine(weights: NDArray[np.float64], step: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
-    levels = _round(weights, step, limit)
+def _error(weights: NDArray[np.float64], step: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    errors = levels * step[:, None]
+    errors -= weights
+    total: NDArray[np.float64] = np.square(errors, out=errors).sum(axis=1)
+    return total
+
+
+def _refine(
+    weights: NDArray[np.float64], step: NDArray[np.float64], levels: NDArray[np.float64]
+) -> NDArray[np.float64]:
     power = np.square(levels).sum(axis=1)
     refined = (weights * levels).sum(axis=1) / np.where(power == 0, 1.0, power)
     better: NDArray[np.float64] = np.where(refined > 0, refined, step)

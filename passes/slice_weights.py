@@ -41,7 +41,7 @@ def balanced_digits(numbers: NDArray[Any], base: int, count: int) -> NDArray[Any
         return numbers[None]
     half = base // 2
     digits = np.empty((count, *numbers.shape), np.int8)
-    rest = numbers.astype(np.int64)
+    rest = numbers if count == 1 else numbers.astype(np.int64)
     for place in range(count - 1):
         digits[place] = (rest + half) % base - half
         rest = (rest - digits[place]) // base

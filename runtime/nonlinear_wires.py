@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.linalg import splu
 
 from memcompile.errors import TargetError
 from memcompile.runtime.current_voltage import relative_current
@@ -52,6 +50,10 @@ class NonlinearTile:
         input_lead_segments: int = 1,
         output_lead_segments: int = 1,
     ) -> None:
+        # Imported here, because it takes time that other targets need not wait for.
+        from scipy.sparse import coo_array  # noqa: PLC0415
+        from scipy.sparse.linalg import splu  # noqa: PLC0415
+
         rows, lines = cells.shape
         self.cells, self.sharpness = cells, sharpness
         drivers, ground = np.arange(rows), rows

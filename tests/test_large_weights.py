@@ -1,0 +1,114 @@
+"""Large initializers are held once, beside the model; onnxruntime and the graph read the same memory."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import models
+import numpy as np
+import onnx
+import pytest
+from models import make, node
+from onnx import TensorProto, helper, numpy_helper
+
+from memcompile.errors import ModelError
+from memcompile.evaluation import run_float
+from memcompile.guard import Limits
+from memcompile.model_checks import LARGE_BYTES
+from memcompile.onnx_import import import_graph, read_model
+from memcompile.onnx_session import open_session
+from memcompile.pipelines import compile_model
+
+SIDE = 512
+W = np.random.default_rng(3).standard_normal((SIDE, SIDE)).astype(np.float32)
+X = {"x": models.images((2, SIDE))}
+NODES = (node("MatMul", "x w", "p"), node("Relu", "p", "y"))
+PLACES = pytest.mark.parametrize("outside", [True, False], ids=["in another file", "in the model"])
+Write = Callable[[onnx.ModelProto, bool], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(model: onnx.ModelProto, outside: bool) -> Path:
+        path = tmp_path / "m.onnx"
+        onnx.save_model(model, path, save_as_external_data=outside, location="weights.bin", size_threshold=0)
+        return path
+
+    return write
+
+
+def model(*nodes: onnx.NodeProto, **weights: np.ndarray) -> onnx.ModelProto:
+    types = {"x": (TensorProto.FLOAT, ("N", SIDE))}, {"y": (TensorProto.FLOAT, ("N", SIDE))}
+    return make(list(nodes or NODES), *types, weights or {"w": W}, opset=17)
+
+
+@PLACES
+@pytest.mark.parametrize("limits", [None, Limits()])
+def test_graph_and_onnxruntime_share_them(write: Write, outside: bool, limits: Limits | None) -> None:
+    assert W.nbytes >= LARGE_BYTES
+    file = read_model(write(model(), outside), limits)
+    assert file.model.ByteSize() < 1000
+    assert list(file.weights.arrays) == ["w"] and (file.weights.folder is not None) == outside
+    graph = import_graph(file, X)
+    assert np.shares_memory(graph.constants["w"], file.weights.arrays["w"])
+    assert np.array_equal(graph.constants["w"], W)
+
+
+@PLACES
+@pytest.mark.parametrize("also", [(), ("p",)])
+def test_results_are_those_of_the_whole_model(write: Write, outside: bool, also: tuple[str, ...]) -> None:
+    file = read_model(write(model(), outside))
+    whole = onnx.ModelProto.FromString(file.serialized())
+    assert np.array_equal(numpy_helper.to_array(whole.graph.initializer[0]), W)
+    want = open_session(file.serialized(), optimise=not also).run(["y"], X)[0]
+    assert np.array_equal(run_float(file, X, also=also)["y"], want)
+
+
+@PLACES
+def test_compiles_to_the_same_cells(write: Write, outside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(model(), outside)
+    layers = compile_model(path, "pimcomp").program.layers
+    monkeypatch.setattr("memcompile.model_checks.LARGE_BYTES", 2 * W.nbytes)
+    assert not read_model(path).weights.arrays
+    for layer, other in zip(layers, compile_model(path, "pimcomp").program.layers, strict=True):
+        assert np.array_equal(layer.cells, other.cells) and np.array_equal(layer.scale, other.scale)
+
+
+@PLACES
+def test_that_are_no_numbers(write: Write, outside: bool) -> None:
+    path = write(model(w=np.where(W > 2, np.float32(np.nan), W)), outside)
+    with pytest.raises(ModelError, match=r"'w' holds \d+ NaN values; train or export"):
+        read_model(path)
+
+
+@PLACES
+def test_that_nobody_reads_stay_in_the_model(write: Write, outside: bool) -> None:
+    file = read_model(write(model(w=W, unused=W), outside))
+    assert list(file.weights.arrays) == ["w"]
+    assert file.open_session().run(["y"], X)[0].shape == (2, SIDE)
+
+
+@PLACES
+def test_of_functions_stay_in_the_model(write: Write, outside: bool) -> None:
+    made = make(
+        [helper.make_node("own", ["x", "w"], ["y"], domain="own")],
+        {"x": (TensorProto.FLOAT, ("N", SIDE))},
+        {"y": (TensorProto.FLOAT, ("N", SIDE))},
+        {"w": W},
+        opset=17,
+        extra_opsets=[("own", 1)],
+    )
+    body = [node("MatMul", "a b", "c")]
+    made.functions.append(helper.make_function("own", "own", ["a", "b"], ["c"], body, [helper.make_opsetid("", 17)]))
+    file = read_model(write(made, outside))
+    assert not file.weights.arrays
+    assert np.array_equal(import_graph(file, X).constants["w"], W)
+
+
+def test_travel_to_another_process_after_a_session(write: Write) -> None:
+    file = read_model(write(model(), True))
+    file.open_session()
+    copy = pickle.loads(pickle.dumps(file.weights))
+    assert copy.folder == file.weights.folder and np.array_equal(copy.arrays["w"], W)
