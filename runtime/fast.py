@@ -10,6 +10,8 @@ variance sigma^2 * sum of squared digits.
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -85,6 +87,8 @@ class LayerInputs:
 
 def cut_rows(unrolling: Unrolling, x: NDArray[np.uint8], workers: Workers) -> NDArray[np.uint8]:
     """Input vectors of all windows, [matrices, batch, windows, rows], cut out image by image."""
+    if _reads_whole_images(unrolling):
+        return np.ascontiguousarray(x).reshape(1, len(x), 1, unrolling.rows)
     items = np.empty((unrolling.matrices, len(x), unrolling.windows, unrolling.rows), np.uint8)
     compiled = product_kernels()
     if compiled is None:
@@ -94,6 +98,16 @@ def cut_rows(unrolling: Unrolling, x: NDArray[np.uint8], workers: Workers) -> ND
     images = (np.pad(x, padding) if any(map(any, padding)) else np.ascontiguousarray(x)).reshape(len(x), -1)
     workers.each_range(len(x), lambda begin, end: compiled.cut_rows(images, windows, rows, items, begin, end))
     return items
+
+
+@lru_cache(maxsize=256)
+def _reads_whole_images(unrolling: Unrolling) -> bool:
+    """Whether the one input vector of an image is the image as it lies in memory, as in dense layers."""
+    padding, windows, rows = unrolling.addresses()
+    values = unrolling.geometry.in_channels * math.prod(unrolling.geometry.input_size)
+    if len(windows) > 1 or rows.shape != (1, values) or any(map(any, padding)):
+        return False
+    return bool((windows[0] + rows[0] == np.arange(values)).all())
 
 
 def all_windows(replica: Replica) -> bool:
