@@ -35,6 +35,8 @@ pages = importlib.import_module("pages")
 stand_ins = importlib.import_module("stand_ins")
 
 PROSE = (*pages.PAGES, REPOSITORY / "CHANGELOG.md")
+ADVICE = re.compile(r"^(accuracy lost to devices|parallel windows take part of it).*\n?", re.MULTILINE)
+"""What the report recommends where noisy devices cost accuracy."""
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 PATH = re.compile(r"`(?P<path>(?:memcompile|passes|runtime|tests|docs|examples|benchmarks)/[\w./]*)`")
@@ -76,8 +78,11 @@ def assert_alike(shown: str, printed: str, source: str, *, figures: bool) -> Non
     """The same text around the numbers, and numbers that differ by little.
 
     Other versions of the solver may map a little otherwise, and other processors may round a float
-    so that an image changes its class; a page is stale only beyond that.
+    so that an image changes its class; a page is stale only beyond that. Without ``figures`` the
+    network was a stand-in, and whether devices cost it accuracy says nothing about the page.
     """
+    if not figures:
+        shown, printed = ADVICE.sub("", shown), ADVICE.sub("", printed)
     assert skeleton(shown) == skeleton(printed), f"{source}: python docs/generate.py --outputs writes it anew"
     if figures:
         for old, new in zip(numbers(shown), numbers(printed), strict=True):
