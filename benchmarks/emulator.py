@@ -23,6 +23,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def matrix_rows(repetitions: int) -> Iterator[Row]:
     for case, reach in MATRIX_CASES:
         target = chip(case.bits_per_phase, input_lines=case.tile_rows, output_lines=2 * SIZE)
         emulator = Emulator(matrix_program(weights, target, case.tile_rows), effects=Effects(adc=case.adc))
-        yield row(case.name, best_s(lambda run=emulator.run: run(x), repetitions), "sgemm", gemm_s, reach)  # type: ignore[misc]
+        yield row(case.name, best_s(partial(emulator.run, x), repetitions), "sgemm", gemm_s, reach)
 
 
 def matrix_inputs() -> tuple[NDArray[np.int64], NDArray[np.float32]]:

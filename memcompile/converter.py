@@ -7,8 +7,8 @@ full range is exact in its floating-point type, in any order. That makes results
 how sums are formed. With one bit a phase the grid is 2^-24 of the range and sums are exact in single
 precision; with more it is about 2^-19 of g_max and they are exact in double precision. Where a
 product is formed from digits of conductances, read noise allows for a coarser grid with fewer digits:
-the rounding error of a cell stays below 1/``NOISE_PER_ROUNDING`` of its read noise. All are far below any
-effect.
+the standard deviation of a cell's rounding error stays below 1/``NOISE_PER_ROUNDING`` of that of its read
+noise. All are far below any effect.
 """
 
 from __future__ import annotations
