@@ -177,7 +177,7 @@ class IntegerLayer(Node):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QuantizedLayer(IntegerLayer):
-    """A layer with integer weights: [groups, group_rows, group_columns] int32 (or float32 shares)."""
+    """A layer with integer weights: [groups, group_rows, group_columns], int8 to int32 (or float32 shares)."""
 
     levels: NDArray[Any]
 

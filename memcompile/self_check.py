@@ -9,7 +9,8 @@ differ from the float layer's by no more than rounded weights and inputs explain
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,15 @@ from numpy.typing import NDArray
 from memcompile.errors import MiscompileError
 from memcompile.geometry import Unrolling
 from memcompile.interpreter import Interpreter
-from memcompile.ir import CalibratedLayer, Graph, IntegerLayer, MappedLayer, UnrolledLayer
+from memcompile.ir import CalibratedLayer, Graph, IntegerLayer, MappedLayer, UnrolledLayer, as_dtype
 from memcompile.onnx_import import ModelFile
 from memcompile.onnx_session import run_session
 from memcompile.pass_manager import PassContext, weight_limit
 from memcompile.program import Program
 from memcompile.quantizers import InputQuantizer
 
+PART_WEIGHTS = 1 << 18
+"""Weights of a layer that are looked at together, about."""
 SAMPLED_POSITIONS = 64
 """Output positions of the first image at which a layer's outputs are compared."""
 FLOAT_SHARE = 0.01
@@ -92,10 +95,46 @@ def _check_layer(
     compensated: bool,
 ) -> None:
     """Compare one layer; a function of its own, so that nothing of a layer is held while the next one is looked at."""
-    weights = mapped.integer_matrix()
-    error = _check_weights(layer, mapped, weights, program, step_share)
-    _check_bias(layer, mapped, error if compensated else np.broadcast_to(0.0, error.shape))
-    _check_outputs(layer, mapped, weights, error, value)
+    vectors = _InputVectors.of(layer, mapped, value)
+    for part in _parts(layer, mapped):
+        error = _check_weights(part, program, step_share)
+        _check_bias(part, error if compensated else np.broadcast_to(0.0, error.shape))
+        if vectors is not None:
+            _check_outputs(part, vectors, error)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some columns of all groups of a layer: ``matrix`` of the network and integer ``weights`` of the program.
+
+    Both are [groups, rows, columns]; ``scale``, ``bias`` and the network's ``float_bias`` are [groups, columns].
+    """
+
+    layer: UnrolledLayer
+    mapped: MappedLayer
+    columns: slice
+    matrix: NDArray[Any]
+    weights: NDArray[Any]
+    scale: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    float_bias: NDArray[np.float64]
+
+    def channel(self, group: int, column: int) -> int:
+        """Output channel of a column."""
+        return group * self.layer.geometry.group_columns + int(self.columns.start) + column
+
+
+def _parts(layer: UnrolledLayer, mapped: MappedLayer) -> Iterator[_Part]:
+    """Cut a layer such that double precision of a part takes little memory next to a large model's weights."""
+    groups, rows, columns = layer.matrix.shape
+    of_channels = [
+        array.astype(np.float64).reshape(groups, columns) for array in (mapped.scale, mapped.bias, layer.bias)
+    ]
+    width = max(1, PART_WEIGHTS // (groups * rows))
+    for first in range(0, columns, width):
+        some = slice(first, min(first + width, columns))
+        weights = replace(mapped, cells=mapped.cells[..., some]).integer_matrix()
+        yield _Part(layer, mapped, some, layer.matrix[..., some], weights, *(array[:, some] for array in of_channels))
 
 
 def _check_network(
@@ -153,14 +192,12 @@ def _size(values: NDArray[Any]) -> float:
         return float(np.sqrt(np.mean(np.square(values.astype(np.float64)))))
 
 
-def _check_weights(
-    layer: UnrolledLayer, mapped: MappedLayer, weights: NDArray[Any], program: Program, step_share: float
-) -> NDArray[np.float64]:
+def _check_weights(part: _Part, program: Program, step_share: float) -> NDArray[np.float64]:
     """Check that integer weights are rounded float ones; returns their errors, [groups, rows, columns]."""
-    groups, _, columns = weights.shape
-    step = (mapped.scale.astype(np.float64) / mapped.quantizer.scale).reshape(groups, 1, columns)
+    mapped, weights, matrix = part.mapped, part.weights, part.matrix
+    step = (part.scale / mapped.quantizer.scale)[:, None]
     error = weights * step
-    error -= layer.matrix
+    error -= matrix
     if isinstance(mapped.quantizer, InputQuantizer):
         allowed = step_share * np.abs(step)
         wrong = (error > allowed) | (error < -allowed)
@@ -169,29 +206,30 @@ def _check_weights(
             # A weight beyond the last level is clipped to it: too small by any amount, but never too large.
             wrong &= (np.abs(weights) != limit) | (weights * error * np.sign(step) > 0)
     else:
-        allowed = np.full(step.shape, 1e-6 * max(float(np.abs(layer.matrix).max(initial=0)), 1e-30))
+        largest = max(-float(part.layer.matrix.min(initial=0)), float(part.layer.matrix.max(initial=0)))
+        allowed = np.full(step.shape, 1e-6 * max(largest, 1e-30))
         wrong = (error > allowed) | (error < -allowed)
     if wrong.any():
         group, row, column = (int(axis[0]) for axis in np.nonzero(wrong))
         raise MiscompileError(
-            f"layer {layer.name!r}: the weight of output channel {group * columns + column}, kernel input {row} is "
-            f"{layer.matrix[group, row, column]:.6g} in the network and {error[group, row, column]:+.3g} off in the "
+            f"layer {part.layer.name!r}: the weight of output channel {part.channel(group, column)}, kernel input "
+            f"{row} is {matrix[group, row, column]:.6g} in the network and {error[group, row, column]:+.3g} off in the "
             f"program, where rounding explains {allowed[group, 0, column]:.3g}; please report the model, "
             "--no-check compiles without this check"
         )
     return np.abs(error, out=error)
 
 
-def _check_bias(layer: UnrolledLayer, mapped: MappedLayer, weight_error: NDArray[np.float64]) -> None:
+def _check_bias(part: _Part, weight_error: NDArray[np.float64]) -> None:
     """Check that biases are off by no more than the largest inputs make of the weights' errors."""
-    change = np.abs(mapped.bias.astype(np.float64) - layer.bias)
-    explained = weight_error.sum(axis=1).reshape(-1) * _largest_input(mapped)
-    if (change > explained + 1e-6 * np.abs(layer.bias)).any():
-        channel = int(np.argmax(change - explained))
+    change = np.abs(part.bias - part.float_bias)
+    explained = weight_error.sum(axis=1) * _largest_input(part.mapped)
+    if (change > explained + 1e-6 * np.abs(part.float_bias)).any():
+        group, column = np.unravel_index(int(np.argmax(change - explained)), change.shape)
         raise MiscompileError(
-            f"layer {layer.name!r}: the bias of output channel {channel} is {layer.bias[channel]:.6g} in the network "
-            f"and {mapped.bias[channel]:.6g} in the program; please report the model, "
-            "--no-check compiles without this check"
+            f"layer {part.layer.name!r}: the bias of output channel {part.channel(int(group), int(column))} is "
+            f"{part.float_bias[group, column]:.6g} in the network and {part.bias[group, column]:.6g} in the program; "
+            "please report the model, --no-check compiles without this check"
         )
 
 
@@ -203,58 +241,67 @@ def _largest_input(mapped: MappedLayer) -> float:
     return max(-quantizer.lowest, quantizer.highest) * quantizer.scale
 
 
-def _check_outputs(
-    layer: UnrolledLayer,
-    mapped: MappedLayer,
-    weights: NDArray[Any],
-    weight_error: NDArray[np.float64],
-    value: NDArray[Any],
-) -> None:
-    """Check the outputs of the integer layer on the float layer's own input, at some positions of one image.
+@dataclass(frozen=True, eq=False)
+class _InputVectors:
+    """Inputs of a layer at some positions of one image, [groups, positions, rows]: as they are, and quantised."""
+
+    exact: NDArray[np.float64]
+    whole: NDArray[np.float64]
+    rounded: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, layer: UnrolledLayer, mapped: MappedLayer, value: NDArray[Any]) -> _InputVectors | None:
+        """Cut them out; None if an operator before has left no image over.
+
+        Raises
+        ------
+        MiscompileError
+            The quantiser clips or rounds most of the input away.
+        """
+        geometry = layer.geometry
+        images = geometry.to_channels_first(value)[:1]
+        if not images.size:
+            return None
+        quantized = mapped.quantizer.quantize(images)
+        rounded = quantized * np.float64(mapped.quantizer.scale)
+        if _size(rounded - images) > max(INPUT_SHARE * _size(images), mapped.quantizer.scale):
+            raise MiscompileError(
+                f"layer {layer.name!r}: the quantised input is off by {_size(rounded - images):.3g} (root mean square) "
+                f"on the first sample, whose values are {_size(images):.3g}; please report the model, "
+                "--no-check compiles without this check"
+            )
+        positions = np.unique(np.linspace(0, geometry.positions - 1, SAMPLED_POSITIONS).astype(np.int32))
+        unrolling = Unrolling.im2col(geometry)
+        exact, whole, rounded = (
+            unrolling.patches(tensor, positions)[0].transpose(1, 0, 2).astype(np.float64)
+            for tensor in (images, quantized, rounded)
+        )
+        return cls(exact, whole, rounded)
+
+
+def _check_outputs(part: _Part, vectors: _InputVectors, weight_error: NDArray[np.float64]) -> None:
+    """Check the outputs of the integer layer on the float layer's own input.
 
     |sum w'x' - sum wx| <= sum |w' - w| |x'| + sum |w| |x' - x|; what the bias is off comes on top.
     """
-    geometry = layer.geometry
-    images = geometry.to_channels_first(value)[:1]
-    if not images.size:
-        return  # an operator before has left no image over
-    quantized = mapped.quantizer.quantize(images)
-    rounded = quantized * np.float64(mapped.quantizer.scale)
-    if _size(rounded - images) > max(INPUT_SHARE * _size(images), mapped.quantizer.scale):
-        raise MiscompileError(
-            f"layer {layer.name!r}: the quantised input is off by {_size(rounded - images):.3g} (root mean square) "
-            f"on the first sample, whose values are {_size(images):.3g}; please report the model, "
-            "--no-check compiles without this check"
-        )
-    positions = np.unique(np.linspace(0, geometry.positions - 1, SAMPLED_POSITIONS).astype(np.int32))
-    unrolling = Unrolling.im2col(geometry)
-
-    def cut(tensor: NDArray[Any]) -> NDArray[np.float64]:
-        """Input vectors, [groups, positions, rows]."""
-        vectors: NDArray[Any] = unrolling.patches(tensor, positions)[0]
-        return vectors.transpose(1, 0, 2).astype(np.float64)
-
-    x, x_rounded = cut(images), cut(rounded)
-    sums = cut(quantized) @ weights
-    channels = sums.transpose(0, 2, 1).reshape(1, geometry.out_channels, len(positions))
-    found = mapped.rescale(channels)[0]
-    matrix = layer.matrix.astype(np.float64)
-    expected = x @ matrix
+    layer, scale, bias, float_bias = part.layer, part.scale[:, None], part.bias[:, None], part.float_bias[:, None]
+    found = as_dtype((vectors.whole @ part.weights) * scale + bias, layer.dtype)  # as MappedLayer.rescale does
+    matrix = part.matrix.astype(np.float64)
+    expected = vectors.exact @ matrix + float_bias
     magnitude = np.abs(matrix, out=matrix)
     # Rounded inputs, and one part in 10^4 for the order in which floats are added.
-    slack = np.abs(x_rounded) @ weight_error + (np.abs(x_rounded - x) + 1e-4 * np.abs(x)) @ magnitude
+    off = np.abs(vectors.rounded - vectors.exact) + 1e-4 * np.abs(vectors.exact)
+    slack = np.abs(vectors.rounded) @ weight_error + off @ magnitude + np.abs(bias - float_bias)
     if np.dtype(layer.dtype).kind in "iu":
         slack = slack + 0.5  # the output is rounded, too
-    expected, slack = (item.transpose(0, 2, 1).reshape(found.shape) for item in (expected, slack))
-    expected = expected + layer.bias[:, None]
-    slack = slack + np.abs(mapped.bias.astype(np.float64) - layer.bias)[:, None]
-    excess = np.abs(found - expected) - slack - 1e-4 * np.abs(layer.bias[:, None]) - np.finfo(np.float32).tiny
+    excess = np.abs(found - expected) - slack - 1e-4 * np.abs(float_bias) - np.finfo(np.float32).tiny
     # What float32 cannot hold is infinite on either side.
     excess = np.where(np.abs(expected) + slack > np.finfo(np.float32).max, 0, excess)
     if not (excess <= 0).all():
-        channel = int(np.argmax(excess.max(axis=1)))
+        group, _, column = (int(i) for i in np.unravel_index(int(np.argmax(excess)), excess.shape))
+        apart = np.abs(found - expected)[group, :, column].max()
         raise MiscompileError(
-            f"layer {layer.name!r}: output channel {channel} is off by {np.abs(found - expected)[channel].max():.3g}, "
-            f"where rounded weights and inputs explain {slack[channel].max():.3g}; please report the model, "
+            f"layer {layer.name!r}: output channel {part.channel(group, column)} is off by {apart:.3g}, "
+            f"where rounded weights and inputs explain {slack[group, :, column].max():.3g}; please report the model, "
             "--no-check compiles without this check"
         )

@@ -41,6 +41,7 @@ from memcompile.segment_rules import Stage, chip_violations, segment_violations
 from memcompile.target import Target
 from memcompile.violation import Violation
 
+LEVEL_TYPES = (np.int8, np.int16, np.int32)
 STEP_COLUMNS = ("start", "rhythm", "slot", "lag")
 AnyLayer = LinearLayer | UnrolledLayer | IntegerLayer
 
@@ -229,7 +230,8 @@ def _arrays(
     if isinstance(layer, IntegerLayer):
         yield "scale", layer.scale, np.float32, channels
     if isinstance(layer, QuantizedLayer):
-        yield "levels", layer.levels, np.float32 if continuous else np.int32, shape
+        kind = layer.levels.dtype.type if layer.levels.dtype in LEVEL_TYPES else LEVEL_TYPES[0]
+        yield "levels", layer.levels, np.float32 if continuous else kind, shape
     if isinstance(layer, SlicedLayer):
         yield "digits", layer.digits, np.float32 if continuous else np.int8, (*layer.digits.shape[:1], *shape)
     if isinstance(layer, PairedLayer):

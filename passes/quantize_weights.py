@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,11 +80,11 @@ class QuantizeWeights(Pass):
     def _quantize(self, layer: CalibratedLayer, limit: int) -> QuantizedLayer:
         if _keeps_integers(layer, limit):
             scale = np.full(layer.geometry.out_channels, layer.quantizer.scale, np.float32)
-            levels = read_only(layer.matrix.astype(np.int32))
+            levels = read_only(layer.matrix.astype(level_dtype(limit)))
             return carry(QuantizedLayer, layer, levels=levels, scale=read_only(scale))
         groups, rows, columns = layer.matrix.shape
         channels = layer.matrix.transpose(0, 2, 1).reshape(groups * columns, rows)
-        found = np.empty(channels.shape, np.min_scalar_type(-limit - 1))
+        found = np.empty(channels.shape, level_dtype(limit))
         step = np.empty(len(channels))
 
         def quantize(block: slice) -> None:
@@ -99,7 +99,7 @@ class QuantizeWeights(Pass):
             # NumPy lets other threads run inside its loops; blocks do not depend on each other.
             with ThreadPoolExecutor() as pool:
                 list(pool.map(quantize, blocks))
-        levels = np.empty(layer.matrix.shape, np.int32)
+        levels = np.empty(layer.matrix.shape, found.dtype)
         levels[...] = found.reshape(groups, columns, rows).transpose(0, 2, 1)
         with np.errstate(over="ignore"):  # what becomes infinite is refused
             scale = (step * layer.quantizer.scale).astype(np.float32)
@@ -130,7 +130,7 @@ class QuantizeWeights(Pass):
         mean = np.matmul(moments.mean[:, None, :], error).reshape(-1) * nearest.quantizer.scale
         return replace(
             nearest,
-            levels=read_only(levels.astype(np.int32)),
+            levels=read_only(levels.astype(nearest.levels.dtype)),
             bias=read_only((nearest.bias - mean).astype(np.float32)),
         )
 
@@ -170,6 +170,11 @@ class QuantizeWeights(Pass):
             better = score > best_score
             best[better], best_score[better] = candidate, score[better]
         return best
+
+
+def level_dtype(limit: int) -> np.dtype[Any]:
+    """The narrowest integer type that holds -limit..limit."""
+    return np.min_scalar_type(-limit)
 
 
 def _keeps_integers(layer: CalibratedLayer, limit: int) -> bool:
