@@ -138,6 +138,8 @@ class _LayerModel:
         self.machine = machine
         self.layer = layer
         self.exact = not machine.effects.adc
+        self.lines = layer.slices * machine.target.array.lines_per_pair
+        """Output lines of a column of weights."""
         # Where phases apply several bits, line sums need double precision to be exact.
         self.converter = machine.devices.converters[number]
         self.wide = self.exact or self.converter.dtype is np.float64
@@ -240,9 +242,9 @@ class _LayerModel:
             windows = windows or self._windows(prefix, copies, tiles)
             parts.append(self._codes(prefix, self._product(prefix, windows, applied, tiles), tiles))
         codes = parts[0] if len(parts) == 1 else add.node("Sum", f"{prefix}/add_row_tiles", parts)
-        shape = (-1, *(len(copies.windows), unrolling.matrices), copies.windows.shape[1], unrolling.columns, 2 * slices)
+        shape = (-1, *(len(copies.windows), unrolling.matrices), copies.windows.shape[1], unrolling.columns, self.lines)
         codes = add.reshape(f"{prefix}/pairs", codes, shape)
-        counts = np.outer(float(self.layer.base) ** np.arange(slices), [1.0, -1.0]).ravel()
+        counts = np.outer(float(self.layer.base) ** np.arange(slices), [1.0, -1.0][: self.lines // slices]).ravel()
         return add.node("MatMul", f"{prefix}/subtract_pairs", [codes, add.constant(f"{prefix}/pair_counts", counts)])
 
     def _windows(self, prefix: str, copies: _Copies, tiles: _RowTiles) -> str:
@@ -264,9 +266,10 @@ class _LayerModel:
 
     def _codes(self, prefix: str, currents: str, tiles: _RowTiles) -> str:
         """Codes of all phases and row tiles, added up: [images, copies, matrices, windows, lines] float64."""
-        add, quantizer, max_code = self.builder, self.layer.quantizer, self.converter.max_code
+        add, quantizer, converter = self.builder, self.layer.quantizer, self.converter
         assert isinstance(quantizer, InputQuantizer), "exact inputs have no phases to be converted"
-        assert max_code is not None
+        assert converter.min_code is not None
+        assert converter.max_code is not None
         rounding = tiles.rounding.astype(np.float64 if self.wide else np.float32)
         alike = bool((rounding == rounding.flat[0]).all())
         half = add.constant(
@@ -275,7 +278,7 @@ class _LayerModel:
         codes = add.node("Floor", f"{prefix}/adc/floor", [add.node("Add", f"{prefix}/adc/round", [currents, half])])
         if self.wide:
             codes = add.cast(f"{prefix}/adc/codes", codes, "float32")
-        codes = add.clip(f"{prefix}/adc/clip", codes, 0, max_code)
+        codes = add.clip(f"{prefix}/adc/clip", codes, converter.min_code, converter.max_code)
         # Codes of at most 16 bits times inputs of at most 8: exact in float32.
         weights = np.array(quantizer.phase_weights, np.float32).reshape(-1, *[1] * (2 if tiles.alone else 5))
         codes = add.node("Mul", f"{prefix}/shift", [codes, add.constant(f"{prefix}/phase_weights", weights)])
@@ -285,7 +288,7 @@ class _LayerModel:
     def _row_tiles(self, copies: _Copies) -> Iterator[_RowTiles]:
         """All row tiles of some copies, as many at a time as memory allows."""
         unrolling, edges = copies.unrolling, copies.cut.rows
-        values = copies.windows.size * unrolling.matrices * unrolling.columns * 2 * self.layer.slices
+        values = copies.windows.size * unrolling.matrices * unrolling.columns * self.lines
         bytes_of_tile = self.layer.quantizer.phase_count * values * (8 if self.wide else 4)
         at_once = min(max(1, LINES_BYTES // bytes_of_tile), len(edges) - 1)
         alone = at_once * len(copies.numbers) * unrolling.matrices == 1
@@ -295,7 +298,7 @@ class _LayerModel:
     def _some_tiles(self, copies: _Copies, spans: Sequence[tuple[int, int]], alone: bool) -> _RowTiles:
         """The row tiles with these first and last rows."""
         unrolling = copies.unrolling
-        rows, lines = max(end - begin for begin, end in spans), unrolling.columns * 2 * self.layer.slices
+        rows, lines = max(end - begin for begin, end in spans), unrolling.columns * self.lines
         stack = (len(copies.numbers), len(spans), unrolling.matrices)
         cells, rounding = np.zeros((*stack, rows, lines), np.float32), np.zeros((*stack, 1, lines))
         elements = np.zeros((*stack[1:], 1, rows), np.int64)
@@ -311,7 +314,7 @@ class _LayerModel:
         """Write a tile's conductances and converter offsets where its matrix and columns are."""
         table, devices = self.machine.tiles, self.machine.devices
         seen, matrix = devices.tile(tile), int(table.matrix[tile])
-        first = int(table.column_begin[tile]) * 2 * self.layer.slices
+        first = int(table.column_begin[tile]) * self.lines
         lines = slice(first, first + seen.shape[1])
         # On their grid, conductances for phases of several bits fit float32 as well.
         cells[matrix, : len(seen), lines] = seen

@@ -33,8 +33,9 @@ class Converter:
 
     One level step of a cell is ``codes_per_level / levels_per_code`` units; one of the two is 1.
     Continuous cells have no grid (None).
-    ``max_code`` is None for a converter that is exact and has no end of range. ``highest_digit`` is the
-    largest input digit, which gets the read voltage.
+    ``max_code`` is None for a converter that is exact and has no end of range; ``min_code`` is 0, or
+    -max_code where a line carries the difference of a pair. ``highest_digit`` is the largest input digit, which
+    gets the read voltage.
     """
 
     codes_per_level: int
@@ -43,42 +44,60 @@ class Converter:
     grid_bits: int | None
     max_code: int | None
     highest_digit: int = 1
+    signed: bool = False
 
     @classmethod
     def adc(cls, target: Target, range_share: float | None = None, read_sigma_us: float = 0.0) -> Converter:
-        """The target's ADC, whose range is a share of the current of all input lines at g_max and the read voltage.
+        """The target's ADC, whose range is a share of the largest current of a line.
 
         ``range_share`` is that share; the target's when None. ``read_sigma_us`` is read noise that
         every cell has at least. In level steps times digits the range is F = range_share * input_lines
-        * highest_digit * g_max / level_step. If k = floor((2^bits - 1) / F) is at least 1, one code is
-        1/k level step and an array without errors is converted exactly: the part of the current that
-        comes from g_min is the same on both lines of a pair, so both are rounded alike. Otherwise one
-        code is m = ceil(F / (2^bits - 1)) steps.
+        * highest_digit * g_max / level_step, for codes from 0 to N = 2^bits - 1. If k = floor(N / F) is at
+        least 1, one code is 1/k level step and an array without errors is converted exactly: the part of
+        the current that comes from g_min is the same on both lines of a pair, so both are rounded
+        alike. Otherwise one code is m = ceil(F / N) steps.
+
+        A line that carries the difference of a pair has codes from -N to N with N = 2^(bits - 1) - 1, and g_max -
+        g_min in place of g_max. There m is odd: no sum of level steps lies half way between two codes,
+        which would all be rounded upwards.
         """
-        codes = (1 << target.adc.bits) - 1
+        signed = target.array.pairs == "crossings"
+        codes = (1 << (target.adc.bits - signed)) - 1
         share = target.adc.range_share if range_share is None else range_share
         reach = Fraction(codes) / (_range_levels(target) * Fraction(share))
         per_level = max(1, math.floor(reach))
         per_code = 1 if reach >= 1 else math.ceil(1 / reach)
+        per_code += signed and per_code % 2 == 0
         unit_us = target.cell.level_step_us * per_code / per_level
         digit = target.input.highest_digit
-        if digit == 1:
-            grid_bits = 23 - target.adc.bits
-        else:
+        if digit > 1:
             grid_bits = _noise_bits(19 + math.floor(math.log2(unit_us / target.cell.g_max_us)), unit_us, read_sigma_us)
-        return cls(per_level, per_code, unit_us, max(grid_bits, 0), codes, digit)
+        elif signed:
+            # Sums may leave the range on their way to a small difference.
+            grid_bits = 22 - math.ceil(math.log2(_range_levels(target) * per_level / per_code))
+        else:
+            grid_bits = 23 - target.adc.bits
+        return cls(per_level, per_code, unit_us, max(grid_bits, 0), codes, digit, signed)
 
     @classmethod
     def exact(cls, target: Target, read_sigma_us: float = 0.0) -> Converter:
         """No converter: currents in level steps, on a grid that double precision sums exactly."""
         grid_bits = None if target.cell.continuous else _noise_bits(16, target.cell.level_step_us, read_sigma_us)
-        return cls(1, 1, target.cell.level_step_us, grid_bits, None, target.input.highest_digit)
+        signed = target.array.pairs == "crossings"
+        return cls(1, 1, target.cell.level_step_us, grid_bits, None, target.input.highest_digit, signed)
 
     def ranged(self, target: Target, range_share: float | None, read_sigma_us: float = 0.0) -> Converter:
         """The converter of a layer with a range of its own; this one where there is none (None) or no converter."""
         if range_share is None or self.max_code is None:
             return self
         return Converter.adc(target, range_share, read_sigma_us)
+
+    @property
+    def min_code(self) -> int | None:
+        """The lowest code; None where there is no end of range."""
+        if self.max_code is None:
+            return None
+        return -self.max_code if self.signed else 0
 
     @property
     def dtype(self) -> type[np.floating[Any]]:
@@ -105,14 +124,14 @@ class Converter:
         return self.to_grid(levels.astype(np.float64) * float(per_level)) + math.floor(base) / (1 << self.grid_bits)
 
     def convert(self, current: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Output code of line currents in units: clip(floor(current + 1/2), 0, max_code).
+        """Output code of line currents in units: clip(floor(current + 1/2), min_code, max_code).
 
         Rounding half up, unlike half to even, does not depend on the part that both lines of a
         pair share.
         """
         if self.max_code is None:
             return current
-        return np.clip(np.floor(current + 0.5), 0, self.max_code)
+        return np.clip(np.floor(current + 0.5), self.min_code, self.max_code)
 
     def to_levels(self, sums: NDArray[Any]) -> NDArray[np.float64]:
         """Sums of codes as sums of level steps; exact where one code is 1/k level step."""
@@ -136,5 +155,6 @@ def _ratio(target: Target) -> Fraction:
 
 
 def _range_levels(target: Target) -> Fraction:
-    """Largest line current in level steps times digits, exactly."""
-    return (_ratio(target) + target.signed_levels) * target.array.input_lines * target.input.highest_digit
+    """Largest current of a line in level steps times digits, exactly: of all its cells at g_max, or of the pairs."""
+    of_input = target.signed_levels if target.array.pairs == "crossings" else _ratio(target) + target.signed_levels
+    return Fraction(of_input) * target.array.input_lines * target.input.highest_digit

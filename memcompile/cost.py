@@ -159,17 +159,17 @@ def program_cost(program: Program) -> Cost:
 def layer_activities(program: Program) -> tuple[Activity, ...]:
     """What each crossbar layer does for one image, in execution order."""
     tiles, target = program.placement.tiles, program.target
-    heights, widths = tiles.heights.astype(np.int64), tiles.widths(program.slices).astype(np.int64)
+    column_lines = program.column_lines
+    heights, widths = tiles.heights.astype(np.int64), tiles.widths(column_lines).astype(np.int64)
     loads = _loads(program)
-    slices = program.slices.astype(np.int64)[tiles.layer]
     columns = (tiles.column_end - tiles.column_begin).astype(np.int64)
-    # A pair subtracted per slice, the slices joined, and the tile joined to the one above it.
-    additions = loads * columns * (2 * slices - 1 + (tiles.row_begin > 0))
+    # All lines of a column joined, pairs subtracted and slices added, and the tile joined to the one above it.
+    additions = loads * columns * (column_lines.astype(np.int64)[tiles.layer] - 1 + (tiles.row_begin > 0))
     found = []
     for number, layer in enumerate(program.layers):
         own = tiles.layer == number
         steps = loads[own]
-        cell_macs = int((steps * heights[own] * widths[own]).sum())
+        cell_macs = int((steps * heights[own] * widths[own]).sum()) * target.array.cells_per_crossing
         phases = layer.quantizer.phase_count
         found.append(
             Activity(

@@ -19,7 +19,7 @@ def conductance_arrays(program: Program) -> dict[str, NDArray[Any]]:
     ``conductances_us``
         [arrays, input_lines, output_lines] float32, in microsiemens; cells of no weight are at
         the lowest conductance. [segments, arrays, input_lines, output_lines] if the arrays are written
-        in segments.
+        in segments. A last axis [polarity] follows if both cells of a pair are at one crossing.
     ``index``
         [cells, 8] int32, a row per cell that holds a part of a weight: layer, weight (flat in
         [groups, kernel inputs, output channels of the group]), slice, polarity (0 adds, 1 is
@@ -36,7 +36,7 @@ def conductance_arrays(program: Program) -> dict[str, NDArray[Any]]:
     for polarity, cells, sign in ((0, wiring.plus, 1), (1, wiring.minus, -1)):
         level = np.maximum(sign * wiring.digit.astype(np.float64), 0)
         conductances[cells] = cell.g_min_us + level * cell.level_step_us
-        place, output_line = np.divmod(cells, array.output_lines)
+        place, output_line = np.divmod(cells // array.cells_per_crossing, array.output_lines)
         place, input_line = np.divmod(place, array.input_lines)
         segment, number = np.divmod(place, max(1, arrays))
         same = np.full(len(cells), polarity)
@@ -47,7 +47,7 @@ def conductance_arrays(program: Program) -> dict[str, NDArray[Any]]:
     index = np.concatenate(rows).astype(np.int32)
     index = index[np.lexsort(index.T[[6, 5, 4, 8]])]
     names = ("layer", "weight", "slice", "polarity", "array", "input_line", "output_line", "level", "segment")
-    shape = (arrays, array.input_lines, array.output_lines)
+    shape = (arrays, array.input_lines, array.output_lines, array.cells_per_crossing)[: 2 + array.cells_per_crossing]
     shown = len(names) if segments else len(names) - 1
     return {
         "conductances_us": conductances.reshape((segments, *shape) if segments else shape),

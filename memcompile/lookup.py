@@ -79,7 +79,8 @@ def _copy_cells(program: Program, number: int, copy: int, output: int, kernel_in
             & (column < tiles.column_end)
         )[0]
         input_line = int(tiles.input_line[tile] + row - tiles.row_begin[tile])
-        first_line = int(tiles.output_line[tile] + 2 * layer.slices * (column - tiles.column_begin[tile]))
+        lines = layer.slices * program.target.array.lines_per_pair
+        first_line = int(tiles.output_line[tile] + lines * (column - tiles.column_begin[tile]))
         place = (int(tiles.segment[tile]), int(tiles.array[tile]))
         yield from _pair_cells(program, layer, copy, place, input_line, first_line, output, kernel_input)
 
@@ -116,7 +117,7 @@ def _pair_cells(
                 chip=array // program.target.chip.arrays,
                 array=array % program.target.chip.arrays,
                 input_line=input_line,
-                output_line=first_line + 2 * place + polarity,
+                output_line=first_line + (2 * place + polarity) // program.target.array.cells_per_crossing,
                 slice=place,
                 polarity=sign,
                 level=level,

@@ -75,7 +75,8 @@ def pass_cost(program: Program) -> PassCost | None:
 
 
 def _segment_costs(program: Program, levels: LevelWrites, spec: WriteVerifySpec) -> tuple[SegmentCost, ...]:
-    placement, slices = program.placement, program.slices
+    placement, per_crossing = program.placement, program.target.array.cells_per_crossing
+    widths = placement.tiles.widths(program.column_lines)
     writes, pulses = _of_tiles(program, levels.writes), _of_tiles(program, levels.pulses)
     found = []
     for segment, part in zip(placement.segments, placement.parts(), strict=True):
@@ -85,7 +86,7 @@ def _segment_costs(program: Program, levels: LevelWrites, spec: WriteVerifySpec)
             SegmentCost(
                 tiles=len(tiles),
                 arrays=len(np.unique(tiles.array)),
-                cells=int((tiles.heights.astype(np.int64) * tiles.widths(slices)).sum()),
+                cells=int((tiles.heights.astype(np.int64) * widths[part.rows]).sum()) * per_crossing,
                 writing=writing,
                 writing_us=writing.time_s(spec, placement.chips) * 1e6,
                 computing_us=segment.steps(placement.batch) * program.step_ns * 1e-3,
@@ -108,7 +109,7 @@ def _most_pulses(program: Program, levels: LevelWrites) -> int:
     """Pulses of the cell that gets most in a pass, over all segments that use it."""
     devices = Devices(program, 0, Effects.none(), Converter.exact(program.target))
     tiles, array = program.placement.tiles, program.target.array
-    total = np.zeros((int(tiles.array.max(initial=-1)) + 1, array.input_lines, array.output_lines), np.int64)
+    total = np.zeros((int(tiles.array.max(initial=-1)) + 1, array.input_lines, array.cell_columns), np.int64)
     for segment, number in np.unique(np.stack([tiles.segment, tiles.array], axis=1), axis=0).tolist():
         total[number] += levels.pulses[devices.levels(number, segment)]
     return int(total.max(initial=0))

@@ -74,7 +74,8 @@ class TileTable:
     layer. Rows and columns are the block of the weight matrix. ``segment`` says with which other tiles
     it is on the arrays; it is 0 where all are there at once. ``array`` counts over all chips,
     ``input_line`` and ``output_line`` are the block's first lines; column j, slice s, polarity p
-    sits on output line ``output_line + 2 * slices * (j - column_begin) + 2 * s + p``.
+    sits on output line ``output_line + 2 * slices * (j - column_begin) + 2 * s + p``, or, where both
+    cells of a pair are at one crossing, on ``output_line + slices * (j - column_begin) + s``.
 
     For one image alone ``start`` is its first step and ``rhythm`` says where it pauses. In the steady
     state ``slot`` is its first step of the interval; steps beyond the end of the interval go on at its
@@ -150,9 +151,9 @@ class TileTable:
         """Input lines of each tile."""
         return self.row_end - self.row_begin
 
-    def widths(self, slices: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Output lines of each tile, given the slices of each layer."""
-        return ((self.column_end - self.column_begin) * 2 * slices[self.layer]).astype(np.int32)
+    def widths(self, column_lines: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Output lines of each tile, given those of a column of weights in each layer."""
+        return ((self.column_end - self.column_begin) * column_lines[self.layer]).astype(np.int32)
 
 
 def no_pauses() -> NDArray[np.int32]:

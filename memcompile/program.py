@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from memcompile.ir import MappedLayer, Placement, TensorType
 from memcompile.target import Target
-from memcompile.timetable import step_ns
+from memcompile.timetable import column_lines, step_ns
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Provenance:
 class ChipState:
     """One programmed chip: the conductances that writing left in its cells.
 
-    ``conductances_us`` is [arrays, input_lines, output_lines] float32, in microsiemens, for the
+    ``conductances_us`` is [arrays, input_lines, cell_columns] float32, in microsiemens, for the
     arrays of the program's tile table; ``seed`` decided the devices and the write errors.
     """
 
@@ -85,6 +85,11 @@ class Program:
         return np.array([layer.slices for layer in self.layers], np.int32)
 
     @property
+    def column_lines(self) -> NDArray[np.int32]:
+        """Output lines of a column of weights in each layer, [layers]."""
+        return column_lines(self.layers, self.target)
+
+    @property
     def step_ns(self) -> float:
         """Duration of a step, in nanoseconds: all phases of the layer that has most."""
         return step_ns(self.layers, self.target)
@@ -98,7 +103,8 @@ class Program:
     def cells_used(self) -> int:
         """Cells that tiles take, all copies counted."""
         tiles = self.placement.tiles
-        return int((tiles.heights.astype(np.int64) * tiles.widths(self.slices)).sum())
+        crossings = int((tiles.heights.astype(np.int64) * tiles.widths(self.column_lines)).sum())
+        return crossings * self.target.array.cells_per_crossing
 
     @property
     def cell_utilisation(self) -> float:

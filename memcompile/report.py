@@ -92,7 +92,8 @@ def _buffer_facts(program: Program) -> Facts:
 def _layer_facts(program: Program, number: int, layer: MappedLayer, quality: Quality | None) -> Facts:
     tiles = program.placement.tiles
     own = tiles.layer == number
-    cells = int((tiles.heights[own].astype(np.int64) * tiles.widths(program.slices)[own]).sum())
+    crossings = int((tiles.heights[own].astype(np.int64) * tiles.widths(program.column_lines)[own]).sum())
+    cells = crossings * program.target.array.cells_per_crossing
     arrays = np.unique(np.stack([tiles.segment[own], tiles.array[own]]), axis=1).T
     segments = tiles.segment[own]
     geometry = layer.geometry

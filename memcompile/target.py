@@ -67,10 +67,13 @@ class InputSpec(Section):
 
 
 class AdcSpec(Section):
-    """The converter of each output line, once a phase, before pairs are subtracted."""
+    """The converter of each output line, once a phase.
+
+    Pairs on two lines are subtracted after it; a line that carries the difference of a pair has a signed one.
+    """
 
     bits: Annotated[int, Field(ge=1, le=16)]
-    """Resolution in bits."""
+    """Resolution in bits; one of them is the sign where the converter is signed."""
     range_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """End of range as a share of the largest possible line current; below 1 large currents saturate."""
     range: Literal["fixed", "calibrated"] = "fixed"
@@ -309,7 +312,12 @@ def _physics_errors(target: Target) -> list[str]:
             f"input.bits_per_phase = {target.input.bits_per_phase}: must not be above input.bits = "
             f"{target.input.bits}; give the bits of a phase, at most all of them"
         )
-    if array.output_lines % 2:
+    if array.pairs == "crossings" and target.adc.bits < 2:
+        errors.append(
+            f"adc.bits = {target.adc.bits}: must be at least 2 where a line carries the difference of a pair "
+            '(array.pairs = "crossings"); one of them is the sign; give 2 or more'
+        )
+    if array.lines_per_pair == 2 and array.output_lines % 2:
         errors.append(
             f"array.output_lines = {array.output_lines}: must be even, because a differential pair "
             "takes two neighbouring output lines; drop the odd line"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,16 +24,43 @@ class ArraySpec(Section):
     input_lines: Annotated[int, Field(ge=1, le=65_536)]
     """Lines that are driven with the input vector."""
     output_lines: Annotated[int, Field(ge=2, le=65_536)]
-    """Lines whose current is converted; the two lines of a differential pair are neighbours."""
+    """Lines whose current is converted."""
+    pairs: Literal["output_lines", "crossings"] = "output_lines"
+    """Where the two cells of a differential pair are: on neighbouring output lines, or both at one crossing.
+
+    On two output lines each has a conversion, and codes are subtracted. Cells of one crossing get opposite
+    voltages, as in a 2T2R cell or on two input lines that act as one: the output line carries the
+    difference of their currents, and its converter is signed.
+    """
     input_line_name: str = "input line"
     """What the hardware calls an input line (orientation of the array)."""
     output_line_name: str = "output line"
     """What the hardware calls an output line (orientation of the array)."""
 
     @property
+    def lines_per_pair(self) -> int:
+        """Output lines of a differential pair."""
+        return 2 if self.pairs == "output_lines" else 1
+
+    @property
+    def cells_per_crossing(self) -> int:
+        """Cells where an input line crosses an output line."""
+        return 2 // self.lines_per_pair
+
+    @property
+    def cell_columns(self) -> int:
+        """Columns of cells; those of a pair are neighbours, the adding one first."""
+        return self.output_lines * self.cells_per_crossing
+
+    @property
+    def crossings(self) -> int:
+        """Crossings of an input and an output line, which is what tiles take up."""
+        return self.input_lines * self.output_lines
+
+    @property
     def cells(self) -> int:
         """Cells of one array."""
-        return self.input_lines * self.output_lines
+        return self.crossings * self.cells_per_crossing
 
 
 class ChipSpec(Section):
@@ -68,7 +95,7 @@ class EnergySpec(Section):
     """Per value that crosses from chip to chip; left out: not included."""
 
     def phase_pj(self, input_lines: int, output_lines: int) -> float:
-        """Energy of a phase in which so many lines work, in picojoules."""
+        """Energy of a phase in which so many lines with so many cells work, in picojoules."""
         line_pj = self.sample_hold_pj + self.conversion_pj + self.shift_add_pj
         cells_pj = self.cell_pj * input_lines * output_lines
         return self.array_pj + cells_pj + self.driver_pj * input_lines + line_pj * output_lines

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.ir import IntegerLayer, MappedLayer, Placement, TileTable, no_pauses, read_only
+from memcompile.ir import IntegerLayer, MappedLayer, PairedLayer, Placement, TileTable, no_pauses, read_only
 from memcompile.target import Target
 
 
@@ -69,6 +69,11 @@ def tile_loads(layers: Sequence[MappedLayer], tiles: TileTable) -> NDArray[np.in
     for number, layer in enumerate(layers):
         windows[number, : len(layer.replicas)] = [len(replica.windows) for replica in layer.replicas]
     return windows[tiles.layer, tiles.replica]
+
+
+def column_lines(layers: Sequence[PairedLayer], target: Target) -> NDArray[np.int32]:
+    """Output lines of a column of weights in each layer, [layers]: the pairs of all its slices."""
+    return np.array([layer.slices * target.array.lines_per_pair for layer in layers], np.int32)
 
 
 def step_ns(layers: Sequence[IntegerLayer], target: Target) -> float:

@@ -39,6 +39,7 @@ from memcompile.quantizers import ExactInput
 from memcompile.schedule_rules import schedule_violations
 from memcompile.segment_rules import Stage, chip_violations, segment_violations
 from memcompile.target import Target
+from memcompile.timetable import column_lines
 from memcompile.violation import Violation
 
 LEVEL_TYPES = (np.int8, np.int16, np.int32)
@@ -161,7 +162,7 @@ def _program_arrays(program: Program) -> Iterator[Violation]:
     if program.chip is None:
         return
     array, conductances_us = program.target.array, program.chip.conductances_us
-    shape = (int(program.placement.tiles.array.max(initial=-1)) + 1, array.input_lines, array.output_lines)
+    shape = (int(program.placement.tiles.array.max(initial=-1)) + 1, array.input_lines, array.cell_columns)
     if conductances_us.shape != shape:
         yield Violation("chip-shape", "chip", f"conductances have shape {conductances_us.shape}, the arrays {shape}")
     elif not (np.isfinite(conductances_us).all() and (conductances_us >= 0).all()):
@@ -340,9 +341,9 @@ def placement_violations(stages: Sequence[Stage], placement: Placement, target: 
     ]
     if found or not len(placement.tiles) or placement.tiles.array.min() < 0:
         return found
-    slices = np.array([layer.slices for layer in layers], np.int32)
-    found += _inside(placement, slices, target)
-    found += _overlaps(placement, slices)
+    widths = placement.tiles.widths(column_lines(layers, target))
+    found += _inside(placement, widths, target)
+    found += _overlaps(placement, widths)
     return found
 
 
@@ -360,12 +361,12 @@ def _tile_set(layers: Sequence[MappedLayer], placement: Placement) -> Iterator[V
             return
 
 
-def _inside(placement: Placement, slices: NDArray[np.int32], target: Target) -> Iterator[Violation]:
+def _inside(placement: Placement, widths: NDArray[np.int32], target: Target) -> Iterator[Violation]:
     tiles, array = placement.tiles, target.array
     checks: tuple[tuple[str, NDArray[np.bool_]], ...] = (
         ("array", tiles.array >= placement.chips * target.chip.arrays),
         ("input_line", (tiles.input_line < 0) | (tiles.input_line + tiles.heights > array.input_lines)),
-        ("output_line", (tiles.output_line < 0) | (tiles.output_line + tiles.widths(slices) > array.output_lines)),
+        ("output_line", (tiles.output_line < 0) | (tiles.output_line + widths > array.output_lines)),
     )
     for column, bad in checks:
         for tile in np.flatnonzero(bad)[:10]:
@@ -373,14 +374,14 @@ def _inside(placement: Placement, slices: NDArray[np.int32], target: Target) -> 
             yield Violation("tile-inside-array", f"tile {tile}", f"{column} {value} puts it outside the hardware")
 
 
-def _overlaps(placement: Placement, slices: NDArray[np.int32]) -> Iterator[Violation]:
+def _overlaps(placement: Placement, widths: NDArray[np.int32]) -> Iterator[Violation]:
     tiles = placement.tiles
     box = np.stack(
         [
             tiles.input_line,
             tiles.input_line + tiles.heights,
             tiles.output_line,
-            tiles.output_line + tiles.widths(slices),
+            tiles.output_line + widths,
         ],
         axis=1,
     )

@@ -114,12 +114,16 @@ def _tile_errors(
     errors = np.zeros((len(ranges), len(vectors), cells.shape[-1]))
     for driven, weight in layer.quantizer.phases(vectors):
         currents = np.einsum("vr,psrc->psvc", driven, cells, optimize=True)
+        if target.array.pairs == "crossings":
+            currents = currents[:1] - currents[1:]
         driven_sum = driven.sum(axis=1)[:, None]
         for number, converter in enumerate(ranges.values()):
-            g_min = converter.nominal(np.zeros(1), target)
+            # What all cells have in common cancels where a line carries a difference.
+            g_min = 0.0 if converter.signed else converter.nominal(np.zeros(1), target)
             codes = converter.convert(
                 currents * converter.codes_per_level / converter.levels_per_code + driven_sum * g_min
             )
             error = converter.to_levels(codes) - currents
-            errors[number] += weight * np.einsum("s,svc->vc", powers, error[0] - error[1])
+            of_pairs = error[0] if converter.signed else error[0] - error[1]
+            errors[number] += weight * np.einsum("s,svc->vc", powers, of_pairs)
     return errors

@@ -14,7 +14,7 @@ from memcompile.errors import UsageError
 from memcompile.ir import Certificate, Graph, Placement, Replica, Segment, TiledLayer, TileTable
 from memcompile.pass_manager import Pass, PassContext
 from memcompile.passes.explore_windows import CopyOption, option_of, useful_windows
-from memcompile.passes.layer_graph import mapped_layers, tile_loads
+from memcompile.passes.layer_graph import column_lines, mapped_layers, tile_loads
 from memcompile.passes.packing import group_tiles
 from memcompile.passes.replicate import layer_kinds, share_windows, single_copies, with_copies
 from memcompile.passes.segment_costs import CutLayer, SegmentCosts, shortest_packing
@@ -110,13 +110,15 @@ def _cheapest_window(layer: TiledLayer, prices: _Prices, windows: bool) -> tuple
     if not windows:
         least_ns = np.where(table.outputs == 1, least_ns, np.inf)
     best = int(np.argmin(least_ns))
-    return option_of(table, best, layer.geometry, limits, layer.slices), float(least_ns[best])
+    lines = layer.slices * prices.target.array.lines_per_pair
+    return option_of(table, best, layer.geometry, limits, lines), float(least_ns[best])
 
 
 def _cut_layer(layer: TiledLayer, option: CopyOption, prices: _Prices) -> CutLayer:
     """The tiles of a copy, column by column: row tiles of one column, whose sums are joined, follow each other."""
     cut = option.cut
-    heights, widths = np.diff(cut.rows), np.diff(cut.columns) * 2 * layer.slices
+    column = layer.slices * prices.target.array.lines_per_pair
+    heights, widths = np.diff(cut.rows), np.diff(cut.columns) * column
     write_ns = sums_of_tiles(sums_of_weights(layer, prices.write_ns), option.unrolling, cut)
     order = _column_order(option)
     every = np.stack(np.broadcast_arrays(heights[None, :, None], widths[None, None, :], write_ns)[:2], axis=-1)
@@ -170,7 +172,7 @@ def _placed(
     layers, array = mapped_layers(graph), context.target.array
     tiles = TileTable.of(layers)
     segment = _segment_of_tiles(cut, segments, tiles)
-    sizes = np.stack([tiles.heights, tiles.widths(np.array([layer.slices for layer in layers], np.int32))], axis=1)
+    sizes = np.stack([tiles.heights, tiles.widths(column_lines(layers, context.target))], axis=1)
     loads, places = tile_loads(layers, tiles), np.empty((len(tiles), 3), np.int64)
     order = np.argsort(segment, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(segment[order])) + 1):

@@ -3,7 +3,7 @@
 A *parallel window* of several output positions reads more inputs and uses more columns, but takes
 fewer steps (SDK, Zhang et al. 2020; VW-SDK, Rhe et al. 2022). Rows are cut across channel
 borders, so a window costs windows * ceil(rows / R) * ceil(columns / C) steps in tiles of R x C.
-Options that another one beats in steps, in work and in cells are dropped.
+Options that another one beats in steps, in work and in crossings are dropped.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class CopyOption:
     windows: int
 
     @classmethod
-    def of(cls, unrolling: Unrolling, cut: Cut, slices: int) -> CopyOption:
-        """Sizes of an unrolling's tiles; a column takes 2 * slices output lines."""
+    def of(cls, unrolling: Unrolling, cut: Cut, column_lines: int) -> CopyOption:
+        """Sizes of an unrolling's tiles, given the output lines of a column of weights."""
         heights, height_counts = np.unique(np.diff(cut.rows), return_counts=True)
         widths, width_counts = np.unique(np.diff(cut.columns), return_counts=True)
         sizes = tuple(
-            (int(height), int(width) * 2 * slices, int(a * b) * unrolling.matrices)
+            (int(height), int(width) * column_lines, int(a * b) * unrolling.matrices)
             for height, a in zip(heights, height_counts, strict=True)
             for width, b in zip(widths, width_counts, strict=True)
         )
@@ -52,8 +52,8 @@ class CopyOption:
         return sum(count for _, _, count in self.sizes)
 
     @property
-    def cells(self) -> int:
-        """Cells of one copy."""
+    def crossings(self) -> int:
+        """Crossings of lines that one copy takes."""
         return sum(height * width * count for height, width, count in self.sizes)
 
     @property
@@ -71,7 +71,8 @@ class WindowTable:
     outputs: NDArray[np.int64]
     windows: NDArray[np.int64]
     tiles: NDArray[np.int64]
-    cells: NDArray[np.int64]
+    entries: NDArray[np.int64]
+    """Of the weight matrices, zeros included."""
 
     @property
     def work(self) -> NDArray[np.int64]:
@@ -102,8 +103,8 @@ def window_table(geometry: Geometry, rows: int, columns: int, most_weights: int)
         outputs = window.prod(axis=1)
         grid = -(-np.array(geometry.output_size) // window)
         tiles = matrices * -(-per_input * inputs // rows) * -(-per_output * outputs // columns)
-        cells = matrices * per_input * inputs * per_output * outputs
-        parts.append((window, np.full(len(window), bundle), outputs, grid.prod(axis=1), tiles, cells))
+        entries = matrices * per_input * inputs * per_output * outputs
+        parts.append((window, np.full(len(window), bundle), outputs, grid.prod(axis=1), tiles, entries))
     return WindowTable(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -147,29 +148,29 @@ def _products(axes: Sequence[range], most: int) -> Iterator[tuple[int, ...]]:
 
 
 def explore_windows(
-    geometry: Geometry, rows: int, columns: int, slices: int, most_cells: int
+    geometry: Geometry, rows: int, columns: int, column_lines: int, most_crossings: int
 ) -> tuple[CopyOption, ...]:
-    """Undominated ways to lay out a copy in at most ``most_cells`` cells, fewest cells first.
+    """Undominated ways to lay out a copy in at most ``most_crossings`` crossings, fewest first.
 
     Parameters
     ----------
     rows, columns
         Largest tile, in rows and columns.
-    slices
-        Pairs of a weight.
+    column_lines
+        Output lines of a column of weights.
     """
-    table = window_table(geometry, rows, columns, most_cells // (2 * slices))
+    table = window_table(geometry, rows, columns, most_crossings // column_lines)
     options = []
     for number in _undominated(table):
-        if table.cells[number] * 2 * slices > most_cells and table.outputs[number] > 1:
+        if table.entries[number] * column_lines > most_crossings and table.outputs[number] > 1:
             continue
-        options.append(option_of(table, number, geometry, (rows, columns), slices))
+        options.append(option_of(table, number, geometry, (rows, columns), column_lines))
     return tuple(options)
 
 
 def _undominated(table: WindowTable) -> list[int]:
-    """Options for which no other has at most their cells, their windows and their work."""
-    order = np.lexsort((table.tiles, table.work, table.windows, table.cells))
+    """Options for which no other has at most their entries, their windows and their work."""
+    order = np.lexsort((table.tiles, table.work, table.windows, table.entries))
     kept: list[int] = []
     windows, work = np.zeros(0, np.int64), np.zeros(0, np.int64)
     for number in order.tolist():
@@ -224,10 +225,12 @@ def useful_windows(geometry: Geometry, rows: int, columns: int) -> WindowTable:
     return window_table(geometry, rows, columns, _useful_weights(geometry, rows, columns))
 
 
-def option_of(table: WindowTable, number: int, geometry: Geometry, limits: tuple[int, int], slices: int) -> CopyOption:
+def option_of(
+    table: WindowTable, number: int, geometry: Geometry, limits: tuple[int, int], column_lines: int
+) -> CopyOption:
     """One window of a table, cut into tiles of at most ``limits`` rows and columns."""
     unrolling = Unrolling(geometry, tuple(map(int, table.window[number])), int(table.bundle[number]))
-    return CopyOption.of(unrolling, full_cut(unrolling, *limits), slices)
+    return CopyOption.of(unrolling, full_cut(unrolling, *limits), column_lines)
 
 
 def _useful_weights(geometry: Geometry, rows: int, columns: int) -> int:

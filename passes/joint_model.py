@@ -134,7 +134,7 @@ class Master:
                     copies = self.model.new_int_var(0, problem.arrays, "")
                     self.model.add(count <= interval * copies)
                     work.append(count)
-                    area.append(option.cells * copies)
+                    area.append(option.crossings * copies)
                     tall.append(problem.tall_width(option) * copies)
                 continue
             self.schemes[layer] = schemes_of(options, interval)
@@ -142,7 +142,7 @@ class Master:
             self.model.add_exactly_one(self.picked[layer])
             for scheme, here in zip(self.schemes[layer], self.picked[layer], strict=True):
                 work.append(here * sum(options[part.option].tiles * sum(part.loads) for part in scheme))
-                area.append(here * sum(options[part.option].cells * len(part.loads) for part in scheme))
+                area.append(here * sum(options[part.option].crossings * len(part.loads) for part in scheme))
                 width = sum(problem.tall_width(options[part.option]) * len(part.loads) for part in scheme)
                 tall.append(here * width)
         self.model.add(sum(work) <= problem.arrays * interval)

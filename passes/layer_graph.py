@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from memcompile.ir import Graph, IntegerLayer, MappedLayer, read_values
-from memcompile.timetable import tile_loads
+from memcompile.timetable import column_lines, tile_loads
 
-__all__ = ["layer_sources", "mapped_layers", "tile_loads"]
+__all__ = ["column_lines", "layer_sources", "mapped_layers", "tile_loads"]
 
 
 def mapped_layers(graph: Graph) -> tuple[MappedLayer, ...]:

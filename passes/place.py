@@ -14,7 +14,7 @@ from memcompile.ir import Certificate, Graph, Placement
 from memcompile.pass_manager import Pass, PassContext
 from memcompile.passes.chips import number_arrays, pipeline
 from memcompile.passes.clock import Clock
-from memcompile.passes.layer_graph import mapped_layers, tile_loads
+from memcompile.passes.layer_graph import column_lines, mapped_layers, tile_loads
 from memcompile.passes.packing import Packing, TileShape, group_tiles, pack
 from memcompile.passes.packing_bounds import arrays_bound, packing_interval_bound
 from memcompile.passes.packing_exact import pack_exactly
@@ -53,12 +53,12 @@ class Place(Pass):
         if not len(tiles) or placement.segments:
             return graph  # tiles of segments are placed
         layers = mapped_layers(graph)
-        slices = np.array([layer.slices for layer in layers], np.int32)
+        lines = column_lines(layers, context.target)
         loads = tile_loads(layers, tiles)
-        sizes = np.stack([tiles.heights, tiles.widths(slices), loads], axis=1).astype(np.int64)
+        sizes = np.stack([tiles.heights, tiles.widths(lines), loads], axis=1).astype(np.int64)
         draft = np.stack([tiles.array, tiles.input_line, tiles.output_line], axis=1).astype(np.int64)
         chip, traffic = context.target.chip, Traffic(graph, tiles)
-        weights_per_chip = chip.arrays * context.target.array.cells // (2 * int(slices.max()))
+        weights_per_chip = chip.arrays * context.target.array.crossings // int(lines.max())
         # Interchangeable tiles fill the arrays in the order they are listed.
         order = pipeline(traffic, weights_per_chip) if placement.chips > 1 else np.arange(len(tiles))
         places = np.empty((len(tiles), 3), np.int64)

@@ -36,7 +36,7 @@ from memcompile.passes.joint_plan import EFFORTS as JOINT_EFFORTS
 from memcompile.passes.joint_plan import replicas_of, search_jointly
 from memcompile.passes.latency_bound import latency_bound
 from memcompile.passes.latency_plan import latency_plans
-from memcompile.passes.layer_graph import mapped_layers, tile_loads
+from memcompile.passes.layer_graph import column_lines, mapped_layers, tile_loads
 from memcompile.passes.packing import Packing, TileShape, group_tiles, pack
 from memcompile.passes.packing_bounds import arrays_bound
 from memcompile.passes.packing_exact import pack_exactly
@@ -118,9 +118,12 @@ class Replicate(Pass):
             plan = balanced(single, (context.target.array.input_lines, context.target.array.output_lines))
             found = _Found(chosen_replicas(plan), plan.interval, (), plan.packing)
         graph = with_copies(graph, layers, found.replicas)
+        places = found.places
+        if places is None:
+            places = draft_places(mapped_layers(graph), context.target, found.packing)
         placement = Placement(
             chips=chips,
-            tiles=draft_places(mapped_layers(graph), found.packing) if found.places is None else found.places,
+            tiles=places,
             certificates=found.certificates,
             initiation_interval_steps=found.interval,
         )
@@ -152,7 +155,7 @@ class Replicate(Pass):
         for item in plans:
             flow = flow_of(graph, layers, item.replicas)
             mapped = flow.layers
-            tiles = draft_places(mapped, item.packing or packed_exactly(mapped, lines, arrays, item.interval))
+            tiles = draft_places(mapped, target, item.packing or packed_exactly(mapped, target, arrays, item.interval))
             if tiles.array.min() >= 0:
                 found.append((one_image(flow, tiles).latency, replace(item, places=tiles)))
             if clock.is_over and found:
@@ -286,21 +289,20 @@ def all_windows(unrolling: Unrolling, cut: Cut) -> Replica:
     return Replica(unrolling, cut, read_only(np.arange(unrolling.windows, dtype=np.int32)))
 
 
-def packed_exactly(layers: Sequence[MappedLayer], lines: tuple[int, int], arrays: int, interval: int) -> Packing | None:
+def packed_exactly(layers: Sequence[MappedLayer], target: Target, arrays: int, interval: int) -> Packing | None:
     """A packing of given copies, for a plan that came without one."""
     tiles = TileTable.of(layers)
-    slices = np.array([layer.slices for layer in layers], np.int32)
-    shapes, _ = group_tiles(tiles.heights, tiles.widths(slices), tile_loads(layers, tiles))
+    shapes, _ = group_tiles(tiles.heights, tiles.widths(column_lines(layers, target)), tile_loads(layers, tiles))
+    lines = (target.array.input_lines, target.array.output_lines)
     return pack_exactly(shapes, lines, arrays, interval, EXACT_LIMIT).packing
 
 
-def draft_places(layers: Sequence[MappedLayer], packing: Packing | None) -> TileTable:
+def draft_places(layers: Sequence[MappedLayer], target: Target, packing: Packing | None) -> TileTable:
     """The tile table, with the places of the plan's packing as a draft for placement."""
     tiles = TileTable.of(layers)
     if packing is None:
         return tiles
-    slices = np.array([layer.slices for layer in layers], np.int32)
-    _, members = group_tiles(tiles.heights, tiles.widths(slices), tile_loads(layers, tiles))
+    _, members = group_tiles(tiles.heights, tiles.widths(column_lines(layers, target)), tile_loads(layers, tiles))
     places = packing.expand(members, len(tiles)).astype(np.int32)
     return tiles.with_columns(array=places[:, 0], input_line=places[:, 1], output_line=places[:, 2])
 
@@ -324,7 +326,7 @@ def joint_options(kinds: Sequence[LayerKind]) -> list[tuple[CopyOption, ...]]:
     """Options of each layer for the joint model, the smallest windows first."""
     by_layer = {}
     for kind in kinds:
-        options = sorted(kind.options, key=lambda option: (option.unrolling.window_outputs, option.cells))
+        options = sorted(kind.options, key=lambda option: (option.unrolling.window_outputs, option.crossings))
         by_layer.update(dict.fromkeys(kind.members, tuple(options[:JOINT_OPTIONS])))
     return [by_layer[number] for number in range(len(by_layer))]
 
@@ -338,7 +340,7 @@ def check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
 def layer_kinds(layers: Sequence[TiledLayer], target: Target, arrays: int | None, windows: bool) -> list[LayerKind]:
     """Layers of equal geometry and slices together, with their options; the tiled copy comes first.
 
-    Options larger than ``arrays`` arrays are left out; None leaves out all that need more cells
+    Options larger than ``arrays`` arrays are left out; None leaves out all that need more crossings
     than the tiled copy. Without ``windows`` a step yields one output position.
     """
     members: dict[tuple[object, ...], list[int]] = {}
@@ -348,10 +350,11 @@ def layer_kinds(layers: Sequence[TiledLayer], target: Target, arrays: int | None
     kinds = []
     for numbers in members.values():
         layer = layers[numbers[0]]
-        tiled = CopyOption.of(layer.unrolling, layer.cut, layer.slices)
+        lines = layer.slices * target.array.lines_per_pair
+        tiled = CopyOption.of(layer.unrolling, layer.cut, lines)
         rows, columns = tile_limits(target, layer.slices)
-        most = tiled.cells if arrays is None else arrays * target.array.cells
-        options = explore_windows(layer.geometry, rows, columns, layer.slices, most)
+        most = tiled.crossings if arrays is None else arrays * target.array.crossings
+        options = explore_windows(layer.geometry, rows, columns, lines, most)
         options = tuple(item for item in options if windows or item.unrolling.window_outputs == 1)
         same = [option for option in options if option.unrolling != tiled.unrolling or option.cut != tiled.cut]
         kinds.append(LayerKind(tuple(numbers), (tiled, *same)))
@@ -359,10 +362,10 @@ def layer_kinds(layers: Sequence[TiledLayer], target: Target, arrays: int | None
 
 
 def single_copies(kinds: Sequence[LayerKind], target: Target) -> WindowPlan:
-    """One copy of each layer in few arrays: the options with least cells, or as tiled."""
+    """One copy of each layer in few arrays: the options with least crossings, or as tiled."""
     lines = (target.array.input_lines, target.array.output_lines)
     plans = []
-    for pick in (_fewest_cells, _as_tiled):
+    for pick in (_fewest_crossings, _as_tiled):
         choices = tuple((Choice(pick(kind), 1),) * len(kind.members) for kind in kinds)
         shapes = shapes_of(choices)
         plans.append(WindowPlan(tuple(kinds), choices, fewest_arrays(shapes, lines)))
@@ -383,8 +386,8 @@ def fewest_arrays(shapes: Sequence[TileShape], lines: tuple[int, int]) -> Packin
     return packing
 
 
-def _fewest_cells(kind: LayerKind) -> CopyOption:
-    return min(kind.options, key=lambda option: option.cells)
+def _fewest_crossings(kind: LayerKind) -> CopyOption:
+    return min(kind.options, key=lambda option: option.crossings)
 
 
 def _as_tiled(kind: LayerKind) -> CopyOption:
@@ -423,7 +426,7 @@ def capacity_message(layers: Sequence[TiledLayer], target: Target, chips: int, a
     lines = (target.array.input_lines, target.array.output_lines)
     sizes = []
     for number, layer in enumerate(layers):
-        option = CopyOption.of(layer.unrolling, layer.cut, layer.slices)
+        option = CopyOption.of(layer.unrolling, layer.cut, layer.slices * target.array.lines_per_pair)
         shapes = [TileShape(height, width, 1, count) for height, width, count in option.sizes]
         sizes.append((arrays_bound(shapes, lines, None), number))
     largest = sorted(sizes, key=lambda item: (-item[0], item[1]))[:3]
@@ -433,6 +436,6 @@ def capacity_message(layers: Sequence[TiledLayer], target: Target, chips: int, a
     have = f"{chips} chip has" if chips == 1 else f"{chips} chips have"
     return (
         f"needs {arrays} arrays, {have} {chips * per_chip} ({per_chip} arrays of "
-        f"{lines[0]} x {lines[1]} cells on a chip of {target.name}); largest layers: {named}; "
+        f"{lines[0]} x {lines[1]} lines on a chip of {target.name}); largest layers: {named}; "
         f"use --chips {-(-arrays // per_chip)}{parts}{fewer_slices}, a target with larger arrays, or a smaller network"
     )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from memcompile.dataflow_steps import Flow, Steps
 from memcompile.ir import Certificate, Graph, MappedLayer, Placement, Segment, TileTable
 from memcompile.pass_manager import Pass, PassContext
-from memcompile.passes.layer_graph import mapped_layers, tile_loads
+from memcompile.passes.layer_graph import column_lines, mapped_layers, tile_loads
 from memcompile.passes.packing import group_tiles
 from memcompile.passes.packing_bounds import packing_interval_bound
 from memcompile.passes.timetables import one_image, pipeline
@@ -108,8 +108,7 @@ def _bound(
     if not len(tiles):
         return 0, "no tiles"
     array, chips = context.target.array, context.chips
-    slices = np.array([layer.slices for layer in layers], np.int32)
-    shapes, _ = group_tiles(tiles.heights, tiles.widths(slices), loads)
+    shapes, _ = group_tiles(tiles.heights, tiles.widths(column_lines(layers, context.target)), loads)
     arrays = chips * context.target.chip.arrays if chips else int(tiles.array.max()) + 1
     bound = packing_interval_bound(shapes, (array.input_lines, array.output_lines), arrays)
     return bound, "dual feasible functions over the given copies, one tile a step per array"

@@ -17,7 +17,7 @@ class TileMatrices(Pass):
     """Cuts each weight matrix at the array's size: full tiles first, the rest last.
 
     All pairs and slices of a weight are neighbours on one array, so a tile holds at most
-    ``output_lines // (2 * slices)`` columns. Groups of a grouped convolution that fit one tile
+    ``output_lines // (lines_per_pair * slices)`` columns. Groups of a grouped convolution that fit one tile
     together share it on its block diagonal, so that one step serves them all.
 
     Raises
@@ -52,12 +52,13 @@ def tile_limits(target: Target, slices: int) -> tuple[int, int]:
     CapacityError
         The pairs of one weight need more output lines than an array has.
     """
-    columns = target.array.output_lines // (2 * slices)
+    array = target.array
+    columns = array.output_lines // (array.lines_per_pair * slices)
     if columns == 0:
         raise CapacityError(
-            f"one weight of {slices} slices needs {2 * slices} {target.array.output_line_name}s, "
-            f"an array of {target.name} has {target.array.output_lines}; "
-            f"use --slices {target.array.output_lines // 2} or fewer"
+            f"one weight of {slices} slices needs {array.lines_per_pair * slices} {array.output_line_name}s, "
+            f"an array of {target.name} has {array.output_lines}; "
+            f"use --slices {array.output_lines // array.lines_per_pair} or fewer"
         )
     return target.array.input_lines, columns
 

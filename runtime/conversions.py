@@ -32,7 +32,7 @@ class TileLines:
     """The output lines of one tile, prepared for conversion; all in converter units.
 
     A conversion of line l with d driven input lines, g the sum of their cells, and z a standard
-    Gaussian number gives code = clip(floor(g + s * gain[l] * z + rounding[l]), 0, max_code), where
+    Gaussian number gives code = clip(floor(g + s * gain[l] * z + rounding[l]), min_code, max_code), where
     s is ``sigma[d]``, or the root of the sum of the driven cells' variances if there are
     ``variances``. The gain is that of the converter; g has it already.
     """
@@ -52,6 +52,8 @@ class TileLines:
     """[lines]: what the converter multiplies noise with."""
     rounding: NDArray[np.float32]
     """[lines]: one half plus the converter's offset."""
+    min_code: np.float32
+    """Zero, or below where lines carry the differences of pairs."""
     max_code: np.float32
     count: int
     """Lines that there are."""
@@ -71,7 +73,7 @@ class TileLines:
     @property
     def converts_idle_phases(self) -> bool:
         """Whether lines without current have a code other than zero, so that no phase may be skipped."""
-        return bool((self.rounding >= 1).any())
+        return bool((self.rounding >= 1).any() or (self.min_code < 0 and (self.rounding < 0).any()))
 
 
 def group_rows(rows: int) -> int:
@@ -83,9 +85,9 @@ def group_rows(rows: int) -> int:
     return 8 if rows <= SMALL_ROWS else 6
 
 
-def lines_at_once(rows: int, slices: int) -> int:
+def lines_at_once(rows: int, column_lines: int) -> int:
     """Output lines of a tile to convert together: whole columns whose tables stay in a processor's cache."""
-    whole, each = math.lcm(LINES_PER_BLOCK, 2 * slices), group_rows(rows)
+    whole, each = math.lcm(LINES_PER_BLOCK, column_lines), group_rows(rows)
     return max(1, TABLE_BYTES // (-(-rows // each) * (4 << each) * whole)) * whole
 
 
@@ -173,7 +175,7 @@ def convert_tile(
     totals: NDArray[np.int64],
     workers: Workers,
 ) -> None:
-    """Convert, shift and add, subtract pairs, combine slices; adds to ``totals`` in place.
+    """Convert, shift and add, subtract pairs on two lines, combine slices; adds to ``totals`` in place.
 
     Parameters
     ----------
@@ -209,11 +211,13 @@ def convert_tile(
             lines.rounding,
             lines.noisy,
             lines.converts_idle_phases,
+            lines.min_code,
             lines.max_code,
             patterns,
             driven,
             weights,
             powers,
+            lines.count,
             windows,
             images,
             grid,
@@ -254,10 +258,15 @@ def _convert_in_numpy(
             if lines.noisy:
                 z = read_gaussians(width, window[rows], images[image[rows]], stream, seed, phase, lines.first_line)
                 current += _noise_scale(lines, patterns, driven[rows], width) * (lines.gain * z)
-            value = np.minimum(np.maximum(current + lines.rounding, np.float32(0)), lines.max_code)
+            value = np.minimum(np.maximum(current + lines.rounding, lines.min_code), lines.max_code)
             codes[rows] += weight * np.floor(value)
-    pairs = codes[:, : lines.count].reshape(items, -1, len(powers), 2)
-    totals += (pairs[..., 0] - pairs[..., 1]).astype(np.int64) @ powers
+    totals += digits_of(codes[:, : lines.count], totals.shape[1], len(powers)).astype(np.int64) @ powers
+
+
+def digits_of(codes: NDArray[Any], columns: int, slices: int) -> NDArray[Any]:
+    """Codes of pairs, [items, columns, slices], of those of lines; two lines of a pair are subtracted."""
+    pairs = codes.reshape(len(codes), columns, slices, -1)
+    return pairs[..., 0] if pairs.shape[3] == 1 else pairs[..., 0] - pairs[..., 1]
 
 
 def _noise_scale(

@@ -75,11 +75,11 @@ class Devices:
     def tile(self, row: int) -> NDArray[Any]:
         """What the converters see of one tile, [rows, output lines], in converter units.
 
-        The cells' conductances; if there are such effects, those that the wires leave of them, times
-        what a one drives on the input lines and the converters' gains.
+        The cells' conductances, or the difference of both cells of a crossing; if there are such effects,
+        what the wires leave of them, times what a one drives on the input lines and the converters' gains.
         """
         if not (self.effects.wires or self.effects.dac_error or self.effects.adc_error):
-            return self.cells(row)
+            return self.subtracted(self.cells(row))
         seen = self._seen.get(row)
         if seen is None:
             seen = self._see(row)
@@ -91,20 +91,45 @@ class Devices:
         cells, wires = self.cells(row).astype(np.float64), self.program.target.wires
         converter = self.converter_of(row)
         if self.effects.wires and wires is not None:
-            cells = effective_conductances_us(
-                cells,  # linear: units in, units out
+            effective = effective_conductances_us(
+                self._by_wire(cells),  # linear: units in, units out
                 wires.input_segment_ohm * converter.unit_us,
                 wires.output_segment_ohm * converter.unit_us,
                 *self._leads(row),
             )
-        seen = cells * self.drive_of_one(row)[:, None] * self.gains(row)
+            cells = self._by_crossing(effective)
+        seen = self.subtracted(cells) * self.drive_of_one(row)[:, None] * self.gains(row)
         return converter.to_grid(seen).astype(converter.dtype)
+
+    def subtracted(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """What output lines add up, [..., output lines], of what cells contribute, [..., columns of cells]."""
+        if self._per_crossing == 1:
+            return cells
+        difference: NDArray[Any] = cells[..., 0::2] - cells[..., 1::2]
+        return difference
+
+    @property
+    def _per_crossing(self) -> int:
+        return self.program.target.array.cells_per_crossing
+
+    def _by_wire(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """[rows, columns of cells] as [wires, output lines]: the cells of a crossing are on wires of their own."""
+        return (
+            cells.reshape(len(cells), -1, self._per_crossing)
+            .transpose(0, 2, 1)
+            .reshape(len(cells) * self._per_crossing, -1)
+        )
+
+    def _by_crossing(self, wires: NDArray[Any]) -> NDArray[Any]:
+        """The inverse of :meth:`_by_wire`."""
+        rows = len(wires) // self._per_crossing
+        return wires.reshape(rows, self._per_crossing, -1).transpose(0, 2, 1).reshape(rows, -1)
 
     def _leads(self, row: int) -> tuple[int, int]:
         """Wire segments between a tile and the drivers of its input lines, and the converters of its output lines."""
         tiles, shape = self.program.placement.tiles, self.program.target.array
-        rows = self._rows_of(row)
-        return int(tiles.output_line[row]) + 1, shape.input_lines - rows.stop + 1
+        below = (shape.input_lines - self._rows_of(row).stop) * self._per_crossing
+        return int(tiles.output_line[row]) + 1, below + 1
 
     @property
     def solves_each_step(self) -> bool:
@@ -129,6 +154,9 @@ class Devices:
             return self.drives(row, digits) @ self.tile(row).astype(np.float64)
         network, converter = self._network(row), self.converter_of(row)
         voltages = digits / converter.highest_digit * self.voltages(row)
+        # The second wire of an input line, if there is one, gets the opposite voltage.
+        signs = np.array([1.0, -1.0][: self._per_crossing])
+        voltages = (voltages[..., None] * signs).reshape(len(digits), -1)
         solved = np.array([network.currents(item) for item in voltages]).reshape(len(digits), -1)
         return converter.to_grid(solved * converter.highest_digit * self.gains(row))
 
@@ -155,7 +183,7 @@ class Devices:
         wires, unit_us = self.program.target.wires, self.converter_of(row).unit_us
         assert wires is not None
         return NonlinearTile(
-            self.cells(row).astype(np.float64),
+            self._by_wire(self.cells(row).astype(np.float64)),
             float(self.voltages(row).max()),
             sharpness(self.program.target),
             wires.input_segment_ohm * unit_us / US_PER_S,
@@ -187,22 +215,27 @@ class Devices:
         shape, array = self.program.target.array, int(self.program.placement.tiles.array[row])
         return sigma * draw((shape.output_lines,), purpose, array, self.seed)[lines]
 
+    def line_sigma(self, row: int) -> Cells:
+        """Read noise that each input line of a tile adds to each output line, [rows, output lines], in units."""
+        sigma = self.read_sigma(row)
+        return sigma if self._per_crossing == 1 else np.hypot(sigma[:, 0::2], sigma[:, 1::2])
+
     def read_sigma(self, row: int) -> Cells:
-        """Read noise of each cell of a tile when its line is driven, [rows, output lines], in units.
+        """Read noise of each cell of a tile when its line is driven, [rows, columns of cells], in units.
 
         sqrt(sigma^2 + (share g)^2) times what a one drives on the line; open cells of dead lines have none.
         """
         cells, spec = self.cells(row).astype(np.float64), self.program.target.read_noise
         sigma = np.hypot(spec.sigma_us / self.converter_of(row).unit_us, spec.proportional_share * cells)
         if self.effects.dead_lines:
-            sigma *= self._alive(int(self.program.placement.tiles.array[row]))[self._rows_of(row), self._lines_of(row)]
+            sigma *= self._alive(int(self.program.placement.tiles.array[row]))[self._rows_of(row), self._cells_of(row)]
         return sigma * self.drive_of_one(row)[:, None]
 
     def cells(self, row: int) -> NDArray[Any]:
-        """Conductances of the cells of one tile, [rows, output lines], in converter units."""
+        """Conductances of the cells of one tile, [rows, columns of cells], in converter units."""
         tiles = self.program.placement.tiles
         written = self.array(int(tiles.array[row]), int(tiles.segment[row]), self.converter_of(row))
-        return written[self._rows_of(row), self._lines_of(row)]
+        return written[self._rows_of(row), self._cells_of(row)]
 
     def _rows_of(self, row: int) -> slice:
         tiles = self.program.placement.tiles
@@ -213,10 +246,14 @@ class Devices:
         tiles = self.program.placement.tiles
         left = int(tiles.output_line[row])
         columns = int(tiles.column_end[row] - tiles.column_begin[row])
-        return slice(left, left + columns * 2 * int(self.program.slices[int(tiles.layer[row])]))
+        return slice(left, left + columns * int(self.program.column_lines[int(tiles.layer[row])]))
+
+    def _cells_of(self, row: int) -> slice:
+        lines, each = self._lines_of(row), self._per_crossing
+        return slice(lines.start * each, lines.stop * each)
 
     def array(self, number: int, segment: int = 0, converter: Converter | None = None) -> NDArray[Any]:
-        """Conductances of one array in a segment, [input lines, output lines], in units of a converter."""
+        """Conductances of one array in a segment, [input lines, columns of cells], in units of a converter."""
         converter = converter or self.converter
         cells = self._cache.get((number, segment, converter))
         if cells is None:
@@ -226,10 +263,10 @@ class Devices:
         return cells
 
     def levels(self, number: int, segment: int = 0) -> NDArray[Any]:
-        """Levels that programming aims at, [input lines, output lines]; shares of the window if continuous."""
+        """Levels that programming aims at, [input lines, columns of cells]; shares of the window if continuous."""
         shape = self.program.target.array
         kind = np.float32 if self.program.target.cell.continuous else np.uint8
-        levels = np.zeros((shape.input_lines, shape.output_lines), kind)
+        levels = np.zeros((shape.input_lines, shape.cell_columns), kind)
         for row in self._rows_in(number, segment):
             self._lay(levels, row, self._expand(*self._laid_out(row)))
         return levels
@@ -241,9 +278,9 @@ class Devices:
         return share < 1 and self.effects.programming_error and self.program.chip is None
 
     def _holds_weight(self, number: int, segment: int) -> NDArray[np.bool_]:
-        """Which cells of an array belong to the pair of some weight, [input lines, output lines]."""
+        """Which cells of an array belong to the pair of some weight, [input lines, columns of cells]."""
         shape = self.program.target.array
-        holds = np.zeros((shape.input_lines, shape.output_lines), bool)
+        holds = np.zeros((shape.input_lines, shape.cell_columns), bool)
         for row in self._rows_in(number, segment):
             self._lay(holds, row, self._expand_ones(*self._laid_out(row)))
         return holds
@@ -274,9 +311,8 @@ class Devices:
             tiles.row_begin[row] : tiles.row_end[row],
             tiles.column_begin[row] : tiles.column_end[row],
         ]
-        lines = block.transpose(2, 3, 1, 0).reshape(block.shape[2], -1)  # rows, (column, slice, polarity)
-        top, left = tiles.input_line[row], tiles.output_line[row]
-        cells[top : top + lines.shape[0], left : left + lines.shape[1]] = lines
+        laid = block.transpose(2, 3, 1, 0).reshape(block.shape[2], -1)  # rows, (column, slice, polarity)
+        cells[self._rows_of(row), self._cells_of(row)] = laid
 
     def _expand_layer(self, number: int, unrolling: Unrolling) -> NDArray[Any]:
         return unrolling.expand(self.program.layers[number].cells)
@@ -351,12 +387,12 @@ class Devices:
         return cells_us
 
     def _alive(self, number: int) -> NDArray[np.bool_]:
-        """Which cells of an array sit on two working lines, [input lines, output lines]."""
+        """Which cells of an array sit on two working lines, [input lines, columns of cells]."""
         shape, faults = self.program.target.array, self.program.target.faults
         inputs = uniforms(shape.input_lines, number, 0, stream(Purpose.DEAD_INPUT, 0), self.seed)
         outputs = uniforms(shape.output_lines, number, 0, stream(Purpose.DEAD_OUTPUT, 0), self.seed)
         alive: NDArray[np.bool_] = (inputs >= faults.dead_input_line_share)[:, None] & (
-            outputs >= faults.dead_output_line_share
+            np.repeat(outputs, self._per_crossing) >= faults.dead_output_line_share
         )
         return alive
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.runtime.compiled import Workers, product_kernels
+from memcompile.runtime.conversions import digits_of
 from memcompile.runtime.current_voltage import Drive
 from memcompile.runtime.integer_product import IntegerMatrix
 from memcompile.runtime.random_numbers import ItemNoise, key_words
@@ -29,7 +30,7 @@ class DigitLines:
     """The output lines of one tile, prepared for conversion; all in converter units.
 
     A conversion of line l that gets digits d, with g the sum of d times its cells and z a standard
-    Gaussian number, gives code = clip(floor(g + s * gain[l] * z + rounding[l]), 0, max_code), where s is
+    Gaussian number, gives code = clip(floor(g + s * gain[l] * z + rounding[l]), min_code, max_code), where s is
     ``sigma`` * sqrt(sum of d^2), or the root of d^2 times ``variances`` if there are any. The gain
     is that of the converter; g has it already.
     """
@@ -44,6 +45,8 @@ class DigitLines:
     """
     rounding: NDArray[np.float64]
     """[lines]: one half plus the converter's offset."""
+    min_code: float
+    """Zero, or below where lines carry the differences of pairs."""
     max_code: float
     count: int
     """Lines that there are."""
@@ -98,7 +101,7 @@ def convert_digits(
     totals: NDArray[np.int64],
     workers: Workers,
 ) -> None:
-    """Convert one phase, shift, subtract pairs, combine slices; adds to ``totals`` in place.
+    """Convert one phase, shift, subtract pairs on two lines, combine slices; adds to ``totals`` in place.
 
     Parameters
     ----------
@@ -126,7 +129,8 @@ def convert_digits(
             if compiled is None:
                 z = noise.gaussians(len(lines.gain), first, last, phase) if lines.noisy else np.float32(0)
                 scale = spread if len(spread) else deviation[:, None]
-                totals[first:last] += _codes(lines, sums, scale * (lines.gain * z), len(weights)) @ weights
+                jitter = scale * (lines.gain * z)
+                totals[first:last] += _codes(lines, sums, jitter, totals.shape[1], len(weights)) @ weights
                 continue
             compiled.convert_sums(
                 sums,
@@ -138,7 +142,9 @@ def convert_digits(
                 lines.gain,
                 lines.rounding,
                 lines.noisy,
+                lines.min_code,
                 lines.max_code,
+                lines.count,
                 weights,
                 noise.windows,
                 noise.images,
@@ -183,11 +189,9 @@ def _deviation(lines: DigitLines, vectors: NDArray[np.uint8]) -> NDArray[np.floa
 
 
 def _codes(
-    lines: DigitLines, sums: NDArray[np.integer[Any]], jitter: NDArray[np.float32], slices: int
-) -> NDArray[np.int64]:
-    """Output codes of pairs, subtracted, [items, columns, slices]."""
+    lines: DigitLines, sums: NDArray[np.integer[Any]], jitter: NDArray[np.float32], columns: int, slices: int
+) -> NDArray[Any]:
+    """Output codes of pairs, [items, columns, slices]."""
     current = lines.cells.values(sums) * (lines.step / lines.cells.step) + jitter
-    codes = np.floor(np.minimum(np.maximum(current + lines.rounding, 0.0), lines.max_code)).astype(np.int64)
-    pairs = codes[:, : lines.count].reshape(len(codes), -1, slices, 2)
-    difference: NDArray[np.int64] = pairs[..., 0] - pairs[..., 1]
-    return difference
+    value = np.minimum(np.maximum(current + lines.rounding, lines.min_code), lines.max_code)
+    return digits_of(np.floor(value).astype(np.int64)[:, : lines.count], columns, slices)

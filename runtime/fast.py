@@ -22,7 +22,7 @@ from memcompile.geometry import Unrolling
 from memcompile.ir import MappedLayer, Replica
 from memcompile.quantizers import ExactInput, InputQuantizer
 from memcompile.runtime.compiled import Workers, product_kernels
-from memcompile.runtime.conversions import Phases, convert_tile, pack_phases
+from memcompile.runtime.conversions import Phases, convert_tile, digits_of, pack_phases
 from memcompile.runtime.digit_conversions import convert_digits
 from memcompile.runtime.linear import LinearMatrices, multiply
 from memcompile.runtime.literal import LiteralExecutor
@@ -225,11 +225,12 @@ class FastExecutor:
         weights = np.array(inputs.phase_weights, np.float32)
         powers = np.int64(stage.base) ** np.arange(stage.slices)
         windows = replica.windows.astype(np.int64)
+        column_lines = stage.slices * machine.target.array.lines_per_pair
         for row in tiles.tolist():
             matrix, column = int(table.matrix[row]), int(table.column_begin[row])
             phases = inputs.phases(unrolling, matrix, int(table.row_begin[row]), int(table.row_end[row]))
             for lines in machine.lines(row):
-                first = column + lines.first_line // (2 * stage.slices)
+                first = column + lines.first_line // column_lines
                 convert_tile(
                     lines,
                     phases,
@@ -239,7 +240,7 @@ class FastExecutor:
                     images,
                     stream(Purpose.READ, row),
                     machine.seed,
-                    totals[:, matrix, first : first + lines.count // (2 * stage.slices)],
+                    totals[:, matrix, first : first + lines.count // column_lines],
                     machine.workers,
                 )
         return totals.reshape(batch, count, unrolling.matrices, unrolling.columns)
@@ -331,12 +332,11 @@ class FastExecutor:
                 slice(table.row_begin[row], table.row_end[row]),
                 slice(table.column_begin[row], table.column_end[row]),
             )
-            cells = self.machine.devices.tile(row)
-            pairs = cells.reshape(len(cells), -1, stage.slices, 2)
-            weights[block] = (pairs[..., 0] - pairs[..., 1]) @ powers
+            cells, columns = self.machine.devices.tile(row), block[2].stop - block[2].start
+            weights[block] = digits_of(cells, columns, stage.slices) @ powers
             if self.machine.effects.read_noise:
-                spread = self.machine.devices.read_sigma(row).reshape(pairs.shape) ** 2
-                variances[block] = (spread[..., 0] + spread[..., 1]) @ powers**2
+                spread = self.machine.devices.line_sigma(row) ** 2
+                variances[block] = spread.reshape(len(cells), columns, stage.slices, -1).sum(axis=3) @ powers**2
         return weights, variances
 
 

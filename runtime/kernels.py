@@ -191,9 +191,9 @@ def _sum_rows(tables: Any, rows: Any, groups: Any, line: Any) -> Any:
 
 
 @_compile(inline="always")
-def _add_codes(codes: Any, line: Any, current: Any, rounding: Any, max_code: Any, weight: Any) -> None:
+def _add_codes(codes: Any, line: Any, current: Any, rounding: Any, min_code: Any, max_code: Any, weight: Any) -> None:
     """Convert the currents of sixteen lines and add their weighted codes."""
-    code = floor(less(greater(current + load(rounding, line), F(0)), max_code))
+    code = floor(less(greater(current + load(rounding, line), min_code), max_code))
     store(codes, line, load(codes, line) + code * weight)
 
 
@@ -206,11 +206,13 @@ def convert_items(
     rounding: Any,
     noisy: bool,
     every: bool,
+    min_code: Any,
     max_code: Any,
     patterns: Any,
     driven: Any,
     weights: Any,
     powers: Any,
+    count: int,
     windows: Any,
     images: Any,
     grid: int,
@@ -259,16 +261,23 @@ def convert_items(
                         low, high = low + root(spread_low) * z_low, high + root(spread_high) * z_high
                     else:
                         low, high = low + z_low * scale, high + z_high * scale
-                _add_codes(codes, line, low, rounding, max_code, weight)
-                _add_codes(codes, line + HALF, high, rounding, max_code, weight)
-        combine(codes, powers, totals, item)
+                _add_codes(codes, line, low, rounding, min_code, max_code, weight)
+                _add_codes(codes, line + HALF, high, rounding, min_code, max_code, weight)
+        combine(codes, count, powers, totals, item)
 
 
 @_compile(inline="always")
-def combine(codes: Any, powers: Any, totals: Any, item: Any) -> None:
-    """Subtract pairs and add slices of shifted and added codes."""
-    slices = U(powers.size)
-    for column in range(U(totals.shape[1])):
+def combine(codes: Any, count: Any, powers: Any, totals: Any, item: Any) -> None:
+    """Subtract pairs and add slices of the shifted and added codes of ``count`` lines."""
+    slices, columns = U(powers.size), U(totals.shape[1])
+    if U(count) == columns * slices:  # a line carries the difference of its pair
+        for column in range(columns):
+            total = np.int64(0)
+            for s in range(slices):
+                total += np.int64(codes[column * slices + s]) * powers[s]
+            totals[item, column] += total
+        return
+    for column in range(columns):
         total = np.int64(0)
         for s in range(slices):
             pair = U(2) * (column * slices + s)

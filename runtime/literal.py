@@ -60,17 +60,20 @@ class LiteralExecutor:
         """One matrix-vector product in one array, [batch, columns of the tile], in codes."""
         devices = self.machine.devices
         converter = devices.converter_of(row)
-        width = devices.cells(row).shape[1]
-        sigma = devices.read_sigma(row) * devices.gains(row) if self.machine.effects.read_noise else None
-        lines = np.zeros((len(vector), width))
+        sigma = devices.read_sigma(row) if self.machine.effects.read_noise else None
+        lines = np.zeros((len(vector), len(devices.gains(row))))
         for phase, (driven, weight) in enumerate(stage.quantizer.phases(vector)):
             current = devices.currents(row, driven)
             if sigma is not None:
                 draw = 0 if self.machine.noise_spans_phases else phase
-                current += self._noise(devices.drives(row, driven), sigma, row, window, draw, images)
+                noise = self._noise(devices.drives(row, driven), sigma, row, window, draw, images)
+                current += devices.subtracted(noise) * devices.gains(row)
             lines += weight * converter.convert(current + devices.offsets(row))
-        pairs = lines.reshape(len(vector), -1, stage.slices, 2)
-        digits = pairs[..., 0] - pairs[..., 1]
+        columns = int(self.machine.tiles.column_end[row] - self.machine.tiles.column_begin[row])
+        pairs = lines.reshape(len(vector), columns, stage.slices, -1)
+        digits = pairs[..., 0]
+        if pairs.shape[3] == 2:  # on two output lines
+            digits = digits - pairs[..., 1]
         total: NDArray[np.float64] = digits @ (float(stage.base) ** np.arange(stage.slices))
         return total
 
@@ -83,7 +86,7 @@ class LiteralExecutor:
         draw: int,
         images: NDArray[np.int64],
     ) -> NDArray[np.float64]:
-        """Read noise of each driven cell times its drive, summed over each output line, [batch, output lines]."""
+        """Read noise of each driven cell times its drive, summed over rows, [batch, columns of cells]."""
         key = stream(Purpose.READ_LITERAL, row)
         noise = gaussians(sigma.size, window, images, key, self.machine.seed, draw << 29)
         total: NDArray[np.float64] = np.einsum("br,brw->bw", driven, sigma * noise.reshape(-1, *sigma.shape))

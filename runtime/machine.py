@@ -69,13 +69,12 @@ class Machine:
 
     def _prepare(self, row: int) -> list[TileLines]:
         cells = self.devices.tile(row)
-        noise = self.devices.read_sigma(row) if self.effects.read_noise else np.zeros(cells.shape)
+        noise = self.devices.line_sigma(row) if self.effects.read_noise else np.zeros(cells.shape)
         gain, offset = self.devices.gains(row), self.devices.offsets(row)
-        max_code = self.devices.converter_of(row).max_code
-        assert max_code is not None
-        step = lines_at_once(len(cells), self.program.layers[int(self.tiles.layer[row])].slices)
+        converter = self.devices.converter_of(row)
+        step = lines_at_once(len(cells), int(self.program.column_lines[int(self.tiles.layer[row])]))
         return [
-            self._part(part.start, cells[:, part], noise[:, part], gain[part], offset[part], max_code)
+            self._part(part.start, cells[:, part], noise[:, part], gain[part], offset[part], converter)
             for part in (slice(first, first + step) for first in range(0, cells.shape[1], step))
         ]
 
@@ -86,9 +85,11 @@ class Machine:
         noise: NDArray[np.float64],
         gain: NDArray[np.float64],
         offset: NDArray[np.float64],
-        max_code: int,
+        converter: Converter,
     ) -> TileLines:
         rows, width = cells.shape
+        assert converter.min_code is not None
+        assert converter.max_code is not None
         alike = bool((noise == noise[0, 0]).all())
         sigma = noise[0, 0] * np.sqrt(np.arange(rows + 1)) if alike else np.zeros(rows + 1)
         return TileLines(
@@ -97,7 +98,8 @@ class Machine:
             sigma=sigma.astype(np.float32),
             gain=in_whole_blocks(gain),
             rounding=in_whole_blocks(0.5 + offset),
-            max_code=np.float32(max_code),
+            min_code=np.float32(converter.min_code),
+            max_code=np.float32(converter.max_code),
             count=width,
             first_line=first_line,
         )
@@ -108,9 +110,10 @@ class Machine:
 
     def _prepare_digits(self, row: int) -> DigitLines:
         cells = self.devices.tile(row)
-        noise = self.devices.read_sigma(row) if self.effects.read_noise else np.zeros(cells.shape)
+        noise = self.devices.line_sigma(row) if self.effects.read_noise else np.zeros(cells.shape)
         alike = bool((noise == noise[0, 0]).all())
         converter = self.devices.converter_of(row)
+        assert converter.min_code is not None
         assert converter.max_code is not None
         assert converter.grid_bits is not None
         return DigitLines(
@@ -119,6 +122,7 @@ class Machine:
             sigma=float(noise[0, 0]) if alike else 0.0,
             gain=in_whole_blocks(self.devices.gains(row)),
             rounding=in_whole_blocks(0.5 + self.devices.offsets(row), np.float64),
+            min_code=float(converter.min_code),
             max_code=float(converter.max_code),
             count=cells.shape[1],
             drive=self.devices.drive,

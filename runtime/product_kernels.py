@@ -115,9 +115,9 @@ def square_sums(vectors: Any) -> Any:
 
 
 @_compile(inline="always")
-def _store_codes(codes: Any, line: Any, current: Any, rounding: Any, max_code: Any) -> None:
+def _store_codes(codes: Any, line: Any, current: Any, rounding: Any, min_code: Any, max_code: Any) -> None:
     """Convert the currents of sixteen lines."""
-    store(codes, line, floor(less(greater(current + load(rounding, line), 0.0), max_code)))
+    store(codes, line, floor(less(greater(current + load(rounding, line), min_code), max_code)))
 
 
 @_compile(nogil=True)
@@ -131,7 +131,9 @@ def convert_sums(
     gain: Any,
     rounding: Any,
     noisy: bool,
+    min_code: float,
     max_code: float,
+    count: int,
     weights: Any,
     windows: Any,
     images: Any,
@@ -151,15 +153,15 @@ def convert_sums(
     flat, flat_spread = sums.reshape(-1), spread.reshape(-1)
     proportional = flat_spread.size > 0
     codes = np.zeros(lines, np.float64)
-    first_position, count = U(phase) << PHASE_SHIFT, U(digits)
+    first_position, parts = U(phase) << PHASE_SHIFT, U(digits)
     for item in range(U(begin), U(end)):
         row = item - U(begin)
         words = item_key(windows[item % U(windows.size)], images[item // U(windows.size)], stream, key)
         for block in range(lines // BLOCK):
             line = BLOCK * block
-            first = row * lines * count + line
-            low = _line_values(flat, first, lines, count, base, step)
-            high = _line_values(flat, first + HALF, lines, count, base, step)
+            first = row * lines * parts + line
+            low = _line_values(flat, first, lines, parts, base, step)
+            high = _line_values(flat, first + HALF, lines, parts, base, step)
             if noisy:
                 z_low, z_high = gaussian_block(words, first_position + HALF * block)
                 z_low, z_high = z_low * load(gain, line), z_high * load(gain, line + HALF)
@@ -169,9 +171,9 @@ def convert_sums(
                 else:
                     z_low, z_high = z_low * deviation[row], z_high * deviation[row]
                 low, high = low + widened(z_low), high + widened(z_high)
-            _store_codes(codes, line, low, rounding, max_code)
-            _store_codes(codes, line + HALF, high, rounding, max_code)
-        combine(codes, weights, totals, item)
+            _store_codes(codes, line, low, rounding, min_code, max_code)
+            _store_codes(codes, line + HALF, high, rounding, min_code, max_code)
+        combine(codes, count, weights, totals, item)
 
 
 @_compile(nogil=True)

@@ -24,7 +24,7 @@ from memcompile.runtime.random_numbers import Purpose, gaussians, stream, unifor
 class Wiring:
     """Which cell of which array holds what, for all pairs of a program, flat over pairs.
 
-    ``plus`` and ``minus`` index the flattened [segments * arrays, input_lines, output_lines] conductances;
+    ``plus`` and ``minus`` index the flattened [segments * arrays, input_lines, cell_columns] conductances;
     ``layer``, ``slice`` and ``weight`` (flat in the layer's [groups, group_rows, group_columns])
     say what the pair holds, ``digit`` its signed level.
     """
@@ -55,11 +55,11 @@ def wire(program: Program) -> Wiring:
         ]
         row, column = np.nonzero(block)
         weight = block[row, column] - 1
-        first = (int(written[tile]) * array.input_lines + int(tiles.input_line[tile]) + row) * array.output_lines
+        first = (int(written[tile]) * array.input_lines + int(tiles.input_line[tile]) + row) * array.cell_columns
         cells = layer.cells if program.target.cell.continuous else layer.cells.astype(np.int8)
         signed = cells[0] - cells[1]
         for place in range(layer.slices):
-            plus = first + int(tiles.output_line[tile]) + 2 * (layer.slices * column + place)
+            plus = first + int(tiles.output_line[tile]) * array.cells_per_crossing + 2 * (layer.slices * column + place)
             digit = signed[place].reshape(-1)[weight]
             same = np.ones(len(weight), np.int32)
             parts.append((plus, plus + 1, same * number, (same * place).astype(np.int8), weight, digit))
@@ -80,7 +80,7 @@ class Writer:
     """Writes cells of one chip, closed loop, and counts what that takes.
 
     ``report`` sums up what was written since it was last taken, and ``cell_pulses`` [arrays, input_lines,
-    output_lines] counts the pulses of each cell; pulses are of nominal size, and there are none
+    cell_columns] counts the pulses of each cell; pulses are of nominal size, and there are none
     where the target gives no ``[write_verify]``.
 
     Parameters
@@ -95,7 +95,7 @@ class Writer:
         shape = program.target.array
         arrays = int(program.placement.tiles.array.max(initial=-1)) + 1
         g_min_us = program.target.cell.g_min_us
-        self.cells_us = np.full((arrays, shape.input_lines, shape.output_lines), g_min_us, np.float32)
+        self.cells_us = np.full((arrays, shape.input_lines, shape.cell_columns), g_min_us, np.float32)
         self.cell_pulses = np.zeros(self.cells_us.shape, np.int64)
         self.rounds = 0
         self.report = WriteReport()
@@ -221,7 +221,7 @@ def transfer(program: Program, seed: int, *, correct_slices: bool = True) -> tup
         if not correct_slices or place == 0:
             continue
         error = levels[here] - writer.measure_pairs(wiring.plus[here], wiring.minus[here])
-        # The pair of the next lower slice stands one pair, two lines, to the left.
+        # The pair of the next lower slice stands one pair, two columns of cells, to the left.
         below = _position(wiring.plus)[wiring.plus[here] - 2]
         levels[below] += error * bases[wiring.layer[here]]
     return replace(program, chip=writer.state()), writer

@@ -87,7 +87,7 @@ class _Weights:
         self.bases = np.array([layer.base for layer in program.layers], np.float64)[self.layer]
         self.plus = np.full((int(program.slices.max(initial=1)), len(fine)), -1, np.int64)
         self.digit = np.zeros(self.plus.shape)
-        # The pair of slice s of a weight stands s pairs, 2 s lines, to the right of that of slice 0.
+        # The pair of slice s of a weight stands s pairs, 2 s columns of cells, to the right of that of slice 0.
         first = wiring.plus - 2 * wiring.slice.astype(np.int64)
         order = np.argsort(wiring.plus[fine], kind="stable")
         place = order[np.searchsorted(wiring.plus[fine], first, sorter=order)]

@@ -15,7 +15,7 @@ from memcompile.ir import Cut, MappedLayer, Placement, Replica, Segment, TensorT
 from memcompile.program import DigitalStage, Program, Provenance, Stage
 from memcompile.quantizers import InputQuantizer
 from memcompile.target import Target, load_target, parse_target
-from memcompile.timetable import tile_loads
+from memcompile.timetable import column_lines, tile_loads
 
 
 def make_target(**sections: dict[str, Any]) -> Target:
@@ -100,16 +100,16 @@ def random_layer(
 def place_trivially(rng: np.random.Generator, layers: Sequence[MappedLayer], target: Target) -> Placement:
     """One tile an array, at random lines, each layer after the one before."""
     table = TileTable.of(layers)
-    slices = np.array([layer.slices for layer in layers], np.int32)
+    each = target.array.lines_per_pair
     room_in = target.array.input_lines - table.heights
-    room_out = (target.array.output_lines - table.widths(slices)) // 2
+    room_out = (target.array.output_lines - table.widths(column_lines(layers, target))) // each
     starts = np.zeros(len(layers) + 1, np.int64)
     for number, layer in enumerate(layers):
         starts[number + 1] = starts[number] + max(len(replica.windows) for replica in layer.replicas) + 3
     table = table.with_columns(
         array=rng.permutation(len(table)),
         input_line=rng.integers(0, room_in + 1),
-        output_line=2 * rng.integers(0, room_out + 1),
+        output_line=each * rng.integers(0, room_out + 1),
         start=starts[table.layer] + rng.integers(0, 3, len(table)),
         rhythm=np.zeros(len(table)),
         slot=np.zeros(len(table)),

@@ -224,7 +224,11 @@ def test_any_small_layer_on_any_small_chip(data: st.DataObject) -> None:
         seed=data.draw(st.integers(0, 2**32)),
         slices=data.draw(st.integers(1, 2)),
         signed=data.draw(st.booleans()),
-        array={"input_lines": data.draw(st.integers(1, 24)), "output_lines": 2 * data.draw(st.integers(2, 16))},
+        array={
+            "input_lines": data.draw(st.integers(1, 24)),
+            "output_lines": 2 * data.draw(st.integers(2, 16)),
+            "pairs": data.draw(st.sampled_from(["output_lines", "crossings"])),
+        },
         input={"bits": bits, "bits_per_phase": data.draw(st.integers(1, bits))},
         adc={"bits": data.draw(st.integers(2, 12)), "offset_sigma_codes": data.draw(st.sampled_from([0.0, 0.7]))},
     )

@@ -85,27 +85,30 @@ class CountingExecutor(LiteralExecutor):
 
     def step(self, stage: MappedLayer, row: int, *rest: Any) -> NDArray[np.float64]:
         spec = self.machine.target.energy
-        lines_in, lines_out = self.machine.devices.tile(row).shape
-        conductance_us = float(self.machine.devices.tile(row).sum()) * self.machine.converter.unit_us
+        cells, lines_out = self.machine.devices.cells(row), len(self.machine.devices.gains(row))
+        lines_in = len(cells)
+        conductance_us = float(cells.sum()) * self.machine.converter.unit_us
         for _ in stage.quantizer.phases(rest[0]):
             self.energy_pj += spec.array_pj
             self.heat_pj += 0.2**2 * (0.5 * conductance_us * 1e-6) * 50e-9 * 1e12
             for _ in range(lines_in):
-                self.energy_pj += spec.driver_pj + lines_out * spec.cell_pj
+                self.energy_pj += spec.driver_pj + cells.shape[1] * spec.cell_pj
             for _ in range(lines_out):
                 self.energy_pj += spec.sample_hold_pj + spec.conversion_pj + spec.shift_add_pj
-        for _ in range(lines_out // (2 * stage.slices)):  # a column: pairs subtracted, joined, joined to the tile above
-            self.energy_pj += spec.addition_pj * stage.slices
+        pairs_on_lines = self.machine.target.array.pairs == "output_lines"
+        for _ in range(cells.shape[1] // (2 * stage.slices)):  # a column: subtracted, joined, joined to the tile above
+            self.energy_pj += spec.addition_pj * stage.slices * pairs_on_lines
             self.energy_pj += spec.addition_pj * (stage.slices - 1)
             self.energy_pj += spec.addition_pj * bool(self.machine.tiles.row_begin[row])
-        self.cell_macs += lines_in * lines_out
+        self.cell_macs += cells.size
         return super().step(stage, row, *rest)
 
 
+@pytest.mark.parametrize("pairs", ["output_lines", "crossings"])
 @pytest.mark.parametrize("slices", [1, 2])
-def test_walking_every_step_gives_the_same_energy(slices: int) -> None:
+def test_walking_every_step_gives_the_same_energy(slices: int, pairs: str) -> None:
     rng = np.random.default_rng(5)
-    target = factories.make_target(energy=ENERGY)
+    target = factories.make_target(energy=ENERGY, array={"pairs": pairs})
     geometry = Geometry(5, 6, (3, 3), (6, 5), 1, (1, 1), (1, 1), (1, 1), (1, 1))
     unrollings = [Unrolling(geometry, (2, 1))] * 3
     layer = factories.random_layer(rng, geometry, target, slices=slices, unrollings=unrollings)

@@ -230,16 +230,22 @@ def test_results_depend_on_seed_and_image_number_alone() -> None:
         Geometry(37, 11, (1,), (70,), layout="channels_last"),
     ],
 )
-@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("signed", "pairs"), [(False, "output_lines"), (True, "output_lines"), (True, "crossings")])
 @pytest.mark.parametrize("bits_per_phase", [1, 3, 8])
 @pytest.mark.parametrize(("adc", "share"), [(True, 0.0), (True, 0.2), (False, 0.0), (False, 0.2)])
 def test_compiled_kernels_threads_and_batches_change_no_bit(
-    geometry: Geometry, signed: bool, bits_per_phase: int, adc: bool, share: float, monkeypatch: pytest.MonkeyPatch
+    geometry: Geometry,
+    signed: bool,
+    pairs: str,
+    bits_per_phase: int,
+    adc: bool,
+    share: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("numba")
     rng = np.random.default_rng(19)
     target = factories.make_target(
-        array={"input_lines": 40, "output_lines": 70},
+        array={"input_lines": 40, "output_lines": 70, "pairs": pairs},
         adc={"bits": 9, "gain_sigma_share": 0.05, "offset_sigma_codes": 0.8},
         input={"bits_per_phase": bits_per_phase, "dac_sigma_share": 0.02},
         read_noise={"proportional_share": share},
@@ -267,12 +273,13 @@ def test_a_thousand_images_at_once_or_one_by_one_are_the_same(bits_per_phase: in
     assert np.array_equal(Emulator(program, 4, effects=effects, chunk=1, threads=1).run(x)["y"], whole)
 
 
+@pytest.mark.parametrize("pairs", ["output_lines", "crossings"])
 @pytest.mark.parametrize("numba", ["0", "1"])
-def test_tiles_may_be_converted_in_parts(numba: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_may_be_converted_in_parts(numba: str, pairs: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMCOMPILE_NUMBA", numba)
     rng = np.random.default_rng(20)
-    target = factories.make_target(array={"input_lines": 100, "output_lines": 256})
-    layer = factories.random_layer(rng, Geometry(90, 30, (1,), (2,), layout="channels_last"), target, slices=3)
+    target = factories.make_target(array={"input_lines": 100, "output_lines": 256, "pairs": pairs})
+    layer = factories.random_layer(rng, Geometry(90, 200, (1,), (2,), layout="channels_last"), target, slices=3)
     program = factories.layer_program(rng, layer, target)
     x = rng.integers(0, 256, (2, 2, 90)).astype(np.float32)
     whole = Emulator(program, 1).run(x)["y"]

@@ -33,7 +33,7 @@ MOST_TILES = 6
 
 
 def options_of(geometry: Geometry, lines: tuple[int, int], arrays: int) -> tuple[CopyOption, ...]:
-    return explore_windows(geometry, lines[0], lines[1] // 2, 1, arrays * lines[0] * lines[1])
+    return explore_windows(geometry, lines[0], lines[1] // 2, 2, arrays * lines[0] * lines[1])
 
 
 def single_plan(kinds: list[LayerKind], lines: tuple[int, int]) -> WindowPlan:

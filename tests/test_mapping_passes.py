@@ -112,7 +112,9 @@ def geometries(draw: st.DrawFn) -> Geometry:
 @st.composite
 def targets(draw: st.DrawFn) -> Target:
     rows, columns = draw(st.integers(2, 24)), 2 * draw(st.integers(2, 24))
-    return make_target(array={"input_lines": rows, "output_lines": columns}, chip={"arrays": draw(st.integers(1, 9))})
+    pairs = draw(st.sampled_from(["output_lines", "crossings"]))
+    array = {"input_lines": rows, "output_lines": columns, "pairs": pairs}
+    return make_target(array=array, chip={"arrays": draw(st.integers(1, 9))})
 
 
 def check_independently(graph: Graph, target: Target, slices: int) -> None:
@@ -122,13 +124,14 @@ def check_independently(graph: Graph, target: Target, slices: int) -> None:
     tiles, layers = placement.tiles, mapped_layers(graph)
     loads, timetable = tile_loads(layers, tiles), Timetable(layers, placement)
     arrays = placement.chips * target.chip.arrays
+    lines_of_weight = slices if target.array.pairs == "crossings" else 2 * slices
     cells = np.zeros((arrays, target.array.input_lines, target.array.output_lines), np.int8)
     alone = np.zeros((arrays, placement.latency_steps), np.int8)
     steady = np.zeros((arrays, placement.initiation_interval_steps), np.int8)
     held: dict[tuple[int, int], int] = {}
     for i in range(len(tiles)):
         height = int(tiles.row_end[i] - tiles.row_begin[i])
-        width = int(tiles.column_end[i] - tiles.column_begin[i]) * 2 * slices
+        width = int(tiles.column_end[i] - tiles.column_begin[i]) * lines_of_weight
         line, output, array = int(tiles.input_line[i]), int(tiles.output_line[i]), int(tiles.array[i])
         block = cells[array, line : line + height, output : output + width]
         assert block.shape == (height, width)
@@ -138,7 +141,7 @@ def check_independently(graph: Graph, target: Target, slices: int) -> None:
         steady[array, turns] += 1
         assert len(np.unique(turns)) == loads[i]
         key = (int(tiles.layer[i]), int(tiles.replica[i]))
-        held[key] = held.get(key, 0) + height * width // (2 * slices)
+        held[key] = held.get(key, 0) + height * width // lines_of_weight
     assert cells.max(initial=0) <= 1
     assert alone.max(initial=0) <= 1
     assert steady.max(initial=0) <= 1

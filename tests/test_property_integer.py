@@ -24,6 +24,7 @@ title = "a small chip for tests"
 [array]
 input_lines = {input_lines}
 output_lines = {output_lines}
+pairs = "{pairs}"
 [chip]
 arrays = {arrays}
 [cell]
@@ -63,9 +64,12 @@ class Case:
 @st.composite
 def targets(draw: st.DrawFn, slices: int) -> str:
     bits = draw(st.integers(2, 8))
+    pairs = draw(st.sampled_from(["output_lines", "crossings"]))
+    per_pair = 2 if pairs == "output_lines" else 1
     return TARGET.format(
+        pairs=pairs,
         input_lines=draw(st.integers(2, 24)),
-        output_lines=2 * draw(st.integers(slices, 16)),
+        output_lines=max(2, per_pair * draw(st.integers(slices, 16))),
         arrays=draw(st.integers(1, 6)),
         levels=draw(st.integers(2, 9)),
         bits=bits,

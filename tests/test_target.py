@@ -176,6 +176,16 @@ def test_a_curve_that_is_a_switch_is_refused() -> None:
     ]
 
 
+def test_a_signed_converter_has_two_bits_or_more() -> None:
+    assert parse_target(values(array={"pairs": "crossings"}, adc={"bits": 2}), "WHERE").adc.bits == 2
+    assert errors_of(values(array={"pairs": "crossings"}, adc={"bits": 1})) == [
+        "adc.bits = 1: must be at least 2 where a line carries the difference of a pair "
+        '(array.pairs = "crossings"); one of them is the sign; give 2 or more'
+    ]
+    odd = parse_target(values(array={"pairs": "crossings", "output_lines": 127}), "WHERE")
+    assert odd.array.cell_columns == 254
+
+
 @pytest.mark.parametrize("range_of", ["full", True, None, 1.0])
 def test_a_range_is_fixed_or_calibrated(range_of: object) -> None:
     changed = values()

@@ -136,9 +136,13 @@ def test_output_currents_match_ngspice(
     assert np.allclose(currents, want, rtol=1e-6, atol=0)
 
 
-def test_a_tile_sees_the_wires_between_itself_and_the_ends_of_its_lines() -> None:
+@pytest.mark.parametrize("pairs", ["output_lines", "crossings"])
+def test_a_tile_sees_the_wires_between_itself_and_the_ends_of_its_lines(pairs: str) -> None:
+    """Both cells of a crossing are on input wires of their own, driven with opposite voltages."""
     rng = np.random.default_rng(5)
-    target = factories.make_target(wires={"input_segment_ohm": 20.0, "output_segment_ohm": 30.0})
+    wires = {"input_segment_ohm": 20.0, "output_segment_ohm": 30.0}
+    target = factories.make_target(wires=wires, array={"pairs": pairs})
+    each = target.array.cells_per_crossing
     layer = factories.random_layer(rng, Geometry(6, 4, (1,), (1,), layout="channels_last"), target)
     program = factories.layer_program(rng, layer, target)
     only = Effects(**{**vars(Effects.none()), "wires": True})
@@ -148,9 +152,14 @@ def test_a_tile_sees_the_wires_between_itself_and_the_ends_of_its_lines() -> Non
     for row in range(len(table)):
         cells = target.cell.g_min_us + devices.levels(int(table.array[row])) * target.cell.level_step_us
         here = np.zeros_like(cells) + 1e-12  # switched off by their transistors
-        rows, lines = devices.cells(row).shape
-        top, left = int(table.input_line[row]), int(table.output_line[row])
-        block = (slice(top, top + rows), slice(left, left + lines))
+        rows, columns = devices.cells(row).shape
+        top, left = int(table.input_line[row]), each * int(table.output_line[row])
+        block = (slice(top, top + rows), slice(left, left + columns))
         here[block] = cells[block]
-        want = nodal_solution_us(here, (20.0, 30.0), (1, 1))[block]
-        assert np.allclose(devices.tile(row) * unit_us, want, rtol=1e-4)
+        if each == 1:
+            want = nodal_solution_us(here, (20.0, 30.0), (1, 1))[block]
+        else:
+            by_wire = np.stack([here[:, 0::2], here[:, 1::2]], axis=1).reshape(2 * len(here), -1)
+            solved = nodal_solution_us(by_wire, (20.0, 30.0), (1, 1))
+            want = (solved[0::2] - solved[1::2])[block[0], left // 2 : (left + columns) // 2]
+        assert np.allclose(devices.tile(row) * unit_us, want, rtol=1e-4, atol=1e-4)
