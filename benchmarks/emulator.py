@@ -5,9 +5,9 @@
 
 W1 is a 512 x 512 weight matrix of 15 levels with 256 input vectors of 8 bits. W3 is a 128 x 128
 array with 1 ohm per wire segment. W2 is a CIFAR ResNet-20 with noise and an ADC in every layer, each
-layer whole in one array and all 8 bits of its inputs in one phase, as aihwkit and CrossSim read it. They
-subtract the lines of a pair before one conversion; here both lines are converted and then subtracted,
-as the reference chip does, which is twice the conversions.
+layer whole in one array, all 8 bits of its inputs in one phase, and pairs subtracted before one signed
+conversion, as aihwkit and CrossSim read it. A second row converts both lines of a pair and subtracts their
+codes, as the reference chip does, which is twice the conversions.
 
 Peers run the cases of W1 under the settings of peers.py; those that are not installed are listed as
 such. Each figure is the best of several repetitions; run on an idle machine.
@@ -84,7 +84,7 @@ def row(name: str, time_s: float, reference: str, reference_s: float, reach: flo
     }
 
 
-def chip(bits_per_phase: int = 1, **arrays: int) -> Target:
+def chip(bits_per_phase: int = 1, **arrays: int | str) -> Target:
     """The reference chip with other arrays, and with inputs of several bits a phase."""
     values = load_target("yao2020").model_dump()
     values["array"].update(arrays)
@@ -222,7 +222,8 @@ def all_rows(arguments: argparse.Namespace) -> Iterator[Row]:
             ("on yao2020", chip(), (), None),
             ("on 128x128 arrays", chip(**square), (), None),
             ("on 128x128 arrays, 8 bits a phase", chip(8, **square), (), None),
-            ("W2", chip(8, input_lines=1024, output_lines=1024), one_copy, 3.0),
+            ("W2", chip(8, input_lines=1024, output_lines=512, pairs="crossings"), one_copy, 3.0),
+            ("both lines of a pair converted", chip(8, input_lines=1024, output_lines=1024), one_copy, None),
         )
         for title, target, settings, reach in cases:
             compiled = compile_model(

@@ -8,7 +8,7 @@ deterministic except its seconds.
 Published figures: P. Yao et al., Nature 577, 641 (2020) (own mapping of the five-layer network);
 J. Rhe et al., VW-SDK, DATE 2022 (steps in one 512 x 512 array, one cell per weight); X. Sun et al.,
 PIMCOMP, DAC 2023 (ResNet-18 on 9,216 arrays of 128 x 128, windows of the slowest layer). Where one
-cell holds a weight, the target gets twice the output lines, because memcompile places pairs.
+cell holds a weight, pairs are at one crossing.
 """
 
 from __future__ import annotations
@@ -164,10 +164,10 @@ def graph_of(layers: Sequence[Geometry], target: Target, slices: int = 1) -> Gra
     )
 
 
-def array_target(rows: int, output_lines: int, arrays: int) -> Target:
-    """The reference chip with other arrays."""
+def weight_a_crossing(rows: int, columns: int, arrays: int) -> Target:
+    """The reference chip with other arrays, which hold a weight where two lines cross."""
     target = load_target("yao2020")
-    array = target.array.model_copy(update={"input_lines": rows, "output_lines": output_lines})
+    array = target.array.model_copy(update={"input_lines": rows, "output_lines": columns, "pairs": "crossings"})
     return target.model_copy(update={"array": array, "chip": target.chip.model_copy(update={"arrays": arrays})})
 
 
@@ -229,7 +229,7 @@ def peak_mb() -> int:
 def instances() -> dict[str, Callable[[str], Iterator[Row]]]:
     """Every row's name with what computes it."""
     yao, small = load_target("yao2020"), "gap <= 5 %"
-    many, single_cell = load_target("pimcomp"), array_target(128, 256, 9216)
+    many, single_cell = load_target("pimcomp"), weight_a_crossing(128, 128, 9216)
     return {
         "five-layer CNN, eight arrays": lambda name: map_rows(name, five_layers(), yao, "226", "<= 44", 1),
         "ResNet-18 layers, one 512x512 array": lambda name: step_rows(
@@ -254,6 +254,13 @@ def instances() -> dict[str, Callable[[str], Iterator[Row]]]:
         "ResNet-20, 9216 arrays 128x128": lambda name: map_rows(name, cifar_resnet(3), many, "", small, 1),
         "ResNet-56, 9216 arrays 128x128": lambda name: map_rows(name, cifar_resnet(9), many, "", small, 1),
         "ResNet-18, 9216 arrays 128x128, pairs": lambda name: map_rows(name, resnet18(), many, "", small, 1),
+        **{
+            f"{title}, {target}": lambda name, layers=layers, target=target: map_rows(
+                name, layers(), load_target(target), "", small
+            )
+            for title, layers in (("ResNet-20", lambda: cifar_resnet(3)), ("ResNet-18", resnet18))
+            for target in ("vwsdk", "hermes", "neurram")
+        },
         "ResNet-50, 9216 arrays 128x128, fast": lambda name: map_rows(
             name, resnet50(), many, "PIMCOMP 4.2 s", "< 10 s, 1 GB", 1, effort="fast"
         ),
