@@ -351,8 +351,9 @@ class Graph:
 
 
 def as_dtype(values: NDArray[np.floating[Any]], dtype: str) -> NDArray[Any]:
-    """Numbers in a layer's output type; whole types round."""
-    return (np.rint(values) if np.dtype(dtype).kind == "i" else values).astype(dtype)
+    """Numbers in a layer's output type; whole types round, and what float32 cannot hold is infinite."""
+    with np.errstate(over="ignore"):
+        return (np.rint(values) if np.dtype(dtype).kind == "i" else values).astype(dtype)
 
 
 def read_values(node: Node) -> tuple[str, ...]:

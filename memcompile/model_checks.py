@@ -187,6 +187,7 @@ def refuse_undecodable_names(model: onnx.ModelProto, path: Path) -> None:
     """
     names: list[str | bytes] = [model.graph.name, *(tensor.name for tensor in model.graph.initializer)]
     names += [value.name for value in (*model.graph.input, *model.graph.output)]
+    names += [opset.domain for opset in _opsets(model)]
     for node in nodes_of(model):
         names += [
             node.name,

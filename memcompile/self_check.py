@@ -199,10 +199,12 @@ def _check_weights(part: _Part, program: Program, step_share: float) -> NDArray[
     error = weights * step
     error -= matrix
     if isinstance(mapped.quantizer, InputQuantizer):
-        allowed = step_share * np.abs(step)
+        # Scales near the end of float32 are whole multiples of its smallest number.
+        unit = np.finfo(np.float32).smallest_subnormal / mapped.quantizer.scale
+        limit = weight_limit(program.target, mapped.slices, mapped.base)
+        allowed = step_share * np.abs(step) + limit * unit
         wrong = (error > allowed) | (error < -allowed)
         if wrong.any():
-            limit = weight_limit(program.target, mapped.slices, mapped.base)
             # A weight beyond the last level is clipped to it: too small by any amount, but never too large.
             wrong &= (np.abs(weights) != limit) | (weights * error * np.sign(step) > 0)
     else:
@@ -224,7 +226,7 @@ def _check_bias(part: _Part, weight_error: NDArray[np.float64]) -> None:
     """Check that biases are off by no more than the largest inputs make of the weights' errors."""
     change = np.abs(part.bias - part.float_bias)
     explained = weight_error.sum(axis=1) * _largest_input(part.mapped)
-    if (change > explained + 1e-6 * np.abs(part.float_bias)).any():
+    if (change > explained + 1e-6 * np.abs(part.float_bias) + np.finfo(np.float32).tiny).any():
         group, column = np.unravel_index(int(np.argmax(change - explained)), change.shape)
         raise MiscompileError(
             f"layer {part.layer.name!r}: the bias of output channel {part.channel(int(group), int(column))} is "

@@ -103,6 +103,7 @@ class QuantizeWeights(Pass):
         levels[...] = found.reshape(groups, columns, rows).transpose(0, 2, 1)
         with np.errstate(over="ignore"):  # what becomes infinite is refused
             scale = (step * layer.quantizer.scale).astype(np.float32)
+        scale = np.maximum(scale, np.finfo(np.float32).smallest_subnormal)  # zero would hold no weight
         return carry(
             QuantizedLayer,
             layer,

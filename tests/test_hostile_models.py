@@ -363,6 +363,15 @@ def test_names_that_are_no_text(save_model: Save) -> None:
         read_model(path)
 
 
+def test_domains_that_are_no_text(save_model: Save) -> None:
+    model = models.matmul_add()
+    model.opset_import.append(helper.make_opsetid("some.domain", 1))
+    path = save_model(model)
+    path.write_bytes(path.read_bytes().replace(b"some.domain", b"\xffome.domain"))
+    with pytest.raises(ModelError, match="is no UTF-8 text"):
+        read_model(path)
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_negative_variance_is_not_folded(save_model: Save) -> None:
     model = models.conv_bn()

@@ -188,3 +188,13 @@ def test_networks_that_draw_random_numbers_are_not_compared(tmp_path: Path) -> N
         tmp_path / "r.onnx",
     )
     pipelines.compile_model(tmp_path / "r.onnx")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [1e-45, 4e-44, 1e37])
+def test_weights_near_the_ends_of_float32_are_no_fault(tmp_path: Path, size: float) -> None:
+    """Scales are whole multiples of the smallest number there, and sums may be infinite."""
+    weight = (size * np.random.default_rng(3).integers(-3, 4, (6, 5))).astype(np.float32)
+    onnx.save(float_model([node("MatMul", "x w", "y")], ("N", 6), {"w": weight}), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=np.full((2, 6), 40.0, np.float32))
+    pipelines.compile_model(tmp_path / "m.onnx", data=tmp_path / "x.npz")
