@@ -43,8 +43,8 @@ class DigitLines:
 
     Here and in the other arrays lines are filled up with zeros to whole blocks of ``LINES_PER_BLOCK``.
     """
-    rounding: NDArray[np.float64]
-    """[lines]: one half plus the converter's offset."""
+    rounding: NDArray[np.floating[Any]]
+    """[lines]: one half plus the converter's offset. Currents are worked out in its type."""
     min_code: float
     """Zero, or below where lines carry the differences of pairs."""
     max_code: float
@@ -99,6 +99,7 @@ def convert_digits(
     weights: NDArray[np.int64],
     noise: ItemNoise,
     totals: NDArray[np.int64],
+    columns: slice,
     workers: Workers,
 ) -> None:
     """Convert one phase, shift, subtract pairs on two lines, combine slices; adds to ``totals`` in place.
@@ -116,10 +117,12 @@ def convert_digits(
     noise
         What keys the read noise, with the phase.
     totals
-        [batch * windows, columns], sums of codes.
+        [batch * windows, columns of the copy], contiguous: sums of codes.
+    columns
+        Those of the tile.
     """
     block = max(1, BLOCK_VALUES // (lines.cells.digits * lines.cells.columns))
-    compiled, key = product_kernels(), key_words(noise.seed)
+    compiled, key, kind = product_kernels(), key_words(noise.seed), lines.rounding.dtype.type
 
     def work(begin: int, end: int) -> None:
         for first in range(begin, end, block):
@@ -130,20 +133,21 @@ def convert_digits(
                 z = noise.gaussians(len(lines.gain), first, last, phase) if lines.noisy else np.float32(0)
                 scale = spread if len(spread) else deviation[:, None]
                 jitter = scale * (lines.gain * z)
-                totals[first:last] += _codes(lines, sums, jitter, totals.shape[1], len(weights)) @ weights
+                codes = _codes(lines, sums, jitter, columns.stop - columns.start, len(weights))
+                totals[first:last, columns] += codes @ weights
                 continue
             compiled.convert_sums(
                 sums,
                 lines.cells.digits,
-                float(lines.cells.base),
-                lines.step,
+                kind(lines.cells.base),
+                kind(lines.step),
                 deviation,
                 spread,
                 lines.gain,
                 lines.rounding,
                 lines.noisy,
-                lines.min_code,
-                lines.max_code,
+                kind(lines.min_code),
+                kind(lines.max_code),
                 lines.count,
                 weights,
                 noise.windows,
@@ -152,6 +156,8 @@ def convert_digits(
                 np.uint64(noise.stream),
                 key,
                 totals,
+                columns.start,
+                columns.stop - columns.start,
                 first,
                 last,
             )
@@ -192,6 +198,7 @@ def _codes(
     lines: DigitLines, sums: NDArray[np.integer[Any]], jitter: NDArray[np.float32], columns: int, slices: int
 ) -> NDArray[Any]:
     """Output codes of pairs, [items, columns, slices]."""
-    current = lines.cells.values(sums) * (lines.step / lines.cells.step) + jitter
-    value = np.minimum(np.maximum(current + lines.rounding, lines.min_code), lines.max_code)
+    kind = lines.rounding.dtype.type
+    current = lines.cells.values(sums, kind) * kind(lines.step / lines.cells.step) + jitter
+    value = np.minimum(np.maximum(current + lines.rounding, kind(lines.min_code)), kind(lines.max_code))
     return digits_of(np.floor(value).astype(np.int64)[:, : lines.count], columns, slices)

@@ -262,13 +262,15 @@ class FastExecutor:
             digits = inputs.digits(unrolling, replica.windows, phase)
             for row in tiles.tolist():
                 matrix = int(table.matrix[row])
+                before = matrix * unrolling.columns
                 convert_digits(
                     machine.digit_lines(row),
                     digits[matrix, :, table.row_begin[row] : table.row_end[row]],
                     phase,
                     weight * np.int64(stage.base) ** np.arange(stage.slices),
                     ItemNoise(windows, images, stream(Purpose.READ, row), machine.seed),
-                    totals[:, matrix, table.column_begin[row] : table.column_end[row]],
+                    totals.reshape(batch * count, -1),
+                    slice(before + int(table.column_begin[row]), before + int(table.column_end[row])),
                     machine.workers,
                 )
         return totals.reshape(batch, count, unrolling.matrices, unrolling.columns)

@@ -95,12 +95,12 @@ class IntegerMatrix:
             total += self.sums(part).astype(np.int64) << np.int64(8 * place)
         return total
 
-    def values(self, sums: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        """Values of sums: [..., digits * columns] to [..., columns]; exact below 2^53 steps."""
+    def values(self, sums: NDArray[np.integer[Any]], kind: Any = np.float64) -> NDArray[np.floating[Any]]:
+        """Values of sums, [..., digits * columns] to [..., columns], in a type; float64 is exact below 2^53 steps."""
         split = sums.reshape(*sums.shape[:-1], self.digits, self.columns)
-        total = split[..., self.digits - 1, :].astype(np.float64)
+        total: NDArray[np.floating[Any]] = split[..., self.digits - 1, :].astype(kind)
         for digit in range(self.digits - 2, -1, -1):
-            total *= self.base
-            total += split[..., digit, :]
-        total *= self.step
+            total *= kind(self.base)
+            total += split[..., digit, :].astype(kind)
+        total *= kind(self.step)
         return total

@@ -5,7 +5,7 @@ and short loops then spend more on tests than on arithmetic. Operations on lanes
 instructions from the start; processors with narrower registers take several for each. Import only
 through :mod:`memcompile.runtime.compiled`.
 
-Lanes hold float32, float64, int32 or, only to be widened, int64. ``+ - * & ^ << >>`` work lane by lane;
+Lanes hold float32, float64, int32 or int64, the last without ``& ^ << >>``. ``+ - * & ^ << >>`` work lane by lane;
 a scalar operand counts for all lanes. ``>>`` keeps the sign, :func:`unsigned_right` does not.
 """
 
@@ -60,7 +60,7 @@ def _binary(for_floats: str, for_ints: str) -> Any:
     @intrinsic
     def operation(_typing: Any, a: Any, b: Any) -> Any:
         lanes = a if isinstance(a, Lanes) else b
-        name = for_ints if lanes is INTS else for_floats
+        name = for_ints if lanes in (INTS, LONGS) else for_floats
 
         def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             spread = [_spread(context, builder, v, k, lanes) for v, k in zip(values, signature.args, strict=True)]
@@ -148,14 +148,46 @@ def _converted(sources: tuple[Lanes, ...], result: Lanes, method: str) -> Any:
 
 to_floats = _converted((INTS,), FLOATS, "sitofp")
 """Whole numbers as float32, rounded to nearest."""
-to_doubles = _converted((INTS, LONGS), DOUBLES, "sitofp")
-"""Whole numbers as float64; those of 64 bits rounded to nearest."""
-widened = _converted((FLOATS,), DOUBLES, "fpext")
-"""Float32 as float64."""
+to_longs = _converted((FLOATS, DOUBLES), LONGS, "fptosi")
+"""Whole floating-point numbers as int64."""
 bits_of = _converted((FLOATS,), INTS, "bitcast")
 """The bits of float32."""
 of_bits = _converted((INTS,), FLOATS, "bitcast")
 """Float32 with the given bits."""
+
+
+@intrinsic
+def like(_typing: Any, a: Any, scalar: Any) -> Any:
+    """``like(a, scalar)``: whole numbers or float32 in the floating-point type of a scalar, rounded to nearest."""
+    result = Lanes(scalar)
+
+    def build(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        if a is result:
+            return values[0]
+        method = builder.fpext if a is FLOATS else builder.sitofp
+        return method(values[0], context.get_value_type(result))
+
+    return result(a, scalar), build
+
+
+def _halved(first: int) -> Any:
+    """Every second lane of two vectors one after the other."""
+
+    @intrinsic
+    def operation(_typing: Any, a: Any, b: Any) -> Any:
+        def build(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+            picked = ir.Constant(ir.VectorType(ir.IntType(32), COUNT), list(range(first, 2 * COUNT, 2)))
+            return builder.shuffle_vector(*values, picked)
+
+        return a(a, b), build
+
+    return operation
+
+
+evens = _halved(0)
+"""``evens(a, b)``: lanes 0, 2, ... of a, then of b."""
+odds = _halved(1)
+"""``odds(a, b)``: lanes 1, 3, ... of a, then of b."""
 
 
 @intrinsic

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.converter import Converter
+from memcompile.converter import NOISE_PER_ROUNDING, Converter
 from memcompile.program import Program
 from memcompile.runtime.compiled import Workers
 from memcompile.runtime.conversions import TileLines, in_whole_blocks, lines_at_once, pattern_sums
@@ -116,12 +116,14 @@ class Machine:
         assert converter.min_code is not None
         assert converter.max_code is not None
         assert converter.grid_bits is not None
+        rounding = in_whole_blocks(0.5 + self.devices.offsets(row), np.float64)
+        drowned = self.devices.drive is None and _drowns_float32(cells, noise, rounding)
         return DigitLines(
             cells=IntegerMatrix.of(in_whole_blocks(cells[None], np.float64), 2.0**-converter.grid_bits),
             variances=None if alike else variance_matrix(in_whole_blocks(noise[None] ** 2, np.float64)),
             sigma=float(noise[0, 0]) if alike else 0.0,
             gain=in_whole_blocks(self.devices.gains(row)),
-            rounding=in_whole_blocks(0.5 + self.devices.offsets(row), np.float64),
+            rounding=rounding.astype(np.float32) if drowned else rounding,
             min_code=float(converter.min_code),
             max_code=float(converter.max_code),
             count=cells.shape[1],
@@ -131,6 +133,19 @@ class Machine:
     def tiles_of(self, layer: int, replica: int) -> NDArray[np.int64]:
         """Rows of the tile table that belong to one copy of a layer."""
         return np.flatnonzero((self.tiles.layer == layer) & (self.tiles.replica == replica))
+
+
+def _drowns_float32(cells: NDArray[Any], noise: NDArray[np.float64], rounding: NDArray[np.float64]) -> bool:
+    """Whether read noise hides what float32 rounds off the current of a line.
+
+    Digits d bring at most max|cell| sqrt(rows) sqrt(sum d^2), and noise of at least sigma sqrt(sum d^2). Cells without
+    noise are open and carry no current.
+    """
+    heard = noise[noise > 0]
+    if not heard.size:
+        return False
+    largest = max(float(np.abs(cells).max()) * math.sqrt(len(cells)), float(np.abs(rounding).max()))
+    return largest * float(np.finfo(np.float32).eps) / 2 <= float(heard.min()) / NOISE_PER_ROUNDING
 
 
 def _on_summable_grid(values: NDArray[np.float64]) -> NDArray[np.float64]:

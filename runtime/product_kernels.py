@@ -21,7 +21,7 @@ from memcompile.runtime.kernels import (
     gaussian_block,
     item_key,
 )
-from memcompile.runtime.lanes import floor, greater, less, load, store, to_doubles, widened
+from memcompile.runtime.lanes import evens, floor, greater, less, like, load, odds, store, to_longs
 
 TRANSPOSED = 16
 """Positions that are transposed together; what one cache line holds of float32."""
@@ -95,10 +95,10 @@ def finish_sums(
 
 @_compile(inline="always")
 def _line_values(sums: Any, first: Any, lines: Any, digits: Any, base: Any, step: Any) -> Any:
-    """Values of sixteen lines from their sums of digits; exact."""
-    total = to_doubles(load(sums, first + (digits - U(1)) * lines))
+    """Values of sixteen lines from their sums of digits, in the type of ``step``; exact in float64."""
+    total = like(load(sums, first + (digits - U(1)) * lines), step)
     for digit in range(U(1), digits):
-        total = total * base + to_doubles(load(sums, first + (digits - U(1) - digit) * lines))
+        total = total * base + like(load(sums, first + (digits - U(1) - digit) * lines), step)
     return total * step
 
 
@@ -120,19 +120,42 @@ def _store_codes(codes: Any, line: Any, current: Any, rounding: Any, min_code: A
     store(codes, line, floor(less(greater(current + load(rounding, line), min_code), max_code)))
 
 
+@_compile(inline="always")
+def _add_pairs(codes: Any, count: Any, weight: Any, totals: Any, first: Any, columns: Any) -> None:
+    """Add the weighted codes of pairs of one slice to flat ``totals`` from ``first`` on, sixteen columns at a time."""
+    column = U(0)
+    if count == columns:  # a line carries the difference of its pair
+        while column + HALF <= columns:
+            longs = to_longs(load(codes, column)) * weight
+            store(totals, first + column, load(totals, first + column) + longs)
+            column += HALF
+        while column < columns:
+            totals[first + column] += np.int64(codes[column]) * weight
+            column += U(1)
+        return
+    while column + HALF <= columns:
+        low, high = load(codes, U(2) * column), load(codes, U(2) * column + HALF)
+        longs = to_longs(evens(low, high) - odds(low, high)) * weight
+        store(totals, first + column, load(totals, first + column) + longs)
+        column += HALF
+    while column < columns:
+        totals[first + column] += np.int64(codes[U(2) * column] - codes[U(2) * column + U(1)]) * weight
+        column += U(1)
+
+
 @_compile(nogil=True)
 def convert_sums(
     sums: Any,
     digits: int,
-    base: float,
-    step: float,
+    base: Any,
+    step: Any,
     deviation: Any,
     spread: Any,
     gain: Any,
     rounding: Any,
     noisy: bool,
-    min_code: float,
-    max_code: float,
+    min_code: Any,
+    max_code: Any,
     count: int,
     weights: Any,
     windows: Any,
@@ -141,18 +164,22 @@ def convert_sums(
     stream: Any,
     key: Any,
     totals: Any,
+    first_column: int,
+    columns: int,
     begin: int,
     end: int,
 ) -> None:
-    """Convert the line sums of one phase of items ``begin`` to ``end``; adds to ``totals``.
+    """Convert the line sums of one phase of items ``begin`` to ``end``; adds to some columns of ``totals``.
 
-    ``sums`` is [end - begin, digits * lines], ``totals`` int64 [items, columns]. Read noise has the standard
-    deviation ``spread``, float32 [end - begin, lines], or ``deviation``, float32 [end - begin], if there is none.
+    ``sums`` is [end - begin, digits * lines], ``totals`` int64 [items, columns of the copy], contiguous. Read noise
+    has the standard deviation ``spread``, float32 [end - begin, lines], or ``deviation``, float32 [end -
+    begin], if there is none. ``base``, ``step``, codes and ``rounding`` are of one floating-point type, in
+    which currents are worked out.
     """
-    lines = U(gain.size)
-    flat, flat_spread = sums.reshape(-1), spread.reshape(-1)
+    lines, width = U(gain.size), U(totals.shape[1])
+    flat, flat_spread, flat_totals = sums.reshape(-1), spread.reshape(-1), totals.reshape(-1)
     proportional = flat_spread.size > 0
-    codes = np.zeros(lines, np.float64)
+    codes = np.zeros_like(rounding)
     first_position, parts = U(phase) << PHASE_SHIFT, U(digits)
     for item in range(U(begin), U(end)):
         row = item - U(begin)
@@ -170,10 +197,14 @@ def convert_sums(
                     z_high = z_high * load(flat_spread, row * lines + line + HALF)
                 else:
                     z_low, z_high = z_low * deviation[row], z_high * deviation[row]
-                low, high = low + widened(z_low), high + widened(z_high)
+                low, high = low + like(z_low, step), high + like(z_high, step)
             _store_codes(codes, line, low, rounding, min_code, max_code)
             _store_codes(codes, line + HALF, high, rounding, min_code, max_code)
-        combine(codes, count, weights, totals, item)
+        if weights.size == 1:
+            first = item * width + U(first_column)
+            _add_pairs(codes, U(count), weights[0], flat_totals, first, U(columns))
+        else:
+            combine(codes, count, weights, totals[:, first_column : first_column + columns], item)
 
 
 @_compile(nogil=True)
