@@ -71,12 +71,17 @@ class InputQuantizer:
 
     def digits(self, x: NDArray[np.int16], phase: int) -> NDArray[np.uint8]:
         """What drives the lines in one phase, 0..highest_digit, for quantised inputs of any shape."""
-        weight = self.phase_weights[phase]
-        if self.signed and self.bits_per_phase > 1:
-            x = np.maximum(x if weight > 0 else -x, 0)
-        shift = abs(weight).bit_length() - 1
-        digits: NDArray[np.uint8] = (x >> shift & self.highest_digit).astype(np.uint8)
+        sign, shift, mask = self.digit_of(phase)
+        if sign:
+            x = np.maximum(x if sign > 0 else -x, 0)
+        digits: NDArray[np.uint8] = (x >> shift & mask).astype(np.uint8)
         return digits
+
+    def digit_of(self, phase: int) -> tuple[int, int, int]:
+        """(sign, shift, mask): a digit is ``max(sign * x, 0) >> shift & mask``, of x itself where the sign is 0."""
+        weight = self.phase_weights[phase]
+        sign = (1 if weight > 0 else -1) if self.signed and self.bits_per_phase > 1 else 0
+        return sign, abs(weight).bit_length() - 1, self.highest_digit
 
 
 @dataclass(frozen=True)

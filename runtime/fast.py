@@ -28,6 +28,7 @@ from memcompile.runtime.linear import LinearMatrices, multiply
 from memcompile.runtime.literal import LiteralExecutor
 from memcompile.runtime.machine import Machine
 from memcompile.runtime.random_numbers import ItemNoise, Purpose, stream
+from memcompile.runtime.tile_inputs import RowOrder, images_channels_last, row_order, tile_vectors
 
 FLOAT32_EXACT = 1 << 24
 Path = Literal["product", "linear", "conversions", "digits", "literal"]
@@ -42,7 +43,7 @@ class LayerInputs:
         self._workers = workers
         self._vectors: dict[Unrolling, NDArray[np.uint8]] = {}
         self._phases: dict[tuple[Unrolling, int, int, int], Phases] = {}
-        self._items: dict[tuple[Unrolling, int | None], NDArray[np.uint8]] = {}
+        self._items: dict[Unrolling, NDArray[np.uint8]] = {}
 
     def phases(self, unrolling: Unrolling, matrix: int, begin: int, end: int) -> Phases:
         """Driven lines of the rows ``begin`` to ``end`` of a weight matrix, for all windows."""
@@ -53,36 +54,28 @@ class LayerInputs:
 
     def numbers(self, unrolling: Unrolling, windows: NDArray[np.int32]) -> NDArray[np.uint8]:
         """Whole inputs in two's complement, [matrices, batch * windows, rows]."""
-        return self._rows(unrolling, windows, None)
+        if unrolling not in self._items:
+            self._items[unrolling] = cut_rows(unrolling, self.x.astype(np.uint8), self._workers)
+        items = self._items[unrolling]  # matrices, batch, all windows, rows
+        if len(windows) != unrolling.windows or (np.diff(windows) != 1).any():
+            items = items[:, :, windows]
+        return items.reshape(unrolling.matrices, -1, unrolling.rows)
 
-    def digits(self, unrolling: Unrolling, windows: NDArray[np.int32], phase: int) -> NDArray[np.uint8]:
-        """Digits of one phase, [matrices, batch * windows, rows]."""
-        return self._rows(unrolling, windows, phase)
+    def applied(self, unrolling: Unrolling, phase: int) -> NDArray[np.uint8]:
+        """What one phase applies: padded images whose channels come last, flat."""
+        assert isinstance(self._quantizer, InputQuantizer), "exact inputs have no digits"
+        return images_channels_last(unrolling, self.x, self._quantizer, phase, self._workers)
 
     def _cut(self, unrolling: Unrolling) -> NDArray[np.uint8]:
         if unrolling not in self._vectors:
             self._vectors[unrolling] = unrolling.vectors(self.x.astype(np.uint8))  # two's complement keeps its bits
         return self._vectors[unrolling]
 
-    def _digits(self, phase: int) -> NDArray[np.uint8]:
-        assert isinstance(self._quantizer, InputQuantizer), "exact inputs have no digits"
-        return self._quantizer.digits(self.x, phase)
-
     @property
     def phase_weights(self) -> tuple[int, ...]:
         """What a one counts in each phase."""
         assert isinstance(self._quantizer, InputQuantizer), "exact inputs have no phases to be converted"
         return self._quantizer.phase_weights
-
-    def _rows(self, unrolling: Unrolling, windows: NDArray[np.int32], phase: int | None) -> NDArray[np.uint8]:
-        key = (unrolling, phase)
-        if key not in self._items:
-            x = self.x.astype(np.uint8) if phase is None else self._digits(phase)
-            self._items[key] = cut_rows(unrolling, x, self._workers)
-        items = self._items[key]  # matrices, batch, all windows, rows
-        if len(windows) != unrolling.windows or (np.diff(windows) != 1).any():
-            items = items[:, :, windows]
-        return items.reshape(unrolling.matrices, -1, unrolling.rows)
 
 
 def cut_rows(unrolling: Unrolling, x: NDArray[np.uint8], workers: Workers) -> NDArray[np.uint8]:
@@ -259,13 +252,17 @@ class FastExecutor:
         totals = np.zeros((batch * count, unrolling.matrices, unrolling.columns), np.int64)
         windows = replica.windows.astype(np.int64)
         for phase, weight in enumerate(inputs.phase_weights):
-            digits = inputs.digits(unrolling, replica.windows, phase)
+            applied = inputs.applied(unrolling, phase)
+            vectors: dict[RowOrder, NDArray[np.uint8]] = {}
             for row in tiles.tolist():
                 matrix = int(table.matrix[row])
                 before = matrix * unrolling.columns
+                order = row_order(unrolling, matrix, int(table.row_begin[row]), int(table.row_end[row]))
+                if order not in vectors:
+                    vectors[order] = tile_vectors(unrolling, replica.windows, order, applied, machine.workers)
                 convert_digits(
                     machine.digit_lines(row),
-                    digits[matrix, :, table.row_begin[row] : table.row_end[row]],
+                    vectors[order],
                     phase,
                     weight * np.int64(stage.base) ** np.arange(stage.slices),
                     ItemNoise(windows, images, stream(Purpose.READ, row), machine.seed),

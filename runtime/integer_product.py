@@ -81,6 +81,8 @@ class IntegerMatrix:
             session.run(None, {"x": np.ascontiguousarray(vectors[:, :, first * MAX_ROWS : (first + 1) * MAX_ROWS])})[0]
             for first, session in enumerate(self.sessions)
         ]
+        if not parts:  # no rows
+            return np.zeros((*vectors.shape[:2], self.digits * self.columns), np.int32)
         if len(parts) == 1:
             only: NDArray[np.int32] = parts[0]
             return only

@@ -231,6 +231,33 @@ def store(_typing: Any, array: Any, index: Any, lanes: Any) -> Any:
     return types.void(array, index, lanes), build
 
 
+def _copied(size: int) -> Any:
+    """Copy of so many bytes between flat byte arrays."""
+
+    @intrinsic
+    def operation(_typing: Any, target: Any, to: Any, source: Any, of: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            kind = ir.IntType(8 * size).as_pointer()
+            ends = [
+                builder.bitcast(
+                    builder.gep(make_array(signature.args[i])(context, builder, values[i]).data, [values[i + 1]]), kind
+                )
+                for i in (0, 2)
+            ]
+            builder.store(builder.load(ends[1], align=1), ends[0], align=1)
+            return context.get_dummy_value()
+
+        return types.void(target, to, source, of), build
+
+    return operation
+
+
+copy_16 = _copied(16)
+"""``copy_16(target, to, source, of)``: sixteen bytes from index ``of`` of a flat byte array to ``to``; unchecked."""
+copy_4 = _copied(4)
+"""The same of four bytes."""
+
+
 @intrinsic
 def numbered(_typing: Any) -> Any:
     """``numbered()``: the number of each lane, 0 to ``COUNT`` - 1."""

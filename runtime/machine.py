@@ -17,6 +17,7 @@ from memcompile.runtime.digit_conversions import DigitLines, variance_matrix
 from memcompile.runtime.effects import Effects
 from memcompile.runtime.integer_product import IntegerMatrix
 from memcompile.runtime.memory import BoundedCache
+from memcompile.runtime.tile_inputs import row_order
 
 PREPARED_BYTES = 400_000_000
 """Memory for what executors prepare once per tile or copy."""
@@ -109,9 +110,10 @@ class Machine:
         return self.prepared.get(row, lambda: self._prepare_digits(row), lambda lines: lines.nbytes)
 
     def _prepare_digits(self, row: int) -> DigitLines:
-        cells = self.devices.tile(row)
-        noise = self.devices.line_sigma(row) if self.effects.read_noise else np.zeros(cells.shape)
-        alike = bool((noise == noise[0, 0]).all())
+        order = self._row_order(row)
+        cells = self.devices.tile(row)[order]
+        noise = self.devices.line_sigma(row)[order] if self.effects.read_noise else np.zeros(cells.shape)
+        alike = bool((noise == noise[:1, :1]).all())
         converter = self.devices.converter_of(row)
         assert converter.min_code is not None
         assert converter.max_code is not None
@@ -121,7 +123,7 @@ class Machine:
         return DigitLines(
             cells=IntegerMatrix.of(in_whole_blocks(cells[None], np.float64), 2.0**-converter.grid_bits),
             variances=None if alike else variance_matrix(in_whole_blocks(noise[None] ** 2, np.float64)),
-            sigma=float(noise[0, 0]) if alike else 0.0,
+            sigma=float(noise.max(initial=0.0)) if alike else 0.0,
             gain=in_whole_blocks(self.devices.gains(row)),
             rounding=rounding.astype(np.float32) if drowned else rounding,
             min_code=float(converter.min_code),
@@ -129,6 +131,13 @@ class Machine:
             count=cells.shape[1],
             drive=self.devices.drive,
         )
+
+    def _row_order(self, row: int) -> NDArray[np.int64]:
+        """Rows of a tile as its input vectors have them."""
+        tiles = self.tiles
+        unrolling = self.program.layers[int(tiles.layer[row])].replicas[int(tiles.replica[row])].unrolling
+        begin, end = int(tiles.row_begin[row]), int(tiles.row_end[row])
+        return row_order(unrolling, int(tiles.matrix[row]), begin, end).rows
 
     def tiles_of(self, layer: int, replica: int) -> NDArray[np.int64]:
         """Rows of the tile table that belong to one copy of a layer."""
@@ -144,7 +153,7 @@ def _drowns_float32(cells: NDArray[Any], noise: NDArray[np.float64], rounding: N
     heard = noise[noise > 0]
     if not heard.size:
         return False
-    largest = max(float(np.abs(cells).max()) * math.sqrt(len(cells)), float(np.abs(rounding).max()))
+    largest = max(float(np.abs(cells).max(initial=0.0)) * math.sqrt(len(cells)), float(np.abs(rounding).max()))
     return largest * float(np.finfo(np.float32).eps) / 2 <= float(heard.min()) / NOISE_PER_ROUNDING
 
 

@@ -21,7 +21,7 @@ from memcompile.runtime.kernels import (
     gaussian_block,
     item_key,
 )
-from memcompile.runtime.lanes import evens, floor, greater, less, like, load, odds, store, to_longs
+from memcompile.runtime.lanes import copy_4, copy_16, evens, floor, greater, less, like, load, odds, store, to_longs
 
 TRANSPOSED = 16
 """Positions that are transposed together; what one cache line holds of float32."""
@@ -312,3 +312,47 @@ def place_sums(
                     else:
                         for column in range(U(columns)):
                             target[base + column] = np.float64(source[first + column]) * factor / divisor
+
+
+@_compile(nogil=True)
+def lay_channels_last(
+    x: Any, positions: Any, sign: int, shift: int, mask: int, images: Any, begin: int, end: int
+) -> None:
+    """Digits max(``sign`` x, 0) >> ``shift`` & ``mask`` of images ``begin`` to ``end``, channels last.
+
+    ``x`` is int16 [images, channels, positions]; the channels of a position begin at its place in ``positions``, in
+    uint8 ``images`` [images, bytes]. Where the sign is 0, digits are of x itself.
+    """
+    channels, count = U(x.shape[1]), U(x.shape[2])
+    for image in range(begin, end):
+        source, target = x[image], images[image]
+        for position in range(count):
+            first = U(positions[position])
+            for channel in range(channels):
+                value = np.int32(source[channel, position])
+                if sign != 0:
+                    value = max(value * np.int32(sign), np.int32(0))
+                target[first + channel] = np.uint8((value >> np.int32(shift)) & np.int32(mask))
+
+
+@_compile(nogil=True)
+def cut_pieces(images: Any, starts: Any, pieces: Any, vectors: Any, begin: int, end: int) -> None:
+    """Input vectors of windows that begin at ``starts``, in pieces (row, place, bytes), of images ``begin`` to ``end``.
+
+    ``images`` is uint8 [images, bytes] and ``vectors`` [images, windows, rows]; pieces of 16 and 4 bytes may run
+    over rows that later pieces write.
+    """
+    flat, target = images.reshape(-1), vectors.reshape(-1)
+    windows, rows = U(vectors.shape[1]), U(vectors.shape[2])
+    for image in range(U(begin), U(end)):
+        for window in range(windows):
+            to = (image * windows + window) * rows
+            of = image * U(images.shape[1]) + U(starts[window])
+            for piece in range(U(pieces.shape[0])):
+                row, place, size = to + U(pieces[piece, 0]), of + U(pieces[piece, 1]), pieces[piece, 2]
+                if size == 16:
+                    copy_16(target, row, flat, place)
+                elif size == 4:
+                    copy_4(target, row, flat, place)
+                else:
+                    target[row] = flat[place]
