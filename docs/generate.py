@@ -146,6 +146,8 @@ def attribute_docstrings(kind: type) -> dict[str, str]:
     return found
 
 
+COMMON_LIMITS = {1e-9: "above 0", 1e12: "", -1e12: ""}
+"""Limits that all numbers of a target have and that the page names once."""
 _WITHOUT = {
     "write_verify": "`[programming]` says what error is left, and writes have no price",
     "energy": "the report gives no energy",
@@ -215,11 +217,11 @@ def _limits(field: FieldInfo) -> str:
     high: str | None = None
     for mark in _plain(field)[1]:
         if isinstance(mark, Ge):
-            low = f"{mark.ge:,} or more"
+            low = COMMON_LIMITS.get(mark.ge, f"{mark.ge:,} or more")
         elif isinstance(mark, Gt):
             low = f"above {mark.gt:,}"
         elif isinstance(mark, Le):
-            high = f"{mark.le:,} or less"
+            high = COMMON_LIMITS.get(mark.le, f"{mark.le:,} or less")
         elif isinstance(mark, Lt):
             high = f"below {mark.lt:,}"
         elif isinstance(mark, MaxLen):

@@ -45,8 +45,6 @@ class Timetable:
         self.tiles = placement.tiles
         self.loads = tile_loads(layers, placement.tiles)
         self._pauses = placement.pauses.astype(np.int64)
-        most = int(self.tiles.rhythm.max(initial=0))
-        self._edges = np.searchsorted(self._pauses[:, 0], np.arange(most + 2))
 
     def steps(self, tile: int) -> NDArray[np.int64]:
         """Step of each window of a tile, [windows], strictly ascending."""
@@ -54,7 +52,8 @@ class Timetable:
 
     def steps_of(self, start: int, rhythm: int, load: int) -> NDArray[np.int64]:
         """Steps of so many windows from a start in a rhythm."""
-        pauses = self._pauses[self._edges[rhythm] : self._edges[rhythm + 1]]
+        first, last = np.searchsorted(self._pauses[:, 0], (rhythm, rhythm + 1))
+        pauses = self._pauses[first:last]
         pauses = pauses[pauses[:, 1] < load]
         waits = np.ones(load, np.int64)
         waits[:1] = start

@@ -256,7 +256,9 @@ def _quantizer(layer: CalibratedLayer | IntegerLayer, target: Target) -> Iterato
             layer.name,
             f"applies {quantizer.bits_per_phase} bits a phase, the target {target.input.bits_per_phase}",
         )
-    if not (np.isfinite(quantizer.scale) and quantizer.scale > 0):
+    with np.errstate(over="ignore"):
+        step = np.float32(quantizer.scale)  # what inputs are divided by
+    if not (np.isfinite(step) and step > 0):
         yield Violation("input-step", layer.name, f"its input step is {quantizer.scale}; it must be positive")
 
 

@@ -134,7 +134,7 @@ def test_all_schema_errors_are_told_at_once_with_path_value_and_mend() -> None:
         "array.cells = 2048": " no such key; remove it or correct its spelling",
         "chip": " missing; add it",
         "cell.levels = 8.5": " input should be a valid integer",
-        "cell.g_max_us = -1.0": " input should be greater than 0",
+        "cell.g_max_us = -1.0": " input should be greater than or equal to 0.000000001",
         "cell.g_min_us": " missing; add it",
         "input.bits = 9": " input should be less than or equal to 8",
         "adc.bits = True": " input should be a valid integer",
@@ -302,3 +302,10 @@ def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
 def test_errors_have_their_own_exit_code() -> None:
     assert issubclass(TargetError, MemcompileError)
     assert TargetError.exit_code == 5
+
+
+@pytest.mark.parametrize("value", [1e13, 1e300, 1e-300])
+def test_numbers_that_nothing_physical_has_are_refused(value: float) -> None:
+    (line,) = errors_of(values(input={"read_voltage_v": value}))
+    limit = "less than or equal to 1000000000000" if value > 1 else "greater than or equal to 0.000000001"
+    assert line == f"input.read_voltage_v = {value}: input should be {limit}"
