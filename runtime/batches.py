@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ class Batches:
     chunk: int
     fixed: int | None
     whole: frozenset[str]
+    even: bool = False
+    """Whether chunks may be smaller, so that threads get equal shares."""
 
     @classmethod
     def of(cls, inputs: Mapping[str, TensorType], chunk: int | None, default: int) -> Batches:
@@ -41,7 +44,7 @@ class Batches:
         if len(fixed) > 1:
             raise UsageError(f"the model's inputs have different fixed batches {fixed}; export it with one batch")
         if not fixed:
-            return cls(chunk or default, None, whole)
+            return cls(chunk or default, None, whole, even=chunk is None)
         if chunk is not None and chunk != fixed[0]:
             raise UsageError(
                 f"chunk {chunk} contradicts the model's fixed batch of {fixed[0]}; "
@@ -49,8 +52,12 @@ class Batches:
             )
         return cls(fixed[0], fixed[0], whole)
 
-    def cuts(self, images: int) -> Iterator[tuple[int, int]]:
-        """Begin and end of each chunk."""
+    def cuts(self, images: int, threads: int = 1) -> Iterator[tuple[int, int]]:
+        """Begin and end of each chunk, to be shared among threads."""
+        if self.even and images > self.chunk:
+            chunks = -(-images // (self.chunk * threads)) * threads
+            yield from pairwise(images * chunk // chunks for chunk in range(chunks + 1))
+            return
         for begin in range(0, images, self.chunk):
             yield begin, min(begin + self.chunk, images)
 

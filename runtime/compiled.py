@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from types import ModuleType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def kernels() -> ModuleType | None:
@@ -39,18 +43,38 @@ def available_threads() -> int:
 
 
 class Workers:
-    """Splits ranges of independent items over threads."""
+    """Shares independent tasks, or the items of one, among threads."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        self._here = threading.local()
+
+    @cached_property
+    def _task_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads)
+
+    def in_order(self, tasks: Sequence[Callable[[], T]]) -> Iterator[T]:
+        """Results of tasks, in their order; each task stays on one thread, with all its ranges.
+
+        What a task raises is raised in its turn, and tasks that have not begun are dropped then.
+        """
+        if self.threads == 1 or len(tasks) == 1:
+            for task in tasks:
+                yield task()
+            return
+        yield from self._task_pool.map(self._alone, tasks)
+
+    def _alone(self, task: Callable[[], T]) -> T:
+        self._here.alone = True
+        return task()
 
     def each_range(self, items: int, work: Callable[[int, int], None], least: int = 2) -> None:
         """Call ``work(begin, end)`` on ranges that together cover all items, and wait.
 
         Below ``least`` items a second thread would cost more than it brings.
         """
-        if self._pool is None or items < least:
+        if self._pool is None or items < least or getattr(self._here, "alone", False):
             work(0, items)
             return
         edges = [items * part // self.threads for part in range(self.threads + 1)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +36,7 @@ from memcompile.runtime.schedule_walk import ScheduleWalk
 __all__ = ["Effects", "Emulator"]
 
 CHUNK_BYTES = 40_000_000
-"""Memory that the largest layer's input vectors and sums may take; sets the default chunk.
+"""Memory that the largest layer's input vectors and sums may take in a thread; sets the default chunk.
 
 More costs time: fresh memory has to be mapped, and caches do not hold what one step hands to the next.
 """
@@ -162,14 +163,7 @@ class Emulator:
         inputs, images = check_inputs(self.program.inputs, x, self.batches)
         if not 0 <= first_image <= (1 << 32) - images:
             raise UsageError(f"first_image {first_image} is out of range; give 0 <= first_image <= 2^32 - {images}")
-        parts: list[dict[str, NDArray[Any]]] = []
-        for begin, end in self.batches.cuts(images):
-            values = {name: self.batches.part(name, array, begin, end) for name, array in inputs.items()}
-            numbers = np.arange(first_image + begin, first_image + end, dtype=np.int64)
-            parts.append(self._run_chunk(values, numbers, wanted))
-            if progress is not None:
-                progress(end - begin)
-        return {name: self._joined(name, parts) for name in wanted}
+        return self._run_chunks(inputs, images, first_image, wanted, progress=progress)
 
     def run_whole(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Run inputs that have no common batch axis, in one go and unchecked; returns the outputs.
@@ -199,11 +193,35 @@ class Emulator:
         wanted = tuple(dict.fromkeys((*self.program.outputs, *also)))
         self._check_names(also)
         images = max(len(array) for name, array in values.items() if name not in self.batches.whole)
-        parts: list[dict[str, NDArray[Any]]] = []
-        for begin, end in self.batches.cuts(images):
+        return self._run_chunks(values, images, first_image, wanted, first_stage)
+
+    def _run_chunks(
+        self,
+        values: Mapping[str, NDArray[Any]],
+        images: int,
+        first_image: int,
+        wanted: tuple[str, ...],
+        first_stage: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """Run chunk by chunk, and join the results."""
+        cuts = list(self.batches.cuts(images, self.machine.workers.threads))
+
+        def run_chunk(begin: int, end: int) -> dict[str, NDArray[Any]]:
             some = {name: self.batches.part(name, array, begin, end) for name, array in values.items()}
             numbers = np.arange(first_image + begin, first_image + end, dtype=np.int64)
-            parts.append(self._run_chunk(some, numbers, wanted, first_stage))
+            return self._run_chunk(some, numbers, wanted, first_stage)
+
+        tasks = [partial(run_chunk, *cut) for cut in cuts]
+        # A thread per chunk has less to wait for than threads that share every layer of one. Arrays
+        # that are written anew for later images come one after the other.
+        one_by_one = self._literal is not None or self.machine.differs_between_passes
+        results = (task() for task in tasks) if one_by_one else self.machine.workers.in_order(tasks)
+        parts: list[dict[str, NDArray[Any]]] = []
+        for (begin, end), part in zip(cuts, results, strict=True):
+            parts.append(part)
+            if progress is not None:
+                progress(end - begin)
         return {name: self._joined(name, parts) for name in wanted}
 
     def explain(self) -> dict[str, str]:
