@@ -30,7 +30,7 @@ def _violations_of_part(flow: Flow, part: Part) -> list[Violation]:
     if not found:
         found += _early_reads(flow, part, timetable)
         found += _early_reads_in_pipeline(flow, part)
-    return found
+    return found or list(_idle_ends(part, timetable))
 
 
 def _pauses(placement: Placement) -> Iterator[Violation]:
@@ -38,6 +38,22 @@ def _pauses(placement: Placement) -> Iterator[Violation]:
     order = pauses[:, 0] * (1 << 32) + pauses[:, 1]
     if (pauses < 1).any() or (np.diff(order) <= 0).any():
         yield Violation("pauses-ascending", "pauses", "are not positive, or not in order of rhythm and window")
+
+
+def _idle_ends(part: Part, timetable: Timetable) -> Iterator[Violation]:
+    """A schedule that goes on after its last tile has worked, or an interval in which nobody could work so long."""
+    placement, tiles = part.placement, part.placement.tiles
+    if not len(tiles):
+        return
+    keys = np.unique(np.stack([tiles.start, tiles.rhythm, timetable.loads], axis=1), axis=0)
+    last = max((int(timetable.steps_of(*key)[-1]) for key in keys.tolist() if key[2]), default=0)
+    if placement.latency_steps > last + 1:
+        what = f"the last tile works in step {last}, the schedule has {placement.latency_steps} steps"
+        yield Violation("idle-ends", "schedule", what)
+    work = int(timetable.loads.sum())
+    if placement.initiation_interval_steps > work:
+        what = f"all tiles together work {work} steps, the interval has {placement.initiation_interval_steps}"
+        yield Violation("idle-ends", "schedule", what)
 
 
 def _conflicts(part: Part, timetable: Timetable) -> Iterator[Violation]:

@@ -129,7 +129,8 @@ def test_a_schedule_that_reads_too_early_is_caught_by_verifier_and_emulator() ->
     rhythms, pauses = find_rhythms(free.tables)
     start = np.array([table[0] for table in free.tables])[free.table]
     tiles = tiles.with_columns(array=array, start=start, rhythm=rhythms[free.table], lag=tiles.layer)
-    apart = stages.replaced(program.placement, tiles=tiles, pauses=pauses, chips=len(tiles))
+    steps = 1 + max(int(table[-1]) for table in free.tables)
+    apart = stages.replaced(program.placement, tiles=tiles, pauses=pauses, chips=len(tiles), latency_steps=steps)
     in_time = stages.replaced(program, placement=apart)
     verify_program(in_time)
     assert np.array_equal(Emulator.ideal(in_time, "literal").run(x[:1])["y"], Emulator.ideal(program).run(x[:1])["y"])

@@ -213,6 +213,8 @@ GRAPHS: list[tuple[str, str, Change]] = [
     ("no-overlap", "schedule", tiles(pile_up)),
     ("inside-schedule", "schedule", placement(latency_steps=0)),
     ("inside-schedule", "schedule", placement(initiation_interval_steps=0)),
+    ("idle-ends", "schedule", placement(latency_steps=2**31 - 1)),
+    ("idle-ends", "schedule", placement(initiation_interval_steps=2**31 - 1)),
     ("one-tile-a-step", "schedule", tiles(start_together)),
     ("inputs-exist", "schedule", tiles(read_early)),
     ("inputs-exist", "schedule", tile("lag", lambda graph: 0, place=-1)),
