@@ -43,6 +43,8 @@ from memcompile.model_checks import (
 from memcompile.onnx_session import NO_WEIGHTS, Weights, open_session, tensor_dtype
 
 # Operators whose first two inputs are looked at when the model is run once.
+MAX_FIXED_BATCH = 1 << 16
+"""Images of a model's fixed batch: the compiler follows each value of all of them."""
 LINEAR_OPERATORS = (
     "Conv",
     "ConvInteger",
@@ -130,6 +132,12 @@ def read_model(path: Path, limits: Limits | None = None) -> ModelFile:
             raise ModelError(
                 f"{path}: input {name!r} has type {kind.dtype if isinstance(kind, OtherType) else 'tensor(string)'}; "
                 "memcompile takes numeric tensors, export the model with tensor inputs"
+            )
+        batch = kind.shape[0] if len(kind.shape) > 1 else None
+        if batch is not None and batch > MAX_FIXED_BATCH:
+            raise ModelError(
+                f"{path}: input {name!r} has a fixed batch of {batch:,} images, all of which are compiled and run at "
+                f"once; the limit is {MAX_FIXED_BATCH:,}; export the model with a free or a smaller batch"
             )
     return ModelFile(path.name, digest, model, MappingProxyType(inputs), limits, weights)
 

@@ -136,7 +136,7 @@ def test_sizes_that_an_initializer_only_declares(dims: list[int], save_model: Sa
 
 @pytest.mark.parametrize(
     ("shape", "reason"),
-    [((1, 10**12), "more than the limit"), ((10**7, 100), "made-up samples of 8,000,000,000 bytes")],
+    [((1, 10**12), "more than the limit"), ((100, 10**7), "made-up samples of 8,000,000,000 bytes")],
 )
 def test_inputs_too_large_to_be_made_up(shape: tuple[int, ...], reason: str, save_model: Save) -> None:
     with pytest.raises(DataError, match=reason):
@@ -361,6 +361,14 @@ def test_names_that_are_no_text(save_model: Save) -> None:
     path.write_bytes(data.replace(name, b"\xff" + name[1:]))
     with pytest.raises(ModelError, match="is no UTF-8 text"):
         read_model(path)
+
+
+def test_a_fixed_batch_of_a_million_images(save_model: Save) -> None:
+    model = float_model([node("MatMul", "x w", "y")], (65_537, 6), {"w": np.ones((6, 2), np.float32)})
+    with pytest.raises(ModelError, match=r"fixed batch of 65,537 images, .*; the limit is 65,536; export the model"):
+        read_model(save_model(model))
+    model = float_model([node("MatMul", "x w", "y")], (65_536, 6), {"w": np.ones((6, 2), np.float32)})
+    assert read_model(save_model(model)).inputs["x"] is not None
 
 
 def test_domains_that_are_no_text(save_model: Save) -> None:
