@@ -116,7 +116,8 @@ def place_trivially(rng: np.random.Generator, layers: Sequence[MappedLayer], tar
         lag=table.layer,
     )
     chips = -(-len(table) // target.chip.arrays)
-    return Placement(chips, table, (), int(starts[-1]), int(starts[-1]))
+    loads = tile_loads(layers, table)
+    return Placement(chips, table, (), int(loads.max(initial=0)), int((table.start + loads).max(initial=0)))
 
 
 def in_segments(program: Program, cuts: Sequence[int], batch: int) -> Program:
