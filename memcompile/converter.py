@@ -61,7 +61,7 @@ class Converter:
         g_min in place of g_max. There m is odd: no sum of level steps lies half way between two codes,
         which would all be rounded upwards.
         """
-        signed = target.array.pairs == "crossings"
+        signed = target.array.signed_lines
         codes = (1 << (target.adc.bits - signed)) - 1
         share = target.adc.range_share if range_share is None else range_share
         reach = Fraction(codes) / (_range_levels(target) * Fraction(share))
@@ -83,8 +83,8 @@ class Converter:
     def exact(cls, target: Target, read_sigma_us: float = 0.0) -> Converter:
         """No converter: currents in level steps, on a grid that double precision sums exactly."""
         grid_bits = None if target.cell.continuous else _noise_bits(16, target.cell.level_step_us, read_sigma_us)
-        signed = target.array.pairs == "crossings"
-        return cls(1, 1, target.cell.level_step_us, grid_bits, None, target.input.highest_digit, signed)
+        digit, signed = target.input.highest_digit, target.array.signed_lines
+        return cls(1, 1, target.cell.level_step_us, grid_bits, None, digit, signed)
 
     def ranged(self, target: Target, range_share: float | None, read_sigma_us: float = 0.0) -> Converter:
         """The converter of a layer with a range of its own; this one where there is none (None) or no converter."""
@@ -156,5 +156,5 @@ def _ratio(target: Target) -> Fraction:
 
 def _range_levels(target: Target) -> Fraction:
     """Largest current of a line in level steps times digits, exactly: of all its cells at g_max, or of the pairs."""
-    of_input = target.signed_levels if target.array.pairs == "crossings" else _ratio(target) + target.signed_levels
+    of_input = target.signed_levels if target.array.signed_lines else _ratio(target) + target.signed_levels
     return Fraction(of_input) * target.array.input_lines * target.input.highest_digit

@@ -312,7 +312,7 @@ def _physics_errors(target: Target) -> list[str]:
             f"input.bits_per_phase = {target.input.bits_per_phase}: must not be above input.bits = "
             f"{target.input.bits}; give the bits of a phase, at most all of them"
         )
-    if array.pairs == "crossings" and target.adc.bits < 2:
+    if array.signed_lines and target.adc.bits < 2:
         errors.append(
             f"adc.bits = {target.adc.bits}: must be at least 2 where a line carries the difference of a pair "
             '(array.pairs = "crossings"); one of them is the sign; give 2 or more'

@@ -39,9 +39,14 @@ class ArraySpec(Section):
     """What the hardware calls an output line (orientation of the array)."""
 
     @property
+    def signed_lines(self) -> bool:
+        """Whether an output line carries the difference of a pair, so that its converter is signed."""
+        return self.pairs == "crossings"
+
+    @property
     def lines_per_pair(self) -> int:
         """Output lines of a differential pair."""
-        return 2 if self.pairs == "output_lines" else 1
+        return 1 if self.signed_lines else 2
 
     @property
     def cells_per_crossing(self) -> int:

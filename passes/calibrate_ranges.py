@@ -114,7 +114,7 @@ def _tile_errors(
     errors = np.zeros((len(ranges), len(vectors), cells.shape[-1]))
     for driven, weight in layer.quantizer.phases(vectors):
         currents = np.einsum("vr,psrc->psvc", driven, cells, optimize=True)
-        if target.array.pairs == "crossings":
+        if target.array.signed_lines:
             currents = currents[:1] - currents[1:]
         driven_sum = driven.sum(axis=1)[:, None]
         for number, converter in enumerate(ranges.values()):

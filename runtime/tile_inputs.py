@@ -20,7 +20,7 @@ from memcompile.quantizers import InputQuantizer
 from memcompile.runtime.compiled import Workers, product_kernels
 
 LONG, SHORT = 16, 4
-"""Bytes that are copied at once."""
+"""Bytes that the compiled kernel copies at once."""
 
 
 @dataclass(frozen=True, eq=False)
