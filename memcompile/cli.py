@@ -351,7 +351,7 @@ def run_command(program: Path, **options: Any) -> None:
     writing = emulator.writing()
     if writing is not None:
         facts = write_facts(loaded, writing, 0)
-        out.say(f"writing: {write_line(facts)}; {writing.failures:,} cells missed the margin")
+        out.say(f"writing: {write_line(facts)}")
     with out.progress("running", dataset.count) as advance:
         outputs = emulator.run(dataset.inputs, progress=advance)
     if options["output"]:

@@ -81,6 +81,7 @@ def write_facts(program: Program, report: WriteReport, most_pulses: int) -> Fact
     return {
         "cell_writes": report.writes,
         "pulses": report.pulses if spec else None,
+        "failures": report.failures if spec else None,
         "time_s": report.time_s(spec, program.placement.chips) if spec else None,
         "energy_j": report.energy_j(target) if spec else None,
         "most_pulses_of_a_cell": most_pulses if spec else None,
@@ -106,6 +107,8 @@ def write_line(facts: Facts) -> str:
     ]
     if facts["energy_j"] is not None:
         parts.append(f"{figure(1e6 * facts['energy_j'])} uJ")
+    if facts["failures"] is not None:
+        parts.append(f"{facts['failures']:,} cells missed the margin")
     return ", ".join(parts)
 
 

@@ -19,13 +19,13 @@ class WriteReport:
     """What closed-loop writes took: cells written (each time anew), pulses, and their energy in joules.
 
     Each write also takes a verify read before the first and after each pulse. ``failures`` are
-    cells that still missed the margin after the last pulse; pulses of nominal size count none.
+    cells that still missed the margin after the last pulse; None where pulses are of nominal size.
     """
 
     writes: int = 0
     pulses: int = 0
     pulse_energy_j: float = 0.0
-    failures: int = 0
+    failures: int | None = None
 
     @property
     def verify_reads(self) -> int:
@@ -35,7 +35,8 @@ class WriteReport:
     def __add__(self, other: WriteReport) -> WriteReport:
         """Both, one after the other."""
         energy_j = self.pulse_energy_j + other.pulse_energy_j
-        failures = self.failures + other.failures
+        known = [each.failures for each in (self, other) if each.failures is not None]
+        failures = sum(known) if known else None
         return WriteReport(self.writes + other.writes, self.pulses + other.pulses, energy_j, failures)
 
     @classmethod
@@ -43,7 +44,7 @@ class WriteReport:
         cls, pulses: NDArray[np.int64], energy_j: Conductances, failed: NDArray[np.bool_] | None = None
     ) -> WriteReport:
         """Sum over cells."""
-        failures = 0 if failed is None else int(failed.sum())
+        failures = None if failed is None else int(failed.sum())
         return cls(pulses.size, int(pulses.sum()), float(energy_j.sum()), failures)
 
     def time_s(self, spec: WriteVerifySpec, chips: int) -> float:

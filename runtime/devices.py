@@ -26,8 +26,7 @@ from memcompile.runtime.effects import Effects
 from memcompile.runtime.nonlinear_wires import NonlinearTile
 from memcompile.runtime.random_numbers import Purpose, seed_of_write, stream, uniforms
 from memcompile.runtime.wires import US_PER_S, effective_conductances_us
-from memcompile.runtime.write_verify import Written, write
-from memcompile.target import WriteVerifySpec
+from memcompile.runtime.write_verify import Written, cycles_of_array, step_shares, write
 
 CACHE_CELLS = 1 << 26
 """Cells kept in memory; further arrays are programmed anew, with the same errors, when used."""
@@ -347,27 +346,35 @@ class Devices:
             measured: Cells = self.program.chip.conductances_us[number].astype(np.float64)
             return measured
         if target.emulated_pulses is not None:
-            written = self._pulsed(nominal_us, target.emulated_pulses, number, write_seed).cells_us
+            written = self._pulsed(nominal_us, nominal_us, stuck, number, write_seed).cells_us
         else:
             written = with_programming_error(nominal_us, target.programming, target.cell, number, write_seed)
         return np.where(stuck, nominal_us, written)
 
-    def _pulsed(self, goals_us: Cells, spec: WriteVerifySpec, number: int, write_seed: int) -> Written:
-        return write(goals_us, spec, self.program.target.cell, number, self.seed, write_seed)
+    def _pulsed(
+        self, goals_us: Cells, nominal_us: Cells, stuck: NDArray[np.bool_], number: int, write_seed: int
+    ) -> Written:
+        """Cells of an array after its pulses; all are delivered at the lowest level, but those that are stuck."""
+        spec, cell = self.program.target.write_verify, self.program.target.cell
+        assert spec is not None
+        start_us = np.where(stuck, nominal_us, cell.g_min_us)
+        shares = step_shares(stuck, spec, number, self.seed)
+        return write(start_us, goals_us, shares, spec, cell, cycles_of_array(number, write_seed))
 
     def writing(self) -> WriteReport | None:
         """What writing all arrays once takes, pulse by pulse; None where no pulses are emulated.
 
-        Cells of no weight are verified at the lowest level; stuck ones count as if their goal
-        were where they are stuck.
+        Cells of no weight are verified at the lowest level; stuck ones take all pulses until they are given up.
         """
-        spec, tiles = self.program.target.emulated_pulses, self.program.placement.tiles
-        if spec is None or not self.effects.programming_error or self.program.chip is not None:
+        target, tiles = self.program.target, self.program.placement.tiles
+        if target.emulated_pulses is None or not self.effects.programming_error or self.program.chip is not None:
             return None
         total = WriteReport()
         for number, segment in np.unique(np.stack([tiles.array, tiles.segment], axis=1), axis=0).tolist():
-            goals_us, _ = self._goals_us(self.levels(number, segment), number)
-            written = self._pulsed(goals_us, spec, number, self._write_seed(segment))
+            levels = self.levels(number, segment)
+            goals_us = target.cell.g_min_us + levels.astype(np.float64) * target.cell.level_step_us
+            nominal_us, stuck = self._goals_us(levels, number)
+            written = self._pulsed(goals_us, nominal_us, stuck, number, self._write_seed(segment))
             total += WriteReport.of(written.pulses, written.energy_j, written.failed)
         return total
 

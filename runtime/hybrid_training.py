@@ -57,11 +57,12 @@ class EpochRecord:
     writes: int
     pulses: int
     pulse_energy_j: float
+    failures: int | None
 
     @property
     def report(self) -> WriteReport:
         """What rewriting cells took."""
-        return WriteReport(self.writes, self.pulses, self.pulse_energy_j)
+        return WriteReport(self.writes, self.pulses, self.pulse_energy_j, self.failures)
 
 
 def tuned_layers(program: Program, names: Sequence[str]) -> tuple[int, ...]:
@@ -164,7 +165,15 @@ class InSituTuner:
             loss, hits = loss + batch_loss, hits + batch_hits
         self.program = replace(self.program, chip=self.writer.state())
         took = self.writer.take_report()
-        return EpochRecord(number, loss / len(order), hits / len(order), took.writes, took.pulses, took.pulse_energy_j)
+        return EpochRecord(
+            number,
+            loss / len(order),
+            hits / len(order),
+            took.writes,
+            took.pulses,
+            took.pulse_energy_j,
+            took.failures,
+        )
 
     def _step(self, picked: NDArray[np.int64], first_image: int) -> tuple[float, int]:
         emulator = Emulator(self.program, self.seed)

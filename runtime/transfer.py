@@ -1,6 +1,7 @@
 """Transfer: writing a program's weights into the cells of one chip.
 
-Each cell is written closed loop, which leaves a Gaussian error. With several slices the most
+Each cell is written closed loop, which leaves a Gaussian error, or the one its pulses leave where the target
+emulates them. With several slices the most
 significant one is written first; what it holds in truth is then measured and the difference is
 left to the next slice, so that only the error of the last slice remains (as far as its range
 reaches).
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from memcompile.program import ChipState, Program
 from memcompile.pulses import WriteReport, nominal_pulses
 from memcompile.runtime.cells import programming_sigma_us
-from memcompile.runtime.random_numbers import Purpose, gaussians, stream, uniforms
+from memcompile.runtime.random_numbers import Purpose, gaussians, seed_of_write, stream, uniforms
+from memcompile.runtime.write_verify import cycles_of_cells, step_shares, write
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class Writer:
     """Writes cells of one chip, closed loop, and counts what that takes.
 
     ``report`` sums up what was written since it was last taken, and ``cell_pulses`` [arrays, input_lines,
-    cell_columns] counts the pulses of each cell; pulses are of nominal size, and there are none
-    where the target gives no ``[write_verify]``.
+    cell_columns] counts the pulses of each cell. Pulses are those emulated, else of nominal size, and
+    there are none where the target gives no ``[write_verify]``.
 
     Parameters
     ----------
@@ -98,19 +100,30 @@ class Writer:
         self.cells_us = np.full((arrays, shape.input_lines, shape.cell_columns), g_min_us, np.float32)
         self.cell_pulses = np.zeros(self.cells_us.shape, np.int64)
         self.rounds = 0
-        self.report = WriteReport()
+        self.report = self._no_writes()
         self._low, self._high = self._stuck()
+        self._keep_stuck()
+        self._shares = self._step_shares()
+        if self._shares is None:
+            self._blur_blanks()
+
+    def _blur_blanks(self) -> None:
+        """Cells are delivered at the lowest level, as closed-loop writing leaves it; then weights are written."""
+        cell, share = self.program.target.cell, self.program.target.programming.blank_share
         everything = np.arange(self.cells_us.size)
-        self.write(everything, np.full(self.cells_us.size, g_min_us))
-        self.take_report()  # cells are delivered at the lowest level
+        self._leave_error(everything, np.full(self.cells_us.size, cell.g_min_us))
         stuck = self._low | self._high
-        share = program.target.programming.blank_share
-        self.cells_us = np.where(stuck, self.cells_us, g_min_us + share * (self.cells_us - g_min_us)).astype(np.float32)
+        blurred = cell.g_min_us + share * (self.cells_us - cell.g_min_us)
+        self.cells_us = np.where(stuck, self.cells_us, blurred).astype(np.float32)
+        self.rounds += 1
 
     def take_report(self) -> WriteReport:
         """What was written since the last call; sums start anew, so that they never depend on earlier ones."""
-        report, self.report = self.report, WriteReport()
+        report, self.report = self.report, self._no_writes()
         return report
+
+    def _no_writes(self) -> WriteReport:
+        return WriteReport(failures=0 if self.program.target.emulated_pulses else None)
 
     @classmethod
     def resume(cls, program: Program, seed: int, rounds: int, cell_pulses: NDArray[np.int64]) -> Writer:
@@ -123,16 +136,54 @@ class Writer:
         return writer
 
     def write(self, cells: NDArray[np.int64], target_us: NDArray[np.floating]) -> None:
-        """Bring cells (flat numbers) to conductances: g + N(0, sigma), never below 0; stuck cells stay."""
+        """Bring different cells (flat numbers) to conductances within the window of the target; stuck cells stay."""
+        cell = self.program.target.cell
+        wanted = np.clip(target_us, cell.g_min_us, cell.g_max_us)
+        if self._shares is None:
+            self._count(cells, wanted)
+            self._leave_error(cells, wanted)
+        else:
+            self._pulse(cells, wanted, self._shares)
+        self.rounds += 1
+
+    def _leave_error(self, cells: NDArray[np.int64], wanted_us: NDArray[np.floating]) -> None:
+        """G + N(0, sigma), never below 0."""
         cell = self.program.target.cell
         noise = gaussians(1, cells, 1 + self.rounds, stream(Purpose.PROGRAMMING, 1), self.seed)[..., 0]
-        wanted = np.clip(target_us, cell.g_min_us, cell.g_max_us)
-        self._count(cells, wanted)
-        sigma = programming_sigma_us(wanted.astype(np.float64), self.program.target.programming, cell)
-        self.cells_us.reshape(-1)[cells] = np.maximum(wanted + sigma * noise, 0.0)
+        sigma = programming_sigma_us(wanted_us.astype(np.float64), self.program.target.programming, cell)
+        self.cells_us.reshape(-1)[cells] = np.maximum(wanted_us + sigma * noise, 0.0)
+        self._keep_stuck()
+
+    def _pulse(self, cells: NDArray[np.int64], wanted_us: NDArray[np.floating], shares: NDArray[np.float64]) -> None:
+        """Pulse by pulse, from where the cells are."""
+        spec, flat_us = self.program.target.write_verify, self.cells_us.reshape(-1)
+        assert spec is not None
+        written = write(
+            flat_us[cells].astype(np.float64),
+            wanted_us.astype(np.float64),
+            shares[cells],
+            spec,
+            self.program.target.cell,
+            cycles_of_cells(cells, seed_of_write(self.seed, self.rounds)),
+        )
+        flat_us[cells] = written.cells_us
+        self.cell_pulses.reshape(-1)[cells] += written.pulses
+        self.report += WriteReport.of(written.pulses, written.energy_j, written.failed)
+
+    def _step_shares(self) -> NDArray[np.float64] | None:
+        """Mean step of each cell, flat, as a share of the nominal one; None where no pulses are emulated."""
+        spec = self.program.target.emulated_pulses
+        if spec is None:
+            return None
+        shares, stuck = np.zeros(self.cells_us.shape), self._low | self._high
+        for number in range(len(shares)):
+            shares[number] = step_shares(stuck[number], spec, number, self.seed)
+        return shares.reshape(-1)
+
+    def _keep_stuck(self) -> None:
+        cell = self.program.target.cell
         self.cells_us[self._low] = cell.g_min_us
         self.cells_us[self._high] = cell.g_max_us
-        self.rounds += 1
 
     def _count(self, cells: NDArray[np.int64], wanted_us: NDArray[np.floating]) -> None:
         """Add what it takes to bring cells from where they are to where they are wanted."""

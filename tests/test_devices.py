@@ -9,6 +9,7 @@ from typing import Any
 import factories
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from memcompile.cli import main
@@ -19,7 +20,7 @@ from memcompile.program_file import save_program
 from memcompile.pulses import WriteReport, nominal_pulses
 from memcompile.runtime import cells
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.write_verify import write
+from memcompile.runtime.write_verify import Written, cycles_of_array, step_shares, write
 from memcompile.target import DriftSpec, ProgrammingSpec, RelaxationSpec, WriteVerifySpec, load_target
 
 CELL = factories.make_target().cell
@@ -190,8 +191,14 @@ def test_drift_follows_its_power_law() -> None:
     assert abs(exponent.std() / 0.01 - 1) < 5 / np.sqrt(2 * GOALS.size)
 
 
+def programmed(goals_us: NDArray[np.float64], spec: WriteVerifySpec) -> Written:
+    """Cells of array 0 of chip 1, delivered at the lowest level, none of them stuck."""
+    shares = step_shares(np.zeros(goals_us.shape, bool), spec, 0, 1)
+    return write(np.full(goals_us.shape, CELL.g_min_us), goals_us, shares, spec, CELL, cycles_of_array(0, 1))
+
+
 def test_write_verify_ends_within_the_margin_or_reports_a_failure() -> None:
-    written = write(GOALS, PULSES, CELL, 0, 1)
+    written = programmed(GOALS, PULSES)
     missed = np.abs(written.cells_us - GOALS) > PULSES.margin_us
     assert np.array_equal(missed, written.failed)
     assert written.failed.mean() < 0.001
@@ -205,7 +212,7 @@ def test_write_verify_ends_within_the_margin_or_reports_a_failure() -> None:
 def test_nominal_pulses_are_those_of_the_emulated_loop_where_pulses_do_not_vary() -> None:
     alike = PULSES.model_copy(update={"cycle_sigma_share": 0.0, "device_sigma_share": 0.0, "set_step_us": 0.9})
     goals = np.random.default_rng(0).uniform(CELL.g_min_us, CELL.g_max_us, (4, 50))
-    written = write(goals, alike, CELL, 0, 1)
+    written = programmed(goals, alike)
     pulses, energy_j = nominal_pulses(np.full(goals.shape, CELL.g_min_us), goals, alike)
     np.testing.assert_array_equal(pulses, written.pulses)
     np.testing.assert_allclose(energy_j, written.energy_j, rtol=1e-12)
@@ -221,7 +228,7 @@ def test_nominal_pulses_count_down_too_and_stop_at_the_last() -> None:
 def test_varying_pulses_take_a_little_more_than_nominal_ones() -> None:
     """Spread of 50 % from pulse to pulse and 30 % from cell to cell: what the nominal count leaves out."""
     pulses, energy_j = nominal_pulses(np.full(GOALS.shape, CELL.g_min_us), GOALS, PULSES)
-    written = write(GOALS, PULSES, CELL, 0, 1)
+    written = programmed(GOALS, PULSES)
     assert 1.0 < written.pulses.sum() / pulses.sum() < 1.3
     assert 1.0 < written.energy_j.sum() / energy_j.sum() < 1.3
 
@@ -261,7 +268,7 @@ def test_emulated_writing_reports_pulses_time_energy_and_failures() -> None:
 
 def test_write_verify_gives_up_after_the_last_pulse() -> None:
     spec = PULSES.model_copy(update={"max_pulses": 3})
-    written = write(GOALS, spec, CELL, 0, 1)
+    written = programmed(GOALS, spec)
     assert written.pulses.max() == 3
     assert written.failed.reshape(4, -1)[3].all()
 
