@@ -105,7 +105,7 @@ class Dataset:
 
 
 def load_dataset(
-    path: Path | None,
+    path: Path | str | None,
     inputs: Mapping[str, TensorType],
     *,
     mean: Sequence[float] | None = None,
@@ -145,7 +145,7 @@ def load_dataset(
     for name, wanted in inputs.items():
         model_dtype(name, wanted)
     normalisation = Normalisation.of(mean, std)
-    raw = _raw_samples(path, inputs, seed, part)
+    raw = _raw_samples(None if path is None else Path(path), inputs, seed, part)
     _check_counts(raw)
     return replace(
         raw,

@@ -104,7 +104,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     model: Path | str,
     target: Target | str = DEFAULT_TARGET,
     *,
-    data: Path | None = None,
+    data: Path | str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,

@@ -106,6 +106,14 @@ def test_archive_with_arrays_named_like_the_inputs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.calibration["a"], a[:CALIBRATION_SAMPLES])
 
 
+def test_the_path_may_be_text(tmp_path: Path) -> None:
+    np.savez(tmp_path / "samples.npz", x=np.arange(6, dtype=np.float32).reshape(2, 3))
+    read, again = (
+        load_dataset(path, one("float32", 3)) for path in (tmp_path / "samples.npz", f"{tmp_path}/samples.npz")
+    )
+    np.testing.assert_array_equal(read.inputs["x"], again.inputs["x"])
+
+
 def test_only_numeric_array_is_the_only_input(tmp_path: Path) -> None:
     path = npz(tmp_path / "x.npz", anything=np.ones((2, 5), np.float32), names=np.array(["p", "q"]))
     dataset = load_dataset(path, one("float32", 5))
