@@ -139,6 +139,14 @@ class Converter:
             return sums.astype(np.float64, copy=False)
         return sums.astype(np.float64) * self.levels_per_code / self.codes_per_level
 
+    def in_levels(self, sums: NDArray[Any]) -> NDArray[np.float64]:
+        """Sums as level steps, which they are if float64; else they are codes."""
+        return sums if sums.dtype == np.float64 else self.to_levels(sums)
+
+    def factor_to_levels(self, sums: NDArray[Any]) -> tuple[float, float]:
+        """What makes level steps of the same sums: a factor and a divisor."""
+        return (1.0, 1.0) if sums.dtype == np.float64 else (float(self.levels_per_code), float(self.codes_per_level))
+
 
 def _noise_bits(finest: int, unit_us: float, read_sigma_us: float) -> int:
     """Bits of a grid on which rounding, uniform over a step, is lost in the read noise that every cell has."""

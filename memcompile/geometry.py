@@ -333,8 +333,12 @@ class Unrolling:
 
         Returns
         -------
-        [windows, window_outputs]; -1 where a window at the far edge has no output.
+        [windows, window_outputs], not to be written to; -1 where a window at the far edge has no output.
         """
+        return self._window_positions
+
+    @cached_property
+    def _window_positions(self) -> NDArray[np.int64]:
         size = self.geometry.output_size
         position = np.zeros((*self.grid, *self.window), np.int64)
         inside = np.ones_like(position, dtype=bool)

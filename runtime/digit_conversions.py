@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.runtime.compiled import Workers, product_kernels
-from memcompile.runtime.conversions import digits_of
+from memcompile.runtime.conversions import digits_of, in_whole_blocks
 from memcompile.runtime.current_voltage import Drive
 from memcompile.runtime.integer_product import IntegerMatrix
-from memcompile.runtime.random_numbers import ItemNoise, key_words
+from memcompile.runtime.random_numbers import HALF_BLOCK, ItemNoise, key_words
 
 BLOCK_VALUES = 1 << 18
 """Sums of digits that a thread handles at once; some megabytes stay in a processor's caches."""
@@ -41,7 +41,7 @@ class DigitLines:
     gain: NDArray[np.float32]
     """[lines]: what the converter multiplies noise with.
 
-    Here and in the other arrays lines are filled up with zeros to whole blocks of ``LINES_PER_BLOCK``.
+    Here and in the other arrays lines are filled up with zeros as :func:`filled` does.
     """
     rounding: NDArray[np.floating[Any]]
     """[lines]: one half plus the converter's offset. Currents are worked out in its type."""
@@ -75,6 +75,16 @@ class DigitLines:
         return self.variances is not None or self.sigma > 0
 
 
+def filled(values: NDArray[Any], dtype: Any = np.float64) -> NDArray[Any]:
+    """Values of lines, [..., lines], with zeros up to one vector of the kernels, or to whole blocks of two."""
+    lines = values.shape[-1]
+    if lines > HALF_BLOCK:
+        return in_whole_blocks(values, dtype)
+    vector = np.zeros((*values.shape[:-1], HALF_BLOCK), dtype)
+    vector[..., :lines] = values
+    return vector
+
+
 def variance_matrix(variances: NDArray[np.float64]) -> IntegerMatrix:
     """Variances of read noise of cells, [matrices, rows, columns], to be multiplied with squares."""
     step = 2.0 ** (math.ceil(math.log2(variances.max())) - VARIANCE_BITS)
@@ -96,9 +106,9 @@ def convert_digits(
     lines: DigitLines,
     digits: NDArray[np.uint8],
     phase: int,
-    weights: NDArray[np.int64],
+    weights: NDArray[np.signedinteger[Any]],
     noise: ItemNoise,
-    totals: NDArray[np.int64],
+    totals: NDArray[np.signedinteger[Any]],
     columns: slice,
     workers: Workers,
 ) -> None:
@@ -113,7 +123,7 @@ def convert_digits(
     phase
         Number of the phase.
     weights
-        What a one counts in this phase and each slice, [slices].
+        What a one counts in this phase and each slice, [slices], in the type of ``totals``.
     noise
         What keys the read noise, with the phase.
     totals
@@ -130,9 +140,10 @@ def convert_digits(
             vectors = np.ascontiguousarray(digits[first:last])
             sums, spread, deviation = lines.sums(vectors), _spread(lines, vectors), _deviation(lines, vectors)
             if compiled is None:
-                z = noise.gaussians(len(lines.gain), first, last, phase) if lines.noisy else np.float32(0)
-                scale = spread if len(spread) else deviation[:, None]
-                jitter = scale * (lines.gain * z)
+                jitter = np.zeros((1, len(lines.gain)), np.float32)
+                if lines.noisy:
+                    z = filled(noise.gaussians(lines.count, first, last, phase), np.float32)
+                    jitter = (spread if len(spread) else deviation[:, None]) * (lines.gain * z)
                 codes = _codes(lines, sums, jitter, columns.stop - columns.start, len(weights))
                 totals[first:last, columns] += codes @ weights
                 continue
@@ -183,11 +194,12 @@ def _deviation(lines: DigitLines, vectors: NDArray[np.uint8]) -> NDArray[np.floa
     if not lines.sigma:
         return np.zeros(len(vectors), np.float32)
     compiled = product_kernels()
+    if compiled is not None and lines.drive is None:
+        made: NDArray[np.float32] = compiled.deviations(vectors, lines.sigma)
+        return made
     if lines.drive is not None:
         squares, step = lines.drive.squares()
         total = step * squares[vectors].sum(axis=1, dtype=np.float64)
-    elif compiled is not None:
-        total = compiled.square_sums(vectors)
     else:
         total = np.square(vectors.astype(np.int64)).sum(axis=1)
     deviation: NDArray[np.float32] = (lines.sigma * np.sqrt(total)).astype(np.float32)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.converter import Converter
 from memcompile.ir import MappedLayer
 from memcompile.quantizers import ExactInput, InputQuantizer
 from memcompile.runtime.compiled import Workers, product_kernels
@@ -35,18 +36,23 @@ def quantize(quantizer: InputQuantizer | ExactInput, x: NDArray[Any], workers: W
     return quantized.reshape(x.shape)
 
 
-def rescale(layer: MappedLayer, sums: NDArray[np.float64], workers: Workers) -> NDArray[Any]:
-    """Outputs of a layer from its sums, both [batch, out_channels, positions]."""
+def rescale(layer: MappedLayer, sums: NDArray[Any], converter: Converter, workers: Workers) -> NDArray[Any]:
+    """Outputs of a layer from its sums, both [batch, out_channels, positions].
+
+    ``sums`` are level steps if float64, else codes of the converter.
+    """
     compiled = product_kernels()
-    if compiled is None or layer.dtype != "float32":
-        return layer.rescale(sums)
+    channels_last = sums.transpose(0, 2, 1)
+    lies_ready = channels_last.flags.c_contiguous
+    if compiled is None or layer.dtype != "float32" or not (lies_ready or sums.dtype == np.float64):
+        return layer.rescale(converter.in_levels(sums))
     y = np.empty(sums.shape, np.float32)
     scale, bias = layer.scale.astype(np.float64), layer.bias.astype(np.float64)
-    channels_last = sums.transpose(0, 2, 1)
+    factors = converter.factor_to_levels(sums)
 
     def work(begin: int, end: int) -> None:
-        if channels_last.flags.c_contiguous:
-            compiled.rescale_channels_last(channels_last, scale, bias, y, begin, end)
+        if lies_ready:
+            compiled.rescale_channels_last(channels_last, *factors, scale, bias, y, begin, end)
         else:
             compiled.rescale(np.ascontiguousarray(sums[begin:end]), scale, bias, y[begin:end])
 

@@ -293,23 +293,23 @@ class Emulator:
         geometry = layer.geometry
         workers = self.machine.workers
         quantized, items = quantized_input(layer, x, images, workers)
-        sums = self._sums(self._numbers[layer.name], quantized, items, images)
-        y = rescale(layer, sums, workers).reshape(len(quantized), geometry.out_channels, *geometry.output_size)
+        number = self._numbers[layer.name]
+        sums, converter = self._sums(number, quantized, items, images), self.machine.devices.converters[number]
+        y = rescale(layer, sums, converter, workers)
+        y = y.reshape(len(quantized), geometry.out_channels, *geometry.output_size)
         return geometry.from_channels_first(y, x.shape)
 
-    def _sums(
-        self, layer: int, x: NDArray[Any], items: NDArray[np.int64], images: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        """Sums of a layer, each item with the arrays as they are written in its pass."""
+    def _sums(self, layer: int, x: NDArray[Any], items: NDArray[np.int64], images: NDArray[np.int64]) -> NDArray[Any]:
+        """Sums of a layer as an executor gives them, each item with the arrays as they are written in its pass."""
         executors: PassExecutors[Any] = self._literal or self._fast
         parts = [
             (where, executor.sums(layer, x[where], items[where]))
             for executor, where in executors.groups(images, len(x))
         ]
         if len(parts) == 1:
-            whole: NDArray[np.float64] = parts[0][1]
+            whole: NDArray[Any] = parts[0][1]
             return whole
-        sums = np.empty((len(x), *parts[0][1].shape[1:]))
+        sums = np.empty((len(x), *parts[0][1].shape[1:]), parts[0][1].dtype)
         for where, part in parts:
             sums[where] = part
         return sums

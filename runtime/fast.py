@@ -156,7 +156,7 @@ class FastExecutor:
         share = self.machine.program.layers[layer].range_share
         return self.machine.target.adc.range_share if share is None else share
 
-    def sums(self, layer: int, x: NDArray[Any], images: NDArray[np.int64]) -> NDArray[np.float64]:
+    def sums(self, layer: int, x: NDArray[Any], images: NDArray[np.int64]) -> NDArray[Any]:
         """See :class:`memcompile.runtime.machine.Executor`."""
         stage = self.machine.program.layers[layer]
         path, _ = self.path(layer)
@@ -171,11 +171,11 @@ class FastExecutor:
             totals: NDArray[Any]
             if path == "linear":
                 totals = self._linear(stage, replica, tiles, inputs, images)
-                if in_order(stage, replica):
-                    return totals.reshape(len(x), stage.geometry.positions, -1).transpose(0, 2, 1)
             else:
                 convert = self._converted if path == "conversions" else self._converted_digits
                 totals = convert(stage, replica, tiles, inputs, images)
+            if in_order(stage, replica):
+                return totals.reshape(len(x), stage.geometry.positions, -1).transpose(0, 2, 1)
             if y is None:
                 y = np.zeros((len(x), stage.geometry.positions, stage.geometry.out_channels))
             self._place(replica, self.machine.devices.converters[layer], totals, y)
@@ -191,15 +191,14 @@ class FastExecutor:
         unrolling = replica.unrolling
         compiled = product_kernels()
         if compiled is None:
-            levels = totals if totals.dtype == np.float64 else converter.to_levels(totals)
-            unrolling.scatter(levels, replica.windows, y.transpose(0, 2, 1))
+            unrolling.scatter(converter.in_levels(totals), replica.windows, y.transpose(0, 2, 1))
             return
-        factors = (1, 1) if totals.dtype == np.float64 else (converter.levels_per_code, converter.codes_per_level)
+        factors = converter.factor_to_levels(totals)
         positions = unrolling.window_positions()[replica.windows]
         columns = unrolling.geometry.group_columns
 
         def work(begin: int, end: int) -> None:
-            compiled.place_sums(totals, positions, unrolling.bundle, columns, *map(float, factors), y, begin, end)
+            compiled.place_sums(totals, positions, unrolling.bundle, columns, *factors, y, begin, end)
 
         self.machine.workers.each_range(len(y), work)
 
@@ -245,11 +244,13 @@ class FastExecutor:
         tiles: NDArray[np.int64],
         inputs: LayerInputs,
         images: NDArray[np.int64],
-    ) -> NDArray[np.int64]:
+    ) -> NDArray[np.signedinteger[Any]]:
         """Sums of codes where a phase applies several bits, [batch, windows, matrices, columns]."""
         table, machine, unrolling = self.machine.tiles, self.machine, replica.unrolling
         batch, count = len(images), len(replica.windows)
-        totals = np.zeros((batch * count, unrolling.matrices, unrolling.columns), np.int64)
+        powers = np.int64(stage.base) ** np.arange(stage.slices)
+        kind = code_type(machine.devices.converter_of(int(tiles[0])), inputs.phase_weights, powers, len(tiles))
+        totals = np.zeros((batch * count, unrolling.matrices * unrolling.columns), kind)
         windows = replica.windows.astype(np.int64)
         for phase, weight in enumerate(inputs.phase_weights):
             applied = inputs.applied(unrolling, phase)
@@ -264,9 +265,9 @@ class FastExecutor:
                     machine.digit_lines(row),
                     vectors[order],
                     phase,
-                    weight * np.int64(stage.base) ** np.arange(stage.slices),
+                    (weight * powers).astype(kind),
                     ItemNoise(windows, images, stream(Purpose.READ, row), machine.seed),
-                    totals.reshape(batch * count, -1),
+                    totals,
                     slice(before + int(table.column_begin[row]), before + int(table.column_end[row])),
                     machine.workers,
                 )
@@ -337,6 +338,15 @@ class FastExecutor:
                 spread = self.machine.devices.line_sigma(row) ** 2
                 variances[block] = spread.reshape(len(cells), columns, stage.slices, -1).sum(axis=3) @ powers**2
         return weights, variances
+
+
+def code_type(
+    converter: Converter, phase_weights: tuple[int, ...], powers: NDArray[np.int64], tiles: int
+) -> type[np.int32 | np.int64]:
+    """The smaller integer type that holds every sum of codes of so many tiles."""
+    assert converter.max_code is not None
+    most = 2 * converter.max_code * tiles * sum(map(abs, phase_weights)) * int(powers.sum())
+    return np.int32 if most < 1 << 31 else np.int64
 
 
 def _exact_dtype(stage: MappedLayer, matrix: NDArray[Any]) -> type[np.float32 | np.float64]:

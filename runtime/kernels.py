@@ -47,6 +47,7 @@ TURN, SIGN = F(2.0**-31), 1 << 31
 PHASE_SHIFT = U(numbers.PHASE_SHIFT)
 BLOCK = U(numbers.LINES_PER_BLOCK)
 HALF = U(COUNT)
+assert HALF == numbers.HALF_BLOCK, "half a block of lines is a vector"
 assert HALF + HALF == BLOCK, "a block of lines is two vectors"
 SPAN = 256
 """Windows whose inputs are packed together."""

@@ -91,6 +91,8 @@ for _symbol, _for_floats, _for_ints in (
 ):
     _overload(_symbol, _binary(_for_floats, _for_ints))
 
+divided = _binary("fdiv", "")
+"""``divided(x, y)``: floating-point quotients."""
 unsigned_right = _binary("", "lshr")
 """``unsigned_right(x, n)``: shift bits to the right and zeros in."""
 
@@ -148,8 +150,8 @@ def _converted(sources: tuple[Lanes, ...], result: Lanes, method: str) -> Any:
 
 to_floats = _converted((INTS,), FLOATS, "sitofp")
 """Whole numbers as float32, rounded to nearest."""
-to_longs = _converted((FLOATS, DOUBLES), LONGS, "fptosi")
-"""Whole floating-point numbers as int64."""
+to_floats_nearest = _converted((DOUBLES,), FLOATS, "fptrunc")
+"""Float64 as float32, rounded to nearest."""
 bits_of = _converted((FLOATS,), INTS, "bitcast")
 """The bits of float32."""
 of_bits = _converted((INTS,), FLOATS, "bitcast")
@@ -158,13 +160,20 @@ of_bits = _converted((INTS,), FLOATS, "bitcast")
 
 @intrinsic
 def like(_typing: Any, a: Any, scalar: Any) -> Any:
-    """``like(a, scalar)``: whole numbers or float32 in the floating-point type of a scalar, rounded to nearest."""
+    """``like(a, scalar)``: the same numbers in the type of a scalar.
+
+    Whole numbers and float32 become floating-point numbers, rounded to nearest; floating-point numbers
+    that are whole become whole numbers.
+    """
     result = Lanes(scalar)
 
     def build(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-        if a is result:
+        if a == result:
             return values[0]
-        method = builder.fpext if a is FLOATS else builder.sitofp
+        if isinstance(scalar, types.Integer):
+            method = builder.fptosi
+        else:
+            method = builder.fpext if a == FLOATS else builder.sitofp
         return method(values[0], context.get_value_type(result))
 
     return result(a, scalar), build
@@ -256,6 +265,36 @@ copy_16 = _copied(16)
 """``copy_16(target, to, source, of)``: sixteen bytes from index ``of`` of a flat byte array to ``to``; unchecked."""
 copy_4 = _copied(4)
 """The same of four bytes."""
+
+
+@intrinsic
+def turn(_typing: Any, source: Any, of: Any, distance: Any, target: Any, to: Any, step: Any) -> Any:
+    """``turn(source, of, distance, target, to, step)``: transpose ``COUNT`` x ``COUNT`` numbers; unchecked.
+
+    Number j of row i, in a flat array at ``of + distance i + j``, goes to ``to + step j + i`` of another.
+    Four times the rows of the upper half are interleaved with those of the lower one: each time turns the
+    bits of a number's place (i, j) one place further.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kinds, bytes_ = signature.args, source.dtype.bitwidth // 8
+
+        def place(array: int, row: int) -> Any:
+            flat, first, apart = values[array : array + 3]
+            moved = builder.add(first, builder.mul(apart, ir.Constant(apart.type, row)))
+            return _address(context, builder, kinds[array], (flat, moved))
+
+        rows = [builder.load(place(0, row), align=bytes_) for row in range(COUNT)]
+        low = ir.Constant(ir.VectorType(ir.IntType(32), COUNT), [COUNT * (i % 2) + i // 2 for i in range(COUNT)])
+        high = ir.Constant(low.type, [COUNT * (i % 2) + (COUNT + i) // 2 for i in range(COUNT)])
+        for _ in range(COUNT.bit_length() - 1):
+            pairs = zip(rows[: COUNT // 2], rows[COUNT // 2 :], strict=True)
+            rows = [builder.shuffle_vector(*pair, half) for pair in pairs for half in (low, high)]
+        for row, lanes in enumerate(rows):
+            builder.store(lanes, place(3, row), align=bytes_)
+        return context.get_dummy_value()
+
+    return types.void(source, of, distance, target, to, step), build
 
 
 @intrinsic

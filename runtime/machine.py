@@ -13,7 +13,7 @@ from memcompile.program import Program
 from memcompile.runtime.compiled import Workers
 from memcompile.runtime.conversions import TileLines, in_whole_blocks, lines_at_once, pattern_sums
 from memcompile.runtime.devices import Devices
-from memcompile.runtime.digit_conversions import DigitLines, variance_matrix
+from memcompile.runtime.digit_conversions import DigitLines, filled, variance_matrix
 from memcompile.runtime.effects import Effects
 from memcompile.runtime.integer_product import IntegerMatrix
 from memcompile.runtime.memory import BoundedCache
@@ -118,13 +118,13 @@ class Machine:
         assert converter.min_code is not None
         assert converter.max_code is not None
         assert converter.grid_bits is not None
-        rounding = in_whole_blocks(0.5 + self.devices.offsets(row), np.float64)
+        rounding = filled(0.5 + self.devices.offsets(row))
         drowned = self.devices.drive is None and _drowns_float32(cells, noise, rounding)
         return DigitLines(
-            cells=IntegerMatrix.of(in_whole_blocks(cells[None], np.float64), 2.0**-converter.grid_bits),
-            variances=None if alike else variance_matrix(in_whole_blocks(noise[None] ** 2, np.float64)),
+            cells=IntegerMatrix.of(filled(cells[None]), 2.0**-converter.grid_bits),
+            variances=None if alike else variance_matrix(filled(noise[None] ** 2)),
             sigma=float(noise.max(initial=0.0)) if alike else 0.0,
-            gain=in_whole_blocks(self.devices.gains(row)),
+            gain=filled(self.devices.gains(row), np.float32),
             rounding=rounding.astype(np.float32) if drowned else rounding,
             min_code=float(converter.min_code),
             max_code=float(converter.max_code),
@@ -166,7 +166,7 @@ def _on_summable_grid(values: NDArray[np.float64]) -> NDArray[np.float64]:
 class Executor(Protocol):
     """Computes the integer sums of crossbar layers."""
 
-    def sums(self, layer: int, x: NDArray[Any], images: NDArray[np.int64]) -> NDArray[np.float64]:
+    def sums(self, layer: int, x: NDArray[Any], images: NDArray[np.int64]) -> NDArray[Any]:
         """Multiply quantised inputs with the weights of a layer.
 
         Parameters
@@ -180,6 +180,7 @@ class Executor(Protocol):
 
         Returns
         -------
-        [batch, out_channels, positions] in units of input step times weight step.
+        [batch, out_channels, positions] in units of input step times weight step if float64; else in
+        codes of the layer's converter, int64.
         """
         ...

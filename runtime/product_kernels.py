@@ -21,10 +21,24 @@ from memcompile.runtime.kernels import (
     gaussian_block,
     item_key,
 )
-from memcompile.runtime.lanes import copy_4, copy_16, evens, floor, greater, less, like, load, odds, store, to_longs
+from memcompile.runtime.lanes import (
+    copy_4,
+    copy_16,
+    divided,
+    evens,
+    floor,
+    greater,
+    less,
+    like,
+    load,
+    odds,
+    store,
+    to_floats_nearest,
+    turn,
+)
 
-TRANSPOSED = 16
-"""Positions that are transposed together; what one cache line holds of float32."""
+SUMMABLE = 1 << 15
+"""So many squares of bytes stay below 2^31."""
 
 
 @_compile(inline="always")
@@ -70,17 +84,19 @@ def finish_sums(
     columns] and ``scale`` the same or with a single column.
     """
     matrices, columns = totals.shape[1:]
-    blocks = (U(matrices * columns) + BLOCK - U(1)) // BLOCK
+    blocks, narrow = (U(matrices * columns) + BLOCK - U(1)) // BLOCK, U(matrices * columns) <= HALF
     noise = np.zeros(blocks * BLOCK, np.float32)
     values = np.zeros(columns, np.float64)
     for item in range(begin, end):
+        window, image, begins = windows[item % windows.size], images[item // windows.size], U(0)
+        if narrow:  # two windows share a block of noise
+            window, begins = window >> 1, HALF * U(window & 1)
         if noisy:
-            words = item_key(windows[item % windows.size], images[item // windows.size], stream, key)
-            draw_lines(noise, blocks, words, U(0))
+            draw_lines(noise, blocks, item_key(window, image, stream, key), U(0))
         for matrix in range(matrices):
             total = totals[item, matrix]
             _values(sums, matrix, item - begin, U(columns), U(digits), base, step, values)
-            first = U(matrix * columns)
+            first = begins + U(matrix * columns)
             if not noisy:
                 for column in range(U(columns)):
                     total[column] = values[column]
@@ -103,15 +119,18 @@ def _line_values(sums: Any, first: Any, lines: Any, digits: Any, base: Any, step
 
 
 @_compile(nogil=True)
-def square_sums(vectors: Any) -> Any:
-    """Sum of squares of each vector, uint8 [items, rows] to int64 [items]."""
-    totals = np.zeros(vectors.shape[0], np.int64)
-    for item in range(U(totals.size)):
+def deviations(vectors: Any, sigma: float) -> Any:
+    """``sigma`` times the root of the sum of squares of each vector, uint8 [items, rows] to float32 [items]."""
+    scaled, rows = np.empty(vectors.shape[0], np.float32), U(vectors.shape[1])
+    for item in range(U(scaled.size)):
         vector, total = vectors[item], np.int64(0)
-        for row in range(U(vector.size)):
-            total += np.int32(vector[row]) * np.int32(vector[row])
-        totals[item] = total
-    return totals
+        for first in range(U(0), rows, U(SUMMABLE)):
+            part = np.int32(0)
+            for row in range(first, min(first + U(SUMMABLE), rows)):
+                part = np.int32(part + np.int32(vector[row]) * np.int32(vector[row]))
+            total += np.int64(part)
+        scaled[item] = np.float32(sigma * np.sqrt(np.float64(total)))
+    return scaled
 
 
 @_compile(inline="always")
@@ -126,8 +145,8 @@ def _add_pairs(codes: Any, count: Any, weight: Any, totals: Any, first: Any, col
     column = U(0)
     if count == columns:  # a line carries the difference of its pair
         while column + HALF <= columns:
-            longs = to_longs(load(codes, column)) * weight
-            store(totals, first + column, load(totals, first + column) + longs)
+            whole = like(load(codes, column), weight) * weight
+            store(totals, first + column, load(totals, first + column) + whole)
             column += HALF
         while column < columns:
             totals[first + column] += np.int64(codes[column]) * weight
@@ -135,8 +154,8 @@ def _add_pairs(codes: Any, count: Any, weight: Any, totals: Any, first: Any, col
         return
     while column + HALF <= columns:
         low, high = load(codes, U(2) * column), load(codes, U(2) * column + HALF)
-        longs = to_longs(evens(low, high) - odds(low, high)) * weight
-        store(totals, first + column, load(totals, first + column) + longs)
+        whole = like(evens(low, high) - odds(low, high), weight) * weight
+        store(totals, first + column, load(totals, first + column) + whole)
         column += HALF
     while column < columns:
         totals[first + column] += np.int64(codes[U(2) * column] - codes[U(2) * column + U(1)]) * weight
@@ -171,35 +190,54 @@ def convert_sums(
 ) -> None:
     """Convert the line sums of one phase of items ``begin`` to ``end``; adds to some columns of ``totals``.
 
-    ``sums`` is [end - begin, digits * lines], ``totals`` int64 [items, columns of the copy], contiguous. Read noise
-    has the standard deviation ``spread``, float32 [end - begin, lines], or ``deviation``, float32 [end -
-    begin], if there is none. ``base``, ``step``, codes and ``rounding`` are of one floating-point type, in
-    which currents are worked out.
+    ``sums`` is [end - begin, digits * lines], ``totals`` [items, columns of the copy], contiguous, whole
+    numbers of the type of ``weights``. Read noise has the standard deviation ``spread``, float32 [end -
+    begin, lines], or ``deviation``, float32 [end - begin], if there is none. ``base``, ``step``, codes and
+    ``rounding`` are of one floating-point type, in which currents are worked out. Sixteen lines or fewer
+    take half a block of noise, the other half is that of the neighbouring window.
     """
     lines, width = U(gain.size), U(totals.shape[1])
     flat, flat_spread, flat_totals = sums.reshape(-1), spread.reshape(-1), totals.reshape(-1)
     proportional = flat_spread.size > 0
     codes = np.zeros_like(rounding)
     first_position, parts = U(phase) << PHASE_SHIFT, U(digits)
+    shared, both, of_image = np.zeros(BLOCK, np.float32), np.int64(-1), np.int64(-1)
+    count_windows = U(windows.size)
+    turn_of, image_of = U(begin) % count_windows, U(begin) // count_windows  # counted on: divisions are slow
     for item in range(U(begin), U(end)):
         row = item - U(begin)
-        words = item_key(windows[item % U(windows.size)], images[item // U(windows.size)], stream, key)
-        for block in range(lines // BLOCK):
-            line = BLOCK * block
-            first = row * lines * parts + line
-            low = _line_values(flat, first, lines, parts, base, step)
-            high = _line_values(flat, first + HALF, lines, parts, base, step)
+        window, image = windows[turn_of], images[image_of]
+        turn_of += U(1)
+        if turn_of == count_windows:
+            turn_of, image_of = U(0), image_of + U(1)
+        if lines == HALF:
+            low = _line_values(flat, row * lines * parts, lines, parts, base, step)
             if noisy:
-                z_low, z_high = gaussian_block(words, first_position + HALF * block)
-                z_low, z_high = z_low * load(gain, line), z_high * load(gain, line + HALF)
-                if proportional:
-                    z_low = z_low * load(flat_spread, row * lines + line)
-                    z_high = z_high * load(flat_spread, row * lines + line + HALF)
-                else:
-                    z_low, z_high = z_low * deviation[row], z_high * deviation[row]
-                low, high = low + like(z_low, step), high + like(z_high, step)
-            _store_codes(codes, line, low, rounding, min_code, max_code)
-            _store_codes(codes, line + HALF, high, rounding, min_code, max_code)
+                if window >> 1 != both or image != of_image:  # two windows share a block
+                    both, of_image = window >> 1, image
+                    draw_lines(shared, U(1), item_key(both, image, stream, key), first_position)
+                z_low = load(shared, HALF * U(window & 1)) * load(gain, U(0))
+                z_low = z_low * load(flat_spread, row * lines) if proportional else z_low * deviation[row]
+                low = low + like(z_low, step)
+            _store_codes(codes, U(0), low, rounding, min_code, max_code)
+        else:
+            words = item_key(window, image, stream, key)
+            for block in range(lines // BLOCK):
+                line = BLOCK * block
+                first = row * lines * parts + line
+                low = _line_values(flat, first, lines, parts, base, step)
+                high = _line_values(flat, first + HALF, lines, parts, base, step)
+                if noisy:
+                    z_low, z_high = gaussian_block(words, first_position + HALF * block)
+                    z_low, z_high = z_low * load(gain, line), z_high * load(gain, line + HALF)
+                    if proportional:
+                        z_low = z_low * load(flat_spread, row * lines + line)
+                        z_high = z_high * load(flat_spread, row * lines + line + HALF)
+                    else:
+                        z_low, z_high = z_low * deviation[row], z_high * deviation[row]
+                    low, high = low + like(z_low, step), high + like(z_high, step)
+                _store_codes(codes, line, low, rounding, min_code, max_code)
+                _store_codes(codes, line + HALF, high, rounding, min_code, max_code)
         if weights.size == 1:
             first = item * width + U(first_column)
             _add_pairs(codes, U(count), weights[0], flat_totals, first, U(columns))
@@ -244,22 +282,44 @@ def rescale(sums: Any, scale: Any, bias: Any, y: Any) -> None:
                 target[position] = np.float32(source[position] * factor + offset)
 
 
+@_compile(inline="always")
+def _rescaled(value: Any, factor: Any, divisor: Any, scale: Any, bias: Any) -> Any:
+    """A sum of codes, times factor / divisor, rescaled."""
+    level = np.float64(value) * factor
+    if divisor != 1.0:  # divisions are slow
+        level = level / divisor
+    return np.float32(level * scale + bias)
+
+
 @_compile(nogil=True)
-def rescale_channels_last(sums: Any, scale: Any, bias: Any, y: Any, begin: int, end: int) -> None:
-    """The same from float64 [items, positions, channels] into float32 [items, channels, positions]."""
-    positions, channels = sums.shape[1:]
-    for item in range(begin, end):
-        if positions == 1:
-            source, target = sums[item, 0], y[item].reshape(-1)
-            for channel in range(U(channels)):
-                target[channel] = np.float32(source[channel] * scale[channel] + bias[channel])
-            continue
-        for first in range(0, positions, TRANSPOSED):
-            last = min(first + TRANSPOSED, positions)
-            for channel in range(channels):
-                line = y[item, channel]
-                for position in range(first, last):
-                    line[position] = np.float32(sums[item, position, channel] * scale[channel] + bias[channel])
+def rescale_channels_last(
+    sums: Any, factor: float, divisor: float, scale: Any, bias: Any, y: Any, begin: int, end: int
+) -> None:
+    """Sums times factor / divisor, rescaled: [items, positions, channels] into float32 [items, channels, positions].
+
+    ``sums`` are int64 or float64. Sixteen channels of sixteen positions at a time are worked out and turned.
+    """
+    positions, channels = U(sums.shape[1]), U(sums.shape[2])
+    whole_positions, whole_channels = positions // HALF * HALF, channels // HALF * HALF
+    flat, target, block = sums.reshape(-1), y.reshape(-1), np.zeros(HALF * HALF, np.float32)
+    one = np.float64(1)
+    for item in range(U(begin), U(end)):
+        of = item * positions * channels
+        for first in range(U(0), whole_positions, HALF):
+            for channel in range(U(0), whole_channels, HALF):
+                for i in range(HALF):
+                    level = like(load(flat, of + (first + i) * channels + channel), one) * factor
+                    if divisor != 1.0:
+                        level = divided(level, divisor)
+                    level = level * load(scale, channel) + load(bias, channel)
+                    store(block, i * HALF, to_floats_nearest(level))
+                turn(block, U(0), HALF, target, of + channel * positions + first, positions)
+        for position in range(positions):
+            for channel in range(whole_channels if position < whole_positions else U(0), channels):
+                value = flat[of + position * channels + channel]
+                target[of + channel * positions + position] = _rescaled(
+                    value, factor, divisor, scale[channel], bias[channel]
+                )
 
 
 @_compile(nogil=True)
@@ -324,15 +384,24 @@ def lay_channels_last(
     uint8 ``images`` [images, bytes]. Where the sign is 0, digits are of x itself.
     """
     channels, count = U(x.shape[1]), U(x.shape[2])
+    whole_channels, whole_count = channels // HALF * HALF, count // HALF * HALF
+    digits, block = np.zeros(channels * count, np.uint8), np.zeros(HALF * HALF, np.uint8)
     for image in range(begin, end):
-        source, target = x[image], images[image]
+        source, target = x[image].reshape(-1), images[image]
+        for i in range(U(digits.size)):
+            value = np.int32(source[i])
+            if sign != 0:
+                value = max(value * np.int32(sign), np.int32(0))
+            digits[i] = np.uint8((value >> np.int32(shift)) & np.int32(mask))
+        for first in range(U(0), whole_count, HALF):
+            for channel in range(U(0), whole_channels, HALF):
+                turn(digits, channel * count + first, count, block, U(0), HALF)
+                for i in range(HALF):
+                    copy_16(target, U(positions[first + i]) + channel, block, i * HALF)
         for position in range(count):
-            first = U(positions[position])
-            for channel in range(channels):
-                value = np.int32(source[channel, position])
-                if sign != 0:
-                    value = max(value * np.int32(sign), np.int32(0))
-                target[first + channel] = np.uint8((value >> np.int32(shift)) & np.int32(mask))
+            begins = U(positions[position])
+            for channel in range(whole_channels if position < whole_count else U(0), channels):
+                target[begins + channel] = digits[channel * count + position]
 
 
 @_compile(nogil=True)

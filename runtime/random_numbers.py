@@ -31,6 +31,8 @@ PHASE_SHIFT = 20
 """Position of a pair of read noise in its item: the pair, plus the phase from this bit on."""
 LINES_PER_BLOCK = 32
 """Lines whose read noise is drawn together; line i of a block and line i + 16 are one pair."""
+HALF_BLOCK = LINES_PER_BLOCK // 2
+"""Lines up to which two neighbouring windows of an image share a block."""
 
 # Minimax polynomials on the octant: sin(pi/4 t)/t and cos(pi/4 t) in t^2, error below 3e-8;
 # ln(1 + f)/f in f for sqrt(1/2) <= 1 + f <= sqrt(2), error below 2e-7.
@@ -198,7 +200,7 @@ def read_gaussians(
     """
     keys = philox(0, window, image, stream, seed)  # type: ignore[arg-type]
     k0, k1, k2, k3 = (word.astype(np.uint32)[:, None] for word in keys)
-    blocks, half = -(-count // LINES_PER_BLOCK), LINES_PER_BLOCK // 2
+    blocks, half = -(-count // LINES_PER_BLOCK), HALF_BLOCK
     position = np.arange(blocks * half, dtype=np.uint32) + np.uint32((phase << PHASE_SHIFT) + first_line // 2)
     a = _scramble(k0 + position * np.uint32(STEPS[0]), k2, FACTORS[0])
     b = _scramble(k1 + position * np.uint32(STEPS[1]), k3, FACTORS[1])
@@ -246,6 +248,14 @@ class ItemNoise:
     seed: int
 
     def gaussians(self, count: int, begin: int, end: int, phase: int = 0) -> NDArray[np.float32]:
-        """Standard Gaussian numbers of items ``begin`` to ``end``, [end - begin, count]."""
-        image, window = np.divmod(np.arange(begin, end), len(self.windows))
-        return read_gaussians(count, self.windows[window], self.images[image], self.stream, self.seed, phase)
+        """Standard Gaussian numbers of items ``begin`` to ``end``, [end - begin, count].
+
+        Up to ``HALF_BLOCK`` of them are half of a block, which belongs to windows 2 n and 2 n + 1.
+        """
+        image, place = np.divmod(np.arange(begin, end), len(self.windows))
+        window, image = self.windows[place], self.images[image]
+        if count > HALF_BLOCK:
+            return read_gaussians(count, window, image, self.stream, self.seed, phase)
+        both = read_gaussians(LINES_PER_BLOCK, window >> 1, image, self.stream, self.seed, phase)
+        halves = both.reshape(-1, 2, HALF_BLOCK)
+        return halves[np.arange(end - begin), window & 1, :count]
