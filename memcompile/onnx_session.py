@@ -61,6 +61,7 @@ def open_session(
     threads: int = 2,
     weights: Weights = NO_WEIGHTS,
     once: bool = False,
+    frugal: bool = False,
 ) -> ort.InferenceSession:
     """Open a session on the CPU.
 
@@ -73,6 +74,9 @@ def open_session(
         Initializers whose values the model leaves out. The caller keeps this object for as long as the session.
     once
         The session runs one batch: weights are not copied into the order that is fastest for many.
+    frugal
+        The session gives its memory back after each run. Otherwise it keeps that of its largest run, which adds up
+        where many sessions are open.
 
     Raises
     ------
@@ -86,7 +90,7 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if once:
         options.add_session_config_entry("session.disable_prepacking", "1")
-        options.enable_cpu_mem_arena = False
+    options.enable_cpu_mem_arena = not (once or frugal)
     if weights.arrays:
         _hand_over(weights, options)
     if not optimise:

@@ -37,7 +37,7 @@ class StageAdjoint:
     def __init__(self, stage: DigitalStage) -> None:
         self.stage = stage
         self._nodes, self._constants, model = read_operators(stage.model)
-        self._session = open_session(model, optimise=False)
+        self._session = open_session(model, optimise=False, frugal=True)
         self._names = [output.name for output in self._session.get_outputs()]
 
     def pull(self, values: Values, gradients: Mapping[str, Array]) -> dict[str, Array]:

@@ -46,5 +46,5 @@ class DigitalRunner:
 
     def _session(self, stage: DigitalStage) -> ort.InferenceSession:
         if stage.name not in self._sessions:
-            self._sessions[stage.name] = open_session(stage.model)
+            self._sessions[stage.name] = open_session(stage.model, frugal=True)
         return self._sessions[stage.name]

@@ -69,7 +69,9 @@ class IntegerMatrix:
         matrices, rows, columns = values.shape
         zero_point = 128 if signed_inputs else 0
         sessions = tuple(
-            open_session(integer_product_model(stacked[:, first : first + MAX_ROWS], zero_point), threads=1)
+            open_session(
+                integer_product_model(stacked[:, first : first + MAX_ROWS], zero_point), threads=1, frugal=True
+            )
             for first in range(0, rows, MAX_ROWS)
         )
         # The model holds the digits once, the session a second time in the order of its kernels.
