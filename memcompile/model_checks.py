@@ -26,7 +26,7 @@ from memcompile.guard import out_of_memory
 MAX_MODEL_BYTES = 2 * 1024**3
 # Initializers of so many bytes are kept beside the model, in arrays that everybody reads where they are.
 LARGE_BYTES = 1 << 20
-# Location of those that were in the model; no file has a name of nothing but a slash.
+# Location of those that were in a model that lies behind a link; no file has a name of nothing but a slash.
 NOWHERE = "/"
 # Operators of a model whose functions are written out where they are called, and how deep functions call others.
 MAX_INLINED_NODES = 1_000_000
@@ -86,8 +86,8 @@ def load_weights(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, d
 
     Returns
     -------
-    A model that says of large initializers only where they are, their values, and whether that is true: those
-    that were in the model are in no file of their own.
+    A model that says of large initializers only in which file they are, their values, and whether all of these
+    files are in the model's folder. The model's own file is, unless it lies behind a link.
 
     Raises
     ------
@@ -104,6 +104,8 @@ def load_weights(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, d
             f"{path} has {total} bytes of external data; onnxruntime takes models of at most {MAX_MODEL_BYTES} bytes "
             "from memory, so cut the model into parts"
         )
+    real = path.resolve()
+    own_file = real.name if real.parent == path.parent.resolve() else NOWHERE
     weights: dict[str, NDArray[Any]] = {}
     places: dict[str, onnx.TensorProto] = {}
     try:
@@ -113,7 +115,7 @@ def load_weights(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, d
                 # Of a copy: what is read becomes part of the message and is freed only with it.
                 copy = onnx.TensorProto.FromString(tensor.SerializeToString())
                 weights[tensor.name] = onnx.numpy_helper.to_array(copy, str(path.parent))
-                places[tensor.name] = _place(tensor)
+                places[tensor.name] = _place(tensor, own_file)
                 tensor.data_location = onnx.TensorProto.DEFAULT  # not to be read again
             onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # onnx raises bare exceptions of several kinds here
@@ -148,13 +150,13 @@ def _plain_bytes(tensor: onnx.TensorProto) -> int:
     return dtype.itemsize * math.prod(tensor.dims) if plain else 0
 
 
-def _place(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    """A tensor without its values."""
+def _place(tensor: onnx.TensorProto, own_file: str) -> onnx.TensorProto:
+    """A tensor without its values, which are in the model's own file if they are not external."""
     place = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     place.data_location = onnx.TensorProto.EXTERNAL
     place.external_data.extend(tensor.external_data)
     if not place.external_data:
-        place.external_data.add(key="location", value=NOWHERE)
+        place.external_data.add(key="location", value=own_file)
     return place
 
 

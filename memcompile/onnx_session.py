@@ -24,8 +24,8 @@ class Weights:
     arrays
         Their values, by name.
     folder
-        Where the files are in which the model says the values are. With it onnxruntime reads the arrays
-        where they are; without it, it copies them.
+        Where the files are in which the model says the values are: onnxruntime wants to see them, and then reads
+        the arrays where they are. Without it, it copies them.
     """
 
     arrays: Mapping[str, NDArray[Any]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import models
@@ -18,7 +19,7 @@ from memcompile.evaluation import run_float
 from memcompile.guard import Limits
 from memcompile.model_checks import LARGE_BYTES
 from memcompile.onnx_import import import_graph, read_model
-from memcompile.onnx_session import open_session
+from memcompile.onnx_session import Weights, open_session
 from memcompile.pipelines import compile_model
 
 SIDE = 512
@@ -50,10 +51,35 @@ def test_graph_and_onnxruntime_share_them(write: Write, outside: bool, limits: L
     assert W.nbytes >= LARGE_BYTES
     file = read_model(write(model(), outside), limits)
     assert file.model.ByteSize() < 1000
-    assert list(file.weights.arrays) == ["w"] and (file.weights.folder is not None) == outside
+    assert list(file.weights.arrays) == ["w"] and file.weights.folder is not None
     graph = import_graph(file, X)
     assert np.shares_memory(graph.constants["w"], file.weights.arrays["w"])
     assert np.array_equal(graph.constants["w"], W)
+
+
+def test_onnxruntime_reads_them_in_place(write: Write) -> None:
+    """A session that copied the weights would not see them change."""
+    file, own = read_model(write(model(), False)), W.copy()
+    session = replace(file, weights=Weights({"w": own}, file.weights.folder)).open_session(once=True)
+    before = session.run(["y"], X)[0]
+    own *= 2
+    np.testing.assert_array_equal(session.run(["y"], X)[0], 2 * before)
+
+
+@PLACES
+def test_the_model_may_lie_behind_a_link(write: Write, outside: bool, tmp_path: Path) -> None:
+    path = write(model(), outside)
+    want = run_float(read_model(path), X)["y"]
+    near, far = tmp_path / "near.onnx", tmp_path / "elsewhere" / "far.onnx"
+    far.parent.mkdir()
+    near.symlink_to(path)
+    far.symlink_to(path)
+    np.testing.assert_array_equal(run_float(read_model(near), X)["y"], want)
+    if outside:  # external data must lie beside what was named
+        with pytest.raises(ModelError, match=r"weights\.bin"):
+            read_model(far)
+        return
+    np.testing.assert_array_equal(run_float(read_model(far), X)["y"], want)
 
 
 @PLACES
