@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from memcompile.errors import ModelError
 from memcompile.external_data import external_bytes
 from memcompile.guard import out_of_memory
+from memcompile.raw_data import Span, raw_data_spans
 
 # onnx and onnxruntime agree on protobuf's own limit.
 MAX_MODEL_BYTES = 2 * 1024**3
-# Initializers of so many bytes are kept beside the model, in arrays that everybody reads where they are.
-LARGE_BYTES = 1 << 20
-# Location of those that were in a model that lies behind a link; no file has a name of nothing but a slash.
+# Initializers of so many bytes (a page) are kept beside the model, in arrays that everybody reads where they are.
+LARGE_BYTES = 1 << 12
+# Location of those whose place in the model's file is not known; no file has a name of nothing but a slash.
 NOWHERE = "/"
 # Operators of a model whose functions are written out where they are called, and how deep functions call others.
 MAX_INLINED_NODES = 1_000_000
@@ -78,16 +79,39 @@ def parse(data: bytes, path: Path) -> onnx.ModelProto:
     return model
 
 
-def load_weights(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]], bool]:
+def spans_in_file(model: onnx.ModelProto, data: bytes, path: Path) -> dict[str, Span]:
+    """Where the model's own file, whose bytes these are, holds large initializers; compared byte by byte.
+
+    None are where the file lies behind a link to another folder: onnxruntime would not follow it.
+    """
+    if path.resolve().parent != path.parent.resolve():
+        return {}
+    spans, whole = raw_data_spans(data), memoryview(data)
+    large = (tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= LARGE_BYTES)
+    return {
+        tensor.name: span
+        for tensor in large
+        if (span := spans.get(tensor.name)) and whole[span.offset : span.offset + span.length] == tensor.raw_data
+    }
+
+
+def load_weights(
+    model: onnx.ModelProto, path: Path, spans: Mapping[str, Span]
+) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]], bool]:
     """Read external data, and take large initializers out of the model.
 
     Protobuf copies what it holds again and again, and a model of functions is written out by onnx, which
     needs all of it.
 
+    Parameters
+    ----------
+    spans
+        What :func:`spans_in_file` gives.
+
     Returns
     -------
-    A model that says of large initializers only in which file they are, their values, and whether all of these
-    files are in the model's folder. The model's own file is, unless it lies behind a link.
+    A model that says of large initializers only where they are, their values, and whether that is true of all: not
+    of those in the model's own file that ``spans`` leaves out.
 
     Raises
     ------
@@ -104,8 +128,6 @@ def load_weights(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, d
             f"{path} has {total} bytes of external data; onnxruntime takes models of at most {MAX_MODEL_BYTES} bytes "
             "from memory, so cut the model into parts"
         )
-    real = path.resolve()
-    own_file = real.name if real.parent == path.parent.resolve() else NOWHERE
     weights: dict[str, NDArray[Any]] = {}
     places: dict[str, onnx.TensorProto] = {}
     try:
@@ -115,7 +137,7 @@ def load_weights(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, d
                 # Of a copy: what is read becomes part of the message and is freed only with it.
                 copy = onnx.TensorProto.FromString(tensor.SerializeToString())
                 weights[tensor.name] = onnx.numpy_helper.to_array(copy, str(path.parent))
-                places[tensor.name] = _place(tensor, own_file)
+                places[tensor.name] = _place(tensor, path.resolve().name, spans.get(tensor.name))
                 tensor.data_location = onnx.TensorProto.DEFAULT  # not to be read again
             onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # onnx raises bare exceptions of several kinds here
@@ -150,13 +172,18 @@ def _plain_bytes(tensor: onnx.TensorProto) -> int:
     return dtype.itemsize * math.prod(tensor.dims) if plain else 0
 
 
-def _place(tensor: onnx.TensorProto, own_file: str) -> onnx.TensorProto:
-    """A tensor without its values, which are in the model's own file if they are not external."""
+def _place(tensor: onnx.TensorProto, own_file: str, span: Span | None) -> onnx.TensorProto:
+    """A tensor without its values, which are at a place of the model's own file if they are not external."""
     place = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     place.data_location = onnx.TensorProto.EXTERNAL
-    place.external_data.extend(tensor.external_data)
-    if not place.external_data:
-        place.external_data.add(key="location", value=own_file)
+    if is_elsewhere(tensor):
+        place.external_data.extend(tensor.external_data)
+        return place
+    facts = {"location": NOWHERE}
+    if span is not None:
+        facts = {"location": own_file, "offset": str(span.offset), "length": str(span.length)}
+    for key, value in facts.items():
+        place.external_data.add(key=key, value=value)
     return place
 
 

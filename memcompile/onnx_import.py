@@ -37,6 +37,7 @@ from memcompile.model_checks import (
     refuse_endless_functions,
     refuse_undecodable_names,
     refused,
+    spans_in_file,
     subgraphs,
     use_default_domain,
 )
@@ -117,9 +118,10 @@ def read_model(path: Path, limits: Limits | None = None) -> ModelFile:
     data = read_bytes(path)
     digest = hashlib.sha256(data).hexdigest()
     model = parse(data, path)
-    del data
     refuse_undecodable_names(model, path)
-    model, arrays, in_files = load_weights(model, path)
+    spans = spans_in_file(model, data, path)
+    del data
+    model, arrays, in_files = load_weights(model, path, spans)
     weights = Weights(arrays, path.parent.resolve() if in_files else None)
     use_default_domain(model)
     refuse_endless_functions(model, path)

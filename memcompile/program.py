@@ -84,7 +84,7 @@ class Program:
         """Slices of each crossbar layer, int32 [layers]."""
         return np.array([layer.slices for layer in self.layers], np.int32)
 
-    @property
+    @cached_property
     def column_lines(self) -> NDArray[np.int32]:
         """Output lines of a column of weights in each layer, [layers]."""
         return column_lines(self.layers, self.target)

@@ -21,6 +21,7 @@ from memcompile.model_checks import LARGE_BYTES
 from memcompile.onnx_import import import_graph, read_model
 from memcompile.onnx_session import Weights, open_session
 from memcompile.pipelines import compile_model
+from memcompile.raw_data import Span
 
 SIDE = 512
 W = np.random.default_rng(3).standard_normal((SIDE, SIDE)).astype(np.float32)
@@ -90,6 +91,42 @@ def test_results_are_those_of_the_whole_model(write: Write, outside: bool, also:
     assert np.array_equal(numpy_helper.to_array(whole.graph.initializer[0]), W)
     want = open_session(file.serialized(), optimise=not also).run(["y"], X)[0]
     assert np.array_equal(run_float(file, X, also=also)["y"], want)
+
+
+@PLACES
+def test_rewrites_of_the_graph_see_them(write: Write, outside: bool) -> None:
+    """onnxruntime folds batch normalisation into weights and lays those of Conv out anew, from where it finds them."""
+    rng = np.random.default_rng(5)
+    weights = {
+        "k": rng.standard_normal((16, 16, 3, 3)).astype(np.float32),
+        "s": rng.uniform(0.5, 2, 16).astype(np.float32),
+        "b": rng.standard_normal(16).astype(np.float32),
+        "v": rng.uniform(0.5, 2, 16).astype(np.float32),
+        "g": rng.standard_normal((20, 16 * 36)).astype(np.float32),
+    }
+    chain = (
+        node("Conv", "x k", "c", pads=[1, 1, 1, 1]),
+        node("BatchNormalization", "c s b b v", "n"),
+        node("Relu", "n", "r"),
+        node("Flatten", "r", "f"),
+        helper.make_node("Gemm", ["f", "g"], ["y"], transB=1),
+    )
+    types = {"x": (TensorProto.FLOAT, ("N", 16, 6, 6))}, {"y": (TensorProto.FLOAT, ("N", 20))}
+    file = read_model(write(make(list(chain), *types, weights, opset=17), outside))
+    assert set(file.weights.arrays) == {"k", "g"}
+    feeds = {"x": models.images((3, 16, 6, 6))}
+    for also in ((), ("n",)):
+        want = open_session(file.serialized(), optimise=not also).run(["y"], feeds)[0]
+        assert np.array_equal(run_float(file, feeds, also=also)["y"], want)
+
+
+def test_places_in_the_file_are_compared_with_what_was_read(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layout that was misread must cost memory, never a weight."""
+    path = write(model(), False)
+    monkeypatch.setattr("memcompile.model_checks.raw_data_spans", lambda data: {"w": Span(7, W.nbytes)})
+    file = read_model(path)
+    assert file.weights.folder is None
+    assert np.array_equal(run_float(file, X)["y"], run_float(read_model(write(model(), True)), X)["y"])
 
 
 @PLACES
