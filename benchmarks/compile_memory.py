@@ -1,9 +1,11 @@
 """Measure the memory of a whole compilation against the size of its model.
 
-    python benchmarks/compile_memory.py [--megabytes 200] [--target pimcomp] [--json FILE|-] [-- OPTIONS]
+    python benchmarks/compile_memory.py [--megabytes 200] [--width 2048] [--inputs 1] [--inside] [--target pimcomp]
+        [--json FILE|-] [-- OPTIONS]
 
-The model is generated, a chain of dense layers with random weights in external data. Memory of all
-processes is sampled every few milliseconds, shared pages counted once; Linux only. The largest
+The model is generated, a chain of dense layers (or, with several inputs, one layer each, and their sum) of
+``width`` inputs and outputs, with random weights in external data or, with ``--inside``, in the model file.
+Memory of all processes is sampled every few milliseconds, shared pages counted once; Linux only. The largest
 process is the largest resident set of any single one. OPTIONS go to memcompile.
 """
 
@@ -25,7 +27,6 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 
-WIDTH = 2048
 MEGABYTE = 1_000_000
 INTERVAL_S = 0.005
 
@@ -41,23 +42,25 @@ class Measurement:
     seconds: float
 
 
-def write_model(path: Path, megabytes: int) -> float:
-    """Write a chain of dense layers with external data; returns its megabytes."""
+def write_model(path: Path, megabytes: int, width: int, inputs: int, *, inside: bool) -> float:
+    """Write a network of dense layers; returns the megabytes of all its files."""
     rng = np.random.default_rng(0)
-    layers = max(round(megabytes * MEGABYTE / (4 * WIDTH**2)), 1)
+    layers = max(round(megabytes * MEGABYTE / (4 * width**2)), inputs)
     nodes, weights = [], []
     for number in range(layers):
-        weight = rng.standard_normal((WIDTH, WIDTH), np.float32) * np.float32(WIDTH**-0.5)
+        weight = rng.standard_normal((width, width), np.float32) * np.float32((2 / width) ** 0.5)
         weights.append(onnx.numpy_helper.from_array(weight, f"w{number}"))
-        nodes.append(onnx.helper.make_node("MatMul", [f"x{number}", f"w{number}"], [f"y{number}"]))
-        nodes.append(onnx.helper.make_node("Relu", [f"y{number}"], [f"x{number + 1}"]))
-    ends = [
-        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", WIDTH])]
-        for name in ("x0", f"x{layers}")
-    ]
-    graph = onnx.helper.make_graph(nodes, "chain", *ends, weights)
+        source = f"x{number}" if number < inputs else f"z{number - 1}"
+        nodes.append(onnx.helper.make_node("MatMul", [source, f"w{number}"], [f"y{number}"]))
+        nodes.append(onnx.helper.make_node("Relu", [f"y{number}"], [f"z{number}"]))
+    nodes.append(onnx.helper.make_node("Sum", [f"z{number}" for number in (*range(inputs - 1), layers - 1)], ["out"]))
+    read, made = (
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", width]) for name in names]
+        for names in ([f"x{number}" for number in range(inputs)], ["out"])
+    )
+    graph = onnx.helper.make_graph(nodes, "dense", read, made, weights)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save_model(model, path, save_as_external_data=True, location="weights.bin")
+    onnx.save_model(model, path, save_as_external_data=not inside, location="weights.bin")
     return sum(file.stat().st_size for file in path.parent.iterdir()) / MEGABYTE
 
 
@@ -108,13 +111,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own, passed = own[:place], own[place + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=200, help="default: %(default)s")
+    parser.add_argument("--width", type=int, default=2048, help="inputs and outputs of a layer, default: %(default)s")
+    parser.add_argument("--inputs", type=int, default=1, help="inputs of the network, default: %(default)s")
+    parser.add_argument("--inside", action="store_true", help="weights in the model file")
     parser.add_argument("--target", default="pimcomp", help="default: %(default)s")
     parser.add_argument("--json", metavar="FILE|-", help="write the figures as JSON (- for standard output)")
     options = parser.parse_args(own)
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "model", "chain.onnx")
         model.parent.mkdir()
-        model_mb = write_model(model, options.megabytes)
+        model_mb = write_model(model, options.megabytes, options.width, options.inputs, inside=options.inside)
         compiler = [sys.executable, "-m", "memcompile", "compile", str(model), "--target", options.target]
         found = measure([*compiler, "--no-evaluation", "--quiet", *passed], Path(folder), model_mb)
     if options.json:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from memcompile.errors import OutputError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file through a temporary neighbour that then takes its name.
+    """Write bytes as a file, as :func:`make_atomically` does."""
+    make_atomically(path, lambda stream: stream.write(data))
+
+
+def make_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Have a file written through a temporary neighbour that then takes its name.
 
     A link is followed. What is no regular file, such as a pipe or ``/dev/null``, is written to as it is.
 
@@ -25,21 +32,23 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         target = path.resolve()
         if target.exists() and not target.is_file():
-            target.write_bytes(data)
+            whole = io.BytesIO()
+            write(whole)
+            target.write_bytes(whole.getvalue())
         else:
-            _replace(target, data)
+            _replace(target, write)
     except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
         reason = error.strerror if isinstance(error, OSError) else None
         raise OutputError(f"{path} cannot be written: {reason or error}; choose another place with -o") from error
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     temporary = None
     try:
         with _uninterrupted():
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+            write(stream)
             stream.flush()
             os.fsync(stream.fileno())
         # mkstemp makes private files; give this one the permissions any new file would get.

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from memcompile.atomic import write_atomically
+from memcompile.atomic import make_atomically
 from memcompile.errors import MemcompileError, ProgramError
 from memcompile.geometry import Geometry, Unrolling
 from memcompile.ir import (
@@ -74,11 +74,17 @@ def save_program(program: Program, path: Path | str) -> None:
     OutputError
         The file cannot be written.
     """
-    write_atomically(Path(path), encode_program(program))
+    make_atomically(Path(path), lambda stream: _write_program(program, stream))
 
 
 def encode_program(program: Program) -> bytes:
     """The bytes of a program file."""
+    buffer = io.BytesIO()
+    _write_program(program, buffer)
+    return buffer.getvalue()
+
+
+def _write_program(program: Program, stream: IO[bytes]) -> None:
     # Made when they are needed, first for their digests and then for the archive: together they are large.
     members: dict[str, Callable[[], bytes]] = {}
 
@@ -121,13 +127,11 @@ def encode_program(program: Program) -> bytes:
         }
     document["members"] = {name: _facts(make()) for name, make in members.items()}
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(stream, "w") as archive:
         for name, make in {"program.json": text.encode, **members}.items():
             info = zipfile.ZipInfo(name, _TIME_STAMP)
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, make())
-    return buffer.getvalue()
 
 
 def _encode_array(array: NDArray[Any]) -> bytes:

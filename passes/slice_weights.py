@@ -39,9 +39,11 @@ def balanced_digits(numbers: NDArray[Any], base: int, count: int) -> NDArray[Any
     """Digits of integers, least significant first: [count, *numbers.shape]; other numbers are one digit."""
     if numbers.dtype.kind == "f":
         return numbers[None]
+    if count == 1:
+        return numbers.astype(np.int8, copy=False)[None]
     half = base // 2
     digits = np.empty((count, *numbers.shape), np.int8)
-    rest = numbers if count == 1 else numbers.astype(np.int64)
+    rest = numbers.astype(np.int64)
     for place in range(count - 1):
         digits[place] = (rest + half) % base - half
         rest = (rest - digits[place]) // base
