@@ -15,12 +15,14 @@ import onnx.checker
 import onnx.helper
 import onnx.inliner
 import onnx.numpy_helper
+import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from memcompile.errors import ModelError
 from memcompile.external_data import external_bytes
 from memcompile.guard import out_of_memory
+from memcompile.onnx_session import NO_WEIGHTS, FileStamp, Weights, open_session
 from memcompile.raw_data import Span, raw_data_spans
 
 # onnx and onnxruntime agree on protobuf's own limit.
@@ -95,9 +97,7 @@ def spans_in_file(model: onnx.ModelProto, data: bytes, path: Path) -> dict[str, 
     }
 
 
-def load_weights(
-    model: onnx.ModelProto, path: Path, spans: Mapping[str, Span]
-) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]], bool]:
+def load_weights(model: onnx.ModelProto, file: FileStamp, spans: Mapping[str, Span]) -> tuple[onnx.ModelProto, Weights]:
     """Read external data, and take large initializers out of the model.
 
     Protobuf copies what it holds again and again, and a model of functions is written out by onnx, which
@@ -105,19 +105,22 @@ def load_weights(
 
     Parameters
     ----------
+    file
+        The model's own.
     spans
         What :func:`spans_in_file` gives.
 
     Returns
     -------
-    A model that says of large initializers only where they are, their values, and whether that is true of all: not
-    of those in the model's own file that ``spans`` leaves out.
+    A model that says of large initializers only where they are, and their values: with their files where that is
+    true of all, not of those in the model's own that ``spans`` leaves out.
 
     Raises
     ------
     ModelError
         A file is missing, outside the model's directory or too short, or all are too large together.
     """
+    path = file.path
     external = [tensor for tensor in tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL]
     total = sum(
         external_bytes(path, tensor.name, {item.key: item.value for item in tensor.external_data})
@@ -128,6 +131,8 @@ def load_weights(
             f"{path} has {total} bytes of external data; onnxruntime takes models of at most {MAX_MODEL_BYTES} bytes "
             "from memory, so cut the model into parts"
         )
+    named = {item.value for tensor in external for item in tensor.external_data if item.key == "location"}
+    others = [FileStamp.of(path.parent / name) for name in sorted(named)]
     weights: dict[str, NDArray[Any]] = {}
     places: dict[str, onnx.TensorProto] = {}
     try:
@@ -142,8 +147,36 @@ def load_weights(
             onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # onnx raises bare exceptions of several kinds here
         raise ModelError(f"{path}: its external data cannot be read: {first_line(error)}") from error
-    in_files = bool(places) and all(place.external_data[0].value != NOWHERE for place in places.values())
-    return (_with_places(model, places) if places else model), weights, in_files
+    if not places:
+        return model, Weights(weights)
+    bare = _with_places(model, places)
+    if NOWHERE in (place.external_data[0].value for place in places.values()):
+        return bare, Weights(weights)
+    return bare, Weights(weights, path.parent.resolve(), (file, *others))
+
+
+def with_weights(model: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
+    """A copy of a model with the values it leaves out."""
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    for tensor in whole.graph.initializer:
+        if is_elsewhere(tensor):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weights.arrays[tensor.name], tensor.name))
+    return whole
+
+
+def open_model(
+    model: onnx.ModelProto, weights: Weights, *, optimise: bool = True, once: bool = False
+) -> ort.InferenceSession:
+    """Open a session of a model that leaves out weights.
+
+    onnxruntime reads weights from their files for some rewrites. Where a file has gone or is another one by now, the
+    session gets copies instead. Options are those of :func:`memcompile.onnx_session.open_session`.
+    """
+    if weights.folder is not None and not weights.in_place:
+        model, weights = with_weights(model, weights), NO_WEIGHTS
+    data = model.SerializeToString(deterministic=True)
+    return open_session(data, optimise=optimise, weights=weights, once=once)
 
 
 def _large_initializers(model: onnx.ModelProto, path: Path) -> Iterator[onnx.TensorProto]:

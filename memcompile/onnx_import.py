@@ -31,6 +31,7 @@ from memcompile.model_checks import (
     inlined,
     is_elsewhere,
     load_weights,
+    open_model,
     parse,
     read_bytes,
     refuse_bad_weights,
@@ -40,8 +41,9 @@ from memcompile.model_checks import (
     spans_in_file,
     subgraphs,
     use_default_domain,
+    with_weights,
 )
-from memcompile.onnx_session import NO_WEIGHTS, Weights, open_session, tensor_dtype
+from memcompile.onnx_session import NO_WEIGHTS, FileStamp, Weights, tensor_dtype
 
 # Operators whose first two inputs are looked at when the model is run once.
 MAX_FIXED_BATCH = 1 << 16
@@ -79,11 +81,7 @@ class ModelFile:
 
     def serialized(self) -> bytes:
         """The whole model as onnxruntime reads it."""
-        whole = _expose(self.model, ())
-        for tensor in whole.graph.initializer:
-            if is_elsewhere(tensor):
-                tensor.CopyFrom(onnx.numpy_helper.from_array(self.weights.arrays[tensor.name], tensor.name))
-        return bytes(whole.SerializeToString(deterministic=True))
+        return bytes(with_weights(self.model, self.weights).SerializeToString(deterministic=True))
 
     def open_session(
         self, also: Sequence[str] = (), *, optimise: bool = True, once: bool = False
@@ -93,8 +91,7 @@ class ModelFile:
         Options are those of :func:`memcompile.onnx_session.open_session`; keep the model for as
         long as the session.
         """
-        bare = _expose(self.model, also).SerializeToString(deterministic=True)
-        return open_session(bare, optimise=optimise, weights=self.weights, once=once)
+        return open_model(_expose(self.model, also), self.weights, optimise=optimise, once=once)
 
     def value_names(self) -> set[str]:
         """All values that the model's operators make."""
@@ -115,20 +112,20 @@ def read_model(path: Path, limits: Limits | None = None) -> ModelFile:
         The file is missing, a directory, no ONNX, truncated, fails ``onnx.checker``, onnxruntime
         refuses it, or a limit is broken.
     """
+    own = FileStamp.of(path)
     data = read_bytes(path)
     digest = hashlib.sha256(data).hexdigest()
     model = parse(data, path)
     refuse_undecodable_names(model, path)
     spans = spans_in_file(model, data, path)
     del data
-    model, arrays, in_files = load_weights(model, path, spans)
-    weights = Weights(arrays, path.parent.resolve() if in_files else None)
+    model, weights = load_weights(model, own, spans)
     use_default_domain(model)
     refuse_endless_functions(model, path)
     types = _guarded(_load, (model, weights, path), limits, path, "loading the model")
     model = inlined(model, path)
     inputs = _inputs(model, types)
-    refuse_bad_weights(model, arrays, path)
+    refuse_bad_weights(model, weights.arrays, path)
     for name, kind in inputs.items():
         if isinstance(kind, OtherType) or kind.dtype == "object":
             raise ModelError(
@@ -186,7 +183,7 @@ def model_in_memory(model: onnx.ModelProto, name: str) -> ModelFile:
 def _input_types(model: onnx.ModelProto, weights: Weights, where: Path | str) -> list[list[Any]]:
     """What a caller must feed, as onnxruntime sees it: name, type and shape of each input."""
     try:
-        session = open_session(model.SerializeToString(deterministic=True), weights=weights, once=True)
+        session = open_model(model, weights, once=True)
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise refused(f"onnxruntime cannot run {where}", error) from error
     return [[value.name, value.type, _shape(value)] for value in session.get_inputs()]
@@ -401,7 +398,7 @@ def _run_once(
     try:
         exposed = _expose(model, made)
         _forget_shapes(exposed.graph)
-        session = open_session(exposed.SerializeToString(), optimise=False, weights=weights, once=True)
+        session = open_model(exposed, weights, optimise=False, once=True)
         # The outputs too, so that a model that cannot be run on these inputs is found out here.
         results = session.run([*wanted, *(value.name for value in model.graph.output)], dict(sample))
     except Exception as error:  # onnxruntime's exceptions have no common base class

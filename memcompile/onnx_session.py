@@ -15,6 +15,28 @@ from numpy.typing import NDArray
 from memcompile.errors import ModelError
 
 
+@dataclass(frozen=True)
+class FileStamp:
+    """A file, and what tells whether it is still the same."""
+
+    path: Path
+    facts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, path: Path) -> FileStamp:
+        """The file as it is; without facts where there is none."""
+        try:
+            found = path.stat()
+        except OSError:
+            return cls(path, ())
+        return cls(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+
+    @property
+    def holds(self) -> bool:
+        """Whether the file is there and has not changed."""
+        return bool(self.facts) and self == FileStamp.of(self.path)
+
+
 @dataclass(frozen=True, eq=False)
 class Weights:
     """Initializers whose values a model leaves out.
@@ -26,10 +48,13 @@ class Weights:
     folder
         Where the files are in which the model says the values are: onnxruntime wants to see them, and then reads
         the arrays where they are. Without it, it copies them.
+    files
+        These files, as they were when they were read.
     """
 
     arrays: Mapping[str, NDArray[Any]]
     folder: Path | None = None
+    files: tuple[FileStamp, ...] = ()
 
     @cached_property
     def values(self) -> Mapping[str, ort.OrtValue]:
@@ -37,7 +62,12 @@ class Weights:
         return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self.arrays.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Weights, (self.arrays, self.folder)
+        return Weights, (self.arrays, self.folder, self.files)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether onnxruntime can read the arrays where they are: all files are there and have not changed."""
+        return self.folder is not None and all(file.holds for file in self.files)
 
 
 NO_WEIGHTS = Weights({})

@@ -130,6 +130,24 @@ def test_places_in_the_file_are_compared_with_what_was_read(write: Write, monkey
 
 
 @PLACES
+@pytest.mark.parametrize("fate", ["gone", "another"])
+def test_the_files_may_go_or_change_once_they_are_read(write: Write, outside: bool, fate: str) -> None:
+    """A rewrite that reads weights from the file must not find other ones there."""
+    path = write(model(), outside)
+    file = read_model(path)
+    want = run_float(file, X)["y"]
+    holder = path.with_name("weights.bin") if outside else path
+    assert file.weights.files[-1].path == holder
+    if fate == "gone":
+        holder.unlink()
+    else:
+        holder.write_bytes(bytes(holder.stat().st_size))
+    assert not file.weights.files[-1].holds
+    assert np.array_equal(run_float(file, X)["y"], want)
+    assert import_graph(file, X).observed_shapes["x"] == (2, SIDE)
+
+
+@PLACES
 def test_compiles_to_the_same_cells(write: Write, outside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(model(), outside)
     layers = compile_model(path, "pimcomp").program.layers
