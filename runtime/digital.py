@@ -46,5 +46,6 @@ class DigitalRunner:
 
     def _session(self, stage: DigitalStage) -> ort.InferenceSession:
         if stage.name not in self._sessions:
-            self._sessions[stage.name] = open_session(stage.model, frugal=True)
+            # One thread: chunks of images run on all of them, and to wake others for a small operator costs more.
+            self._sessions[stage.name] = open_session(stage.model, threads=1, frugal=True)
         return self._sessions[stage.name]
