@@ -217,10 +217,14 @@ def _comparable(value: NDArray[Any] | None) -> bool:
 
 
 def signal_to_noise_db(reference: NDArray[Any], value: NDArray[Any]) -> float:
-    """10 log10(sum r^2 / sum (r - v)^2); infinite when equal."""
+    """10 log10(sum r^2 / sum (r - v)^2); infinite when equal, not a number where a wanted value is infinite."""
     wanted = reference.astype(np.float64)
-    noise = float(np.square(wanted - value).sum())
-    signal = float(np.square(wanted).sum())
+    with np.errstate(invalid="ignore", over="ignore"):
+        noise = float(np.square(wanted - value).sum())
+        signal = float(np.square(wanted).sum())
     if noise == 0.0:
         return math.inf
-    return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+    if not math.isfinite(signal):
+        return math.nan
+    ratio = signal / noise
+    return 10.0 * math.log10(ratio) if ratio > 0.0 else -math.inf

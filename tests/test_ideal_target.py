@@ -17,6 +17,7 @@ from stages import replaced
 
 from memcompile.cli import main
 from memcompile.errors import TargetError, UsageError
+from memcompile.evaluation import signal_to_noise_db
 from memcompile.geometry import Geometry
 from memcompile.ir import CalibratedLayer
 from memcompile.passes.quantize_weights import QuantizeWeights
@@ -146,3 +147,21 @@ def test_commands_take_it(
     conductances = np.load("g.npz")["conductances_us"]
     assert 0 <= conductances.min() < conductances.max() <= 1
     assert len(np.unique(conductances)) > 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "decibels"),
+    [
+        ([3.0, 4.0], [3.0, 4.0], np.inf),
+        ([3.0, 4.0], [3.0, 4.5], 20.0),
+        ([0.0, 0.0], [0.0, 1.0], -np.inf),
+        ([3.0, 4.0], [3.0, np.inf], -np.inf),
+        ([1e-170, 0.0], [1e160, 0.0], -np.inf),
+        ([np.inf, 4.0], [np.inf, 4.0], np.nan),
+        ([1e300, 4.0], [1e300, 5.0], np.nan),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_signal_to_noise_of_any_numbers(wanted: list[float], found: list[float], decibels: float) -> None:
+    got = signal_to_noise_db(np.array(wanted), np.array(found))
+    assert got == pytest.approx(decibels, nan_ok=True)
