@@ -38,9 +38,9 @@ def aihwkit_run(case: PeerCase, weights: NDArray[np.int64], x: NDArray[np.float3
     sees the difference of the pair. All bits of an input are applied at once.
     """
     import torch  # noqa: PLC0415 - a peer's dependency
-    from aihwkit.nn import AnalogLinear  # noqa: PLC0415
-    from aihwkit.simulator.configs import InferenceRPUConfig  # noqa: PLC0415
-    from aihwkit.simulator.parameters import enums  # noqa: PLC0415
+    from aihwkit.nn import AnalogLinear  # noqa: PLC0415 - the peer itself
+    from aihwkit.simulator.configs import InferenceRPUConfig  # noqa: PLC0415 - the peer itself
+    from aihwkit.simulator.parameters import enums  # noqa: PLC0415 - the peer itself
 
     if case.bits_per_phase == 1 and case.adc:
         return "converts bit by bit only together with its model of IR drop"
@@ -71,9 +71,9 @@ def aihwkit_run(case: PeerCase, weights: NDArray[np.int64], x: NDArray[np.float3
 
 def crosssim_run(case: PeerCase, weights: NDArray[np.int64], x: NDArray[np.float32]) -> Callable[[], object] | str:
     """One call of Sandia's CrossSim for all vectors, or why there is none."""
-    from simulator import AnalogCore, CrossSimParameters  # noqa: PLC0415
-    from simulator.parameters.core_parameters import CoreStyle  # noqa: PLC0415
-    from simulator.parameters.xbar_parameters import ADCRangeLimits  # noqa: PLC0415
+    from simulator import AnalogCore, CrossSimParameters  # noqa: PLC0415 - the peer itself
+    from simulator.parameters.core_parameters import CoreStyle  # noqa: PLC0415 - the peer itself
+    from simulator.parameters.xbar_parameters import ADCRangeLimits  # noqa: PLC0415 - the peer itself
 
     settings = CrossSimParameters()
     settings.core.style = CoreStyle.BALANCED
