@@ -91,10 +91,10 @@ def lines_at_once(rows: int, column_lines: int) -> int:
     return max(1, TABLE_BYTES // (-(-rows // each) * (4 << each) * whole)) * whole
 
 
-def in_whole_blocks(values: NDArray[Any], dtype: Any = np.float32) -> NDArray[Any]:
-    """Values of lines, [..., lines], with zeros up to whole blocks of ``LINES_PER_BLOCK``."""
+def in_whole_blocks(values: NDArray[Any], dtype: Any = np.float32, block: int = LINES_PER_BLOCK) -> NDArray[Any]:
+    """Values of lines, [..., lines], with zeros up to whole blocks of so many lines."""
     lines = values.shape[-1]
-    filled = np.zeros((*values.shape[:-1], -(-lines // LINES_PER_BLOCK) * LINES_PER_BLOCK), dtype)
+    filled = np.zeros((*values.shape[:-1], -(-lines // block) * block), dtype)
     filled[..., :lines] = values
     return filled
 

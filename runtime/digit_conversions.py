@@ -17,7 +17,7 @@ from memcompile.runtime.compiled import Workers, product_kernels
 from memcompile.runtime.conversions import digits_of, in_whole_blocks
 from memcompile.runtime.current_voltage import Drive
 from memcompile.runtime.integer_product import IntegerMatrix
-from memcompile.runtime.random_numbers import HALF_BLOCK, ItemNoise, key_words
+from memcompile.runtime.random_numbers import HALF_BLOCK, LINES_PER_BLOCK, ItemNoise, key_words
 
 BLOCK_VALUES = 1 << 18
 """Sums of digits that a thread handles at once; some megabytes stay in a processor's caches."""
@@ -77,12 +77,7 @@ class DigitLines:
 
 def filled(values: NDArray[Any], dtype: Any = np.float64) -> NDArray[Any]:
     """Values of lines, [..., lines], with zeros up to one vector of the kernels, or to whole blocks of two."""
-    lines = values.shape[-1]
-    if lines > HALF_BLOCK:
-        return in_whole_blocks(values, dtype)
-    vector = np.zeros((*values.shape[:-1], HALF_BLOCK), dtype)
-    vector[..., :lines] = values
-    return vector
+    return in_whole_blocks(values, dtype, HALF_BLOCK if values.shape[-1] <= HALF_BLOCK else LINES_PER_BLOCK)
 
 
 def variance_matrix(variances: NDArray[np.float64]) -> IntegerMatrix:

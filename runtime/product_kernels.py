@@ -297,7 +297,7 @@ def rescale_channels_last(
 ) -> None:
     """Sums times factor / divisor, rescaled: [items, positions, channels] into float32 [items, channels, positions].
 
-    ``sums`` are int64 or float64. Sixteen channels of sixteen positions at a time are worked out and turned.
+    ``sums`` are whole numbers or float64. Sixteen channels of sixteen positions at a time are worked out and turned.
     """
     positions, channels = U(sums.shape[1]), U(sums.shape[2])
     whole_positions, whole_channels = positions // HALF * HALF, channels // HALF * HALF

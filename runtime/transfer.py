@@ -1,10 +1,9 @@
 """Transfer: writing a program's weights into the cells of one chip.
 
-Each cell is written closed loop, which leaves a Gaussian error, or the one its pulses leave where the target
-emulates them. With several slices the most
-significant one is written first; what it holds in truth is then measured and the difference is
-left to the next slice, so that only the error of the last slice remains (as far as its range
-reaches).
+Each cell is written closed loop, which leaves a Gaussian error, or the one its pulses leave where the
+target emulates them. With several slices the most significant one is written first; what it holds in
+truth is then measured and the difference is left to the next slice, so that only the error of the last
+slice remains (as far as its range reaches).
 """
 
 from __future__ import annotations
