@@ -5,7 +5,6 @@ The compiled kernels and the NumPy code here do the same float32 operations in t
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +14,12 @@ from numpy.typing import NDArray
 from memcompile.runtime.compiled import Workers, kernels
 from memcompile.runtime.random_numbers import LINES_PER_BLOCK, key_words, read_gaussians
 
-TABLE_BYTES = 1 << 21
-"""Memory of the tables that are used together; some megabytes stay in a processor's caches."""
-SMALL_ROWS = 32
-"""Rows of a tile up to which groups have eight rows, and its tables are small all the same."""
-CACHE_LINE = 16
-"""Values of float32 in a line of a processor's cache, and in a vector of the kernels."""
+TABLE_VALUES = 96 << 10
+"""Partial sums of a block of lines at most; with them the cache of its own that a core has is half full."""
+VECTOR = 16
+"""Lines in a vector of the kernels, whose float32 values fill a line of a processor's cache."""
+PHASES = 8
+"""Phases of packed inputs; those beyond an input's bits are not used."""
 BLOCK_VALUES = 1 << 20
 """Conversions handled at once by the NumPy path; bounds its memory."""
 MIN_ITEMS = 64
@@ -37,15 +36,13 @@ class TileLines:
     ``variances``. The gain is that of the converter; g has it already.
     """
 
-    tables: NDArray[np.float32]
-    """[groups of input lines, on/off patterns, lines and a cache line]: partial sums of each line.
+    cells: NDArray[np.float32]
+    """[vectors of lines, rows, lines of a vector]; the last vector is filled up with zeros.
 
-    Lines are filled up with zeros to whole blocks of ``LINES_PER_BLOCK``, here and in the arrays below.
-    One more cache line keeps entries from lying a power of two apart, where they would share few
-    places of the cache.
+    Lines of the arrays below are filled up to whole blocks of ``LINES_PER_BLOCK``.
     """
     variances: NDArray[np.float32]
-    """The same for the variance of read noise; no groups where sigma says it all."""
+    """The same for the variance of read noise; no vectors where sigma says it all."""
     sigma: NDArray[np.float32]
     """[rows + 1]: read noise of a line by the number of driven input lines."""
     gain: NDArray[np.float32]
@@ -57,8 +54,6 @@ class TileLines:
     max_code: np.float32
     count: int
     """Lines that there are."""
-    first_line: int = 0
-    """Where the lines begin in their tile; a multiple of ``LINES_PER_BLOCK``."""
 
     @property
     def noisy(self) -> bool:
@@ -67,8 +62,13 @@ class TileLines:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the tables."""
-        return self.tables.nbytes + self.variances.nbytes
+        """Memory of the cells."""
+        return self.cells.nbytes + self.variances.nbytes
+
+    @property
+    def kinds(self) -> int:
+        """Kinds of tables of partial sums: of currents, and of variances if there are any."""
+        return 2 if len(self.variances) else 1
 
     @property
     def converts_idle_phases(self) -> bool:
@@ -76,19 +76,25 @@ class TileLines:
         return bool((self.rounding >= 1).any() or (self.min_code < 0 and (self.rounding < 0).any()))
 
 
-def group_rows(rows: int) -> int:
-    """Input lines whose on/off patterns share a table.
+def rows_per_table(rows: int, look_ups: int, kinds: int = 1) -> int:
+    """Input lines whose on/off patterns share a table of partial sums.
 
-    Tables of eight lines need the fewest sums. But 128 lines have 16 of them with 256 entries each,
-    which a processor's caches do not hold; with six lines they are a third of that.
+    The more there are, the fewer sums a look-up takes, and the more it takes to fill the tables. All tables of a
+    block of lines have to stay in a core's cache.
+
+    Parameters
+    ----------
+    look_ups
+        Phases of items that the tables are filled for.
+    kinds
+        Two where variances of read noise have tables as well.
     """
-    return 8 if rows <= SMALL_ROWS else 6
 
+    def sums(each: int) -> int:
+        return -(-rows // each) * ((1 << each) + look_ups)
 
-def lines_at_once(rows: int, column_lines: int) -> int:
-    """Output lines of a tile to convert together: whole columns whose tables stay in a processor's cache."""
-    whole, each = math.lcm(LINES_PER_BLOCK, column_lines), group_rows(rows)
-    return max(1, TABLE_BYTES // (-(-rows // each) * (4 << each) * whole)) * whole
+    fits = [each for each in range(1, 9) if -(-rows // each) * (LINES_PER_BLOCK << each) * kinds <= TABLE_VALUES]
+    return min(fits or [2], key=sums)
 
 
 def in_whole_blocks(values: NDArray[Any], dtype: Any = np.float32, block: int = LINES_PER_BLOCK) -> NDArray[Any]:
@@ -99,53 +105,45 @@ def in_whole_blocks(values: NDArray[Any], dtype: Any = np.float32, block: int = 
     return filled
 
 
-def _aligned_zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Zeros that begin with a cache line: a vector that straddles two takes twice as long to load."""
-    size = math.prod(shape)
-    room = np.zeros(size + CACHE_LINE, np.float32)
-    first = -room.ctypes.data % (4 * CACHE_LINE) // 4
-    return room[first : first + size].reshape(shape)
+def _aligned_room(values: int) -> NDArray[np.float32]:
+    """Memory that begins with a line of the cache: a vector that straddles two takes twice as long to load."""
+    room = np.empty(values + VECTOR, np.float32)
+    first = -room.ctypes.data % (4 * VECTOR) // 4
+    return room[first : first + values]
 
 
-def pattern_sums(cells: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Sums over all subsets of the rows of a group, as in :attr:`TileLines.tables`; cells are [rows, lines]."""
-    filled = in_whole_blocks(cells)
-    rows, lines = filled.shape
-    each = group_rows(rows)
-    groups = -(-rows // each)
-    padded = np.zeros((groups * each, lines), np.float32)
-    padded[:rows] = filled
-    grouped = padded.reshape(groups, each, 1, lines)
-    tables = _aligned_zeros((groups, 1 << each, lines + CACHE_LINE))
-    for bit in range(each):
-        size = 1 << bit
-        tables[:, size : 2 * size, :lines] = tables[:, :size, :lines] + grouped[:, bit]
-    return tables
+def in_vectors(cells: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Values of cells, [rows, lines], as in :attr:`TileLines.cells`."""
+    filled = in_whole_blocks(cells, block=VECTOR)
+    return np.ascontiguousarray(filled.reshape(len(filled), -1, VECTOR).transpose(1, 0, 2))
 
 
 @dataclass(frozen=True, eq=False)
 class Phases:
     """Which of a tile's input lines each bit phase drives, for all windows of a layer.
 
-    There are always eight phases; those beyond the input's bits are not used.
+    There are always ``PHASES``; those beyond the input's bits are not used.
     """
 
     patterns: NDArray[np.uint8]
-    """[batch, windows, groups of rows, 8 phases], the first row in the lowest bit."""
+    """[batch, windows, groups of rows, phases], the first row in the lowest bit."""
     driven: NDArray[np.uint16]
-    """[batch, windows, 8 phases]: number of driven lines."""
+    """[batch, windows, phases]: number of driven lines."""
+    each: int
+    """Rows of a group."""
 
 
-def pack_phases(vectors: NDArray[np.uint8], workers: Workers) -> Phases:
+def pack_phases(vectors: NDArray[np.uint8], each: int, workers: Workers) -> Phases:
     """Cut input vectors into bit planes.
 
     Parameters
     ----------
     vectors
         [batch, rows, windows], at most 65,535 rows; negative numbers as two's complement.
+    each
+        Rows of a group, at most eight.
     """
     batch, rows, windows = vectors.shape
-    each = group_rows(rows)
     groups = -(-rows // each)
     assert rows < 1 << 16, "driven lines are counted in 16 bits"
     compiled = kernels()
@@ -153,14 +151,14 @@ def pack_phases(vectors: NDArray[np.uint8], workers: Workers) -> Phases:
         padded = np.zeros((batch, groups * each, windows), np.uint8)
         padded[:, :rows] = vectors
         grouped = padded.reshape(batch, groups, each, 1, windows).transpose(0, 4, 1, 3, 2)
-        planes = grouped >> np.arange(8, dtype=np.uint8)[:, None] & 1
+        planes = grouped >> np.arange(PHASES, dtype=np.uint8)[:, None] & 1
         patterns = np.packbits(planes, axis=-1, bitorder="little")[..., 0]
-        return Phases(patterns, planes.sum(axis=(2, 4), dtype=np.uint16))
+        return Phases(patterns, planes.sum(axis=(2, 4), dtype=np.uint16), each)
     words = np.empty((batch, windows, groups), np.uint64)
     counts = np.empty((batch, windows, 2), np.uint64)
     spans = batch * -(-windows // compiled.SPAN)
     workers.each_range(spans, lambda begin, end: compiled.pack_phases(vectors, each, words, counts, begin, end))
-    return Phases(words.view(np.uint8).reshape(batch, windows, groups, 8), counts.view(np.uint16))
+    return Phases(words.view(np.uint8).reshape(batch, windows, groups, PHASES), counts.view(np.uint16), each)
 
 
 def convert_tile(
@@ -198,13 +196,11 @@ def convert_tile(
     if compiled is None:
         _convert_in_numpy(lines, inputs, weights, powers, windows, images, stream, seed, totals)
         return
-    batch, grid, groups, _ = inputs.patterns.shape
-    patterns = inputs.patterns.view(np.uint64).reshape(batch * grid, groups)
-    driven = inputs.driven.view(np.uint64).reshape(batch * grid, 2)
+    columns, factors = _counts(lines.count, totals.shape[1], powers)
 
     def work(begin: int, end: int) -> None:
         compiled.convert_items(
-            lines.tables,
+            lines.cells,
             lines.variances,
             lines.sigma,
             lines.gain,
@@ -213,23 +209,30 @@ def convert_tile(
             lines.converts_idle_phases,
             lines.min_code,
             lines.max_code,
-            patterns,
-            driven,
+            inputs.patterns,
+            inputs.driven,
+            np.uint64(inputs.each),
             weights,
-            powers,
-            lines.count,
+            columns,
+            factors,
             windows,
             images,
-            grid,
-            np.uint64(lines.first_line),
             np.uint64(stream),
             key_words(seed),
             totals,
+            _aligned_room(2 * lines.kinds * (inputs.patterns.shape[2] * VECTOR << inputs.each)),
             begin,
             end,
         )
 
     workers.each_range(len(totals), work, MIN_ITEMS)
+
+
+def _counts(lines: int, columns: int, powers: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The column of each line, and what its codes count there: slices, and lines of pairs, one after the other."""
+    each = lines // (columns * len(powers))
+    signed = np.outer(powers, np.array([1, -1])[:each])
+    return np.repeat(np.arange(columns, dtype=np.uint64), lines // columns), np.tile(signed.ravel(), columns)
 
 
 def _convert_in_numpy(
@@ -243,7 +246,7 @@ def _convert_in_numpy(
     seed: int,
     totals: NDArray[np.int64],
 ) -> None:
-    items, width = len(totals), len(lines.gain)
+    items, width = len(totals), lines.count
     image, window = np.divmod(np.arange(items), len(windows))
     window = windows[window]
     codes = np.zeros((items, width), np.float32)
@@ -254,13 +257,18 @@ def _convert_in_numpy(
         for begin in range(0, len(busy), block):
             rows = busy[begin : begin + block]
             patterns = inputs.patterns[image[rows], window[rows], :, phase]
-            current = _look_up(lines.tables[..., :width], patterns)
+            bits = np.unpackbits(patterns[..., None], axis=-1, count=inputs.each, bitorder="little")
+            on = bits.reshape(len(rows), -1)[:, : lines.cells.shape[1]].astype(np.float32)
+            current = _line_sums(on, lines.cells, width)
             if lines.noisy:
-                z = read_gaussians(width, window[rows], images[image[rows]], stream, seed, phase, lines.first_line)
-                current += _noise_scale(lines, patterns, driven[rows], width) * (lines.gain * z)
-            value = np.minimum(np.maximum(current + lines.rounding, lines.min_code), lines.max_code)
+                z = read_gaussians(width, window[rows], images[image[rows]], stream, seed, phase)
+                scale = lines.sigma[driven[rows]][:, None]
+                if len(lines.variances):
+                    scale = np.sqrt(_line_sums(on, lines.variances, width))
+                current += scale * (lines.gain[:width] * z)
+            value = np.minimum(np.maximum(current + lines.rounding[:width], lines.min_code), lines.max_code)
             codes[rows] += weight * np.floor(value)
-    totals += digits_of(codes[:, : lines.count], totals.shape[1], len(powers)).astype(np.int64) @ powers
+    totals += digits_of(codes, totals.shape[1], len(powers)).astype(np.int64) @ powers
 
 
 def digits_of(codes: NDArray[Any], columns: int, slices: int) -> NDArray[Any]:
@@ -269,19 +277,7 @@ def digits_of(codes: NDArray[Any], columns: int, slices: int) -> NDArray[Any]:
     return pairs[..., 0] if pairs.shape[3] == 1 else pairs[..., 0] - pairs[..., 1]
 
 
-def _noise_scale(
-    lines: TileLines, patterns: NDArray[np.uint8], driven: NDArray[np.uint16], width: int
-) -> NDArray[np.float32]:
-    """Standard deviation of read noise before the converter, [items, lines] or [items, 1]."""
-    if len(lines.variances):
-        scale: NDArray[np.float32] = np.sqrt(_look_up(lines.variances[..., :width], patterns))
-        return scale
-    return lines.sigma[driven][:, None]
-
-
-def _look_up(tables: NDArray[np.float32], patterns: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Sum the groups' table rows in order, [items, lines]."""
-    total: NDArray[np.float32] = tables[0][patterns[:, 0]]
-    for group in range(1, len(tables)):
-        total += tables[group][patterns[:, group]]
-    return total
+def _line_sums(on: NDArray[np.float32], cells: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """Sums of each line over the rows that are on, [items, lines]; exact, see :mod:`memcompile.converter`."""
+    sums: NDArray[np.float32] = on @ cells.transpose(1, 0, 2).reshape(cells.shape[1], -1)[:, :width]
+    return sums

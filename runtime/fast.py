@@ -22,7 +22,7 @@ from memcompile.geometry import Unrolling
 from memcompile.ir import MappedLayer, Replica
 from memcompile.quantizers import ExactInput, InputQuantizer
 from memcompile.runtime.compiled import Workers, product_kernels
-from memcompile.runtime.conversions import Phases, convert_tile, digits_of, pack_phases
+from memcompile.runtime.conversions import Phases, convert_tile, digits_of, pack_phases, rows_per_table
 from memcompile.runtime.digit_conversions import convert_digits
 from memcompile.runtime.linear import LinearMatrices, multiply
 from memcompile.runtime.literal import LiteralExecutor
@@ -45,11 +45,17 @@ class LayerInputs:
         self._phases: dict[tuple[Unrolling, int, int, int], Phases] = {}
         self._items: dict[Unrolling, NDArray[np.uint8]] = {}
 
-    def phases(self, unrolling: Unrolling, matrix: int, begin: int, end: int) -> Phases:
-        """Driven lines of the rows ``begin`` to ``end`` of a weight matrix, for all windows."""
-        key = (unrolling, matrix, begin, end)
+    def phases(self, replica: Replica, matrix: int, begin: int, end: int, kinds: int) -> Phases:
+        """Driven lines of the rows ``begin`` to ``end`` of a weight matrix, for all windows.
+
+        They are packed for tables of so many kinds, see :func:`rows_per_table`.
+        """
+        key = (replica.unrolling, matrix, begin, end)
         if key not in self._phases:
-            self._phases[key] = pack_phases(self._cut(unrolling)[:, matrix, begin:end], self._workers)
+            look_ups = len(self.phase_weights) * len(self.x) * len(replica.windows) // self._workers.threads
+            each = rows_per_table(end - begin, look_ups, kinds)
+            vectors = self._cut(replica.unrolling)[:, matrix, begin:end]
+            self._phases[key] = pack_phases(vectors, each, self._workers)
         return self._phases[key]
 
     def numbers(self, unrolling: Unrolling, windows: NDArray[np.int32]) -> NDArray[np.uint8]:
@@ -217,24 +223,22 @@ class FastExecutor:
         weights = np.array(inputs.phase_weights, np.float32)
         powers = np.int64(stage.base) ** np.arange(stage.slices)
         windows = replica.windows.astype(np.int64)
-        column_lines = stage.slices * machine.target.array.lines_per_pair
         for row in tiles.tolist():
-            matrix, column = int(table.matrix[row]), int(table.column_begin[row])
-            phases = inputs.phases(unrolling, matrix, int(table.row_begin[row]), int(table.row_end[row]))
-            for lines in machine.lines(row):
-                first = column + lines.first_line // column_lines
-                convert_tile(
-                    lines,
-                    phases,
-                    weights,
-                    powers,
-                    windows,
-                    images,
-                    stream(Purpose.READ, row),
-                    machine.seed,
-                    totals[:, matrix, first : first + lines.count // column_lines],
-                    machine.workers,
-                )
+            matrix = int(table.matrix[row])
+            lines = machine.lines(row)
+            phases = inputs.phases(replica, matrix, int(table.row_begin[row]), int(table.row_end[row]), lines.kinds)
+            convert_tile(
+                lines,
+                phases,
+                weights,
+                powers,
+                windows,
+                images,
+                stream(Purpose.READ, row),
+                machine.seed,
+                totals[:, matrix, int(table.column_begin[row]) : int(table.column_end[row])],
+                machine.workers,
+            )
         return totals.reshape(batch, count, unrolling.matrices, unrolling.columns)
 
     def _converted_digits(

@@ -16,12 +16,16 @@ from memcompile.runtime import random_numbers as numbers
 from memcompile.runtime.lanes import (
     COUNT,
     bits_of,
+    evens,
     floor,
     greater,
     less,
+    like,
     load,
     numbered,
+    odds,
     of_bits,
+    pointer,
     root,
     store,
     to_floats,
@@ -51,6 +55,8 @@ assert HALF == numbers.HALF_BLOCK, "half a block of lines is a vector"
 assert HALF + HALF == BLOCK, "a block of lines is two vectors"
 SPAN = 256
 """Windows whose inputs are packed together."""
+PHASES = U(8)
+"""Phases of packed inputs."""
 
 
 def _compile(**options: Any) -> Any:
@@ -182,105 +188,131 @@ def pack_phases(vectors: Any, each: int, patterns: Any, driven: Any, begin: int,
 
 
 @_compile(inline="always")
-def _sum_rows(tables: Any, rows: Any, groups: Any, line: Any) -> Any:
-    """Sums of a block of lines over the given rows of all tables."""
-    low, high = load(tables, rows[U(0)] + line), load(tables, rows[U(0)] + line + HALF)
-    for group in range(U(1), groups):
-        low = low + load(tables, rows[group] + line)
-        high = high + load(tables, rows[group] + line + HALF)
-    return low, high
+def _fill_tables(tables: Any, first: Any, cells: Any, vector: Any, rows: Any, rows_each: Any) -> None:
+    """Sums of a vector of lines over all on/off patterns of each group of rows, from ``first`` on."""
+    start = first
+    for row in range(rows):
+        bit = row % rows_each
+        if not bit:
+            start = first + (HALF << rows_each) * (row // rows_each)
+            store(tables, start, to_floats(numbered() * 0))
+        cell = load(cells, HALF * (vector * rows + row))
+        for pattern in range(U(1) << bit):
+            old = start + HALF * pattern
+            store(tables, old + (HALF << bit), load(tables, old) + cell)
 
 
 @_compile(inline="always")
-def _add_codes(codes: Any, line: Any, current: Any, rounding: Any, min_code: Any, max_code: Any, weight: Any) -> None:
-    """Convert the currents of sixteen lines and add their weighted codes."""
-    code = floor(less(greater(current + load(rounding, line), min_code), max_code))
-    store(codes, line, load(codes, line) + code * weight)
+def _sum_groups(tables: Any, first: Any, second: Any, patterns: Any, at: Any, groups: Any, size: Any) -> Any:
+    """Sums of two vectors of lines over all groups of rows.
+
+    Their tables begin at ``first`` and ``second``, and those of a group are ``size`` values apart. Two sums of a
+    vector take turns, for each has to wait for what was added last. They are exact: see :mod:`memcompile.converter`.
+    """
+    place = U(patterns[at]) * HALF
+    low, high = load(tables, first + place), load(tables, second + place)
+    other_low = other_high = to_floats(numbered() * 0)
+    for group in range(U(1), groups - U(1), U(2)):
+        place = group * size + U(patterns[at + group * PHASES]) * HALF
+        other_low = other_low + load(tables, first + place)
+        other_high = other_high + load(tables, second + place)
+        place = (group + U(1)) * size + U(patterns[at + (group + U(1)) * PHASES]) * HALF
+        low, high = low + load(tables, first + place), high + load(tables, second + place)
+    if not groups & U(1):
+        place = (groups - U(1)) * size + U(patterns[at + (groups - U(1)) * PHASES]) * HALF
+        other_low = other_low + load(tables, first + place)
+        other_high = other_high + load(tables, second + place)
+    return low + other_low, high + other_high
+
+
+@_compile(inline="always")
+def _codes(current: Any, rounding: Any, line: Any, min_code: Any, max_code: Any) -> Any:
+    """What converters make of the currents of a vector of lines."""
+    return floor(less(greater(current + load(rounding, line), min_code), max_code))
 
 
 @_compile(nogil=True)
 def convert_items(
-    tables: Any,
+    cells: Any,
     variances: Any,
-    sigma: Any,
-    gain: Any,
-    rounding: Any,
+    all_sigma: Any,
+    all_gain: Any,
+    all_rounding: Any,
     noisy: bool,
     every: bool,
     min_code: Any,
     max_code: Any,
-    patterns: Any,
-    driven: Any,
+    all_patterns: Any,
+    all_driven: Any,
+    rows_each: Any,
     weights: Any,
-    powers: Any,
-    count: int,
+    columns: Any,
+    factors: Any,
     windows: Any,
     images: Any,
-    grid: int,
-    first_line: Any,
     stream: Any,
     key: Any,
-    totals: Any,
+    all_totals: Any,
+    room: Any,
     begin: int,
     end: int,
 ) -> None:
     """All conversions of one tile for items ``begin`` to ``end``; adds to ``totals``.
 
     The arguments are those of :func:`memcompile.runtime.conversions.convert_tile`; an item is an
-    image and window, windows running faster. Noise, rounding and accumulation happen in registers,
-    a block of lines at a time.
+    image and window, windows running faster. Block by block of lines, ``room`` is filled with tables of partial
+    sums, which a core's own cache holds, and all items go through them; noise, rounding and accumulation happen in
+    registers.
     """
-    width, groups = U(gain.size), U(patterns.shape[1])
-    entries, stride = U(tables.shape[1]), U(tables.shape[2])
-    flat, flat_variances = tables.reshape(-1), variances.reshape(-1)
-    proportional = flat_variances.size > 0
-    rows = np.zeros(groups, np.uint64)
-    codes = np.zeros(width, np.float32)
-    first_pair = first_line // U(2)
-    for item in range(U(begin), U(end)):
-        image, window = item // U(windows.size), windows[item % U(windows.size)]
-        source = U(image * U(grid) + U(window))
-        words = item_key(window, images[image], stream, key)
-        codes[:] = F(0)
-        for phase in range(U(weights.size)):
-            lines_on = (driven[source, phase // U(4)] >> (U(16) * (phase % U(4)))) & U(0xFFFF)
-            if not (lines_on or every):
-                continue
-            for group in range(groups):
-                pattern = (patterns[source, group] >> (U(8) * phase)) & U(255)
-                rows[group] = (entries * group + pattern) * stride
-            weight, scale = weights[phase], sigma[lines_on]
-            position = (phase << PHASE_SHIFT) + first_pair
-            for block in range(width // BLOCK):
-                line = BLOCK * block
-                low, high = _sum_rows(flat, rows, groups, line)
+    vectors, rows, groups, size = U(cells.shape[0]), U(cells.shape[1]), U(all_patterns.shape[2]), HALF << rows_each
+    grid, apart, proportional = U(all_patterns.shape[1]), groups * size, variances.size > 0
+    patterns, driven, tables, spreads = pointer(all_patterns), pointer(all_driven), pointer(room), U(2) * apart
+    sigma, gain, rounding = pointer(all_sigma), pointer(all_gain), pointer(all_rounding)
+    totals, item_total, count_lines = pointer(all_totals), U(all_totals.strides[0]) // U(8), U(columns.size)
+    first_total, whole = U(begin) * item_total, count_lines == U(2 * all_totals.shape[1])
+    count = U(end - begin)
+    sources = np.empty(count, np.uint64)
+    keys = np.empty((count, U(4)), np.uint32)
+    codes = np.empty(BLOCK, np.float32)
+    for i in range(count):
+        image, window = (U(begin) + i) // U(windows.size), windows[(U(begin) + i) % U(windows.size)]
+        sources[i] = image * grid + U(window)
+        if noisy:
+            keys[i, U(0)], keys[i, U(1)], keys[i, U(2)], keys[i, U(3)] = item_key(window, images[image], stream, key)
+    for vector in range(U(0), vectors, U(2)):
+        line, halves = HALF * vector, min(U(2), vectors - vector)
+        second = (halves - U(1)) * apart  # where there is one vector only, it is taken for both
+        for half in range(halves):
+            _fill_tables(tables, half * apart, pointer(cells), vector + half, rows, rows_each)
+            if proportional:
+                _fill_tables(tables, spreads + half * apart, pointer(variances), vector + half, rows, rows_each)
+        for i in range(count):
+            words = keys[i, U(0)], keys[i, U(1)], keys[i, U(2)], keys[i, U(3)]
+            sum_low = sum_high = to_floats(numbered() * 0)
+            for phase in range(U(weights.size)):
+                lines_on = driven[sources[i] * PHASES + phase]
+                if not (lines_on or every):
+                    continue
+                at = sources[i] * groups * PHASES + phase
+                low, high = _sum_groups(tables, U(0), second, patterns, at, groups, size)
                 if noisy:
-                    z_low, z_high = gaussian_block(words, position + HALF * block)
+                    scale = sigma[U(lines_on)]
+                    z_low, z_high = gaussian_block(words, (phase << PHASE_SHIFT) + line // U(2))
                     z_low, z_high = z_low * load(gain, line), z_high * load(gain, line + HALF)
                     if proportional:
-                        spread_low, spread_high = _sum_rows(flat_variances, rows, groups, line)
-                        low, high = low + root(spread_low) * z_low, high + root(spread_high) * z_high
+                        both = _sum_groups(tables, spreads, spreads + second, patterns, at, groups, size)
+                        low, high = low + root(both[0]) * z_low, high + root(both[1]) * z_high
                     else:
                         low, high = low + z_low * scale, high + z_high * scale
-                _add_codes(codes, line, low, rounding, min_code, max_code, weight)
-                _add_codes(codes, line + HALF, high, rounding, min_code, max_code, weight)
-        combine(codes, count, powers, totals, item)
-
-
-@_compile(inline="always")
-def combine(codes: Any, count: Any, powers: Any, totals: Any, item: Any) -> None:
-    """Subtract pairs and add slices of the shifted and added codes of ``count`` lines."""
-    slices, columns = U(powers.size), U(totals.shape[1])
-    if U(count) == columns * slices:  # a line carries the difference of its pair
-        for column in range(columns):
-            total = np.int64(0)
-            for s in range(slices):
-                total += np.int64(codes[column * slices + s]) * powers[s]
-            totals[item, column] += total
-        return
-    for column in range(columns):
-        total = np.int64(0)
-        for s in range(slices):
-            pair = U(2) * (column * slices + s)
-            total += np.int64(codes[pair] - codes[pair + U(1)]) * powers[s]
-        totals[item, column] += total
+                sum_low = sum_low + _codes(low, rounding, line, min_code, max_code) * weights[phase]
+                sum_high = sum_high + _codes(high, rounding, line + HALF, min_code, max_code) * weights[phase]
+            total = first_total + i * item_total
+            if whole and line + BLOCK <= count_lines:  # pairs on two lines
+                difference = like(evens(sum_low, sum_high) - odds(sum_low, sum_high), factors[U(0)]) * factors[U(0)]
+                column = total + line // U(2)
+                store(totals, column, load(totals, column) + difference)
+                continue
+            store(codes, U(0), sum_low)
+            store(codes, HALF, sum_high)
+            for i_line in range(min(BLOCK, count_lines - line)):
+                totals[total + columns[line + i_line]] += np.int64(codes[i_line]) * factors[line + i_line]

@@ -23,6 +23,7 @@ COUNT = 16
 """Lanes of a vector."""
 intrinsic: Any = extending.intrinsic  # its types are not those of what it makes
 make_array: Any = arrayobj.make_array
+pointer_type: Any = types.CPointer
 
 
 class Lanes(types.Type):
@@ -210,10 +211,28 @@ def where_odd(_typing: Any, whole: Any, a: Any, b: Any) -> Any:
     return a(whole, a, b), build
 
 
+def _begin(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """Where the values of an array, or of a pointer to some, begin."""
+    return value if isinstance(kind, pointer_type) else make_array(kind)(context, builder, value).data
+
+
+@intrinsic
+def pointer(_typing: Any, array: Any) -> Any:
+    """``pointer(array)``: the values of a contiguous array, for ``load``, ``store`` and unchecked indices.
+
+    Arrays that are handed to inlined functions may have their references counted at each call, which can take
+    as long as the function. A pointer keeps nothing alive: only take those of arguments.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return _begin(context, builder, signature.args[0], values[0])
+
+    return pointer_type(array.dtype)(array), build
+
+
 def _address(context: Any, builder: Any, kind: Any, values: Any) -> Any:
     """Pointer to the lanes that begin at an index of a flat array."""
-    array = make_array(kind)(context, builder, values[0])
-    first = builder.gep(array.data, [values[1]])
+    first = builder.gep(_begin(context, builder, kind, values[0]), [values[1]])
     scalar = context.get_value_type(kind.dtype)
     return builder.bitcast(first, ir.VectorType(scalar, COUNT).as_pointer())
 
@@ -249,7 +268,7 @@ def _copied(size: int) -> Any:
             kind = ir.IntType(8 * size).as_pointer()
             ends = [
                 builder.bitcast(
-                    builder.gep(make_array(signature.args[i])(context, builder, values[i]).data, [values[i + 1]]), kind
+                    builder.gep(_begin(context, builder, signature.args[i], values[i]), [values[i + 1]]), kind
                 )
                 for i in (0, 2)
             ]

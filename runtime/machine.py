@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from memcompile.converter import NOISE_PER_ROUNDING, Converter
 from memcompile.program import Program
 from memcompile.runtime.compiled import Workers
-from memcompile.runtime.conversions import TileLines, in_whole_blocks, lines_at_once, pattern_sums
+from memcompile.runtime.conversions import VECTOR, TileLines, in_vectors, in_whole_blocks
 from memcompile.runtime.devices import Devices
 from memcompile.runtime.digit_conversions import DigitLines, filled, variance_matrix
 from memcompile.runtime.effects import Effects
@@ -64,45 +64,28 @@ class Machine:
         """Whether all bit phases of a step see the same read noise."""
         return self.effects.read_noise and self.target.read_noise.lasts == "step"
 
-    def lines(self, row: int) -> list[TileLines]:
-        """The output lines of one tile, prepared for conversion, in parts of whole columns."""
-        return self.prepared.get(row, lambda: self._prepare(row), lambda parts: sum(part.nbytes for part in parts))
+    def lines(self, row: int) -> TileLines:
+        """The output lines of one tile, prepared for conversion."""
+        return self.prepared.get(row, lambda: self._prepare(row), lambda lines: lines.nbytes)
 
-    def _prepare(self, row: int) -> list[TileLines]:
+    def _prepare(self, row: int) -> TileLines:
         cells = self.devices.tile(row)
-        noise = self.devices.line_sigma(row) if self.effects.read_noise else np.zeros(cells.shape)
-        gain, offset = self.devices.gains(row), self.devices.offsets(row)
-        converter = self.devices.converter_of(row)
-        step = lines_at_once(len(cells), int(self.program.column_lines[int(self.tiles.layer[row])]))
-        return [
-            self._part(part.start, cells[:, part], noise[:, part], gain[part], offset[part], converter)
-            for part in (slice(first, first + step) for first in range(0, cells.shape[1], step))
-        ]
-
-    def _part(
-        self,
-        first_line: int,
-        cells: NDArray[Any],
-        noise: NDArray[np.float64],
-        gain: NDArray[np.float64],
-        offset: NDArray[np.float64],
-        converter: Converter,
-    ) -> TileLines:
         rows, width = cells.shape
+        noise = self.devices.line_sigma(row) if self.effects.read_noise else np.zeros(cells.shape)
+        alike = bool((noise == noise[:1, :1]).all())
+        converter = self.devices.converter_of(row)
         assert converter.min_code is not None
         assert converter.max_code is not None
-        alike = bool((noise == noise[0, 0]).all())
         sigma = noise[0, 0] * np.sqrt(np.arange(rows + 1)) if alike else np.zeros(rows + 1)
         return TileLines(
-            tables=pattern_sums(cells),
-            variances=np.zeros((0, 1, width), np.float32) if alike else pattern_sums(_on_summable_grid(noise**2)),
+            cells=in_vectors(cells),
+            variances=np.zeros((0, 1, VECTOR), np.float32) if alike else in_vectors(_on_summable_grid(noise**2)),
             sigma=sigma.astype(np.float32),
-            gain=in_whole_blocks(gain),
-            rounding=in_whole_blocks(0.5 + offset),
+            gain=in_whole_blocks(self.devices.gains(row)),
+            rounding=in_whole_blocks(0.5 + self.devices.offsets(row)),
             min_code=np.float32(converter.min_code),
             max_code=np.float32(converter.max_code),
             count=width,
-            first_line=first_line,
         )
 
     def digit_lines(self, row: int) -> DigitLines:

@@ -16,7 +16,6 @@ from memcompile.runtime.kernels import (
     PHASE_SHIFT,
     U,
     _compile,
-    combine,
     draw_lines,
     gaussian_block,
     item_key,
@@ -160,6 +159,25 @@ def _add_pairs(codes: Any, count: Any, weight: Any, totals: Any, first: Any, col
     while column < columns:
         totals[first + column] += np.int64(codes[U(2) * column] - codes[U(2) * column + U(1)]) * weight
         column += U(1)
+
+
+@_compile(inline="always")
+def combine(codes: Any, count: Any, powers: Any, totals: Any, item: Any) -> None:
+    """Subtract pairs and add slices of the shifted and added codes of ``count`` lines."""
+    slices, columns = U(powers.size), U(totals.shape[1])
+    if U(count) == columns * slices:  # a line carries the difference of its pair
+        for column in range(columns):
+            total = np.int64(0)
+            for s in range(slices):
+                total += np.int64(codes[column * slices + s]) * powers[s]
+            totals[item, column] += total
+        return
+    for column in range(columns):
+        total = np.int64(0)
+        for s in range(slices):
+            pair = U(2) * (column * slices + s)
+            total += np.int64(codes[pair] - codes[pair + U(1)]) * powers[s]
+        totals[item, column] += total
 
 
 @_compile(nogil=True)

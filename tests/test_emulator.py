@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import factories
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from memcompile.errors import DataError, UsageError
 from memcompile.geometry import Geometry, Unrolling
 from memcompile.ir import TensorType
 from memcompile.program import Program
-from memcompile.runtime import conversions
+from memcompile.runtime import conversions, fast
 from memcompile.runtime.emulator import Effects, Emulator
 
 DETERMINISTIC = Effects(read_noise=False)
@@ -273,20 +275,42 @@ def test_a_thousand_images_at_once_or_one_by_one_are_the_same(bits_per_phase: in
     assert np.array_equal(Emulator(program, 4, effects=effects, chunk=1, threads=1).run(x)["y"], whole)
 
 
+@pytest.mark.parametrize("proportional_share", [0.0, 0.02])
 @pytest.mark.parametrize("pairs", ["output_lines", "crossings"])
-@pytest.mark.parametrize("numba", ["0", "1"])
-def test_tiles_may_be_converted_in_parts(numba: str, pairs: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEMCOMPILE_NUMBA", numba)
+@pytest.mark.parametrize("slices", [1, 3])
+def test_sums_do_not_depend_on_tables(
+    slices: int, pairs: str, proportional_share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables of any size, none at all without Numba; lines that fill no block, and columns that lie in two."""
     rng = np.random.default_rng(20)
-    target = factories.make_target(array={"input_lines": 100, "output_lines": 256, "pairs": pairs})
-    layer = factories.random_layer(rng, Geometry(90, 200, (1,), (2,), layout="channels_last"), target, slices=3)
+    target = factories.make_target(
+        array={"input_lines": 100, "output_lines": 256, "pairs": pairs},
+        read_noise={"sigma_us": 0.1, "proportional_share": proportional_share},
+    )
+    layer = factories.random_layer(rng, Geometry(90, 200, (1,), (2,), layout="channels_last"), target, slices=slices)
     program = factories.layer_program(rng, layer, target)
     x = rng.integers(0, 256, (2, 2, 90)).astype(np.float32)
-    whole = Emulator(program, 1).run(x)["y"]
-    monkeypatch.setattr(conversions, "TABLE_BYTES", 1)
-    parts = Emulator(program, 1)
-    assert max(len(parts.machine.lines(row)) for row in range(len(program.placement.tiles))) > 1
-    assert np.array_equal(parts.run(x)["y"], whole)
+    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")
+    without = Emulator(program, 1).run(x)["y"]
+    monkeypatch.setenv("MEMCOMPILE_NUMBA", "1")
+    for each in range(1, 9):
+        monkeypatch.setattr(fast, "rows_per_table", lambda *_, each=each: each)
+        assert np.array_equal(Emulator(program, 1).run(x)["y"], without), f"{each} rows a table"
+
+
+@given(st.integers(1, 2000), st.integers(1, 100_000), st.integers(1, 2))
+def test_tables_need_few_sums_and_fit_a_cache(rows: int, look_ups: int, kinds: int) -> None:
+    chosen = conversions.rows_per_table(rows, look_ups, kinds)
+
+    def sums(each: int) -> int:
+        return math.ceil(rows / each) * (2**each + look_ups)
+
+    def fits(each: int) -> bool:
+        return math.ceil(rows / each) * 2**each * conversions.LINES_PER_BLOCK * kinds <= conversions.TABLE_VALUES
+
+    possible = [each for each in range(1, 9) if fits(each)]
+    assert chosen in possible or (not possible and chosen == 2)
+    assert all(sums(chosen) <= sums(each) for each in possible)
 
 
 def test_programming_errors_and_stuck_cells_have_the_stated_size() -> None:
