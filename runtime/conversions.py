@@ -161,6 +161,29 @@ def pack_phases(vectors: NDArray[np.uint8], each: int, workers: Workers) -> Phas
     return Phases(words.view(np.uint8).reshape(batch, windows, groups, PHASES), counts.view(np.uint16), each)
 
 
+@dataclass(frozen=True, eq=False)
+class LineCounts:
+    """What the codes of a tile's output lines count."""
+
+    each: np.uint64
+    """Lines of a column where the first counts all and a second is subtracted; 0 where there are several slices."""
+    columns: NDArray[np.uint64]
+    """The column of each line, [lines]."""
+    factors: NDArray[np.signedinteger[Any]]
+    """What a code of each line counts there, [lines]."""
+
+    @classmethod
+    def of(cls, lines: int, columns: int, powers: NDArray[np.signedinteger[Any]]) -> LineCounts:
+        """Lines of a pair follow each other, then slices, whose digits count ``powers``, then columns."""
+        per_column = lines // columns
+        signs = np.array([1, -1], powers.dtype)[: per_column // len(powers)]
+        return cls(
+            np.uint64(per_column if len(powers) == 1 else 0),
+            np.repeat(np.arange(columns, dtype=np.uint64), per_column),
+            np.tile(np.outer(powers, signs).ravel(), columns),
+        )
+
+
 def convert_tile(
     lines: TileLines,
     inputs: Phases,
@@ -196,7 +219,7 @@ def convert_tile(
     if compiled is None:
         _convert_in_numpy(lines, inputs, weights, powers, windows, images, stream, seed, totals)
         return
-    columns, factors = _counts(lines.count, totals.shape[1], powers)
+    counts = LineCounts.of(lines.count, totals.shape[1], powers)
 
     def work(begin: int, end: int) -> None:
         compiled.convert_items(
@@ -213,26 +236,20 @@ def convert_tile(
             inputs.driven,
             np.uint64(inputs.each),
             weights,
-            columns,
-            factors,
+            counts.each,
+            counts.columns,
+            counts.factors,
             windows,
             images,
             np.uint64(stream),
             key_words(seed),
             totals,
-            _aligned_room(2 * lines.kinds * (inputs.patterns.shape[2] * VECTOR << inputs.each)),
+            _aligned_room(LINES_PER_BLOCK * (1 + lines.kinds * (inputs.patterns.shape[2] << inputs.each))),
             begin,
             end,
         )
 
     workers.each_range(len(totals), work, MIN_ITEMS)
-
-
-def _counts(lines: int, columns: int, powers: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """The column of each line, and what its codes count there: slices, and lines of pairs, one after the other."""
-    each = lines // (columns * len(powers))
-    signed = np.outer(powers, np.array([1, -1])[:each])
-    return np.repeat(np.arange(columns, dtype=np.uint64), lines // columns), np.tile(signed.ravel(), columns)
 
 
 def _convert_in_numpy(

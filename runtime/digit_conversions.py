@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.runtime.compiled import Workers, product_kernels
-from memcompile.runtime.conversions import digits_of, in_whole_blocks
+from memcompile.runtime.conversions import LineCounts, digits_of, in_whole_blocks
 from memcompile.runtime.current_voltage import Drive
 from memcompile.runtime.integer_product import IntegerMatrix
 from memcompile.runtime.random_numbers import HALF_BLOCK, LINES_PER_BLOCK, ItemNoise, key_words
@@ -128,6 +128,7 @@ def convert_digits(
     """
     block = max(1, BLOCK_VALUES // (lines.cells.digits * lines.cells.columns))
     compiled, key, kind = product_kernels(), key_words(noise.seed), lines.rounding.dtype.type
+    counts = LineCounts.of(lines.count, columns.stop - columns.start, weights)
 
     def work(begin: int, end: int) -> None:
         for first in range(begin, end, block):
@@ -154,8 +155,9 @@ def convert_digits(
                 lines.noisy,
                 kind(lines.min_code),
                 kind(lines.max_code),
-                lines.count,
-                weights,
+                counts.each,
+                counts.columns,
+                counts.factors,
                 noise.windows,
                 noise.images,
                 phase,
@@ -163,7 +165,7 @@ def convert_digits(
                 key,
                 totals,
                 columns.start,
-                columns.stop - columns.start,
+                np.empty(LINES_PER_BLOCK, kind),
                 first,
                 last,
             )

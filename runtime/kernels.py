@@ -117,15 +117,6 @@ def gaussian_block(item: Any, position: Any) -> Any:
 
 
 @_compile(inline="always")
-def draw_lines(noise: Any, blocks: Any, item: Any, position: Any) -> None:
-    """Standard Gaussian numbers of all lines of an item in one phase."""
-    for block in range(blocks):
-        low, high = gaussian_block(item, position + HALF * block)
-        store(noise, BLOCK * block, low)
-        store(noise, BLOCK * block + HALF, high)
-
-
-@_compile(inline="always")
 def _transpose_bits(word: Any) -> Any:
     """Exchange rows (bytes) and columns (bits) of 8 x 8 bits (Warren, Hacker's Delight, 7-3)."""
     t = (word ^ (word >> U(7))) & U(0x00AA00AA00AA00AA)
@@ -231,6 +222,51 @@ def _codes(current: Any, rounding: Any, line: Any, min_code: Any, max_code: Any)
     return floor(less(greater(current + load(rounding, line), min_code), max_code))
 
 
+@_compile(inline="always")
+def _add_columns(codes: Any, columns: Any, weight: Any, totals: Any, first: Any, room: Any) -> None:
+    """Add weighted codes of a vector of columns, or of as many as there are, to totals from ``first`` on."""
+    if columns >= HALF:
+        store(totals, first, load(totals, first) + like(codes, weight) * weight)
+        return
+    store(room, U(0), codes)
+    for column in range(columns):
+        totals[first + column] += np.int64(room[column]) * weight
+
+
+@_compile(inline="always")
+def add_block(
+    low: Any,
+    high: Any,
+    line: Any,
+    lines: Any,
+    each: Any,
+    columns: Any,
+    factors: Any,
+    totals: Any,
+    first: Any,
+    room: Any,
+) -> None:
+    """Subtract pairs and add slices of the codes of a block of lines, in totals whose columns begin at ``first``.
+
+    ``each``, ``columns`` and ``factors`` are those of :func:`memcompile.runtime.conversions.line_counts`, ``line`` is
+    the first of the block and ``room`` holds the codes of a block.
+    """
+    rest = lines - line
+    if each == U(1):
+        _add_columns(low, rest, factors[U(0)], totals, first + line, room)
+        if rest > HALF:
+            _add_columns(high, rest - HALF, factors[U(0)], totals, first + line + HALF, room)
+        return
+    if each == U(2):
+        difference = evens(low, high) - odds(low, high)
+        _add_columns(difference, rest // U(2), factors[U(0)], totals, first + line // U(2), room)
+        return
+    store(room, U(0), low)
+    store(room, HALF, high)
+    for i in range(min(BLOCK, rest)):
+        totals[first + columns[line + i]] += np.int64(room[i]) * factors[line + i]
+
+
 @_compile(nogil=True)
 def convert_items(
     cells: Any,
@@ -246,8 +282,9 @@ def convert_items(
     all_driven: Any,
     rows_each: Any,
     weights: Any,
-    columns: Any,
-    factors: Any,
+    lines_each: Any,
+    all_columns: Any,
+    all_factors: Any,
     windows: Any,
     images: Any,
     stream: Any,
@@ -260,20 +297,25 @@ def convert_items(
     """All conversions of one tile for items ``begin`` to ``end``; adds to ``totals``.
 
     The arguments are those of :func:`memcompile.runtime.conversions.convert_tile`; an item is an
-    image and window, windows running faster. Block by block of lines, ``room`` is filled with tables of partial
+    image and window, windows running faster. Block by block of lines, ``room`` gets tables of partial
     sums, which a core's own cache holds, and all items go through them; noise, rounding and accumulation happen in
     registers.
     """
     vectors, rows, groups, size = U(cells.shape[0]), U(cells.shape[1]), U(all_patterns.shape[2]), HALF << rows_each
     grid, apart, proportional = U(all_patterns.shape[1]), groups * size, variances.size > 0
-    patterns, driven, tables, spreads = pointer(all_patterns), pointer(all_driven), pointer(room), U(2) * apart
+    patterns, driven, tables = pointer(all_patterns), pointer(all_driven), pointer(room)
+    low_table, spreads = BLOCK, BLOCK + U(2) * apart  # codes of a block come first
     sigma, gain, rounding = pointer(all_sigma), pointer(all_gain), pointer(all_rounding)
-    totals, item_total, count_lines = pointer(all_totals), U(all_totals.strides[0]) // U(8), U(columns.size)
-    first_total, whole = U(begin) * item_total, count_lines == U(2 * all_totals.shape[1])
+    columns, factors, totals, lines = (
+        pointer(all_columns),
+        pointer(all_factors),
+        pointer(all_totals),
+        U(all_columns.size),
+    )
+    item_total = U(all_totals.strides[0]) // U(8)
     count = U(end - begin)
     sources = np.empty(count, np.uint64)
     keys = np.empty((count, U(4)), np.uint32)
-    codes = np.empty(BLOCK, np.float32)
     for i in range(count):
         image, window = (U(begin) + i) // U(windows.size), windows[(U(begin) + i) % U(windows.size)]
         sources[i] = image * grid + U(window)
@@ -281,9 +323,9 @@ def convert_items(
             keys[i, U(0)], keys[i, U(1)], keys[i, U(2)], keys[i, U(3)] = item_key(window, images[image], stream, key)
     for vector in range(U(0), vectors, U(2)):
         line, halves = HALF * vector, min(U(2), vectors - vector)
-        second = (halves - U(1)) * apart  # where there is one vector only, it is taken for both
+        high_table = low_table + (halves - U(1)) * apart  # where there is one vector only, it is taken for both
         for half in range(halves):
-            _fill_tables(tables, half * apart, pointer(cells), vector + half, rows, rows_each)
+            _fill_tables(tables, low_table + half * apart, pointer(cells), vector + half, rows, rows_each)
             if proportional:
                 _fill_tables(tables, spreads + half * apart, pointer(variances), vector + half, rows, rows_each)
         for i in range(count):
@@ -294,25 +336,18 @@ def convert_items(
                 if not (lines_on or every):
                     continue
                 at = sources[i] * groups * PHASES + phase
-                low, high = _sum_groups(tables, U(0), second, patterns, at, groups, size)
+                low, high = _sum_groups(tables, low_table, high_table, patterns, at, groups, size)
                 if noisy:
                     scale = sigma[U(lines_on)]
                     z_low, z_high = gaussian_block(words, (phase << PHASE_SHIFT) + line // U(2))
                     z_low, z_high = z_low * load(gain, line), z_high * load(gain, line + HALF)
                     if proportional:
-                        both = _sum_groups(tables, spreads, spreads + second, patterns, at, groups, size)
+                        high_spreads = spreads + high_table - low_table
+                        both = _sum_groups(tables, spreads, high_spreads, patterns, at, groups, size)
                         low, high = low + root(both[0]) * z_low, high + root(both[1]) * z_high
                     else:
                         low, high = low + z_low * scale, high + z_high * scale
                 sum_low = sum_low + _codes(low, rounding, line, min_code, max_code) * weights[phase]
                 sum_high = sum_high + _codes(high, rounding, line + HALF, min_code, max_code) * weights[phase]
-            total = first_total + i * item_total
-            if whole and line + BLOCK <= count_lines:  # pairs on two lines
-                difference = like(evens(sum_low, sum_high) - odds(sum_low, sum_high), factors[U(0)]) * factors[U(0)]
-                column = total + line // U(2)
-                store(totals, column, load(totals, column) + difference)
-                continue
-            store(codes, U(0), sum_low)
-            store(codes, HALF, sum_high)
-            for i_line in range(min(BLOCK, count_lines - line)):
-                totals[total + columns[line + i_line]] += np.int64(codes[i_line]) * factors[line + i_line]
+            first = (U(begin) + i) * item_total
+            add_block(sum_low, sum_high, line, lines, lines_each, columns, factors, totals, first, tables)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from memcompile.quantizers import InputQuantizer
 from memcompile.runtime.compiled import Workers, product_kernels
+from memcompile.runtime.conversions import in_whole_blocks
 from memcompile.runtime.current_voltage import Drive
 from memcompile.runtime.digit_conversions import summed_variances, variance_matrix
 from memcompile.runtime.integer_product import IntegerMatrix
@@ -157,6 +158,7 @@ def multiply(
                 np.uint64(noise.stream),
                 key,
                 totals,
+                in_whole_blocks(np.zeros(matrices * lines.weights.columns)),
                 first,
                 last,
             )

@@ -16,7 +16,7 @@ from memcompile.runtime.kernels import (
     PHASE_SHIFT,
     U,
     _compile,
-    draw_lines,
+    add_block,
     gaussian_block,
     item_key,
 )
@@ -24,14 +24,15 @@ from memcompile.runtime.lanes import (
     copy_4,
     copy_16,
     divided,
-    evens,
     floor,
     greater,
     less,
     like,
     load,
-    odds,
+    numbered,
+    pointer,
     store,
+    to_floats,
     to_floats_nearest,
     turn,
 )
@@ -41,80 +42,82 @@ SUMMABLE = 1 << 15
 
 
 @_compile(inline="always")
-def _value(sums: Any, matrix: Any, item: Any, line: Any, columns: Any, digits: Any, base: Any) -> Any:
-    """A sum of digits, most significant first; exact."""
-    total = np.float64(sums[matrix, item, (digits - U(1)) * columns + line])
-    for digit in range(U(1), digits):
-        total = total * base + np.float64(sums[matrix, item, (digits - U(1) - digit) * columns + line])
-    return total
-
-
-@_compile(inline="always")
-def _values(sums: Any, matrix: Any, item: Any, columns: Any, digits: Any, base: Any, step: Any, values: Any) -> None:
-    """Values of one item; the usual two digits in one loop."""
-    if digits == U(2):
-        for line in range(columns):
-            high, low = np.float64(sums[matrix, item, columns + line]), np.float64(sums[matrix, item, line])
-            values[line] = (high * base + low) * step
-        return
-    for line in range(columns):
-        values[line] = _value(sums, matrix, item, line, columns, digits, base) * step
-
-
-@_compile(nogil=True)
-def finish_sums(
-    sums: Any,
-    digits: int,
-    base: float,
-    step: float,
-    scale: Any,
-    noisy: bool,
-    windows: Any,
-    images: Any,
-    stream: Any,
-    key: Any,
-    totals: Any,
-    begin: int,
-    end: int,
-) -> None:
-    """Values of the sums of items ``begin`` to ``end``, plus scaled Gaussian numbers.
-
-    ``sums`` is [matrices, end - begin, digits * columns], ``totals`` float64 [items, matrices,
-    columns] and ``scale`` the same or with a single column.
-    """
-    matrices, columns = totals.shape[1:]
-    blocks, narrow = (U(matrices * columns) + BLOCK - U(1)) // BLOCK, U(matrices * columns) <= HALF
-    noise = np.zeros(blocks * BLOCK, np.float32)
-    values = np.zeros(columns, np.float64)
-    for item in range(begin, end):
-        window, image, begins = windows[item % windows.size], images[item // windows.size], U(0)
-        if narrow:  # two windows share a block of noise
-            window, begins = window >> 1, HALF * U(window & 1)
-        if noisy:
-            draw_lines(noise, blocks, item_key(window, image, stream, key), U(0))
-        for matrix in range(matrices):
-            total = totals[item, matrix]
-            _values(sums, matrix, item - begin, U(columns), U(digits), base, step, values)
-            first = begins + U(matrix * columns)
-            if not noisy:
-                for column in range(U(columns)):
-                    total[column] = values[column]
-            elif scale.shape[2] == 1:
-                deviation = scale[item - begin, matrix, 0]
-                for column in range(U(columns)):
-                    total[column] = values[column] + deviation * noise[first + column]
-            else:
-                for column in range(U(columns)):
-                    total[column] = values[column] + scale[item - begin, matrix, column] * noise[first + column]
-
-
-@_compile(inline="always")
 def _line_values(sums: Any, first: Any, lines: Any, digits: Any, base: Any, step: Any) -> Any:
     """Values of sixteen lines from their sums of digits, in the type of ``step``; exact in float64."""
     total = like(load(sums, first + (digits - U(1)) * lines), step)
     for digit in range(U(1), digits):
         total = total * base + like(load(sums, first + (digits - U(1) - digit) * lines), step)
     return total * step
+
+
+@_compile(inline="always")
+def _line_value(sums: Any, first: Any, lines: Any, digits: Any, base: Any, step: Any) -> Any:
+    """The same of one line, in float64."""
+    total = np.float64(sums[first + (digits - U(1)) * lines])
+    for digit in range(U(1), digits):
+        total = total * base + np.float64(sums[first + (digits - U(1) - digit) * lines])
+    return total * step
+
+
+@_compile(inline="always")
+def draw_lines(noise: Any, blocks: Any, item: Any, position: Any) -> None:
+    """Standard Gaussian numbers of all lines of an item in one phase."""
+    for block in range(blocks):
+        low, high = gaussian_block(item, position + HALF * block)
+        store(noise, BLOCK * block, low)
+        store(noise, BLOCK * block + HALF, high)
+
+
+@_compile(nogil=True)
+def finish_sums(
+    all_sums: Any,
+    digits: int,
+    base: float,
+    step: float,
+    all_scale: Any,
+    noisy: bool,
+    windows: Any,
+    images: Any,
+    stream: Any,
+    key: Any,
+    all_totals: Any,
+    room: Any,
+    begin: int,
+    end: int,
+) -> None:
+    """Values of the sums of items ``begin`` to ``end``, plus scaled Gaussian numbers.
+
+    ``all_sums`` is [matrices, end - begin, digits * columns], ``all_totals`` float64 [items, matrices,
+    columns] and ``all_scale`` the same of the items or with a single column. ``room`` holds the noise of an item.
+    """
+    matrices, columns = U(all_totals.shape[1]), U(all_totals.shape[2])
+    blocks, narrow, parts = (matrices * columns + BLOCK - U(1)) // BLOCK, matrices * columns <= HALF, U(digits)
+    sums, scale, totals, noise = pointer(all_sums), pointer(all_scale), pointer(all_totals), pointer(room)
+    shared = all_scale.shape[2] == 1
+    for item in range(U(begin), U(end)):
+        window, image, drawn = windows[item % U(windows.size)], images[item // U(windows.size)], U(0)
+        if narrow:  # two windows share a block of noise
+            window, drawn = window >> 1, HALF * U(window & 1)
+        if noisy:
+            draw_lines(noise, blocks, item_key(window, image, stream, key), U(0))
+        for matrix in range(matrices):
+            source = (matrix * U(end - begin) + item - U(begin)) * parts * columns
+            target, row = (item * matrices + matrix) * columns, (item - U(begin)) * matrices + matrix
+            z, column = drawn + matrix * columns, U(0)
+            while column + HALF <= columns:
+                values = _line_values(sums, source + column, columns, parts, base, step)
+                if noisy and shared:
+                    values = values + like(load(noise, z + column), step) * scale[row]
+                elif noisy:
+                    values = values + like(load(noise, z + column), step) * load(scale, row * columns + column)
+                store(totals, target + column, values)
+                column += HALF
+            while column < columns:
+                value = _line_value(sums, source + column, columns, parts, base, step)
+                if noisy:
+                    value += noise[z + column] * scale[row if shared else row * columns + column]
+                totals[target + column] = value
+                column += U(1)
 
 
 @_compile(nogil=True)
@@ -133,134 +136,91 @@ def deviations(vectors: Any, sigma: float) -> Any:
 
 
 @_compile(inline="always")
-def _store_codes(codes: Any, line: Any, current: Any, rounding: Any, min_code: Any, max_code: Any) -> None:
-    """Convert the currents of sixteen lines."""
-    store(codes, line, floor(less(greater(current + load(rounding, line), min_code), max_code)))
-
-
-@_compile(inline="always")
-def _add_pairs(codes: Any, count: Any, weight: Any, totals: Any, first: Any, columns: Any) -> None:
-    """Add the weighted codes of pairs of one slice to flat ``totals`` from ``first`` on, sixteen columns at a time."""
-    column = U(0)
-    if count == columns:  # a line carries the difference of its pair
-        while column + HALF <= columns:
-            whole = like(load(codes, column), weight) * weight
-            store(totals, first + column, load(totals, first + column) + whole)
-            column += HALF
-        while column < columns:
-            totals[first + column] += np.int64(codes[column]) * weight
-            column += U(1)
-        return
-    while column + HALF <= columns:
-        low, high = load(codes, U(2) * column), load(codes, U(2) * column + HALF)
-        whole = like(evens(low, high) - odds(low, high), weight) * weight
-        store(totals, first + column, load(totals, first + column) + whole)
-        column += HALF
-    while column < columns:
-        totals[first + column] += np.int64(codes[U(2) * column] - codes[U(2) * column + U(1)]) * weight
-        column += U(1)
-
-
-@_compile(inline="always")
-def combine(codes: Any, count: Any, powers: Any, totals: Any, item: Any) -> None:
-    """Subtract pairs and add slices of the shifted and added codes of ``count`` lines."""
-    slices, columns = U(powers.size), U(totals.shape[1])
-    if U(count) == columns * slices:  # a line carries the difference of its pair
-        for column in range(columns):
-            total = np.int64(0)
-            for s in range(slices):
-                total += np.int64(codes[column * slices + s]) * powers[s]
-            totals[item, column] += total
-        return
-    for column in range(columns):
-        total = np.int64(0)
-        for s in range(slices):
-            pair = U(2) * (column * slices + s)
-            total += np.int64(codes[pair] - codes[pair + U(1)]) * powers[s]
-        totals[item, column] += total
+def _codes(current: Any, rounding: Any, line: Any, min_code: Any, max_code: Any) -> Any:
+    """What converters make of the currents of a vector of lines, in the type of the currents."""
+    return floor(less(greater(current + load(rounding, line), min_code), max_code))
 
 
 @_compile(nogil=True)
 def convert_sums(
-    sums: Any,
+    all_sums: Any,
     digits: int,
     base: Any,
     step: Any,
-    deviation: Any,
-    spread: Any,
-    gain: Any,
-    rounding: Any,
+    all_deviations: Any,
+    all_spreads: Any,
+    all_gain: Any,
+    all_rounding: Any,
     noisy: bool,
     min_code: Any,
     max_code: Any,
-    count: int,
-    weights: Any,
+    lines_each: Any,
+    all_columns: Any,
+    all_factors: Any,
     windows: Any,
     images: Any,
     phase: int,
     stream: Any,
     key: Any,
-    totals: Any,
+    all_totals: Any,
     first_column: int,
-    columns: int,
+    room: Any,
     begin: int,
     end: int,
 ) -> None:
-    """Convert the line sums of one phase of items ``begin`` to ``end``; adds to some columns of ``totals``.
+    """Convert the line sums of one phase of items ``begin`` to ``end``; adds to columns from ``first_column`` on.
 
-    ``sums`` is [end - begin, digits * lines], ``totals`` [items, columns of the copy], contiguous, whole
-    numbers of the type of ``weights``. Read noise has the standard deviation ``spread``, float32 [end -
-    begin, lines], or ``deviation``, float32 [end - begin], if there is none. ``base``, ``step``, codes and
-    ``rounding`` are of one floating-point type, in which currents are worked out. Sixteen lines or fewer
-    take half a block of noise, the other half is that of the neighbouring window.
+    ``all_sums`` is [end - begin, digits * lines], ``all_totals`` [items, columns of the copy], contiguous, whole
+    numbers of the type of ``all_factors``, which with ``lines_each`` and ``all_columns`` are those of
+    :class:`memcompile.runtime.conversions.LineCounts`. Read noise has the standard deviation ``all_spreads``, float32
+    [end - begin, lines], or ``all_deviations``, float32 [end - begin], if there is none. ``base``, ``step``, codes,
+    ``all_rounding`` and ``room``, which holds a block, are of one floating-point type, in which currents are worked
+    out. Sixteen lines or fewer take half a block of noise, the other half is that of the neighbouring window.
     """
-    lines, width = U(gain.size), U(totals.shape[1])
-    flat, flat_spread, flat_totals = sums.reshape(-1), spread.reshape(-1), totals.reshape(-1)
-    proportional = flat_spread.size > 0
-    codes = np.zeros_like(rounding)
-    first_position, parts = U(phase) << PHASE_SHIFT, U(digits)
-    shared, both, of_image = np.zeros(BLOCK, np.float32), np.int64(-1), np.int64(-1)
+    width, lines, item_columns = U(all_gain.size), U(all_columns.size), U(all_totals.shape[1])
+    sums, codes, totals, gain = pointer(all_sums), pointer(room), pointer(all_totals), pointer(all_gain)
+    deviation, spread, rounding = pointer(all_deviations), pointer(all_spreads), pointer(all_rounding)
+    columns, factors = pointer(all_columns), pointer(all_factors)
+    proportional, narrow, parts = all_spreads.size > 0, width == HALF, U(digits)
+    first_position, both, of_image = U(phase) << PHASE_SHIFT, np.int64(-1), np.int64(-1)
+    z_low = z_high = to_floats(numbered() * 0)
+    no_words = (U(0), U(0), U(0), U(0))
     count_windows = U(windows.size)
     turn_of, image_of = U(begin) % count_windows, U(begin) // count_windows  # counted on: divisions are slow
     for item in range(U(begin), U(end)):
-        row = item - U(begin)
-        window, image = windows[turn_of], images[image_of]
+        row, window, image = item - U(begin), windows[turn_of], images[image_of]
+        first = item * item_columns + U(first_column)
         turn_of += U(1)
         if turn_of == count_windows:
             turn_of, image_of = U(0), image_of + U(1)
-        if lines == HALF:
-            low = _line_values(flat, row * lines * parts, lines, parts, base, step)
+        if narrow:
+            low = _line_values(sums, row * width * parts, width, parts, base, step)
             if noisy:
                 if window >> 1 != both or image != of_image:  # two windows share a block
                     both, of_image = window >> 1, image
-                    draw_lines(shared, U(1), item_key(both, image, stream, key), first_position)
-                z_low = load(shared, HALF * U(window & 1)) * load(gain, U(0))
-                z_low = z_low * load(flat_spread, row * lines) if proportional else z_low * deviation[row]
-                low = low + like(z_low, step)
-            _store_codes(codes, U(0), low, rounding, min_code, max_code)
-        else:
-            words = item_key(window, image, stream, key)
-            for block in range(lines // BLOCK):
-                line = BLOCK * block
-                first = row * lines * parts + line
-                low = _line_values(flat, first, lines, parts, base, step)
-                high = _line_values(flat, first + HALF, lines, parts, base, step)
-                if noisy:
-                    z_low, z_high = gaussian_block(words, first_position + HALF * block)
-                    z_low, z_high = z_low * load(gain, line), z_high * load(gain, line + HALF)
-                    if proportional:
-                        z_low = z_low * load(flat_spread, row * lines + line)
-                        z_high = z_high * load(flat_spread, row * lines + line + HALF)
-                    else:
-                        z_low, z_high = z_low * deviation[row], z_high * deviation[row]
-                    low, high = low + like(z_low, step), high + like(z_high, step)
-                _store_codes(codes, line, low, rounding, min_code, max_code)
-                _store_codes(codes, line + HALF, high, rounding, min_code, max_code)
-        if weights.size == 1:
-            first = item * width + U(first_column)
-            _add_pairs(codes, U(count), weights[0], flat_totals, first, U(columns))
-        else:
-            combine(codes, count, weights, totals[:, first_column : first_column + columns], item)
+                    z_low, z_high = gaussian_block(item_key(both, image, stream, key), first_position)
+                z = (z_high if window & 1 else z_low) * load(gain, U(0))
+                low = low + like(z * load(spread, row * width) if proportional else z * deviation[row], step)
+            low = _codes(low, rounding, U(0), min_code, max_code)
+            add_block(low, low, U(0), lines, lines_each, columns, factors, totals, first, codes)
+            continue
+        words = item_key(window, image, stream, key) if noisy else no_words
+        for line in range(U(0), width, BLOCK):
+            source, high_line = row * width * parts + line, line + HALF
+            low = _line_values(sums, source, width, parts, base, step)
+            high = _line_values(sums, source + HALF, width, parts, base, step)
+            if noisy:
+                z_low, z_high = gaussian_block(words, first_position + line // U(2))
+                z_low, z_high = z_low * load(gain, line), z_high * load(gain, high_line)
+                if proportional:
+                    z_low = z_low * load(spread, row * width + line)
+                    z_high = z_high * load(spread, row * width + high_line)
+                else:
+                    z_low, z_high = z_low * deviation[row], z_high * deviation[row]
+                low, high = low + like(z_low, step), high + like(z_high, step)
+            low = _codes(low, rounding, line, min_code, max_code)
+            high = _codes(high, rounding, high_line, min_code, max_code)
+            add_block(low, high, line, lines, lines_each, columns, factors, totals, first, codes)
 
 
 @_compile(nogil=True)
