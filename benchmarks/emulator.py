@@ -56,6 +56,8 @@ MATRIX_CASES = (
 """With the ratio to sgemm to be reached."""
 CALLS, ROUND_S, PAUSE_S = 20, 0.05, 0.1
 """Calls of a round at most, about as long as a round takes, and the pause before it."""
+SHORT_ROUNDS = 4
+"""So many times more rounds where several calls fit one: short ones suffer most from what else the machine does."""
 PEER_LIMIT_S = 5.0
 """A peer's case that takes longer is run once only."""
 
@@ -77,13 +79,13 @@ def best_s(work: Callable[[], object], repetitions: int, limit_s: float = math.i
 def best_pair_s(work: Callable[[], object], reference: Callable[[], object], repetitions: int) -> tuple[float, float]:
     """Shortest time of one call of either, in seconds, in rounds by turns: what slows the machine slows both.
 
-    What takes little is called again and again in a round. Threads that wait for more work may take a core from
-    others; they get a moment to fall asleep.
+    What takes little is called again and again in a round, and has more rounds. Threads that wait for more work may
+    take a core from others; they get a moment to fall asleep.
     """
     both = (work, reference)
     calls = [max(1, min(CALLS, int(ROUND_S / best_s(each, 1)))) for each in both]
     best = [math.inf, math.inf]
-    for _ in range(repetitions):
+    for _ in range(repetitions * (SHORT_ROUNDS if min(calls) > 1 else 1)):
         for number, each in enumerate(both):
             time.sleep(PAUSE_S)
             best[number] = min(best[number], best_s(each, calls[number]))

@@ -6,6 +6,7 @@ The compiled kernels and the NumPy code here do the same float32 operations in t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,35 @@ BLOCK_VALUES = 1 << 20
 """Conversions handled at once by the NumPy path; bounds its memory."""
 MIN_ITEMS = 64
 """Items below which a second thread costs more than it brings."""
+
+
+@dataclass(frozen=True, eq=False)
+class LineCounts:
+    """What the codes of a tile's output lines count."""
+
+    each: np.uint64
+    """Lines of a column where the first counts all and a second is subtracted; 0 where there are several slices."""
+    columns: NDArray[np.uint64]
+    """The column of each line, [lines]."""
+    factors: NDArray[np.int64]
+    """What a code of each line counts there, [lines]."""
+
+    @classmethod
+    def of(cls, lines: int, columns: int, powers: NDArray[np.int64]) -> LineCounts:
+        """Lines of a pair follow each other, then slices, whose digits count ``powers``, then columns."""
+        per_column = lines // columns
+        signs = np.array([1, -1])[: per_column // len(powers)]
+        return cls(
+            np.uint64(per_column if len(powers) == 1 else 0),
+            np.repeat(np.arange(columns, dtype=np.uint64), per_column),
+            np.tile(np.outer(powers, signs).ravel(), columns),
+        )
+
+    def sums(self, codes: NDArray[Any]) -> NDArray[np.int64]:
+        """Sums of the columns, [items, columns], of the codes of lines, [items, lines]."""
+        counted = codes.astype(np.int64) * self.factors
+        total: NDArray[np.int64] = counted.reshape(len(codes), int(self.columns[-1]) + 1, -1).sum(axis=2)
+        return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +82,10 @@ class TileLines:
     min_code: np.float32
     """Zero, or below where lines carry the differences of pairs."""
     max_code: np.float32
-    count: int
-    """Lines that there are."""
+    counts: LineCounts
+    """Of the lines that there are."""
 
-    @property
+    @cached_property
     def noisy(self) -> bool:
         """Whether any conversion is noisy."""
         return bool(self.sigma.any() or self.variances.any())
@@ -70,7 +100,7 @@ class TileLines:
         """Kinds of tables of partial sums: of currents, and of variances if there are any."""
         return 2 if len(self.variances) else 1
 
-    @property
+    @cached_property
     def converts_idle_phases(self) -> bool:
         """Whether lines without current have a code other than zero, so that no phase may be skipped."""
         return bool((self.rounding >= 1).any() or (self.min_code < 0 and (self.rounding < 0).any()))
@@ -103,13 +133,6 @@ def in_whole_blocks(values: NDArray[Any], dtype: Any = np.float32, block: int = 
     filled = np.zeros((*values.shape[:-1], -(-lines // block) * block), dtype)
     filled[..., :lines] = values
     return filled
-
-
-def _aligned_room(values: int) -> NDArray[np.float32]:
-    """Memory that begins with a line of the cache: a vector that straddles two takes twice as long to load."""
-    room = np.empty(values + VECTOR, np.float32)
-    first = -room.ctypes.data % (4 * VECTOR) // 4
-    return room[first : first + values]
 
 
 def in_vectors(cells: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -161,34 +184,10 @@ def pack_phases(vectors: NDArray[np.uint8], each: int, workers: Workers) -> Phas
     return Phases(words.view(np.uint8).reshape(batch, windows, groups, PHASES), counts.view(np.uint16), each)
 
 
-@dataclass(frozen=True, eq=False)
-class LineCounts:
-    """What the codes of a tile's output lines count."""
-
-    each: np.uint64
-    """Lines of a column where the first counts all and a second is subtracted; 0 where there are several slices."""
-    columns: NDArray[np.uint64]
-    """The column of each line, [lines]."""
-    factors: NDArray[np.signedinteger[Any]]
-    """What a code of each line counts there, [lines]."""
-
-    @classmethod
-    def of(cls, lines: int, columns: int, powers: NDArray[np.signedinteger[Any]]) -> LineCounts:
-        """Lines of a pair follow each other, then slices, whose digits count ``powers``, then columns."""
-        per_column = lines // columns
-        signs = np.array([1, -1], powers.dtype)[: per_column // len(powers)]
-        return cls(
-            np.uint64(per_column if len(powers) == 1 else 0),
-            np.repeat(np.arange(columns, dtype=np.uint64), per_column),
-            np.tile(np.outer(powers, signs).ravel(), columns),
-        )
-
-
 def convert_tile(
     lines: TileLines,
     inputs: Phases,
     weights: NDArray[np.float32],
-    powers: NDArray[np.int64],
     windows: NDArray[np.int64],
     images: NDArray[np.int64],
     stream: int,
@@ -206,8 +205,6 @@ def convert_tile(
         Driven lines of all windows.
     weights
         What a one counts in each phase, [phases].
-    powers
-        What a digit counts in each slice, [slices].
     windows
         Windows to work on.
     images
@@ -217,9 +214,9 @@ def convert_tile(
     """
     compiled = kernels()
     if compiled is None:
-        _convert_in_numpy(lines, inputs, weights, powers, windows, images, stream, seed, totals)
+        _convert_in_numpy(lines, inputs, weights, windows, images, stream, seed, totals)
         return
-    counts = LineCounts.of(lines.count, totals.shape[1], powers)
+    room = LINES_PER_BLOCK * (1 + lines.kinds * (inputs.patterns.shape[2] << inputs.each))
 
     def work(begin: int, end: int) -> None:
         compiled.convert_items(
@@ -236,15 +233,15 @@ def convert_tile(
             inputs.driven,
             np.uint64(inputs.each),
             weights,
-            counts.each,
-            counts.columns,
-            counts.factors,
+            lines.counts.each,
+            lines.counts.columns,
+            lines.counts.factors,
             windows,
             images,
             np.uint64(stream),
             key_words(seed),
             totals,
-            _aligned_room(LINES_PER_BLOCK * (1 + lines.kinds * (inputs.patterns.shape[2] << inputs.each))),
+            workers.room(room),
             begin,
             end,
         )
@@ -256,14 +253,13 @@ def _convert_in_numpy(
     lines: TileLines,
     inputs: Phases,
     weights: NDArray[np.float32],
-    powers: NDArray[np.int64],
     windows: NDArray[np.int64],
     images: NDArray[np.int64],
     stream: int,
     seed: int,
     totals: NDArray[np.int64],
 ) -> None:
-    items, width = len(totals), lines.count
+    items, width = len(totals), len(lines.counts.columns)
     image, window = np.divmod(np.arange(items), len(windows))
     window = windows[window]
     codes = np.zeros((items, width), np.float32)
@@ -285,13 +281,7 @@ def _convert_in_numpy(
                 current += scale * (lines.gain[:width] * z)
             value = np.minimum(np.maximum(current + lines.rounding[:width], lines.min_code), lines.max_code)
             codes[rows] += weight * np.floor(value)
-    totals += digits_of(codes, totals.shape[1], len(powers)).astype(np.int64) @ powers
-
-
-def digits_of(codes: NDArray[Any], columns: int, slices: int) -> NDArray[Any]:
-    """Codes of pairs, [items, columns, slices], of those of lines; two lines of a pair are subtracted."""
-    pairs = codes.reshape(len(codes), columns, slices, -1)
-    return pairs[..., 0] if pairs.shape[3] == 1 else pairs[..., 0] - pairs[..., 1]
+    totals += lines.counts.sums(codes)
 
 
 def _line_sums(on: NDArray[np.float32], cells: NDArray[np.float32], width: int) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.runtime.compiled import Workers, product_kernels
-from memcompile.runtime.conversions import LineCounts, digits_of, in_whole_blocks
+from memcompile.runtime.conversions import LineCounts, in_whole_blocks
 from memcompile.runtime.current_voltage import Drive
 from memcompile.runtime.integer_product import IntegerMatrix
 from memcompile.runtime.random_numbers import HALF_BLOCK, LINES_PER_BLOCK, ItemNoise, key_words
@@ -48,8 +48,8 @@ class DigitLines:
     min_code: float
     """Zero, or below where lines carry the differences of pairs."""
     max_code: float
-    count: int
-    """Lines that there are."""
+    counts: LineCounts
+    """Of the lines that there are."""
     drive: Drive | None = None
     """What digits drive in place of themselves, where cells do not obey Ohm's law."""
 
@@ -101,7 +101,7 @@ def convert_digits(
     lines: DigitLines,
     digits: NDArray[np.uint8],
     phase: int,
-    weights: NDArray[np.signedinteger[Any]],
+    weight: int,
     noise: ItemNoise,
     totals: NDArray[np.signedinteger[Any]],
     columns: slice,
@@ -117,8 +117,8 @@ def convert_digits(
         What the tile's input lines get, [batch * windows, rows].
     phase
         Number of the phase.
-    weights
-        What a one counts in this phase and each slice, [slices], in the type of ``totals``.
+    weight
+        What a one counts in this phase.
     noise
         What keys the read noise, with the phase.
     totals
@@ -128,7 +128,8 @@ def convert_digits(
     """
     block = max(1, BLOCK_VALUES // (lines.cells.digits * lines.cells.columns))
     compiled, key, kind = product_kernels(), key_words(noise.seed), lines.rounding.dtype.type
-    counts = LineCounts.of(lines.count, columns.stop - columns.start, weights)
+    counts = lines.counts
+    factors = (weight * counts.factors).astype(totals.dtype)
 
     def work(begin: int, end: int) -> None:
         for first in range(begin, end, block):
@@ -138,10 +139,9 @@ def convert_digits(
             if compiled is None:
                 jitter = np.zeros((1, len(lines.gain)), np.float32)
                 if lines.noisy:
-                    z = filled(noise.gaussians(lines.count, first, last, phase), np.float32)
+                    z = filled(noise.gaussians(len(factors), first, last, phase), np.float32)
                     jitter = (spread if len(spread) else deviation[:, None]) * (lines.gain * z)
-                codes = _codes(lines, sums, jitter, columns.stop - columns.start, len(weights))
-                totals[first:last, columns] += codes @ weights
+                totals[first:last, columns] += weight * counts.sums(_codes(lines, sums, jitter))
                 continue
             compiled.convert_sums(
                 sums,
@@ -157,7 +157,7 @@ def convert_digits(
                 kind(lines.max_code),
                 counts.each,
                 counts.columns,
-                counts.factors,
+                factors,
                 noise.windows,
                 noise.images,
                 phase,
@@ -203,11 +203,9 @@ def _deviation(lines: DigitLines, vectors: NDArray[np.uint8]) -> NDArray[np.floa
     return deviation
 
 
-def _codes(
-    lines: DigitLines, sums: NDArray[np.integer[Any]], jitter: NDArray[np.float32], columns: int, slices: int
-) -> NDArray[Any]:
-    """Output codes of pairs, [items, columns, slices]."""
+def _codes(lines: DigitLines, sums: NDArray[np.integer[Any]], jitter: NDArray[np.float32]) -> NDArray[Any]:
+    """Output codes of lines, [items, lines]."""
     kind = lines.rounding.dtype.type
     current = lines.cells.values(sums, kind) * kind(lines.step / lines.cells.step) + jitter
     value = np.minimum(np.maximum(current + lines.rounding, kind(lines.min_code)), kind(lines.max_code))
-    return digits_of(np.floor(value).astype(np.int64)[:, : lines.count], columns, slices)
+    return np.floor(value)[:, : len(lines.counts.columns)]

@@ -22,7 +22,7 @@ from memcompile.geometry import Unrolling
 from memcompile.ir import MappedLayer, Replica
 from memcompile.quantizers import ExactInput, InputQuantizer
 from memcompile.runtime.compiled import Workers, product_kernels
-from memcompile.runtime.conversions import Phases, convert_tile, digits_of, pack_phases, rows_per_table
+from memcompile.runtime.conversions import Phases, convert_tile, pack_phases, rows_per_table
 from memcompile.runtime.digit_conversions import convert_digits
 from memcompile.runtime.linear import LinearMatrices, multiply
 from memcompile.runtime.literal import LiteralExecutor
@@ -221,7 +221,6 @@ class FastExecutor:
         batch, count = len(images), len(replica.windows)
         totals = np.zeros((batch * count, unrolling.matrices, unrolling.columns), np.int64)
         weights = np.array(inputs.phase_weights, np.float32)
-        powers = np.int64(stage.base) ** np.arange(stage.slices)
         windows = replica.windows.astype(np.int64)
         for row in tiles.tolist():
             matrix = int(table.matrix[row])
@@ -231,7 +230,6 @@ class FastExecutor:
                 lines,
                 phases,
                 weights,
-                powers,
                 windows,
                 images,
                 stream(Purpose.READ, row),
@@ -269,7 +267,7 @@ class FastExecutor:
                     machine.digit_lines(row),
                     vectors[order],
                     phase,
-                    (weight * powers).astype(kind),
+                    weight,
                     ItemNoise(windows, images, stream(Purpose.READ, row), machine.seed),
                     totals,
                     slice(before + int(table.column_begin[row]), before + int(table.column_end[row])),
@@ -337,11 +335,17 @@ class FastExecutor:
                 slice(table.column_begin[row], table.column_end[row]),
             )
             cells, columns = self.machine.devices.tile(row), block[2].stop - block[2].start
-            weights[block] = digits_of(cells, columns, stage.slices) @ powers
+            weights[block] = _differences(cells, columns, stage.slices) @ powers
             if self.machine.effects.read_noise:
                 spread = self.machine.devices.line_sigma(row) ** 2
                 variances[block] = spread.reshape(len(cells), columns, stage.slices, -1).sum(axis=3) @ powers**2
         return weights, variances
+
+
+def _differences(cells: NDArray[Any], columns: int, slices: int) -> NDArray[Any]:
+    """Cells of pairs, [rows, columns, slices], of those of lines; two lines of a pair are subtracted."""
+    pairs = cells.reshape(len(cells), columns, slices, -1)
+    return pairs[..., 0] if pairs.shape[3] == 1 else pairs[..., 0] - pairs[..., 1]
 
 
 def code_type(

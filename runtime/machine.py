@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from memcompile.converter import NOISE_PER_ROUNDING, Converter
 from memcompile.program import Program
 from memcompile.runtime.compiled import Workers
-from memcompile.runtime.conversions import VECTOR, TileLines, in_vectors, in_whole_blocks
+from memcompile.runtime.conversions import VECTOR, LineCounts, TileLines, in_vectors, in_whole_blocks
 from memcompile.runtime.devices import Devices
 from memcompile.runtime.digit_conversions import DigitLines, filled, variance_matrix
 from memcompile.runtime.effects import Effects
@@ -85,8 +85,13 @@ class Machine:
             rounding=in_whole_blocks(0.5 + self.devices.offsets(row)),
             min_code=np.float32(converter.min_code),
             max_code=np.float32(converter.max_code),
-            count=width,
+            counts=self._counts(row, width),
         )
+
+    def _counts(self, row: int, lines: int) -> LineCounts:
+        stage, tiles = self.program.layers[int(self.tiles.layer[row])], self.tiles
+        powers = np.int64(stage.base) ** np.arange(stage.slices)
+        return LineCounts.of(lines, int(tiles.column_end[row] - tiles.column_begin[row]), powers)
 
     def digit_lines(self, row: int) -> DigitLines:
         """The output lines of one tile, prepared for phases of several bits."""
@@ -111,7 +116,7 @@ class Machine:
             rounding=rounding.astype(np.float32) if drowned else rounding,
             min_code=float(converter.min_code),
             max_code=float(converter.max_code),
-            count=cells.shape[1],
+            counts=self._counts(row, cells.shape[1]),
             drive=self.devices.drive,
         )
 
