@@ -1,10 +1,7 @@
-"""What is checked of a model file before anything believes it: external data, functions, validity, NaN."""
+"""What is checked of a model before anything believes it: functions, validity, NaN."""
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,48 +12,17 @@ import onnx.checker
 import onnx.helper
 import onnx.inliner
 import onnx.numpy_helper
-import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from memcompile.errors import ModelError
-from memcompile.external_data import external_bytes
 from memcompile.guard import out_of_memory
-from memcompile.onnx_session import NO_WEIGHTS, FileStamp, Weights, open_session
-from memcompile.raw_data import Span, raw_data_spans
 
 # onnx and onnxruntime agree on protobuf's own limit.
 MAX_MODEL_BYTES = 2 * 1024**3
-# Initializers of so many bytes (a page) are kept beside the model, in arrays that everybody reads where they are.
-LARGE_BYTES = 1 << 12
-# Location of those whose place in the model's file is not known; no file has a name of nothing but a slash.
-NOWHERE = "/"
 # Operators of a model whose functions are written out where they are called, and how deep functions call others.
 MAX_INLINED_NODES = 1_000_000
 MAX_FUNCTION_DEPTH = 50
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a model file.
-
-    Raises
-    ------
-    ModelError
-        The file is missing, a directory, too large or cannot be read.
-    """
-    try:
-        if path.is_dir():
-            raise ModelError(f"{path} is a directory; give the path of an .onnx file")
-        size = path.stat().st_size
-        if size > MAX_MODEL_BYTES:
-            raise ModelError(
-                f"{path} has {size} bytes; an ONNX file holds at most {MAX_MODEL_BYTES} (use external data)"
-            )
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} does not exist; give the path of an .onnx file") from error
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def parse(data: bytes, path: Path) -> onnx.ModelProto:
@@ -79,159 +45,6 @@ def parse(data: bytes, path: Path) -> onnx.ModelProto:
     if not model.graph.output:
         raise ModelError(f"{path} has no outputs, so it computes nothing; export it again")
     return model
-
-
-def spans_in_file(model: onnx.ModelProto, data: bytes, path: Path) -> dict[str, Span]:
-    """Where the model's own file, whose bytes these are, holds large initializers; compared byte by byte.
-
-    None are where the file lies behind a link to another folder: onnxruntime would not follow it.
-    """
-    if path.resolve().parent != path.parent.resolve():
-        return {}
-    spans, whole = raw_data_spans(data), memoryview(data)
-    large = (tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= LARGE_BYTES)
-    return {
-        tensor.name: span
-        for tensor in large
-        if (span := spans.get(tensor.name)) and whole[span.offset : span.offset + span.length] == tensor.raw_data
-    }
-
-
-def load_weights(model: onnx.ModelProto, file: FileStamp, spans: Mapping[str, Span]) -> tuple[onnx.ModelProto, Weights]:
-    """Read external data, and take large initializers out of the model.
-
-    Protobuf copies what it holds again and again, and a model of functions is written out by onnx, which
-    needs all of it.
-
-    Parameters
-    ----------
-    file
-        The model's own.
-    spans
-        What :func:`spans_in_file` gives.
-
-    Returns
-    -------
-    A model that says of large initializers only where they are, and their values: with their files where that is
-    true of all, not of those in the model's own that ``spans`` leaves out.
-
-    Raises
-    ------
-    ModelError
-        A file is missing, outside the model's directory or too short, or all are too large together.
-    """
-    path = file.path
-    external = [tensor for tensor in tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL]
-    total = sum(
-        external_bytes(path, tensor.name, {item.key: item.value for item in tensor.external_data})
-        for tensor in external
-    )
-    if total > MAX_MODEL_BYTES:
-        raise ModelError(
-            f"{path} has {total} bytes of external data; onnxruntime takes models of at most {MAX_MODEL_BYTES} bytes "
-            "from memory, so cut the model into parts"
-        )
-    named = {item.value for tensor in external for item in tensor.external_data if item.key == "location"}
-    others = [FileStamp.of(path.parent / name) for name in sorted(named)]
-    weights: dict[str, NDArray[Any]] = {}
-    places: dict[str, onnx.TensorProto] = {}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # onnx warns of keys that it then ignores
-            for tensor in [] if model.functions else _large_initializers(model, path):
-                # Of a copy: what is read becomes part of the message and is freed only with it.
-                copy = onnx.TensorProto.FromString(tensor.SerializeToString())
-                weights[tensor.name] = onnx.numpy_helper.to_array(copy, str(path.parent))
-                places[tensor.name] = _place(tensor, path.resolve().name, spans.get(tensor.name))
-                tensor.data_location = onnx.TensorProto.DEFAULT  # not to be read again
-            onnx.load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # onnx raises bare exceptions of several kinds here
-        raise ModelError(f"{path}: its external data cannot be read: {first_line(error)}") from error
-    if not places:
-        return model, Weights(weights)
-    bare = _with_places(model, places)
-    if NOWHERE in (place.external_data[0].value for place in places.values()):
-        return bare, Weights(weights)
-    return bare, Weights(weights, path.parent.resolve(), (file, *others))
-
-
-def with_weights(model: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
-    """A copy of a model with the values it leaves out."""
-    whole = onnx.ModelProto()
-    whole.CopyFrom(model)
-    for tensor in whole.graph.initializer:
-        if is_elsewhere(tensor):
-            tensor.CopyFrom(onnx.numpy_helper.from_array(weights.arrays[tensor.name], tensor.name))
-    return whole
-
-
-def open_model(
-    model: onnx.ModelProto, weights: Weights, *, optimise: bool = True, once: bool = False
-) -> ort.InferenceSession:
-    """Open a session of a model that leaves out weights.
-
-    onnxruntime reads weights from their files for some rewrites. Where a file has gone or is another one by now, the
-    session gets copies instead. Options are those of :func:`memcompile.onnx_session.open_session`.
-    """
-    if weights.folder is not None and not weights.in_place:
-        model, weights = with_weights(model, weights), NO_WEIGHTS
-    data = model.SerializeToString(deterministic=True)
-    return open_session(data, optimise=optimise, weights=weights, once=once)
-
-
-def _large_initializers(model: onnx.ModelProto, path: Path) -> Iterator[onnx.TensorProto]:
-    """Initializers of plain numbers that fill at least LARGE_BYTES and that an operator of the graph itself reads."""
-    read = {value for node in model.graph.node for value in node.input}
-    names = Counter(tensor.name for tensor in model.graph.initializer)
-    for tensor in model.graph.initializer:
-        size = _plain_bytes(tensor)
-        if size < LARGE_BYTES or tensor.name not in read or names[tensor.name] > 1:
-            continue
-        if is_elsewhere(tensor):
-            held = external_bytes(path, tensor.name, {item.key: item.value for item in tensor.external_data})
-        else:
-            held = len(tensor.raw_data)
-        if held == size:
-            yield tensor
-
-
-def _plain_bytes(tensor: onnx.TensorProto) -> int:
-    """Bytes of a tensor by its shape, if its numbers are of a type that NumPy has itself; else 0."""
-    try:
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    except KeyError:  # no type that onnx knows
-        return 0
-    plain = dtype.isbuiltin == 1 and dtype.kind in "fiu" and all(size >= 0 for size in tensor.dims)
-    return dtype.itemsize * math.prod(tensor.dims) if plain else 0
-
-
-def _place(tensor: onnx.TensorProto, own_file: str, span: Span | None) -> onnx.TensorProto:
-    """A tensor without its values, which are at a place of the model's own file if they are not external."""
-    place = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    place.data_location = onnx.TensorProto.EXTERNAL
-    if is_elsewhere(tensor):
-        place.external_data.extend(tensor.external_data)
-        return place
-    facts = {"location": NOWHERE}
-    if span is not None:
-        facts = {"location": own_file, "offset": str(span.offset), "length": str(span.length)}
-    for key, value in facts.items():
-        place.external_data.add(key=key, value=value)
-    return place
-
-
-def _with_places(model: onnx.ModelProto, places: Mapping[str, onnx.TensorProto]) -> onnx.ModelProto:
-    """A copy of a model with only the places of some initializers; the model itself loses all of them."""
-    kept = [
-        places.get(tensor.name) or onnx.TensorProto.FromString(tensor.SerializeToString())
-        for tensor in model.graph.initializer
-    ]
-    # Protobuf frees memory of a message only with the message, so a new one is made.
-    del model.graph.initializer[:]
-    bare_model = onnx.ModelProto()
-    bare_model.CopyFrom(model)
-    bare_model.graph.initializer.extend(kept)
-    return bare_model
 
 
 def is_elsewhere(tensor: onnx.TensorProto) -> bool:

@@ -30,19 +30,15 @@ from memcompile.model_checks import (
     first_line,
     inlined,
     is_elsewhere,
-    load_weights,
-    open_model,
     parse,
-    read_bytes,
     refuse_bad_weights,
     refuse_endless_functions,
     refuse_undecodable_names,
     refused,
-    spans_in_file,
     subgraphs,
     use_default_domain,
-    with_weights,
 )
+from memcompile.model_weights import load_weights, open_model, read_model_bytes, with_weights
 from memcompile.onnx_session import NO_WEIGHTS, FileStamp, Weights, tensor_dtype
 
 # Operators whose first two inputs are looked at when the model is run once.
@@ -113,13 +109,11 @@ def read_model(path: Path, limits: Limits | None = None) -> ModelFile:
         refuses it, or a limit is broken.
     """
     own = FileStamp.of(path)
-    data = read_bytes(path)
-    digest = hashlib.sha256(data).hexdigest()
+    data, digest = read_model_bytes(path)
     model = parse(data, path)
-    refuse_undecodable_names(model, path)
-    spans = spans_in_file(model, data, path)
     del data
-    model, weights = load_weights(model, own, spans)
+    refuse_undecodable_names(model, path)
+    model, weights = load_weights(model, own)
     use_default_domain(model)
     refuse_endless_functions(model, path)
     types = _guarded(_load, (model, weights, path), limits, path, "loading the model")

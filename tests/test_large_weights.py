@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import models
 import numpy as np
@@ -14,14 +17,14 @@ import pytest
 from models import make, node
 from onnx import TensorProto, helper, numpy_helper
 
+from memcompile import model_weights
 from memcompile.errors import ModelError
 from memcompile.evaluation import run_float
 from memcompile.guard import Limits
-from memcompile.model_checks import LARGE_BYTES
+from memcompile.model_weights import LARGE_BYTES
 from memcompile.onnx_import import import_graph, read_model
 from memcompile.onnx_session import Weights, open_session
 from memcompile.pipelines import compile_model
-from memcompile.raw_data import Span
 
 SIDE = 512
 W = np.random.default_rng(3).standard_normal((SIDE, SIDE)).astype(np.float32)
@@ -120,13 +123,49 @@ def test_rewrites_of_the_graph_see_them(write: Write, outside: bool) -> None:
         assert np.array_equal(run_float(file, feeds, also=also)["y"], want)
 
 
-def test_places_in_the_file_are_compared_with_what_was_read(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A layout that was misread must cost memory, never a weight."""
+def test_of_files_laid_out_in_another_way_are_copied(write: Write) -> None:
+    """Where their places are not known, this costs memory, never a weight."""
     path = write(model(), False)
-    monkeypatch.setattr("memcompile.model_checks.raw_data_spans", lambda data: {"w": Span(7, W.nbytes)})
+    want = run_float(read_model(path), X)["y"]
+    with path.open("ab") as stream:
+        stream.write(onnx.ModelProto(graph=onnx.GraphProto(name="of two pieces")).SerializeToString())
     file = read_model(path)
-    assert file.weights.folder is None
-    assert np.array_equal(run_float(file, X)["y"], run_float(read_model(write(model(), True)), X)["y"])
+    assert file.weights.folder is None and list(file.weights.arrays) == ["w"]
+    assert file.model.ByteSize() < 1000
+    np.testing.assert_array_equal(run_float(file, X)["y"], want)
+
+
+def test_the_file_may_have_any_name(write: Write, tmp_path: Path) -> None:
+    """Also one that other systems take for a path, which external data may not have."""
+    path = write(model(), False)
+    want = run_float(read_model(path), X)["y"]
+    for name in ("C:m.onnx", "..\\m.onnx", "\\m.onnx"):
+        odd = path.rename(tmp_path / name)
+        np.testing.assert_array_equal(run_float(read_model(odd), X)["y"], want)
+        path = odd
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(model(), False)
+    whole = model_weights.with_places
+
+    def meanwhile(*arguments: Any) -> bytes | None:
+        os.utime(path, (1, 1))
+        return whole(*arguments)
+
+    monkeypatch.setattr(model_weights, "with_places", meanwhile)
+    with pytest.raises(ModelError, match="changed while it was read; compile it again"):
+        read_model(path)
+
+
+def test_models_may_come_through_a_pipe(write: Write, tmp_path: Path) -> None:
+    path, pipe = write(model(), False), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(path.read_bytes()))
+    writer.start()
+    file = read_model(pipe)
+    writer.join()
+    np.testing.assert_array_equal(run_float(file, X)["y"], run_float(read_model(path), X)["y"])
 
 
 @PLACES
@@ -151,7 +190,7 @@ def test_the_files_may_go_or_change_once_they_are_read(write: Write, outside: bo
 def test_compiles_to_the_same_cells(write: Write, outside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(model(), outside)
     layers = compile_model(path, "pimcomp").program.layers
-    monkeypatch.setattr("memcompile.model_checks.LARGE_BYTES", 2 * W.nbytes)
+    monkeypatch.setattr("memcompile.model_weights.LARGE_BYTES", 2 * W.nbytes)
     assert not read_model(path).weights.arrays
     for layer, other in zip(layers, compile_model(path, "pimcomp").program.layers, strict=True):
         assert np.array_equal(layer.cells, other.cells) and np.array_equal(layer.scale, other.scale)
