@@ -259,6 +259,11 @@ class Replica:
         """Tiles of this copy."""
         return self.unrolling.matrices * self.cut.tiles
 
+    @cached_property
+    def has_all_windows(self) -> bool:
+        """Whether the copy works on all windows, in order."""
+        return len(self.windows) == self.unrolling.windows and bool((np.diff(self.windows) == 1).all())
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MappedLayer(PairedLayer):

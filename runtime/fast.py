@@ -3,7 +3,7 @@
 Ideal hardware: one exact matrix product per layer. Without a converter: one exact integer product
 with the programmed signed matrix, and the read noise of all phases, cells, pairs and slices of an
 output as one Gaussian number of their summed variance. With a converter: per tile, the partial sums
-of a line over six or eight input lines come from a table over their on/off patterns, or, where a phase
+of a line over a few input lines come from a table over their on/off patterns, or, where a phase
 applies several bits, from an exact integer product; every conversion gets one Gaussian number of
 variance sigma^2 * sum of squared digits.
 """
@@ -58,13 +58,14 @@ class LayerInputs:
             self._phases[key] = pack_phases(vectors, each, self._workers)
         return self._phases[key]
 
-    def numbers(self, unrolling: Unrolling, windows: NDArray[np.int32]) -> NDArray[np.uint8]:
+    def numbers(self, replica: Replica) -> NDArray[np.uint8]:
         """Whole inputs in two's complement, [matrices, batch * windows, rows]."""
+        unrolling = replica.unrolling
         if unrolling not in self._items:
             self._items[unrolling] = cut_rows(unrolling, self.x.astype(np.uint8), self._workers)
         items = self._items[unrolling]  # matrices, batch, all windows, rows
-        if len(windows) != unrolling.windows or (np.diff(windows) != 1).any():
-            items = items[:, :, windows]
+        if not replica.has_all_windows:
+            items = items[:, :, replica.windows]
         return items.reshape(unrolling.matrices, -1, unrolling.rows)
 
     def applied(self, unrolling: Unrolling, phase: int) -> NDArray[np.uint8]:
@@ -109,15 +110,9 @@ def _reads_whole_images(unrolling: Unrolling) -> bool:
     return bool((windows[0] + rows[0] == np.arange(values)).all())
 
 
-def all_windows(replica: Replica) -> bool:
-    """Whether a copy works on all windows, in order."""
-    return len(replica.windows) == replica.unrolling.windows and bool((np.diff(replica.windows) == 1).all())
-
-
 def in_order(stage: MappedLayer, replica: Replica) -> bool:
     """Whether a copy's sums are those of the layer, one window a position and one matrix a group."""
-    unrolling = replica.unrolling
-    return unrolling == Unrolling.im2col(stage.geometry) and all_windows(replica)
+    return replica.has_all_windows and replica.unrolling == Unrolling.im2col(stage.geometry)
 
 
 class FastExecutor:
@@ -126,9 +121,15 @@ class FastExecutor:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self._literal = LiteralExecutor(machine)
+        self._paths: dict[int, tuple[Path, str]] = {}
 
     def path(self, layer: int) -> tuple[Path, str]:
         """The method that a layer goes through, and why."""
+        if layer not in self._paths:
+            self._paths[layer] = self._explained(layer)
+        return self._paths[layer]
+
+    def _explained(self, layer: int) -> tuple[Path, str]:
         path, why = self._path(layer)
         share = self.machine.program.layers[layer].range_share
         if share is not None and self.machine.effects.adc and path != "product":
@@ -291,7 +292,7 @@ class FastExecutor:
         )
         totals = multiply(
             lines,
-            inputs.numbers(replica.unrolling, replica.windows),
+            inputs.numbers(replica),
             ItemNoise(replica.windows.astype(np.int64), images, stream(Purpose.READ, int(tiles[0])), self.machine.seed),
             self.machine.workers,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -129,7 +130,15 @@ class Machine:
 
     def tiles_of(self, layer: int, replica: int) -> NDArray[np.int64]:
         """Rows of the tile table that belong to one copy of a layer."""
-        return np.flatnonzero((self.tiles.layer == layer) & (self.tiles.replica == replica))
+        return self._copies[layer, replica]
+
+    @cached_property
+    def _copies(self) -> dict[tuple[int, int], NDArray[np.int64]]:
+        """Rows of the tile table of each layer's copies."""
+        keys = np.stack([self.tiles.layer, self.tiles.replica], axis=1)
+        order = np.lexsort((keys[:, 1], keys[:, 0]))
+        cuts = np.flatnonzero(np.diff(keys[order], axis=0).any(axis=1)) + 1
+        return {(int(keys[rows[0], 0]), int(keys[rows[0], 1])): rows for rows in np.split(order, cuts) if len(rows)}
 
 
 def _drowns_float32(cells: NDArray[Any], noise: NDArray[np.float64], rounding: NDArray[np.float64]) -> bool:
