@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -127,7 +128,7 @@ def group_rests(rests: list[list[int]], room: int, chips: int) -> list[list[int]
     groups = []
     while left:
         group = left.pop(0)
-        for index in reversed(_fill([len(rest) for rest in left], room - len(group))):
+        for index in reversed(fill([len(rest) for rest in left], room - len(group))):
             group = group + left.pop(index)
         if room - len(group) > slack and left:
             missing = room - len(group)
@@ -139,16 +140,31 @@ def group_rests(rests: list[list[int]], room: int, chips: int) -> list[list[int]
     return groups
 
 
-def _fill(sizes: list[int], room: int) -> list[int]:
-    """Indices of sizes whose sum comes closest to ``room`` from below (subset sum)."""
-    ways: dict[int, tuple[int, ...]] = {0: ()}
+def fill(sizes: Sequence[int], room: int) -> list[int]:
+    """Indices of sizes whose sum comes closest to ``room`` from below (subset sum).
+
+    Of several ways to a sum, the one counts that needs the fewest of the first sizes. More of a size than fit
+    together reach nothing that those before them do not.
+    """
+    reached = np.zeros(room + 1, np.bool_)
+    reached[0] = True
+    last = np.zeros(room + 1, np.int64)  # of the way to each sum
+    seen = Counter[int]()
     for index, size in enumerate(sizes):
-        for total, chosen in list(ways.items()):
-            if total + size <= room:
-                ways.setdefault(total + size, (*chosen, index))
-        if room in ways:
+        if size == 0 or seen[size] == room // size:
+            continue
+        seen[size] += 1
+        new = np.flatnonzero(reached[:-size] & ~reached[size:]) + size
+        reached[new] = True
+        last[new] = index
+        if reached[room]:
             break
-    return list(ways[max(ways)])
+    chosen: list[int] = []
+    total = int(np.flatnonzero(reached)[-1])
+    while total:
+        chosen.append(int(last[total]))
+        total -= sizes[chosen[-1]]
+    return chosen[::-1]
 
 
 def _owners(arrays: NDArray[np.int64], tiles: TileTable) -> NDArray[np.int64]:

@@ -25,8 +25,10 @@ class GroupDigital(Pass):
         depth = _depths(graph)
         taken = {node.name for node in graph.nodes if not isinstance(node, OnnxNode)}
         nodes: list[Node] = []
-        for level in range(max(depth.values(), default=-1) + 1):
-            here = [node for node in graph.nodes if depth[node.name] == level]
+        levels: list[list[Node]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
+        for node in graph.nodes:
+            levels[depth[node.name]].append(node)
+        for level, here in enumerate(levels):
             operators = [node for node in here if isinstance(node, OnnxNode)]
             if operators:
                 name = f"digital_{level}"

@@ -13,7 +13,7 @@ from test_mapping_passes import chain, context_of, conv, dense, geometries, mapp
 
 from memcompile.geometry import Geometry
 from memcompile.ir import DigitalNode, Graph, MappedLayer, TensorType, TileTable
-from memcompile.passes.chips import group_rests
+from memcompile.passes.chips import fill, group_rests
 from memcompile.passes.layer_graph import mapped_layers
 from memcompile.passes.replicate import Replicate
 from memcompile.passes.traffic import Traffic
@@ -124,6 +124,19 @@ def test_rests_are_grouped_without_loss_in_the_chips_there_are(sizes: list[int],
     assert sorted(itertools.chain.from_iterable(groups)) == list(range(edges[-1]))
     assert all(len(group) <= 8 for group in groups)
     assert len(groups) <= chips
+
+
+@given(st.lists(st.integers(0, 9), max_size=9), st.integers(0, 30))
+def test_sizes_fill_a_room_as_far_as_any_do(sizes: list[int], room: int) -> None:
+    """Against all subsets; the last size that the result needs comes as early as it can."""
+    chosen = fill(sizes, room)
+    assert chosen == sorted(set(chosen))
+    subsets = [some for count in range(len(sizes) + 1) for some in itertools.combinations(range(len(sizes)), count)]
+    best = max(sum(sizes[i] for i in some) for some in subsets if sum(sizes[i] for i in some) <= room)
+    assert sum(sizes[i] for i in chosen) == best
+    assert max(chosen, default=-1) == min(
+        max(some, default=-1) for some in subsets if sum(sizes[i] for i in some) == best
+    )
 
 
 def test_the_dearest_layers_stay_whole() -> None:
