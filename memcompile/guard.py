@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import json
 import math
 import os
@@ -174,6 +175,7 @@ def _read_all(pipe: int, deadline: float) -> bytes | None:
 def _be_child(work: Callable[..., Any], arguments: tuple[Any, ...], write_end: int, limits: Limits) -> NoReturn:
     """Work, send the answer and end without any of the parent's clean-up."""
     try:
+        gc.freeze()  # a collection would write to the pages of all that the parent holds, and copy them
         _confine(limits)
         answer = _answer_of(work, arguments)
         _write_all(write_end, json.dumps(_too_much(limits) if "guard" in answer else answer).encode())

@@ -87,10 +87,11 @@ def run_layer(layer: Node, x: NDArray[Any]) -> NDArray[Any]:
 
 
 class Interpreter:
-    """Executes a graph; the first ``KEPT_SESSIONS`` sessions are opened once and kept."""
+    """Executes a graph; the first ``KEPT_SESSIONS`` sessions are opened once and kept, none for a single run."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, *, once: bool = False) -> None:
         self.graph = graph
+        self._kept_sessions = 0 if once else KEPT_SESSIONS
         self._steps = list(_steps(graph))
         self._sessions: dict[int, ort.InferenceSession] = {}
 
@@ -134,7 +135,7 @@ class Interpreter:
             exposed = [value for value in made if value in self.graph.types or value in self.graph.outputs]
             model = to_model(self.graph, onnx_nodes, inputs, exposed)
             session = open_session(model, optimise=False, frugal=True)
-            if len(self._sessions) < KEPT_SESSIONS:
+            if len(self._sessions) < self._kept_sessions:
                 self._sessions[number] = session
         feeds = {item.name: values[item.name] for item in session.get_inputs()}
         if outputs:

@@ -120,9 +120,7 @@ def load_weights(model: onnx.ModelProto, file: FileStamp) -> tuple[onnx.ModelPro
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # onnx warns of keys that it then ignores
             for tensor in [] if model.functions else _large_initializers(model, path):
-                # Of a copy: what is read becomes part of the message and is freed only with it.
-                copy = onnx.TensorProto.FromString(tensor.SerializeToString())
-                weights[tensor.name] = onnx.numpy_helper.to_array(copy, str(path.parent))
+                weights[tensor.name] = _values(tensor, path)
                 places[tensor.name] = _place(tensor)
                 tensor.data_location = onnx.TensorProto.DEFAULT  # not to be read again
             onnx.load_external_data_for_model(model, str(path.parent))
@@ -183,6 +181,20 @@ def _plain_bytes(tensor: onnx.TensorProto) -> int:
         return 0
     plain = dtype.isbuiltin == 1 and dtype.kind in "fiu" and all(size >= 0 for size in tensor.dims)
     return dtype.itemsize * math.prod(tensor.dims) if plain else 0
+
+
+def _values(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
+    """Plain numbers of a tensor; from its file they are read to where they stay."""
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
+    if not is_elsewhere(tensor):
+        return np.frombuffer(tensor.raw_data, dtype).reshape(tensor.dims).astype(dtype.newbyteorder("="))
+    entries = _entries(tensor)
+    values = np.empty(tuple(tensor.dims), dtype)
+    with open(path.parent / entries["location"], "rb", buffering=0) as stream:
+        stream.seek(int(entries.get("offset", 0)))
+        if stream.readinto(values.reshape(-1).view(np.uint8).data) < values.nbytes:
+            raise OSError("the file became shorter while it was read")
+    return values.astype(dtype.newbyteorder("="), copy=False)
 
 
 def _entries(tensor: onnx.TensorProto) -> dict[str, str]:

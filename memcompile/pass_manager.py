@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 from numpy.typing import NDArray
 
 from memcompile.errors import UsageError
+from memcompile.heap import give_back_memory
 from memcompile.ir import Graph
 from memcompile.target import Target
 
@@ -107,6 +108,7 @@ def run_passes(
         graph = item.run(graph, context)
         for instrument in instruments:
             instrument.after_pass(number, item.pass_name(), graph, context)
+        give_back_memory()  # of what the weights were before this pass
     return graph
 
 

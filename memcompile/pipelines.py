@@ -151,8 +151,9 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
         seed=seed,
         progress=progress,
     )
-    network = FloatNetwork()
-    graph = run_passes(graph, passes, context, (*instruments, Verifier(), network))
+    network = FloatNetwork(file, sample)
+    checks = (Verifier(), network) if check else (Verifier(),)
+    graph = run_passes(graph, passes, context, (*instruments, *checks))
     warnings = _data_warnings(dataset, wanted, calibrated=not hardware.cell.continuous)
     options: dict[str, str | int | float | bool | None] = {
         "batch": batch,
@@ -164,8 +165,8 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
         "slices": slices,
     }
     program = emit_program(graph, context, Provenance(file.name, file.sha256, compiler_version(), options, warnings))
-    if check and network.graph is not None:
-        check_program(program, network.graph, file, sample, compensated=context.representative)
+    if check:
+        check_program(program, network, compensated=context.representative)
     return Compilation(program, file, dataset, warnings)
 
 

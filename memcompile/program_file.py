@@ -85,14 +85,14 @@ def encode_program(program: Program) -> bytes:
 
 
 def _write_program(program: Program, stream: IO[bytes]) -> None:
-    # Made when they are needed, first for their digests and then for the archive: together they are large.
-    members: dict[str, Callable[[], bytes]] = {}
+    # Encoded when they are needed, first for their digests and then for the archive: together they are large.
+    members: dict[str, NDArray[Any] | DigitalStage] = {}
 
-    def put(name: str, array: NDArray[Any]) -> str:
-        members[name] = lambda: _encode_array(array)
+    def put(name: str, array: NDArray[Any] | DigitalStage) -> str:
+        members[name] = array
         return name
 
-    stages = [_encode_stage(stage, number, put, members) for number, stage in enumerate(program.stages)]
+    stages = [_encode_stage(stage, number, put) for number, stage in enumerate(program.stages)]
     tiles = np.stack([getattr(program.placement.tiles, name) for name in TILE_COLUMNS], axis=1)
     document = {
         "format": FORMAT,
@@ -125,13 +125,24 @@ def _write_program(program: Program, stream: IO[bytes]) -> None:
             "seed": program.chip.seed,
             "conductances_us": put("chip/conductances_us.npy", program.chip.conductances_us),
         }
-    document["members"] = {name: _facts(make()) for name, make in members.items()}
-    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    document["members"] = {name: _facts(_encoded(item)) for name, item in members.items()}
+    encoder = json.JSONEncoder(indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     with zipfile.ZipFile(stream, "w") as archive:
-        for name, make in {"program.json": text.encode, **members}.items():
-            info = zipfile.ZipInfo(name, _TIME_STAMP)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, make())
+        # Piece by piece: the text of a network of ten thousand layers takes tens of megabytes.
+        with archive.open(_member("program.json"), "w") as binary, io.TextIOWrapper(binary, "utf-8") as text:
+            text.writelines(encoder.iterencode(document))
+        for name, item in members.items():
+            archive.writestr(_member(name), _encoded(item))
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, _TIME_STAMP)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    return info
+
+
+def _encoded(item: NDArray[Any] | DigitalStage) -> bytes:
+    return item.model if isinstance(item, DigitalStage) else _encode_array(item)
 
 
 def _encode_array(array: NDArray[Any]) -> bytes:
@@ -148,13 +159,10 @@ def _encode_type(kind: TensorType) -> dict[str, Any]:
     return {"dtype": kind.dtype, "shape": list(kind.shape)}
 
 
-def _encode_stage(
-    stage: Stage, number: int, put: Callable[[str, NDArray[Any]], str], members: dict[str, Callable[[], bytes]]
-) -> dict[str, Any]:
+def _encode_stage(stage: Stage, number: int, put: Callable[[str, NDArray[Any] | DigitalStage], str]) -> dict[str, Any]:
     common = {"name": stage.name, "inputs": list(stage.inputs), "outputs": list(stage.outputs)}
     if isinstance(stage, DigitalStage):
-        members[f"digital/{number}.onnx"] = lambda: stage.model
-        return {**common, "kind": "digital", "model": f"digital/{number}.onnx"}
+        return {**common, "kind": "digital", "model": put(f"digital/{number}.onnx", stage)}
     folder = f"layers/{number}"
     return {
         **common,

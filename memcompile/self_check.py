@@ -44,32 +44,52 @@ INPUT_SHARE = 0.5
 
 
 class FloatNetwork:
-    """Instrument that keeps the last graph whose layers are not quantised."""
+    """Instrument that compares the last graph whose layers are not quantised with the model, and keeps it.
 
-    graph: Graph | None = None
+    This is done as soon as the graph is there: onnxruntime then opens the whole model, and what later passes make
+    of the weights is not in memory yet.
+
+    Parameters
+    ----------
+    sample
+        [batch, ...] per input of the model.
+    """
+
+    def __init__(self, model: ModelFile, sample: Mapping[str, NDArray[Any]]) -> None:
+        self._model = model
+        self._sample = sample
+        self._graph: Graph | None = None
+        self._inputs: dict[str, NDArray[Any]] | None = None
 
     def after_pass(self, number: int, name: str, graph: Graph, context: PassContext) -> None:
-        """Keep the graph."""
+        """Keep the graph, or compare the one before the first that is quantised."""
         if not any(isinstance(node, CalibratedLayer | IntegerLayer) for node in graph.nodes):
-            self.graph = graph
+            self._graph = graph
+        elif self._inputs is None:
+            self._compare()
+
+    def layers(self) -> Iterator[tuple[UnrolledLayer, NDArray[Any]]]:
+        """All layers, and what each of them reads on the sample."""
+        inputs = self._compare() if self._inputs is None else self._inputs
+        assert self._graph is not None, "it has seen the imported graph"
+        return ((layer, inputs[layer.inputs[0]]) for layer in _float_layers(self._graph))
+
+    def _compare(self) -> dict[str, NDArray[Any]]:
+        assert self._graph is not None, "it has seen the imported graph"
+        self._inputs = _check_network(self._graph, _float_layers(self._graph), self._model, self._sample)
+        return self._inputs
 
 
-def check_program(
-    program: Program,
-    network: Graph,
-    model: ModelFile,
-    sample: Mapping[str, NDArray[Any]],
-    *,
-    compensated: bool = False,
-) -> None:
+def _float_layers(graph: Graph) -> list[UnrolledLayer]:
+    """Layers with float weights, in order."""
+    return [node for node in graph.nodes if isinstance(node, UnrolledLayer)]
+
+
+def check_program(program: Program, network: FloatNetwork, *, compensated: bool = False) -> None:
     """Compare a program with its network on one batch.
 
     Parameters
     ----------
-    network
-        The graph with float layers, see :class:`FloatNetwork`.
-    sample
-        [batch, ...] per input of the model.
     compensated
         Weights may be rounded up or down, and offsets take the mean of the errors.
 
@@ -78,12 +98,10 @@ def check_program(
     MiscompileError
         Naming the first layer at which the two differ by more than rounding explains.
     """
-    floats = [node for node in network.nodes if isinstance(node, UnrolledLayer)]
-    values = _check_network(network, floats, model, sample)
     layers = {layer.name: layer for layer in program.layers}
     step_share = COMPENSATED_STEP_SHARE if compensated else STEP_SHARE
-    for layer in floats:
-        _check_layer(layer, layers[layer.name], program, step_share, values[layer.inputs[0]], compensated)
+    for layer, value in network.layers():
+        _check_layer(layer, layers[layer.name], program, step_share, value, compensated)
 
 
 def _check_layer(
@@ -144,7 +162,7 @@ def _check_network(
     known = model.value_names()
     made = {layer.outputs[0]: layer.name for layer in layers if layer.outputs[0] in known}
     wanted = dict.fromkeys([*(layer.inputs[0] for layer in layers), *made, *network.outputs])
-    values = Interpreter(network).run(sample, tuple(wanted))
+    values = Interpreter(network, once=True).run(sample, tuple(wanted))
     session = model.open_session(tuple(made), optimise=False, once=True)
     names = [item.name for item in session.get_outputs()]
 

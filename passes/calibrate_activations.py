@@ -62,10 +62,10 @@ class CalibrateActivations(Pass):
         """Values that enter each layer: extremes and an even sample of the rest."""
         if not layers:
             return {}
-        interpreter = Interpreter(graph)
         wanted = tuple(dict.fromkeys(layer.inputs[0] for layer in layers))
         seen: dict[str, list[NDArray[np.float32]]] = {value: [] for value in wanted}
         chunks = calibration_batches(graph, context.calibration, self.images)
+        interpreter = Interpreter(graph, once=len(chunks) == 1)
         with context.progress("calibrating", len(chunks)) as advance:
             for feeds in chunks:
                 for value, array in interpreter.run(feeds, wanted).items():

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from ortools.sat.python import cp_model
 
+from memcompile.passes import cp_sat
 from memcompile.passes.clock import FOREVER, Clock
 from memcompile.passes.packing import Packing, TileShape, pack
 from memcompile.passes.packing_bounds import arrays_bound
@@ -111,7 +111,7 @@ class ChoiceMaster:
 
     def __init__(self, table: PriceTable, arrays: int, interval: int) -> None:
         self.table, self.arrays, self.interval = table, arrays, interval
-        self.model = cp_model.CpModel()
+        self.model = cp_sat.CpModel()
         self.copies = [-(-windows // interval) for windows in table.windows]
         cells = table.lines[0] * table.lines[1]
         # Integers: cells for the first kind of row, steps for the second.
@@ -123,7 +123,7 @@ class ChoiceMaster:
             _whole(copies[:, None] * use.whole * interval + windows[:, None] * use.working)
             for copies, windows, use in zip(self.copies, table.windows, table.uses, strict=True)
         ]
-        self.taken: list[dict[int, cp_model.IntVar]] = []
+        self.taken: list[dict[int, cp_sat.IntVar]] = []
         for kind, layers in enumerate(table.layers.tolist()):
             fits = (self.area[kind] <= arrays * cells).all(axis=1) & (self.steps[kind] <= arrays * interval).all(axis=1)
             taken = {option: self.model.new_int_var(0, layers, "") for option in np.flatnonzero(fits).tolist()}
@@ -134,7 +134,7 @@ class ChoiceMaster:
     def is_impossible(self, effort: float) -> bool:
         """Whether no choice of the family keeps the interval; False if undecided."""
         self._limit(self.steps, self.arrays * self.interval)
-        return cp_solver(effort).solve(self.model) == cp_model.INFEASIBLE
+        return cp_solver(effort).solve(self.model) == cp_sat.INFEASIBLE
 
     def propose(self, idle: float, effort: float) -> tuple[tuple[Choice, ...], ...] | None:
         """Choices of each kind's layers that take few arrays in practice; None if none was found.
@@ -151,7 +151,7 @@ class ChoiceMaster:
         ]
         self.model.minimize(self._total(spread))
         solver = cp_solver(effort)
-        if solver.solve(self.model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        if solver.solve(self.model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
             return None
         return tuple(
             tuple(
@@ -167,10 +167,10 @@ class ChoiceMaster:
         for way in range(demand[0].shape[1]):
             self.model.add(self._total([item[:, way] for item in demand]) <= limit)
 
-    def _total(self, demand: Sequence[NDArray[np.int64]]) -> cp_model.LinearExprT:
+    def _total(self, demand: Sequence[NDArray[np.int64]]) -> cp_sat.LinearExprT:
         amounts = [amount for taken in self.taken for amount in taken.values()]
         factors = [int(demand[kind][option]) for kind, taken in enumerate(self.taken) for option in taken]
-        return cp_model.LinearExpr.weighted_sum(amounts, factors)
+        return cp_sat.LinearExpr.weighted_sum(amounts, factors)
 
 
 def _whole(values: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from ortools.sat.python import cp_model
 
+from memcompile.passes import cp_sat
 from memcompile.passes.clock import FOREVER, Clock
 from memcompile.passes.packing import Fill, Packing, TileShape, fill_array
 from memcompile.passes.packing_exact import arrange
@@ -197,7 +197,7 @@ class ChoiceProgram:
 
     def plan(self, effort: float) -> WindowPlan | None:
         """Whole choices and whole arrays from the patterns found, with CP-SAT; None if there are none."""
-        model = cp_model.CpModel()
+        model = cp_sat.CpModel()
         layers = self.table.layers.tolist()
         taken = [model.new_int_var(0, layers[column.kind], "") for column in self.columns]
         used = [model.new_int_var(0, self.arrays, "") for _ in self.patterns]
@@ -217,7 +217,7 @@ class ChoiceProgram:
             model.add(held >= asked)
         model.add(sum(used) <= self.arrays)
         solver = cp_solver(self.clock.limit(effort), linearization_level=1)
-        if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        if solver.solve(model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
             return None
         choices = []
         for kind in range(len(layers)):

@@ -16,8 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ortools.sat.python import cp_model
-
+from memcompile.passes import cp_sat
 from memcompile.passes.explore_windows import CopyOption
 from memcompile.passes.solver import cp_solver
 
@@ -120,12 +119,12 @@ class Master:
 
     def __init__(self, problem: JointProblem, interval: int) -> None:
         self.problem, self.interval = problem, interval
-        self.model = cp_model.CpModel()
+        self.model = cp_sat.CpModel()
         self.schemes: dict[int, list[Scheme]] = {}
-        self.picked: dict[int, list[cp_model.IntVar]] = {}
-        work: list[cp_model.LinearExprT] = []
-        area: list[cp_model.LinearExprT] = []
-        tall: list[cp_model.LinearExprT] = []
+        self.picked: dict[int, list[cp_sat.IntVar]] = {}
+        work: list[cp_sat.LinearExprT] = []
+        area: list[cp_sat.LinearExprT] = []
+        tall: list[cp_sat.LinearExprT] = []
         for layer, options in enumerate(problem.layers):
             if problem.is_free(layer):
                 windows = free_cover(self.model, problem, layer)
@@ -161,9 +160,9 @@ class Master:
         """
         solver = cp_solver(effort)
         status = solver.solve(self.model)
-        if status == cp_model.INFEASIBLE:
+        if status == cp_sat.INFEASIBLE:
             return None
-        if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        if status not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
             raise TimeoutError
         return {
             layer: next(number for number, here in enumerate(picked) if solver.value(here))
@@ -175,7 +174,7 @@ class Master:
         self.model.add_bool_or(~self.picked[layer][number] for layer, number in choice.items())
 
 
-def free_cover(model: cp_model.CpModel, problem: JointProblem, layer: int) -> dict[int, cp_model.IntVar]:
+def free_cover(model: cp_sat.CpModel, problem: JointProblem, layer: int) -> dict[int, cp_sat.IntVar]:
     """Number of windows of each one-tile option, so that every output position is computed once.
 
     Active windows form a chain of nested sizes; all but the smallest lie whole inside the output.
@@ -206,11 +205,11 @@ class Distribution:
 
     def __init__(self, problem: JointProblem, interval: int, schemes: dict[int, Scheme], own_lines: bool) -> None:
         self.problem, self.interval, self.own_lines = problem, interval, own_lines
-        self.model = cp_model.CpModel()
-        self.steps: list[list[cp_model.LinearExprT]] = [[] for _ in range(problem.arrays)]
-        self.area: list[list[cp_model.LinearExprT]] = [[] for _ in range(problem.arrays)]
-        self.width: list[list[cp_model.LinearExprT]] = [[] for _ in range(problem.arrays)]
-        self.free: dict[int, dict[int, list[cp_model.IntVar]]] = {}
+        self.model = cp_sat.CpModel()
+        self.steps: list[list[cp_sat.LinearExprT]] = [[] for _ in range(problem.arrays)]
+        self.area: list[list[cp_sat.LinearExprT]] = [[] for _ in range(problem.arrays)]
+        self.width: list[list[cp_sat.LinearExprT]] = [[] for _ in range(problem.arrays)]
+        self.free: dict[int, dict[int, list[cp_sat.IntVar]]] = {}
         for layer, options in enumerate(problem.layers):
             if layer in schemes:
                 for part in schemes[layer]:
@@ -251,7 +250,7 @@ class Distribution:
             model.add(sum(loads) == total)
             self.free[layer][number] = loads
 
-    def _occupy(self, array: int, height: int, width: int, count: cp_model.IntVar) -> None:
+    def _occupy(self, array: int, height: int, width: int, count: cp_sat.IntVar) -> None:
         self.area[array].append(height * width * count)
         if self.own_lines or 2 * height > self.problem.lines[0]:
             self.width[array].append(width * count)
@@ -266,9 +265,9 @@ class Distribution:
         """
         solver = cp_solver(effort)
         status = solver.solve(self.model)
-        if status == cp_model.INFEASIBLE:
+        if status == cp_sat.INFEASIBLE:
             return None
-        if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        if status not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
             raise TimeoutError
         found = {}
         for layer, options in self.free.items():

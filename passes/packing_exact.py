@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ortools.sat.python import cp_model
-
+from memcompile.passes import cp_sat
 from memcompile.passes.packing import Fill, Packing, TileShape, fill_array
 from memcompile.passes.shelves import distribute_on_shelves
 from memcompile.passes.solver import cp_solver
@@ -86,7 +85,7 @@ def _distribute(
     shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, effort: float
 ) -> tuple[list[list[int]] | None, bool]:
     """Number of tiles of each shape per array, or None and whether that is proven."""
-    model = cp_model.CpModel()
+    model = cp_sat.CpModel()
     counts = _counts(model, shapes, lines, arrays)
     for array in range(arrays):
         pairs = [(shape, count[array]) for shape, count in zip(shapes, counts, strict=True)]
@@ -96,14 +95,14 @@ def _distribute(
         model.add(sum(shape.width * count for shape, count in tall) <= lines[1])
     solver = cp_solver(effort)
     status = solver.solve(model)
-    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return None, status == cp_model.INFEASIBLE
+    if status not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
+        return None, status == cp_sat.INFEASIBLE
     return [[solver.value(count[array]) for count in counts] for array in range(arrays)], False
 
 
 def _counts(
-    model: cp_model.CpModel, shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int
-) -> list[list[cp_model.IntVar]]:
+    model: cp_sat.CpModel, shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int
+) -> list[list[cp_sat.IntVar]]:
     """How many tiles of each shape each array holds: all of them together, as many as fit at most."""
     counts = []
     for shape in shapes:
@@ -116,7 +115,7 @@ def _counts(
 def arrange(shapes: Sequence[TileShape], content: Sequence[int], lines: tuple[int, int], effort: float) -> Fill | None:
     """Find lines for the tiles of one array, without overlap; None if the solver finds none."""
     tiles = [number for number, count in enumerate(content) for _ in range(count)]
-    model = cp_model.CpModel()
+    model = cp_sat.CpModel()
     corners, boxes_y, boxes_x = [], [], []
     for number in tiles:
         height, width = shapes[number].height, shapes[number].width
@@ -127,7 +126,7 @@ def arrange(shapes: Sequence[TileShape], content: Sequence[int], lines: tuple[in
         corners.append((line, output))
     model.add_no_overlap_2d(boxes_x, boxes_y)
     solver = cp_solver(effort)
-    if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+    if solver.solve(model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
         return None
     placed = tuple(
         (number, solver.value(line), solver.value(output))

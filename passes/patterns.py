@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from ortools.sat.python import cp_model
 
+from memcompile.passes import cp_sat
 from memcompile.passes.packing import Fill, TileShape, fill_array
 from memcompile.passes.packing_bounds import transformed
 from memcompile.passes.packing_exact import arrange
@@ -137,19 +137,19 @@ class Knapsack:
         worth = np.flatnonzero((units > 0) & (self.most > 0))
         if not len(worth):
             return 0.0, counts
-        model = cp_model.CpModel()
+        model = cp_sat.CpModel()
         amounts = {int(shape): model.new_int_var(0, int(self.most[shape]), "") for shape in worth}
         listed = list(amounts.values())
         for row, limit in zip(self.matrix[:, worth].tolist(), self.limits, strict=True):
-            model.add(cp_model.LinearExpr.weighted_sum(listed, row) <= limit)
+            model.add(cp_sat.LinearExpr.weighted_sum(listed, row) <= limit)
         for shape, others, limit in zip(*self._conflicts_among(worth), strict=True):
             held = model.new_bool_var("")
             model.add(amounts[shape] == 0).only_enforce_if(~held)
-            model.add(cp_model.LinearExpr.weighted_sum(listed, others) <= limit).only_enforce_if(held)
-        model.maximize(cp_model.LinearExpr.weighted_sum(listed, units[worth].tolist()))
+            model.add(cp_sat.LinearExpr.weighted_sum(listed, others) <= limit).only_enforce_if(held)
+        model.maximize(cp_sat.LinearExpr.weighted_sum(listed, units[worth].tolist()))
         solver = cp_solver(KNAPSACK_LIMIT, linearization_level=1)
         solver.parameters.cp_model_probing_level = 0
-        if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        if solver.solve(model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
             return math.inf, counts
         counts[worth] = [solver.value(amount) for amount in listed]
         return solver.best_objective_bound / PRICE_UNIT, counts

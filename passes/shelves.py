@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ortools.sat.python import cp_model
-
+from memcompile.passes import cp_sat
 from memcompile.passes.packing import Fill, TileShape
 from memcompile.passes.solver import cp_solver
 
@@ -28,12 +27,12 @@ def distribute_on_shelves(
     effort
         Limit in the solver's deterministic time.
     """
-    model = cp_model.CpModel()
+    model = cp_sat.CpModel()
     shelved = [_ShelvedArray(model, shapes, lines, interval) for _ in range(arrays)]
     for number, shape in enumerate(shapes):
         model.add(sum(array.count(number) for array in shelved) == shape.count)
     solver = cp_solver(effort)
-    if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+    if solver.solve(model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
         return None
     return [array.fill(solver) for array in shelved]
 
@@ -42,16 +41,16 @@ class _ShelvedArray:
     """One array of the model: where it is cut, and how many tiles of each shape stand where."""
 
     def __init__(
-        self, model: cp_model.CpModel, shapes: Sequence[TileShape], lines: tuple[int, int], interval: int
+        self, model: cp_sat.CpModel, shapes: Sequence[TileShape], lines: tuple[int, int], interval: int
     ) -> None:
         self.shapes, self.lines = shapes, lines
         cuts = sorted({shape.height for shape in shapes if 2 * shape.height <= lines[0]})
         self.cuts = {cut: model.new_bool_var("") for cut in cuts}
         model.add_at_most_one(self.cuts.values())
-        self.stacked: list[cp_model.IntVar] = []
-        self.stacks: list[cp_model.IntVar] = []
-        self.lower: dict[int, cp_model.IntVar] = {}
-        self.upper: dict[int, cp_model.IntVar] = {}
+        self.stacked: list[cp_sat.IntVar] = []
+        self.stacks: list[cp_sat.IntVar] = []
+        self.lower: dict[int, cp_sat.IntVar] = {}
+        self.upper: dict[int, cp_sat.IntVar] = {}
         for number, shape in enumerate(shapes):
             side_by_side = lines[1] // shape.width
             high = lines[0] // shape.height
@@ -71,11 +70,11 @@ class _ShelvedArray:
             model.add(across + sum(shapes[number].width * amount for number, amount in shelf.items()) <= lines[1])
         model.add(sum(shape.load * self.count(number) for number, shape in enumerate(shapes)) <= interval)
 
-    def count(self, number: int) -> cp_model.LinearExprT:
+    def count(self, number: int) -> cp_sat.LinearExprT:
         """Tiles of one shape in this array."""
         return self.stacked[number] + self.lower.get(number, 0) + self.upper.get(number, 0)
 
-    def fill(self, solver: cp_model.CpSolver) -> Fill:
+    def fill(self, solver: cp_sat.CpSolver) -> Fill:
         """The tiles at their places."""
         tiles: list[tuple[int, int, int]] = []
         column = 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ortools.sat.python import cp_model
+from memcompile.passes import cp_sat
 
 LINEARIZED = 2
 """Linear relaxation of all constraints, which bounds need; the solver's own default is 1."""
 
 
-def cp_solver(limit: float, linearization_level: int = LINEARIZED) -> cp_model.CpSolver:
+def cp_solver(limit: float, linearization_level: int = LINEARIZED) -> cp_sat.CpSolver:
     """A solver whose result is the same on every machine.
 
     Parameters
@@ -16,7 +16,7 @@ def cp_solver(limit: float, linearization_level: int = LINEARIZED) -> cp_model.C
     limit
         In the solver's deterministic time, about seconds.
     """
-    solver = cp_model.CpSolver()
+    solver = cp_sat.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 0
     solver.parameters.max_deterministic_time = limit
