@@ -59,12 +59,18 @@ def test_passes_and_runtime_are_never_imported_bare(path: Path) -> None:
     assert not {name.split(".")[0] for name in imports(path)} & {"passes", "runtime", "tests"}
 
 
+@pytest.mark.parametrize("library", ["ortools", "pandas", "numba", "matplotlib"])
+def test_the_command_line_starts_without_what_few_commands_need(library: str) -> None:
+    code = f"import sys, memcompile.cli; sys.exit({library!r} in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_tests_import_them_by_their_full_names_too() -> None:
     for path in (REPOSITORY / "tests").glob("*.py"):
         assert not {name.split(".")[0] for name in imports(path)} & {"passes", "runtime"}, path.name
 
 
-def test_only_importer_its_checks_exporter_and_backend_know_onnx() -> None:
+def test_only_importer_its_weights_and_checks_exporter_and_backend_know_onnx() -> None:
     found = {path.name for path in SOURCES if any(name.split(".")[0] == "onnx" for name in imports(path))}
     assert found == {"onnx_import.py", "model_checks.py", "model_weights.py", "onnx_export.py", "backend.py"}
 
