@@ -1,6 +1,7 @@
 """All conversions of one tile: table look-ups, noise, rounding and shift-and-add.
 
-The compiled kernels and the NumPy code here do the same float32 operations in the same order.
+The compiled kernels and the NumPy code here do the same float32 operations in the same order; only sums of cells are
+formed in another one, for they are exact.
 """
 
 from __future__ import annotations
