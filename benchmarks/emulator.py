@@ -54,8 +54,8 @@ MATRIX_CASES = (
     (PeerCase("W1, all bits in one phase, ADC per 128-row tile, read noise", 128, 8, adc=True), None),
 )
 """With the ratio to sgemm to be reached."""
-CALLS, ROUND_S, PAUSE_S = 20, 0.05, 0.1
-"""Calls of a round at most, about as long as a round takes, and the pause before it."""
+ROUND_S, PAUSE_S = 0.1, 0.1
+"""About as long as a round takes, so that processors wake up in its beginning, and the pause before it."""
 SHORT_ROUNDS = 4
 """So many times more rounds where several calls fit one: short ones suffer most from what else the machine does."""
 PEER_LIMIT_S = 5.0
@@ -83,7 +83,7 @@ def best_pair_s(work: Callable[[], object], reference: Callable[[], object], rep
     take a core from others; they get a moment to fall asleep.
     """
     both = (work, reference)
-    calls = [max(1, min(CALLS, int(ROUND_S / best_s(each, 1)))) for each in both]
+    calls = [max(1, int(ROUND_S / best_s(each, 1))) for each in both]
     best = [math.inf, math.inf]
     for _ in range(repetitions * (SHORT_ROUNDS if min(calls) > 1 else 1)):
         for number, each in enumerate(both):
