@@ -130,7 +130,7 @@ def load_weights(model: onnx.ModelProto, file: FileStamp) -> tuple[onnx.ModelPro
         raise ModelError(f"{path} changed while it was read; compile it again when it is complete")
     if not places:
         return model, Weights(weights)
-    bare = _with_places(model, places)
+    bare = _without_values(model, places)
     if NOWHERE in (place.external_data[0].value for place in places.values()):
         return bare, Weights(weights)
     return bare, Weights(weights, path.parent.resolve(), files)
@@ -213,7 +213,7 @@ def _place(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return place
 
 
-def _with_places(model: onnx.ModelProto, places: Mapping[str, onnx.TensorProto]) -> onnx.ModelProto:
+def _without_values(model: onnx.ModelProto, places: Mapping[str, onnx.TensorProto]) -> onnx.ModelProto:
     """A copy of a model with only the places of some initializers; the model itself loses all of them."""
     kept = [
         places.get(tensor.name) or onnx.TensorProto.FromString(tensor.SerializeToString())

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.runtime.compiled import Workers, kernels
-from memcompile.runtime.random_numbers import LINES_PER_BLOCK, key_words, read_gaussians
+from memcompile.runtime.random_numbers import HALF_BLOCK, LINES_PER_BLOCK, key_words, read_gaussians
 
 TABLE_VALUES = 96 << 10
 """Partial sums of a block of lines at most; with them the cache of its own that a core has is half full."""
-VECTOR = 16
-"""Lines in a vector of the kernels, whose float32 values fill a line of a processor's cache."""
+SMALLEST_TABLES = 2
+"""Rows of a table, for tiles so tall that no tables fit; one row takes as much memory and twice the sums."""
 PHASES = 8
 """Phases of packed inputs; those beyond an input's bits are not used."""
 BLOCK_VALUES = 1 << 20
@@ -68,7 +68,7 @@ class TileLines:
     """
 
     cells: NDArray[np.float32]
-    """[vectors of lines, rows, lines of a vector]; the last vector is filled up with zeros.
+    """[vectors of lines, rows, lines of a vector]; a vector is half a block, the last one is filled up with zeros.
 
     Lines of the arrays below are filled up to whole blocks of ``LINES_PER_BLOCK``.
     """
@@ -107,7 +107,7 @@ class TileLines:
         return bool((self.rounding >= 1).any() or (self.min_code < 0 and (self.rounding < 0).any()))
 
 
-def rows_per_table(rows: int, look_ups: int, kinds: int = 1) -> int:
+def rows_per_table(rows: int, look_ups: int, kinds: int) -> int:
     """Input lines whose on/off patterns share a table of partial sums.
 
     The more there are, the fewer sums a look-up takes, and the more it takes to fill the tables. All tables of a
@@ -125,7 +125,7 @@ def rows_per_table(rows: int, look_ups: int, kinds: int = 1) -> int:
         return -(-rows // each) * ((1 << each) + look_ups)
 
     fits = [each for each in range(1, 9) if -(-rows // each) * (LINES_PER_BLOCK << each) * kinds <= TABLE_VALUES]
-    return min(fits or [2], key=sums)
+    return min(fits or [SMALLEST_TABLES], key=sums)
 
 
 def in_whole_blocks(values: NDArray[Any], dtype: Any = np.float32, block: int = LINES_PER_BLOCK) -> NDArray[Any]:
@@ -138,8 +138,9 @@ def in_whole_blocks(values: NDArray[Any], dtype: Any = np.float32, block: int = 
 
 def in_vectors(cells: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Values of cells, [rows, lines], as in :attr:`TileLines.cells`."""
-    filled = in_whole_blocks(cells, block=VECTOR)
-    return np.ascontiguousarray(filled.reshape(len(filled), -1, VECTOR).transpose(1, 0, 2))
+    filled = in_whole_blocks(cells, block=HALF_BLOCK)
+    vectors = filled.reshape(len(filled), filled.shape[1] // HALF_BLOCK, HALF_BLOCK)
+    return np.ascontiguousarray(vectors.transpose(1, 0, 2))
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from memcompile.runtime import conversions
 from memcompile.runtime import random_numbers as numbers
 from memcompile.runtime.lanes import (
     COUNT,
@@ -55,8 +56,7 @@ assert HALF == numbers.HALF_BLOCK, "half a block of lines is a vector"
 assert HALF + HALF == BLOCK, "a block of lines is two vectors"
 SPAN = 256
 """Windows whose inputs are packed together."""
-PHASES = U(8)
-"""Phases of packed inputs."""
+PHASES = U(conversions.PHASES)
 
 
 def _compile(**options: Any) -> Any:
@@ -217,8 +217,8 @@ def _sum_groups(tables: Any, first: Any, second: Any, patterns: Any, at: Any, gr
 
 
 @_compile(inline="always")
-def _codes(current: Any, rounding: Any, line: Any, min_code: Any, max_code: Any) -> Any:
-    """What converters make of the currents of a vector of lines."""
+def converted(current: Any, rounding: Any, line: Any, min_code: Any, max_code: Any) -> Any:
+    """The codes that converters make of the currents of a vector of lines, in the type of the currents."""
     return floor(less(greater(current + load(rounding, line), min_code), max_code))
 
 
@@ -248,8 +248,8 @@ def add_block(
 ) -> None:
     """Subtract pairs and add slices of the codes of a block of lines, in totals whose columns begin at ``first``.
 
-    ``each``, ``columns`` and ``factors`` are those of :func:`memcompile.runtime.conversions.line_counts`, ``line`` is
-    the first of the block and ``room`` holds the codes of a block.
+    ``each``, ``columns`` and ``factors`` are those of :class:`memcompile.runtime.conversions.LineCounts`, ``line``
+    is the first of the block and ``room`` holds the codes of a block.
     """
     rest = lines - line
     if each == U(1):
@@ -294,7 +294,7 @@ def convert_items(
     begin: int,
     end: int,
 ) -> None:
-    """All conversions of one tile for items ``begin`` to ``end``; adds to ``totals``.
+    """All conversions of one tile for items ``begin`` to ``end``; adds to ``all_totals``.
 
     The arguments are those of :func:`memcompile.runtime.conversions.convert_tile`; an item is an
     image and window, windows running faster. Block by block of lines, ``room`` gets tables of partial
@@ -304,15 +304,10 @@ def convert_items(
     vectors, rows, groups, size = U(cells.shape[0]), U(cells.shape[1]), U(all_patterns.shape[2]), HALF << rows_each
     grid, apart, proportional = U(all_patterns.shape[1]), groups * size, variances.size > 0
     patterns, driven, tables = pointer(all_patterns), pointer(all_driven), pointer(room)
-    low_table, spreads = BLOCK, BLOCK + U(2) * apart  # codes of a block come first
+    first_table, spreads = BLOCK, BLOCK + U(2) * apart  # codes of a block come first
     sigma, gain, rounding = pointer(all_sigma), pointer(all_gain), pointer(all_rounding)
-    columns, factors, totals, lines = (
-        pointer(all_columns),
-        pointer(all_factors),
-        pointer(all_totals),
-        U(all_columns.size),
-    )
-    item_total = U(all_totals.strides[0]) // U(8)
+    columns, factors, lines = pointer(all_columns), pointer(all_factors), U(all_columns.size)
+    totals, item_total = pointer(all_totals), U(all_totals.strides[0]) // U(8)
     count = U(end - begin)
     sources = np.empty(count, np.uint64)
     keys = np.empty((count, U(4)), np.uint32)
@@ -323,9 +318,9 @@ def convert_items(
             keys[i, U(0)], keys[i, U(1)], keys[i, U(2)], keys[i, U(3)] = item_key(window, images[image], stream, key)
     for vector in range(U(0), vectors, U(2)):
         line, halves = HALF * vector, min(U(2), vectors - vector)
-        high_table = low_table + (halves - U(1)) * apart  # where there is one vector only, it is taken for both
+        second = (halves - U(1)) * apart  # where there is one vector only, it is taken for both
         for half in range(halves):
-            _fill_tables(tables, low_table + half * apart, pointer(cells), vector + half, rows, rows_each)
+            _fill_tables(tables, first_table + half * apart, pointer(cells), vector + half, rows, rows_each)
             if proportional:
                 _fill_tables(tables, spreads + half * apart, pointer(variances), vector + half, rows, rows_each)
         for i in range(count):
@@ -336,18 +331,17 @@ def convert_items(
                 if not (lines_on or every):
                     continue
                 at = sources[i] * groups * PHASES + phase
-                low, high = _sum_groups(tables, low_table, high_table, patterns, at, groups, size)
+                low, high = _sum_groups(tables, first_table, first_table + second, patterns, at, groups, size)
                 if noisy:
                     scale = sigma[U(lines_on)]
                     z_low, z_high = gaussian_block(words, (phase << PHASE_SHIFT) + line // U(2))
                     z_low, z_high = z_low * load(gain, line), z_high * load(gain, line + HALF)
                     if proportional:
-                        high_spreads = spreads + high_table - low_table
-                        both = _sum_groups(tables, spreads, high_spreads, patterns, at, groups, size)
+                        both = _sum_groups(tables, spreads, spreads + second, patterns, at, groups, size)
                         low, high = low + root(both[0]) * z_low, high + root(both[1]) * z_high
                     else:
                         low, high = low + z_low * scale, high + z_high * scale
-                sum_low = sum_low + _codes(low, rounding, line, min_code, max_code) * weights[phase]
-                sum_high = sum_high + _codes(high, rounding, line + HALF, min_code, max_code) * weights[phase]
+                sum_low = sum_low + converted(low, rounding, line, min_code, max_code) * weights[phase]
+                sum_high = sum_high + converted(high, rounding, line + HALF, min_code, max_code) * weights[phase]
             first = (U(begin) + i) * item_total
             add_block(sum_low, sum_high, line, lines, lines_each, columns, factors, totals, first, tables)

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from memcompile.quantizers import InputQuantizer
 from memcompile.runtime.compiled import Workers, product_kernels
-from memcompile.runtime.conversions import in_whole_blocks
 from memcompile.runtime.current_voltage import Drive
 from memcompile.runtime.digit_conversions import summed_variances, variance_matrix
 from memcompile.runtime.integer_product import IntegerMatrix
-from memcompile.runtime.random_numbers import ItemNoise, key_words
+from memcompile.runtime.random_numbers import LINES_PER_BLOCK, ItemNoise, key_words
 
 BLOCK_VALUES = 1 << 18
 """Sums of digits that a thread handles at once; some megabytes stay in a processor's caches."""
@@ -133,6 +132,7 @@ def multiply(
     totals = np.empty((items, matrices, lines.weights.columns))
     block = max(1, BLOCK_VALUES // (matrices * lines.weights.digits * lines.weights.columns))
     compiled, key = product_kernels(), key_words(noise.seed)
+    noise_values = -(-matrices * lines.weights.columns // LINES_PER_BLOCK) * LINES_PER_BLOCK
 
     def work(begin: int, end: int) -> None:
         for first in range(begin, end, block):
@@ -158,7 +158,7 @@ def multiply(
                 np.uint64(noise.stream),
                 key,
                 totals,
-                in_whole_blocks(np.zeros(matrices * lines.weights.columns)),
+                workers.room(noise_values),
                 first,
                 last,
             )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from memcompile.converter import NOISE_PER_ROUNDING, Converter
 from memcompile.program import Program
 from memcompile.runtime.compiled import Workers
-from memcompile.runtime.conversions import VECTOR, LineCounts, TileLines, in_vectors, in_whole_blocks
+from memcompile.runtime.conversions import LineCounts, TileLines, in_vectors, in_whole_blocks
 from memcompile.runtime.devices import Devices
 from memcompile.runtime.digit_conversions import DigitLines, filled, variance_matrix
 from memcompile.runtime.effects import Effects
@@ -80,7 +80,7 @@ class Machine:
         sigma = noise[0, 0] * np.sqrt(np.arange(rows + 1)) if alike else np.zeros(rows + 1)
         return TileLines(
             cells=in_vectors(cells),
-            variances=np.zeros((0, 1, VECTOR), np.float32) if alike else in_vectors(_on_summable_grid(noise**2)),
+            variances=in_vectors(cells[:, :0] if alike else _on_summable_grid(noise**2)),
             sigma=sigma.astype(np.float32),
             gain=in_whole_blocks(self.devices.gains(row)),
             rounding=in_whole_blocks(0.5 + self.devices.offsets(row)),

@@ -17,6 +17,7 @@ from memcompile.runtime.kernels import (
     U,
     _compile,
     add_block,
+    converted,
     gaussian_block,
     item_key,
 )
@@ -24,9 +25,6 @@ from memcompile.runtime.lanes import (
     copy_4,
     copy_16,
     divided,
-    floor,
-    greater,
-    less,
     like,
     load,
     numbered,
@@ -135,12 +133,6 @@ def deviations(vectors: Any, sigma: float) -> Any:
     return scaled
 
 
-@_compile(inline="always")
-def _codes(current: Any, rounding: Any, line: Any, min_code: Any, max_code: Any) -> Any:
-    """What converters make of the currents of a vector of lines, in the type of the currents."""
-    return floor(less(greater(current + load(rounding, line), min_code), max_code))
-
-
 @_compile(nogil=True)
 def convert_sums(
     all_sums: Any,
@@ -201,7 +193,7 @@ def convert_sums(
                     z_low, z_high = gaussian_block(item_key(both, image, stream, key), first_position)
                 z = (z_high if window & 1 else z_low) * load(gain, U(0))
                 low = low + like(z * load(spread, row * width) if proportional else z * deviation[row], step)
-            low = _codes(low, rounding, U(0), min_code, max_code)
+            low = converted(low, rounding, U(0), min_code, max_code)
             add_block(low, low, U(0), lines, lines_each, columns, factors, totals, first, codes)
             continue
         words = item_key(window, image, stream, key) if noisy else no_words
@@ -218,8 +210,8 @@ def convert_sums(
                 else:
                     z_low, z_high = z_low * deviation[row], z_high * deviation[row]
                 low, high = low + like(z_low, step), high + like(z_high, step)
-            low = _codes(low, rounding, line, min_code, max_code)
-            high = _codes(high, rounding, high_line, min_code, max_code)
+            low = converted(low, rounding, line, min_code, max_code)
+            high = converted(high, rounding, high_line, min_code, max_code)
             add_block(low, high, line, lines, lines_each, columns, factors, totals, first, codes)
 
 

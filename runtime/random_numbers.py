@@ -183,7 +183,6 @@ def read_gaussians(
     stream: int,
     seed: int,
     phase: int = 0,
-    first_line: int = 0,
 ) -> NDArray[np.float32]:
     """Standard Gaussian numbers of read noise, [items, count].
 
@@ -195,13 +194,11 @@ def read_gaussians(
     ----------
     window, image
         What the items are, [items] each.
-    first_line
-        Number of the first line, a multiple of ``LINES_PER_BLOCK``.
     """
     keys = philox(0, window, image, stream, seed)  # type: ignore[arg-type]
     k0, k1, k2, k3 = (word.astype(np.uint32)[:, None] for word in keys)
     blocks, half = -(-count // LINES_PER_BLOCK), HALF_BLOCK
-    position = np.arange(blocks * half, dtype=np.uint32) + np.uint32((phase << PHASE_SHIFT) + first_line // 2)
+    position = np.arange(blocks * half, dtype=np.uint32) + np.uint32(phase << PHASE_SHIFT)
     a = _scramble(k0 + position * np.uint32(STEPS[0]), k2, FACTORS[0])
     b = _scramble(k1 + position * np.uint32(STEPS[1]), k3, FACTORS[1])
     pairs = np.stack([part.reshape(-1, blocks, half) for part in _read_pair(a, b)], axis=2)

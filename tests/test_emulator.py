@@ -309,7 +309,7 @@ def test_tables_need_few_sums_and_fit_a_cache(rows: int, look_ups: int, kinds: i
         return math.ceil(rows / each) * 2**each * conversions.LINES_PER_BLOCK * kinds <= conversions.TABLE_VALUES
 
     possible = [each for each in range(1, 9) if fits(each)]
-    assert chosen in possible or (not possible and chosen == 2)
+    assert chosen in possible or (not possible and chosen == conversions.SMALLEST_TABLES)
     assert all(sums(chosen) <= sums(each) for each in possible)
 
 
