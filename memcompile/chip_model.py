@@ -318,7 +318,7 @@ class _LayerModel:
         lines = slice(first, first + seen.shape[1])
         # On their grid, conductances for phases of several bits fit float32 as well.
         cells[matrix, : len(seen), lines] = seen
-        rounding[matrix, 0, lines] = 0.5 + devices.offsets(tile)
+        rounding[matrix, 0, lines] = self.converter.half + devices.offsets(tile)
 
     # --- from sums to the output ------------------------------------------------------------------
 

@@ -9,12 +9,15 @@ precision; with more it is about 2^-19 of g_max and they are exact in double pre
 product is formed from digits of conductances, read noise allows for a coarser grid with fewer digits:
 the standard deviation of a cell's rounding error stays below 1/``NOISE_PER_ROUNDING`` of that of its read
 noise. All are far below any effect.
+
+The size of a code is a ratio of whole numbers of level steps. Codes of all phases and tiles of a layer are added up
+as whole numbers, and one multiplication and one division make level steps of the sum.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -25,17 +28,19 @@ from memcompile.target import Target
 
 NOISE_PER_ROUNDING = 128
 """Standard deviations of the rounding error of a conductance in one of a cell's read noise, at least."""
+LARGEST_TERM = 1 << 32
+"""Limit of the smaller of the two whole numbers whose ratio a code is to a level step: nine digits, exact as floats."""
 
 
 @dataclass(frozen=True)
 class Converter:
     """Units, grid and resolution of one conversion.
 
-    One level step of a cell is ``codes_per_level / levels_per_code`` units; one of the two is 1.
+    One level step of a cell is ``codes_per_level / levels_per_code`` units, which are codes.
     Continuous cells have no grid (None).
     ``max_code`` is None for a converter that is exact and has no end of range; ``min_code`` is 0, or
     -max_code where a line carries the difference of a pair. ``highest_digit`` is the largest input digit, which
-    gets the read voltage.
+    gets the read voltage. ``half`` is added to a current before it is rounded down.
     """
 
     codes_per_level: int
@@ -45,6 +50,7 @@ class Converter:
     max_code: int | None
     highest_digit: int = 1
     signed: bool = False
+    half: float = 0.5
 
     @classmethod
     def adc(cls, target: Target, range_share: float | None = None, read_sigma_us: float = 0.0) -> Converter:
@@ -52,32 +58,25 @@ class Converter:
 
         ``range_share`` is that share; the target's when None. ``read_sigma_us`` is read noise that
         every cell has at least. In level steps times digits the range is F = range_share * input_lines
-        * highest_digit * g_max / level_step, for codes from 0 to N = 2^bits - 1. If k = floor(N / F) is at
-        least 1, one code is 1/k level step and an array without errors is converted exactly: the part of
-        the current that comes from g_min is the same on both lines of a pair, so both are rounded
-        alike. Otherwise one code is m = ceil(F / N) steps.
-
-        A line that carries the difference of a pair has codes from -N to N with N = 2^(bits - 1) - 1, and g_max -
-        g_min in place of g_max. There m is odd: no sum of level steps lies half way between two codes,
-        which would all be rounded upwards.
+        * highest_digit * g_max / level_step, for codes from 0 to N = 2^bits - 1: one code is F / N. A line that
+        carries the difference of a pair has codes from -N to N with N = 2^(bits - 1) - 1, and g_max - g_min in
+        place of g_max. An aligned range has larger codes, see :func:`_aligned`.
         """
         signed = target.array.signed_lines
         codes = (1 << (target.adc.bits - signed)) - 1
-        share = target.adc.range_share if range_share is None else range_share
-        reach = Fraction(codes) / (_range_levels(target) * Fraction(share))
-        per_level = max(1, math.floor(reach))
-        per_code = 1 if reach >= 1 else math.ceil(1 / reach)
-        per_code += signed and per_code % 2 == 0
-        unit_us = target.cell.level_step_us * per_code / per_level
+        reach = codes / _range_levels(target, range_share)
+        size = _aligned(reach, signed) if target.adc.range == "aligned" else _in_whole_terms(reach)
+        unit_us = target.cell.level_step_us * size.denominator / size.numerator
         digit = target.input.highest_digit
         if digit > 1:
             grid_bits = _noise_bits(19 + math.floor(math.log2(unit_us / target.cell.g_max_us)), unit_us, read_sigma_us)
         elif signed:
             # Sums may leave the range on their way to a small difference.
-            grid_bits = 22 - math.ceil(math.log2(_range_levels(target) * per_level / per_code))
+            grid_bits = 22 - math.ceil(math.log2(_range_levels(target, 1.0) * size))
         else:
             grid_bits = 23 - target.adc.bits
-        return cls(per_level, per_code, unit_us, max(grid_bits, 0), codes, digit, signed)
+        made = cls(size.numerator, size.denominator, unit_us, max(grid_bits, 0), codes, digit, signed)
+        return replace(made, half=0.5 if target.adc.range == "aligned" else 0.5 + made._guard(target))
 
     @classmethod
     def exact(cls, target: Target, read_sigma_us: float = 0.0) -> Converter:
@@ -119,9 +118,32 @@ class Converter:
         """
         if self.grid_bits is None:
             return levels.astype(np.float64) + float(_ratio(target))
-        per_level = Fraction(self.codes_per_level, self.levels_per_code)
-        base = _ratio(target) * per_level * (1 << self.grid_bits)
-        return self.to_grid(levels.astype(np.float64) * float(per_level)) + math.floor(base) / (1 << self.grid_bits)
+        base = _ratio(target) * self._per_level * (1 << self.grid_bits)
+        steps = self.to_grid(levels.astype(np.float64) * float(self._per_level))
+        return steps + math.floor(base) / (1 << self.grid_bits)
+
+    @property
+    def _per_level(self) -> Fraction:
+        return Fraction(self.codes_per_level, self.levels_per_code)
+
+    def _guard(self, target: Target) -> float:
+        """What keeps currents of cells without errors that are half way between two codes from being rounded down.
+
+        Cells are on the grid, and a line may be off by the sum of their rounding errors. The exact current plus one
+        half is a multiple of some fraction of a code: a shift of more than the error and less than that fraction
+        leaves all codes those of exact arithmetic. Zero where there is none.
+        """
+        assert self.grid_bits is not None
+        grid, whole = 1 << self.grid_bits, self._per_level
+        level = np.arange(target.cell.levels)
+        on_grid = self.to_grid(level.astype(np.float64) * float(whole))
+        error = max(abs(Fraction(held) - int(n) * whole) for n, held in zip(level, on_grid.tolist(), strict=True))
+        base = Fraction(0) if self.signed else _ratio(target) * whole
+        error += base - Fraction(math.floor(base * grid), grid)
+        error *= target.array.input_lines * self.highest_digit
+        guard = Fraction(math.ceil(error * grid), grid)
+        between = Fraction(1, 2 * math.lcm(whole.denominator, base.denominator))
+        return float(guard) if error + guard < between else 0.0
 
     def convert(self, current: NDArray[np.float64]) -> NDArray[np.float64]:
         """Output code of line currents in units: clip(floor(current + 1/2), min_code, max_code).
@@ -131,13 +153,13 @@ class Converter:
         """
         if self.max_code is None:
             return current
-        return np.clip(np.floor(current + 0.5), self.min_code, self.max_code)
+        return np.clip(np.floor(current + self.half), self.min_code, self.max_code)
 
     def to_levels(self, sums: NDArray[Any]) -> NDArray[np.float64]:
-        """Sums of codes as sums of level steps; exact where one code is 1/k level step."""
+        """Sums of codes as sums of level steps."""
         if self.levels_per_code == self.codes_per_level == 1:
             return sums.astype(np.float64, copy=False)
-        return sums.astype(np.float64) * self.levels_per_code / self.codes_per_level
+        return sums.astype(np.float64) * float(self.levels_per_code) / float(self.codes_per_level)
 
     def in_levels(self, sums: NDArray[Any]) -> NDArray[np.float64]:
         """Sums as level steps, which they are if float64; else they are codes."""
@@ -156,13 +178,50 @@ def _noise_bits(finest: int, unit_us: float, read_sigma_us: float) -> int:
     return max(0, min(finest, math.ceil(math.log2(unit_us / step_us))))
 
 
+def aligned_share(target: Target, range_share: float) -> float:
+    """The longest range up to another one whose codes are aligned, as a share of the largest line current."""
+    codes = (1 << (target.adc.bits - target.array.signed_lines)) - 1
+    steps = _range_levels(target, range_share) / codes
+    if steps >= 1:
+        whole = math.floor(steps)
+        size = Fraction(whole - (target.array.signed_lines and whole % 2 == 0))
+    else:
+        size = Fraction(1, math.ceil(1 / steps))
+    return min(range_share, float(codes * size / _range_levels(target, 1.0)))
+
+
+def _aligned(reach: Fraction, signed: bool) -> Fraction:
+    """Codes a level step where one of the two is a whole multiple of the other, for a range of ``reach`` or longer.
+
+    If k = floor(reach) is at least 1, one code is 1/k level step and an array without errors is converted exactly:
+    the part of the current that comes from g_min is the same on both lines of a pair, so both are rounded
+    alike. Otherwise one code is m = ceil(1 / reach) steps, an odd number where lines are signed: no sum of level steps
+    lies half way between two codes then, which would all be rounded upwards.
+    """
+    if reach >= 1:
+        return Fraction(math.floor(reach))
+    steps = math.ceil(1 / reach)
+    return Fraction(1, steps + (signed and steps % 2 == 0))
+
+
+def _in_whole_terms(ratio: Fraction) -> Fraction:
+    """The nearest ratio of whole numbers of which the smaller one is at most ``LARGEST_TERM``."""
+    if ratio < 1:
+        return 1 / (1 / ratio).limit_denominator(LARGEST_TERM)
+    return ratio.limit_denominator(LARGEST_TERM)
+
+
 def _ratio(target: Target) -> Fraction:
     """g_min in level steps, exactly."""
     low, high = Fraction(target.cell.g_min_us), Fraction(target.cell.g_max_us)
     return low * target.signed_levels / (high - low)
 
 
-def _range_levels(target: Target) -> Fraction:
-    """Largest current of a line in level steps times digits, exactly: of all its cells at g_max, or of the pairs."""
+def _range_levels(target: Target, range_share: float | None) -> Fraction:
+    """End of a range in level steps times digits, exactly; that of the target when None.
+
+    The largest current of a line is that of all its cells at g_max, or of the differences of pairs.
+    """
     of_input = target.signed_levels if target.array.signed_lines else _ratio(target) + target.signed_levels
-    return Fraction(of_input) * target.array.input_lines * target.input.highest_digit
+    share = Fraction(target.adc.range_share if range_share is None else range_share)
+    return Fraction(of_input) * target.array.input_lines * target.input.highest_digit * share

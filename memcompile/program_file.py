@@ -47,7 +47,7 @@ from memcompile.quantizers import ExactInput, InputQuantizer
 from memcompile.target import parse_target
 
 FORMAT = "memcompile program"
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 8 * 1024**3
 MAX_MEMBERS = 1_000_000
 # Whatever the decoders of Python and NumPy raise on damaged members.

@@ -76,8 +76,13 @@ class AdcSpec(Section):
     """Resolution in bits; one of them is the sign where the converter is signed."""
     range_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """End of range as a share of the largest possible line current; below 1 large currents saturate."""
-    range: Literal["fixed", "calibrated"] = "fixed"
-    """Whether all layers have range_share, or each layer a share of its own, at most that, from calibration data."""
+    range: Literal["fixed", "aligned", "calibrated"] = "fixed"
+    """Where the range ends: at range_share; there or further, so that a code is level steps; or layer by layer.
+
+    A fixed range ends at range_share, at the highest code. An aligned one is lengthened until a code is a whole part
+    of a level step or a whole number of them. Calibrated ranges are shares of their own for each layer, at most
+    range_share, chosen from calibration data.
+    """
     gain_sigma_share: NonNegativeFloat = 0.0
     """Standard deviation of a converter's gain from 1."""
     offset_sigma_codes: NonNegativeFloat = 0.0

@@ -202,8 +202,9 @@ def _layer(layer: AnyLayer, target: Target) -> Iterator[Violation]:
 def _range(layer: MappedLayer, target: Target) -> Iterator[Violation]:
     if layer.range_share is None:
         return
-    if target.adc.range == "fixed":
-        yield Violation("converter-range", layer.name, "has a converter range of its own; the target's is fixed")
+    if target.adc.range != "calibrated":
+        limits = f"has a converter range of its own; the target's is {target.adc.range}"
+        yield Violation("converter-range", layer.name, limits)
     elif not 0 < layer.range_share <= target.adc.range_share:
         limits = f"its converter range is {layer.range_share}; it must be above 0, at most {target.adc.range_share}"
         yield Violation("converter-range", layer.name, limits)

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.converter import Converter
+from memcompile.converter import Converter, aligned_share
+from memcompile.geometry import Unrolling
 from memcompile.interpreter import Interpreter
-from memcompile.ir import Graph, MappedLayer, Replica
+from memcompile.ir import Cut, Graph, MappedLayer, Replica
 from memcompile.pass_manager import Pass, PassContext
 from memcompile.passes.calibration_batches import calibration_batches
 from memcompile.target import Target
@@ -28,7 +29,8 @@ class CalibrateRanges(Pass):
     A short range clips large currents, a long one rounds all of them coarsely. Input vectors of
     the quantised network drive the layer's tiles, as they are cut, through ideal cells; the error
     is that of the layer's sums, after pairs, phases, slices and tiles are put together. Of ranges that are
-    equally good the longest is taken, so nothing changes where the whole range resolves each level.
+    equally good the longest is taken. Beside each range, the next shorter one is tried at which a code is a whole part
+    of a level step or a whole number of them: where large currents are rare, it converts levels exactly.
     """
 
     summary: ClassVar[str] = "choose each layer's converter range from calibration data"
@@ -36,15 +38,15 @@ class CalibrateRanges(Pass):
     """Calibration images used, at most."""
     vectors: int = 256
     """Input vectors taken in per layer, about; each image gives an equal number, at drawn positions."""
-    candidates: int = 25
-    """Ranges tried, in equal ratios."""
-    shortest: float = 1 / 64
+    candidates: int = 49
+    """Ranges tried at most, in equal ratios, and as many beside them; none whose codes are finer than levels."""
+    shortest: float = 1 / 4096
     """Shortest range tried, as a share of the target's."""
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         target = context.target
         layers = [node for node in graph.nodes if isinstance(node, MappedLayer)]
-        if target.adc.range == "fixed" or target.cell.continuous or not layers:
+        if target.adc.range != "calibrated" or target.cell.continuous or not layers:
             return graph
         ranges = self._ranges(target)
         errors = self._measure(graph, layers, ranges, context)
@@ -57,8 +59,13 @@ class CalibrateRanges(Pass):
         shares = target.adc.range_share * np.geomspace(1.0, self.shortest, self.candidates)
         found: dict[Converter, float] = {}
         for share in shares.tolist():
+            beside = aligned_share(target, share)
             found.setdefault(Converter.adc(target, share), share)
-        return {share: converter for converter, share in found.items()}
+            aligned = Converter.adc(target, beside)
+            found.setdefault(aligned, beside)
+            if aligned.codes_per_level >= aligned.levels_per_code:
+                break
+        return {share: converter for converter, share in sorted(found.items(), key=lambda item: -item[1])}
 
     def _measure(
         self, graph: Graph, layers: Sequence[MappedLayer], ranges: Ranges, context: PassContext
@@ -76,15 +83,19 @@ class CalibrateRanges(Pass):
                 for layer in layers:
                     x = layer.quantizer.quantize(layer.geometry.to_channels_first(values[layer.inputs[0]]))
                     for copy in _different(layer.replicas):
-                        windows = copy.windows[rng.permutation(len(copy.windows))[:positions]]
+                        windows = rng.permutation(copy.windows)[:positions]
                         errors[layer.name] += _squared_errors(layer, copy, x, windows, ranges, context.target)
                 advance(1)
         return errors
 
 
 def _different(replicas: Sequence[Replica]) -> Iterator[Replica]:
-    """One of all copies that are unrolled and cut alike."""
-    yield from {(copy.unrolling, copy.cut): copy for copy in replicas}.values()
+    """One for all copies that are unrolled and cut alike, with the windows of all of them."""
+    alike: dict[tuple[Unrolling, Cut], list[NDArray[np.int32]]] = {}
+    for copy in replicas:
+        alike.setdefault((copy.unrolling, copy.cut), []).append(copy.windows)
+    for (unrolling, cut), windows in alike.items():
+        yield Replica(unrolling, cut, np.concatenate(windows))
 
 
 def _squared_errors(

@@ -79,7 +79,7 @@ class TileLines:
     gain: NDArray[np.float32]
     """[lines]: what the converter multiplies noise with."""
     rounding: NDArray[np.float32]
-    """[lines]: one half plus the converter's offset."""
+    """[lines]: what a current is rounded with, one half plus the converter's offset."""
     min_code: np.float32
     """Zero, or below where lines carry the differences of pairs."""
     max_code: np.float32

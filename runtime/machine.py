@@ -83,7 +83,7 @@ class Machine:
             variances=in_vectors(cells[:, :0] if alike else _on_summable_grid(noise**2)),
             sigma=sigma.astype(np.float32),
             gain=in_whole_blocks(self.devices.gains(row)),
-            rounding=in_whole_blocks(0.5 + self.devices.offsets(row)),
+            rounding=in_whole_blocks(converter.half + self.devices.offsets(row)),
             min_code=np.float32(converter.min_code),
             max_code=np.float32(converter.max_code),
             counts=self._counts(row, width),
@@ -107,7 +107,7 @@ class Machine:
         assert converter.min_code is not None
         assert converter.max_code is not None
         assert converter.grid_bits is not None
-        rounding = filled(0.5 + self.devices.offsets(row))
+        rounding = filled(converter.half + self.devices.offsets(row))
         drowned = self.devices.drive is None and _drowns_float32(cells, noise, rounding)
         return DigitLines(
             cells=IntegerMatrix.of(filled(cells[None]), 2.0**-converter.grid_bits),

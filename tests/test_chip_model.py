@@ -48,7 +48,7 @@ ALL_EFFECTS: dict[str, Any] = {
         "dead_input_line_share": 0.05,
         "dead_output_line_share": 0.05,
     },
-    "adc": {"gain_sigma_share": 0.03, "offset_sigma_codes": 1.0, "range_share": 0.5},
+    "adc": {"gain_sigma_share": 0.03, "offset_sigma_codes": 1.0, "range_share": 0.5, "range": "fixed"},
     "wires": {"input_segment_ohm": 5.0, "output_segment_ohm": 5.0},
 }
 

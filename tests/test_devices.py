@@ -45,6 +45,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "dac": {"input": {"dac_sigma_share": 0.05}},
     "adc": {"adc": {"gain_sigma_share": 0.03, "offset_sigma_codes": 1.0}},
     "range": {"adc": {"range_share": 0.2}},
+    "fixed range": {"adc": {"range": "fixed"}},
     "wires": {"wires": {"input_segment_ohm": 10.0, "output_segment_ohm": 10.0}},
 }
 
@@ -79,6 +80,7 @@ def test_each_effect_has_a_switch(name: str) -> None:
         "dac": "dac_error",
         "adc": "adc_error",
         "range": "adc",
+        "fixed range": "adc",
     }
     switch = switches.get(name, name)
     base = Effects(**{**vars(Effects.none()), "adc": name == "adc"})
@@ -123,7 +125,7 @@ def test_read_noise_has_one_distribution_on_both_executors(name: str, adc: bool)
     assert np.allclose(fast.std(axis=0), literal.std(axis=0), rtol=0.15)
 
 
-@pytest.mark.parametrize("name", [*NOISES, "range"])
+@pytest.mark.parametrize("name", [*NOISES, "range", "fixed range"])
 def test_compiled_kernels_change_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")
     program, x = small_program({**SECTIONS, **NOISES}[name])

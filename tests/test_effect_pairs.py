@@ -39,7 +39,7 @@ STATIC: dict[str, dict[str, Any]] = {
     "drift": {"drift": {"exponent_mean": 0.05, "exponent_sigma": 0.02, "reference_s": 1.0}},
     "dac error": {"input": {"dac_sigma_share": 0.1}},
     "adc error": {"adc": {"gain_sigma_share": 0.05, "offset_sigma_codes": 1.0}},
-    "short range": {"adc": {"range_share": 0.08}},
+    "short range": {"adc": {"range": "fixed", "range_share": 0.08}},
     "wires": {"wires": {"input_segment_ohm": 20.0, "output_segment_ohm": 10.0}},
     "pairs on crossings": {"array": {"pairs": "crossings"}},
     "several bits": {"input": {"bits": 4, "bits_per_phase": 2}},

@@ -248,7 +248,7 @@ def test_compiled_kernels_threads_and_batches_change_no_bit(
     rng = np.random.default_rng(19)
     target = factories.make_target(
         array={"input_lines": 40, "output_lines": 70, "pairs": pairs},
-        adc={"bits": 9, "gain_sigma_share": 0.05, "offset_sigma_codes": 0.8},
+        adc={"bits": 9, "range": "fixed", "gain_sigma_share": 0.05, "offset_sigma_codes": 0.8},
         input={"bits_per_phase": bits_per_phase, "dac_sigma_share": 0.02},
         read_noise={"proportional_share": share},
     )

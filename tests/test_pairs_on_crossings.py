@@ -49,7 +49,7 @@ def test_an_array_holds_a_weight_a_crossing() -> None:
 
 @settings(deadline=None)
 @given(st.integers(2, 12), st.integers(2, 128), st.integers(1, 600), st.integers(1, 8), st.floats(0.01, 1.0))
-def test_codes_reach_to_both_ends_of_the_range(
+def test_aligned_codes_reach_to_both_ends_of_the_range(
     bits: int, levels: int, rows: int, digit_bits: int, share: float
 ) -> None:
     """One code is whole level steps, or a whole part of one; the range is used as far as that allows."""

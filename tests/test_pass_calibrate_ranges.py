@@ -102,14 +102,34 @@ def test_each_layer_has_its_own_range() -> None:
     assert second.range_share < first.range_share
 
 
-def test_nothing_changes_where_the_whole_range_resolves_each_level() -> None:
-    x = RNG.uniform(0, 1, (10, 40)).astype(np.float32)
+def test_a_range_that_resolves_each_level_is_found() -> None:
+    """The whole range does not: 255 codes are 124.4 level steps. With codes of a third of a step it ends at 85."""
+    x = np.zeros((10, 40), np.float32)
+    x[:, ::2] = RNG.uniform(0, 1, (10, 20))
     hardware = make_target(adc={"range": "calibrated"})
     program = compiled(ONE_LAYER, x, hardware)
-    assert [layer.range_share for layer in program.layers] == [1.0]
-    fixed = replace(program, target=make_target(), stages=tuple(replace(s, range_share=None) for s in program.stages))  # type: ignore[arg-type]
-    assert np.array_equal(Emulator(program, 3).run(x)["y"], Emulator(fixed, 3).run(x)["y"])
-    assert Emulator(program, effects=ADC_ONLY).explain() == Emulator(fixed, effects=ADC_ONLY).explain()
+    (layer,) = program.layers
+    assert layer.range_share == pytest.approx(85 / (16 * (7 + 7 / 9)))
+    assert Emulator(program).machine.devices.converters[0].codes_per_level == 3
+    assert squared_error(program, x) == 0.0
+    assert squared_error(with_range(program, 1.0), x) > 0.0
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_windows_of_all_copies_are_looked_at(copies: int) -> None:
+    """The last copy's windows see nothing but zeros."""
+    model = float_model([node("Conv", "x w", "y")], ("N", 3, 9, 3), {"w": dyadic(RNG, (2, 3, 1, 3))})
+    x = np.zeros((20, 3, 9, 3), np.float32)
+    x[:, :, :3] = RNG.uniform(0, 1, (20, 3, 3, 3))
+    hardware = target(8, chip={"arrays": 1000})
+    graph = stages.after("replicate", model, {"x": x}, target=hardware)
+    (layer,) = (item for item in graph.nodes if isinstance(item, MappedLayer))
+    copy = replace(layer.replicas[0], windows=np.arange(9, dtype=np.int32))
+    shares = tuple(replace(copy, windows=windows) for windows in np.split(copy.windows, copies))
+    graph = graph.map_nodes({layer.name: replace(layer, replicas=shares)})
+    (ranged,) = CalibrateRanges().run(graph, stages.context_for({"x": x}, hardware)).nodes
+    assert isinstance(ranged, MappedLayer)
+    assert ranged.range_share == pytest.approx(255 / 2 / (32 * (7 + 7 / 9)))  # codes of half a level step
 
 
 def test_no_range_is_longer_than_that_of_the_target() -> None:
@@ -153,7 +173,8 @@ def test_ranges_change_the_converters_and_not_the_devices() -> None:
     units_us = [converter.unit_us for converter in devices.converters]
     assert units_us[0] != units_us[1]
     cells_us = [devices.array(0, 0, converter) * converter.unit_us for converter in devices.converters]
-    assert np.allclose(cells_us[0], cells_us[1], rtol=0, atol=2.0**-16 * max(units_us))  # half a grid step of each
+    # Two steps of the grid at most: half for the level, a whole one for g_min, half for the error.
+    assert np.allclose(cells_us[0], cells_us[1], rtol=0, atol=2 * 2.0**-16 * max(units_us))
     ideal = [Emulator.ideal(item).run(x)["y"] for item in (program, with_range_of_target(program))]
     assert np.array_equal(*ideal)
 

@@ -187,11 +187,11 @@ def test_a_signed_converter_has_two_bits_or_more() -> None:
 
 
 @pytest.mark.parametrize("range_of", ["full", True, None, 1.0])
-def test_a_range_is_fixed_or_calibrated(range_of: object) -> None:
+def test_a_range_has_one_of_three_names(range_of: object) -> None:
     changed = values()
     changed["adc"]["range"] = range_of
     (line,) = errors_of(changed)
-    assert line == f"adc.range = {range_of!r}: input should be 'fixed' or 'calibrated'"
+    assert line == f"adc.range = {range_of!r}: input should be 'fixed', 'aligned' or 'calibrated'"
 
 
 @pytest.mark.parametrize("section", ["array", "chip", "cell", "input", "adc", "programming", "faults", "read_noise"])
