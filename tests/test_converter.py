@@ -225,6 +225,12 @@ def random_case(target: Target, inputs: int) -> tuple[Program, NDArray[np.float3
     return factories.layer_program(np.random.default_rng(5), layer, target), x
 
 
+def long_lines(bits: int, share: float, pairs: str, bits_per_phase: int) -> Target:
+    """A hundred input lines and sixteen levels: a code is many level steps."""
+    array, cell = {"input_lines": 100, "pairs": pairs}, {"levels": 16}
+    return fixed(bits, share, array=array, cell=cell, input={"bits_per_phase": bits_per_phase})
+
+
 @pytest.mark.parametrize(("share", "decibel"), [(1.0, 42.08), (0.99, 53.13)])
 def test_sixty_four_lines_of_three_levels(share: float, decibel: float) -> None:
     """One code is 128 * share / 127 level steps and no sum reaches 64: all codes are right, and too large by that."""
@@ -256,25 +262,16 @@ def test_the_converter_of_a_target_file(share: str, decibel: float, tmp_path: Pa
 @pytest.mark.parametrize("bits_per_phase", [1, 8])
 def test_a_bit_is_worth_six_decibels(pairs: str, bits_per_phase: int) -> None:
     """Rounding errors of coarse codes are spread evenly over a code: twice as many halve them. Three sigma is 0.6."""
-    sections = {
-        "array": {"input_lines": 100, "pairs": pairs},
-        "input": {"bits_per_phase": bits_per_phase},
-        "cell": {"levels": 16},
-    }
     bits = range(6, 9) if bits_per_phase == 1 else range(8, 13)
-    ratios = [sqnr_db(*random_case(fixed(each, 0.6, **sections), 100)) for each in bits]
+    ratios = [sqnr_db(*random_case(long_lines(each, 0.6, pairs, bits_per_phase), 100)) for each in bits]
     assert np.diff(ratios) == pytest.approx(np.full(len(ratios) - 1, 6.02), abs=1.5)
 
 
 @pytest.mark.parametrize("pairs", ["output_lines", "crossings"])
 @pytest.mark.parametrize("bits_per_phase", [1, 8])
 def test_a_slightly_shorter_range_changes_little(pairs: str, bits_per_phase: int) -> None:
-    sections = {
-        "array": {"input_lines": 100, "pairs": pairs},
-        "input": {"bits_per_phase": bits_per_phase},
-        "cell": {"levels": 16},
-    }
-    ratios = [sqnr_db(*random_case(fixed(8, share, **sections), 100)) for share in (1.0, 0.99, 0.98, 0.97)]
+    shares = (1.0, 0.99, 0.98, 0.97)
+    ratios = [sqnr_db(*random_case(long_lines(8, share, pairs, bits_per_phase), 100)) for share in shares]
     assert max(ratios) - min(ratios) < 1.0
 
 
