@@ -6,6 +6,8 @@ this hierarchy ever shows a traceback. ``assert`` and ordinary exceptions are fo
 
 from __future__ import annotations
 
+import platform
+from importlib.metadata import PackageNotFoundError, version
 from typing import ClassVar
 
 
@@ -65,18 +67,50 @@ class OutputError(MemcompileError):
     summary = "an output file, or standard output, cannot be written"
 
 
-class VerificationError(MemcompileError):
+class InternalError(MemcompileError):
+    """A fault of memcompile, found before anything wrong is handed out.
+
+    Parameters
+    ----------
+    what
+        The fault, and where it is.
+    way_round
+        What the user can do until it is mended.
+    """
+
+    def __init__(self, what: str, way_round: str) -> None:
+        super().__init__(
+            f"{what}{chr(10) if chr(10) in what else '; '}{way_round}; please report it with the command line, the "
+            f"model, the data and your own target file, if any, and these versions: {_versions()}"
+        )
+
+
+def _versions() -> str:
+    """What a report of a fault has to name."""
+    found = []
+    for package in ("memcompile", "onnxruntime", "onnx", "numpy", "ortools", "numba"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join([*found, f"Python {platform.python_version()} on {platform.machine()}"])
+
+
+class VerificationError(InternalError):
     """A pass broke the graph: a fault of memcompile, with all violations listed."""
 
     exit_code = 70
-    summary = "an internal check failed: a fault of memcompile, please report it"
+    summary = "an internal check failed: a fault of memcompile; the message says how to go round it and report it"
 
 
-class MiscompileError(MemcompileError):
+class MiscompileError(InternalError):
     """A program differs from its network by more than rounding explains: a fault of memcompile."""
 
     exit_code = 71
-    summary = "the program does not compute what the model does: a fault of memcompile, please report it"
+    summary = "the program does not compute what the model does: a fault of memcompile; as for 70"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, "--no-check compiles without this check")
 
 
 EXIT_CODES: dict[int, str] = {

@@ -108,13 +108,16 @@ class LinearLayer(Node):
     """A linear operator with static weights, bound for crossbars.
 
     ``weight`` is [out_channels, in_channels / groups, *kernel] float32, ``bias`` [out_channels]
-    float32; the bias is added digitally. ``integer`` layers multiply whole numbers of a quantised
+    float32; the bias is added digitally. ``bias_size`` [out_channels] float64 is the sum of the
+    magnitudes of the numbers that a folded bias was made of, None where it is the operator's own:
+    the network itself rounds in proportion to them. ``integer`` layers multiply whole numbers of a quantised
     model, bytes as inputs; they stay what they are where the target can hold them.
     """
 
     geometry: Geometry
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
+    bias_size: NDArray[np.float64] | None = None
     dtype: str = "float32"
     integer: bool = False
 
@@ -131,6 +134,7 @@ class UnrolledLayer(Node):
     geometry: Geometry
     matrix: NDArray[np.float32]
     bias: NDArray[np.float32]
+    bias_size: NDArray[np.float64] | None = None
     dtype: str = "float32"
     integer: bool = False
 

@@ -166,7 +166,14 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     }
     program = emit_program(graph, context, Provenance(file.name, file.sha256, compiler_version(), options, warnings))
     if check:
-        check_program(program, network, compensated=context.representative)
+        rounding = next(item for item in passes if isinstance(item, QuantizeWeights))
+        clipping = next(item for item in passes if isinstance(item, CalibrateActivations))
+        check_program(
+            program,
+            network,
+            compensated=context.representative and rounding.compensate,
+            shortest_range=clipping.shortest,
+        )
     return Compilation(program, file, dataset, warnings)
 
 

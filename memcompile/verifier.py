@@ -69,7 +69,19 @@ class Verifier:
         violations = find_violations(graph, context.target)
         if violations:
             lines = "\n".join(f"  - {violation}" for violation in violations[:50])
-            raise VerificationError(f"after pass {name} the graph breaks {len(violations)} rules:\n{lines}")
+            raise VerificationError(
+                f"after pass {name} the graph breaks {len(violations)} rules:\n{lines}", _way_round(graph)
+            )
+
+
+def _way_round(graph: Graph) -> str:
+    """What may compile a network whose graph is broken."""
+    if any(isinstance(node, TiledLayer) for node in graph.nodes):
+        return (
+            "--set replicate.objective=arrays --set replicate.effort=fast maps one copy of each layer without a search "
+            "and may do, as may another --target"
+        )
+    return "the same network in other operators may do, such as a graph optimiser writes, as may another --target"
 
 
 def verify_program(program: Program) -> Program:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from memcompile.ir import Graph, LinearLayer, Node, OnnxNode, read_only
 from memcompile.pass_manager import Pass, PassContext
 
-_Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
+# Scale, offset, and the sum of the magnitudes that the offset is made of.
+_Affine = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class FoldBatchnorm(Pass):
                 continue
             layer = node
             while (found := _follower(layer, graph)) is not None:
-                follower, (scale, offset) = found
-                layer = _fold(layer, scale, offset, follower)
+                follower, affine = found
+                layer = _fold(layer, affine, follower)
                 folded.add(follower.name)
             changed[node.name] = layer
         nodes = tuple(changed.get(node.name, node) for node in graph.nodes if node.name not in folded)
@@ -72,7 +73,7 @@ def _batchnorm(node: OnnxNode, layer: LinearLayer, graph: Graph) -> _Affine | No
         return None  # before opset 9, spatial=0 means one number per position
     with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is not folded
         scale = gamma / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
-        return scale, beta - mean * scale
+        return scale, beta - mean * scale, np.abs(beta) + np.abs(mean * scale)
 
 
 def _arithmetic(node: OnnxNode, layer: LinearLayer, graph: Graph) -> _Affine | None:
@@ -86,13 +87,13 @@ def _arithmetic(node: OnnxNode, layer: LinearLayer, graph: Graph) -> _Affine | N
         return None
     one, zero = np.ones_like(operand), np.zeros_like(operand)
     if node.op_type == "Mul":
-        return operand, zero
+        return operand, zero, zero
     if node.op_type == "Div":
         with np.errstate(divide="ignore"):
-            return one / operand, zero
+            return one / operand, zero, zero
     if node.op_type == "Add":
-        return one, operand
-    return (one, -operand) if left else (-one, operand)
+        return one, operand, np.abs(operand)
+    return (one, -operand, np.abs(operand)) if left else (-one, operand, np.abs(operand))
 
 
 def _per_channel(constant: NDArray[Any], layer: LinearLayer, graph: Graph) -> NDArray[np.float64] | None:
@@ -108,13 +109,14 @@ def _per_channel(constant: NDArray[Any], layer: LinearLayer, graph: Graph) -> ND
     return np.broadcast_to(constant.reshape(-1).astype(np.float64), (channels,))
 
 
-def _fold(
-    layer: LinearLayer, scale: NDArray[np.float64], offset: NDArray[np.float64], follower: OnnxNode
-) -> LinearLayer:
+def _fold(layer: LinearLayer, affine: _Affine, follower: OnnxNode) -> LinearLayer:
+    scale, offset, size = affine
+    own_size = np.abs(layer.bias.astype(np.float64)) if layer.bias_size is None else layer.bias_size
     shape = (-1,) + (1,) * (layer.weight.ndim - 1)
     return replace(
         layer,
         outputs=follower.outputs[:1],
         weight=read_only((layer.weight * scale.reshape(shape)).astype(np.float32)),
         bias=read_only((layer.bias * scale + offset).astype(np.float32)),
+        bias_size=read_only(own_size * np.abs(scale) + size),
     )

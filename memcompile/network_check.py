@@ -1,0 +1,316 @@
+"""Compares layers with onnxruntime's result before anything is quantised, each on onnxruntime's own values.
+
+Two sums of the same numbers differ in their last bits, and a network that rounds inside (QuantizeLinear) makes a whole
+step of that now and then, which later layers blow up. So no error is carried on: each layer, and each digital operator
+that a pass wrote, reads what onnxruntime itself has there, and its result is compared where the model has a value of
+that name. Operators that are the model's own need no comparison.
+
+What rounding explains, per element, with u the unit roundoff of the layer's type, v that of the sums, n the terms:
+every summation order gives sum w_i x_i within n v sum |w_i| |x_i|, each stored result is within u of itself, and a
+half precision input may have been read before it was rounded (u sum |w_i| |x_i|). See N. J. Higham, Accuracy and
+Stability of Numerical Algorithms, chapter 3.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.errors import MiscompileError
+from memcompile.geometry import Geometry
+from memcompile.interpreter import apply_matrices, run_layer
+from memcompile.ir import DigitalNode, Graph, OnnxNode, UnrolledLayer, read_values
+from memcompile.onnx_import import ModelFile, to_model
+from memcompile.onnx_session import open_session, run_session
+
+FLOAT_SHARE = 0.01
+"""Largest difference of a value as a share of its root mean square, where no bound of its rounding is known."""
+LEAST_SLACK = 1e-6
+"""Further difference there: softmax and sigmoid blow up shares of next to nothing."""
+OPERATOR_ROUNDINGS = 4
+"""Roundings of an operator beside a sum: BatchNormalization's division, root, product and addition."""
+FOLDED_ROUNDINGS = 2 * OPERATOR_ROUNDINGS
+"""Roundings of what was folded into a layer: a batch normalisation, and as many again in Mul and Add."""
+LARGEST_BYTE = 255
+"""No byte and its zero point are further apart."""
+# onnxruntime has no kernels for half precision sums on x86-64; others may add up in half precision.
+_SUMS_HALVES_IN_FLOAT32 = platform.machine().lower() in ("x86_64", "amd64")
+# Each element of the result depends on one element of each input, and never turns back as that one grows.
+_ELEMENTWISE = frozenset(
+    (
+        *("Add", "Cast", "Clip", "Concat", "DequantizeLinear", "Div", "Expand", "Flatten", "Gather", "Identity"),
+        *("LeakyRelu", "Mul", "Neg", "Pad", "QuantizeLinear", "Relu", "Reshape", "Slice", "Split", "Squeeze", "Sub"),
+        *("Transpose", "Unsqueeze"),
+    )
+)
+_Step = UnrolledLayer | tuple[OnnxNode, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Approximation:
+    """A value of the graph, and the largest difference per element from the model's that rounding explains.
+
+    ``slack`` is 0 where the value is onnxruntime's own, and None where no bound is known.
+    """
+
+    value: Any
+    slack: NDArray[np.float64] | float | None = 0.0
+
+
+@dataclass(frozen=True)
+class InputRange:
+    """Smallest and largest number that a layer reads on the sample; 0 both if it reads none."""
+
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, value: NDArray[Any]) -> InputRange:
+        """Range of the finite numbers."""
+        finite = value[np.isfinite(value)] if value.dtype.kind == "f" else value
+        return cls(float(finite.min(initial=0)), float(finite.max(initial=0)))
+
+
+def check_network(
+    graph: Graph, imported: Sequence[OnnxNode], model: ModelFile, sample: Mapping[str, NDArray[Any]]
+) -> dict[str, InputRange]:
+    """Compare what passes made of a model with the model; returns the range of each layer's input, by layer name.
+
+    Parameters
+    ----------
+    graph
+        With layers of float weights.
+    imported
+        The model's operators; those that are still in the graph are taken as they are.
+    sample
+        One batch, by input of the model.
+
+    Raises
+    ------
+    MiscompileError
+        Naming the first layer or operator that differs by more than rounding explains.
+    """
+    makers = {value: node for node in imported for value in node.outputs if value}
+    steps = list(_steps(graph.nodes, {*imported}, makers))
+    values = {name: Approximation(value) for name, value in _model_values(steps, makers, model, sample).items()}
+    expected = dict(values)
+    values |= {name: Approximation(value) for name, value in (*graph.constants.items(), *sample.items())}
+    ranges = {}
+    for step in steps:
+        if isinstance(step, UnrolledLayer):
+            ranges[step.name] = InputRange.of(values[step.inputs[0]].value)
+            found = {step.outputs[0]: _layer(step, values[step.inputs[0]])}
+        else:
+            found = _operators(step, graph, values)
+        for name, approximation in found.items():
+            if name not in makers:
+                values[name] = approximation
+                continue
+            # Kernels outside the default domain may round inside as they please.
+            slack = None if makers[name].domain else approximation.slack
+            where = step.name if isinstance(step, UnrolledLayer) else makers[name].name
+            _compare(f"layer {where!r}", name, Approximation(approximation.value, slack), expected[name].value)
+    return ranges
+
+
+def _steps(nodes: Iterable[Any], own: set[OnnxNode], makers: Mapping[str, OnnxNode]) -> Iterator[_Step]:
+    """Layers one by one, and runs of operators that are not the model's own, up to a value that the model has, too."""
+    run: list[OnnxNode] = []
+    for node in nodes:
+        for inner in node.nodes if isinstance(node, DigitalNode) else (node,):
+            if isinstance(inner, OnnxNode):
+                if inner in own:
+                    continue
+                run.append(inner)
+            if run and (isinstance(inner, UnrolledLayer) or not makers.keys().isdisjoint(inner.outputs)):
+                yield tuple(run)
+                run = []
+            if isinstance(inner, UnrolledLayer):
+                yield inner
+    if run:
+        yield tuple(run)
+
+
+def _nodes(step: _Step) -> Sequence[UnrolledLayer | OnnxNode]:
+    return (step,) if isinstance(step, UnrolledLayer) else step
+
+
+def _model_values(
+    steps: Sequence[_Step], makers: Mapping[str, OnnxNode], model: ModelFile, sample: Mapping[str, NDArray[Any]]
+) -> dict[str, Any]:
+    """What onnxruntime has for each value of the model that a step reads or makes."""
+    touched = (value for step in steps for node in _nodes(step) for value in (*read_values(node), *node.outputs))
+    wanted = [value for value in dict.fromkeys(touched) if value in makers]
+    if not wanted:
+        return {}
+    session = model.open_session(wanted, optimise=False, once=True)
+    return dict(zip(wanted, run_session(session, wanted, sample, model.name), strict=True))
+
+
+# --- what the graph makes of the same values -----------------------------------------------------
+
+
+def _layer(layer: UnrolledLayer, x: Approximation) -> Approximation:
+    """Output of a layer, and its distance from the model's."""
+    found = run_layer(layer, x.value)
+    if x.slack is None:
+        return Approximation(found, None)
+    slack = _integer_slack(layer) if layer.integer else _float_slack(layer, x.value)
+    if np.any(x.slack):
+        slack = slack + _magnitudes(layer, np.broadcast_to(x.slack, x.value.shape))
+    stored = 0.0 if layer.integer else _stored(found)
+    return Approximation(found, _shaped(slack, layer.geometry, x.value) + stored)
+
+
+def _float_slack(layer: UnrolledLayer, x: NDArray[Any]) -> NDArray[np.float64]:
+    """Rounding of sums in another order, and of what was folded in, [batch, out_channels, positions]."""
+    single, unit = float(np.finfo(np.float32).eps) / 2, float(np.finfo(layer.dtype).eps) / 2
+    sum_unit = unit if layer.dtype == "float16" and not _SUMS_HALVES_IN_FLOAT32 else single
+    read, offset = _magnitudes(layer, x), np.abs(layer.bias.astype(np.float64))[:, None]
+    terms = 2 * layer.geometry.group_rows + OPERATOR_ROUNDINGS  # of the sums on both sides
+    slack = terms * sum_unit * (read + offset)
+    if layer.dtype == "float16":
+        slack += unit * read
+    if layer.bias_size is not None:
+        slack += FOLDED_ROUNDINGS * max(unit, single) * (read + layer.bias_size[:, None])
+    return slack
+
+
+def _integer_slack(layer: UnrolledLayer) -> NDArray[np.float64]:
+    """Whole sums are exact, but the model may have had them as sums of floats, [1, out_channels, 1]."""
+    size = LARGEST_BYTE * np.abs(layer.matrix).sum(axis=1, dtype=np.float64).reshape(1, -1, 1)
+    rounded: NDArray[np.float64] = (
+        (layer.geometry.group_rows + FOLDED_ROUNDINGS) * float(np.finfo(np.float32).eps) / 2 * size
+    )
+    return rounded
+
+
+def _magnitudes(layer: UnrolledLayer, x: NDArray[Any]) -> NDArray[np.float64]:
+    """The sum of |w| |x| of each output, [batch, out_channels, positions]."""
+    images = np.abs(layer.geometry.to_channels_first(x).astype(np.float32))
+    sums: NDArray[np.float64] = apply_matrices(images, layer.geometry, np.abs(layer.matrix)).astype(np.float64)
+    return sums
+
+
+def _shaped(slack: NDArray[np.float64], geometry: Geometry, x: NDArray[Any]) -> NDArray[np.float64]:
+    """Bring a slack [batch, out_channels, positions] to the layout of the output for an input ``x``."""
+    images = geometry.to_channels_first(x).shape[0]
+    full = np.broadcast_to(slack, (images, geometry.out_channels, geometry.positions))
+    full = full.reshape(images, geometry.out_channels, *geometry.output_size)
+    shaped: NDArray[np.float64] = geometry.from_channels_first(full, x.shape)
+    return shaped
+
+
+def _stored(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Rounding of results to their own type, on both sides."""
+    kind = np.finfo(values.dtype)
+    finite = np.where(np.isfinite(values), np.abs(values.astype(np.float64)), 0)
+    # Beside it float32 products of next to nothing, which vanish on some processors.
+    return 1.001 * float(kind.eps) * finite + float(kind.smallest_subnormal) + float(np.finfo(np.float32).tiny)
+
+
+def _operators(
+    nodes: tuple[OnnxNode, ...], graph: Graph, values: Mapping[str, Approximation]
+) -> dict[str, Approximation]:
+    """Values that operators make, and their distances from the model's.
+
+    Each input in turn is moved up and down by its slack: operators that never turn back stay between the results.
+    """
+    made = [value for node in nodes for value in node.outputs if value]
+    read = dict.fromkeys(value for node in nodes for value in read_values(node))
+    inputs = [value for value in read if value not in made and value not in graph.constants]
+    wanted = [value for value in made if value in graph.types or value in graph.outputs]
+    session = open_session(to_model(graph, nodes, inputs, wanted), optimise=False, frugal=True)
+
+    def run(moved: Mapping[str, Any]) -> dict[str, Any]:
+        feeds = {name: moved.get(name, values[name].value) for name in inputs}
+        return dict(zip(wanted, run_session(session, wanted, feeds, f"{graph.name} at {nodes[0].name!r}"), strict=True))
+
+    results = run({})
+    slacks = [values[name].slack for name in inputs]
+    if any(slack is None for slack in slacks) or any(node.domain or node.op_type not in _ELEMENTWISE for node in nodes):
+        return {name: Approximation(result, None) for name, result in results.items()}
+    rounding = {name: _operator_rounding(result) for name, result in results.items()}
+    for name in (name for name, slack in zip(inputs, slacks, strict=True) if np.any(slack)):
+        ends = [run({name: _moved(values[name], sign)}) for sign in (-1, 1)]
+        for output, result in results.items():
+            rounding[output] = rounding[output] + np.max([_distance(end[output], result) for end in ends], axis=0)
+    return {name: Approximation(result, rounding[name]) for name, result in results.items()}
+
+
+def _operator_rounding(result: Any) -> NDArray[np.float64] | float:
+    if not isinstance(result, np.ndarray) or result.dtype.kind != "f":
+        return 0.0
+    return OPERATOR_ROUNDINGS * _stored(result)
+
+
+def _moved(approximation: Approximation, sign: int) -> NDArray[Any]:
+    """The value with its slack added or taken away, whole numbers by whole steps."""
+    value: NDArray[Any] = approximation.value
+    slack = np.asarray(approximation.slack, np.float64)
+    slack = np.ceil(slack) if value.dtype.kind in "iu" else slack
+    with np.errstate(over="ignore"):
+        return np.asarray(value.astype(np.float64) + sign * slack).astype(value.dtype)
+
+
+def _distance(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+    """Difference per element; 0 where both are the same, infinite ones included."""
+    wide, narrow = one.astype(np.float64), other.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.where((wide == narrow) | (np.isnan(wide) & np.isnan(narrow)), 0, np.abs(wide - narrow))
+
+
+# --- the comparison ------------------------------------------------------------------------------
+
+
+def _compare(where: str, name: str, found: Approximation, expected: Any) -> None:
+    """Raise MiscompileError if a tensor is not the model's up to rounding."""
+    value = found.value
+    if not isinstance(expected, np.ndarray) or not isinstance(value, np.ndarray) or expected.dtype.kind not in "fiu":
+        return
+    if (value.shape, value.dtype) != (expected.shape, expected.dtype):
+        _refuse(where, name, f"{value.dtype}{list(value.shape)} instead of {expected.dtype}{list(expected.shape)}")
+    if not value.size or (found.slack is None and value.dtype.kind != "f"):
+        return
+    apart = _distance(value, expected)
+    if found.slack is None:
+        allowed = FLOAT_SHARE * _size(expected) + LEAST_SLACK
+        if not _size(apart) <= allowed:
+            _refuse(where, name, f"root mean square {_size(apart):.3g}, where {allowed:.3g} are allowed")
+        return
+    # Wide whole numbers are sums of products; these are exact in the model, too.
+    slack = np.broadcast_to(0.0 if value.dtype.kind in "iu" and value.dtype.itemsize > 1 else found.slack, value.shape)
+    excused = ~np.isfinite(slack)
+    if value.dtype.kind == "f":
+        # What the type cannot hold is infinite on either side.
+        nearest = np.fmin(np.abs(expected.astype(np.float64)), np.abs(value.astype(np.float64)))
+        excused |= nearest + slack >= np.finfo(value.dtype).max
+    wrong = ~(apart <= slack) & ~excused
+    if wrong.any():
+        place = tuple(
+            int(axis) for axis in np.unravel_index(int(np.argmax(np.where(wrong, apart - slack, -1))), wrong.shape)
+        )
+        _refuse(
+            where,
+            name,
+            f"element {list(place)} is {float(value[place]):.6g} instead of {float(expected[place]):.6g}, "
+            f"where rounding explains a difference of {float(slack[place]):.3g}",
+        )
+
+
+def _refuse(where: str, name: str, difference: str) -> None:
+    raise MiscompileError(
+        f"{where} differs from onnxruntime's result on the first sample before anything is quantised, on the same "
+        f"inputs: value {name!r}: {difference}"
+    )
+
+
+def _size(values: NDArray[Any]) -> float:
+    """Root mean square of what is finite; infinite where a difference is not."""
+    with np.errstate(over="ignore"):
+        return float(np.sqrt(np.mean(np.square(values.astype(np.float64)))))
