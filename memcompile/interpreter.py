@@ -8,6 +8,7 @@ both executors are tested against; it knows nothing of arrays, tiles or noise.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from memcompile.ir import (
     as_dtype,
     read_values,
 )
-from memcompile.onnx_import import to_model
+from memcompile.onnx_import import integer_product_model, to_model
 from memcompile.onnx_session import open_session, run_session
 from memcompile.quantizers import InputQuantizer
 
@@ -156,3 +157,15 @@ def _steps(graph: Graph) -> Iterator[tuple[Node, ...]]:
         yield (node,)
     if run:
         yield tuple(run)
+
+
+@cache
+def multiplies_bytes_exactly() -> bool:
+    """Whether onnxruntime's kernels hold the sum of any two products of an unsigned and a signed byte.
+
+    Those for processors without dot-product instructions cut it to 16 bits.
+    """
+    worst = np.full((1, 64, 64), -128, np.int8)
+    session = open_session(integer_product_model(worst, 0), threads=1)
+    sums = (session.run(None, {"x": np.full((1, items, 64), 255, np.uint8)})[0] for items in (1, 64))
+    return all((each == 64 * 255 * -128).all() for each in sums)

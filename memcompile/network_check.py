@@ -16,6 +16,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from memcompile.errors import MiscompileError
 from memcompile.geometry import Geometry
-from memcompile.interpreter import apply_matrices, run_layer
+from memcompile.interpreter import apply_matrices, multiplies_bytes_exactly, run_layer
 from memcompile.ir import DigitalNode, Graph, OnnxNode, UnrolledLayer, read_values
 from memcompile.onnx_import import ModelFile, to_model
 from memcompile.onnx_session import open_session, run_session
@@ -38,6 +39,10 @@ FOLDED_ROUNDINGS = 2 * OPERATOR_ROUNDINGS
 """Roundings of what was folded into a layer: a batch normalisation, and as many again in Mul and Add."""
 LARGEST_BYTE = 255
 """No byte and its zero point are further apart."""
+LARGEST_FACTORS = (127, 64)
+"""Unsigned byte and magnitude of a signed one, one of which a product exceeds if two such do not fit 16 bits."""
+# Operators on bytes with exact sums, and where they have the weights' zero point.
+_WHOLE_SUMS = MappingProxyType({"ConvInteger": 3, "MatMulInteger": 3, "QLinearConv": 5, "QLinearMatMul": 5})
 # onnxruntime has no kernels for half precision sums on x86-64; others may add up in half precision.
 _SUMS_HALVES_IN_FLOAT32 = platform.machine().lower() in ("x86_64", "amd64")
 # Each element of the result depends on one element of each input, and never turns back as that one grows.
@@ -77,7 +82,7 @@ class InputRange:
 
 
 def check_network(
-    graph: Graph, imported: Sequence[OnnxNode], model: ModelFile, sample: Mapping[str, NDArray[Any]]
+    graph: Graph, imported: Graph, model: ModelFile, sample: Mapping[str, NDArray[Any]]
 ) -> dict[str, InputRange]:
     """Compare what passes made of a model with the model; returns the range of each layer's input, by layer name.
 
@@ -86,7 +91,7 @@ def check_network(
     graph
         With layers of float weights.
     imported
-        The model's operators; those that are still in the graph are taken as they are.
+        The graph of the model as it was; operators that are still in ``graph`` are taken as they are.
     sample
         One batch, by input of the model.
 
@@ -95,8 +100,8 @@ def check_network(
     MiscompileError
         Naming the first layer or operator that differs by more than rounding explains.
     """
-    makers = {value: node for node in imported for value in node.outputs if value}
-    steps = list(_steps(graph.nodes, {*imported}, makers))
+    makers = {value: node for node in imported.nodes if isinstance(node, OnnxNode) for value in node.outputs if value}
+    steps = list(_steps(graph.nodes, {*makers.values()}, makers))
     values = {name: Approximation(value) for name, value in _model_values(steps, makers, model, sample).items()}
     expected = dict(values)
     values |= {name: Approximation(value) for name, value in (*graph.constants.items(), *sample.items())}
@@ -104,7 +109,7 @@ def check_network(
     for step in steps:
         if isinstance(step, UnrolledLayer):
             ranges[step.name] = InputRange.of(values[step.inputs[0]].value)
-            found = {step.outputs[0]: _layer(step, values[step.inputs[0]])}
+            found = {step.outputs[0]: _layer(step, values[step.inputs[0]], imported)}
         else:
             found = _operators(step, graph, values)
         for name, approximation in found.items():
@@ -155,12 +160,12 @@ def _model_values(
 # --- what the graph makes of the same values -----------------------------------------------------
 
 
-def _layer(layer: UnrolledLayer, x: Approximation) -> Approximation:
+def _layer(layer: UnrolledLayer, x: Approximation, imported: Graph) -> Approximation:
     """Output of a layer, and its distance from the model's."""
     found = run_layer(layer, x.value)
     if x.slack is None:
         return Approximation(found, None)
-    slack = _integer_slack(layer) if layer.integer else _float_slack(layer, x.value)
+    slack = _integer_slack(layer, x.value, imported) if layer.integer else _float_slack(layer, x.value)
     if np.any(x.slack):
         slack = slack + _magnitudes(layer, np.broadcast_to(x.slack, x.value.shape))
     stored = 0.0 if layer.integer else _stored(found)
@@ -181,13 +186,27 @@ def _float_slack(layer: UnrolledLayer, x: NDArray[Any]) -> NDArray[np.float64]:
     return slack
 
 
-def _integer_slack(layer: UnrolledLayer) -> NDArray[np.float64]:
-    """Whole sums are exact, but the model may have had them as sums of floats, [1, out_channels, 1]."""
-    size = LARGEST_BYTE * np.abs(layer.matrix).sum(axis=1, dtype=np.float64).reshape(1, -1, 1)
-    rounded: NDArray[np.float64] = (
-        (layer.geometry.group_rows + FOLDED_ROUNDINGS) * float(np.finfo(np.float32).eps) / 2 * size
+def _integer_slack(layer: UnrolledLayer, x: NDArray[Any], imported: Graph) -> NDArray[np.float64]:
+    """Rounding in the model, whose sums may be of floats between DequantizeLinear; ours are exact.
+
+    Sums of bytes are exact as well, but for processors on which onnxruntime's kernels cut the sum of two products of
+    an unsigned and a signed byte to 16 bits. What that loses of two products is at most the sum of their excesses over
+    half the limit, and (x - 127) |w| is no less than an excess.
+    """
+    operator = imported.by_name.get(layer.name)
+    if not isinstance(operator, OnnxNode) or operator.op_type not in _WHOLE_SUMS:
+        size = LARGEST_BYTE * np.abs(layer.matrix).sum(axis=1, dtype=np.float64).reshape(1, -1, 1)
+        return np.asarray((layer.geometry.group_rows + FOLDED_ROUNDINGS) * float(np.finfo(np.float32).eps) / 2 * size)
+    if x.dtype != np.uint8 or multiplies_bytes_exactly():
+        return np.zeros((1, 1, 1))
+    place, (byte, factor) = _WHOLE_SUMS[operator.op_type], LARGEST_FACTORS
+    name = operator.inputs[place] if place < len(operator.inputs) else ""
+    zero = float(np.abs(imported.constants.get(name, np.full(1, 128 if name else 0)).astype(np.float64)).max())
+    stored = np.minimum(np.abs(layer.matrix) + np.float32(zero), np.float32(128))
+    excess = np.maximum(layer.geometry.to_channels_first(x).astype(np.float32) - byte, 0)
+    return np.asarray(
+        apply_matrices(excess, layer.geometry, np.where(stored > factor, stored, np.float32(0))), np.float64
     )
-    return rounded
 
 
 def _magnitudes(layer: UnrolledLayer, x: NDArray[Any]) -> NDArray[np.float64]:
@@ -236,26 +255,40 @@ def _operators(
     if any(slack is None for slack in slacks) or any(node.domain or node.op_type not in _ELEMENTWISE for node in nodes):
         return {name: Approximation(result, None) for name, result in results.items()}
     rounding = {name: _operator_rounding(result) for name, result in results.items()}
-    for name in (name for name, slack in zip(inputs, slacks, strict=True) if np.any(slack)):
-        ends = [run({name: _moved(values[name], sign)}) for sign in (-1, 1)]
-        for output, result in results.items():
-            rounding[output] = rounding[output] + np.max([_distance(end[output], result) for end in ends], axis=0)
+    for name in inputs:
+        for whole in {_is_whole(result) for result in results.values()}:
+            slack = _reach(values[name], whole)
+            if not np.any(slack):
+                continue
+            ends = [run({name: _moved(values[name].value, sign * slack)}) for sign in (-1, 1)]
+            for output, result in results.items():
+                if _is_whole(result) == whole:
+                    apart = np.maximum(*(_distance(end[output], result) for end in ends))
+                    rounding[output] = rounding[output] + apart
     return {name: Approximation(result, rounding[name]) for name, result in results.items()}
 
 
+def _is_whole(value: NDArray[Any]) -> bool:
+    """Whether a value has wide whole numbers: sums, which are exact."""
+    return value.dtype.kind in "iu" and value.dtype.itemsize > 1
+
+
+def _reach(approximation: Approximation, whole: bool) -> NDArray[np.float64]:
+    """How far a value is moved: its slack, and where exact sums are scaled, roundings of the operators."""
+    value, slack = approximation.value, np.asarray(approximation.slack, np.float64)
+    if not _is_whole(value):
+        return slack
+    scaled = 0.0 if whole else FOLDED_ROUNDINGS * float(np.finfo(np.float32).eps) / 2 * np.abs(value.astype(np.float64))
+    return np.ceil(np.maximum(slack, scaled))
+
+
 def _operator_rounding(result: Any) -> NDArray[np.float64] | float:
-    if not isinstance(result, np.ndarray) or result.dtype.kind != "f":
-        return 0.0
-    return OPERATOR_ROUNDINGS * _stored(result)
+    return OPERATOR_ROUNDINGS * _stored(result) if result.dtype.kind == "f" else 0.0
 
 
-def _moved(approximation: Approximation, sign: int) -> NDArray[Any]:
-    """The value with its slack added or taken away, whole numbers by whole steps."""
-    value: NDArray[Any] = approximation.value
-    slack = np.asarray(approximation.slack, np.float64)
-    slack = np.ceil(slack) if value.dtype.kind in "iu" else slack
+def _moved(value: NDArray[Any], by: NDArray[np.float64]) -> NDArray[Any]:
     with np.errstate(over="ignore"):
-        return np.asarray(value.astype(np.float64) + sign * slack).astype(value.dtype)
+        return np.asarray(value.astype(np.float64) + by).astype(value.dtype)
 
 
 def _distance(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
@@ -283,8 +316,7 @@ def _compare(where: str, name: str, found: Approximation, expected: Any) -> None
         if not _size(apart) <= allowed:
             _refuse(where, name, f"root mean square {_size(apart):.3g}, where {allowed:.3g} are allowed")
         return
-    # Wide whole numbers are sums of products; these are exact in the model, too.
-    slack = np.broadcast_to(0.0 if value.dtype.kind in "iu" and value.dtype.itemsize > 1 else found.slack, value.shape)
+    slack = np.broadcast_to(found.slack, value.shape)
     excused = ~np.isfinite(slack)
     if value.dtype.kind == "f":
         # What the type cannot hold is infinite on either side.

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.errors import MiscompileError
-from memcompile.ir import CalibratedLayer, Graph, IntegerLayer, MappedLayer, OnnxNode, UnrolledLayer
+from memcompile.ir import CalibratedLayer, Graph, IntegerLayer, MappedLayer, UnrolledLayer
 from memcompile.network_check import InputRange, check_network
 from memcompile.onnx_import import ModelFile
 from memcompile.pass_manager import PassContext, weight_limit
@@ -58,14 +58,14 @@ class FloatNetwork:
     def __init__(self, model: ModelFile, sample: Mapping[str, NDArray[Any]]) -> None:
         self._model = model
         self._sample = sample
-        self._imported: tuple[OnnxNode, ...] = ()
+        self._imported: Graph | None = None
         self._graph: Graph | None = None
         self._ranges: dict[str, InputRange] | None = None
 
     def after_pass(self, number: int, name: str, graph: Graph, context: PassContext) -> None:
         """Keep the graph, or compare the one before the first that is quantised."""
         if number == 0:
-            self._imported = tuple(node for node in graph.nodes if isinstance(node, OnnxNode))
+            self._imported = graph
         if not any(isinstance(node, CalibratedLayer | IntegerLayer) for node in graph.nodes):
             self._graph = graph
         elif self._ranges is None:
@@ -79,6 +79,7 @@ class FloatNetwork:
 
     def _compare(self) -> dict[str, InputRange]:
         assert self._graph is not None, "it has seen the imported graph"
+        assert self._imported is not None, "it has seen the imported graph"
         self._ranges = check_network(self._graph, self._imported, self._model, self._sample)
         return self._ranges
 

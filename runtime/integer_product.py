@@ -10,13 +10,13 @@ instructions add two products in 16 bits: 2 * 255 * 64 < 2^15. Values are the sa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from memcompile.interpreter import multiplies_bytes_exactly
 from memcompile.onnx_import import integer_product_model
 from memcompile.onnx_session import open_session
 
@@ -24,16 +24,9 @@ MAX_ROWS = 1 << 16
 """Rows whose sums of products surely fit 32 bits: 2^16 * 255 * 128 < 2^31."""
 
 
-@cache
 def digit_base() -> int:
     """The base of digits: 256 where onnxruntime multiplies all bytes exactly, else 128."""
-    worst = np.full((1, 64, 64), -128, np.int8)
-    session = open_session(integer_product_model(worst, 0), threads=1)
-    for items in (1, 64):
-        sums = session.run(None, {"x": np.full((1, items, 64), 255, np.uint8)})[0]
-        if (sums != 64 * 255 * -128).any():
-            return 128
-    return 256
+    return 256 if multiplies_bytes_exactly() else 128
 
 
 @dataclass(frozen=True, eq=False)
