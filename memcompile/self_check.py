@@ -29,10 +29,6 @@ from memcompile.quantizers import InputQuantizer
 
 PART_WEIGHTS = 1 << 18
 """Weights of a layer that are looked at together, about."""
-NEAREST_STEPS = 0.5
-"""Largest error of a weight rounded to the nearest level, in steps."""
-COMPENSATED_STEPS = 1.0
-"""The same of a weight rounded up or down, to make up for the errors of others."""
 UNIT = float(np.finfo(np.float32).eps) / 2
 """Unit roundoff of scales and biases."""
 LEAST = float(np.finfo(np.float32).smallest_subnormal)
@@ -124,7 +120,7 @@ def _check_layer(
         )
     _check_range(layer, mapped, inputs, shortest_range)
     for part in _parts(layer, mapped):
-        error = _check_weights(part, program, COMPENSATED_STEPS if compensated else NEAREST_STEPS)
+        error = _check_weights(part, program, compensated)
         _check_bias(part, error if compensated else np.zeros_like(error))
 
 
@@ -176,33 +172,36 @@ def _parts(layer: UnrolledLayer, mapped: MappedLayer) -> Iterator[_Part]:
         yield _Part(layer, mapped, some, layer.matrix[..., some], weights, *(array[:, some] for array in of_channels))
 
 
-def _check_weights(part: _Part, program: Program, steps: float) -> NDArray[np.float64]:
+def _check_weights(part: _Part, program: Program, compensated: bool) -> NDArray[np.float64]:
     """Check that integer weights are rounded float ones; returns their errors, [groups, rows, columns].
 
-    A weight is within ``steps`` of its level before the scale is rounded to float32; that moves level q by q times the
-    error of the step.
+    The nearest level is half a step away at most before the scale is rounded to float32; that moves level q by q times
+    the error of the step. Compensated weights are one of the two levels around the float weight.
     """
-    mapped, weights, matrix = part.mapped, part.weights, part.matrix.astype(np.float64)
-    step = np.abs(part.scale / mapped.quantizer.scale)[:, None]
-    error = weights * (part.scale / mapped.quantizer.scale)[:, None]
+    mapped, weights, matrix = part.mapped, part.weights, part.matrix
+    signed_step = (part.scale / mapped.quantizer.scale)[:, None]
+    step = np.abs(signed_step)
+    error = weights * signed_step
     error -= matrix
-    magnitude = np.abs(matrix, out=matrix)
     if isinstance(mapped.quantizer, InputQuantizer):
         off = UNIT * (1 + 2 * UNIT) * step + LEAST / mapped.quantizer.scale
-        allowed = steps * (step + off) + np.abs(weights, dtype=np.float64) * off + DOUBLE * magnitude
+        allowed = (step + off) / 2 + np.abs(weights, dtype=np.float64) * off + DOUBLE * np.abs(matrix, dtype=np.float64)
         # A weight beyond the last level is clipped to it: too small by any amount, but never too large.
         limit = weight_limit(program.target, mapped.slices, mapped.base)
-        clipped = (np.abs(weights) == limit) & (weights * np.sign(part.scale)[:, None] * error <= 0)
+        fine = (np.abs(weights) == limit) & (weights * np.sign(signed_step) * error <= 0)
+        if compensated:
+            levels = matrix / signed_step
+            fine |= (weights >= np.floor(levels)) & (weights <= np.ceil(levels))
     else:
-        allowed = UNIT * magnitude + LEAST * step
-        clipped = np.zeros((), np.bool_)
+        allowed = UNIT * np.abs(matrix, dtype=np.float64) + LEAST * step
+        fine = np.zeros((), np.bool_)
     excess = np.abs(error) - allowed
-    if not ((excess <= 0) | clipped).all():
-        group, row, column = _worst(excess, ~clipped)
+    if not ((excess <= 0) | fine).all():
+        group, row, column = _worst(excess, ~fine)
         raise MiscompileError(
             f"layer {part.layer.name!r}: the weight of output channel {part.channel(group, column)}, kernel input "
-            f"{row} is {part.matrix[group, row, column]:.6g} in the network and {error[group, row, column]:+.3g} off "
-            f"in the program, where rounding explains {allowed[group, row, column]:.3g}"
+            f"{row} is {matrix[group, row, column]:.6g} in the network and {error[group, row, column]:+.3g} off "
+            f"in the program, where rounding to the nearest level explains {allowed[group, row, column]:.3g}"
         )
     return error
 

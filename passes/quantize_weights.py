@@ -22,6 +22,8 @@ BLOCK_WEIGHTS = 1 << 18
 REFINEMENTS = 3
 # Float32 holds all whole numbers up to here.
 WHOLE_FLOAT32 = 1 << 24
+# Float32 holds squares of numbers of so many bits.
+SQUARED_BITS = 63
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,8 @@ class QuantizeWeights(Pass):
     def _search(self, size: NDArray[np.float32], limit: int) -> NDArray[np.float64]:
         """Best candidate of each channel, in units of largest / limit; magnitudes up to 1, [channels, n]."""
         size *= np.float32(limit)
+        # A power of two, so that scores keep their digits: squares of sums of wide weights are beyond float32.
+        unit = np.float32(2.0 ** -max(0, (size.shape[1] * limit**2).bit_length() - SQUARED_BITS))
         levels = np.empty_like(size)
         # NumPy's minimum of two arrays is several times faster than that of an array and a number.
         highest = np.full_like(size, limit)
@@ -167,7 +171,7 @@ class QuantizeWeights(Pass):
             np.rint(levels, out=levels)
             np.minimum(levels, highest, out=levels)
             product = np.einsum("ij,ij->i", size, levels)
-            score = np.square(product) / np.maximum(_power(levels, limit), 1)
+            score = np.square(product * unit) / np.maximum(_power(levels, limit), 1)
             better = score > best_score
             best[better], best_score[better] = candidate, score[better]
         return best

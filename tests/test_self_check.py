@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
-from models import float_model, node
+import self_check_rates
+from factories import make_target
+from models import float_model, make, node
 
-from memcompile import pipelines
+from memcompile import network_check, pipelines
 from memcompile.cli import main
 from memcompile.errors import MiscompileError
+from memcompile.interpreter import run_layer
 from memcompile.ir import Graph, IntegerLayer, LinearLayer, Node
 from memcompile.pass_manager import Pass, PassContext
 from memcompile.passes.group_digital import GroupDigital
@@ -47,6 +51,7 @@ def model(tmp_path: Path) -> Path:
 
 
 Change = Callable[[Any], Node]
+FAST = ("replicate.objective=arrays", "replicate.effort=fast")
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, kind: type[Node], name: str, change: Change, after: type[Pass]) -> None:
@@ -198,3 +203,262 @@ def test_weights_near_the_ends_of_float32_are_no_fault(tmp_path: Path, size: flo
     onnx.save(float_model([node("MatMul", "x w", "y")], ("N", 6), {"w": weight}), tmp_path / "m.onnx")
     np.savez(tmp_path / "x.npz", x=np.full((2, 6), 40.0, np.float32))
     pipelines.compile_model(tmp_path / "m.onnx", data=tmp_path / "x.npz")
+
+
+# --- what rounding explains is no fault ------------------------------------------------------------
+
+
+def saved(model: onnx.ModelProto, folder: Path) -> Path:
+    path = folder / "m.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def numbers(shape: tuple[int, ...], kind: str, seed: int = 5) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 1, shape).astype(kind)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16, 64])
+@pytest.mark.parametrize("target", ["ideal", "hermes", "yao2020", "neurram"])
+def test_products_in_half_precision_are_no_fault(tmp_path: Path, target: str, rows: int) -> None:
+    weights = {"w": numbers((rows, 16), "float16"), "b": numbers((16,), "float16")}
+    model = float_model([node("Gemm", "x w b", "y")], ("N", rows), weights, kind=onnx.TensorProto.FLOAT16)
+    pipelines.compile_model(saved(model, tmp_path), target, settings=FAST)
+
+
+@pytest.mark.parametrize("target", ["ideal", "yao2020"])
+@pytest.mark.parametrize("groups", [1, 6])
+def test_convolutions_in_half_precision_are_no_fault(tmp_path: Path, target: str, groups: int) -> None:
+    weights = {"w": numbers((12, 6 // groups, 1, 1), "float16")}
+    nodes = [node("Conv", "x w", "p", group=groups), node("Relu", "p", "y")]
+    model = float_model(nodes, ("N", 6, 5, 5), weights, kind=onnx.TensorProto.FLOAT16)
+    pipelines.compile_model(saved(model, tmp_path), target, settings=FAST)
+
+
+def test_a_model_turned_into_half_precision_is_no_fault(tmp_path: Path) -> None:
+    """All weights, and the input and output, of a float32 model; one layer stays float32 between two casts."""
+    rng = np.random.default_rng(2)
+    weights = {
+        "w1": numbers((4, 2, 3, 3), "float16"),
+        "gamma": rng.uniform(0.5, 2, 4).astype(np.float16),
+        "beta": rng.normal(0, 3, 4).astype(np.float16),
+        "mean": rng.normal(0, 30, 4).astype(np.float16),
+        "variance": rng.uniform(0.1, 9, 4).astype(np.float16),
+        "w2": numbers((144, 7), "float32"),
+        "w3": numbers((7, 5), "float16"),
+    }
+    nodes = [
+        node("Conv", "x w1", "c"),
+        node("BatchNormalization", "c gamma beta mean variance", "n"),
+        node("Flatten", "n", "f"),
+        node("Cast", "f", "g", to=onnx.TensorProto.FLOAT),
+        node("MatMul", "g w2", "h"),
+        node("Cast", "h", "i", to=onnx.TensorProto.FLOAT16),
+        node("MatMul", "i w3", "y"),
+    ]
+    model = float_model(nodes, ("N", 2, 8, 8), weights, kind=onnx.TensorProto.FLOAT16)
+    for target in ("ideal", "hermes"):
+        pipelines.compile_model(saved(model, tmp_path), target, settings=FAST)
+
+
+def test_sums_beyond_half_precision_are_no_fault(tmp_path: Path) -> None:
+    weights = {"w": np.full((64, 3), 300, np.float16) * np.array([1, -1, 0.01], np.float16)}
+    model = float_model([node("MatMul", "x w", "y")], ("N", 64), weights, kind=onnx.TensorProto.FLOAT16)
+    np.savez(tmp_path / "x.npz", x=np.full((3, 64), 8, np.float16))
+    for target in ("ideal", "yao2020"):
+        pipelines.compile_model(saved(model, tmp_path), target, data=tmp_path / "x.npz", settings=FAST)
+
+
+def test_an_offset_of_weights_whose_scale_is_rounded_is_no_fault(tmp_path: Path) -> None:
+    """One on a grid of sevenths of float32: the first input is constant, so that its error goes into the bias whole."""
+    weights = {"m": np.tile(np.eye(5, dtype=np.float32), (1, 3))}
+    x = np.random.default_rng(0).uniform(0, 1, (50, 5)).astype(np.float32)
+    x[:, 0] = 3.4
+    np.savez(tmp_path / "x.npz", x=x)
+    model = saved(float_model([node("MatMul", "x m", "y")], ("N", 5), weights), tmp_path)
+    for target in ("yao2020", "hermes", "neurram"):
+        pipelines.compile_model(model, target, data=tmp_path / "x.npz", settings=FAST)
+
+
+@pytest.mark.parametrize("target", ["hermes", "neurram"])
+def test_float32_scales_of_four_slices_are_no_fault(tmp_path: Path, target: str) -> None:
+    model = float_model([node("MatMul", "x w", "y")], ("N", 64), {"w": numbers((64, 64), "float32")})
+    pipelines.compile_model(saved(model, tmp_path), target, slices=4, settings=FAST)
+
+
+@pytest.mark.filterwarnings("error")
+def test_scores_of_wide_weights_do_not_overflow(tmp_path: Path) -> None:
+    target = make_target(cell={"levels": 128})
+    model = saved(float_model([node("MatMul", "x w", "y")], ("N", 64), {"w": numbers((64, 8), "float32")}), tmp_path)
+    (layer,) = pipelines.compile_model(model, target, slices=4, settings=FAST).program.layers
+    step = layer.scale.astype(np.float64) / layer.quantizer.scale
+    error = np.abs(layer.integer_matrix()[0] * step - numbers((64, 8), "float32"))
+    assert error.max() < 1e-6
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_double_precision_is_no_fault(tmp_path: Path, slices: int) -> None:
+    weights = {"w": numbers((40, 9), "float64"), "b": numbers((9,), "float64")}
+    model = float_model([node("Gemm", "x w b", "y")], ("N", 40), weights, kind=onnx.TensorProto.DOUBLE)
+    pipelines.compile_model(saved(model, tmp_path), slices=slices, settings=FAST)
+
+
+def test_offsets_that_cancel_are_no_fault(tmp_path: Path) -> None:
+    """The model rounds to a ten-thousandth here, the folded bias does not."""
+    weights = {
+        "w": numbers((8, 4), "float32"),
+        "up": np.full(4, 12345.678, np.float32),
+        "down": np.full(4, 12345.678, np.float32),
+    }
+    nodes = [node("MatMul", "x w", "p"), node("Add", "p up", "q"), node("Sub", "q down", "y")]
+    pipelines.compile_model(saved(float_model(nodes, ("N", 8), weights), tmp_path), "ideal", settings=FAST)
+
+
+def quantized_chain(layers: int, rng: np.random.Generator) -> onnx.ModelProto:
+    """Float products between QuantizeLinear and DequantizeLinear, whose values a softmax sharpens in between."""
+    weights: dict[str, np.ndarray] = {
+        "s": np.array(0.02, np.float32),
+        "z": np.array(128, np.uint8),
+        "t": np.array(0.004, np.float32),
+    }
+    nodes, value = [], "x"
+    for number in range(layers):
+        weights[f"w{number}"] = rng.integers(-127, 128, (24, 24)).astype(np.int8)
+        nodes += [
+            node("QuantizeLinear", f"{value} s z", f"q{number}"),
+            node("DequantizeLinear", f"q{number} s z", f"d{number}"),
+            node("DequantizeLinear", f"w{number} t", f"v{number}"),
+            node("MatMul", f"d{number} v{number}", f"m{number}"),
+            node("Softmax", f"m{number}", f"a{number}"),
+            node("Mul", f"a{number} m{number}", f"r{number}"),
+        ]
+        value = f"r{number}"
+    nodes.append(node("Identity", value, "y"))
+    return float_model(nodes, ("N", 24), weights)
+
+
+@pytest.mark.parametrize("target", ["ideal", "hermes"])
+def test_a_step_of_a_quantiser_is_not_carried_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    """Whole numbers on one target, floats on the other: each layer reads what onnxruntime has, bit by bit."""
+    seen: dict[str, Any] = {}
+
+    def noisy(layer: Any, x: Any) -> Any:
+        seen[layer.inputs[0]] = x
+        result = run_layer(layer, x)
+        return result + 1 if layer.integer else result * np.float32(1 + 2e-7)  # both flip codes now and then
+
+    monkeypatch.setattr(network_check, "run_layer", noisy)
+    model = saved(quantized_chain(6, np.random.default_rng(4)), tmp_path)
+    compilation = pipelines.compile_model(model, target, settings=FAST)
+    assert seen.keys() == {f"{'q' if target == 'ideal' else 'd'}{number}" for number in range(6)}
+    session = compilation.model.open_session([*seen], optimise=False)
+    sample = {name: array[:1] for name, array in compilation.dataset.calibration.items()}
+    for name, value in zip(seen, session.run([*seen], sample), strict=True):
+        np.testing.assert_array_equal(seen[name], value)
+
+
+def test_bytes_that_kernels_cut_to_16_bits_are_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two products of large bytes; the processor at hand may or may not do it."""
+    weights = {"w": np.full((8, 3), 127, np.int8), "z": np.array(0, np.uint8)}
+    model = make(
+        [node("MatMulInteger", "x w z", "y")],
+        {"x": (onnx.TensorProto.UINT8, ("N", 8))},
+        {"y": (onnx.TensorProto.INT32, None)},
+        weights,
+    )
+    path = saved(model, tmp_path)
+    np.savez(tmp_path / "x.npz", x=np.full((2, 8), 255, np.uint8))
+    pipelines.compile_model(path, "ideal", data=tmp_path / "x.npz", settings=FAST)
+
+    def cut(layer: Any, x: Any) -> Any:
+        return (run_layer(layer, x) - 4 * (2 * 255 * 127 - 32767)).astype(np.int32)
+
+    if network_check.multiplies_bytes_exactly():
+        monkeypatch.setattr(network_check, "run_layer", cut)
+        with pytest.raises(MiscompileError, match="layer 'MatMulInteger_y'"):
+            pipelines.compile_model(path, "ideal", data=tmp_path / "x.npz", settings=FAST)
+        monkeypatch.setattr(network_check, "multiplies_bytes_exactly", lambda: False)
+        pipelines.compile_model(path, "ideal", data=tmp_path / "x.npz", settings=FAST)
+    monkeypatch.setattr(network_check, "run_layer", lambda layer, x: cut(layer, x) * 2)
+    with pytest.raises(MiscompileError, match="layer 'MatMulInteger_y'"):
+        pipelines.compile_model(path, "ideal", data=tmp_path / "x.npz", settings=FAST)
+
+
+# --- what it says -----------------------------------------------------------------------------------
+
+
+def test_the_slack_is_that_of_the_channel_that_is_blamed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Steps of the channels are 1, 100 and 1/100."""
+    grid = np.random.default_rng(1).integers(-7, 8, (16, 3))
+    grid[0] = 7
+    path = saved(
+        float_model([node("MatMul", "x w", "y")], ("N", 16), {"w": (grid * [1, 100, 0.01]).astype(np.float32)}),
+        tmp_path,
+    )
+
+    def changed(layer: Any) -> Node:
+        cells = layer.cells.copy()
+        cells[0, 0, 0, 0, 2] -= 1
+        return replace(layer, cells=cells)
+
+    spoil(monkeypatch, IntegerLayer, "MatMul_y", changed, last_pass())
+    with pytest.raises(
+        MiscompileError,
+        match=r"output channel 2, kernel input 0 is 0\.07 .* and -0\.01 off .* level explains 0\.005;",
+    ):
+        pipelines.compile_model(path, settings=FAST)
+
+
+def test_a_bias_is_blamed_with_its_own_slack(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    def changed(layer: Any) -> Node:
+        bias = layer.bias.copy()
+        bias[2] += np.float32(1e-6)
+        return replace(layer, bias=bias)
+
+    spoil(monkeypatch, IntegerLayer, "Conv_p", changed, last_pass())
+    with pytest.raises(MiscompileError, match=r"bias of output channel 2 is .* explains a difference of 0;"):
+        pipelines.compile_model(model, settings=FAST)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda layer: replace(layer, geometry=replace(layer.geometry, strides=(2, 2))), "its geometry is "),
+        (lambda layer: replace(layer, inputs=("q",)), "its inputs is"),
+    ],
+)
+def test_a_layer_that_computes_something_else_is_found(
+    model: Path, monkeypatch: pytest.MonkeyPatch, change: Change, message: str
+) -> None:
+    compilation = pipelines.compile_model(model, settings=FAST)
+    program = compilation.program
+    stages = tuple(change(stage) if stage.name == "Conv_p" else stage for stage in program.stages)
+    monkeypatch.setattr(pipelines, "emit_program", lambda *_: replace(program, stages=stages))
+    with pytest.raises(MiscompileError, match=f"layer 'Conv_p': {message}"):
+        pipelines.compile_model(model, settings=FAST)
+
+
+def test_a_report_names_versions(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    spoil(monkeypatch, IntegerLayer, "Conv_r", flipped, last_pass())
+    with pytest.raises(MiscompileError) as error:
+        pipelines.compile_model(model, settings=FAST)
+    text = str(error.value)
+    assert "; --no-check compiles without this check; please report it with the command line, the model" in text
+    assert f"onnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}, numpy {np.__version__}" in text
+    assert "\n" not in text
+
+
+# --- rates ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_false_alarm_and_no_miss(tmp_path: Path) -> None:
+    """The first networks of the count in docs/errors.md, with every kind of fault in each."""
+    rates = self_check_rates.Rates()
+    for number in range(36):
+        rates.add(number, tmp_path)
+    assert rates.alarms == []
+    assert rates.missed == []
+    assert rates.sound >= 30
+    assert {name: count for name, count in rates.faults.items() if count < 10} == {}
+    assert rates.faults.keys() == {*self_check_rates.PROGRAM_FAULTS, *self_check_rates.NETWORK_FAULTS}
