@@ -79,9 +79,10 @@ class InternalError(MemcompileError):
     """
 
     def __init__(self, what: str, way_round: str) -> None:
+        between = "\n" if "\n" in what else "; "
         super().__init__(
-            f"{what}{chr(10) if chr(10) in what else '; '}{way_round}; please report it with the command line, the "
-            f"model, the data and your own target file, if any, and these versions: {_versions()}"
+            f"{what}{between}{way_round}; please report it with the command line, the model, the data and your own "
+            f"target file, if any, and these versions: {_versions()}"
         )
 
 

@@ -76,7 +76,7 @@ class Verifier:
 
 def _way_round(graph: Graph) -> str:
     """What may compile a network whose graph is broken."""
-    if any(isinstance(node, TiledLayer) for node in graph.nodes):
+    if any(isinstance(node, TiledLayer | MappedLayer) for node in graph.nodes):
         return (
             "--set replicate.objective=arrays --set replicate.effort=fast maps one copy of each layer without a search "
             "and may do, as may another --target"

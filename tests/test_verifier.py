@@ -402,3 +402,22 @@ def test_the_instrument_lists_all_violations_and_names_the_pass() -> None:
         Verifier().after_pass(1, "some_pass", graph, stages.context_for(FEEDS))
     assert "[defined-before-use] Conv_c1: reads 'nowhere'" in str(error.value)
     assert "[unique-names] Conv_c1" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("fold_constants", "the same network in other operators may do"),
+        ("replicate", "--set replicate.objective=arrays --set replicate.effort=fast maps one copy of each layer"),
+    ],
+)
+def test_the_instrument_says_how_to_go_round_a_fault_and_what_a_report_needs(name: str, advice: str) -> None:
+    graph = graph_after(name)
+    twice = replaced(graph, nodes=(*graph.nodes, graph.nodes[-1]))
+    with pytest.raises(VerificationError) as error:
+        Verifier().after_pass(1, name, twice, stages.context_for(FEEDS))
+    assert error.value.exit_code == 70
+    *_, last = str(error.value).splitlines()
+    assert last.startswith(advice)
+    assert "please report it with the command line, the model, the data" in last
+    assert f"onnx {onnx.__version__}, numpy {np.__version__}" in last
