@@ -255,8 +255,8 @@ def _operators(
         return dict(zip(wanted, run_session(session, wanted, feeds, f"{graph.name} at {nodes[0].name!r}"), strict=True))
 
     results = run({})
-    slacks = [values[name].slack for name in inputs]
-    if any(slack is None for slack in slacks) or any(node.domain or node.op_type not in _ELEMENTWISE for node in nodes):
+    bounded = all(isinstance(values[name].value, np.ndarray) and values[name].slack is not None for name in inputs)
+    if not bounded or any(node.domain or node.op_type not in _ELEMENTWISE for node in nodes):
         return {name: Approximation(result, None) for name, result in results.items()}
     rounding = {name: _operator_rounding(result) for name, result in results.items()}
     for name in inputs:

@@ -36,7 +36,9 @@ LEAST = float(np.finfo(np.float32).smallest_subnormal)
 DOUBLE = 16 * float(np.finfo(np.float64).eps)
 """Relative error of what is computed in double precision, with room for a few operations."""
 STRAY_STEPS = 2
-"""Steps that an input may lie outside the calibrated range: the same sum in another order does that."""
+"""Steps that an input may lie below the zero of a range without sign: the same sum in another order does that."""
+STRAY_SHARE = 1.1
+"""Factor between largest inputs: where a network quantises inside, other steps are taken in calibration."""
 
 
 class FloatNetwork:
@@ -130,7 +132,7 @@ def _check_range(layer: UnrolledLayer, mapped: MappedLayer, inputs: InputRange, 
     if not isinstance(quantizer, InputQuantizer):
         return
     for end, found in ((quantizer.lowest, inputs.lowest), (quantizer.highest, inputs.highest)):
-        reach = abs(end) * quantizer.scale / shortest_range + STRAY_STEPS * quantizer.scale
+        reach = (STRAY_SHARE * abs(end) / shortest_range + STRAY_STEPS) * quantizer.scale
         if abs(found) > reach and found * (1 if end == quantizer.highest else -1) > 0:
             raise MiscompileError(
                 f"layer {layer.name!r}: an input of {found:.6g} on the first sample is clipped to "
