@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,16 @@ from numpy.typing import NDArray
 
 from memcompile.errors import ModelError
 from memcompile.guard import out_of_memory
+from memcompile.onnx_session import open_session
 
 # onnx and onnxruntime agree on protobuf's own limit.
 MAX_MODEL_BYTES = 2 * 1024**3
 # Operators of a model whose functions are written out where they are called, and how deep functions call others.
 MAX_INLINED_NODES = 1_000_000
 MAX_FUNCTION_DEPTH = 50
+# Versions of operator sets and files that every onnxruntime takes, and of operator sets that none takes.
+OLD_VERSION = 7
+UNKNOWN_VERSION = 100
 
 
 def parse(data: bytes, path: Path) -> onnx.ModelProto:
@@ -121,17 +127,40 @@ def use_default_domain(model: onnx.ModelProto) -> None:
         node.domain = _domain(node.domain)
 
 
+@lru_cache
+def latest_operator_set(domain: str) -> int | None:
+    """Latest version of an operator set that onnxruntime takes; None if it does not know the domain."""
+    if _takes(domain, UNKNOWN_VERSION):
+        return None
+    return next((version for version in range(UNKNOWN_VERSION - 1, 0, -1) if _takes(domain, version)), None)
+
+
+def _takes(domain: str, version: int) -> bool:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([], "nothing", [value], [value])
+    opsets = {"": OLD_VERSION, domain: version}
+    imports = [onnx.helper.make_opsetid(*item) for item in opsets.items()]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=OLD_VERSION)
+    try:
+        open_session(model.SerializeToString(), once=True)
+    except Exception:  # onnxruntime's exceptions have no common base class
+        return False
+    return True
+
+
 def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-def check_validity(model: onnx.ModelProto, path: Path) -> None:
-    """Ask ``onnx.checker``.
+def validity_doubt(model: onnx.ModelProto) -> str | None:
+    """What ``onnx.checker`` has against a model; None if nothing.
+
+    Only a reason to give where onnxruntime refuses the model, too: onnxruntime runs models that the checker refuses.
 
     Raises
     ------
-    ModelError
-        The model is not valid ONNX.
+    MemoryError
+        The checker gets no memory.
     """
     # onnxruntime finds out types and shapes of outputs itself; only the checker wants them written down.
     bare = [value for value in model.graph.output if value.type.WhichOneof("value") in (None, "tensor_type")]
@@ -146,11 +175,59 @@ def check_validity(model: onnx.ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker raises its own and protobuf's kinds
-        raise refused(f"{path} is not valid ONNX", error, "; export it again") from error
-    for value, was in before:
-        value.ParseFromString(was)
-    for tensor, was in elsewhere:
-        tensor.ParseFromString(was)
+        if out_of_memory(error):
+            raise MemoryError(str(error)) from error
+        return first_line(error)
+    finally:
+        for value, was in before:
+            value.ParseFromString(was)
+        for tensor, was in elsewhere:
+            tensor.ParseFromString(was)
+    return None
+
+
+def in_topological_order(model: onnx.ModelProto) -> None:
+    """Sort the operators of the main graph, which onnxruntime takes in any order; a cycle stays as it is."""
+    nodes = list(model.graph.node)
+    made = {value: number for number, node in enumerate(nodes) for value in node.output if value}
+    waits = [
+        {made[value] for value in (*node.input, *captured_values(node)) if made.get(value, number) != number}
+        for number, node in enumerate(nodes)
+    ]
+    if all(max(before, default=-1) < number for number, before in enumerate(waits)):
+        return
+    readers: dict[int, list[int]] = {}
+    for number, before in enumerate(waits):
+        for other in before:
+            readers.setdefault(other, []).append(number)
+    left = [len(before) for before in waits]
+    ready = [number for number, count in enumerate(left) if not count]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        number = heapq.heappop(ready)
+        order.append(number)
+        for reader in readers.get(number, ()):
+            left[reader] -= 1
+            if not left[reader]:
+                heapq.heappush(ready, reader)
+    if len(order) < len(nodes):
+        return
+    copies = [onnx.NodeProto.FromString(nodes[number].SerializeToString()) for number in order]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+
+
+def import_missing_operator_sets(model: onnx.ModelProto) -> None:
+    """Write down the operator sets that onnxruntime assumes where a model names none: the latest it knows."""
+    if not model.opset_import:
+        return  # onnxruntime refuses it
+    given = {opset.domain for opset in model.opset_import}
+    used = dict.fromkeys(["", *(node.domain for node in nodes_of(model))])
+    for domain in used:
+        version = None if domain in given else latest_operator_set(domain)
+        if version is not None:
+            model.opset_import.append(onnx.helper.make_opsetid(domain, version))
 
 
 def refuse_bad_weights(model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]], path: Path) -> None:

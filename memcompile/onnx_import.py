@@ -22,12 +22,13 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from memcompile.errors import ModelError, ProgramError
-from memcompile.guard import GuardError, Limits, WorkError, run_guarded
+from memcompile.guard import DEFAULT_LIMITS, GuardError, Limits, WorkError, run_guarded
 from memcompile.ir import Graph, OnnxNode, OtherType, TensorType, read_only
 from memcompile.model_checks import (
     captured_values,
-    check_validity,
     first_line,
+    import_missing_operator_sets,
+    in_topological_order,
     inlined,
     is_elsewhere,
     parse,
@@ -37,6 +38,7 @@ from memcompile.model_checks import (
     refused,
     subgraphs,
     use_default_domain,
+    validity_doubt,
 )
 from memcompile.model_weights import load_weights, open_model, read_model_bytes, with_weights
 from memcompile.onnx_session import NO_WEIGHTS, FileStamp, Weights, tensor_dtype
@@ -105,8 +107,7 @@ def read_model(path: Path, limits: Limits | None = None) -> ModelFile:
     Raises
     ------
     ModelError
-        The file is missing, a directory, no ONNX, truncated, fails ``onnx.checker``, onnxruntime
-        refuses it, or a limit is broken.
+        The file is missing, a directory, no ONNX, truncated, onnxruntime refuses it, or a limit is broken.
     """
     own = FileStamp.of(path)
     data, digest = read_model_bytes(path)
@@ -116,8 +117,9 @@ def read_model(path: Path, limits: Limits | None = None) -> ModelFile:
     model, weights = load_weights(model, own)
     use_default_domain(model)
     refuse_endless_functions(model, path)
-    types = _guarded(_load, (model, weights, path), limits, path, "loading the model")
+    types = _judged(model, weights, limits, path)
     model = inlined(model, path)
+    in_topological_order(model)
     inputs = _inputs(model, types)
     refuse_bad_weights(model, weights.arrays, path)
     for name, kind in inputs.items():
@@ -135,9 +137,26 @@ def read_model(path: Path, limits: Limits | None = None) -> ModelFile:
     return ModelFile(path.name, digest, model, MappingProxyType(inputs), limits, weights)
 
 
+def _judged(model: onnx.ModelProto, weights: Weights, limits: Limits | None, path: Path) -> list[list[Any]]:
+    """Have onnxruntime load a model; returns the types of its inputs.
+
+    A model that ``onnx.checker`` refuses is loaded in a child process even if it is trusted: such models may crash
+    onnxruntime.
+    """
+    doubt = _guarded(validity_doubt, (model,), limits, path, "loading the model")
+    import_missing_operator_sets(model)
+    within = limits or (DEFAULT_LIMITS if doubt else None)
+    try:
+        types: list[list[Any]] = _guarded(_load, (model, weights, path), within, path, "loading the model")
+    except ModelError as error:
+        if not doubt:
+            raise
+        raise ModelError(f"{error}; it is not valid ONNX: {doubt}; export it again") from error
+    return types
+
+
 def _load(model: onnx.ModelProto, weights: Weights, path: Path) -> list[list[Any]]:
-    """Have onnx and onnxruntime look at a model; returns the types of its inputs."""
-    check_validity(model, path)
+    """Have onnx write functions out and onnxruntime load a model; returns the types of its inputs."""
     return _input_types(inlined(model, path), weights, path)
 
 
@@ -262,7 +281,7 @@ def _dense(sparse: onnx.SparseTensorProto) -> NDArray[Any]:
 
 
 def _nodes(graph: onnx.GraphProto) -> tuple[OnnxNode, ...]:
-    """Nodes with unique names; onnx.checker has already proven their order topological."""
+    """Nodes with unique names, in the model's order."""
     taken: set[str] = set()
     nodes = []
     for proto in graph.node:
