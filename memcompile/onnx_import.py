@@ -47,17 +47,28 @@ from memcompile.onnx_session import NO_WEIGHTS, FileStamp, Weights, tensor_dtype
 MAX_FIXED_BATCH = 1 << 16
 """Images of a model's fixed batch: the compiler follows each value of all of them."""
 LINEAR_OPERATORS = (
+    "Attention",
     "Conv",
     "ConvInteger",
     "ConvTranspose",
+    "DynamicQuantizeMatMul",
+    "Einsum",
+    "FusedConv",
+    "FusedGemm",
+    "FusedMatMul",
     "GRU",
     "Gemm",
     "LSTM",
     "MatMul",
     "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+    "QAttention",
+    "QGemm",
     "QLinearConv",
     "QLinearMatMul",
     "RNN",
+    "TransposeMatMul",
 )
 
 
@@ -327,16 +338,21 @@ def read_operators(model: bytes) -> tuple[tuple[OnnxNode, ...], dict[str, NDArra
 
 
 def make_operator(
-    op_type: str, name: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, Any]
+    op_type: str,
+    name: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    attributes: Mapping[str, Any],
+    domain: str = "",
 ) -> OnnxNode:
-    """An operator of the default domain that is in no model."""
-    proto = onnx.helper.make_node(op_type, inputs, outputs, name=name, **attributes)
+    """An operator that is in no model."""
+    proto = onnx.helper.make_node(op_type, inputs, outputs, name=name, domain=domain, **attributes)
     return OnnxNode(
         name=name,
         inputs=tuple(inputs),
         outputs=tuple(outputs),
         op_type=op_type,
-        domain="",
+        domain=domain,
         attributes=MappingProxyType({item.name: _attribute(item) for item in proto.attribute}),
         proto=proto.SerializeToString(deterministic=True),
     )
@@ -379,11 +395,15 @@ def _observe(
     sample: Mapping[str, NDArray[Any]],
 ) -> tuple[dict[str, TensorType], dict[str, tuple[int, ...]]]:
     """Types of all values, and the shapes that linear operators' inputs have on the sample."""
+    summed = {node.inputs[0] for node in nodes if node.op_type == "ReduceSum"}
+    linear = [
+        node
+        for node in nodes
+        if node.op_type in LINEAR_OPERATORS or (node.op_type == "Mul" and not summed.isdisjoint(node.outputs))
+    ]
     wanted = [
         value
-        for value in dict.fromkeys(
-            value for node in nodes if node.op_type in LINEAR_OPERATORS for value in node.inputs[:2]
-        )
+        for value in dict.fromkeys(value for node in linear for value in node.inputs[:2])
         if value and value not in constants and value not in file.inputs
     ]
     made = [value for node in nodes for value in node.outputs if value]

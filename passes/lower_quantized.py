@@ -38,27 +38,36 @@ _PLACES: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
 class _Product:
     """A product of whole numbers; zero points are scalars, or one number per output channel for weights.
 
+    The zero point of the data may be a value, which DynamicQuantizeLinear makes.
+
     ``weight`` is [out_channels, in_channels / groups, *kernel] for convolutions and
     [rows, columns] for matrix products.
     """
 
     data: str
-    data_zero: int
+    data_zero: int | str
     weight: NDArray[np.int32]
     convolution: bool
 
 
 def quantized_reason(node: OnnxNode, graph: Graph) -> str | None:
     """Why a quantised operator stays digital; None if it does not."""
-    data, _, weight, _ = _PLACES[node.op_type]
+    data, data_zero, weight, _ = _PLACES[node.op_type]
     inputs = dict(enumerate(node.inputs))
+    moving = data_zero if _is_dynamic_zero(inputs.get(data_zero, ""), graph) else data
     if inputs[weight] not in graph.constants:
         return "its weights are not static"
     if inputs[data] in graph.constants or inputs[data] not in graph.observed_shapes:
         return "its data input is static"
-    if any(name and name not in graph.constants for place, name in inputs.items() if place != data):
+    if any(name and name not in graph.constants for place, name in inputs.items() if place not in (data, moving)):
         return "its scales or zero points are not static"
     return _shape_reason(node, graph)
+
+
+def _is_dynamic_zero(name: str, graph: Graph) -> bool:
+    """Whether a zero point is the one that DynamicQuantizeLinear found."""
+    producer = graph.producers.get(name)
+    return isinstance(producer, OnnxNode) and producer.kind == "DynamicQuantizeLinear" and name == producer.outputs[2]
 
 
 def _shape_reason(node: OnnxNode, graph: Graph) -> str | None:
@@ -83,7 +92,7 @@ def lower_quantized(node: OnnxNode, graph: Graph) -> Lowering:
     first = (-1,) + (1,) * (weights.ndim - 1)
     product = _Product(
         node.inputs[data],
-        int(_constant(node, graph, data_zero, 0).reshape(-1)[0]),
+        _data_zero(node, graph, data_zero),
         weights - zero.reshape(first if convolution and zero.size > 1 else zero.shape),
         convolution,
     )
@@ -108,16 +117,25 @@ def _constant(node: OnnxNode, graph: Graph, place: int, default: int) -> NDArray
     return graph.constants[name] if name else np.array(default)
 
 
+def _data_zero(node: OnnxNode, graph: Graph, place: int) -> int | str:
+    name = node.inputs[place] if place < len(node.inputs) else ""
+    return name if name and name not in graph.constants else int(_constant(node, graph, place, 0).reshape(-1)[0])
+
+
 def _summed(low: Lowering, product: _Product, shape: tuple[int, ...], bias: NDArray[Any]) -> str:
     """Whole sums with the digital part added, int32."""
     geometry, kernels = _layer(low, product, shape)
     value = low.layer(product.data, shape, geometry, kernels, dtype="int32", integer=True)
-    offset = _offset(geometry, product, kernels) + bias.astype(np.int64).reshape(
-        (-1,) + (1,) * (geometry.rank if product.convolution else 0)
-    )
-    if not offset.any():
+    fixed = bias.astype(np.int64).reshape((-1,) + (1,) * (geometry.rank if product.convolution else 0))
+    if isinstance(product.data_zero, str):
+        zero = low.operator("Cast", product.data_zero, dtype="int32", to=6)
+        sums = low.constant(_offset(geometry, product, kernels, 1).astype(np.int32))
+        value = low.operator("Add", value, low.operator("Mul", zero, sums, dtype="int32"), dtype="int32")
+    else:
+        fixed = _offset(geometry, product, kernels, product.data_zero) + fixed
+    if not fixed.any():
         return value
-    return low.operator("Add", value, low.constant(offset.astype(np.int32)), dtype="int32")
+    return low.operator("Add", value, low.constant(fixed.astype(np.int32)), dtype="int32")
 
 
 def _layer(low: Lowering, product: _Product, shape: tuple[int, ...]) -> tuple[Geometry, NDArray[np.int32]]:
@@ -127,20 +145,20 @@ def _layer(low: Lowering, product: _Product, shape: tuple[int, ...]) -> tuple[Ge
     return vector_geometry(low.graph, shape, rows, columns), product.weight.T[:, :, None]
 
 
-def _offset(geometry: Geometry, product: _Product, kernels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """What the input's zero point adds: [columns], or [out_channels, *output_size] where padding matters."""
+def _offset(geometry: Geometry, product: _Product, kernels: NDArray[np.int32], zero: int) -> NDArray[np.int64]:
+    """What a zero point of the input adds: [columns], or [out_channels, *output_size] where padding matters."""
     if not product.convolution:
-        columns: NDArray[np.int64] = -product.data_zero * product.weight.sum(axis=0, dtype=np.int64)
+        columns: NDArray[np.int64] = -zero * product.weight.sum(axis=0, dtype=np.int64)
         return columns
     matrices = kernels.reshape(geometry.groups, geometry.group_columns, geometry.group_rows).transpose(0, 2, 1)
-    padded = any((*geometry.pads_begin, *geometry.pads_end)) and product.data_zero != 0
+    padded = any((*geometry.pads_begin, *geometry.pads_end)) and zero != 0
     if not padded:
-        sums: NDArray[np.int64] = -product.data_zero * matrices.sum(axis=1, dtype=np.int64)
+        sums: NDArray[np.int64] = -zero * matrices.sum(axis=1, dtype=np.int64)
         return sums.reshape(-1, *(1,) * geometry.rank)
     ones = np.ones((1, geometry.in_channels, *geometry.input_size))
     met = apply_matrices(ones, geometry, matrices.astype(np.float64))
     whole: NDArray[np.int64] = np.rint(met).astype(np.int64).reshape(geometry.out_channels, *geometry.output_size)
-    return -product.data_zero * whole
+    return -zero * whole
 
 
 def _scaled(low: Lowering, value: str, factor: NDArray[np.float32], product: _Product) -> str:
@@ -178,6 +196,8 @@ def between_quantizers(node: OnnxNode, graph: Graph) -> bool:
         or node.attributes.get("beta", 1.0) != 1
     )
     quantized = graph.quantized[node.inputs[1]]
+    if quantized.scale.ndim > 1:
+        return False  # a scale a block of inputs
     many = quantized.scale.size > 1 or quantized.zero_point.size > 1
     rank = quantized.values.ndim
     channel_axis = 0 if node.op_type == "Conv" or node.attributes.get("transB", 0) else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,6 +12,17 @@ import numpy as np
 
 from memcompile.ir import Graph, Node, OnnxNode
 from memcompile.pass_manager import Pass, PassContext
+from memcompile.passes.decompose_attention import decompose_attention, decompose_quantized_attention
+from memcompile.passes.decompose_contractions import decompose_einsum, decompose_mul_sum, decompose_vector_product
+from memcompile.passes.decompose_fused import decompose_fused_conv, decompose_fused_gemm, decompose_fused_matmul
+from memcompile.passes.decompose_quantized import (
+    decompose_channels_last,
+    decompose_dynamic_quantize_matmul,
+    decompose_matmul_integer_to_float,
+    decompose_matmul_nbits,
+    decompose_qgemm,
+)
+from memcompile.passes.decomposing import Decomposition
 from memcompile.passes.lower_convolutions import convolution_reason, lower_conv, lower_conv_transpose
 from memcompile.passes.lower_products import lower_gemm, lower_matmul, product_reason
 from memcompile.passes.lower_quantized import (
@@ -40,6 +52,26 @@ OPERATORS: Mapping[str, tuple[Reason, Lower]] = MappingProxyType(
         "RNN": (recurrent_reason, lower_recurrent),
     }
 )
+# Composites of plain operators, by kind. None says that an operator is a plain one; a text, why it stays digital.
+Decompose = Callable[[OnnxNode, Graph], Decomposition | str | None]
+COMPOSITES: Mapping[str, Decompose] = MappingProxyType(
+    {
+        "Einsum": decompose_einsum,
+        "MatMul": decompose_vector_product,
+        "ReduceSum": decompose_mul_sum,
+        "com.microsoft::Attention": decompose_attention,
+        "com.microsoft::DynamicQuantizeMatMul": decompose_dynamic_quantize_matmul,
+        "com.microsoft::FusedConv": decompose_fused_conv,
+        "com.microsoft::FusedGemm": decompose_fused_gemm,
+        "com.microsoft::FusedMatMul": decompose_fused_matmul,
+        "com.microsoft::MatMulIntegerToFloat": decompose_matmul_integer_to_float,
+        "com.microsoft::MatMulNBits": decompose_matmul_nbits,
+        "com.microsoft::QAttention": decompose_quantized_attention,
+        "com.microsoft::QGemm": decompose_qgemm,
+        "com.microsoft::QLinearConv": decompose_channels_last,
+        "com.microsoft::TransposeMatMul": decompose_fused_matmul,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -56,20 +88,35 @@ class SelectCrossbarOperators(Pass):
         nodes: list[Node] = []
         constants, types, observed = dict(graph.constants), dict(graph.types), dict(graph.observed_shapes)
         for node in graph.nodes:
-            if not isinstance(node, OnnxNode) or reason_to_stay_digital(node, graph) is not None:
-                nodes.append(node)
-                continue
-            lowered = _lowered(node, graph, context)
-            nodes += lowered.nodes
-            constants |= lowered.constants
-            types |= lowered.types
-            observed |= lowered.observed
+            written = _written(node, graph, context) if isinstance(node, OnnxNode) else (node,)
+            for part in written:
+                if isinstance(part, Node):
+                    nodes.append(part)
+                    continue
+                nodes += part.nodes if isinstance(part, Lowering) else ()
+                constants |= part.constants
+                types |= part.types
+                observed |= part.observed
         return graph.replace(
             nodes=tuple(nodes),
             constants=MappingProxyType(constants),
             types=MappingProxyType(types),
             observed_shapes=MappingProxyType(observed),
         )
+
+
+def _written(
+    node: OnnxNode, graph: Graph, context: PassContext
+) -> tuple[Node | Lowering | Decomposition, ...]:
+    """What takes the place of an operator: itself, or layers and other operators, and what is known beside them."""
+    parts = _decomposed(node, graph)
+    if isinstance(parts, str):
+        return (node,)
+    if parts is None:
+        return (node,) if _plain_reason(node, graph) is not None else (_lowered(node, graph, context),)
+    around = parts.surroundings
+    written = [_written(part, around, context) if part.name == node.name else (part,) for part in parts.nodes]
+    return parts, *itertools.chain.from_iterable(written)
 
 
 def _lowered(node: OnnxNode, graph: Graph, context: PassContext) -> Lowering:
@@ -80,11 +127,32 @@ def _lowered(node: OnnxNode, graph: Graph, context: PassContext) -> Lowering:
     return OPERATORS[node.op_type][1](node, graph)
 
 
+def _decomposed(node: OnnxNode, graph: Graph) -> Decomposition | str | None:
+    """The parts of a composite whose product goes to crossbars; else why it does not, or None for a plain operator."""
+    decompose = COMPOSITES.get(node.kind)
+    parts = None if decompose is None or _is_empty(node, graph) else decompose(node, graph)
+    if not isinstance(parts, Decomposition):
+        return parts
+    (product,) = (part for part in parts.nodes if part.name == node.name)
+    return reason_to_stay_digital(product, parts.surroundings) or parts
+
+
 def reason_to_stay_digital(node: OnnxNode, graph: Graph) -> str | None:
     """Why an operator is not mapped to crossbars; None if it is."""
-    if node.domain or node.op_type not in OPERATORS:
+    parts = _decomposed(node, graph)
+    if parts is None:
+        return _plain_reason(node, graph)
+    return parts if isinstance(parts, str) else None
+
+
+def _plain_reason(node: OnnxNode, graph: Graph) -> str | None:
+    if node.kind not in OPERATORS:
         return "not a linear operator with weights"
-    if any(0 in graph.observed_shapes.get(name, ()) for name in node.inputs[:2]):
+    if _is_empty(node, graph):
         return "its input holds no values"
-    reason, _ = OPERATORS[node.op_type]
+    reason, _ = OPERATORS[node.kind]
     return reason(node, graph)
+
+
+def _is_empty(node: OnnxNode, graph: Graph) -> bool:
+    return any(0 in graph.observed_shapes.get(name, ()) for name in node.inputs[:2])
