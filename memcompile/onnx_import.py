@@ -21,6 +21,7 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from memcompile.byte_products import use_unsigned_weights
 from memcompile.errors import ModelError, ProgramError
 from memcompile.guard import DEFAULT_LIMITS, GuardError, Limits, WorkError, run_guarded
 from memcompile.ir import Graph, OnnxNode, OtherType, TensorType, read_only
@@ -133,6 +134,7 @@ def read_model(path: Path, limits: Limits | None = None) -> ModelFile:
     in_topological_order(model)
     inputs = _inputs(model, types)
     refuse_bad_weights(model, weights.arrays, path)
+    use_unsigned_weights(model, weights.arrays)
     for name, kind in inputs.items():
         if isinstance(kind, OtherType) or kind.dtype == "object":
             raise ModelError(
@@ -199,6 +201,8 @@ def model_in_memory(model: onnx.ModelProto, name: str) -> ModelFile:
     own.CopyFrom(model)
     use_default_domain(own)
     own = inlined(own, name)
+    in_topological_order(own)
+    use_unsigned_weights(own, {})
     types = _guarded(_input_types, (own, NO_WEIGHTS, name), None, name, "loading the model")
     digest = hashlib.sha256(own.SerializeToString(deterministic=True)).hexdigest()
     return ModelFile(name, digest, own, MappingProxyType(_inputs(own, types)))
