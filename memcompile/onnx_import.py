@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from memcompile.byte_products import use_unsigned_weights
+from memcompile.constant_branches import constant_conditions, has_branches, with_branches
 from memcompile.errors import ModelError, ProgramError
 from memcompile.guard import DEFAULT_LIMITS, GuardError, Limits, WorkError, run_guarded
 from memcompile.ir import Graph, OnnxNode, OtherType, TensorType, read_only
@@ -250,10 +251,16 @@ def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]]) -> Graph:
     ModelError
         onnxruntime cannot run the model on the sample.
     """
-    graph = file.model.graph
-    constants = _constants(graph, file.weights.arrays)
-    nodes = _nodes(graph)
-    types, observed = _observe(file, nodes, constants, sample)
+    while True:
+        graph = file.model.graph
+        constants = _constants(graph, file.weights.arrays)
+        nodes = _nodes(graph)
+        types, observed = _observe(file, nodes, constants, sample)
+        truths = _constant_conditions(file, types)
+        if not truths:
+            break
+        # A branch may hold further ones, and all of its values have to be observed.
+        file = replace(file, model=with_branches(file.model, truths))
     for name, kind in file.inputs.items():
         if isinstance(kind, OtherType):
             types[name] = kind
@@ -270,6 +277,18 @@ def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]]) -> Graph:
         opsets=tuple(sorted((item.domain, item.version) for item in file.model.opset_import)),
         ir_version=file.model.ir_version,
     )
+
+
+def _constant_conditions(file: ModelFile, types: Mapping[str, TensorType]) -> dict[str, bool]:
+    """Truth of the conditions of branches that do not depend on the inputs."""
+    if not has_branches(file.model):
+        return {}
+    sizes = {name: list(kind.shape) for name, kind in (*types.items(), *file.inputs.items()) if kind.shape}
+    try:
+        found = _guarded(constant_conditions, (file.model, sizes), file.limits, file.name, "computing its constants")
+    except ModelError:
+        return {}  # onnxruntime ran the network, so it can do with its branches as they are
+    return {name: truth for name, truth in found}
 
 
 def _constants(
