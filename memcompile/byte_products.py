@@ -96,9 +96,7 @@ def _is_mixed(
     if places.data_zero is not None and unsigned.isdisjoint(data):
         return False
     weights = [inputs.get(places.weight, ""), *filter(None, [inputs.get(places.zero, "")])]
-    return all(
-        name in initializers and initializers[name].data_type == onnx.TensorProto.INT8 for name in weights
-    )
+    return all(name in initializers and initializers[name].data_type == onnx.TensorProto.INT8 for name in weights)
 
 
 def _values(tensor: onnx.TensorProto, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
@@ -111,3 +109,27 @@ def _unused(name: str, taken: set[str]) -> str:
         name += "_"
     taken.add(name)
     return name
+
+
+def integer_product_model(matrices: NDArray[np.int8], zero_point: int) -> bytes:
+    """A model that multiplies vectors with integer matrices.
+
+    Its output int32 [matrices, items, columns] is (x - zero_point) @ matrices, for an input ``x``
+    of uint8 [matrices, items, rows] and ``matrices`` of [matrices, rows, columns].
+    """
+    count, rows, columns = matrices.shape
+    # A single matrix without the leading axis is what onnxruntime rearranges ahead of time.
+    weights = matrices[0] if count == 1 else matrices
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMulInteger", ["x", "weights", "zero_point"], ["y"])],
+        "integer_product",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, [count, None, rows])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, [count, None, columns])],
+        [
+            onnx.numpy_helper.from_array(np.ascontiguousarray(weights), "weights"),
+            onnx.numpy_helper.from_array(np.array(zero_point, np.uint8), "zero_point"),
+        ],
+    )
+    opset = onnx.helper.make_opsetid("", 13)
+    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=7, producer_name="memcompile")
+    return bytes(model.SerializeToString(deterministic=True))

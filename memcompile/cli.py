@@ -270,6 +270,7 @@ def compile_command(model: Path, **options: Any) -> None:
         )
     facts = program_facts(compilation.program, evaluation)
     if options["explain"]:
+        explanation.weigh(compilation.multiply_adds)
         out.print(explanation.table())
         energies = energy_table(facts["cost"])
         if energies is not None:

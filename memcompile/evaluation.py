@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.coupled_samples import any_couples_samples
 from memcompile.data import Dataset
 from memcompile.errors import DataError
 from memcompile.ir import fixed_batch
@@ -175,6 +176,8 @@ def run_float(
     names = [value.name for value in session.get_outputs()]
     count = min((len(array) for array in inputs.values()), default=0)
     size = fixed_batch(model.inputs.values())
+    if size is None and any_couples_samples(model.operators()):
+        size = 1
     parts: list[list[NDArray[Any]]] = []
     for start in range(0, count, size or 100):
         chunk = {name: array[start : start + (size or 100)] for name, array in inputs.items()}

@@ -8,6 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from memcompile.ir import Graph, LinearLayer, Node, OnnxNode, QuantizedLayer, UnrolledLayer
+from memcompile.multiply_adds import MultiplyAdds
 from memcompile.pass_manager import PassContext
 from memcompile.passes.fold_constants import FoldConstants
 from memcompile.passes.quantize_weights import QuantizeWeights
@@ -24,6 +25,8 @@ class OperatorFate:
     operator: str
     side: str
     why: str
+    share: float = 0.0
+    """Of the network's multiply-adds."""
 
 
 @dataclass
@@ -63,14 +66,32 @@ class Explanation:
             side, why = "digital", reason_to_stay_digital(node, self._unfolded) or "stays digital"
         return OperatorFate(node.name, node.kind, side, why)
 
+    def weigh(self, counted: MultiplyAdds) -> None:
+        """Add each operator's share of the multiply-adds, and the products in its bodies."""
+        if not counted.total:
+            return
+        for fate in self.fates:
+            fate.share = counted.of_operators.get(fate.name, 0) / counted.total
+            if fate.name not in counted.of_operators:
+                continue
+            for name, kind, where, count in counted.in_bodies(fate.name):
+                share = _share(count / counted.total)
+                fate.why += f"; {kind} {name!r} in its {where} has {share} of the multiply-adds"
+
     def table(self) -> Table:
         """One row an operator, in the model's order."""
         table = Table(title="operators", title_justify="left", header_style="bold")
-        for heading in ("operator", "kind", "where", "why"):
-            table.add_column(heading, overflow="fold")
+        for heading in ("operator", "kind", "where", "multiply-adds", "why"):
+            table.add_column(heading, overflow="fold", justify="right" if heading == "multiply-adds" else "left")
         for fate in self.fates:
-            table.add_row(fate.name, fate.operator, fate.side, fate.why)
+            table.add_row(fate.name, fate.operator, fate.side, _share(fate.share), fate.why)
         return table
+
+
+def _share(share: float) -> str:
+    if not share:
+        return ""
+    return f"{share:.1%}" if share >= 0.001 else "<0.1%"
 
 
 def _kept(layer: Node, whole: UnrolledLayer) -> str:

@@ -43,35 +43,11 @@ from memcompile.model_checks import (
     validity_doubt,
 )
 from memcompile.model_weights import load_weights, open_model, read_model_bytes, with_weights
+from memcompile.observed_values import observed_values
 from memcompile.onnx_session import NO_WEIGHTS, FileStamp, Weights, tensor_dtype
 
-# Operators whose first two inputs are looked at when the model is run once.
 MAX_FIXED_BATCH = 1 << 16
 """Images of a model's fixed batch: the compiler follows each value of all of them."""
-LINEAR_OPERATORS = (
-    "Attention",
-    "Conv",
-    "ConvInteger",
-    "ConvTranspose",
-    "DynamicQuantizeMatMul",
-    "Einsum",
-    "FusedConv",
-    "FusedGemm",
-    "FusedMatMul",
-    "GRU",
-    "Gemm",
-    "LSTM",
-    "MatMul",
-    "MatMulInteger",
-    "MatMulIntegerToFloat",
-    "MatMulNBits",
-    "QAttention",
-    "QGemm",
-    "QLinearConv",
-    "QLinearMatMul",
-    "RNN",
-    "TransposeMatMul",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +79,10 @@ class ModelFile:
         long as the session.
         """
         return open_model(_expose(self.model, also), self.weights, optimise=optimise, once=once)
+
+    def operators(self) -> tuple[OnnxNode, ...]:
+        """The operators of the main graph."""
+        return operators_of(self.model.graph)
 
     def value_names(self) -> set[str]:
         """All values that the model's operators make."""
@@ -157,11 +137,11 @@ def _judged(model: onnx.ModelProto, weights: Weights, limits: Limits | None, pat
     A model that ``onnx.checker`` refuses is loaded in a child process even if it is trusted: such models may crash
     onnxruntime.
     """
-    doubt = _guarded(validity_doubt, (model,), limits, path, "loading the model")
+    doubt = guarded(validity_doubt, (model,), limits, path, "loading the model")
     import_missing_operator_sets(model)
     within = limits or (DEFAULT_LIMITS if doubt else None)
     try:
-        types: list[list[Any]] = _guarded(_load, (model, weights, path), within, path, "loading the model")
+        types: list[list[Any]] = guarded(_load, (model, weights, path), within, path, "loading the model")
     except ModelError as error:
         if not doubt:
             raise
@@ -174,7 +154,7 @@ def _load(model: onnx.ModelProto, weights: Weights, path: Path) -> list[list[Any
     return _input_types(inlined(model, path), weights, path)
 
 
-def _guarded(
+def guarded(
     work: Callable[..., Any], arguments: tuple[Any, ...], limits: Limits | None, where: Path | str, doing: str
 ) -> Any:
     """Do work of onnx and onnxruntime within limits; what it raises becomes a ModelError of its message."""
@@ -204,7 +184,7 @@ def model_in_memory(model: onnx.ModelProto, name: str) -> ModelFile:
     own = inlined(own, name)
     in_topological_order(own)
     use_unsigned_weights(own, {})
-    types = _guarded(_input_types, (own, NO_WEIGHTS, name), None, name, "loading the model")
+    types = guarded(_input_types, (own, NO_WEIGHTS, name), None, name, "loading the model")
     digest = hashlib.sha256(own.SerializeToString(deterministic=True)).hexdigest()
     return ModelFile(name, digest, own, MappingProxyType(_inputs(own, types)))
 
@@ -251,16 +231,11 @@ def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]]) -> Graph:
     ModelError
         onnxruntime cannot run the model on the sample.
     """
-    while True:
-        graph = file.model.graph
-        constants = _constants(graph, file.weights.arrays)
-        nodes = _nodes(graph)
-        types, observed = _observe(file, nodes, constants, sample)
-        truths = _constant_conditions(file, types)
-        if not truths:
-            break
-        # A branch may hold further ones, and all of its values have to be observed.
-        file = replace(file, model=with_branches(file.model, truths))
+    file = with_constant_branches(file, sample)
+    graph = file.model.graph
+    constants = _constants(graph, file.weights.arrays)
+    nodes = operators_of(graph)
+    types, observed = _observe(file, nodes, constants, sample)
     for name, kind in file.inputs.items():
         if isinstance(kind, OtherType):
             types[name] = kind
@@ -279,16 +254,29 @@ def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]]) -> Graph:
     )
 
 
-def _constant_conditions(file: ModelFile, types: Mapping[str, TensorType]) -> dict[str, bool]:
-    """Truth of the conditions of branches that do not depend on the inputs."""
-    if not has_branches(file.model):
-        return {}
-    sizes = {name: list(kind.shape) for name, kind in (*types.items(), *file.inputs.items()) if kind.shape}
-    try:
-        found = _guarded(constant_conditions, (file.model, sizes), file.limits, file.name, "computing its constants")
-    except ModelError:
-        return {}  # onnxruntime ran the network, so it can do with its branches as they are
-    return {name: truth for name, truth in found}
+def with_constant_branches(file: ModelFile, sample: Mapping[str, NDArray[Any]]) -> ModelFile:
+    """The model with the branches of If written out whose condition is the same for all inputs.
+
+    Raises
+    ------
+    ModelError
+        onnxruntime cannot run the model on the sample.
+    """
+    while has_branches(file.model):
+        types, _ = _observe(
+            file, operators_of(file.model.graph), _constants(file.model.graph, file.weights.arrays), sample
+        )
+        sizes = {name: list(kind.shape) for name, kind in (*types.items(), *file.inputs.items()) if kind.shape}
+        arguments = (file.model, sizes)
+        try:
+            found = guarded(constant_conditions, arguments, file.limits, file.name, "computing its constants")
+        except ModelError:
+            break  # onnxruntime ran the network, so it can do with its branches as they are
+        if not found:
+            break
+        # A branch may hold further ones.
+        file = replace(file, model=with_branches(file.model, dict(found)))
+    return file
 
 
 def _constants(
@@ -314,8 +302,8 @@ def _dense(sparse: onnx.SparseTensorProto) -> NDArray[Any]:
     return dense
 
 
-def _nodes(graph: onnx.GraphProto) -> tuple[OnnxNode, ...]:
-    """Nodes with unique names, in the model's order."""
+def operators_of(graph: onnx.GraphProto) -> tuple[OnnxNode, ...]:
+    """Operators of a graph in its order, with unique names."""
     taken: set[str] = set()
     nodes = []
     for proto in graph.node:
@@ -357,7 +345,7 @@ def read_operators(model: bytes) -> tuple[tuple[OnnxNode, ...], dict[str, NDArra
     """Operators and constants of a digital stage, and its model with all values as outputs."""
     proto = onnx.ModelProto.FromString(model)
     exposed = _expose(proto, [value for node in proto.graph.node for value in node.output if value])
-    return _nodes(proto.graph), _constants(proto.graph), bytes(exposed.SerializeToString(deterministic=True))
+    return operators_of(proto.graph), _constants(proto.graph), bytes(exposed.SerializeToString(deterministic=True))
 
 
 def make_operator(
@@ -391,7 +379,7 @@ def digital_operators(model: bytes, where: str) -> tuple[tuple[OnnxNode, ...], d
     """
     try:
         graph = onnx.ModelProto.FromString(model).graph
-        return _nodes(graph), _constants(graph)
+        return operators_of(graph), _constants(graph)
     except (DecodeError, ValueError, TypeError, KeyError) as error:
         raise ProgramError(
             f"the model of digital stage {where} is damaged ({first_line(error)}); compile the model again"
@@ -418,20 +406,10 @@ def _observe(
     sample: Mapping[str, NDArray[Any]],
 ) -> tuple[dict[str, TensorType], dict[str, tuple[int, ...]]]:
     """Types of all values, and the shapes that linear operators' inputs have on the sample."""
-    summed = {node.inputs[0] for node in nodes if node.op_type == "ReduceSum"}
-    linear = [
-        node
-        for node in nodes
-        if node.op_type in LINEAR_OPERATORS or (node.op_type == "Mul" and not summed.isdisjoint(node.outputs))
-    ]
-    wanted = [
-        value
-        for value in dict.fromkeys(value for node in linear for value in node.inputs[:2])
-        if value and value not in constants and value not in file.inputs
-    ]
+    wanted = [value for value in observed_values(nodes) if value not in constants and value not in file.inputs]
     made = [value for node in nodes for value in node.outputs if value]
     arguments = (file.model, file.weights, file.name, made, wanted, dict(sample))
-    kinds, shapes = _guarded(_run_once, arguments, file.limits, file.name, "running a sample")
+    kinds, shapes = guarded(_run_once, arguments, file.limits, file.name, "running a sample")
     types = {}
     for name, kind, shape in kinds:
         dtype = tensor_dtype(kind)
@@ -523,27 +501,3 @@ def value_info(name: str, kind: TensorType) -> onnx.ValueInfoProto:
     # onnxruntime reports an unknown shape as an empty one; leaving it open is right for both.
     shape = [None if size is None else size for size in kind.shape] if kind.shape else None
     return onnx.helper.make_tensor_value_info(name, element, shape)
-
-
-def integer_product_model(matrices: NDArray[np.int8], zero_point: int) -> bytes:
-    """A model that multiplies vectors with integer matrices.
-
-    Its output int32 [matrices, items, columns] is (x - zero_point) @ matrices, for an input ``x``
-    of uint8 [matrices, items, rows] and ``matrices`` of [matrices, rows, columns].
-    """
-    count, rows, columns = matrices.shape
-    # A single matrix without the leading axis is what onnxruntime rearranges ahead of time.
-    weights = matrices[0] if count == 1 else matrices
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("MatMulInteger", ["x", "weights", "zero_point"], ["y"])],
-        "integer_product",
-        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, [count, None, rows])],
-        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, [count, None, columns])],
-        [
-            onnx.numpy_helper.from_array(np.ascontiguousarray(weights), "weights"),
-            onnx.numpy_helper.from_array(np.array(zero_point, np.uint8), "zero_point"),
-        ],
-    )
-    opset = onnx.helper.make_opsetid("", 13)
-    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=7, producer_name="memcompile")
-    return bytes(model.SerializeToString(deterministic=True))

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.body_operators import find_bodies
 from memcompile.data import Dataset, load_dataset
 from memcompile.errors import UsageError
 from memcompile.guard import Limits
 from memcompile.ir import DigitalNode, Graph, MappedLayer, TensorType, fixed_batch
+from memcompile.multiply_adds import MultiplyAdds
 from memcompile.onnx_import import ModelFile, import_graph, read_model, to_model
 from memcompile.pass_manager import (
     Instrument,
@@ -90,6 +92,7 @@ class Compilation:
     model: ModelFile
     dataset: Dataset
     warnings: tuple[str, ...]
+    multiply_adds: MultiplyAdds
 
 
 def compiler_version() -> str:
@@ -152,7 +155,8 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
         progress=progress,
     )
     network = FloatNetwork(file, sample)
-    checks = (Verifier(), network) if check else (Verifier(),)
+    counted = MultiplyAdds(find_bodies(file, sample))
+    checks = (counted, Verifier(), network) if check else (counted, Verifier())
     graph = run_passes(graph, passes, context, (*instruments, *checks))
     warnings = _data_warnings(dataset, wanted, calibrated=not hardware.cell.continuous)
     options: dict[str, str | int | float | bool | None] = {
@@ -164,7 +168,10 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
         "slice_base": context.base,
         "slices": slices,
     }
-    program = emit_program(graph, context, Provenance(file.name, file.sha256, compiler_version(), options, warnings))
+    provenance = Provenance(
+        file.name, file.sha256, compiler_version(), options, warnings, counted.total, counted.on_arrays
+    )
+    program = emit_program(graph, context, provenance)
     if check:
         rounding = next(item for item in passes if isinstance(item, QuantizeWeights))
         clipping = next(item for item in passes if isinstance(item, CalibrateActivations))
@@ -174,7 +181,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
             compensated=context.representative and rounding.compensate,
             shortest_range=clipping.shortest,
         )
-    return Compilation(program, file, dataset, warnings)
+    return Compilation(program, file, dataset, warnings, counted)
 
 
 def compile(  # noqa: A001 - the public name is memcompile.compile

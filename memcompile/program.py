@@ -35,13 +35,19 @@ Stage = DigitalStage | MappedLayer
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a program came to be: all of it is decided by the model, the data and the options."""
+    """How a program came to be: all of it is decided by the model, the data and the options.
+
+    ``multiply_adds`` are those of one sample of the whole network, and ``multiply_adds_on_arrays`` those of them that
+    crossbar layers do; None where they were not counted.
+    """
 
     model: str
     model_sha256: str
     compiler: str
     options: Mapping[str, str | int | float | bool | None]
     notes: tuple[str, ...] = ()
+    multiply_adds: int | None = None
+    multiply_adds_on_arrays: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

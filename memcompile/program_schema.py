@@ -146,6 +146,8 @@ class ProvenancePart(_Part):
     compiler: str
     options: dict[str, str | int | float | bool | None]
     notes: tuple[str, ...]
+    multiply_adds: Natural | None = None
+    multiply_adds_on_arrays: Natural | None = None
 
 
 class ChipPart(_Part):

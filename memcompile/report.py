@@ -60,6 +60,7 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
         "batch": placement.batch or None,
         "pass_time_ns": of_pass.value if of_pass else None,
         "pass_time_bound_ns": of_pass.bound if of_pass else None,
+        "multiply_adds": _multiply_add_facts(program),
         "cost": cost,
         "certificates": [
             {
@@ -87,6 +88,13 @@ def _buffer_facts(program: Program) -> Facts:
         "pipelined": sizes.steady,
         "values": [{"value": item.value, "alone": item.alone, "pipelined": item.steady} for item in sizes.values],
     }
+
+
+def _multiply_add_facts(program: Program) -> Facts | None:
+    total, on_arrays = program.provenance.multiply_adds, program.provenance.multiply_adds_on_arrays
+    if total is None or on_arrays is None:
+        return None
+    return {"total": total, "on_arrays": on_arrays, "share_on_arrays": on_arrays / total if total else None}
 
 
 def _layer_facts(program: Program, number: int, layer: MappedLayer, quality: Quality | None) -> Facts:
@@ -179,19 +187,35 @@ def _layer_table(facts: Facts) -> Table:
 
 
 def _totals(facts: Facts) -> list[Text]:
+    operations = _multiply_add_lines(facts)
     if not facts["layers"]:
-        return [Text("no layer lands on crossbars: the whole network runs digitally")]
+        return [Text("no layer lands on crossbars: the whole network runs digitally"), *map(Text, operations)]
     chips, per_chip = facts["chips"], facts["arrays_per_chip"]
     plural = "" if chips == 1 else "s"
     why = "as many as the network needs" if facts["chips_requested"] is None else "the budget given"
     where = f"chips            {chips} chip{plural} of {per_chip} arrays ({why})"
-    lines = [where, *(_in_segments(facts) if facts["segments"] else _at_once(facts))]
+    lines = [*operations, where, *(_in_segments(facts) if facts["segments"] else _at_once(facts))]
     if chips > 1:
         lines.append(
             f"traffic          {facts['crossing_values']:,} values an image cross chips; "
             f"proven lower bound {facts['crossing_values_bound']:,}"
         )
     return [Text(line) for line in (*lines, *cost_lines(facts["cost"]))]
+
+
+def _multiply_add_lines(facts: Facts) -> list[str]:
+    counted = facts["multiply_adds"]
+    if not counted or not counted["total"]:
+        return []
+    share = counted["share_on_arrays"]
+    return [f"multiply-adds    {counted['total']:,} an image, {_percent(share)} of them on arrays"]
+
+
+def _percent(share: float) -> str:
+    """A share that is 100% only if it is all, and 0% only if it is nothing."""
+    if share in (0.0, 1.0):
+        return f"{share:.0%}"
+    return f"{min(max(share, 0.0001), 0.9999):.2%}"
 
 
 def _at_once(facts: Facts) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.coupled_samples import any_couples_samples
 from memcompile.ir import Graph, fixed_batch
 
 IMAGES_AT_ONCE = 32
@@ -19,6 +20,8 @@ def calibration_batches(graph: Graph, data: Mapping[str, NDArray[Any]], images: 
     """At most so many samples, [batch, ...] per model input; of a fixed batch there are whole ones only."""
     count = min(images, *(len(array) for array in data.values()))
     size = fixed_batch(graph.types[name] for name in graph.inputs)
+    if size is None and any_couples_samples(graph.nodes):
+        size = 1
     if size is None:
         edges = [*range(0, count, IMAGES_AT_ONCE), count]
         return [{name: array[a:b] for name, array in data.items()} for a, b in itertools.pairwise(edges)]

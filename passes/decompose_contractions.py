@@ -103,7 +103,9 @@ def _terms(node: OnnxNode, ranks: Sequence[int], swapped: bool) -> tuple[str, st
     operands = given.split(",")
     if swapped:
         operands = operands[::-1]
-    counts = [rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(operands, ranks, strict=True)]
+    counts = [
+        rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(operands, ranks, strict=True)
+    ]
     free = [letter for letter in string.ascii_letters if letter not in equation][: max(counts)]
     if min(counts) < 0 or len(free) < max(counts):
         return "its equation does not fit its operands"
@@ -129,7 +131,10 @@ def _contraction(
     if weights.dtype.kind != "f":
         return f"it computes in {weights.dtype}"
     parts = Decomposition(node, graph)
-    extents, seen = dict(zip(weight_term, weights.shape, strict=True)), dict(zip(term, zip(shape, known, strict=True), strict=True))
+    extents, seen = (
+        dict(zip(weight_term, weights.shape, strict=True)),
+        dict(zip(term, zip(shape, known, strict=True), strict=True)),
+    )
     # Axes of one number along which only the weights have more.
     gone = [letter for letter in term if seen[letter][1] == 1 and extents.get(letter, 1) > 1]
     sizes = {letter: size for letter, size in seen.items() if letter not in gone}
@@ -149,9 +154,7 @@ def _contraction(
         return _NO_PRODUCT
     order = [*stack, *summed, *columns]
     matrix = matrix.transpose([list(letters).index(letter) for letter in order])
-    matrix = matrix.reshape(
-        *(letters[letter] for letter in stack), math.prod(letters[letter] for letter in summed), -1
-    )
+    matrix = matrix.reshape(*(letters[letter] for letter in stack), math.prod(letters[letter] for letter in summed), -1)
     named = {letter: sizes[letter] for letter in own}
     named |= {letter: (letters[letter], letters[letter]) for letter in columns}
     if stack:
@@ -217,7 +220,7 @@ def _stacked(
     sizes: Sizes,
     matrices: NDArray[np.float32],
 ) -> tuple[str, list[str]] | str:
-    """To each item of a stack its own matrix: data [images, *stack, others, rows] to [images, *stack, *others, *columns]."""
+    """To each item of a stack its own matrix: [images, *stack, others, rows] to [images, *stack, *others, *columns]."""
     vectors, stack, summed, columns = groups
     first, others = vectors[:1], vectors[1:]
     if any(sizes[letter][1] is None for letter in others):

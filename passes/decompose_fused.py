@@ -50,7 +50,9 @@ def decompose_fused_gemm(node: OnnxNode, graph: Graph) -> Decomposition | str:
         return f"its activation {activation} is not known"
     parts = Decomposition(node, graph)
     value = parts.product("Gemm", *node.inputs, **_without_activation(node))
-    parameters = {name: node.attributes[_PREFIX + name] for name in _names(activation) if _PREFIX + name in node.attributes}
+    parameters = {
+        name: node.attributes[_PREFIX + name] for name in _names(activation) if _PREFIX + name in node.attributes
+    }
     return parts.finish(_activated(parts, value, activation, parameters))
 
 
@@ -66,7 +68,7 @@ def decompose_fused_matmul(node: OnnxNode, graph: Graph) -> Decomposition | str:
     shape, known, weights = graph.observed_shapes[data], sizes_of(graph, data), graph.constants[weight]
     sides = ("B", "A") if on_the_left else ("A", "B")
     axes = [
-        _operand_axes(rank, *(bool(node.attributes.get(f"{word}{side}", 0)) for word in ("trans", "transBatch")))
+        operand_axes(rank, *(bool(node.attributes.get(f"{word}{side}", 0)) for word in ("trans", "transBatch")))
         for rank, side in zip((len(shape), weights.ndim), sides, strict=True)
     ]
     parts = Decomposition(node, graph)
@@ -80,7 +82,7 @@ def decompose_fused_matmul(node: OnnxNode, graph: Graph) -> Decomposition | str:
     return parts.finish(value)
 
 
-def _operand_axes(rank: int, swap: bool, batch_last: bool) -> list[int]:
+def operand_axes(rank: int, swap: bool, batch_last: bool) -> list[int]:
     """Order of an operand's axes: ``swap`` exchanges the last two, after the first one went before the last."""
     axes = list(range(rank))
     if rank < 2:

@@ -68,7 +68,7 @@ class Decomposition:
         return outputs
 
     def operator(self, op_type: str, *inputs: str, dtype: str = "", **attributes: Any) -> str:
-        """Add a digital operator of the default domain; returns its only result, of the composite's type if not said."""
+        """Add a digital operator; returns its only result, of the composite's type if no other is given."""
         return self.values(op_type, inputs, [dtype or self.dtype], **attributes)[0]
 
     def product(self, op_type: str, *inputs: str, dtype: str = "", **attributes: Any) -> str:

@@ -105,9 +105,7 @@ class SelectCrossbarOperators(Pass):
         )
 
 
-def _written(
-    node: OnnxNode, graph: Graph, context: PassContext
-) -> tuple[Node | Lowering | Decomposition, ...]:
+def _written(node: OnnxNode, graph: Graph, context: PassContext) -> tuple[Node | Lowering | Decomposition, ...]:
     """What takes the place of an operator: itself, or layers and other operators, and what is known beside them."""
     parts = _decomposed(node, graph)
     if isinstance(parts, str):

@@ -29,8 +29,8 @@ class Batches:
     """Whether chunks may be smaller, so that threads get equal shares."""
 
     @classmethod
-    def of(cls, inputs: Mapping[str, TensorType], chunk: int | None, default: int) -> Batches:
-        """Choose the chunk.
+    def of(cls, inputs: Mapping[str, TensorType], chunk: int | None, default: int, *, coupled: bool = False) -> Batches:
+        """Choose the chunk: one image where images are ``coupled`` and the batch is free.
 
         Raises
         ------
@@ -43,6 +43,8 @@ class Batches:
             raise UsageError(f"chunk {chunk} is out of range; give at least 1 image")
         if len(fixed) > 1:
             raise UsageError(f"the model's inputs have different fixed batches {fixed}; export it with one batch")
+        if not fixed and coupled:
+            return cls(chunk or 1, None, whole)
         if not fixed:
             return cls(chunk or default, None, whole, even=chunk is None)
         if chunk is not None and chunk != fixed[0]:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.coupled_samples import program_couples_samples
 from memcompile.errors import DataError, UsageError
 from memcompile.geometry import Geometry
 from memcompile.ir import MappedLayer
@@ -59,7 +60,9 @@ class Emulator:
         ``"fast"``, or ``"literal"`` for the step-by-step oracle.
     chunk
         Images run at once; chosen to bound memory when None. Results do not depend on it, nor does the
-        pass of an image, which its number and the program's batch decide.
+        pass of an image, which its number and the program's batch decide. Only where digital operators find a range
+        for all images that they get together, such as DynamicQuantizeLinear, does it matter: None then is one image,
+        as the chip works, and a chunk of several gives what onnxruntime gives for a batch of so many.
     threads
         Threads of the compiled kernels; the processors at hand when None. Results do not depend
         on it.
@@ -98,7 +101,8 @@ class Emulator:
         self.effects = Effects() if effects is None else effects
         threads = threads or available_threads()
         self.machine = Machine(program, seed, self.effects, threads, time_s)
-        self.batches = Batches.of({} if whole else program.inputs, chunk, default_chunk(program))
+        inputs, coupled = {} if whole else program.inputs, program_couples_samples(program)
+        self.batches = Batches.of(inputs, chunk, default_chunk(program), coupled=coupled)
 
         def machine_of(pass_number: int) -> Machine:
             return Machine(program, seed, self.effects, threads, time_s, pass_number)

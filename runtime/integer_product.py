@@ -16,8 +16,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from memcompile.byte_products import integer_product_model
 from memcompile.interpreter import multiplies_bytes_exactly
-from memcompile.onnx_import import integer_product_model
 from memcompile.onnx_session import open_session
 
 MAX_ROWS = 1 << 16
