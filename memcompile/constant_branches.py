@@ -176,19 +176,19 @@ def _written_out(
     for tensor in branch.initializer:
         graph.initializer.append(_named(tensor, names[tensor.name]))
     for sparse in branch.sparse_initializer:
-        copy = graph.sparse_initializer.add()
-        copy.CopyFrom(sparse)
-        copy.values.name = names[sparse.values.name]
-    written = []
+        moved = graph.sparse_initializer.add()
+        moved.CopyFrom(sparse)
+        moved.values.name = names[sparse.values.name]
+    written: list[onnx.NodeProto] = []
     for inner in branch.node:
         copy = onnx.NodeProto()
         copy.CopyFrom(inner)
         copy.name = _unused(f"{prefix}/{inner.name or inner.output[0]}", taken)
         _rename(copy, names)
         written.append(copy)
-    for value, result in copied:
+    for source, result in copied:
         name = _unused(f"{prefix}/{result}", taken)
-        written.append(onnx.helper.make_node("Identity", [names.get(value, value)], [result], name=name))
+        written.append(onnx.helper.make_node("Identity", [names.get(source, source)], [result], name=name))
     return written
 
 

@@ -169,14 +169,14 @@ def _recurrent(node: OnnxNode, shapes: Sequence[Shape]) -> int:
     data, weights = shapes
     hidden = int(node.attributes["hidden_size"])
     columns = weights[1] if node.op_type != "DynamicQuantizeLSTM" else weights[2]
-    return data[0] * data[1] * weights[0] * columns * (data[2] + hidden)
+    return math.prod(data[:2]) * weights[0] * columns * (data[2] + hidden)
 
 
 def _attention(node: OnnxNode, shapes: Sequence[Shape]) -> int:
     """The projection, the products of queries with keys, and of their softmax with values."""
     (images, length, inputs), columns = shapes[0], shapes[1][1]
     sizes = tuple(node.attributes.get("qkv_hidden_sizes", ())) or (columns // 3,) * 3
-    return images * length * (inputs * columns + length * (sizes[0] + sizes[2]))
+    return images * length * (inputs * columns + length * int(sizes[0] + sizes[2]))
 
 
 def _attended(node: OnnxNode, shapes: Sequence[Shape]) -> int:

@@ -33,12 +33,12 @@ from memcompile.model_checks import (
     in_topological_order,
     inlined,
     is_elsewhere,
+    nodes_of,
     parse,
     refuse_bad_weights,
     refuse_endless_functions,
     refuse_undecodable_names,
     refused,
-    subgraphs,
     use_default_domain,
     validity_doubt,
 )
@@ -388,15 +388,8 @@ def digital_operators(model: bytes, where: str) -> tuple[tuple[OnnxNode, ...], d
 
 def operator_types(node: OnnxNode) -> set[str]:
     """Types of an operator and of all operators in its subgraphs."""
-    found: set[str] = set()
-    protos = [onnx.NodeProto.FromString(node.proto)]
-    while protos:
-        proto = protos.pop()
-        found.add(proto.op_type)
-        for attribute in proto.attribute:
-            for graph in subgraphs(attribute):
-                protos += graph.node
-    return found
+    alone = onnx.GraphProto(node=[onnx.NodeProto.FromString(node.proto)])
+    return {inner.op_type for inner in nodes_of(onnx.ModelProto(graph=alone))}
 
 
 def _observe(

@@ -25,14 +25,10 @@ def decompose_einsum(node: OnnxNode, graph: Graph) -> Decomposition | str:
     if len(node.inputs) != 2:
         return f"it has {len(node.inputs)} operands, not two"
     static = [name in graph.constants for name in node.inputs]
-    if static == [False, False]:
-        return "its weights are not static"
+    if static[0] == static[1]:
+        return "its weights are not static" if not static[0] else "its data input is static"
     data, weight = node.inputs[static.index(False)], node.inputs[static.index(True)]
-    if data not in graph.observed_shapes:
-        return "its data input is static"
     terms = _terms(node, [len(graph.observed_shapes[data]), graph.constants[weight].ndim], static == [True, False])
-    if isinstance(terms, str):
-        return terms
     return _contraction(node, graph, data, terms[0], graph.constants[weight], terms[1], terms[2])
 
 
@@ -96,7 +92,7 @@ def decompose_vector_product(node: OnnxNode, graph: Graph) -> Decomposition | st
     return _contraction(node, graph, data, first, weights, second, result)
 
 
-def _terms(node: OnnxNode, ranks: Sequence[int], swapped: bool) -> tuple[str, str, str] | str:
+def _terms(node: OnnxNode, ranks: Sequence[int], swapped: bool) -> tuple[str, str, str]:
     """Letters of data, weights and result; an ellipsis becomes capital letters that the equation leaves free."""
     equation = str(node.attributes["equation"]).replace(" ", "")
     given, arrow, result = equation.partition("->")
@@ -107,8 +103,6 @@ def _terms(node: OnnxNode, ranks: Sequence[int], swapped: bool) -> tuple[str, st
         rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(operands, ranks, strict=True)
     ]
     free = [letter for letter in string.ascii_letters if letter not in equation][: max(counts)]
-    if min(counts) < 0 or len(free) < max(counts):
-        return "its equation does not fit its operands"
     outer = "".join(free)
     data, weights = (
         term.replace("...", outer[len(outer) - count :]) for term, count in zip(operands, counts, strict=True)
@@ -124,10 +118,8 @@ def _contraction(
 ) -> Decomposition | str:
     """A MatMul with the weights as one matrix or a stack, and whatever turns axes before and after it."""
     shape, known = graph.observed_shapes[data], sizes_of(graph, data)
-    if len(set(term)) < len(term) or len(term) != len(shape) or len(weight_term) != weights.ndim:
+    if len(set(term)) < len(shape):
         return "an axis of its data occurs twice"
-    if len(set(result)) < len(result) or not set(result) <= set(term + weight_term):
-        return "its result is no product"
     if weights.dtype.kind != "f":
         return f"it computes in {weights.dtype}"
     parts = Decomposition(node, graph)
@@ -141,7 +133,7 @@ def _contraction(
     matrix, letters = _own_weights(weights.astype(np.float32), weight_term, sizes, result)
     for letter in letters:
         if letter in sizes and sizes[letter][1] != letters[letter]:
-            return _OPEN if sizes[letter][1] is None else "its data broadcasts to its weights"
+            return _OPEN
     value = parts.along("Squeeze", data, [term.index(letter) for letter in gone])
     lost = [letter for letter in sizes if letter not in letters and letter not in result]
     value = parts.along("ReduceSum", value, [list(sizes).index(letter) for letter in lost], keepdims=0)
@@ -180,10 +172,7 @@ def _own_weights(
         for letter in extent
         if (letter in sizes or letter in result) and not _is_one_for_all(letter, extent[letter], sizes, result)
     ]
-    places = {letter: number for number, letter in enumerate(extent)}
-    whole: NDArray[np.float32] = np.einsum(
-        weights, [places[letter] for letter in term], [places[letter] for letter in kept]
-    )
+    whole: NDArray[np.float32] = np.einsum(f"{term}->{''.join(kept)}", weights)
     return whole, {letter: extent[letter] for letter in kept}
 
 

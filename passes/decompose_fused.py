@@ -106,4 +106,5 @@ def _activated(parts: Decomposition, value: str, activation: str, parameters: Ma
     if activation == "Clip" and opset(parts.graph) >= 11:
         limits = [parts.constant(np.array(parameters[name], parts.dtype)) for name in ("min", "max")]
         return parts.operator("Clip", value, *limits)
-    return parts.operator(activation, value, **parameters)
+    attributes: dict[str, Any] = dict(parameters)
+    return parts.operator(activation, value, **attributes)

@@ -34,11 +34,7 @@ def product_reason(node: OnnxNode, graph: Graph) -> str | None:
     reason = float_reason(node, graph, data, weight)
     if reason is not None:
         return reason
-    shape, matrices = graph.observed_shapes[data], graph.constants[weight].shape
-    if len(shape) < 2:
-        return "it works on one vector for all images"
-    if len(matrices) < 2:
-        return "its weights are one vector"
+    matrices = graph.constants[weight].shape
     if node.op_type == "Gemm":
         plain = not on_the_left and not node.attributes.get("transA", 0) and _folded_bias(node, graph) is not None
         return None if plain or opset(graph) >= 7 else "its operator set is older than 7"

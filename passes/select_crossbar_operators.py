@@ -144,6 +144,8 @@ def reason_to_stay_digital(node: OnnxNode, graph: Graph) -> str | None:
 
 
 def _plain_reason(node: OnnxNode, graph: Graph) -> str | None:
+    if node.kind == "com.microsoft.nchwc::Conv":
+        return "its weights are in an order for one kind of processor"
     if node.kind not in OPERATORS:
         return "not a linear operator with weights"
     if _is_empty(node, graph):

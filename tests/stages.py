@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from memcompile.byte_products import use_unsigned_weights
 from memcompile.interpreter import Interpreter
 from memcompile.ir import Graph, fixed_batch
 from memcompile.onnx_import import import_graph, read_model
@@ -64,6 +65,14 @@ def reference(model: onnx.ModelProto | bytes, feeds: Feeds) -> dict[str, NDArray
     session = open_session(data, optimise=False)
     names = [value.name for value in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def exact(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with products of bytes that do not overflow on processors without instructions for them."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    use_unsigned_weights(copy, {})
+    return copy
 
 
 def assert_matches(graph: Graph, model: onnx.ModelProto, feeds: Feeds, relative: float = 1e-5) -> None:

@@ -253,16 +253,11 @@ REASONS: dict[str, tuple[onnx.ModelProto, dict[str, np.ndarray]]] = {
                     {"w": dyadic(RNG, (3, 2, 3, 3)), "shape": np.array([-1, 2, 6, 6], np.int64)}),
         IMAGES,
     ),
-    "it works on one vector for all images": (
-        float_model([node("MatMul", "x w", "y")], (6,), {"w": MATRIX}),
-        {"x": models.images((6,))},
-    ),
     "its input holds no values": (
         float_model([node("Slice", "x zero zero", "e"), node("MatMul", "e w", "y")], ("N", 6),
                     {"w": MATRIX, "zero": np.array([0], np.int64)}),
         VECTORS,
     ),
-    "its weights are one vector": (float_model([node("MatMul", "x w", "y")], ("N", 6), {"w": MATRIX[:, 0]}), VECTORS),
     "its weights and its data broadcast against each other": (
         float_model([node("MatMul", "x w", "y")], ("N", 1, 2, 5, 6), {"w": dyadic(RNG, (3, 1, 6, 4))}),
         {"x": models.images((2, 1, 2, 5, 6))},
