@@ -44,6 +44,8 @@ class MultiplyAdds:
     bodies: Sequence[Body] = ()
     of_operators: dict[str, int] = field(default_factory=dict)
     on_arrays: int = 0
+    _linear: dict[str, int] = field(default_factory=dict)
+    """Of them what a layer can do: without products of values with values."""
     _images: int = 1
 
     @property
@@ -57,7 +59,7 @@ class MultiplyAdds:
             self._count(graph)
         elif name == RemoveDeadNodes.pass_name():
             layers = {node.name for node in graph.nodes if isinstance(node, LinearLayer)}
-            self.on_arrays = sum(count for name, count in self.of_operators.items() if name in layers)
+            self.on_arrays = sum(count for name, count in self._linear.items() if name in layers)
 
     def _count(self, graph: Graph) -> None:
         self._images = batch(graph)
@@ -65,6 +67,12 @@ class MultiplyAdds:
         # Bodies of operators that do not depend on the inputs are gone.
         counts |= {name: count for name, count in _of_bodies(self.bodies).items() if name in counts}
         self.of_operators = {name: self._of_sample(count) for name, count in counts.items() if count}
+        mixed = {
+            node.name: self._of_sample(_projection(_operand_shapes(node, graph)))
+            for node in graph.nodes
+            if isinstance(node, OnnxNode) and node.op_type in _ATTENTION
+        }
+        self._linear = self.of_operators | mixed
 
     def _of_sample(self, count: int) -> int:
         return -(-count // self._images)
@@ -99,15 +107,18 @@ def _listed(body: Body, times: int) -> Iterator[tuple[str, str, str, int]]:
 
 
 def _of_node(node: OnnxNode, graph: Graph) -> int:
-    places = PRODUCTS.get(node.op_type, ())
     if node.kind == "ReduceSum" and reason_to_stay_digital(node, graph) is None:
         multiply = graph.producers[node.inputs[0]]
         return math.prod(np.broadcast_shapes(*(_shape(graph, name) or () for name in multiply.inputs)))
-    if not places or len(node.inputs) <= max(places):
-        return 0
-    shapes = [_shape(graph, node.inputs[place]) for place in places]
+    return multiply_adds(node, _operand_shapes(node, graph))
+
+
+def _operand_shapes(node: OnnxNode, graph: Graph) -> list[Shape]:
+    """Shapes of the operands of a product; none if one of them is not known."""
+    places = PRODUCTS.get(node.op_type, ())
+    shapes = [_shape(graph, node.inputs[place]) for place in places if place < len(node.inputs)]
     known = [shape for shape in shapes if shape is not None]
-    return multiply_adds(node, known) if len(known) == len(shapes) else 0
+    return known if len(known) == len(places) else []
 
 
 def _shape(graph: Graph, name: str) -> Shape | None:
@@ -174,9 +185,14 @@ def _recurrent(node: OnnxNode, shapes: Sequence[Shape]) -> int:
 
 def _attention(node: OnnxNode, shapes: Sequence[Shape]) -> int:
     """The projection, the products of queries with keys, and of their softmax with values."""
-    (images, length, inputs), columns = shapes[0], shapes[1][1]
+    (images, length, _), columns = shapes[0], shapes[1][1]
     sizes = tuple(node.attributes.get("qkv_hidden_sizes", ())) or (columns // 3,) * 3
-    return images * length * (inputs * columns + length * int(sizes[0] + sizes[2]))
+    return _projection(shapes) + images * length * length * int(sizes[0] + sizes[2])
+
+
+def _projection(shapes: Sequence[Shape]) -> int:
+    """The part of an attention whose weights are static."""
+    return math.prod(shapes[0]) * shapes[1][1] if shapes else 0
 
 
 def _attended(node: OnnxNode, shapes: Sequence[Shape]) -> int:
@@ -185,6 +201,7 @@ def _attended(node: OnnxNode, shapes: Sequence[Shape]) -> int:
     return math.prod(queries) * keys[1] * 2
 
 
+_ATTENTION = ("Attention", "QAttention")
 _COUNTS: Mapping[str, Count] = MappingProxyType(
     {
         **dict.fromkeys(("Conv", "ConvInteger", "FusedConv", "QLinearConv"), _convolution),
@@ -204,7 +221,7 @@ _COUNTS: Mapping[str, Count] = MappingProxyType(
             _product,
         ),
         **dict.fromkeys(("DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"), _recurrent),
-        **dict.fromkeys(("Attention", "QAttention"), _attention),
+        **dict.fromkeys(_ATTENTION, _attention),
         "ConvTranspose": _transposed_convolution,
         "Einsum": _einsum,
         "MatMulNBits": _few_bits,
