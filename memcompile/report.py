@@ -204,18 +204,17 @@ def _totals(facts: Facts) -> list[Text]:
 
 
 def _multiply_add_lines(facts: Facts) -> list[str]:
+    """The share on arrays, unless it is all."""
     counted = facts["multiply_adds"]
-    if not counted or not counted["total"]:
+    share = counted["share_on_arrays"] if counted else None
+    if share in (None, 1.0):
         return []
-    share = counted["share_on_arrays"]
     return [f"multiply-adds    {counted['total']:,} an image, {_percent(share)} of them on arrays"]
 
 
 def _percent(share: float) -> str:
-    """A share that is 100% only if it is all, and 0% only if it is nothing."""
-    if share in (0.0, 1.0):
-        return f"{share:.0%}"
-    return f"{min(max(share, 0.0001), 0.9999):.2%}"
+    """A share that is not all, and 0% only if it is nothing."""
+    return f"{min(max(share, 0.0001), 0.9999):.2%}" if share else "0%"
 
 
 def _at_once(facts: Facts) -> list[str]:

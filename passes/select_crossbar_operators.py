@@ -78,8 +78,12 @@ COMPOSITES: Mapping[str, Decompose] = MappingProxyType(
 class SelectCrossbarOperators(Pass):
     """Turns linear operators with static weights into crossbar layers.
 
-    Whatever a layer cannot do itself, such as turning its input round or interleaving its
-    outputs, becomes digital operators beside it.
+    These are Conv, ConvTranspose, Gemm, MatMul, their quantised forms, short LSTM, GRU and RNN, and composites in which
+    one of them hides: Einsum of data and weights, ReduceSum of a Mul, MatMul with vectors, the fused operators of
+    onnxruntime, its products of dynamically quantised data or with weights of few bits, and the projection of an
+    attention. Whatever a layer cannot do itself, such as turning its input round, interleaving its outputs, an
+    activation, or the scale and zero point of data that are quantised in each run, becomes digital operators beside
+    it. A composite whose product cannot become a layer stays what it is.
     """
 
     summary: ClassVar[str] = "turn linear operators with static weights into crossbar layers"

@@ -153,3 +153,5 @@ def test_the_report_says_it(
     out = capsys.readouterr().out
     assert "multiply-adds    224 an image, 14.29% of them on arrays" in out
     assert "85.7%" in out
+    assert main([str(save_model(COUNTED["gemm"][0])), "-o", str(tmp_path / "p.mcp"), "--no-evaluation"]) == 0
+    assert "an image, " not in capsys.readouterr().out.partition("chips")[0]
