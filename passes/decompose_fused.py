@@ -32,21 +32,21 @@ _PREFIX = "activation_"
 
 def decompose_fused_conv(node: OnnxNode, graph: Graph) -> Decomposition | str:
     """Conv, the addition of a fourth input, and the activation."""
-    activation = node.attributes.get("activation", "")
-    if activation and activation not in _ACTIVATIONS:
+    activation, given = node.attributes.get("activation", ""), node.attributes.get("activation_params", ())
+    if activation and (activation not in _ACTIVATIONS or len(given) != len(_ACTIVATIONS[activation])):
         return f"its activation {activation} is not known"
     parts = Decomposition(node, graph)
     value = parts.product("Conv", *node.inputs[:3], **_without_activation(node))
     if len(node.inputs) > 3 and node.inputs[3]:
         value = parts.operator("Add", value, node.inputs[3])
-    given = node.attributes.get("activation_params", ())
     return parts.finish(_activated(parts, value, activation, dict(zip(_names(activation), given, strict=False))))
 
 
 def decompose_fused_gemm(node: OnnxNode, graph: Graph) -> Decomposition | str:
     """Gemm and the activation."""
     activation = node.attributes.get("activation", "")
-    if activation and activation not in _ACTIVATIONS:
+    # A Gemm has no attributes for the limits of a Clip.
+    if activation and (activation not in _ACTIVATIONS or activation == "Clip"):
         return f"its activation {activation} is not known"
     parts = Decomposition(node, graph)
     value = parts.product("Gemm", *node.inputs, **_without_activation(node))
