@@ -94,13 +94,19 @@ def _share(share: float) -> str:
     return f"{share:.1%}" if share >= 0.001 else "<0.1%"
 
 
+def _same_whole_weights(layer: QuantizedLayer, whole: UnrolledLayer) -> bool:
+    """Whether integers are those of a quantised model, or in a channel a whole multiple that its scale takes back."""
+    multiples = np.rint(layer.quantizer.scale / layer.scale.astype(np.float64))
+    return np.array_equal(layer.levels, whole.matrix * multiples.reshape(len(whole.matrix), 1, -1))
+
+
 def _kept(layer: Node, whole: UnrolledLayer) -> str:
     """Whether the numbers of a quantised model are still the model's own."""
     assert isinstance(layer, QuantizedLayer)
     lost = []
     if layer.quantizer.scale != 1.0:
         lost.append("inputs are requantised: the target applies fewer than 8 bits")
-    if layer.levels.dtype.kind == "i" and not np.array_equal(layer.levels, whole.matrix):
+    if layer.levels.dtype.kind == "i" and not _same_whole_weights(layer, whole):
         reach = int(np.abs(whole.matrix).max())
         lost.append(f"weights are requantised: they reach {reach}, which takes more slices")
     return "; " + ("; ".join(lost) or "whole numbers and scales are the model's own")

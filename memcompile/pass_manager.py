@@ -47,10 +47,10 @@ class PassContext:
     ``calibration`` holds [samples, ...] per model input, ``representative`` says that these are real
     samples, not made-up ones; ``chips`` is the hard budget, or None to
     take as many as the network needs; ``slice_base`` is what
-    one step of a slice counts in steps of the slice before it (as much as a pair can hold when
-    None); ``batch`` is the number of images for which a network that is larger than its chips is written
-    onto them, segment by segment, or None if that is not wanted; ``progress`` opens a bar for a
-    description and a total.
+    one step of a slice counts in steps of the slice before it (as the target's errors allow when
+    None, more where only that holds whole weights, less where that holds all weights of a layer);
+    ``batch`` is the number of images for which a network that is larger than its chips is written onto
+    them, segment by segment, or None if that is not wanted; ``progress`` opens a bar for a description and a total.
     """
 
     target: Target
@@ -66,12 +66,30 @@ class PassContext:
     @property
     def base(self) -> int:
         """What one step of a slice counts in steps of the slice before it."""
-        return self.slice_base or self.target.slice_base()
+        if self.slice_base is not None:
+            return self.slice_base
+        return self.target.slice_base() if self.slices == 1 else self.target.default_slice_base()
+
+    def base_of(self, largest: int) -> int:
+        """Base for a layer whose largest integer weight is given: the smallest that reaches it, unless one is given.
+
+        So the most significant slice, whose error counts most, is used as far as it goes.
+        """
+        if self.slice_base is not None or self.slices == 1:
+            return self.base
+        bases = range(2, self.target.slice_base())
+        reaching = (base for base in bases if weight_limit(self.target, self.slices, base) >= largest)
+        return next(reaching, self.target.slice_base())
 
     @property
     def weight_limit(self) -> int:
         """Largest integer weight that the slices hold."""
         return weight_limit(self.target, self.slices, self.base)
+
+    @property
+    def whole_weight_limit(self) -> int:
+        """Largest weight of a quantised model that the slices hold, with whatever base that takes."""
+        return weight_limit(self.target, self.slices, self.slice_base or self.target.slice_base())
 
 
 @dataclass(frozen=True)

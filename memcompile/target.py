@@ -7,11 +7,14 @@ for each field where its value is from; fields that no publication gives are nam
 
 from __future__ import annotations
 
+import math
 import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from memcompile.errors import TargetError, UsageError
@@ -22,6 +25,8 @@ from memcompile.target_sections import EnergySpec as EnergySpec  # noqa: PLC0414
 from memcompile.target_sections import FiniteFloat, NonNegativeFloat, PositiveFloat, Section, Share
 
 MAX_TARGET_BYTES = 1_000_000
+ERROR_ROOM = 1.75
+"""Standard deviations of a pair's error that the default slice base leaves room for; docs/targets.md measures it."""
 MAX_SHARPNESS = 50.0
 """Largest product of cell.nonlinearity_per_v and read voltage; devices are below 10."""
 
@@ -104,6 +109,13 @@ class ProgrammingSpec(Section):
     Parallel windows have such cells on the lines of their sums. 1 if they are as uncertain as all others,
     0 if they can be left without a filament.
     """
+
+    def sigma_at_us(self, g_us: NDArray[np.float64], g_max_us: float) -> NDArray[np.float64]:
+        """Standard deviation of the error at some conductances, in microsiemens."""
+        if self.sigma_polynomial_us:
+            return polynomial_us(g_us / g_max_us, self.sigma_polynomial_us)
+        sigma: NDArray[np.float64] = np.hypot(self.sigma_us, self.sigma_proportional_share * g_us)
+        return sigma
 
 
 class WriteVerifySpec(Section):
@@ -233,8 +245,32 @@ class Target(Section):
         return self.write_verify if self.write_verify is not None and self.write_verify.emulated else None
 
     def slice_base(self) -> int:
-        """Weight of the next slice: 2 L + 1, so that slices are digits of a balanced number."""
+        """Largest weight of the next slice: 2 L + 1, so that slices are digits of a balanced number."""
         return 2 * self.signed_levels + 1
+
+    def default_slice_base(self) -> int:
+        """Largest base whose lower slice has room for the error of the slice above it.
+
+        A digit of base b lies within b / 2 of zero, and one more step of the slice above counts b: what is left
+        of L + 1/2 levels must hold ``ERROR_ROOM`` standard deviations of a pair's error, b times.
+        """
+        room = self.signed_levels + 0.5
+        return min(max(math.floor(room / (0.5 + ERROR_ROOM * self._pair_sigma_levels())), 2), self.slice_base())
+
+    def _pair_sigma_levels(self) -> float:
+        """Largest standard deviation of the error that writing leaves in a pair, in level steps."""
+        cell, pulses = self.cell, self.emulated_pulses
+        if pulses is not None:
+            return math.sqrt(2 / 3) * pulses.margin_us / cell.level_step_us
+        levels_us = np.linspace(cell.g_min_us, cell.g_max_us, cell.levels)
+        sigma_us = self.programming.sigma_at_us(levels_us, cell.g_max_us)
+        return math.hypot(float(sigma_us.max()), float(sigma_us[0])) / cell.level_step_us
+
+
+def polynomial_us(x: NDArray[np.float64], coefficients: tuple[float, ...]) -> NDArray[np.float64]:
+    """max(0, c0 + c1 x + c2 x^2 + ...)."""
+    value: NDArray[np.float64] = np.maximum(np.polynomial.polynomial.polyval(x, coefficients), 0.0)
+    return value
 
 
 def _is_section(kind: object) -> TypeGuard[type[BaseModel]]:

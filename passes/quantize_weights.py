@@ -12,14 +12,21 @@ from numpy.typing import NDArray
 
 from memcompile.errors import ModelError
 from memcompile.ir import CalibratedLayer, Graph, QuantizedLayer, carry, read_only
-from memcompile.pass_manager import Pass, PassContext
+from memcompile.pass_manager import Pass, PassContext, weight_limit
 from memcompile.passes.compensated_rounding import output_variance, rounded
 from memcompile.passes.input_moments import InputMoments, measure_moments
+from memcompile.quantizers import InputQuantizer
 
 # Weights looked at together: more would not stay in the cache, with fewer threads wait for each other.
 BLOCK_WEIGHTS = 1 << 18
 # Rounds of least-squares step and rounding after the search; each can only lower the error.
 REFINEMENTS = 3
+# Largest base of a layer of whole weights, in bases of other layers.
+WIDEST_BASE = 1.5
+# Multiples of a channel of whole weights that are tried before a power of two.
+MULTIPLES_TRIED = 16
+# Error of a whole output that the scale of a multiple may make; 0.5 would change a rounded sum.
+MULTIPLE_ERROR = 0.125
 # Float32 holds all whole numbers up to here.
 WHOLE_FLOAT32 = 1 << 24
 # Float32 holds squares of numbers of so many bits.
@@ -42,7 +49,9 @@ class QuantizeWeights(Pass):
     the mean of what is left goes into the bias. A channel for which that is no better keeps the
     nearest levels. Time and memory grow with the calibration images and the square of a layer's rows.
 
-    Whole weights of a quantised model stay what they are if the slices reach that far.
+    Whole weights of a quantised model stay what they are if the slices reach that far. With several slices each
+    channel is multiplied by as large a whole number as fits, which its scale takes back exactly: a
+    weight that uses little of the most significant slice drowns in the error of that slice.
     Continuous cells hold each float32 weight exactly: the channel's scale is a power of two.
     """
 
@@ -65,9 +74,13 @@ class QuantizeWeights(Pass):
         if context.target.cell.continuous:
             return graph.map_nodes({layer.name: _hold(layer) for layer in layers})
         limit = context.weight_limit
-        quantized = {layer.name: self._quantize(layer, limit) for layer in layers}
+        whole = {layer.name for layer in layers if _keeps_integers(layer, context.whole_weight_limit)}
+        quantized = {
+            layer.name: _keep(layer, context) if layer.name in whole else self._quantize(layer, limit)
+            for layer in layers
+        }
         if self.compensate and context.representative:
-            open_layers = [layer for layer in layers if not _keeps_integers(layer, limit)]
+            open_layers = [layer for layer in layers if layer.name not in whole]
             moments = measure_moments(graph, open_layers, context, self.images, self.vectors)
             for layer in open_layers:
                 quantized[layer.name] = self._compensate(quantized[layer.name], moments[layer.name], limit)
@@ -80,10 +93,6 @@ class QuantizeWeights(Pass):
         return graph.map_nodes(quantized)
 
     def _quantize(self, layer: CalibratedLayer, limit: int) -> QuantizedLayer:
-        if _keeps_integers(layer, limit):
-            scale = np.full(layer.geometry.out_channels, layer.quantizer.scale, np.float32)
-            levels = read_only(layer.matrix.astype(level_dtype(limit)))
-            return carry(QuantizedLayer, layer, levels=levels, scale=read_only(scale))
         groups, rows, columns = layer.matrix.shape
         channels = layer.matrix.transpose(0, 2, 1).reshape(groups * columns, rows)
         found = np.empty(channels.shape, level_dtype(limit))
@@ -185,6 +194,52 @@ def level_dtype(limit: int) -> np.dtype[Any]:
 def _keeps_integers(layer: CalibratedLayer, limit: int) -> bool:
     """Whether a layer's weights are whole numbers that the slices reach."""
     return layer.integer and bool(np.abs(layer.matrix).max(initial=0) <= limit)
+
+
+def _keep(layer: CalibratedLayer, context: PassContext) -> QuantizedLayer:
+    """Whole weights as they are, or a multiple of them in each channel."""
+    levels, scale = layer.matrix, np.full(layer.geometry.out_channels, layer.quantizer.scale, np.float32)
+    if context.slices > 1:
+        multiples = _multiples(layer, _limit_of_whole(np.abs(layer.matrix).max(axis=1, initial=0).reshape(-1), context))
+        levels = levels * multiples.reshape(len(levels), 1, -1)
+        scale = (scale / multiples).astype(np.float32)
+    kept = levels.astype(level_dtype(context.whole_weight_limit))
+    return carry(QuantizedLayer, layer, levels=read_only(kept), scale=read_only(scale))
+
+
+def _limit_of_whole(largest: NDArray[Any], context: PassContext) -> int:
+    """Reach of the slices of which multiples of the channels' largest whole weights use most, [channels].
+
+    Of bases near that of other layers, whose lower slices still have room for errors.
+    """
+    largest = np.maximum(largest.astype(np.int64), 1)
+    bases = range(2, 1 + min(int(WIDEST_BASE * context.base), context.target.slice_base()))
+    bases = range(context.base, context.base + 1) if context.slice_base is not None else bases
+    limits = [weight_limit(context.target, context.slices, base) for base in bases]
+    reaching = [limit for limit in limits if limit >= largest.max(initial=1)]
+    unused = [float(np.mean((limit / (limit // largest * largest)) ** 2)) for limit in reaching]
+    return reaching[int(np.argmin(unused))] if reaching else 0
+
+
+def _multiples(layer: CalibratedLayer, limit: int) -> NDArray[np.int64]:
+    """Largest whole multiple of each channel's weights within the limit that its scale takes back exactly.
+
+    A float32 scale divided by m is off by a share e of itself, which rounding to whole sums hides while e times the
+    largest output stays well below 1/2. Powers of two have no error.
+    """
+    sizes, quantizer = np.abs(layer.matrix).astype(np.float64), layer.quantizer
+    assert isinstance(quantizer, InputQuantizer)
+    largest, scale = sizes.max(axis=1, initial=0).reshape(-1), float(np.float32(quantizer.scale))
+    largest_output = sizes.sum(axis=1).reshape(-1) * max(-quantizer.lowest, quantizer.highest) * scale
+    found = np.ones(len(largest), np.int64)
+    for channel in np.flatnonzero((largest > 0) & (2 * largest <= limit)):
+        most = int(limit // largest[channel])
+        for multiple in (*range(most, max(most - MULTIPLES_TRIED, 0), -1), 1 << (most.bit_length() - 1)):
+            off = abs(float(np.float32(scale / multiple)) * multiple / scale - 1)
+            if off * largest_output[channel] <= MULTIPLE_ERROR:
+                found[channel] = multiple
+                break
+    return found
 
 
 def _hold(layer: CalibratedLayer) -> QuantizedLayer:

@@ -17,22 +17,20 @@ class SliceWeights(Pass):
     """Writes each weight as digits of a balanced number of the slices' base.
 
     All digits but the last lie within half a base of zero; the last takes what is left, -L..+L.
-    A continuous weight is one slice.
+    Unless a base is given it is the smallest that holds the layer's weights. A continuous weight is one slice.
     """
 
     summary: ClassVar[str] = "cut integer weights into slices, one differential pair each"
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
-        base = context.base
-        return graph.map_nodes(
-            {
-                node.name: carry(
-                    SlicedLayer, node, base=base, digits=read_only(balanced_digits(node.levels, base, context.slices))
-                )
-                for node in graph.nodes
-                if isinstance(node, QuantizedLayer)
-            }
-        )
+        layers = [node for node in graph.nodes if isinstance(node, QuantizedLayer)]
+        return graph.map_nodes({layer.name: _sliced(layer, context) for layer in layers})
+
+
+def _sliced(layer: QuantizedLayer, context: PassContext) -> SlicedLayer:
+    levels = layer.levels
+    base = context.base_of(max(-int(levels.min(initial=0)), int(levels.max(initial=0))))
+    return carry(SlicedLayer, layer, base=base, digits=read_only(balanced_digits(levels, base, context.slices)))
 
 
 def balanced_digits(numbers: NDArray[Any], base: int, count: int) -> NDArray[Any]:

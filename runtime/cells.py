@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.runtime.random_numbers import Purpose, gaussians, stream
-from memcompile.target import CellSpec, DriftSpec, ProgrammingSpec, RelaxationSpec
+from memcompile.target import CellSpec, DriftSpec, ProgrammingSpec, RelaxationSpec, polynomial_us
 
 Cells = NDArray[np.float64]
 
@@ -29,15 +29,7 @@ def programming_sigma_us(g_us: Cells, spec: ProgrammingSpec, cell: CellSpec) -> 
     CrossSim and aihwkit), whose sigma one second after programming is
     0.348 + 16.03 x - 43.853 x^2 + 45.393 x^3 - 16.815 x^4 for g_max = 40 uS.
     """
-    if spec.sigma_polynomial_us:
-        return _polynomial_us(g_us, spec.sigma_polynomial_us, cell)
-    return np.hypot(spec.sigma_us, spec.sigma_proportional_share * g_us)
-
-
-def _polynomial_us(g_us: Cells, coefficients: tuple[float, ...], cell: CellSpec) -> Cells:
-    """max(0, c0 + c1 x + c2 x^2 + ...) with x = g / g_max."""
-    sigma: Cells = np.maximum(np.polynomial.polynomial.polyval(g_us / cell.g_max_us, coefficients), 0.0)
-    return sigma
+    return spec.sigma_at_us(g_us, cell.g_max_us)
 
 
 def with_programming_error(g_us: Cells, spec: ProgrammingSpec, cell: CellSpec, array: int, seed: int) -> Cells:
@@ -55,7 +47,7 @@ def relaxed(g_us: Cells, spec: RelaxationSpec, cell: CellSpec, time_s: float, ar
     """
     final: Cells | float = spec.sigma_us
     if spec.sigma_polynomial_us:
-        final = _polynomial_us(g_us, spec.sigma_polynomial_us, cell)
+        final = polynomial_us(g_us / cell.g_max_us, spec.sigma_polynomial_us)
     sigma = final * np.sqrt(-np.expm1(-time_s / spec.time_constant_s))
     moved: Cells = np.maximum(g_us + sigma * draw(g_us.shape, Purpose.RELAXATION, array, seed), 0.0)
     return moved

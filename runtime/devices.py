@@ -10,7 +10,7 @@ write; faults, drift exponents and the mean step of a pulse belong to the cell a
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from memcompile.runtime.current_voltage import Drive, relative_current, sharpnes
 from memcompile.runtime.effects import Effects
 from memcompile.runtime.nonlinear_wires import NonlinearTile
 from memcompile.runtime.random_numbers import Purpose, seed_of_write, stream, uniforms
+from memcompile.runtime.slice_errors import ArraySlices, goals_us
 from memcompile.runtime.wires import US_PER_S, effective_conductances_us
 from memcompile.runtime.write_verify import Written, cycles_of_array, step_shares, write
 
@@ -320,14 +321,13 @@ class Devices:
         return unrolling.expand(np.ones(self.program.layers[number].cells.shape, bool))
 
     def _program_array(self, number: int, segment: int, converter: Converter) -> NDArray[Any]:
-        levels, write_seed = self.levels(number, segment), self._write_seed(segment)
+        levels = self.levels(number, segment)
+        slices = self._slices(levels, number, segment)
         nominal_us, stuck = self._goals_us(levels, number)
-        actual_us = self._written_us(nominal_us, stuck, number, write_seed)
-        if self._spares_blanks:
-            blank = ~self._holds_weight(number, segment) & ~stuck
-            share = self.program.target.programming.blank_share
-            actual_us = np.where(blank, nominal_us + share * (actual_us - nominal_us), actual_us)
-        aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, number, write_seed))
+        write = partial(self._written_us, nominal_us, stuck, number, segment)
+        writes_slices = slices.several and self.effects.programming_error and self.program.chip is None
+        actual_us = write(goals_us(slices, self.program.target.cell, write) if writes_slices else nominal_us)
+        aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, number, self._write_seed(segment)))
         if self.effects.dead_lines:
             aged_us = aged_us * self._alive(number)
         return self._in_units(levels, aged_us, converter)
@@ -337,29 +337,51 @@ class Devices:
         segments = len(self.program.placement.segments)
         return seed_of_write(self.seed, self.pass_number * segments + segment) if segments else self.seed
 
-    def _written_us(self, nominal_us: Cells, stuck: NDArray[np.bool_], number: int, write_seed: int) -> Cells:
-        """Cells right after programming."""
-        target = self.program.target
+    def _slices(self, levels: NDArray[Any], number: int, segment: int) -> ArraySlices:
+        """What the pairs of an array hold, and which slice of a weight each is."""
+        signed = levels[:, 0::2].astype(np.float64) - levels[:, 1::2]
+        place, base = np.zeros(signed.shape, np.int8), np.ones(signed.shape, np.int64)
+        tiles = self.program.placement.tiles
+        for row in self._rows_in(number, segment):
+            layer, columns = self.program.layers[int(tiles.layer[row])], self._cells_of(row)
+            where = self._rows_of(row), slice(columns.start // 2, columns.stop // 2)
+            base[where] = layer.base
+            place[where] = np.arange(columns.stop // 2 - columns.start // 2) % layer.slices
+        if place.any():
+            kept = self.program.target.programming.blank_share * base < 1
+            place[kept & ~self._holds_weight(number, segment)[:, 0::2]] = 0
+        return ArraySlices(signed, place, base)
+
+    def _written_us(
+        self, nominal_us: Cells, stuck: NDArray[np.bool_], number: int, segment: int, aims_us: Cells
+    ) -> Cells:
+        """Cells right after programming; ``nominal_us`` is what stuck ones hold."""
+        target, write_seed = self.program.target, self._write_seed(segment)
         if not self.effects.programming_error:
             return nominal_us
         if self.program.chip is not None:
             measured: Cells = self.program.chip.conductances_us[number].astype(np.float64)
             return measured
         if target.emulated_pulses is not None:
-            written = self._pulsed(nominal_us, nominal_us, stuck, number, write_seed).cells_us
+            written = self._pulsed(nominal_us, stuck, number, write_seed, aims_us).cells_us
         else:
-            written = with_programming_error(nominal_us, target.programming, target.cell, number, write_seed)
+            written = with_programming_error(aims_us, target.programming, target.cell, number, write_seed)
+        if self._spares_blanks:
+            # One that makes up for the slice above is written.
+            blank = ~self._holds_weight(number, segment) & (aims_us == nominal_us)
+            share = target.programming.blank_share
+            written = np.where(blank, nominal_us + share * (written - nominal_us), written)
         return np.where(stuck, nominal_us, written)
 
     def _pulsed(
-        self, goals_us: Cells, nominal_us: Cells, stuck: NDArray[np.bool_], number: int, write_seed: int
+        self, nominal_us: Cells, stuck: NDArray[np.bool_], number: int, write_seed: int, aims_us: Cells
     ) -> Written:
         """Cells of an array after its pulses; all are delivered at the lowest level, but those that are stuck."""
         spec, cell = self.program.target.write_verify, self.program.target.cell
         assert spec is not None
         start_us = np.where(stuck, nominal_us, cell.g_min_us)
         shares = step_shares(stuck, spec, number, self.seed)
-        return write(start_us, goals_us, shares, spec, cell, cycles_of_array(number, write_seed))
+        return write(start_us, aims_us, shares, spec, cell, cycles_of_array(number, write_seed))
 
     def writing(self) -> WriteReport | None:
         """What writing all arrays once takes, pulse by pulse; None where no pulses are emulated.
@@ -372,9 +394,10 @@ class Devices:
         total = WriteReport()
         for number, segment in np.unique(np.stack([tiles.array, tiles.segment], axis=1), axis=0).tolist():
             levels = self.levels(number, segment)
-            goals_us = target.cell.g_min_us + levels.astype(np.float64) * target.cell.level_step_us
+            slices = self._slices(levels, number, segment)
             nominal_us, stuck = self._goals_us(levels, number)
-            written = self._pulsed(goals_us, nominal_us, stuck, number, self._write_seed(segment))
+            aims_us = goals_us(slices, target.cell, partial(self._written_us, nominal_us, stuck, number, segment))
+            written = self._pulsed(nominal_us, stuck, number, self._write_seed(segment), aims_us)
             total += WriteReport.of(written.pulses, written.energy_j, written.failed)
         return total
 

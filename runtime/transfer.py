@@ -8,7 +8,7 @@ slice remains (as far as its range reaches).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,11 @@ class Wiring:
     digit: NDArray[Any]
 
 
-def wire(program: Program) -> Wiring:
-    """List all differential pairs that hold a weight; structural zeros of parallel windows are left out."""
+def wire(program: Program, *, blanks: bool = False) -> Wiring:
+    """List all differential pairs that hold a weight, or those of the structural zeros of parallel windows.
+
+    The weight of a structural zero is -1.
+    """
     tiles, array = program.placement.tiles, program.target.array
     written = tiles.segment.astype(np.int64) * (int(tiles.array.max(initial=-1)) + 1) + tiles.array
     parts: list[tuple[NDArray[np.generic], ...]] = []
@@ -54,14 +57,14 @@ def wire(program: Program) -> Wiring:
             tiles.row_begin[tile] : tiles.row_end[tile],
             tiles.column_begin[tile] : tiles.column_end[tile],
         ]
-        row, column = np.nonzero(block)
+        row, column = np.nonzero((block == 0) == blanks)
         weight = block[row, column] - 1
         first = (int(written[tile]) * array.input_lines + int(tiles.input_line[tile]) + row) * array.cell_columns
         cells = layer.cells if program.target.cell.continuous else layer.cells.astype(np.int8)
         signed = cells[0] - cells[1]
         for place in range(layer.slices):
             plus = first + int(tiles.output_line[tile]) * array.cells_per_crossing + 2 * (layer.slices * column + place)
-            digit = signed[place].reshape(-1)[weight]
+            digit = np.where(weight < 0, 0, signed[place].reshape(-1)[weight])
             same = np.ones(len(weight), np.int32)
             parts.append((plus, plus + 1, same * number, (same * place).astype(np.int8), weight, digit))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros(0, int)] * 6
@@ -259,15 +262,21 @@ def transfer(program: Program, seed: int, *, correct_slices: bool = True) -> tup
     Parameters
     ----------
     correct_slices
-        Leave the measured error of each slice to the next one.
+        Leave the measured error of each slice to the next one. That of a structural zero, which is
+        delivered and not written, is then left to its lower slices too, where that is less than it was.
     """
     wiring = wire(program)
     writer = Writer(program, seed)
+    slices = int(program.slices.max(initial=1))
+    if slices > 1 and correct_slices:
+        wiring = _with_blanks(program, wiring)
     levels = wiring.digit.astype(np.float64)
     bases = np.array([layer.base for layer in program.layers])
-    for place in range(int(program.slices.max(initial=1)) - 1, -1, -1):
+    highest = program.slices[wiring.layer] - 1
+    for place in range(slices - 1, -1, -1):
         here = np.flatnonzero(wiring.slice == place)
-        writer.write_pairs(wiring.plus[here], wiring.minus[here], levels[here])
+        written = here[(wiring.weight[here] >= 0) | (highest[here] > place)]
+        writer.write_pairs(wiring.plus[written], wiring.minus[written], levels[written])
         if not correct_slices or place == 0:
             continue
         error = levels[here] - writer.measure_pairs(wiring.plus[here], wiring.minus[here])
@@ -275,6 +284,16 @@ def transfer(program: Program, seed: int, *, correct_slices: bool = True) -> tup
         below = _position(wiring.plus)[wiring.plus[here] - 2]
         levels[below] += error * bases[wiring.layer[here]]
     return replace(program, chip=writer.state()), writer
+
+
+def _with_blanks(program: Program, weights: Wiring) -> Wiring:
+    """The pairs of all weights, and of the structural zeros that are better written than left as delivered."""
+    blanks, share = wire(program, blanks=True), program.target.programming.blank_share
+    bases, several = np.array([layer.base for layer in program.layers]), program.slices > 1
+    worth = (several & (share * bases >= 1))[blanks.layer]
+    return Wiring(
+        *(np.concatenate([vars(weights)[column.name], vars(blanks)[column.name][worth]]) for column in fields(Wiring))
+    )
 
 
 def _position(plus: NDArray[np.int64]) -> NDArray[np.int64]:
