@@ -21,6 +21,9 @@ from memcompile.quantizers import InputQuantizer
 BLOCK_WEIGHTS = 1 << 18
 # Rounds of least-squares step and rounding after the search; each can only lower the error.
 REFINEMENTS = 3
+# With several slices, share of the power that a grid which leaves levels unused must explain more: single precision
+# does not tell grids apart that are all fine enough, and what is unused of the most significant slice is lost.
+COARSER_GAIN = 1e-5
 # Largest base of a layer of whole weights, in bases of other layers.
 WIDEST_BASE = 1.5
 # Multiples of a channel of whole weights that are tried before a power of two.
@@ -76,7 +79,7 @@ class QuantizeWeights(Pass):
         limit = context.weight_limit
         whole = {layer.name for layer in layers if _keeps_integers(layer, context.whole_weight_limit)}
         quantized = {
-            layer.name: _keep(layer, context) if layer.name in whole else self._quantize(layer, limit)
+            layer.name: _keep(layer, context) if layer.name in whole else self._quantize(layer, limit, context.slices)
             for layer in layers
         }
         if self.compensate and context.representative:
@@ -92,7 +95,7 @@ class QuantizeWeights(Pass):
                 )
         return graph.map_nodes(quantized)
 
-    def _quantize(self, layer: CalibratedLayer, limit: int) -> QuantizedLayer:
+    def _quantize(self, layer: CalibratedLayer, limit: int, slices: int) -> QuantizedLayer:
         groups, rows, columns = layer.matrix.shape
         channels = layer.matrix.transpose(0, 2, 1).reshape(groups * columns, rows)
         found = np.empty(channels.shape, level_dtype(limit))
@@ -100,7 +103,7 @@ class QuantizeWeights(Pass):
 
         def quantize(block: slice) -> None:
             weights = channels[block].astype(np.float64, order="C")
-            step[block] = self.steps(weights, limit)
+            step[block] = self.steps(weights, limit, COARSER_GAIN if slices > 1 else 0.0)
             found[block] = _round(weights, step[block], limit)
 
         blocks = list(_blocks(*channels.shape))
@@ -146,11 +149,14 @@ class QuantizeWeights(Pass):
             bias=read_only((nearest.bias - mean).astype(np.float32)),
         )
 
-    def steps(self, weights: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
-        """Best step of each channel; weights [channels, weights of a channel]."""
+    def steps(self, weights: NDArray[np.float64], limit: int, coarser_gain: float = 0.0) -> NDArray[np.float64]:
+        """Best step of each channel; weights [channels, weights of a channel].
+
+        A coarser grid must explain at least the share ``coarser_gain`` of the weights' power more than a finer one.
+        """
         largest = np.abs(weights).max(axis=1)
         largest[largest == 0] = 1.0
-        best: NDArray[np.float64] = largest / limit * self._search(_shares(weights, largest), limit)
+        best: NDArray[np.float64] = largest / limit * self._search(_shares(weights, largest), limit, coarser_gain)
         best_levels = _round(weights, best, limit)
         best_error = _error(weights, best, best_levels)
         for _ in range(REFINEMENTS):
@@ -163,7 +169,7 @@ class QuantizeWeights(Pass):
             best[better], best_levels[better], best_error[better] = step[better], levels[better], error[better]
         return best
 
-    def _search(self, size: NDArray[np.float32], limit: int) -> NDArray[np.float64]:
+    def _search(self, size: NDArray[np.float32], limit: int, coarser_gain: float) -> NDArray[np.float64]:
         """Best candidate of each channel, in units of largest / limit; magnitudes up to 1, [channels, n]."""
         size *= np.float32(limit)
         # A power of two, so that scores keep their digits: squares of sums of wide weights are beyond float32.
@@ -181,7 +187,7 @@ class QuantizeWeights(Pass):
             np.minimum(levels, highest, out=levels)
             product = np.einsum("ij,ij->i", size, levels)
             score = np.square(product * unit) / np.maximum(_power(levels, limit), 1)
-            better = score > best_score
+            better = score > best_score * (1 + (coarser_gain if candidate > 1 else 0.0))
             best[better], best_score[better] = candidate, score[better]
         return best
 

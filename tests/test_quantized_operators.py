@@ -123,7 +123,7 @@ def test_selection_keeps_what_they_compute(name: str) -> None:
 def test_own_scales_are_kept_where_the_slices_reach(
     name: str, target: str, save_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Three slices of base 15 reach 1,687; the largest byte less its zero point is 255."""
+    """Three slices reach 266 at base 6, 1,687 at most; the largest byte less its zero point is 255."""
     model, feeds = CASES[name]
     np.savez(tmp_path / "d.npz", **feeds)
     explanation = Explanation()
