@@ -164,7 +164,7 @@ def measure(
                 chip = tuned.program
                 if remedy.refreshed:
                     some = {name: array[: arguments.recalibration_images] for name, array in train.inputs.items()}
-                    chip = refresh(chip, some, remedy.age_s)
+                    chip, _ = refresh(chip, some, remedy.age_s, images=arguments.recalibration_images)
                 middle = time.monotonic()
                 accuracy = scorer(chip, seed, remedy.age_s)
                 results.add(

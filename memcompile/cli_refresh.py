@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from memcompile.cli_tune import tuning_data
+from memcompile.cli_tune import step_facts, step_lines, tuning_data
 from memcompile.console import Output, check_writable, data_options, duration, scoring_options
 from memcompile.evaluation import score
 from memcompile.program_file import load_program, save_program
@@ -40,8 +40,9 @@ def refresh_command(program: Path, **options: Any) -> None:
     check_writable(target)
     source = verify_program(load_program(program))
     training, test = tuning_data(source, options)
-    training = training.head(min(options["images"], training.count))
-    refreshed = refresh(source, training.inputs, options["time_s"], progress=out.progress)
+    refreshed, steps = refresh(
+        source, training.inputs, options["time_s"], images=options["images"], progress=out.progress
+    )
     save_program(refreshed, target)
     accuracy = {}
     for name, chip, time_s in (
@@ -57,16 +58,18 @@ def refresh_command(program: Path, **options: Any) -> None:
     facts = {
         "time_s": options["time_s"],
         "training_data": training.name,
-        "training_images": training.count,
+        "training_images": min(options["images"], training.count),
         "test_data": test.name,
         "test_images": test.count,
         "accuracy": accuracy,
+        "steps": step_facts(steps),
     }
     lines = [
         f"accuracy on {test.name}, {test.count:,} images",
         f"  fresh chip           {accuracy['fresh']:.2%}",
         f"  {format(options['time_s'], ',.0f') + ' s later':<21}{accuracy['aged']:.2%}",
-        f"  scales refreshed     {accuracy['refreshed']:.2%}  ({training.count:,} images of {training.name})",
+        f"  scales refreshed     {accuracy['refreshed']:.2%}  ({facts['training_images']:,} images of {training.name})",
+        *step_lines(facts["steps"]),
     ]
     out.facts(facts, lines)
     out.say(f"refreshed program written to {target}")

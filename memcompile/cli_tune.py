@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from memcompile.cost_report import write_facts, write_line
 from memcompile.data import Dataset, load_dataset
 from memcompile.errors import UsageError
 from memcompile.evaluation import score
+from memcompile.held_back import StepRecord
 from memcompile.pass_manager import ProgressBar
 from memcompile.program import Program
 from memcompile.program_file import load_program, save_program
@@ -82,7 +84,6 @@ def tune_command(program: Path, **options: Any) -> None:
     check_writable(target)
     source = verify_program(load_program(program))
     training, test = tuning_data(source, options)
-    training = training.head(options["images"] or training.count)
     plan = TuningPlan(
         recalibration_images=min(options["recalibration_images"], training.count),
         correct_slices=not options["plain_slices"],
@@ -103,6 +104,7 @@ def tune_command(program: Path, **options: Any) -> None:
         training.inputs,
         training.labels,
         plan,
+        images=options["images"],
         checkpoint=target.with_name(f"{target.name}.checkpoint"),
         progress=out.progress,
     )
@@ -145,14 +147,31 @@ def _facts(
             accuracy[name] = score(emulator.run(test.inputs, progress=advance), test.labels)
     return {
         "training_data": training.name,
-        "training_images": training.count,
+        "training_images": result.fitted_images,
         "test_data": test.name,
         "test_images": test.count,
         "accuracy": accuracy,
+        "steps": step_facts(result.steps),
         "transfer": write_facts(source, result.transfer, result.transfer_most_pulses),
         "tuning": write_facts(source, result.tuning, result.most_pulses),
+        "undoing": write_facts(source, result.undoing, result.most_pulses),
         "epochs": [asdict(record) for record in result.records],
     }
+
+
+def step_facts(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
+    """What became of each step on held-back images."""
+    return [asdict(step) for step in steps]
+
+
+def step_lines(steps: Sequence[dict[str, Any]]) -> list[str]:
+    """The same for a person to read."""
+    return [
+        f"{step['step']:<23}{'kept' if step['kept'] else 'undone: does not help'}; right of {step['images']:,} images "
+        f"held back: {step['before']:.2%} before, {step['after']:.2%} at the end, {step['gained']} gained and "
+        f"{step['lost']} lost by it"
+        for step in steps
+    ]
 
 
 def _endurance_lines(facts: dict[str, Any]) -> list[str]:
@@ -172,8 +191,10 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         f"  after transfer       {accuracy['transferred']:.2%}",
         f"  after tuning         {accuracy['tuned']:.2%}  "
         f"({facts['training_images']:,} images of {facts['training_data']})",
+        *step_lines(facts["steps"]),
         f"transfer               {write_line(facts['transfer'])}",
         f"tuning                 {write_line(facts['tuning'])}",
+        *([f"undoing                {write_line(facts['undoing'])}"] if facts["undoing"]["writes"] else []),
         *_endurance_lines(facts),
     ]
 
@@ -195,8 +216,11 @@ def draw_curve(records: tuple[EpochRecord, ...]) -> bytes:
     epochs = [record.epoch + 1 for record in records]
     loss.plot(epochs, [record.loss for record in records], marker="o", markersize=3)
     loss.set(xlabel="epoch", ylabel="cross-entropy", title="loss on the chip")
-    accuracy.plot(epochs, [100 * record.accuracy for record in records], marker="o", markersize=3)
-    accuracy.set(xlabel="epoch", ylabel="%", title="training accuracy on the chip")
+    accuracy.plot(epochs, [100 * record.accuracy for record in records], marker="o", markersize=3, label="training")
+    held_back = [None if record.held_back is None else 100 * record.held_back for record in records]
+    accuracy.plot(epochs, held_back, marker="s", markersize=3, label="held back")
+    accuracy.set(xlabel="epoch", ylabel="%", title="accuracy on the chip")
+    accuracy.legend()
     buffer = io.BytesIO()
     # Without a software tag the same curve gives the same bytes.
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})

@@ -1,5 +1,9 @@
 """Hybrid training from end to end: transfer, write again, recalibrate, tune in situ; refresh later.
 
+Each step is judged on images that it was not fitted to (:mod:`memcompile.held_back`) and undone where these do not
+say that it helped. Digital scales and offsets are then what they were. Cells that were written are written back, which
+leaves new errors; after writing the worst again, which corrects measured errors, that is done only where it did harm.
+
 A checkpoint is written after each stage and each epoch. Everything random is keyed by the seed
 and by counters that the checkpoint holds, so a killed run that is started again ends with the
 same bytes as one that was not killed.
@@ -11,8 +15,9 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,7 @@ from numpy.typing import NDArray
 
 from memcompile.atomic import write_atomically
 from memcompile.errors import DataError, UsageError
+from memcompile.held_back import HeldBackImages, Outcome, StepRecord, better, record, split
 from memcompile.pass_manager import ProgressBar, no_progress
 from memcompile.program import Program
 from memcompile.program_file import decode_program, encode_program
@@ -38,6 +44,7 @@ from memcompile.runtime.recalibrate import recalibrate
 from memcompile.runtime.transfer import Writer, transfer
 from memcompile.runtime.write_again import Ranking, sensitivities, write_worst_again
 
+CHECKPOINT_ARRAYS = ("pending", "cell_pulses", "start_right", "start_error", "best_right", "best_error")
 # Image numbers key the read noise; tuning must not see the noise that scoring sees.
 TUNING_IMAGES = 1 << 30
 
@@ -66,6 +73,7 @@ class TuningResult:
 
     ``transfer`` and ``tuning`` say what writing took; ``transfer_most_pulses`` and ``most_pulses``
     count the pulses of the cell that has had the most, after transfer (writing again included) and at the end.
+    ``steps`` say what was done and kept, on ``fitted_images`` images, ``undoing`` what writing cells back took.
     """
 
     program: Program
@@ -74,6 +82,9 @@ class TuningResult:
     tuning: WriteReport
     transfer_most_pulses: int
     most_pulses: int
+    steps: tuple[StepRecord, ...]
+    undoing: WriteReport
+    fitted_images: int
 
 
 def tune(
@@ -82,6 +93,7 @@ def tune(
     labels: NDArray[np.int64] | None,
     plan: TuningPlan | None = None,
     *,
+    images: int | None = None,
     checkpoint: Path | None = None,
     progress: ProgressBar = no_progress,
 ) -> TuningResult:
@@ -93,6 +105,9 @@ def tune(
         Training images, [N, ...] per program input.
     labels
         Their classes, int64 [N]; needed unless the plan has no epochs.
+    images
+        How many of them to fit with; those that follow are held back to judge each step on. When all are fitted
+        with (None), the last fifth is held back instead.
     checkpoint
         File that a killed run goes on from; removed at the end.
 
@@ -106,29 +121,55 @@ def tune(
     """
     plan = plan or TuningPlan()
     _check(program, labels, plan)
-    state = _resume(checkpoint, program, inputs, labels, plan)
+    everything = inputs, labels
+    count = len(next(iter(inputs.values())))
+    (inputs, labels), held_back = split(inputs, labels, min(images or count, count))
+    held = HeldBackImages(Emulator.ideal(program), *held_back)
+    state = _resume(checkpoint, program, *everything, plan)
     if state is None:
-        state = _begin(program, inputs, plan, progress)
-        _save(checkpoint, state, program, inputs, labels, plan)
+        state = _begin(program, inputs, held, plan, progress)
+        _save(checkpoint, state, program, *everything, plan)
     if plan.options.epochs and labels is not None:
-        state = _tune(state, program, inputs, labels, plan, checkpoint, progress)
+
+        def save(now: _State) -> None:
+            _save(checkpoint, now, program, *everything, plan)
+
+        state = _tune(state, inputs, labels, held, plan, save, progress)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    most = int(state.cell_pulses.max(initial=0))
-    return TuningResult(state.program, state.records, state.transfer, state.tuning, state.transfer_most_pulses, most)
+    return TuningResult(
+        state.program,
+        state.records,
+        state.transfer,
+        state.tuning,
+        state.transfer_most_pulses,
+        int(state.cell_pulses.max(initial=0)),
+        state.steps,
+        state.undoing,
+        len(next(iter(inputs.values()))),
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """Where a run is: enough to go on as if it had not stopped."""
+    """Where a run is: enough to go on as if it had not stopped.
+
+    ``best`` is the chip to go back to, ``start_outcome`` and ``best_outcome`` are what held-back images say of the chip
+    before tuning in situ and of that one.
+    """
 
     program: Program
+    best: Program
+    start_outcome: Outcome
+    best_outcome: Outcome
+    steps: tuple[StepRecord, ...]
     records: tuple[EpochRecord, ...]
     pending: NDArray[np.float64]
     rounds: int
     transfer: WriteReport
     transfer_most_pulses: int
     cell_pulses: NDArray[np.int64]
+    undoing: WriteReport
 
     @property
     def tuning(self) -> WriteReport:
@@ -167,18 +208,69 @@ def _check(program: Program, labels: NDArray[np.int64] | None, plan: TuningPlan)
         )
 
 
-def _begin(program: Program, inputs: Mapping[str, NDArray[Any]], plan: TuningPlan, progress: ProgressBar) -> _State:
+def _begin(
+    program: Program, inputs: Mapping[str, NDArray[Any]], held: HeldBackImages, plan: TuningPlan, progress: ProgressBar
+) -> _State:
     chip, writer = transfer(program, plan.seed, correct_slices=plan.correct_slices)
+    steps: list[StepRecord] = []
+    outcome, undoing = held.outcome(chip, plan.seed), WriteReport()
     if plan.write_again_share:
-        chip = _write_again(chip, writer, inputs, plan, progress)
+        chip, outcome, undoing = _write_again_or_back(chip, outcome, writer, inputs, held, plan, progress, steps)
     if plan.recalibration_images:
         some = {name: array[: plan.recalibration_images] for name, array in inputs.items()}
-        with progress("recalibrating", len(program.layers)) as advance:
-            chip = recalibrate(chip, some, seed=plan.seed, first_image=TUNING_IMAGES, advance=advance)
+        with progress("recalibrating", 2 * len(program.layers)) as advance:
+            fit = partial(recalibrate, inputs=some, advance=advance)
+            chip, outcome, tried = _fit_digital("recalibrate", chip, outcome, fit, held)
+        steps += tried
     layers = tuned_layers(program, plan.options.layers) if plan.options.epochs else ()
     pending = np.zeros(weights_of(program, layers))
     most = int(writer.cell_pulses.max(initial=0))
-    return _State(chip, (), pending, writer.rounds, writer.take_report(), most, writer.cell_pulses)
+    report, pulses = writer.take_report(), writer.cell_pulses
+    return _State(chip, chip, outcome, outcome, tuple(steps), (), pending, writer.rounds, report, most, pulses, undoing)
+
+
+def _fit_digital(
+    word: str, chip: Program, before: Outcome, fit: Callable[..., Program], held: HeldBackImages, time_s: float = 0.0
+) -> tuple[Program, Outcome, list[StepRecord]]:
+    """Fit scales and offsets; offsets alone where that did not help; nothing where neither did."""
+    assert chip.chip is not None
+    steps: list[StepRecord] = []
+    for what, scales in (("scales and offsets", True), ("offsets alone", False)):
+        fitted = fit(chip, seed=chip.chip.seed, first_image=TUNING_IMAGES, time_s=time_s, scales=scales)
+        after = held.outcome(fitted, chip.chip.seed, time_s)
+        helps = better(before, after)
+        steps.append(record(f"{word} {what}", before, after, None if helps else before))
+        if helps:
+            return fitted, after, steps
+    return chip, before, steps
+
+
+def _write_again_or_back(
+    chip: Program,
+    before: Outcome,
+    writer: Writer,
+    inputs: Mapping[str, NDArray[Any]],
+    held: HeldBackImages,
+    plan: TuningPlan,
+    progress: ProgressBar,
+    steps: list[StepRecord],
+) -> tuple[Program, Outcome, WriteReport]:
+    """Correct the worst weights; write the cells back if that did harm."""
+    assert chip.chip is not None
+    cells_us = chip.chip.conductances_us
+    chip = _write_again(chip, writer, inputs, plan, progress)
+    after = held.outcome(chip, plan.seed)
+    if not better(after, before):
+        steps.append(record("write again", before, after))
+        return chip, after, WriteReport()
+    so_far = writer.take_report()
+    writer.bring_back(cells_us)
+    undoing = writer.take_report()
+    writer.report = so_far
+    chip = replace(chip, chip=writer.state())
+    end = held.outcome(chip, plan.seed)
+    steps.append(record("write again", before, after, end))
+    return chip, end, undoing
 
 
 def _write_again(
@@ -197,8 +289,9 @@ def refresh(
     inputs: Mapping[str, NDArray[Any]],
     time_s: float,
     *,
+    images: int | None = None,
     progress: ProgressBar = no_progress,
-) -> Program:
+) -> tuple[Program, tuple[StepRecord, ...]]:
     """Fit the digital scales and offsets of an aged chip to what it computed when it was fresh; no cell is written.
 
     Parameters
@@ -209,6 +302,12 @@ def refresh(
         Images, [N, ...] per input, without labels.
     time_s
         Age of the chip: time since its cells were written, in seconds.
+    images
+        How many of them to fit with; the rest judges, as in :func:`tune`.
+
+    Returns
+    -------
+    The chip, unchanged where held-back images do not say that it became more like the fresh one; and what was tried.
 
     Raises
     ------
@@ -219,25 +318,23 @@ def refresh(
         raise UsageError("the program is not transferred to a chip, so nothing has aged; tune it first")
     if not program.layers:
         raise UsageError("the program has no crossbar layer, so there is nothing to refresh")
-    with progress("refreshing", len(program.layers)) as advance:
-        return recalibrate(
-            program,
-            inputs,
-            seed=program.chip.seed,
-            first_image=TUNING_IMAGES,
-            time_s=time_s,
-            reference=Emulator(program, program.chip.seed),
-            advance=advance,
-        )
+    fresh, count = Emulator(program, program.chip.seed), len(next(iter(inputs.values())))
+    (inputs, _), held_back = split(inputs, None, min(images or count, count))
+    held = HeldBackImages(fresh, *held_back)
+    before = held.outcome(program, program.chip.seed, time_s)
+    with progress("refreshing", 2 * len(program.layers)) as advance:
+        fit = partial(recalibrate, inputs=inputs, reference=fresh, advance=advance)
+        refreshed, _, steps = _fit_digital("refresh", program, before, fit, held, time_s)
+    return refreshed, tuple(steps)
 
 
 def _tune(
     state: _State,
-    source: Program,
     inputs: Mapping[str, NDArray[Any]],
     labels: NDArray[np.int64],
+    held: HeldBackImages,
     plan: TuningPlan,
-    checkpoint: Path | None,
+    save: Callable[[_State], None],
     progress: ProgressBar,
 ) -> _State:
     writer = Writer.resume(state.program, plan.seed, state.rounds, state.cell_pulses)
@@ -259,18 +356,41 @@ def _tune(
         for epoch in range(done, plan.options.epochs):
             if stopped_early(state.records, plan.options.patience):
                 break
-            record = tuner.epoch(epoch)
+            took = tuner.epoch(epoch)
+            after = held.outcome(tuner.program, plan.seed)
             state = replace(
                 state,
                 program=tuner.program,
-                records=(*state.records, record),
+                records=(*state.records, replace(took, held_back=after.share)),
                 pending=tuner.pending.copy(),
                 rounds=writer.rounds,
                 cell_pulses=writer.cell_pulses.copy(),
             )
-            _save(checkpoint, state, source, inputs, labels, plan)
+            if better(state.best_outcome, after):
+                state = replace(state, best=tuner.program, best_outcome=after)
+            save(state)
             advance(1)
-    return state
+    return _keep_or_go_back(state, writer, held, plan)
+
+
+def _keep_or_go_back(state: _State, writer: Writer, held: HeldBackImages, plan: TuningPlan) -> _State:
+    """The last epoch if it is better than none and no worse than the best; else the best, or none."""
+    last = held.outcome(state.program, plan.seed)
+    if better(state.start_outcome, last) and not better(last, state.best_outcome):
+        return replace(state, steps=(*state.steps, record("tune in situ", state.start_outcome, last)))
+    assert state.best.chip is not None
+    writer.take_report()
+    writer.bring_back(state.best.chip.conductances_us)
+    chip = replace(state.best, chip=writer.state())
+    end = held.outcome(chip, plan.seed)
+    step = record("tune in situ", state.start_outcome, last, end)
+    return replace(
+        state,
+        program=chip,
+        steps=(*state.steps, step),
+        cell_pulses=writer.cell_pulses.copy(),
+        undoing=state.undoing + writer.take_report(),
+    )
 
 
 def _fingerprint(
@@ -303,15 +423,21 @@ def _save(
         "rounds": state.rounds,
         "transfer": asdict(state.transfer),
         "transfer_most_pulses": state.transfer_most_pulses,
+        "steps": [asdict(step) for step in state.steps],
+        "undoing": asdict(state.undoing),
     }
+    arrays: dict[str, NDArray[Any]] = {"pending": state.pending, "cell_pulses": state.cell_pulses}
+    for name, outcome in (("start", state.start_outcome), ("best", state.best_outcome)):
+        arrays |= {f"{name}_right": outcome.right, f"{name}_error": outcome.error}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("state.json", json.dumps(facts))
-        for name, array in (("pending", state.pending), ("cell_pulses", state.cell_pulses)):
+        for name, array in arrays.items():
             content = io.BytesIO()
             np.lib.format.write_array(content, array, allow_pickle=False)
             archive.writestr(f"{name}.npy", content.getvalue())
         archive.writestr("program.mcp", encode_program(state.program))
+        archive.writestr("best.mcp", encode_program(state.best))
     write_atomically(checkpoint, buffer.getvalue())
 
 
@@ -328,11 +454,11 @@ def _resume(
     try:
         with zipfile.ZipFile(checkpoint) as archive:
             facts = json.loads(archive.read("state.json"))
-            pending, cell_pulses = (
-                np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
-                for name in ("pending", "cell_pulses")
-            )
-            data = archive.read("program.mcp")
+            arrays = {
+                name: np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
+                for name in CHECKPOINT_ARRAYS
+            }
+            data, best = archive.read("program.mcp"), archive.read("best.mcp")
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise UsageError(f"checkpoint {checkpoint} cannot be read ({error}); remove it to start again") from error
     if facts["fingerprint"] != _fingerprint(program, inputs, labels, plan):
@@ -343,10 +469,15 @@ def _resume(
     records = tuple(EpochRecord(**record) for record in facts["records"])[: plan.options.epochs]
     return _State(
         decode_program(data, str(checkpoint)),
+        decode_program(best, str(checkpoint)),
+        Outcome(arrays["start_right"], arrays["start_error"]),
+        Outcome(arrays["best_right"], arrays["best_error"]),
+        tuple(StepRecord(**step) for step in facts["steps"]),
         records,
-        pending,
+        arrays["pending"],
         facts["rounds"],
         WriteReport(**facts["transfer"]),
         facts["transfer_most_pulses"],
-        cell_pulses,
+        arrays["cell_pulses"],
+        WriteReport(**facts["undoing"]),
     )

@@ -49,7 +49,10 @@ class TuningOptions:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch did: mean loss, share of right answers, and what rewriting cells took."""
+    """What one epoch did: mean loss, share of right answers, and what rewriting cells took.
+
+    ``held_back`` is the share of right answers after it on images that were not tuned with.
+    """
 
     epoch: int
     loss: float
@@ -58,6 +61,7 @@ class EpochRecord:
     pulses: int
     pulse_energy_j: float
     failures: int | None
+    held_back: float | None = None
 
     @property
     def report(self) -> WriteReport:

@@ -1,11 +1,13 @@
 """Recalibration: per-channel digital scales and offsets fitted to what the chip really computes.
 
 No cell is written. Layer by layer, a few hundred images run through the chip as it is; each
-channel's scale and offset are then fitted by least squares to the reference, so that
+channel's gain is estimated from how what is measured follows the reference, and taken back:
 
-    reference ~ a * measured + b,   a = cov(reference, measured) / var(measured).
+    measured ~ g * reference + c,   g = cov(reference, measured) / var(reference).
 
-Later layers see inputs that earlier ones, already recalibrated, have made.
+The error is in what is measured. Fitting the reference to it instead would shrink a channel the more, the noisier it
+is; the next layer, whose input quantiser and converters stay as they are, would see ever less of its range, and on
+coarse converters nothing in the end. Later layers see inputs that earlier ones, already recalibrated, have made.
 """
 
 from __future__ import annotations
@@ -21,6 +23,11 @@ from memcompile.ir import MappedLayer, read_only
 from memcompile.program import Program, Stage
 from memcompile.runtime.emulator import Emulator
 
+LEAST_CORRELATION = 0.5
+"""Correlation with the reference below which a channel is drowned, and its gain not known."""
+VARIES = 1e-12
+"""Variance of a reference, in squares of its mean, below which it is constant but for rounding."""
+
 Reference = Callable[[MappedLayer, NDArray[np.int64]], NDArray[Any]]
 
 
@@ -32,9 +39,10 @@ def recalibrate(
     first_image: int = 0,
     time_s: float = 0.0,
     reference: Emulator | None = None,
+    scales: bool = True,
     advance: Callable[[int], None] | None = None,
 ) -> Program:
-    """Fit the digital scales and offsets of all layers to ideal devices, or to another reference.
+    """Fit digital scales and offsets of all layers to ideal devices, or to another reference.
 
     Parameters
     ----------
@@ -48,6 +56,8 @@ def recalibrate(
         Age of the chip, in seconds.
     reference
         Whose outputs are wanted; ideal devices when None. It reads with other noise than the chip.
+    scales
+        Fit scales, and not offsets alone.
     advance
         Called with 1 after each layer.
     """
@@ -63,7 +73,7 @@ def recalibrate(
         outcome = chip.run_stage(stage, measured, images)
         if isinstance(stage, MappedLayer):
             value = stage.outputs[0]
-            fitted, outcome[value] = _fit(stage, expected[value], outcome[value])
+            fitted, outcome[value] = _fit(stage, expected[value], outcome[value], scales)
             stages.append(fitted)
             if advance is not None:
                 advance(1)
@@ -77,18 +87,20 @@ def recalibrate(
     return replace(program, stages=tuple(stages))
 
 
-def _fit(layer: MappedLayer, reference: NDArray[Any], measured: NDArray[Any]) -> tuple[MappedLayer, NDArray[Any]]:
-    """The layer with fitted scale and bias, and its output with them."""
+def _fit(
+    layer: MappedLayer, reference: NDArray[Any], measured: NDArray[Any], scales: bool
+) -> tuple[MappedLayer, NDArray[Any]]:
+    """The layer with fitted bias and, if wanted, scale, and its output with them."""
     axis = 1 if layer.geometry.layout == "channels_first" else measured.ndim - 1
     others = tuple(place for place in range(measured.ndim) if place != axis)
     shape = tuple(-1 if place == axis else 1 for place in range(measured.ndim))
     x, y = measured.astype(np.float64), reference.astype(np.float64)
     mean_x, mean_y = x.mean(axis=others), y.mean(axis=others)
-    variance = x.var(axis=others)
+    variance_x, variance_y = x.var(axis=others), y.var(axis=others)
     covariance = (x * y).mean(axis=others) - mean_x * mean_y
-    gain = np.where(variance > 0, covariance / np.where(variance > 0, variance, 1.0), 1.0)
-    # A channel that the errors have drowned would be switched off or inverted; leave it alone.
-    gain = np.where(gain > 0, gain, 1.0)
+    varies = variance_y > VARIES * np.square(mean_y)
+    known = varies & (covariance > LEAST_CORRELATION * np.sqrt(variance_x * variance_y))
+    gain = np.where(known, variance_y / np.where(known, covariance, 1.0), 1.0) if scales else np.ones_like(mean_x)
     offset = mean_y - gain * mean_x
     fitted = replace(
         layer,

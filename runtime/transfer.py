@@ -20,6 +20,10 @@ from memcompile.runtime.cells import programming_sigma_us
 from memcompile.runtime.random_numbers import Purpose, gaussians, seed_of_write, stream, uniforms
 from memcompile.runtime.write_verify import cycles_of_cells, step_shares, write
 
+BACK_TOLERANCE = 0.5
+"""Distance at which a cell counts as brought back, in standard deviations of the error that a write leaves."""
+BACK_ROUNDS = 8
+
 
 @dataclass(frozen=True)
 class Wiring:
@@ -218,6 +222,25 @@ class Writer:
         by_minus = fits[1] & (minus_first | ~fits[0])
         self.write(plus[~by_minus], upper[~by_minus])
         self.write(minus[by_minus], lower[by_minus])
+
+    def bring_back(self, cells_us: NDArray[np.float32]) -> None:
+        """Write the cells that have changed back to what they held, [arrays, input_lines, cell_columns].
+
+        What a cell held cannot be had again exactly: each write leaves a new error. Cells that miss by more than
+        ``BACK_TOLERANCE`` of its standard deviation are written again, ``BACK_ROUNDS`` times at most.
+        """
+        cell, spec, goal_us = self.program.target.cell, self.program.target, cells_us.reshape(-1).astype(np.float64)
+        within = np.clip(goal_us, cell.g_min_us, cell.g_max_us)
+        pulses = spec.emulated_pulses
+        tolerance_us = BACK_TOLERANCE * programming_sigma_us(within, spec.programming, cell)
+        if pulses is not None:
+            tolerance_us = np.full(goal_us.shape, pulses.margin_us)
+        for _ in range(BACK_ROUNDS):
+            off = np.abs(self.cells_us.reshape(-1) - goal_us) > tolerance_us + np.abs(within - goal_us)
+            if not off.any():
+                return
+            cells = np.flatnonzero(off)
+            self.write(cells, goal_us[cells])
 
     def measure_pairs(self, plus: NDArray[np.int64], minus: NDArray[np.int64]) -> NDArray[np.float64]:
         """Signed levels that pairs hold in truth (many reads average the read noise away)."""

@@ -247,7 +247,7 @@ def test_pulses_that_only_price_writes_leave_the_programming_error_alone() -> No
 
 def test_emulated_writing_reports_pulses_time_energy_and_failures() -> None:
     spec = {**PULSES.model_dump(), "max_pulses": 12, "verify_ns": 100.0}
-    program, _ = small_program({"write_verify": spec})
+    program, _ = small_program({"write_verify": spec}, slices=1)
     report = Emulator(program, 2).writing()
     assert report is not None
     devices, tiles = Emulator(program, 2).machine.devices, program.placement.tiles

@@ -65,7 +65,7 @@ def test_transfer_leaves_the_chip_that_the_program_runs_on(slices: int) -> None:
     """Where pulses of a cell are alike, both ways to write a chip of one seed must leave the same cells."""
     target = emulated_target(EVEN_PULSES, faults={"stuck_low_share": 0.02, "stuck_high_share": 0.02})
     program = layer_of(target, slices)
-    chip, writer = transfer(program, 3, correct_slices=False)
+    chip, writer = transfer(program, 3)
     devices = Emulator(program, 3).machine.devices
     arrays = [devices.array(number) for number in range(int(program.placement.tiles.array.max()) + 1)]
     assert chip.chip is not None

@@ -1,0 +1,158 @@
+"""Whether a step made a chip better, judged on images that it was not fitted to.
+
+The same images, with the same read noise, run before and after. Where enough of them changed sides the classes
+decide; else each image's error does, if it fell beyond doubt and no class was lost on balance. Without labels
+the classes are those that ideal devices see, and the error is that of the outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.program import Program
+from memcompile.runtime.emulator import Emulator
+from memcompile.runtime.hybrid_training import probabilities
+
+MOST_IMAGES = 400
+"""Images held back at most."""
+SHARE = 5
+"""One image in so many is held back where nothing is left over."""
+# Image numbers key the read noise; neither tuning nor scoring sees that of held-back images.
+FIRST_IMAGE = 1 << 31
+CLASS_EVIDENCE = 1.0
+"""Standard deviations by which images gained must outnumber images lost."""
+ERROR_EVIDENCE = 2.0
+"""Standard deviations of its mean by which the error must have fallen where classes do not decide."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a chip makes of each held-back image: whether its class is right, and an error, both [images]."""
+
+    right: NDArray[np.bool_]
+    error: NDArray[np.float64]
+
+    @property
+    def share(self) -> float:
+        """Share of right answers; 0 where outputs are no classes."""
+        return float(self.right.mean()) if len(self.right) else 0.0
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What became of one step: shares of right answers before it and at its end, and whether it was kept.
+
+    ``images`` were held back, of which ``gained`` were right only with the step, and ``lost`` only without it.
+    """
+
+    step: str
+    kept: bool
+    images: int
+    before: float
+    after: float
+    gained: int
+    lost: int
+
+
+def better(before: Outcome, after: Outcome) -> bool:
+    """Whether the same images say that a chip has become better."""
+    gained, lost = _changed(before, after)
+    if gained != lost and abs(gained - lost) >= CLASS_EVIDENCE * math.sqrt(gained + lost):
+        return gained > lost
+    fall = before.error - after.error
+    if gained < lost or len(fall) < 2:
+        return False
+    return float(fall.mean()) > ERROR_EVIDENCE * float(fall.std(ddof=1)) / math.sqrt(len(fall))
+
+
+def record(step: str, before: Outcome, after: Outcome, end: Outcome | None = None) -> StepRecord:
+    """The record of a step that led from one outcome to another; ``end`` is that after it was undone."""
+    gained, lost = _changed(before, after)
+    return StepRecord(step, end is None, len(before.right), before.share, (end or after).share, gained, lost)
+
+
+def _changed(before: Outcome, after: Outcome) -> tuple[int, int]:
+    """Images gained and images lost."""
+    return int((after.right & ~before.right).sum()), int((before.right & ~after.right).sum())
+
+
+class HeldBackImages:
+    """Images that no step is fitted to.
+
+    Parameters
+    ----------
+    reference
+        Whose outputs count as right where there are no labels, such as ideal devices.
+    inputs
+        [N, ...] per program input.
+    labels
+        Their classes, int64 [N]; those that the reference sees when None, or when an output has no score for one.
+    """
+
+    def __init__(
+        self, reference: Emulator, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None
+    ) -> None:
+        self._inputs = dict(inputs)
+        self.count = len(next(iter(inputs.values()), ()))
+        outputs = reference.run(inputs, first_image=FIRST_IMAGE) if self.count else {}
+        self._wanted = {name: array for name, array in outputs.items() if array.dtype.kind in "biuf"}
+        self._scores = next((name for name, array in self._wanted.items() if _holds_scores(array, self.count)), None)
+        self._labels = None
+        if self._scores is None:
+            return
+        seen = self._wanted[self._scores].reshape(self.count, -1)
+        fits = labels is not None and labels.ndim == 1 and labels.min() >= 0 and labels.max() < seen.shape[1]
+        self._labels, self.classes = (labels if fits else None), (labels if fits else seen.argmax(axis=1))
+
+    def outcome(self, chip: Program, seed: int, time_s: float = 0.0) -> Outcome:
+        """What a chip makes of the images."""
+        if not self.count:
+            return Outcome(np.zeros(0, np.bool_), np.zeros(0))
+        outputs = Emulator(chip, seed, time_s=time_s).run(self._inputs, first_image=FIRST_IMAGE)
+        error = np.zeros(self.count)
+        for name, wanted in self._wanted.items():
+            error += _error_of_images(wanted, outputs[name], self.count)
+        if self._scores is None:
+            return Outcome(np.zeros(self.count, np.bool_), error)
+        scores = outputs[self._scores].reshape(self.count, -1)
+        if self._labels is not None:
+            right = probabilities(scores)[np.arange(self.count), self._labels]
+            error = -np.log(np.maximum(right, 1e-30))
+        return Outcome(scores.argmax(axis=1) == self.classes, error)
+
+
+def _holds_scores(array: NDArray[Any], images: int) -> bool:
+    """Whether an output is one row of scores an image."""
+    return array.ndim >= 2 and array.shape[0] == images and math.prod(array.shape[1:]) > 1
+
+
+def _error_of_images(wanted: NDArray[Any], got: NDArray[Any], images: int) -> NDArray[np.float64]:
+    """Squared error of an output in each image, as a share of the output's power; all in the first without images."""
+    if got.shape != wanted.shape:
+        return np.zeros(images)
+    difference, power = got.astype(np.float64) - wanted, float(np.square(wanted.astype(np.float64)).sum())
+    rows = images if wanted.ndim and wanted.shape[0] == images else 1
+    error = np.zeros(images)
+    error[:rows] = np.square(difference).reshape(rows, -1).sum(axis=1) / (power or 1.0)
+    return error
+
+
+def split(
+    inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None, used: int
+) -> tuple[tuple[Mapping[str, NDArray[Any]], NDArray[np.int64] | None], ...]:
+    """Images to fit with, and images held back: those after the first ``used``, or else the last of these."""
+    count = len(next(iter(inputs.values())))
+    held = min(MOST_IMAGES, count - used if used < count else count // SHARE)
+    cut = used if used < count else count - held
+
+    def part(begin: int, end: int) -> tuple[Mapping[str, NDArray[Any]], NDArray[np.int64] | None]:
+        some = {name: array[begin:end] for name, array in inputs.items()}
+        return some, None if labels is None else labels[begin:end]
+
+    return part(0, cut), part(cut, cut + held)
