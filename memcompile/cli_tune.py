@@ -194,7 +194,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         *step_lines(facts["steps"]),
         f"transfer               {write_line(facts['transfer'])}",
         f"tuning                 {write_line(facts['tuning'])}",
-        *([f"undoing                {write_line(facts['undoing'])}"] if facts["undoing"]["writes"] else []),
+        *([f"undoing                {write_line(facts['undoing'])}"] if facts["undoing"]["cell_writes"] else []),
         *_endurance_lines(facts),
     ]
 

@@ -46,11 +46,19 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Quality:
-    """Signal-to-quantisation-noise ratio of the ideal executor against onnxruntime, in decibels."""
+    """Signal-to-noise ratios against onnxruntime, in decibels.
+
+    ``layers`` and ``outputs`` are those of ideal devices, where all noise is that of quantising. ``chip_layers`` and
+    ``chip_outputs`` are those of ``seeds`` emulated chips, [seeds] each, on the first ``chip_images`` of ``images``.
+    """
 
     layers: Mapping[str, float]
     outputs: Mapping[str, float]
     images: int
+    chip_layers: Mapping[str, NDArray[np.float64]]
+    chip_outputs: Mapping[str, NDArray[np.float64]]
+    chip_images: int
+    seeds: int
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ def evaluate(
     """
     scored = whole_batches(dataset, images or dataset.count, model)
     if scored.labels is None:
-        return Evaluation(dataset.name, None, measure_quality(program, model, dataset))
+        return Evaluation(dataset.name, None, measure_quality(program, model, dataset, emulated_images, seeds, seed))
     with progress("float (onnxruntime)", scored.count) as advance:
         reference = run_float(model, scored.inputs, advance)
     with progress("ideal", scored.count) as advance:
@@ -187,31 +195,57 @@ def run_float(
     return {name: join(name, list(pieces)) for name, pieces in zip(names, zip(*parts, strict=True), strict=True)}
 
 
-def measure_quality(program: Program, model: ModelFile, dataset: Dataset) -> Quality:
-    """Compare each layer's output, and each output, with onnxruntime on a few samples."""
+def measure_quality(
+    program: Program,
+    model: ModelFile,
+    dataset: Dataset,
+    emulated_images: int | None = None,
+    seeds: int = 3,
+    seed: int = 0,
+) -> Quality:
+    """Compare outputs of layers and network with onnxruntime on a few samples, on ideal devices and on chips."""
+    affordable = CONVERSION_BUDGET // max(conversions_per_image(program) * seeds, 1)
+    most = emulated_images or max(affordable, 1)
+
+    def measure(images: int) -> Quality:
+        some = whole_batches(dataset, images, model)
+        return _quality(program, model, some, whole_batches(some, min(most, images), model), range(seed, seed + seeds))
+
     try:
-        return _quality(program, model, whole_batches(dataset, QUALITY_IMAGES, model))
+        return measure(QUALITY_IMAGES)
     except DataError:
         # A value has no batch axis, or a shape that the data decide: batches cannot be joined, but one can be compared.
-        return _quality(program, model, whole_batches(dataset, 1, model))
+        return measure(1)
 
 
-def _quality(program: Program, model: ModelFile, some: Dataset) -> Quality:
+def _quality(program: Program, model: ModelFile, some: Dataset, fewer: Dataset, seeds: Sequence[int]) -> Quality:
     values = {layer.name: layer.outputs[0] for layer in program.layers}
     known = model.value_names()
     also = [value for value in values.values() if value in known]
     reference = run_float(model, some.inputs, also=also)
-    ideal = Emulator.ideal(program).run(some.inputs, also=also)
-    ratio = {
-        value: signal_to_noise_db(reference[value], ideal[value])
-        for value in ideal
-        if _comparable(reference.get(value))
-    }
+    ideal = _ratios(reference, Emulator.ideal(program).run(some.inputs, also=also))
+    if fewer.count < some.count:
+        reference = run_float(model, fewer.inputs, also=also)
+    chips = [_ratios(reference, Emulator(program, seed).run(fewer.inputs, also=also)) for seed in seeds]
+    on_chips = {value: np.array([chip[value] for chip in chips]) for value in ideal}
     return Quality(
-        layers={name: ratio[value] for name, value in values.items() if value in ratio},
-        outputs={name: ratio[name] for name in program.outputs if name in ratio},
+        layers={name: ideal[value] for name, value in values.items() if value in ideal},
+        outputs={name: ideal[name] for name in program.outputs if name in ideal},
         images=some.count,
+        chip_layers={name: on_chips[value] for name, value in values.items() if value in ideal},
+        chip_outputs={name: on_chips[name] for name in program.outputs if name in ideal},
+        chip_images=fewer.count,
+        seeds=len(seeds),
     )
+
+
+def _ratios(reference: Mapping[str, NDArray[Any]], values: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Signal-to-noise ratio of each value that is a tensor of numbers."""
+    return {
+        name: signal_to_noise_db(reference[name], value)
+        for name, value in values.items()
+        if _comparable(reference.get(name))
+    }
 
 
 def _comparable(value: NDArray[Any] | None) -> bool:

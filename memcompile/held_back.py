@@ -25,7 +25,7 @@ SHARE = 5
 """One image in so many is held back where nothing is left over."""
 # Image numbers key the read noise; neither tuning nor scoring sees that of held-back images.
 FIRST_IMAGE = 1 << 31
-CLASS_EVIDENCE = 1.0
+CLASS_EVIDENCE = 1.5
 """Standard deviations by which images gained must outnumber images lost."""
 ERROR_EVIDENCE = 2.0
 """Standard deviations of its mean by which the error must have fallen where classes do not decide."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -77,6 +78,7 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
         "data": evaluation.data if evaluation else None,
         "accuracy": _accuracy_facts(accuracy) if accuracy else None,
         "output_sqnr_db": {name: _finite(value) for name, value in quality.outputs.items()} if quality else None,
+        "emulated_quality": _emulated_quality(quality) if quality else None,
         "warnings": list(program.provenance.notes),
     }
 
@@ -137,6 +139,22 @@ def _accuracy_facts(accuracy: Accuracy) -> Facts:
     }
 
 
+def _emulated_quality(quality: Quality) -> Facts:
+    return {
+        "output_sqnr_db": {name: _mean_and_spread(ratios) for name, ratios in quality.chip_outputs.items()},
+        "layer_sqnr_db": {name: _mean_and_spread(ratios) for name, ratios in quality.chip_layers.items()},
+        "images": quality.chip_images,
+        "seeds": quality.seeds,
+    }
+
+
+def _mean_and_spread(ratios: NDArray[np.float64]) -> Facts | None:
+    """Mean and standard deviation over chips; None if they are exact."""
+    if not len(ratios) or not np.isfinite(ratios).all():
+        return None
+    return {"mean": float(ratios.mean()), "std": float(ratios.std(ddof=1)) if len(ratios) > 1 else 0.0}
+
+
 def _finite(value: float | None) -> float | None:
     """JSON has no infinity: an exact match has no ratio to give."""
     return value if value is not None and math.isfinite(value) else None
@@ -167,6 +185,7 @@ def _layer_table(facts: Facts) -> Table:
     with_ratio = any(layer["sqnr_db"] is not None for layer in facts["layers"])
     if with_ratio:
         table.add_column("SQNR", justify="right")
+        table.add_column("on chips", justify="right")
     for layer in facts["layers"]:
         groups = f"{layer['groups']} x " if layer["groups"] > 1 else ""
         row = [
@@ -182,6 +201,7 @@ def _layer_table(facts: Facts) -> Table:
         ]
         if with_ratio:
             row.append("exact" if layer["sqnr_db"] is None else f"{layer['sqnr_db']:.1f} dB")
+            row.append(_on_chips(facts["emulated_quality"]["layer_sqnr_db"].get(layer["name"])))
         table.add_row(*row)
     return table
 
@@ -298,7 +318,18 @@ def _accuracy_table(facts: Facts) -> Table:
 
 
 def _quality_lines(facts: Facts) -> list[Text]:
-    lines = [Text(f"signal-to-quantisation-noise ratio on {facts['data']}:")]
+    chips = facts["emulated_quality"]
+    lines = [
+        Text(
+            f"signal-to-noise ratio on {facts['data']}: of quantising, with ideal devices; and with noisy devices, "
+            f"{chips['seeds']} chips, {chips['images']} images:"
+        )
+    ]
     for name, ratio in facts["output_sqnr_db"].items():
-        lines.append(Text(f"  output {name}: " + ("exact" if ratio is None else f"{ratio:.1f} dB")))
+        ideal = "exact" if ratio is None else f"{ratio:.1f} dB"
+        lines.append(Text(f"  output {name}: {ideal}; on chips {_on_chips(chips['output_sqnr_db'][name])}"))
     return lines
+
+
+def _on_chips(ratio: Facts | None) -> str:
+    return "exact" if ratio is None else f"{ratio['mean']:.1f} +- {ratio['std']:.1f} dB"

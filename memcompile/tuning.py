@@ -56,6 +56,7 @@ class TuningPlan:
     ``recalibration_images`` of 0 leaves the digital scales alone; ``options.epochs`` of 0 leaves
     the cells alone after ``write_again_share`` (corrections as a share of the weights, of which
     those come first whose error has the largest ``write_again_by``, estimated on so many images).
+    Without ``undo`` a step is kept whatever held-back images say.
     """
 
     recalibration_images: int = 300
@@ -65,6 +66,7 @@ class TuningPlan:
     write_again_images: int = 100
     options: TuningOptions = field(default_factory=TuningOptions)
     seed: int = 0
+    undo: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +222,7 @@ def _begin(
         some = {name: array[: plan.recalibration_images] for name, array in inputs.items()}
         with progress("recalibrating", 2 * len(program.layers)) as advance:
             fit = partial(recalibrate, inputs=some, advance=advance)
-            chip, outcome, tried = _fit_digital("recalibrate", chip, outcome, fit, held)
+            chip, outcome, tried = _fit_digital("recalibrate", chip, outcome, fit, held, undo=plan.undo)
         steps += tried
     layers = tuned_layers(program, plan.options.layers) if plan.options.epochs else ()
     pending = np.zeros(weights_of(program, layers))
@@ -230,7 +232,13 @@ def _begin(
 
 
 def _fit_digital(
-    word: str, chip: Program, before: Outcome, fit: Callable[..., Program], held: HeldBackImages, time_s: float = 0.0
+    word: str,
+    chip: Program,
+    before: Outcome,
+    fit: Callable[..., Program],
+    held: HeldBackImages,
+    time_s: float = 0.0,
+    undo: bool = True,
 ) -> tuple[Program, Outcome, list[StepRecord]]:
     """Fit scales and offsets; offsets alone where that did not help; nothing where neither did."""
     assert chip.chip is not None
@@ -238,7 +246,7 @@ def _fit_digital(
     for what, scales in (("scales and offsets", True), ("offsets alone", False)):
         fitted = fit(chip, seed=chip.chip.seed, first_image=TUNING_IMAGES, time_s=time_s, scales=scales)
         after = held.outcome(fitted, chip.chip.seed, time_s)
-        helps = better(before, after)
+        helps = better(before, after) or not undo
         steps.append(record(f"{word} {what}", before, after, None if helps else before))
         if helps:
             return fitted, after, steps
@@ -260,7 +268,7 @@ def _write_again_or_back(
     cells_us = chip.chip.conductances_us
     chip = _write_again(chip, writer, inputs, plan, progress)
     after = held.outcome(chip, plan.seed)
-    if not better(after, before):
+    if not (plan.undo and better(after, before)):
         steps.append(record("write again", before, after))
         return chip, after, WriteReport()
     so_far = writer.take_report()
@@ -376,7 +384,8 @@ def _tune(
 def _keep_or_go_back(state: _State, writer: Writer, held: HeldBackImages, plan: TuningPlan) -> _State:
     """The last epoch if it is better than none and no worse than the best; else the best, or none."""
     last = held.outcome(state.program, plan.seed)
-    if better(state.start_outcome, last) and not better(last, state.best_outcome):
+    helps = better(state.start_outcome, last) and not better(last, state.best_outcome)
+    if helps or not plan.undo:
         return replace(state, steps=(*state.steps, record("tune in situ", state.start_outcome, last)))
     assert state.best.chip is not None
     writer.take_report()

@@ -242,7 +242,8 @@ def test_whole_weights_use_the_slices_as_far_as_they_go(slices: int, largest: in
     if largest > context.whole_weight_limit:
         assert largest == 127  # two slices reach 112
         return
-    assert np.array_equal(Interpreter(graph).run(feeds)["y"], stages.reference(model, feeds)["y"])
+    want = feeds["x"].astype(np.int64) @ weight  # onnxruntime saturates on some processors
+    assert np.array_equal(Interpreter(graph).run(feeds)["y"], want)
     used = np.abs(layer.integer_matrix()).max(axis=1).reshape(-1) / weight_limit(context.target, slices, layer.base)
     assert used[[0, 1, 4, 5]].min() > 0.7
     assert used[2] > 0.3

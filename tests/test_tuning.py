@@ -211,6 +211,7 @@ def test_tuning_recovers_accuracy(program: Program, digits: Dataset, test_digits
         ]
         gains.append(scores[1] - scores[0])
         assert result.tuning == sum((record.report for record in result.records), WriteReport())
+        assert [step.step for step in result.steps][-1] == "tune in situ"
     assert np.mean(gains) > 0.01
 
 
@@ -218,7 +219,8 @@ def test_threshold_decides_what_is_rewritten(program: Program, digits: Dataset) 
     writes = []
     for threshold in (0.02, 0.2, 1e9):
         options = TuningOptions(epochs=2, threshold_us=threshold)
-        writes.append(tune(program, digits.inputs, digits.labels, TuningPlan(options=options)).tuning.writes)
+        result = tune(program, digits.inputs, digits.labels, TuningPlan(options=options, undo=False))
+        writes.append(result.tuning.writes)
     assert writes[0] > writes[1] >= writes[2] == 0
 
 
@@ -269,7 +271,7 @@ def test_several_layers_are_tuned(program: Program, digits: Dataset) -> None:
     first, last = program.layers[0].name, program.layers[-1].name
     for layers, wanted in (((first, last), {0, 2}), (("all",), {0, 1, 2}), (("last",), {2})):
         options = TuningOptions(epochs=1, threshold_us=0.02, layers=layers, digital_scales=True)
-        plan = TuningPlan(recalibration_images=0, options=options)
+        plan = TuningPlan(recalibration_images=0, options=options, undo=False)
         before, _ = transfer(program, plan.seed)
         after = tune(program, some.inputs, some.labels, plan).program
         assert before.chip is not None
@@ -296,7 +298,7 @@ def test_parallel_copies_share_one_master_weight(program: Program, digits: Datas
     values = target_without_errors().model_dump()
     perfect = memcompile.compile(MODEL, Target.model_validate(values))
     some = digits.head(200)
-    tuned = tune(perfect, some.inputs, some.labels, TuningPlan(0, options=options)).program
+    tuned = tune(perfect, some.inputs, some.labels, TuningPlan(0, options=options, undo=False)).program
     assert tuned.chip is not None
     wiring, cells = wire(perfect), tuned.chip.conductances_us.reshape(-1)
     held = cells[wiring.plus] - cells[wiring.minus]
@@ -341,7 +343,8 @@ def test_refresh_wins_back_what_drift_took(test_digits: Dataset, digits: Dataset
     program = memcompile.compile(MODEL, Target.model_validate(values))
     some = digits.head(200)
     tuned = tune(program, some.inputs, some.labels, TuningPlan(200, options=TuningOptions(epochs=0), seed=3)).program
-    refreshed = refresh(tuned, some.inputs, 7200.0)
+    refreshed, steps = refresh(tuned, some.inputs, 7200.0)
+    assert [(step.step, step.kept) for step in steps] == [("refresh scales and offsets", True)]
     assert tuned.chip is not None
     assert refreshed.chip is not None
     np.testing.assert_array_equal(refreshed.chip.conductances_us, tuned.chip.conductances_us)
@@ -472,6 +475,8 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     facts = json.loads(capsys.readouterr().out)
     assert set(facts["accuracy"]) == {"ideal", "transferred", "tuned"}
     assert facts["training_images"] == 300
+    assert [step["images"] for step in facts["steps"]] == [400] * len(facts["steps"])
+    assert {"recalibrate scales and offsets", "tune in situ"} <= {step["step"] for step in facts["steps"]}
     assert len(facts["epochs"]) == 2
     took, retuned = facts["transfer"], facts["tuning"]
     assert took["energy_j"] > 0 < took["time_s"]
