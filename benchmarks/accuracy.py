@@ -29,6 +29,7 @@ import memcompile
 from memcompile.atomic import write_atomically
 from memcompile.data import Dataset, load_dataset
 from memcompile.evaluation import run_float, score
+from memcompile.held_back import MOST_IMAGES
 from memcompile.pipelines import Compilation
 from memcompile.program import Program
 from memcompile.runtime.emulator import Emulator, values_before
@@ -43,7 +44,7 @@ TWO_HOURS_S = 7200.0
 FIVE_LAYER = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 SLICES: dict[str, dict[str, Any]] = {
     "one slice": {"slices": 1},
-    "two slices, base 15": {"slices": 2},
+    "two slices, base 15": {"slices": 2, "slice_base": 15},
     "two slices, base 5": {"slices": 2, "slice_base": 5},
 }
 
@@ -140,9 +141,18 @@ class Results:
 
 
 def measure(
-    arguments: argparse.Namespace, model: Path, options: dict[str, Any], train: Dataset, test: Dataset, results: Results
+    arguments: argparse.Namespace,
+    model: Path,
+    options: dict[str, Any],
+    train: Dataset,
+    images: int,
+    test: Dataset,
+    results: Results,
 ) -> None:
-    """Measure what is missing, chip by chip, so that all rows of a chip come together."""
+    """Measure what is missing, chip by chip, so that all rows of a chip come together.
+
+    The first ``images`` of the training samples tune; those that follow judge each step.
+    """
     plan_of = remedies(arguments.epochs, arguments.recalibration_images)
     for slices in arguments.slices:
         compilation = memcompile.compile_model(
@@ -160,11 +170,11 @@ def measure(
                     continue
                 begin = time.monotonic()
                 remedy = plan_of[row]
-                tuned = tune(compilation.program, train.inputs, train.labels, replace(remedy.plan, seed=seed))
+                plan = replace(remedy.plan, seed=seed)
+                tuned = tune(compilation.program, train.inputs, train.labels, plan, images=images)
                 chip = tuned.program
                 if remedy.refreshed:
-                    some = {name: array[: arguments.recalibration_images] for name, array in train.inputs.items()}
-                    chip, _ = refresh(chip, some, remedy.age_s, images=arguments.recalibration_images)
+                    chip, _ = refresh(chip, train.inputs, remedy.age_s, images=arguments.recalibration_images)
                 middle = time.monotonic()
                 accuracy = scorer(chip, seed, remedy.age_s)
                 results.add(
@@ -256,11 +266,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         images = arguments.train_images or 500
     inputs = memcompile.compile_model(model, **options).program.inputs
     normalisation = {key: options[key] for key in ("mean", "std") if key in options}
-    train = load_dataset(source, inputs, part="train", **normalisation).head(images)
+    train = load_dataset(source, inputs, part="train", **normalisation).head(images + MOST_IMAGES)
     test = load_dataset(arguments.test or source, inputs, **normalisation)
     results = Results(arguments.json)
-    measure(arguments, model, options, train, test.head(arguments.images or test.count), results)
-    print(f"{model.name}: {train.count} images of {train.name} tune, {arguments.recalibration_images} recalibrate")
+    measure(arguments, model, options, train, images, test.head(arguments.images or test.count), results)
+    print(f"{model.name}: {images} images of {train.name} tune, {arguments.recalibration_images} recalibrate")
     print(table(results))
     return 0
 

@@ -116,10 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         def losses_at(value: float) -> np.ndarray:
             return losses(with_sigma(program, value), test, reference, arguments.seeds or 20)
     else:
-        train = load_dataset(arguments.data, program.inputs, part="train").head(arguments.train_images)
+        train = load_dataset(arguments.data, program.inputs, part="train")
         plan = TuningPlan(0, options=TuningOptions(epochs=10))
         chips = [
-            tune(program, train.inputs, train.labels, replace(plan, seed=seed)).program
+            tune(program, train.inputs, train.labels, replace(plan, seed=seed), images=arguments.train_images).program
             for seed in range(arguments.seeds or 10)
         ]
         fresh = [score(Emulator(chip, seed).run(test.inputs), test.labels) for seed, chip in enumerate(chips)]
