@@ -101,7 +101,11 @@ class HeldBackImages:
         self._inputs = dict(inputs)
         self.count = len(next(iter(inputs.values()), ()))
         outputs = reference.run(inputs, first_image=FIRST_IMAGE) if self.count else {}
-        self._wanted = {name: array for name, array in outputs.items() if array.dtype.kind in "biuf"}
+        self._wanted = {
+            name: array
+            for name, array in outputs.items()
+            if isinstance(array, np.ndarray) and array.dtype.kind in "biuf"
+        }
         self._scores = next((name for name, array in self._wanted.items() if _holds_scores(array, self.count)), None)
         self._labels = None
         if self._scores is None:
@@ -144,11 +148,14 @@ def _error_of_images(wanted: NDArray[Any], got: NDArray[Any], images: int) -> ND
 
 
 def split(
-    inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None, used: int
+    inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None, used: int, batch: int = 1
 ) -> tuple[tuple[Mapping[str, NDArray[Any]], NDArray[np.int64] | None], ...]:
-    """Images to fit with, and images held back: those after the first ``used``, or else the last of these."""
+    """Images to fit with, and images held back: those after the first ``used``, or else the last of these.
+
+    Whole batches are held back where the network takes no other.
+    """
     count = len(next(iter(inputs.values())))
-    held = min(MOST_IMAGES, count - used if used < count else count // SHARE)
+    held = min(MOST_IMAGES, count - used if used < count else count // SHARE) // batch * batch
     cut = used if used < count else count - held
 
     def part(begin: int, end: int) -> tuple[Mapping[str, NDArray[Any]], NDArray[np.int64] | None]:

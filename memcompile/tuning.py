@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from memcompile.atomic import write_atomically
 from memcompile.errors import DataError, UsageError
 from memcompile.held_back import HeldBackImages, Outcome, StepRecord, better, record, split
+from memcompile.ir import fixed_batch
 from memcompile.pass_manager import ProgressBar, no_progress
 from memcompile.program import Program
 from memcompile.program_file import decode_program, encode_program
@@ -125,7 +126,9 @@ def tune(
     _check(program, labels, plan)
     everything = inputs, labels
     count = len(next(iter(inputs.values())))
-    (inputs, labels), held_back = split(inputs, labels, min(images or count, count))
+    (inputs, labels), held_back = split(
+        inputs, labels, min(images or count, count), fixed_batch(program.inputs.values()) or 1
+    )
     held = HeldBackImages(Emulator.ideal(program), *held_back)
     state = _resume(checkpoint, program, *everything, plan)
     if state is None:
@@ -327,7 +330,7 @@ def refresh(
     if not program.layers:
         raise UsageError("the program has no crossbar layer, so there is nothing to refresh")
     fresh, count = Emulator(program, program.chip.seed), len(next(iter(inputs.values())))
-    (inputs, _), held_back = split(inputs, None, min(images or count, count))
+    (inputs, _), held_back = split(inputs, None, min(images or count, count), fixed_batch(program.inputs.values()) or 1)
     held = HeldBackImages(fresh, *held_back)
     before = held.outcome(program, program.chip.seed, time_s)
     with progress("refreshing", 2 * len(program.layers)) as advance:

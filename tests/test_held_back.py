@@ -87,6 +87,12 @@ def test_what_is_held_back_follows_what_is_fitted(count: int, used: int, fitted:
     assert np.array_equal(np.concatenate([labels, other_labels]), numbers[: fitted + held])
 
 
+def test_whole_batches_are_held_back() -> None:
+    numbers = np.arange(64)
+    fitted, held = split({"x": numbers}, None, 64, batch=8)
+    assert [len(part[0]["x"]) for part in (fitted, held)] == [56, 8]
+
+
 def test_labels_that_no_output_scores_are_not_used(program: Program) -> None:
     ideal = Emulator.ideal(program)
     seen = ideal.run({"x": IMAGES[:50]})["y"].argmax(axis=1)
