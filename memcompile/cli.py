@@ -160,7 +160,7 @@ def _time_limit(seconds: float | None) -> tuple[str, ...]:
     "--slice-base",
     type=int,
     metavar="B",
-    help="What a slice's step counts in steps of the one below [default: by layer, as large as leaves room for errors].",
+    help="What a slice's step counts in steps of the one below [default: as large as leaves room for errors].",
 )
 @click.option(
     "--input-shape",
