@@ -13,7 +13,7 @@ impossible are cut off (logic-based Benders decomposition). All is solved by CP-
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from memcompile.passes import cp_sat
@@ -52,9 +52,9 @@ class JointProblem:
         """Whether the loads of the layer's copies are chosen array by array."""
         return self.layers[layer][0].tiles == 1 and self.layers[layer][0].windows > 1
 
-    def free_options(self, layer: int) -> list[int]:
-        """Options of one tile."""
-        return [number for number, option in enumerate(self.layers[layer]) if option.tiles == 1]
+    def free_options(self, layer: int) -> dict[int, CopyOption]:
+        """Options of one tile, by number."""
+        return {number: option for number, option in enumerate(self.layers[layer]) if option.tiles == 1}
 
     def tall_width(self, option: CopyOption) -> int:
         """Output lines under tiles higher than half an array: two of them never share a line."""
@@ -127,7 +127,7 @@ class Master:
         tall: list[cp_sat.LinearExprT] = []
         for layer, options in enumerate(problem.layers):
             if problem.is_free(layer):
-                windows = free_cover(self.model, problem, layer)
+                windows = cover(self.model, problem.free_options(layer))
                 for number, count in windows.items():
                     option = options[number]
                     copies = self.model.new_int_var(0, problem.arrays, "")
@@ -174,13 +174,12 @@ class Master:
         self.model.add_bool_or(~self.picked[layer][number] for layer, number in choice.items())
 
 
-def free_cover(model: cp_sat.CpModel, problem: JointProblem, layer: int) -> dict[int, cp_sat.IntVar]:
-    """Number of windows of each one-tile option, so that every output position is computed once.
+def cover(model: cp_sat.CpModel, options: Mapping[int, CopyOption]) -> dict[int, cp_sat.IntVar]:
+    """Number of windows of each option of a layer, so that every output position is computed once.
 
     Active windows form a chain of nested sizes; all but the smallest lie whole inside the output.
     """
-    options = problem.layers[layer]
-    free = problem.free_options(layer)
+    free = list(options)
     windows = {u: model.new_int_var(0, options[u].windows, "") for u in free}
     active = {u: model.new_bool_var("") for u in free}
     smallest = {u: model.new_bool_var("") for u in free}
@@ -236,7 +235,7 @@ class Distribution:
         """At most one copy of an option in an array: a second one would only wait for the first."""
         problem, model = self.problem, self.model
         self.free[layer] = {}
-        for number, total in free_cover(model, problem, layer).items():
+        for number, total in cover(model, problem.free_options(layer)).items():
             option = problem.layers[layer][number]
             height, width, _ = option.sizes[0]
             loads = []

@@ -15,14 +15,6 @@ from memcompile.passes.joint_model import Distribution, JointPlan, JointProblem,
 
 
 @dataclass(frozen=True)
-class JointSearch:
-    """What the search found: a plan, if it beat the interval to beat, and the proven bound."""
-
-    plan: JointPlan | None
-    bound: int
-
-
-@dataclass(frozen=True)
 class JointEffort:
     """Deterministic limits of the search: solver time per problem, and schemes tried per interval."""
 
@@ -39,23 +31,20 @@ EFFORTS = {
 }
 
 
-def search_jointly(problem: JointProblem, lowest: int, beat: int, effort: JointEffort) -> JointSearch:
-    """Shortest interval below ``beat`` in the joint model's family; ``lowest`` is a known bound."""
-    bound = _first_possible(problem, lowest, beat, effort)
+def search_jointly(problem: JointProblem, lowest: int, beat: int, effort: JointEffort) -> JointPlan | None:
+    """A plan with a short interval below ``beat``, None if none was found; ``lowest`` is a known bound."""
+    interval = _first_possible(problem, lowest, beat, effort)
     proven = True
-    tried = 0
-    interval = bound
-    while interval < beat and tried < effort.intervals and not effort.clock.is_over:
-        tried += 1
+    for _ in range(effort.intervals):
+        if interval >= beat or effort.clock.is_over:
+            return None
         plan, impossible = _try_interval(problem, interval, effort)
         if plan is not None:
-            return JointSearch(plan, bound)
+            return plan
         proven = proven and impossible
-        # Past the proof only the value counts: widen the stride so that a plan is found in time.
+        # As long as all schemes are ruled out, step by step; then with a wider stride, to find a plan in time.
         interval += 1 if proven else max(1, interval // 64)
-        if proven:
-            bound = interval
-    return JointSearch(None, min(bound, beat))
+    return None
 
 
 def _first_possible(problem: JointProblem, lowest: int, beat: int, effort: JointEffort) -> int:

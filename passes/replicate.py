@@ -31,6 +31,7 @@ from memcompile.passes.choice_master import EFFORTS as MASTER_EFFORTS
 from memcompile.passes.choice_master import choose_together, raise_bound
 from memcompile.passes.clock import Clock
 from memcompile.passes.explore_windows import CopyOption, explore_windows
+from memcompile.passes.joint_bound import joint_bound
 from memcompile.passes.joint_model import JointProblem
 from memcompile.passes.joint_plan import EFFORTS as JOINT_EFFORTS
 from memcompile.passes.joint_plan import replicas_of, search_jointly
@@ -167,7 +168,7 @@ class Replicate(Pass):
         ones = [(all_windows(Unrolling.im2col(layer.geometry), layer.cut),) for layer in layers]
         # No array works longer on an image than its latency, so a bound of the interval is one too.
         (interval,) = shortest.certificates
-        bound = min(latency, max(interval.bound, latency_bound(table, arrays, flow_of(graph, layers, ones))))
+        bound = max(interval.bound, latency_bound(table, arrays, flow_of(graph, layers, ones)))
         method = f"longest path, rate of each layer, work left, and the interval's bound: {interval.method}"
         return replace(best, certificates=(Certificate("latency", latency, bound, method),))
 
@@ -202,12 +203,15 @@ class Replicate(Pass):
             proof = "integer choices and array patterns as bound"
         windows = "one rectangular window per layer" if self._windows else "one position a step"
         method = f"{proof} over {windows} and any number of copies, one tile a step per array"
-        limit = limits_of(table, plan.interval, layers)
-        certificate = Certificate("initiation_interval", plan.interval, bound, method, limit)
-        found = _Found(chosen_replicas(plan), plan.interval, (certificate,), plan.packing)
-        if self.effort != "fast" and len(layers) <= JOINT_LAYERS and arrays <= JOINT_ARRAYS:
-            return self._shorten_jointly(layers, kinds, lines, arrays, found, clock)
-        return found
+        found = _Found(chosen_replicas(plan), plan.interval, (), plan.packing)
+        if len(layers) <= JOINT_LAYERS and arrays <= JOINT_ARRAYS:
+            # Windows of such a network may be mixed, which the bound for one window a layer does not cover.
+            bound = joint_bound(table, arrays, found.interval, clock)
+            method = "CP-SAT over nested windows and any number of copies, one tile a step per array"
+            found = self._mix_windows(kinds, lines, arrays, bound, found, clock)
+        limit = limits_of(table, found.interval, layers)
+        certificate = Certificate("initiation_interval", found.interval, bound, method, limit)
+        return replace(found, certificates=(certificate,))
 
     def _close_gap(
         self, table: PriceTable, arrays: int, bound: int, plan: WindowPlan, clock: Clock
@@ -224,33 +228,25 @@ class Replicate(Pass):
             return plan, bound
         return close_gap(table, arrays, bound, plan, replace(PATTERN_EFFORTS[self.effort], clock=clock))
 
-    def _shorten_jointly(
+    def _mix_windows(
         self,
-        layers: Sequence[TiledLayer],
         kinds: Sequence[LayerKind],
         lines: tuple[int, int],
         arrays: int,
+        bound: int,
         found: _Found,
         clock: Clock,
     ) -> _Found:
-        """Mix windows within layers where that is shorter still, and prove how short it can be."""
+        """Copies that mix windows within layers, where that makes the interval shorter still."""
+        if self.effort == "fast" or bound == found.interval:
+            return found
         options = joint_options(kinds)
-        problem = JointProblem(tuple(options), lines, arrays)
-        work = sum(min(_least_work(option) for option in item) for item in options)
         effort = replace(JOINT_EFFORTS[self.effort], clock=clock)
-        search = search_jointly(problem, max(1, -(-work // arrays)), found.interval, effort)
-        method = (
-            "CP-SAT over nested windows, copies and loads of each layer and all arrays together, "
-            "one tile a step per array"
-        )
-        if search.plan is None:
-            (before,) = found.certificates
-            certificate = replace(before, bound=search.bound, method=method)
-            return replace(found, certificates=(certificate,))
-        replicas = tuple(replicas_of(item, scheme) for item, scheme in zip(options, search.plan.schemes, strict=True))
-        limit = limits_of(PriceTable(kinds, lines), search.plan.interval, layers)
-        certificate = Certificate("initiation_interval", search.plan.interval, search.bound, method, limit)
-        return _Found(replicas, search.plan.interval, (certificate,), None)
+        plan = search_jointly(JointProblem(tuple(options), lines, arrays), bound, found.interval, effort)
+        if plan is None:
+            return found
+        copies = tuple(replicas_of(item, scheme) for item, scheme in zip(options, plan.schemes, strict=True))
+        return _Found(copies, plan.interval, (), None)
 
 
 def limits_of(table: PriceTable, interval: int, layers: Sequence[TiledLayer]) -> str:
@@ -305,12 +301,6 @@ def draft_places(layers: Sequence[MappedLayer], target: Target, packing: Packing
     _, members = group_tiles(tiles.heights, tiles.widths(column_lines(layers, target)), tile_loads(layers, tiles))
     places = packing.expand(members, len(tiles)).astype(np.int32)
     return tiles.with_columns(array=places[:, 0], input_line=places[:, 1], output_line=places[:, 2])
-
-
-def _least_work(option: CopyOption) -> int:
-    """Steps over all tiles if every window were whole: no mixture takes fewer with this window."""
-    unrolling = option.unrolling
-    return -(-option.tiles * unrolling.geometry.positions // unrolling.window_outputs)
 
 
 def chosen_replicas(plan: WindowPlan) -> tuple[tuple[Replica, ...], ...]:

@@ -90,15 +90,15 @@ def _certificates(
     assert graph.placement is not None
     planned = [item for item in graph.placement.certificates if item.quantity == "initiation_interval"]
     others = tuple(
-        replace(item, value=latency, bound=min(item.bound, latency)) if item.quantity == "latency" else item
+        replace(item, value=latency) if item.quantity == "latency" else item
         for item in graph.placement.certificates
         if item.quantity != "initiation_interval"
     )
     if planned:
         (plan,) = planned
-        return (*others, replace(plan, value=interval, bound=min(plan.bound, interval)))
+        return (*others, replace(plan, value=interval))
     bound, method = _bound(mapped_layers(graph), graph.placement.tiles, loads, context)
-    return (*others, Certificate("initiation_interval", interval, min(bound, interval), method))
+    return (*others, Certificate("initiation_interval", interval, bound, method))
 
 
 def _bound(

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.ir import Graph, MappedLayer, Replica, TileTable, read_values
-from memcompile.passes.layer_graph import mapped_layers
-
-OUTSIDE = -1
-"""Where the network's own inputs come from; they reach every chip without crossing."""
+from memcompile.passes.layer_graph import mapped_layers, values_from_layers
 
 
 class Traffic:
@@ -35,6 +31,7 @@ class Traffic:
     def __init__(self, graph: Graph, tiles: TileTable) -> None:
         self._graph = graph
         self._layers = mapped_layers(graph)
+        self._inside = values_from_layers(graph)
         self._order = {node.name: place for place, node in enumerate(graph.nodes)}
         self.tiles = tiles
         self._edges = np.searchsorted(tiles.layer, np.arange(len(self._layers) + 1))
@@ -45,19 +42,22 @@ class Traffic:
         """Values that cross chips for an image, given the chip of each tile."""
         if not len(chip) or chip.min() == chip.max():
             return 0
-        made_on: dict[str, int] = dict.fromkeys(self._graph.inputs, OUTSIDE)
+        made_on: dict[str, int] = {}
         numbers = {layer.name: number for number, layer in enumerate(self._layers)}
         total = 0
         for node in self._graph.nodes:
-            read = [value for value in read_values(node) if value in made_on]
+            read = [value for value in read_values(node) if value in self._inside]
             if isinstance(node, MappedLayer):
                 home = self._home(numbers[node.name], chip)
-                source = made_on.get(node.inputs[0], OUTSIDE)
-                total += self._inputs_sent(numbers[node.name], chip, source)
+                if self._reads_inside(node):
+                    total += self._inputs_sent(numbers[node.name], chip, made_on[node.inputs[0]])
                 total += self._sums_sent(numbers[node.name], chip, home)
+            elif read:
+                last = max(read, key=lambda value: self._order[self._graph.producers[value].name])
+                home = made_on[last]
+                total += sum(self._size(value) for value in read if made_on[value] != home)
             else:
-                home = self._digital_home(read, made_on)
-                total += sum(self._size(value) for value in read if made_on[value] not in (home, OUTSIDE))
+                continue
             made_on.update(dict.fromkeys(node.outputs, home))
         return total
 
@@ -65,9 +65,8 @@ class Traffic:
         """Inputs and sums of each layer that cross, as if its input were made on the chip of its first tile."""
         sent = np.zeros(len(self._layers), np.int64)
         for number, layer in enumerate(self._layers):
-            inner = layer.inputs[0] in self._graph.producers
-            source = int(chip[self._slice(number)][0]) if inner else OUTSIDE
-            sent[number] = self._inputs_sent(number, chip, source)
+            if self._reads_inside(layer):
+                sent[number] = self._inputs_sent(number, chip, int(chip[self._slice(number)][0]))
             sent[number] += self._sums_sent(number, chip, self._home(number, chip))
         return sent
 
@@ -97,7 +96,7 @@ class Traffic:
         here, tiles = self._slice(number), self.tiles
         windows = np.array([len(replica.windows) for replica in layer.replicas], np.int64)
         sums = int((windows[tiles.replica[here]] * (tiles.column_end - tiles.column_begin)[here]).min())
-        if layer.inputs[0] not in self._graph.producers:
+        if not self._reads_inside(layer):
             return sums
         begin, end = self._reads[number].channels(tiles, here)
         positions = self._reads[number].positions_of_copies()[tiles.replica[here]]
@@ -110,11 +109,9 @@ class Traffic:
     def _slice(self, number: int) -> slice:
         return slice(int(self._edges[number]), int(self._edges[number + 1]))
 
-    def _digital_home(self, read: Sequence[str], made_on: dict[str, int]) -> int:
-        made = [value for value in read if made_on[value] != OUTSIDE]
-        if not made:
-            return OUTSIDE
-        return made_on[max(made, key=lambda value: self._order[self._graph.producers[value].name])]
+    def _reads_inside(self, layer: MappedLayer) -> bool:
+        """Whether the input of a layer is made on some chip."""
+        return layer.inputs[0] in self._inside
 
     def _size(self, value: str) -> int:
         """Elements of a value per image; of one that nobody saw, those of its known dimensions."""
@@ -128,8 +125,6 @@ class Traffic:
         return math.prod(size or 1 for size in kind.shape[1:]) if kind else 0
 
     def _inputs_sent(self, number: int, chip: NDArray[np.int64], source: int) -> int:
-        if source == OUTSIDE:
-            return 0
         here = self._slice(number)
         reads = self._reads[number]
         begin, end = reads.channels(self.tiles, here)
