@@ -119,7 +119,7 @@ def _packed(table: PriceTable, arrays: int, interval: int, choices: Choices, eff
     shapes = shapes_of(choices)
     if arrays_bound(shapes, table.lines, interval) > arrays:
         return None
-    packing = pack_few(shapes, table.lines, arrays, interval, effort.clock.limit(effort.packing))
+    packing = pack_few(shapes, table.lines, arrays, interval, effort.packing)
     return None if packing is None else WindowPlan(tuple(table.kinds), choices, packing)
 
 

@@ -19,7 +19,7 @@ from memcompile.passes.clock import FOREVER, Clock
 from memcompile.passes.packing import Packing, TileShape, pack
 from memcompile.passes.packing_bounds import arrays_bound
 from memcompile.passes.packing_exact import pack_around_full
-from memcompile.passes.solver import cp_solver
+from memcompile.passes.solver import Solver
 from memcompile.passes.window_plan import Choice, PriceTable, WindowPlan, shapes_of
 
 EXACT_ARRAYS = 64
@@ -63,7 +63,7 @@ def raise_bound(table: PriceTable, arrays: int, low: int, high: int, effort: Mas
     """The first interval from ``low`` on that is not ruled out; at most ``high``."""
     while low < high and not effort.clock.is_over:
         middle = (low + high) // 2
-        if ChoiceMaster(table, arrays, middle).is_impossible(effort.clock.limit(effort.limit)):
+        if ChoiceMaster(table, arrays, middle).is_impossible(effort.limit):
             low = middle + 1
         else:
             high = middle
@@ -74,7 +74,7 @@ def _pack_proposals(table: PriceTable, arrays: int, interval: int, effort: Maste
     """The first proposal that packs: those that leave few steps idle come first."""
     tried: set[tuple[tuple[Choice, ...], ...]] = set()
     for idle in effort.idle:
-        choices = ChoiceMaster(table, arrays, interval).propose(idle, effort.clock.limit(effort.limit))
+        choices = ChoiceMaster(table, arrays, interval).propose(idle, effort.limit)
         if choices is None:
             break  # with more idle steps there is no proposal either
         if choices in tried:
@@ -83,7 +83,7 @@ def _pack_proposals(table: PriceTable, arrays: int, interval: int, effort: Maste
         shapes = shapes_of(choices)
         if arrays_bound(shapes, table.lines, interval) > arrays:
             continue
-        packing = pack_few(shapes, table.lines, arrays, interval, effort.clock.limit(effort.packing))
+        packing = pack_few(shapes, table.lines, arrays, interval, effort.packing)
         if packing is not None:
             return WindowPlan(tuple(table.kinds), choices, packing)
     return None
@@ -134,7 +134,7 @@ class ChoiceMaster:
     def is_impossible(self, effort: float) -> bool:
         """Whether no choice of the family keeps the interval; False if undecided."""
         self._limit(self.steps, self.arrays * self.interval)
-        return cp_solver(effort).solve(self.model) == cp_sat.INFEASIBLE
+        return Solver(effort).solve(self.model) == cp_sat.INFEASIBLE
 
     def propose(self, idle: float, effort: float) -> tuple[tuple[Choice, ...], ...] | None:
         """Choices of each kind's layers that take few arrays in practice; None if none was found.
@@ -150,7 +150,7 @@ class ChoiceMaster:
             for copies, spread in zip(self.copies, self.table.spread, strict=True)
         ]
         self.model.minimize(self._total(spread))
-        solver = cp_solver(effort)
+        solver = Solver(effort)
         if solver.solve(self.model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
             return None
         return tuple(

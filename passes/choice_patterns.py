@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.passes import cp_sat
-from memcompile.passes.clock import FOREVER, Clock
+from memcompile.passes.clock import FOREVER, Clock, running_clock
 from memcompile.passes.packing import Fill, Packing, TileShape, fill_array
 from memcompile.passes.packing_exact import arrange
 from memcompile.passes.patterns import (
@@ -26,7 +26,7 @@ from memcompile.passes.patterns import (
     pattern_counts,
     pattern_of,
 )
-from memcompile.passes.solver import cp_solver
+from memcompile.passes.solver import Solver
 from memcompile.passes.window_plan import Choice, PriceTable, WindowPlan, shapes_of, tiles_of
 
 
@@ -37,6 +37,17 @@ class _Column:
     kind: int
     choice: Choice
     tiles: dict[int, int]
+
+
+MOST_SHAPES = 2000
+"""Tile shapes beyond which a programme is not solved: the conflicts of its arrays grow with their square."""
+ROUND_WORK = 0.005
+"""Work of a round of pattern generation, whatever its size."""
+PIVOT_WORK = 1e-7
+"""Work of a pivot of the linear programme, for each of its rows and columns."""
+
+Pattern = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""The shapes that an array holds, ascending, and how many tiles of each."""
 
 
 @dataclass
@@ -54,7 +65,7 @@ class ChoiceProgram:
     clock: Clock = FOREVER
     columns: list[_Column] = field(default_factory=list)
     shapes: list[TileShape] = field(default_factory=list)
-    patterns: list[NDArray[np.int64]] = field(default_factory=list)
+    patterns: list[Pattern] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         numbers: dict[tuple[int, int, int], int] = {}
@@ -67,33 +78,49 @@ class ChoiceProgram:
             tiles = {numbers.setdefault(key, len(numbers)): count for key, count in wanted.items()}
             self.columns.append(_Column(kind, choice, tiles))
         self.shapes = [TileShape(*key, 0) for key in numbers]
-        self.demand = np.zeros((len(self.shapes), len(self.columns)))
-        for number, column in enumerate(self.columns):
-            for shape, count in column.tiles.items():
-                self.demand[shape, number] = count
+        self.kind = np.array([column.kind for column in self.columns], np.int64)
+        asked = [
+            (shape, number, count)
+            for number, column in enumerate(self.columns)
+            for shape, count in column.tiles.items()
+        ]
+        self.asked = np.array(asked, np.int64).reshape(-1, 3).T
+        self.unrestrict()
+        if self.is_too_large:
+            return
         sizes = np.array(list(numbers), np.int64).reshape(-1, 3)
         self.knapsacks = [
             Knapsack.of(sizes, self.table.lines, self.interval, self._most_asked(), own_lines)
             for own_lines in (False, True)
         ]
         most = self.knapsacks[self.whole].most
-        self.patterns = [np.eye(len(most), dtype=np.int64)[shape] * most[shape] for shape in range(len(most))]
-        self.belongs = np.zeros((len(self.table.kinds), len(self.columns)))
-        self.belongs[[column.kind for column in self.columns], np.arange(len(self.columns))] = 1
-        self.unrestrict()
+        self.patterns = [(np.array([shape]), most[[shape]]) for shape in range(len(most))]
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether there are more shapes than can be looked at."""
+        return len(self.shapes) > MOST_SHAPES
 
     def unrestrict(self) -> None:
         """Let every choice be taken by any number of the layers of its kind."""
         self.fewest = np.zeros(len(self.columns))
-        self.most = self.table.layers[[column.kind for column in self.columns]].astype(np.float64)
+        self.most = self.table.layers[self.kind].astype(np.float64)
 
     def _most_asked(self) -> NDArray[np.int64]:
         """Most tiles of each shape that any choices of all layers ask for, [shapes]."""
-        most = np.zeros(len(self.shapes))
+        shapes, columns, counts = self.asked
+        most = np.zeros(len(self.shapes), np.int64)
         for kind, layers in enumerate(self.table.layers.tolist()):
-            own = [number for number, column in enumerate(self.columns) if column.kind == kind]
-            most += layers * self.demand[:, own].max(axis=1, initial=0)
-        return most.astype(np.int64)
+            own = self.kind[columns] == kind
+            largest = np.zeros(len(self.shapes), np.int64)
+            np.maximum.at(largest, shapes[own], counts[own])
+            most += layers * largest
+        return most
+
+    def _of_kinds(self, amounts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sums over the choices of each kind."""
+        sums: NDArray[np.float64] = np.asarray(np.bincount(self.kind, amounts, len(self.table.kinds)), np.float64)
+        return sums
 
     @property
     def weight(self) -> float:
@@ -107,8 +134,10 @@ class ChoiceProgram:
         If it is possible, ``amounts``, float64 [columns], are how many do.
         """
         layers = self.table.layers
-        if (self.belongs @ self.most < layers).any() or (self.belongs @ self.fewest > layers).any():
+        if (self._of_kinds(self.most) < layers).any() or (self._of_kinds(self.fewest) > layers).any():
             return False, 0
+        if self.is_too_large:
+            return None, 0
         for spent in range(rounds):
             if self.clock.is_over:
                 return None, spent
@@ -127,7 +156,7 @@ class ChoiceProgram:
                     continue
             if not added:
                 return None, spent
-            self.patterns += added
+            self.patterns += [(held := np.flatnonzero(content), content[held]) for content in added]
         return None, rounds
 
     def _tighten(self, contents: Sequence[NDArray[np.int64]]) -> bool:
@@ -137,7 +166,7 @@ class ChoiceProgram:
             if tighter is not None:
                 row, limit = tighter.matrix[-1], tighter.limits[-1]
                 self.knapsacks[0] = tighter
-                self.patterns = [pattern for pattern in self.patterns if int(row @ pattern) <= limit]
+                self.patterns = [(held, counts) for held, counts in self.patterns if int(row[held] @ counts) <= limit]
                 return True
         return False
 
@@ -157,10 +186,11 @@ class ChoiceProgram:
 
     def _asked(self, prices: NDArray[np.float64]) -> float:
         """What the tiles of the cheapest choices are worth; over the dearest array it is a bound."""
-        cost = prices @ self.demand
+        shapes, columns, counts = self.asked
+        cost = np.bincount(columns, prices[shapes] * counts, len(self.columns))
         total = float(cost @ self.fewest)
         for kind, layers in enumerate(self.table.layers.tolist()):
-            own = np.flatnonzero(self.belongs[kind])
+            own = np.flatnonzero(self.kind == kind)
             left = layers - self.fewest[own].sum()
             for column in own[np.argsort(cost[own], kind="stable")].tolist():
                 further = min(left, self.most[column] - self.fewest[column])
@@ -174,14 +204,19 @@ class ChoiceProgram:
         from scipy.optimize import linprog  # noqa: PLC0415
         from scipy.sparse import csr_matrix  # noqa: PLC0415
 
-        counts = np.stack(self.patterns, axis=1)
-        shapes, choices = self.demand.shape
-        patterns = counts.shape[1]
+        asked, choice, demand = self.asked
+        shapes, choices, patterns = len(self.shapes), len(self.columns), len(self.patterns)
+        held = np.concatenate([held for held, _ in self.patterns])
+        counts = np.concatenate([counts for _, counts in self.patterns])
+        pattern = np.repeat(np.arange(patterns), [len(held) for held, _ in self.patterns])
+        rows, columns = np.concatenate([asked, held]), np.concatenate([choice, choices + pattern])
+        size = choices + patterns
+        entries = (np.concatenate([demand, -counts]).astype(np.float64), (rows, columns))
         solution = linprog(
             np.concatenate([np.zeros(choices), np.ones(patterns)]),
-            A_ub=csr_matrix(np.concatenate([self.demand, -counts], axis=1)),
+            A_ub=csr_matrix(entries, (shapes, size)),
             b_ub=np.zeros(shapes),
-            A_eq=csr_matrix(np.concatenate([self.belongs, np.zeros((len(self.belongs), patterns))], axis=1)),
+            A_eq=csr_matrix((np.ones(choices), (self.kind, np.arange(choices))), (len(self.table.kinds), size)),
             b_eq=self.table.layers.astype(np.float64),
             bounds=np.stack(
                 [
@@ -192,6 +227,7 @@ class ChoiceProgram:
             ),
             method="highs",
         )
+        running_clock().spend(ROUND_WORK + PIVOT_WORK * solution.nit * (shapes + size))
         self.amounts = solution.x[:choices]
         return float(solution.fun), -solution.ineqlin.marginals
 
@@ -205,18 +241,10 @@ class ChoiceProgram:
             model.add(
                 sum(item for item, column in zip(taken, self.columns, strict=True) if column.kind == kind) == number
             )
-        for shape in range(len(self.shapes)):
-            held = sum(
-                int(pattern[shape]) * item for pattern, item in zip(self.patterns, used, strict=True) if pattern[shape]
-            )
-            asked = sum(
-                column.tiles[shape] * item
-                for column, item in zip(self.columns, taken, strict=True)
-                if shape in column.tiles
-            )
-            model.add(held >= asked)
+        for terms in self._left_over(taken, used):
+            model.add(sum(terms) >= 0)
         model.add(sum(used) <= self.arrays)
-        solver = cp_solver(self.clock.limit(effort), linearization_level=1)
+        solver = Solver(effort, linearization_level=1)
         if solver.solve(model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
             return None
         choices = []
@@ -225,6 +253,19 @@ class ChoiceProgram:
                 if column.kind == kind:
                     choices += [column.choice] * solver.value(item)
         return self._plan(choices, [solver.value(item) for item in used])
+
+    def _left_over(
+        self, taken: Sequence[cp_sat.IntVar], used: Sequence[cp_sat.IntVar]
+    ) -> list[list[cp_sat.LinearExprT]]:
+        """Of each shape, terms whose sum is how many tiles the arrays hold beyond those asked for."""
+        found: list[list[cp_sat.LinearExprT]] = [[] for _ in self.shapes]
+        for (held, counts), item in zip(self.patterns, used, strict=True):
+            for shape, count in zip(held.tolist(), counts.tolist(), strict=True):
+                found[shape].append(count * item)
+        for column, item in zip(self.columns, taken, strict=True):
+            for shape, count in column.tiles.items():
+                found[shape].append(-count * item)
+        return found
 
     def _plan(self, choices: Sequence[Choice], used: Sequence[int]) -> WindowPlan | None:
         """Put the chosen tiles into the chosen arrays."""
@@ -237,9 +278,9 @@ class ChoiceProgram:
         fills: list[tuple[Fill, int]] = []
         for pattern, number in zip(self.patterns, used, strict=True):
             content = [
-                (index[key], int(pattern[shape]))
-                for shape, item in enumerate(self.shapes)
-                if pattern[shape] and (key := (item.height, item.width, item.load)) in index
+                (index[key], count)
+                for shape, count in zip(*(part.tolist() for part in pattern), strict=True)
+                if (key := (self.shapes[shape].height, self.shapes[shape].width, self.shapes[shape].load)) in index
             ]
             content.sort(key=lambda entry: (-shapes[entry[0]].height, -shapes[entry[0]].width))
             for _ in range(number):

@@ -1,37 +1,78 @@
-"""When a search has to end by the clock, besides the limits that do not depend on the machine."""
+"""When searches have to end: by counted work, the same on every machine, and by the clock if one is set."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Clock:
-    """A point in time after which searches return the best they have.
+    """What is left of time and work; after that, searches return the best they have.
 
-    ``end_s`` is in seconds of :func:`time.monotonic`; infinity leaves results as deterministic as
-    the searches are.
+    All searches of a mapping spend from one clock. Work is counted, not measured, in what takes
+    about a second of a processor: of solvers their deterministic time, else numbers of operations.
+    ``end_s`` is in seconds of :func:`time.monotonic`; where it is infinite, results do not depend
+    on the machine.
     """
 
     end_s: float = math.inf
+    work_left: float = math.inf
+    whole: Clock | None = None
+    """The clock that this one is a part of."""
 
     @classmethod
-    def after(cls, seconds: float) -> Clock:
-        """The clock that runs out after so many seconds from now."""
-        return cls(time.monotonic() + seconds)
+    def after(cls, seconds: float, work: float = math.inf) -> Clock:
+        """The clock that runs out after so many seconds from now, or so much work; part of the running one, if any."""
+        whole = running_clock()
+        if whole is FOREVER:
+            return cls(time.monotonic() + seconds, work)
+        return cls(min(whole.end_s, time.monotonic() + seconds), min(whole.work_left, work), whole)
+
+    def part(self, share: float) -> Clock:
+        """A clock for one search that may take a share of what is left."""
+        return Clock(self.end_s, share * self.work_left, self)
+
+    def spend(self, work: float) -> None:
+        """Count work."""
+        self.work_left -= work
+        if self.whole is not None:
+            self.whole.spend(work)
 
     @property
     def is_over(self) -> bool:
-        """Whether the time is up."""
-        return self.end_s < math.inf and time.monotonic() >= self.end_s
+        """Whether nothing is left."""
+        return self.work_left <= 0 or (self.end_s < math.inf and time.monotonic() >= self.end_s)
 
     def limit(self, deterministic: float) -> float:
-        """A solver's limit in its deterministic time (about seconds), cut to the time that is left."""
-        if self.end_s == math.inf:
-            return deterministic
-        return max(0.0, min(deterministic, self.end_s - time.monotonic()))
+        """A solver's limit in its deterministic time (about seconds), cut to the work that is left."""
+        return max(0.0, min(deterministic, self.work_left))
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the end; infinite without one."""
+        return max(0.0, self.end_s - time.monotonic()) if self.end_s < math.inf else math.inf
 
 
 FOREVER = Clock()
+
+_RUNNING: ContextVar[Clock] = ContextVar("clock", default=FOREVER)
+
+
+@contextmanager
+def running(clock: Clock) -> Iterator[Clock]:
+    """Let whatever is solved in this block spend from a clock."""
+    token = _RUNNING.set(clock)
+    try:
+        yield clock
+    finally:
+        _RUNNING.reset(token)
+
+
+def running_clock() -> Clock:
+    """The clock that work is spent from now."""
+    return _RUNNING.get()

@@ -15,7 +15,7 @@ import numpy as np
 from memcompile.passes import cp_sat
 from memcompile.passes.clock import FOREVER, Clock
 from memcompile.passes.joint_model import cover
-from memcompile.passes.solver import cp_solver
+from memcompile.passes.solver import Solver
 from memcompile.passes.window_plan import WAYS, LayerKind, PriceTable
 
 MOST_OPTIONS = 64
@@ -31,7 +31,7 @@ def joint_bound(table: PriceTable, arrays: int, high: int, clock: Clock = FOREVE
         return low
     while low < high and not clock.is_over:
         middle = (low + high) // 2
-        if is_impossible(table, arrays, middle, clock.limit(LIMIT)):
+        if is_impossible(table, arrays, middle, LIMIT):
             low = middle + 1
         else:
             high = middle
@@ -79,4 +79,4 @@ def is_impossible(table: PriceTable, arrays: int, interval: int, effort: float) 
     for way in range(WAYS):
         model.add(cp_sat.LinearExpr.weighted_sum(taken, area[way]) <= arrays * cells)
         model.add(cp_sat.LinearExpr.weighted_sum(taken, steps[way]) <= arrays * interval)
-    return cp_solver(effort).solve(model) == cp_sat.INFEASIBLE
+    return Solver(effort).solve(model) == cp_sat.INFEASIBLE

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from memcompile.passes import cp_sat
 from memcompile.passes.explore_windows import CopyOption
-from memcompile.passes.solver import cp_solver
+from memcompile.passes.solver import Solver
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Master:
         TimeoutError
             The deterministic limit ran out before an answer.
         """
-        solver = cp_solver(effort)
+        solver = Solver(effort)
         status = solver.solve(self.model)
         if status == cp_sat.INFEASIBLE:
             return None
@@ -262,7 +262,7 @@ class Distribution:
         TimeoutError
             The deterministic limit ran out before an answer.
         """
-        solver = cp_solver(effort)
+        solver = Solver(effort)
         status = solver.solve(self.model)
         if status == cp_sat.INFEASIBLE:
             return None

@@ -53,7 +53,7 @@ def _first_possible(problem: JointProblem, lowest: int, beat: int, effort: Joint
     while low < high and not effort.clock.is_over:
         middle = (low + high) // 2
         try:
-            possible = Master(problem, middle).propose(effort.clock.limit(effort.master)) is not None
+            possible = Master(problem, middle).propose(effort.master) is not None
         except TimeoutError:
             possible = True
         if possible:
@@ -69,19 +69,19 @@ def _try_interval(problem: JointProblem, interval: int, effort: JointEffort) -> 
     proven = True
     for _ in range(effort.proposals):
         try:
-            choice = master.propose(effort.clock.limit(effort.master))
+            choice = master.propose(effort.master)
         except TimeoutError:
             return None, False
         if choice is None:
             return None, proven
         schemes = {layer: master.schemes[layer][number] for layer, number in choice.items()}
         try:
-            limit = effort.clock.limit(effort.distribution)
+            limit = effort.distribution
             free = Distribution(problem, interval, schemes, own_lines=True).solve(limit)
             if free is not None:
                 found = {**schemes, **free}
                 return JointPlan(tuple(found[layer] for layer in range(len(problem.layers))), interval), False
-            limit = effort.clock.limit(effort.distribution)
+            limit = effort.distribution
             relaxed = Distribution(problem, interval, schemes, own_lines=False).solve(limit)
             proven = proven and relaxed is None
         except TimeoutError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from memcompile.passes import cp_sat
 from memcompile.passes.packing import Fill, Packing, TileShape, fill_array
 from memcompile.passes.shelves import distribute_on_shelves
-from memcompile.passes.solver import cp_solver
+from memcompile.passes.solver import Solver
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _distribute(
         model.add(sum(shape.load * count for shape, count in pairs) <= interval)
         model.add(sum(shape.height * shape.width * count for shape, count in pairs) <= lines[0] * lines[1])
         model.add(sum(shape.width * count for shape, count in tall) <= lines[1])
-    solver = cp_solver(effort)
+    solver = Solver(effort)
     status = solver.solve(model)
     if status not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
         return None, status == cp_sat.INFEASIBLE
@@ -125,7 +125,7 @@ def arrange(shapes: Sequence[TileShape], content: Sequence[int], lines: tuple[in
         boxes_x.append(model.new_fixed_size_interval_var(output, width, ""))
         corners.append((line, output))
     model.add_no_overlap_2d(boxes_x, boxes_y)
-    solver = cp_solver(effort)
+    solver = Solver(effort)
     if solver.solve(model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
         return None
     placed = tuple(

@@ -13,15 +13,17 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.passes import cp_sat
+from memcompile.passes.clock import running_clock
 from memcompile.passes.packing import Fill, TileShape, fill_array
 from memcompile.passes.packing_bounds import transformed
 from memcompile.passes.packing_exact import arrange
-from memcompile.passes.solver import cp_solver
+from memcompile.passes.solver import Solver
 
 PRICE_UNIT = 1 << 24
 """Prices are rounded up to integers in this unit, which keeps bounds valid."""
@@ -34,6 +36,11 @@ ARRANGE_LIMIT = 0.05
 """Deterministic time to arrange the tiles of one array where the heuristic does not manage."""
 KNAPSACK_LIMIT = 0.2
 """Deterministic time for one knapsack; what is not closed by then weakens the bound only."""
+
+TERM_WORK = 2.5e-6
+"""Work of a term of a knapsack's model."""
+FILL_WORK = 1e-5
+"""Work of asking whether an array has room for a shape."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,11 @@ class Conflicts:
                     parts.append(np.array([[shape, lines[along] - width[shape], *np.where(high, width, 0)]]))
         table = np.concatenate(parts)
         return cls(table[:, 0], table[:, 2:], table[:, 1])
+
+    @cached_property
+    def own(self) -> list[NDArray[np.int64]]:
+        """Numbers of the conflicts of each shape."""
+        return [np.flatnonzero(self.shapes == shape) for shape in range(self.sizes.shape[1])]
 
     @classmethod
     def none(cls, shapes: int) -> Conflicts:
@@ -120,6 +132,12 @@ class Knapsack:
         limits = (interval, *[lines[0] * lines[1]] * (len(rows) - 1))
         return cls(np.stack(rows), limits, most, Conflicts.of(sizes, lines), heights, widths)
 
+    @cached_property
+    def uses(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Rows of the matrix that count a shape, and what a tile of it takes there, for each shape."""
+        found = [np.flatnonzero(column > 0) for column in self.matrix.T]
+        return [(rows, self.matrix[rows, shape]) for shape, rows in enumerate(found)]
+
     def tightened(self, content: NDArray[np.int64]) -> Knapsack | None:
         """With the pair of functions that shows best that a content does not fit; None if none does."""
         held = np.flatnonzero(content)
@@ -142,13 +160,15 @@ class Knapsack:
         listed = list(amounts.values())
         for row, limit in zip(self.matrix[:, worth].tolist(), self.limits, strict=True):
             model.add(cp_sat.LinearExpr.weighted_sum(listed, row) <= limit)
-        for shape, others, limit in zip(*self._conflicts_among(worth), strict=True):
+        conflicts = self._conflicts_among(worth)
+        for shape, others, limit in zip(*conflicts, strict=True):
             held = model.new_bool_var("")
             model.add(amounts[shape] == 0).only_enforce_if(~held)
             model.add(cp_sat.LinearExpr.weighted_sum(listed, others) <= limit).only_enforce_if(held)
         model.maximize(cp_sat.LinearExpr.weighted_sum(listed, units[worth].tolist()))
-        solver = cp_solver(KNAPSACK_LIMIT, linearization_level=1)
+        solver = Solver(KNAPSACK_LIMIT, linearization_level=1)
         solver.parameters.cp_model_probing_level = 0
+        running_clock().spend(TERM_WORK * len(worth) * (len(self.limits) + len(conflicts[0])))
         if solver.solve(model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
             return math.inf, counts
         counts[worth] = [solver.value(amount) for amount in listed]
@@ -175,25 +195,28 @@ class Filling:
     def room(self, shape: int) -> int:
         """How many more tiles of a shape the array may hold."""
         knapsack, conflicts = self._knapsack, self._knapsack.conflicts
-        column = knapsack.matrix[:, shape]
-        used = column > 0
         number = int(knapsack.most[shape] - self.counts[shape])
-        if used.any():
-            number = min(number, int((self._left[used] // column[used]).min()))
+        if number <= 0:
+            return 0
+        rows, uses = knapsack.uses[shape]
+        if len(rows):
+            number = min(number, int((self._left[rows] // uses).min()))
         if number <= 0 or not len(self._apart):
             return max(number, 0)
-        if (self._apart[conflicts.shapes == shape] < 0).any():
+        if (self._apart[conflicts.own[shape]] < 0).any():
             return 0
-        sizes = conflicts.sizes[:, shape]
-        binding = self._held & (sizes > 0)
-        return max(0, min(number, int((self._apart[binding] // sizes[binding]).min()))) if binding.any() else number
+        binding = self._held & (conflicts.sizes[:, shape] > 0)
+        if not binding.any():
+            return number
+        return max(0, min(number, int((self._apart[binding] // conflicts.sizes[binding, shape]).min())))
 
     def add(self, shape: int, number: int) -> None:
         """Add tiles of a shape."""
+        conflicts = self._knapsack.conflicts
         self.counts[shape] += number
         self._left -= number * self._knapsack.matrix[:, shape]
-        self._apart -= number * self._knapsack.conflicts.sizes[:, shape]
-        self._held |= self._knapsack.conflicts.shapes == shape
+        self._apart -= number * conflicts.sizes[:, shape]
+        self._held[conflicts.own[shape]] = True
 
 
 def greedy_patterns(knapsack: Knapsack, prices: NDArray[np.float64]) -> list[NDArray[np.int64]]:
@@ -201,6 +224,7 @@ def greedy_patterns(knapsack: Knapsack, prices: NDArray[np.float64]) -> list[NDA
     use = knapsack.matrix / np.maximum(np.array(knapsack.limits, np.float64), 1)[:, None]
     worth = np.flatnonzero((prices > TOLERANCE) & (knapsack.most > 0))
     ranked = worth[np.argsort(-prices[worth] / (use[:, worth].max(axis=0) + use[:, worth].mean(axis=0)), kind="stable")]
+    running_clock().spend(FILL_WORK * min(SEEDS, len(ranked)) * len(ranked))
     found: dict[bytes, NDArray[np.int64]] = {}
     for seed in ranked[:SEEDS].tolist():
         filling = Filling(knapsack)

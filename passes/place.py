@@ -13,7 +13,7 @@ from memcompile.errors import CapacityError
 from memcompile.ir import Certificate, Graph, Placement
 from memcompile.pass_manager import Pass, PassContext
 from memcompile.passes.chips import number_arrays, pipeline
-from memcompile.passes.clock import Clock
+from memcompile.passes.clock import Clock, running
 from memcompile.passes.layer_graph import column_lines, mapped_layers, tile_loads
 from memcompile.passes.packing import Packing, TileShape, group_tiles, pack
 from memcompile.passes.packing_bounds import arrays_bound, packing_interval_bound
@@ -43,6 +43,8 @@ class Place(Pass):
     """Most arrays at hand for which CP-SAT is asked."""
     solver_limit: float = 1.0
     """Limit of each CP-SAT solve, in its deterministic time (about seconds)."""
+    work: float = 2.0
+    """Limit of all solves together, in the same measure."""
     time_limit_s: float = math.inf
     """Seconds after which the search ends with the best it has; then results depend on the machine."""
 
@@ -62,7 +64,8 @@ class Place(Pass):
         # Interchangeable tiles fill the arrays in the order they are listed.
         order = pipeline(traffic, weights_per_chip) if placement.chips > 1 else np.arange(len(tiles))
         places = np.empty((len(tiles), 3), np.int64)
-        places[order], arrays = self._pack(sizes[order], draft[order], context, placement)
+        with running(Clock.after(self.time_limit_s, self.work)) as clock:
+            places[order], arrays = self._pack(sizes[order], draft[order], context, placement, clock)
         numbers, crossing = number_arrays(places[:, 0], order, traffic, chip.arrays, placement.chips)
         bound = traffic.bound(numbers, chip.arrays)
         placed = np.stack([numbers, places[:, 1], places[:, 2]]).astype(np.int32)
@@ -77,7 +80,12 @@ class Place(Pass):
         )
 
     def _pack(
-        self, sizes: NDArray[np.int64], draft: NDArray[np.int64], context: PassContext, placement: Placement
+        self,
+        sizes: NDArray[np.int64],
+        draft: NDArray[np.int64],
+        context: PassContext,
+        placement: Placement,
+        clock: Clock,
     ) -> tuple[NDArray[np.int64], Certificate]:
         """Places [tiles, 3] (array, input line, output line) and what is proven of their number."""
         lines = (context.target.array.input_lines, context.target.array.output_lines)
@@ -92,7 +100,7 @@ class Place(Pass):
         packing = pack(shapes, lines, interval, min(budget, drafted - 1), enough=bound)
         found = drafted if packing is None else packing.arrays
         if bound < found and len(sizes) <= self.exact_tiles and budget <= self.exact_arrays:
-            better, bound, method = self._improve(shapes, lines, interval, found, bound, method)
+            better, bound, method = self._improve(shapes, lines, interval, found, bound, method, clock)
             packing = better or packing
         if packing is None and drafted > budget:
             raise CapacityError(self._message(bound, interval, context, placement.chips))
@@ -108,13 +116,13 @@ class Place(Pass):
         found: int,
         bound: int,
         method: str,
+        clock: Clock,
     ) -> tuple[Packing | None, int, str]:
         """Fewer than ``found`` arrays if CP-SAT manages, from the fewest possible upwards."""
-        clock = Clock.after(self.time_limit_s)
         for arrays in range(bound, found):
             if clock.is_over:
                 break
-            exact = pack_exactly(shapes, lines, arrays, interval, clock.limit(self.solver_limit))
+            exact = pack_exactly(shapes, lines, arrays, interval, self.solver_limit)
             if exact.packing is not None:
                 return exact.packing, bound, method
             if exact.impossible and arrays == bound:

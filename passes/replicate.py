@@ -29,7 +29,7 @@ from memcompile.passes.choice_branching import EFFORTS as BRANCH_EFFORTS
 from memcompile.passes.choice_branching import close_by_branching
 from memcompile.passes.choice_master import EFFORTS as MASTER_EFFORTS
 from memcompile.passes.choice_master import choose_together, raise_bound
-from memcompile.passes.clock import Clock
+from memcompile.passes.clock import Clock, running
 from memcompile.passes.explore_windows import CopyOption, explore_windows
 from memcompile.passes.joint_bound import joint_bound
 from memcompile.passes.joint_model import JointProblem
@@ -67,6 +67,13 @@ JOINT_OPTIONS = 8
 EXACT_ARRAYS = 32
 EXACT_TILES = 200
 EXACT_LIMIT = 1.0
+WORK = {"fast": 4.0, "normal": 8.0, "best": math.inf}
+"""Work of all searches together, about seconds of a processor."""
+SINGLE_SHARE = 0.25
+"""Shares of the work that is left which one search after the other may take."""
+MASTER_SHARE = 0.4
+BRANCH_SHARE = 0.5
+PATTERN_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -106,11 +113,16 @@ class Replicate(Pass):
         layers = [node for node in graph.nodes if isinstance(node, TiledLayer)]
         if not layers:
             return graph.replace(placement=Placement(chips=0, tiles=TileTable.of(())))
+        with running(Clock.after(self.time_limit_s, WORK[self.effort])) as clock:
+            return self._planned(graph, layers, context, clock)
+
+    def _planned(self, graph: Graph, layers: Sequence[TiledLayer], context: PassContext, clock: Clock) -> Graph:
+        """The graph with its copies, and what is proven of them."""
         kinds = layer_kinds(layers, context.target, None, windows=False)
-        single = single_copies(kinds, context.target)
+        with running(clock.part(SINGLE_SHARE)):
+            single = single_copies(kinds, context.target)
         chips = chips_for(layers, single, context)
         arrays = chips * context.target.chip.arrays
-        clock = Clock.after(self.time_limit_s)
         if self.objective in ("throughput", "accuracy"):
             found = self._shorten(layers, single, arrays, context.target, clock)
         elif self.objective == "latency":
@@ -217,16 +229,20 @@ class Replicate(Pass):
         self, table: PriceTable, arrays: int, bound: int, plan: WindowPlan, clock: Clock
     ) -> tuple[WindowPlan, int]:
         """Searches that take longer and longer, until one leaves a gap that is small enough."""
-        master = replace(MASTER_EFFORTS[self.effort], clock=clock)
-        bound = raise_bound(table, arrays, bound, plan.interval, master)
         # First what improves the plan soonest: the clock may run out at any time.
-        plan = choose_together(table, arrays, bound, plan, master)
-        branching = replace(BRANCH_EFFORTS[self.effort], clock=clock)
-        if plan.interval - bound > branching.gap * plan.interval:
-            plan, bound = close_by_branching(table, arrays, bound, plan, branching)
-        if plan.interval - bound <= branching.gap * plan.interval:
+        with running(clock.part(MASTER_SHARE)) as part:
+            master = replace(MASTER_EFFORTS[self.effort], clock=part)
+            bound = raise_bound(table, arrays, bound, plan.interval, master)
+            plan = choose_together(table, arrays, bound, plan, master)
+        gap = BRANCH_EFFORTS[self.effort].gap
+        if plan.interval - bound > gap * plan.interval:
+            with running(clock.part(BRANCH_SHARE)) as part:
+                effort = replace(BRANCH_EFFORTS[self.effort], clock=part)
+                plan, bound = close_by_branching(table, arrays, bound, plan, effort)
+        if plan.interval - bound <= gap * plan.interval:
             return plan, bound
-        return close_gap(table, arrays, bound, plan, replace(PATTERN_EFFORTS[self.effort], clock=clock))
+        with running(clock.part(PATTERN_SHARE)) as part:
+            return close_gap(table, arrays, bound, plan, replace(PATTERN_EFFORTS[self.effort], clock=part))
 
     def _mix_windows(
         self,

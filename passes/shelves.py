@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from memcompile.passes import cp_sat
 from memcompile.passes.packing import Fill, TileShape
-from memcompile.passes.solver import cp_solver
+from memcompile.passes.solver import Solver
 
 
 def distribute_on_shelves(
@@ -31,7 +31,7 @@ def distribute_on_shelves(
     shelved = [_ShelvedArray(model, shapes, lines, interval) for _ in range(arrays)]
     for number, shape in enumerate(shapes):
         model.add(sum(array.count(number) for array in shelved) == shape.count)
-    solver = cp_solver(effort)
+    solver = Solver(effort)
     if solver.solve(model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
         return None
     return [array.fill(solver) for array in shelved]
@@ -74,7 +74,7 @@ class _ShelvedArray:
         """Tiles of one shape in this array."""
         return self.stacked[number] + self.lower.get(number, 0) + self.upper.get(number, 0)
 
-    def fill(self, solver: cp_sat.CpSolver) -> Fill:
+    def fill(self, solver: Solver) -> Fill:
         """The tiles at their places."""
         tiles: list[tuple[int, int, int]] = []
         column = 0
