@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from memcompile.byte_products import integer_product_model
 from memcompile.geometry import Geometry, Unrolling
 from memcompile.ir import (
     CalibratedLayer,
@@ -28,7 +29,7 @@ from memcompile.ir import (
     as_dtype,
     read_values,
 )
-from memcompile.onnx_import import integer_product_model, to_model
+from memcompile.onnx_import import to_model
 from memcompile.onnx_session import open_session, run_session
 from memcompile.quantizers import InputQuantizer
 
