@@ -183,8 +183,9 @@ def _float_slack(layer: UnrolledLayer, x: NDArray[Any]) -> NDArray[np.float64]:
     read, offset = _magnitudes(layer, x), np.abs(layer.bias.astype(np.float64))[:, None]
     terms = 2 * layer.geometry.group_rows + OPERATOR_ROUNDINGS  # of the sums on both sides
     slack = terms * sum_unit * (read + offset)
-    if layer.dtype == "float16":
-        slack += unit * read
+    if layer.dtype == "float16":  # an input was rounded, be it to a multiple of the smallest number
+        least = float(np.finfo(np.float16).smallest_subnormal) / 2
+        slack += unit * read + least * np.abs(layer.matrix).sum(axis=1, dtype=np.float64).reshape(1, -1, 1)
     if layer.bias_size is not None:
         slack += FOLDED_ROUNDINGS * max(unit, single) * (read + layer.bias_size[:, None])
     return slack

@@ -455,7 +455,7 @@ def test_a_report_names_versions(monkeypatch: pytest.MonkeyPatch, model: Path) -
 def test_no_false_alarm_and_no_miss(tmp_path: Path) -> None:
     """The first networks of the count in docs/errors.md, with every kind of fault in each."""
     rates = self_check_rates.Rates()
-    for number in range(36):
+    for number in (*range(36), 1838):  # and one of half precision numbers next to the smallest
         rates.add(number, tmp_path)
     assert rates.alarms == []
     assert rates.missed == []
