@@ -195,7 +195,7 @@ def _time_limit(seconds: float | None) -> tuple[str, ...]:
     "--time-limit",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="End each search of the mapping after so long; results then depend on the machine.",
+    help="End the search for a mapping after so long; results then depend on the machine.",
 )
 @click.option(
     "--import-seconds",

@@ -19,12 +19,16 @@ from numpy.typing import NDArray
 
 from memcompile.passes.choice_master import pack_few
 from memcompile.passes.choice_patterns import ChoiceProgram
-from memcompile.passes.clock import FOREVER, Clock
+from memcompile.passes.clock import FOREVER, Clock, running
 from memcompile.passes.packing_bounds import arrays_bound
 from memcompile.passes.window_plan import Choice, PriceTable, WindowPlan, shapes_of
 
 Choices = tuple[tuple[Choice, ...], ...]
 """The choice of each layer, kind by kind."""
+INTERVAL_SHARE = 0.4
+"""Share of the work left that one interval may take."""
+MOST_UNDECIDED = 2
+"""Intervals in a row that are not decided, after which the search would go on without a result."""
 WHOLE = 1e-6
 """Distance from a whole number that is the solver's rounding."""
 
@@ -69,14 +73,17 @@ def close_by_branching(
     between the bound and the plan's.
     """
     proposals = []
+    undecided = 0
     low, high, left = bound, plan.interval, effort.work
     while low < high and left > 0 and (high - low > effort.gap / 4 * high or 2 * left > effort.work):
-        if effort.clock.is_over:
+        if effort.clock.is_over or undecided == MOST_UNDECIDED:
             break
         middle = (low + high) // 2
-        program = ChoiceProgram(table, middle, arrays, whole=False, clock=effort.clock)
-        verdict = branch(program, math.ceil(left / program.weight))
+        with running(effort.clock.part(INTERVAL_SHARE)) as clock:
+            program = ChoiceProgram(table, middle, arrays, whole=False, clock=clock)
+            verdict = branch(program, math.ceil(left / program.weight))
         left -= verdict.rounds * program.weight
+        undecided = undecided + 1 if verdict.impossible is None else 0
         if verdict.impossible:
             low = middle + 1
             continue

@@ -46,10 +46,12 @@ EFFORTS = {
 }
 
 
-def choose_together(table: PriceTable, arrays: int, bound: int, plan: WindowPlan, effort: MasterEffort) -> WindowPlan:
-    """A plan at least as good, by bisection."""
+def choose_together(
+    table: PriceTable, arrays: int, bound: int, plan: WindowPlan, effort: MasterEffort, precision: float = 0.0
+) -> WindowPlan:
+    """A plan at least as good, by bisection down to a share of its interval."""
     low = bound
-    while low < plan.interval and not effort.clock.is_over:
+    while plan.interval - low > precision * plan.interval and not effort.clock.is_over:
         middle = (low + plan.interval) // 2
         found = _pack_proposals(table, arrays, middle, effort)
         if found is None:

@@ -139,9 +139,10 @@ class ChoiceProgram:
         if self.is_too_large:
             return None, 0
         for spent in range(rounds):
-            if self.clock.is_over:
+            solved = None if self.clock.is_over else self._solve()
+            if solved is None:
                 return None, spent
-            value, prices = self._solve()
+            value, prices = solved
             if value <= self.arrays + TOLERANCE:
                 return True, spent
             if self.whole:
@@ -198,8 +199,11 @@ class ChoiceProgram:
                 left -= further
         return total
 
-    def _solve(self) -> tuple[float, NDArray[np.float64]]:
-        """Number of arrays, and price of each shape; ``amounts`` are the layers that take each choice."""
+    def _solve(self) -> tuple[float, NDArray[np.float64]] | None:
+        """Number of arrays, and price of each shape; ``amounts`` are the layers that take each choice.
+
+        None if the time was up before.
+        """
         # Imported here, because it takes time that other networks need not wait for.
         from scipy.optimize import linprog  # noqa: PLC0415
         from scipy.sparse import csr_matrix  # noqa: PLC0415
@@ -226,7 +230,10 @@ class ChoiceProgram:
                 axis=1,
             ),
             method="highs",
+            options={"time_limit": running_clock().seconds_left},
         )
+        if solution.x is None:
+            return None
         running_clock().spend(ROUND_WORK + PIVOT_WORK * solution.nit * (shapes + size))
         self.amounts = solution.x[:choices]
         return float(solution.fun), -solution.ineqlin.marginals

@@ -67,13 +67,15 @@ JOINT_OPTIONS = 8
 EXACT_ARRAYS = 32
 EXACT_TILES = 200
 EXACT_LIMIT = 1.0
-WORK = {"fast": 4.0, "normal": 8.0, "best": math.inf}
+WORK = {"fast": 4.0, "normal": 16.0, "best": math.inf}
 """Work of all searches together, about seconds of a processor."""
 SINGLE_SHARE = 0.25
 """Shares of the work that is left which one search after the other may take."""
-MASTER_SHARE = 0.4
-BRANCH_SHARE = 0.5
-PATTERN_SHARE = 0.5
+MASTER_SHARE = 0.25
+COARSE = 1 / 32
+"""Share of the interval that is left to the searches after the first."""
+BRANCH_SHARE = 0.8
+PATTERN_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -233,12 +235,15 @@ class Replicate(Pass):
         with running(clock.part(MASTER_SHARE)) as part:
             master = replace(MASTER_EFFORTS[self.effort], clock=part)
             bound = raise_bound(table, arrays, bound, plan.interval, master)
-            plan = choose_together(table, arrays, bound, plan, master)
+            plan = choose_together(table, arrays, bound, plan, master, COARSE)
         gap = BRANCH_EFFORTS[self.effort].gap
         if plan.interval - bound > gap * plan.interval:
             with running(clock.part(BRANCH_SHARE)) as part:
                 effort = replace(BRANCH_EFFORTS[self.effort], clock=part)
                 plan, bound = close_by_branching(table, arrays, bound, plan, effort)
+        with running(clock.part(MASTER_SHARE)) as part:
+            nearly = max(bound, math.floor((1 - COARSE) * plan.interval))
+            plan = choose_together(table, arrays, nearly, plan, replace(MASTER_EFFORTS[self.effort], clock=part))
         if plan.interval - bound <= gap * plan.interval:
             return plan, bound
         with running(clock.part(PATTERN_SHARE)) as part:
