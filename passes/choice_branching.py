@@ -25,7 +25,7 @@ from memcompile.passes.window_plan import Choice, PriceTable, WindowPlan, shapes
 
 Choices = tuple[tuple[Choice, ...], ...]
 """The choice of each layer, kind by kind."""
-INTERVAL_SHARE = 0.4
+INTERVAL_SHARE = 0.6
 """Share of the work left that one interval may take."""
 MOST_UNDECIDED = 2
 """Intervals in a row that are not decided, after which the search would go on without a result."""

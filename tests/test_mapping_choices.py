@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_mapping_packing import LINES, check, fewest_by_brute_force, shape_lists
 
 from memcompile.geometry import Geometry
+from memcompile.passes import choice_patterns
 from memcompile.passes.choice_branching import EFFORTS as BRANCH_EFFORTS
 from memcompile.passes.choice_branching import branch, close_by_branching
 from memcompile.passes.choice_master import EFFORTS, ChoiceMaster, choose_together, raise_bound
@@ -185,3 +186,12 @@ def test_an_interval_below_every_choice_is_impossible() -> None:
     kinds = depthwise_beside_full_tiles()
     assert ChoiceMaster(PriceTable(kinds, (16, 128)), 10, 100).is_impossible(1.0)
     assert ChoiceMaster(PriceTable(kinds, (16, 128)), 10, 100).propose(0.0, 1.0) is None
+
+
+def test_a_programme_of_too_many_shapes_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = [LayerKind((0,), options_of(Geometry(1, 2, (2,), (7,)), (4, 4), 8))]
+    table = PriceTable(kinds, (4, 4))
+    assert ChoiceProgram(table, 6, 2, whole=False).possible(20)[0] is True
+    monkeypatch.setattr(choice_patterns, "MOST_SHAPES", 0)
+    assert ChoiceProgram(table, 6, 2, whole=False).possible(20) == (None, 0)
+    assert branch(ChoiceProgram(table, 6, 2, whole=False), 20).impossible is None

@@ -15,6 +15,8 @@ from memcompile.errors import CapacityError, UsageError
 from memcompile.geometry import Geometry
 from memcompile.ir import Graph, MappedLayer, PairedLayer, TensorType, TiledLayer
 from memcompile.pass_manager import PassContext
+from memcompile.passes import replicate
+from memcompile.passes.clock import Clock, running
 from memcompile.passes.layer_graph import layer_sources, mapped_layers, tile_loads
 from memcompile.passes.place import Place
 from memcompile.passes.replicate import Replicate
@@ -268,6 +270,23 @@ def test_a_latency_search_that_is_cut_short_still_finds_a_mapping() -> None:
     target = make_target()
     replicate = Replicate(objective="latency", time_limit_s=1e-9)
     check_independently(mapped(chain(FIVE_LAYERS, target), context_of(target), replicate), target, 1)
+
+
+@pytest.mark.parametrize("objective", ["throughput", "latency"])
+def test_all_searches_together_spend_no_more_work_than_there_is(
+    objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a limit the searches for such a chain of strided layers take many times the work."""
+    target = make_target()
+    layers = [conv(61, 3, 3, 16, 2), conv(30, 3, 16, 24, 1, 1), conv(30, 3, 24, 24, 2), conv(14, 5, 24, 32)]
+    tiled = TileMatrices().run(chain(layers, target), context_of(target))
+    monkeypatch.setitem(replicate.WORK, "normal", 0.5)
+    found = []
+    for _ in range(2):
+        with running(Clock(work_left=1000.0)) as clock:
+            found.append(print_graph(Replicate(objective).run(tiled, context_of(target))))
+        assert 0.2 < 1000.0 - clock.work_left < 1.0
+    assert found[0] == found[1]
 
 
 def limit_of(layers: list[Geometry], target: Target, chips: int) -> str:
