@@ -115,7 +115,7 @@ def test_selection_keeps_what_they_compute(name: str) -> None:
     (layer,) = (item for item in graph.nodes if isinstance(item, LinearLayer))
     assert layer.integer
     assert np.array_equal(layer.weight, np.rint(layer.weight))
-    assert_close(Interpreter(graph).run(feeds)["y"], stages.reference(model, feeds)["y"], name)
+    assert_close(Interpreter(graph).run(feeds)["y"], stages.reference(stages.exact(model), feeds)["y"], name)
 
 
 @pytest.mark.parametrize("target", ["ideal", "yao2020"])
@@ -131,7 +131,7 @@ def test_own_scales_are_kept_where_the_slices_reach(
     program = compile_model(
         save_model(model), target, data=tmp_path / "d.npz", slices=slices, instruments=(explanation,)
     ).program
-    want = stages.reference(model, feeds)["y"]
+    want = stages.reference(stages.exact(model), feeds)["y"]
     for executor in ("fast", "literal"):
         assert_close(Emulator.ideal(program, executor=executor).run(feeds)["y"], want, name)
     exported.assert_agrees(program, feeds, seed=2)
@@ -147,7 +147,7 @@ def test_weights_that_one_slice_cannot_hold_are_requantised_and_this_is_said(
     explanation = Explanation()
     program = compile_model(save_model(model), data=tmp_path / "d.npz", instruments=(explanation,)).program
     assert "weights are requantised: they reach 1" in explanation.fates[0].why
-    got, want = Emulator.ideal(program).run(feeds)["y"], stages.reference(model, feeds)["y"]
+    got, want = Emulator.ideal(program).run(feeds)["y"], stages.reference(stages.exact(model), feeds)["y"]
     assert got.dtype == np.int32
     assert 0 < np.abs(got - want).max() < 0.1 * np.abs(want).max()
 
