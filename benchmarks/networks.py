@@ -24,7 +24,6 @@ import numpy as np
 
 from benchmarks.compile_memory import MEGABYTE, Measurement, measure
 from memcompile.errors import MemcompileError
-from memcompile.evaluation import whole_batches
 from memcompile.onnx_session import open_session
 from memcompile.pipelines import compile_model
 from memcompile.runtime.emulator import Emulator
@@ -40,7 +39,7 @@ def difference_on_ideal(path: Path) -> str:
     """Largest relative difference of float outputs, and the largest of integer outputs in levels."""
     compilation = compile_model(path, "ideal", settings=("replicate.objective=arrays", "replicate.effort=fast"))
     model = compilation.model
-    feeds = whole_batches(compilation.dataset, 1, model).inputs
+    feeds = compilation.dataset.first_run
     session = open_session(model.serialized(), optimise=False)
     names = [value.name for value in session.get_outputs()]
     want = dict(zip(names, session.run(names, dict(feeds)), strict=True))

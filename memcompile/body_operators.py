@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from memcompile.ir import OnnxNode
 from memcompile.model_checks import is_elsewhere, subgraphs
+from memcompile.model_runs import guarded
 from memcompile.observed_values import PRODUCTS
-from memcompile.onnx_import import ModelFile, guarded, operators_of, with_constant_branches
+from memcompile.onnx_import import ModelFile, operators_of, with_constant_branches
 
 Shape = tuple[int, ...]
 Sizes = Mapping[str, Sequence[int]]

@@ -30,7 +30,7 @@ from memcompile.console import (
 from memcompile.cost_report import energy_table, write_facts, write_line
 from memcompile.data import load_dataset
 from memcompile.errors import EXIT_CODES, MemcompileError, OutputError, UsageError
-from memcompile.evaluation import evaluate, score
+from memcompile.evaluation import evaluate, score_samples
 from memcompile.explain import Explanation
 from memcompile.guard import DEFAULT_LIMITS, GIB, Limits
 from memcompile.ir import Graph
@@ -337,9 +337,9 @@ def run_command(program: Path, **options: Any) -> None:
     if options["output"]:
         check_writable(options["output"])
     loaded = verify_program(load_program(program))
-    dataset = load_dataset(
-        options["data"], loaded.inputs, mean=options["mean"], std=options["std"], seed=options["seed"]
-    )
+    how = {name: options[name] for name in ("mean", "std", "seed")}
+    classify = Emulator.ideal(loaded).run
+    dataset = load_dataset(options["data"], loaded.inputs, **how, batching=loaded.batching, classify=classify)
     dataset = dataset.head(min(dataset.count, options["images"] or dataset.count))
     if options["ideal"]:
         emulator = Emulator.ideal(loaded, options["executor"])
@@ -353,7 +353,7 @@ def run_command(program: Path, **options: Any) -> None:
         facts = write_facts(loaded, writing, 0)
         out.say(f"writing: {write_line(facts)}")
     with out.progress("running", dataset.count) as advance:
-        outputs = emulator.run(dataset.inputs, progress=advance)
+        outputs = emulator.run(dataset.as_given, progress=advance)
     if options["output"]:
         write_npz(options["output"], outputs)
         out.say(f"{', '.join(outputs)} written to {options['output']}")
@@ -362,7 +362,8 @@ def run_command(program: Path, **options: Any) -> None:
     if dataset.labels is None:
         out.say(f"{dataset.count} samples of {dataset.name}, {devices}; no labels, so no accuracy")
     else:
-        out.say(f"accuracy {score(outputs, dataset.labels):.2%} on {dataset.name}, {dataset.count:,} images, {devices}")
+        accuracy = score_samples(outputs, dataset)
+        out.say(f"accuracy {accuracy:.2%} on {dataset.name}, {dataset.count:,} images, {devices}")
 
 
 @cli.command("show")

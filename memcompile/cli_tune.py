@@ -23,7 +23,7 @@ from memcompile.program_file import load_program, save_program
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.hybrid_training import LAST, EpochRecord, TuningOptions
 from memcompile.runtime.transfer import transfer
-from memcompile.tuning import TuningPlan, TuningResult, tune
+from memcompile.tuning import TuningPlan, TuningResult, refuse_other_layouts, tune
 from memcompile.verifier import verify_program
 
 
@@ -120,14 +120,20 @@ def tune_command(program: Path, **options: Any) -> None:
 
 def tuning_data(program: Program, options: dict[str, Any]) -> tuple[Dataset, Dataset]:
     """Training and test samples."""
-    normalisation = {"mean": options["mean"], "std": options["std"], "seed": options["seed"]}
+    refuse_other_layouts(program)
+    how = {
+        "mean": options["mean"],
+        "std": options["std"],
+        "seed": options["seed"],
+        "classify": Emulator.ideal(program).run,
+    }
     data, test = options["data"], options["test"]
-    training = load_dataset(data, program.inputs, part="train", **normalisation)
+    training = load_dataset(data, program.inputs, part="train", **how)
     if training.generated:
         raise UsageError("tuning needs real samples with labels; give them with --data")
     if test is None and data is not None and not data.is_dir():
         raise UsageError(f"{data} is an archive and has no test part; give samples to score on with --test")
-    scored = load_dataset(test or data, program.inputs, part="test", **normalisation)
+    scored = load_dataset(test or data, program.inputs, part="test", **how)
     if scored.labels is None:
         raise UsageError(f"{scored.name} has no labels to score with; give an archive with labels")
     return training, scored.head(options["score_images"] or scored.count)

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.batching import Batching
 from memcompile.data_files import (
     ArrayHeader,
     find_idx,
@@ -28,6 +28,7 @@ from memcompile.data_files import (
     read_npz_headers,
 )
 from memcompile.data_fit import Normalisation, fit_samples, image_layout, model_dtype, shape_fits
+from memcompile.digits import DIGITS_TRAINING_SAMPLES, Classify, classifies_digits, digits8, digits28
 from memcompile.errors import DataError
 from memcompile.ir import TensorType
 
@@ -51,14 +52,8 @@ GENERATED_SAMPLES = 8
 GENERATED_BYTES = 2**30
 """How much memory made-up samples may take, at 8 bytes a value."""
 
-DIGITS_TRAINING_SAMPLES = 1000
-"""The first so many of the 1,797 digits are the training part, the rest is scored."""
-
 Part = Literal["test", "train"]
-
 _LABELS = "labels"
-_DIGITS_PEAK = 16
-"""The largest pixel value in scikit-learn's digits."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +72,10 @@ class Dataset:
         Samples for calibration by input name, each [M, ...] with M up to `CALIBRATION_SAMPLES`.
     generated
         True if the samples are made up, so that no accuracy means anything.
+    layout
+        Where samples lie in the arrays; None stands for axis 0.
+    one_run
+        The data are those of a single run of a network that has no batch axis, without the axis of runs.
     """
 
     name: str
@@ -84,11 +83,28 @@ class Dataset:
     labels: NDArray[np.int64] | None
     calibration: Mapping[str, NDArray[Any]]
     generated: bool
+    layout: Batching | None = None
+    one_run: bool = False
+
+    @property
+    def batching(self) -> Batching:
+        """Where samples lie in the arrays."""
+        return self.layout or Batching(dict.fromkeys(self.inputs, 0))
 
     @property
     def count(self) -> int:
         """Number of scored samples, N."""
-        return len(next(iter(self.inputs.values())))
+        return self.batching.count(self.inputs)
+
+    @property
+    def as_given(self) -> Mapping[str, NDArray[Any]]:
+        """Scored samples without the axis of runs if there is only one run."""
+        return self.batching.feeds(self.inputs, slice(0, 1)) if self.one_run else self.inputs
+
+    @property
+    def first_run(self) -> Mapping[str, NDArray[Any]]:
+        """Inputs of one run of the network, as onnxruntime takes them: one sample, or those of a fixed batch."""
+        return self.batching.feeds(self.inputs, slice(self.batching.size or 1))
 
     def head(self, n: int) -> Dataset:
         """Keep the first `n` scored samples (all, if there are fewer) and all calibration samples.
@@ -100,7 +116,7 @@ class Dataset:
         """
         if n < 1:
             raise DataError(f"{self.name}: cannot take {n} samples; take at least 1")
-        inputs = {name: array[:n] for name, array in self.inputs.items()}
+        inputs = self.batching.take(self.inputs, slice(n))
         return replace(self, inputs=inputs, labels=None if self.labels is None else self.labels[:n])
 
 
@@ -112,6 +128,9 @@ def load_dataset(
     std: Sequence[float] | None = None,
     seed: int = 0,
     part: Part = "test",
+    batching: Batching | None = None,
+    stored: Archive | None = None,
+    classify: Classify | None = None,
 ) -> Dataset:
     """Load samples for a model.
 
@@ -124,9 +143,9 @@ def load_dataset(
         Or a directory that holds MNIST's IDX files, or the batches of either CIFAR-10 version: the
         test part is scored, the training part's first images serve calibration.
         None takes scikit-learn's digits if the model has one float input of 28x28 or 8x8 grey
-        images, and made-up samples otherwise.
+        images and, as ``classify`` says, is a classifier of digits; made-up samples otherwise.
     inputs
-        Type of each model input; the first dimension is the batch.
+        Type of each model input.
     mean, std
         Per-channel normalisation (x - mean) / std of uint8 images, after scaling to 0..1.
     seed
@@ -134,6 +153,16 @@ def load_dataset(
     part
         Which part of a published data set is scored: ``"train"`` takes the training images (for
         tuning). An archive has one part.
+    batching
+        Where samples lie in the inputs; along axis 0 of all but scalars when None. An array has the shape of the input
+        with any number of samples along its axis; one value that all samples share has just the shape of the input.
+        Where a run is one sample, an array of the input's own shape is one run (or the same for all), and one with a
+        further first axis is as many runs as that is long.
+    stored
+        What :func:`read_archive` has read from ``path``.
+    classify
+        Runs the network on one batch. A network is a classifier of digits if it has ten scores a sample that
+        are right for more than `DIGITS_AGREEMENT` of the first `DIGITS_JUDGED` digits; None takes it for one.
 
     Raises
     ------
@@ -142,25 +171,50 @@ def load_dataset(
     """
     if not inputs:
         raise DataError("the model has no input to feed samples to")
+    check_types(inputs)
+    normalisation = Normalisation.of(mean, std)
+    layout = batching or Batching.along_first(inputs)
+    if path is None:
+        digits = _embedded_digits(inputs, layout, part)
+        if digits is not None:
+            fitted = _fitted(digits, inputs, layout, normalisation)
+            assert fitted.labels is not None
+            if classify is None or classifies_digits(fitted.inputs, fitted.labels, layout, classify):
+                return fitted
+        raw = _generated(inputs, layout, seed)
+    elif not Path(path).is_dir():
+        raw = _from_archive(stored or read_archive(Path(path), inputs), inputs, layout)
+    else:
+        raw = (_training_part if part == "train" else _from_directory)(Path(path), inputs)
+    return _fitted(raw, inputs, layout, normalisation)
+
+
+def check_types(inputs: Mapping[str, TensorType]) -> None:
+    """Refuse inputs that are neither numbers nor booleans.
+
+    Raises
+    ------
+    DataError
+        There is one.
+    """
     for name, wanted in inputs.items():
         model_dtype(name, wanted)
-    normalisation = Normalisation.of(mean, std)
-    raw = _raw_samples(None if path is None else Path(path), inputs, seed, part)
-    _check_counts(raw)
-    return replace(
-        raw,
-        inputs=fit_samples(raw.name, raw.inputs, inputs, normalisation),
-        calibration=fit_samples(raw.name, raw.calibration, inputs, normalisation),
-    )
 
 
-def _raw_samples(path: Path | None, inputs: Mapping[str, TensorType], seed: int, part: Part) -> Dataset:
-    """Samples as stored, before they are fitted to the model."""
-    if path is None:
-        return _embedded_digits(inputs, part) or _generated(inputs, seed)
-    if not path.is_dir():
-        return _from_archive(path, inputs)
-    return _training_part(path, inputs) if part == "train" else _from_directory(path, inputs)
+def _fitted(
+    raw: Dataset, inputs: Mapping[str, TensorType], layout: Batching, normalisation: Normalisation | None
+) -> Dataset:
+    """Samples as stored, but with the samples along axis 0, in the types and layouts of the inputs."""
+    _check_counts(raw, layout)
+    kinds = {
+        name: TensorType(kind.dtype, (None, *layout.sample_shape(name, kind.shape))) for name, kind in inputs.items()
+    }
+
+    def fitted(samples: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        arrays = fit_samples(raw.name, samples, kinds, normalisation)
+        return {name: layout.laid_out(name, array) for name, array in arrays.items()}
+
+    return replace(raw, inputs=fitted(raw.inputs), calibration=fitted(raw.calibration), layout=layout)
 
 
 def _first(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -170,17 +224,70 @@ def _first(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 # --- sources -----------------------------------------------------------------------------------
 
 
-def _from_archive(path: Path, inputs: Mapping[str, TensorType]) -> Dataset:
+@dataclass(frozen=True, eq=False)
+class Archive:
+    """Arrays of a NumPy archive by the name of the input they are for, and the labels if it holds some."""
+
+    path: Path
+    arrays: Mapping[str, NDArray[Any]]
+    labels: NDArray[Any] | None
+
+
+def read_archive(path: Path, inputs: Mapping[str, TensorType]) -> Archive:
+    """Read the arrays for a model's inputs as they are stored.
+
+    Raises
+    ------
+    DataError
+        The archive cannot be read, or does not hold an array for each input.
+    """
     headers = read_npz_headers(path)
     chosen = _choose_arrays(path, headers, inputs)
     has_labels = _LABELS in headers and _LABELS not in chosen.values()
     arrays = read_npz(path, [*chosen.values(), *([_LABELS] if has_labels else [])])
-    for name, array in arrays.items():
-        if array.ndim == 0:
-            raise DataError(f"{path}: array '{name}' is a single value, not an array of samples")
-    labels = _check_labels(path, arrays[_LABELS]) if has_labels else None
-    samples = {name: arrays[stored] for name, stored in chosen.items()}
-    return Dataset(path.stem, samples, labels, _first(samples), generated=False)
+    return Archive(path, {name: arrays[stored] for name, stored in chosen.items()}, arrays.get(_LABELS))
+
+
+def _from_archive(archive: Archive, inputs: Mapping[str, TensorType], layout: Batching) -> Dataset:
+    own = {name: len(kind.shape) for name, kind in inputs.items()}
+    one_run = layout.whole and all(array.ndim == own[name] for name, array in archive.arrays.items())
+    samples = {
+        name: _samples_first(f"{archive.path}, input '{name}'", array, inputs[name], layout, name)
+        for name, array in archive.arrays.items()
+    }
+    if layout.whole:
+        # What is there once belongs to every run.
+        runs = max(len(array) for array in samples.values())
+        samples = {
+            name: np.broadcast_to(array, (runs, *array.shape[1:])) if archive.arrays[name].ndim == own[name] else array
+            for name, array in samples.items()
+        }
+    labels = None if archive.labels is None else _check_labels(archive.path, archive.labels, layout, one_run)
+    first = {name: array[:CALIBRATION_SAMPLES] for name, array in samples.items()}
+    return Dataset(archive.path.stem, samples, labels, first, generated=False, one_run=one_run)
+
+
+def _samples_first(where: str, array: NDArray[Any], wanted: TensorType, layout: Batching, name: str) -> NDArray[Any]:
+    """A stored array with the samples along axis 0."""
+    axis, rank = layout.inputs[name], len(wanted.shape)
+    if layout.whole:
+        if array.ndim not in (rank, rank + 1):
+            raise DataError(
+                f"{where}: the network has no batch axis, a run of it takes {wanted}, and the data hold "
+                f"{array.dtype} {list(array.shape)}; give that shape for one run, or several along a further first axis"
+            )
+        return array[None] if array.ndim == rank else array
+    if axis is None and array.ndim != rank:
+        raise DataError(
+            f"{where}: all samples of a run share one value, {wanted}, and the data hold {array.dtype} "
+            f"{list(array.shape)}; give that shape"
+        )
+    if axis is not None and array.ndim <= axis:
+        raise DataError(
+            f"{where}: the array is {f'{array.dtype} {list(array.shape)}' if array.ndim else 'a single value'}, but "
+            f"samples lie along axis {axis} of {wanted}; give an array of samples"
+        )
+    return layout.samples_first(name, array)
 
 
 def _choose_arrays(path: Path, headers: Mapping[str, ArrayHeader], inputs: Mapping[str, TensorType]) -> dict[str, str]:
@@ -191,7 +298,8 @@ def _choose_arrays(path: Path, headers: Mapping[str, ArrayHeader], inputs: Mappi
     if len(inputs) == 1:
         (only, wanted), *_ = inputs.items()
         fitting = [name for name in numeric if shape_fits(headers[name], wanted)]
-        for candidates in (numeric, fitting):
+        runs = [name for name in numeric if _is_run(headers[name], wanted)]
+        for candidates in (numeric, fitting, runs):
             if len(candidates) == 1:
                 return {only: candidates[0]}
     found = ", ".join(f"{name}: {header}" for name, header in headers.items()) or "nothing"
@@ -200,6 +308,14 @@ def _choose_arrays(path: Path, headers: Mapping[str, ArrayHeader], inputs: Mappi
         f"{path}: holds no array for each input of the model. Needed are {needed}; found are {found}. "
         "Name the arrays like the inputs"
     )
+
+
+def _is_run(header: ArrayHeader, wanted: TensorType) -> bool:
+    """Whether an array has the shape of an input, or is a stack of such."""
+    rank = len(wanted.shape)
+    sizes = header.shape[len(header.shape) - rank :]
+    fits = all(need in (None, size) for size, need in zip(sizes, wanted.shape, strict=False))
+    return len(header.shape) in (rank, rank + 1) and fits
 
 
 def _from_directory(directory: Path, inputs: Mapping[str, TensorType]) -> Dataset:
@@ -251,13 +367,13 @@ def _image_set(
     return Dataset(title, {name: images}, labels, _first({name: calibration}), generated=False)
 
 
-def _embedded_digits(inputs: Mapping[str, TensorType], part: Part) -> Dataset | None:
+def _embedded_digits(inputs: Mapping[str, TensorType], layout: Batching, part: Part) -> Dataset | None:
     """scikit-learn's digits, if the model has a single input that they fit."""
     (name, wanted), *others = inputs.items()
-    sample = wanted.shape[1:]
+    sample = layout.sample_shape(name, wanted.shape)
     if others or None in sample or np.dtype(wanted.dtype).kind != "f":
         return None
-    for side, render in ((28, digits28), (8, _digits8)):
+    for side, render in ((28, digits28), (8, digits8)):
         if image_layout((1, side, side), sample):
             images, labels = render()
             train, test = slice(None, DIGITS_TRAINING_SAMPLES), slice(DIGITS_TRAINING_SAMPLES, None)
@@ -266,59 +382,21 @@ def _embedded_digits(inputs: Mapping[str, TensorType], part: Part) -> Dataset | 
     return None
 
 
-@cache
-def _digits() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """scikit-learn's digits as they are: images [1797, 8, 8] of 0..16, and labels."""
-    # Imported here, because it takes a second that runs with other data need not wait for.
-    from sklearn.datasets import load_digits  # noqa: PLC0415
-
-    digits = load_digits()
-    return digits.images.astype(np.int64), digits.target.astype(np.int64)
-
-
-def _digits8() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    images, labels = _digits()
-    return _to_uint8(images, _DIGITS_PEAK), labels.copy()
-
-
-def digits28() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Render scikit-learn's digits like MNIST: 20x20 pixels in the middle of 28x28.
-
-    The 8x8 digits are enlarged by bilinear interpolation in whole numbers, so that the images
-    are the same on every machine.
-
-    Returns
-    -------
-    images : ndarray of uint8, [1797, 28, 28]
-    labels : ndarray of int64, [1797]
-    """
-    images, labels = _digits()
-    # Pixel i of 20 lies at (i + 1/2) * 8/20 - 1/2 of the 8 source pixels: 4 i - 3 tenths.
-    position = np.clip(4 * np.arange(20) - 3, 0, 70)
-    weights = np.maximum(0, 10 - np.abs(position[:, None] - 10 * np.arange(8)))
-    enlarged = _to_uint8(weights @ images @ weights.T, 100 * _DIGITS_PEAK)
-    return np.pad(enlarged, ((0, 0), (4, 4), (4, 4))), labels.copy()
-
-
-def _to_uint8(levels: NDArray[np.int64], peak: int) -> NDArray[np.uint8]:
-    """Stretch 0..peak to 0..255."""
-    return ((levels * 255 + peak // 2) // peak).astype(np.uint8)
-
-
-def _generated(inputs: Mapping[str, TensorType], seed: int) -> Dataset:
+def _generated(inputs: Mapping[str, TensorType], layout: Batching, seed: int) -> Dataset:
     """Standard normal floats, and zeros and ones for whole numbers."""
     rng = np.random.default_rng(seed)
     samples: dict[str, NDArray[Any]] = {}
     for name, wanted in inputs.items():
-        fixed = [size for size in wanted.shape[1:] if size is not None]
-        if not wanted.shape or len(fixed) < len(wanted.shape) - 1:
+        fixed = [size for size in layout.sample_shape(name, wanted.shape) if size is not None]
+        if len(fixed) < len(layout.sample_shape(name, wanted.shape)):
             raise DataError(
-                f"input '{name}' is {wanted}: samples can be made up only where all dimensions after the "
+                f"input '{name}' is {wanted}: samples can be made up only where all dimensions but the "
                 "batch are fixed; fix them, or give data"
             )
         # Whole batches, where the model fixes their size.
-        batch = wanted.shape[0] or 1
-        shape = (-(-GENERATED_SAMPLES // batch) * batch, *fixed)
+        batch = layout.size or 1
+        count = 1 if name in layout.shared else -(-GENERATED_SAMPLES // batch) * batch
+        shape = (count, *fixed)
         dtype = np.dtype(wanted.dtype)
         size = math.prod(shape) * 8
         if size > GENERATED_BYTES:
@@ -334,8 +412,13 @@ def _generated(inputs: Mapping[str, TensorType], seed: int) -> Dataset:
 # --- checks ------------------------------------------------------------------------------------
 
 
-def _check_labels(path: Path, labels: NDArray[Any]) -> NDArray[np.int64]:
-    if labels.dtype.kind not in "iu" or labels.ndim != 1 or (labels.size and labels.min() < 0):
+def _check_labels(path: Path, labels: NDArray[Any], layout: Batching, one_run: bool) -> NDArray[np.int64]:
+    if layout.whole and one_run and labels.size and labels.shape != (1,):
+        labels = labels.reshape(1, *labels.shape)  # of the single run, or of its rows
+    if labels.ndim == 0:
+        raise DataError(f"{path}: array '{_LABELS}' is a single value, not one for each sample")
+    ranks = range(1, 9 if layout.whole else 2)
+    if labels.dtype.kind not in "iu" or labels.ndim not in ranks or (labels.size and labels.min() < 0):
         raise DataError(
             f"{path}: array '{_LABELS}' is {labels.dtype} {list(labels.shape)}, but labels are one whole "
             "class number from 0 up for each sample"
@@ -343,12 +426,12 @@ def _check_labels(path: Path, labels: NDArray[Any]) -> NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
-def _check_counts(samples: Dataset) -> None:
-    counts = {name: len(array) for name, array in samples.inputs.items()}
+def _check_counts(samples: Dataset, layout: Batching) -> None:
+    counts = {name: len(array) for name, array in samples.inputs.items() if name not in layout.shared}
     if samples.labels is not None:
         counts[_LABELS] = len(samples.labels)
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise DataError(f"{samples.name}: the numbers of samples differ ({listed}); give equal numbers")
-    if samples.count == 0 or any(len(array) == 0 for array in samples.calibration.values()):
+    if 0 in counts.values() or any(len(array) == 0 for array in samples.calibration.values()):
         raise DataError(f"{samples.name}: holds no samples; at least 1 is needed to score and to calibrate")

@@ -97,10 +97,9 @@ class Flow:
 
 
 def _one_image(kind: TensorType) -> Shape:
-    """Shape of an input for one image; () where it is not known."""
-    sizes = [1 if size is None and axis == 0 else size for axis, size in enumerate(kind.shape)]
-    shape = tuple(int(size or 0) for size in sizes)
-    return () if None in sizes or math.prod(shape) > MOST_ELEMENTS else shape
+    """Shape of an input for one image; () where it is not known. One free size is that of the batch."""
+    shape = tuple(1 if size is None else size for size in kind.shape)
+    return () if kind.shape.count(None) > 1 or math.prod(shape) > MOST_ELEMENTS else shape
 
 
 def _operators(stage: Node) -> tuple[OnnxNode, ...]:

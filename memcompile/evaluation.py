@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.batching import Batching
 from memcompile.coupled_samples import any_couples_samples
 from memcompile.data import Dataset
 from memcompile.errors import DataError
-from memcompile.ir import fixed_batch
 from memcompile.onnx_import import ModelFile
 from memcompile.onnx_session import run_session
 from memcompile.pass_manager import ProgressBar, no_progress
@@ -112,20 +112,19 @@ def evaluate(
     if scored.labels is None:
         return Evaluation(dataset.name, None, measure_quality(program, model, dataset, emulated_images, seeds, seed))
     with progress("float (onnxruntime)", scored.count) as advance:
-        reference = run_float(model, scored.inputs, advance)
+        reference = run_float(model, scored.inputs, advance, batching=dataset.batching)
     with progress("ideal", scored.count) as advance:
         ideal = Emulator.ideal(program).run(scored.inputs, progress=advance)
     affordable = max(CONVERSION_BUDGET // max(conversions_per_image(program), 1), 32)
     noisy = whole_batches(scored, emulated_images or affordable, model)
-    assert noisy.labels is not None
     results = []
     with progress("emulated", noisy.count * seeds) as advance:
         for chip in range(seeds):
             outputs = Emulator(program, seed=seed + chip).run(noisy.inputs, progress=advance)
-            results.append(score(outputs, noisy.labels))
+            results.append(score_samples(outputs, noisy))
     accuracy = Accuracy(
-        reference=score(reference, scored.labels),
-        ideal=score(ideal, scored.labels),
+        reference=score_samples(reference, scored),
+        ideal=score_samples(ideal, scored),
         emulated_mean=float(np.mean(results)),
         emulated_std=float(np.std(results, ddof=1)) if seeds > 1 else 0.0,
         images=scored.count,
@@ -143,10 +142,36 @@ def whole_batches(dataset: Dataset, images: int, model: ModelFile) -> Dataset:
     DataError
         There are fewer samples than one batch.
     """
-    size = fixed_batch(model.inputs.values()) or 1
+    size = dataset.batching.size or 1
     if dataset.count < size:
         raise DataError(f"{dataset.name} holds {dataset.count} samples; the model takes batches of {size}: give more")
     return dataset.head(max(min(dataset.count, images) // size, 1) * size)
+
+
+def score_samples(outputs: Mapping[str, Any], dataset: Dataset) -> float:
+    """Share of right answers on a data set, wherever samples lie in outputs.
+
+    The labels of a run without a batch axis are one for the run, or one for each of its rows of scores.
+
+    Raises
+    ------
+    DataError
+        As :func:`score`.
+    """
+    assert dataset.labels is not None
+    batching, labels = dataset.batching, dataset.labels
+    rows = {}
+    for name, value in outputs.items():
+        axis = batching.join_axis(name)
+        if not isinstance(value, np.ndarray):
+            rows[name] = value
+        elif not batching.whole:
+            rows[name] = np.moveaxis(value, axis, 0) if axis else value
+        elif labels.ndim == 1:
+            rows[name] = value.reshape(len(labels), -1)
+        else:
+            rows[name] = value.reshape(-1, value.shape[-1]) if value.ndim else value
+    return score(rows, labels.reshape(-1))
 
 
 def score(outputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64]) -> float:
@@ -178,21 +203,27 @@ def run_float(
     inputs: Mapping[str, NDArray[Any]],
     advance: Callable[[int], None] | None = None,
     also: Sequence[str] = (),
+    batching: Batching | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Run the original model in onnxruntime; returns its outputs and the values named in ``also``."""
+    """Run the original model in onnxruntime; returns its outputs and the values named in ``also``.
+
+    Without ``batching`` samples lie along axis 0.
+    """
     session = model.open_session(also, optimise=not also)
     names = [value.name for value in session.get_outputs()]
-    count = min((len(array) for array in inputs.values()), default=0)
-    size = fixed_batch(model.inputs.values())
+    layout = batching or Batching.along_first(model.inputs)
+    count = layout.count(inputs)
+    size = 1 if layout.one_by_one else layout.size
     if size is None and any_couples_samples(model.operators()):
         size = 1
     parts: list[list[NDArray[Any]]] = []
     for start in range(0, count, size or 100):
-        chunk = {name: array[start : start + (size or 100)] for name, array in inputs.items()}
+        chunk = layout.feeds(inputs, slice(start, start + (size or 100)))
         parts.append(run_session(session, names, chunk, model.name))
         if advance is not None:
             advance(min(size or 100, count - start))
-    return {name: join(name, list(pieces)) for name, pieces in zip(names, zip(*parts, strict=True), strict=True)}
+    joined = (join(name, list(pieces), layout) for name, pieces in zip(names, zip(*parts, strict=True), strict=True))
+    return dict(zip(names, joined, strict=True))
 
 
 def measure_quality(
@@ -222,10 +253,10 @@ def _quality(program: Program, model: ModelFile, some: Dataset, fewer: Dataset, 
     values = {layer.name: layer.outputs[0] for layer in program.layers}
     known = model.value_names()
     also = [value for value in values.values() if value in known]
-    reference = run_float(model, some.inputs, also=also)
+    reference = run_float(model, some.inputs, also=also, batching=some.batching)
     ideal = _ratios(reference, Emulator.ideal(program).run(some.inputs, also=also))
     if fewer.count < some.count:
-        reference = run_float(model, fewer.inputs, also=also)
+        reference = run_float(model, fewer.inputs, also=also, batching=some.batching)
     chips = [_ratios(reference, Emulator(program, seed).run(fewer.inputs, also=also)) for seed in seeds]
     on_chips = {value: np.array([chip[value] for chip in chips]) for value in ideal}
     return Quality(

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.arrays import read_only as read_only  # noqa: PLC0414 - handed on
+from memcompile.batching import Batching
 from memcompile.certificate import Certificate as Certificate  # noqa: PLC0414 - handed on
 from memcompile.geometry import Geometry, Unrolling
 from memcompile.placement import TILE_COLUMNS as TILE_COLUMNS  # noqa: PLC0414 - handed on
@@ -39,8 +40,7 @@ T = TypeVar("T", bound="Node")
 class TensorType:
     """Element type and shape of a value.
 
-    ``dtype`` is a NumPy dtype name; a dimension of None is free. The first dimension of a graph
-    input is the batch.
+    ``dtype`` is a NumPy dtype name; a dimension of None is free. Of a graph input that is the batch alone.
     """
 
     dtype: str
@@ -297,7 +297,8 @@ class Graph:
 
     ``observed_shapes`` are the concrete shapes of values that linear operators read, seen when
     onnxruntime ran the model once. ``quantized`` says of constants that came through
-    DequantizeLinear what they were.
+    DequantizeLinear what they were. ``batching`` says where samples lie in inputs and outputs; None
+    stands for axis 0 everywhere.
     """
 
     name: str
@@ -311,6 +312,15 @@ class Graph:
     ir_version: int = 10
     placement: Placement | None = None
     quantized: Mapping[str, QuantizedConstant] = field(default_factory=dict)
+    batching: Batching | None = None
+
+    @cached_property
+    def samples(self) -> int:
+        """Samples of the run that shapes were observed on."""
+        if self.batching is not None:
+            return self.batching.size or 1
+        shapes = [self.observed_shapes[name] for name in self.inputs if name in self.observed_shapes]
+        return max((shape[0] for shape in shapes if shape), default=1)
 
     @cached_property
     def dataflow(self) -> nx.DiGraph[str]:

@@ -21,7 +21,6 @@ from memcompile.pass_manager import PassContext
 from memcompile.passes.decompose_fused import operand_axes
 from memcompile.passes.fold_constants import FoldConstants
 from memcompile.passes.lower_convolutions import geometry_of
-from memcompile.passes.lowering import batch
 from memcompile.passes.remove_dead_nodes import RemoveDeadNodes
 from memcompile.passes.select_crossbar_operators import reason_to_stay_digital
 
@@ -62,7 +61,7 @@ class MultiplyAdds:
             self.on_arrays = sum(count for name, count in self._linear.items() if name in layers)
 
     def _count(self, graph: Graph) -> None:
-        self._images = batch(graph)
+        self._images = graph.samples
         counts = {node.name: _of_node(node, graph) for node in graph.nodes if isinstance(node, OnnxNode)}
         # Bodies of operators that do not depend on the inputs are gone.
         counts |= {name: count for name, count in _of_bodies(self.bodies).items() if name in counts}

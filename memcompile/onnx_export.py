@@ -273,11 +273,12 @@ def _rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
 
 
 def _input_info(name: str, kind: TensorType) -> onnx.ValueInfoProto:
-    """Type of an input; an open batch is called so."""
+    """Type of an input; an open batch, the only size that may be open, is called so."""
     info = value_info(name, kind)
     shape = info.type.tensor_type.shape
-    if kind.shape and kind.shape[0] is None:
-        shape.dim[0].dim_param = BATCH
+    for axis, size in enumerate(kind.shape):
+        if size is None:
+            shape.dim[axis].dim_param = BATCH
     return info
 
 

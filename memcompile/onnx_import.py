@@ -7,7 +7,7 @@ observed by it, so nothing depends on our own shape rules.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -21,10 +21,11 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from memcompile.batching import Batching
 from memcompile.byte_products import use_unsigned_weights
 from memcompile.constant_branches import constant_conditions, has_branches, with_branches
 from memcompile.errors import ModelError, ProgramError
-from memcompile.guard import DEFAULT_LIMITS, GuardError, Limits, WorkError, run_guarded
+from memcompile.guard import DEFAULT_LIMITS, Limits
 from memcompile.ir import Graph, OnnxNode, OtherType, TensorType, read_only
 from memcompile.model_checks import (
     captured_values,
@@ -42,6 +43,7 @@ from memcompile.model_checks import (
     use_default_domain,
     validity_doubt,
 )
+from memcompile.model_runs import ModelRuns, expose, guarded, session_shape
 from memcompile.model_weights import load_weights, open_model, read_model_bytes, with_weights
 from memcompile.observed_values import observed_values
 from memcompile.onnx_session import NO_WEIGHTS, FileStamp, Weights, tensor_dtype
@@ -78,7 +80,12 @@ class ModelFile:
         Options are those of :func:`memcompile.onnx_session.open_session`; keep the model for as
         long as the session.
         """
-        return open_model(_expose(self.model, also), self.weights, optimise=optimise, once=once)
+        return open_model(expose(self.model, also), self.weights, optimise=optimise, once=once)
+
+    @property
+    def runs(self) -> ModelRuns:
+        """The model to be run within its limits."""
+        return ModelRuns(self.name, self.model, self.weights, self.limits)
 
     def operators(self) -> tuple[OnnxNode, ...]:
         """The operators of the main graph."""
@@ -154,22 +161,6 @@ def _load(model: onnx.ModelProto, weights: Weights, path: Path) -> list[list[Any
     return _input_types(inlined(model, path), weights, path)
 
 
-def guarded(
-    work: Callable[..., Any], arguments: tuple[Any, ...], limits: Limits | None, where: Path | str, doing: str
-) -> Any:
-    """Do work of onnx and onnxruntime within limits; what it raises becomes a ModelError of its message."""
-    try:
-        return work(*arguments) if limits is None else run_guarded(work, arguments, limits)
-    except MemoryError as error:
-        raise ModelError(f"{where}: {doing} takes more memory than there is") from error
-    except WorkError as error:
-        raise ModelError(str(error)) from error
-    except GuardError as error:
-        raise ModelError(
-            f"{where}: {doing} {error}; if you trust the model, raise --import-seconds or --import-memory"
-        ) from error
-
-
 def model_in_memory(model: onnx.ModelProto, name: str) -> ModelFile:
     """Check a model that is not in a file; its inputs may be of any type.
 
@@ -195,12 +186,7 @@ def _input_types(model: onnx.ModelProto, weights: Weights, where: Path | str) ->
         session = open_model(model, weights, once=True)
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise refused(f"onnxruntime cannot run {where}", error) from error
-    return [[value.name, value.type, _shape(value)] for value in session.get_inputs()]
-
-
-def _shape(value: Any) -> list[int | None]:
-    """Shape of a session's input or output; free dimensions are None."""
-    return [size if isinstance(size, int) else None for size in value.shape]
+    return [[value.name, value.type, session_shape(value)] for value in session.get_inputs()]
 
 
 def _inputs(model: onnx.ModelProto, types: Sequence[Sequence[Any]]) -> dict[str, TensorType]:
@@ -215,7 +201,7 @@ def _inputs(model: onnx.ModelProto, types: Sequence[Sequence[Any]]) -> dict[str,
     return inputs
 
 
-def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]]) -> Graph:
+def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]], batching: Batching | None = None) -> Graph:
     """Build the IR graph of a model.
 
     Parameters
@@ -225,22 +211,23 @@ def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]]) -> Graph:
     sample
         One value per model input, with the batch the model is to be observed at (one image where
         the batch is free); shapes of the values that linear operators read are observed on it.
+    batching
+        Where samples lie. All other sizes of the inputs are then those of the sample for good. None takes axis 0, and
+        types as the model declares them.
 
     Raises
     ------
     ModelError
         onnxruntime cannot run the model on the sample.
     """
-    file = with_constant_branches(file, sample)
+    inputs = _input_types_on(file.inputs, sample, batching)
+    sizes = {name: kind.shape for name, kind in inputs.items()} if batching else {}
+    file = with_constant_branches(file, sample, sizes)
     graph = file.model.graph
     constants = _constants(graph, file.weights.arrays)
     nodes = operators_of(graph)
-    types, observed = _observe(file, nodes, constants, sample)
-    for name, kind in file.inputs.items():
-        if isinstance(kind, OtherType):
-            types[name] = kind
-        else:
-            types[name] = TensorType(kind.dtype, (*kind.shape[:1], *sample[name].shape[1:]))
+    types, observed = _observe(file, nodes, constants, sample, sizes)
+    types |= inputs
     return Graph(
         name=file.name,
         inputs=tuple(file.inputs),
@@ -251,11 +238,21 @@ def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]]) -> Graph:
         observed_shapes=MappingProxyType(observed),
         opsets=tuple(sorted((item.domain, item.version) for item in file.model.opset_import)),
         ir_version=file.model.ir_version,
+        batching=batching,
     )
 
 
-def with_constant_branches(file: ModelFile, sample: Mapping[str, NDArray[Any]]) -> ModelFile:
+def with_constant_branches(
+    file: ModelFile,
+    sample: Mapping[str, NDArray[Any]],
+    sizes: Mapping[str, tuple[int | None, ...]] = MappingProxyType({}),
+) -> ModelFile:
     """The model with the branches of If written out whose condition is the same for all inputs.
+
+    Parameters
+    ----------
+    sizes
+        Shapes of inputs, None where a size is open; a condition may follow from them.
 
     Raises
     ------
@@ -263,11 +260,10 @@ def with_constant_branches(file: ModelFile, sample: Mapping[str, NDArray[Any]]) 
         onnxruntime cannot run the model on the sample.
     """
     while has_branches(file.model):
-        types, _ = _observe(
-            file, operators_of(file.model.graph), _constants(file.model.graph, file.weights.arrays), sample
-        )
-        sizes = {name: list(kind.shape) for name, kind in (*types.items(), *file.inputs.items()) if kind.shape}
-        arguments = (file.model, sizes)
+        constants = _constants(file.model.graph, file.weights.arrays)
+        types, _ = _observe(file, operators_of(file.model.graph), constants, sample, sizes)
+        known = {name: list(kind.shape) for name, kind in (*types.items(), *file.inputs.items()) if kind.shape}
+        arguments = (file.model, {**known, **{name: list(shape) for name, shape in sizes.items() if shape}})
         try:
             found = guarded(constant_conditions, arguments, file.limits, file.name, "computing its constants")
         except ModelError:
@@ -277,6 +273,22 @@ def with_constant_branches(file: ModelFile, sample: Mapping[str, NDArray[Any]]) 
         # A branch may hold further ones.
         file = replace(file, model=with_branches(file.model, dict(found)))
     return file
+
+
+def _input_types_on(
+    inputs: Mapping[str, TensorType], sample: Mapping[str, NDArray[Any]], batching: Batching | None
+) -> dict[str, TensorType]:
+    """Types of the inputs with all sizes of a sample but that of the batch."""
+    bound: dict[str, TensorType] = {}
+    for name, kind in inputs.items():
+        if isinstance(kind, OtherType):
+            bound[name] = kind
+            continue
+        axis = (0 if kind.shape else None) if batching is None else batching.inputs[name]
+        size = batching.size if batching is not None else kind.shape[0] if kind.shape else None
+        shape = tuple(size if place == axis else each for place, each in enumerate(sample[name].shape))
+        bound[name] = TensorType(kind.dtype, shape)
+    return bound
 
 
 def _constants(
@@ -344,7 +356,7 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
 def read_operators(model: bytes) -> tuple[tuple[OnnxNode, ...], dict[str, NDArray[Any]], bytes]:
     """Operators and constants of a digital stage, and its model with all values as outputs."""
     proto = onnx.ModelProto.FromString(model)
-    exposed = _expose(proto, [value for node in proto.graph.node for value in node.output if value])
+    exposed = expose(proto, [value for node in proto.graph.node for value in node.output if value])
     return operators_of(proto.graph), _constants(proto.graph), bytes(exposed.SerializeToString(deterministic=True))
 
 
@@ -397,63 +409,20 @@ def _observe(
     nodes: Sequence[OnnxNode],
     constants: Mapping[str, NDArray[Any]],
     sample: Mapping[str, NDArray[Any]],
+    sizes: Mapping[str, tuple[int | None, ...]],
 ) -> tuple[dict[str, TensorType], dict[str, tuple[int, ...]]]:
     """Types of all values, and the shapes that linear operators' inputs have on the sample."""
     wanted = [value for value in observed_values(nodes) if value not in constants and value not in file.inputs]
     made = [value for node in nodes for value in node.outputs if value]
-    arguments = (file.model, file.weights, file.name, made, wanted, dict(sample))
-    kinds, shapes = guarded(_run_once, arguments, file.limits, file.name, "running a sample")
+    sequences = [node.inputs[0] for node in nodes if node.op_type in ("GRU", "LSTM", "RNN")]
+    kinds, observed = file.runs.observe(made, wanted, sample, sizes, sequences)
     types = {}
     for name, kind, shape in kinds:
         dtype = tensor_dtype(kind)
         if dtype is not None and name not in file.inputs:
-            types[name] = TensorType(dtype, tuple(shape))
-    observed = {name: tuple(shape) for name, shape in zip(wanted, shapes, strict=True)}
+            types[name] = TensorType(dtype, shape)
     observed.update({name: tuple(array.shape) for name, array in sample.items() if isinstance(array, np.ndarray)})
     return types, observed
-
-
-def _run_once(
-    model: onnx.ModelProto,
-    weights: Weights,
-    name: str,
-    made: Sequence[str],
-    wanted: Sequence[str],
-    sample: Mapping[str, NDArray[Any]],
-) -> list[list[Any]]:
-    """Types of all values, as name, type and shape, and the shapes of wanted ones on a sample."""
-    try:
-        exposed = _expose(model, made)
-        _forget_shapes(exposed.graph)
-        session = open_model(exposed, weights, optimise=False, once=True)
-        # The outputs too, so that a model that cannot be run on these inputs is found out here.
-        results = session.run([*wanted, *(value.name for value in model.graph.output)], dict(sample))
-    except Exception as error:  # onnxruntime's exceptions have no common base class
-        shapes = ", ".join(f"{key} {list(np.shape(array))}" for key, array in sample.items())
-        raise refused(
-            f"onnxruntime cannot run {name} on inputs of shape {shapes}",
-            error,
-            "; give matching data with --data, or sizes with --input-shape",
-        ) from error
-    kinds = [[value.name, value.type, _shape(value)] for value in session.get_outputs()]
-    return [kinds, [list(result.shape) for result in results[: len(wanted)]]]
-
-
-def _forget_shapes(graph: onnx.GraphProto) -> None:
-    """Remove what a model says of shapes inside it: onnxruntime would believe it even where it is wrong."""
-    del graph.value_info[:]
-    for value in graph.output:
-        if value.type.WhichOneof("value") == "tensor_type":
-            value.type.tensor_type.ClearField("shape")
-
-
-def _expose(model: onnx.ModelProto, values: Iterable[str]) -> onnx.ModelProto:
-    """A copy of a model with more of its values as outputs."""
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(model)
-    known = {value.name for value in exposed.graph.output}
-    exposed.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values if value not in known)
-    return exposed
 
 
 def to_model(graph: Graph, nodes: Iterable[OnnxNode], inputs: Sequence[str], outputs: Sequence[str]) -> bytes:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
+from memcompile.batch_axes import Found, find_batching
+from memcompile.batching import Batching
 from memcompile.body_operators import find_bodies
-from memcompile.data import Dataset, load_dataset
+from memcompile.data import Dataset, check_types, load_dataset, read_archive
 from memcompile.errors import UsageError
 from memcompile.guard import Limits
-from memcompile.ir import DigitalNode, Graph, MappedLayer, TensorType, fixed_batch
+from memcompile.ir import DigitalNode, Graph, MappedLayer, TensorType
 from memcompile.multiply_adds import MultiplyAdds
 from memcompile.onnx_import import ModelFile, import_graph, read_model, to_model
+from memcompile.onnx_session import run_session
 from memcompile.pass_manager import (
     Instrument,
     Pass,
@@ -49,9 +54,6 @@ from memcompile.target import Target, load_target
 from memcompile.verifier import Verifier
 
 DEFAULT_TARGET = "yao2020"
-# Where neither the model, the data nor the user fixes a dimension.
-ASSUMED_IMAGE_SIZE = 224
-ASSUMED_OTHER_SIZE = 16
 
 
 def default_passes() -> tuple[Pass, ...]:
@@ -140,9 +142,21 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     passes = with_options(default_passes(), settings)
     file = read_model(Path(model), limits)
     wanted = _bind(file.inputs, input_shapes or {})
-    dataset = load_dataset(data, _assume(wanted) if data is None else wanted, mean=mean, std=std, seed=seed)
-    sample = _sample(dataset, file)
-    graph = import_graph(file, sample)
+    check_types(wanted)
+    stored = None if data is None or Path(data).is_dir() else read_archive(Path(data), wanted)
+    found = find_batching(file, wanted, {} if stored is None else stored.arrays)
+    dataset = load_dataset(
+        data,
+        found.inputs if data is None else _open(wanted, found),
+        mean=mean,
+        std=std,
+        seed=seed,
+        batching=found.batching,
+        stored=stored,
+        classify=_Network(file).run,
+    )
+    sample = _sample(dataset)
+    graph = import_graph(file, sample, found.batching)
     context = PassContext(
         hardware,
         dataset.calibration,
@@ -158,7 +172,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     counted = MultiplyAdds(find_bodies(file, sample))
     checks = (counted, Verifier(), network) if check else (counted, Verifier())
     graph = run_passes(graph, passes, context, (*instruments, *checks))
-    warnings = _data_warnings(dataset, wanted, calibrated=not hardware.cell.continuous)
+    warnings = _data_warnings(dataset, found, calibrated=not hardware.cell.continuous)
     options: dict[str, str | int | float | bool | None] = {
         "batch": batch,
         "chips": chips,
@@ -236,50 +250,61 @@ def _bind(inputs: Mapping[str, TensorType], shapes: Mapping[str, tuple[int, ...]
         )
         if not fits or min(shape, default=1) < 1:
             raise UsageError(f"input {name!r} is {kind}; --input-shape gives {list(shape)}, which does not fit")
-        bound[name] = TensorType(kind.dtype, (*kind.shape[:1], *shape[1:]))
+        bound[name] = TensorType(kind.dtype, tuple(shape))
     return bound
 
 
-def _assume(inputs: Mapping[str, TensorType]) -> dict[str, TensorType]:
-    """Fix the dimensions that nothing fixes, so that inputs can be generated."""
-    fixed = {}
-    for name, kind in inputs.items():
-        sizes = [
-            size if size is not None or axis == 0 else _assumed_size(len(kind.shape), axis)
-            for axis, size in enumerate(kind.shape)
-        ]
-        fixed[name] = TensorType(kind.dtype, tuple(sizes))
-    return fixed
+class _Network:
+    """The float network in onnxruntime, opened when it is first run."""
+
+    def __init__(self, file: ModelFile) -> None:
+        self._file = file
+
+    @cached_property
+    def _session(self) -> ort.InferenceSession:
+        return self._file.open_session(once=True)
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """Outputs for one batch."""
+        names = [value.name for value in self._session.get_outputs()]
+        return dict(zip(names, run_session(self._session, names, feeds, self._file.name), strict=True))
 
 
-def _assumed_size(rank: int, axis: int) -> int:
-    return ASSUMED_IMAGE_SIZE if rank == 4 and axis >= 2 else ASSUMED_OTHER_SIZE
+def _open(inputs: Mapping[str, TensorType], found: Found) -> dict[str, TensorType]:
+    """Types that data have to fit: sizes that neither the model nor the user fixes are open, and so is a free batch."""
+    return {
+        name: TensorType(
+            kind.dtype,
+            tuple(
+                found.inputs[name].shape[axis] if axis == found.batching.inputs[name] else size
+                for axis, size in enumerate(kind.shape)
+            ),
+        )
+        for name, kind in inputs.items()
+    }
 
 
-def _sample(dataset: Dataset, file: ModelFile) -> dict[str, NDArray[Any]]:
-    """One batch to observe shapes on: one image where the batch is free."""
-    size = fixed_batch(file.inputs.values()) or 1
-    sample = {}
-    for name in file.inputs:
-        array = dataset.calibration[name]
-        sample[name] = array[np.arange(size) % len(array)] if array.ndim else array
-    return sample
+def _sample(dataset: Dataset) -> dict[str, NDArray[Any]]:
+    """One run to observe shapes on: one image where the batch is free."""
+    batching = dataset.batching
+    return batching.feeds(dataset.calibration, np.arange(batching.size or 1) % batching.count(dataset.calibration))
 
 
-def _data_warnings(dataset: Dataset, inputs: Mapping[str, TensorType], calibrated: bool) -> tuple[str, ...]:
-    if not dataset.generated:
-        return ()
+def _data_warnings(dataset: Dataset, found: Found, calibrated: bool) -> tuple[str, ...]:
+    """What a user should know of data that were made up and of inputs without a batch."""
     warnings = []
-    if calibrated:
+    if dataset.generated and calibrated:
         warnings.append(
             "no data: the input quantisers are calibrated on generated inputs, so accuracy is not measured and "
             "will suffer; give real samples with --data"
         )
-    for name, kind in _assume(inputs).items():
-        if kind != inputs[name]:
-            warnings.append(
-                f"input {name!r} leaves sizes open; compiled for {list(kind.shape[1:])} (--input-shape to change)"
-            )
+    for name in found.inputs if dataset.generated else ():
+        if name not in found.assumed:
+            continue
+        sizes = list(found.batching.sample_shape(name, found.inputs[name].shape))
+        warnings.append(f"input {name!r} leaves sizes open; compiled for {sizes} (--input-shape to change)")
+    if found.batching.whole:
+        warnings.append("the inputs have no batch axis in common: one run of the network is one sample")
     return tuple(warnings)
 
 
@@ -294,12 +319,14 @@ def emit_program(graph: Graph, context: PassContext, provenance: Provenance) -> 
         assert isinstance(node, DigitalNode)
         model = to_model(graph, node.nodes, node.inputs, node.outputs)
         stages.append(DigitalStage(node.name, node.inputs, node.outputs, model))
+    inputs = {name: graph.types[name] for name in graph.inputs}
     return Program(
         target=context.target,
-        inputs={name: graph.types[name] for name in graph.inputs},
+        inputs=inputs,
         outputs=graph.outputs,
         stages=tuple(stages),
         constants={name: graph.constants[name] for name in graph.outputs if name in graph.constants},
         placement=graph.placement,
         provenance=provenance,
+        layout=None if graph.batching == Batching.along_first(inputs) else graph.batching,
     )

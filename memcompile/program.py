@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.batching import Batching
 from memcompile.ir import MappedLayer, Placement, TensorType
 from memcompile.target import Target
 from memcompile.timetable import column_lines, step_ns
@@ -68,7 +69,8 @@ class Program:
 
     ``stages`` are in execution order. ``constants`` are values that no stage makes but that a
     stage or an output reads. ``placement.tiles`` counts crossbar layers in stage order. ``chip`` is
-    the chip that the program was transferred to, once it was.
+    the chip that the program was transferred to, once it was. ``layout`` says where samples lie; None
+    stands for axis 0 of all inputs and outputs.
     """
 
     target: Target
@@ -79,6 +81,12 @@ class Program:
     placement: Placement
     provenance: Provenance
     chip: ChipState | None = None
+    layout: Batching | None = None
+
+    @cached_property
+    def batching(self) -> Batching:
+        """Where the samples of a batch lie in inputs and outputs."""
+        return self.layout or Batching.along_first(self.inputs)
 
     @cached_property
     def layers(self) -> tuple[MappedLayer, ...]:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from memcompile.atomic import make_atomically
+from memcompile.batching import Batching
 from memcompile.errors import MemcompileError, ProgramError
 from memcompile.geometry import Geometry, Unrolling
 from memcompile.ir import (
@@ -125,6 +126,8 @@ def _write_program(program: Program, stream: IO[bytes]) -> None:
             "seed": program.chip.seed,
             "conductances_us": put("chip/conductances_us.npy", program.chip.conductances_us),
         }
+    if program.layout is not None:
+        document["layout"] = asdict(program.layout)
     document["members"] = {name: _facts(_encoded(item)) for name, item in members.items()}
     encoder = json.JSONEncoder(indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     with zipfile.ZipFile(stream, "w") as archive:
@@ -317,6 +320,7 @@ def _decode(document: Document, members: Mapping[str, bytes]) -> Program:
         ),
         provenance=Provenance(**dict(document.provenance)),
         chip=None if document.chip is None else ChipState(get(document.chip.conductances_us), document.chip.seed),
+        layout=None if document.layout is None else Batching(**dict(document.layout)),
     )
 
 

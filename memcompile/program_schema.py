@@ -157,6 +157,15 @@ class ChipPart(_Part):
     conductances_us: str
 
 
+class LayoutPart(_Part):
+    """Where samples lie; only in a program in which that is not axis 0 of all inputs and outputs."""
+
+    inputs: dict[str, Natural | None]
+    outputs: dict[str, Natural | None]
+    size: Count | None
+    whole: bool
+
+
 class MemberPart(_Part):
     """Size and digest of another member of the file."""
 
@@ -177,4 +186,20 @@ class Document(_Part):
     constants: dict[str, str]
     placement: PlacementPart
     chip: ChipPart | None = None
+    layout: LayoutPart | None = None
     members: dict[str, MemberPart]
+
+    @model_validator(mode="after")
+    def _layout_fits_the_inputs(self) -> Document:
+        if self.layout is None:
+            return self
+        if self.layout.inputs.keys() != self.inputs.keys() or not self.layout.outputs.keys() <= set(self.outputs):
+            raise ValueError("the layout has other inputs or outputs than the program")
+        for name, axis in self.layout.inputs.items():
+            shape = self.inputs[name].shape
+            batch = () if axis is None else shape[axis : axis + 1]
+            if (axis is not None and axis >= len(shape)) or any(size != self.layout.size for size in batch):
+                raise ValueError(f"the layout does not fit the shape of input {name!r}")
+            if (None in shape) != (batch == (None,)):
+                raise ValueError(f"input {name!r} has an open size that is not the batch")
+        return self

@@ -182,7 +182,18 @@ class _State:
         return sum((record.report for record in self.records), WriteReport())
 
 
+def refuse_other_layouts(program: Program) -> None:
+    """Raise UsageError unless the samples of all inputs lie along axis 0."""
+    other = [name for name, axis in program.batching.inputs.items() if axis != 0]
+    if other:
+        raise UsageError(
+            f"a chip is tuned and refreshed with batches of samples, and samples do not lie along axis 0 of input "
+            f"{other[0]!r}; export the network with the batch first in every input"
+        )
+
+
 def _check(program: Program, labels: NDArray[np.int64] | None, plan: TuningPlan) -> None:
+    refuse_other_layouts(program)
     if not program.layers:
         raise UsageError("the program has no crossbar layer, so there is nothing to tune")
     if program.target.cell.continuous:
@@ -325,6 +336,7 @@ def refresh(
     UsageError
         The program is not transferred to a chip, or has no crossbar layer.
     """
+    refuse_other_layouts(program)
     if program.chip is None:
         raise UsageError("the program is not transferred to a chip, so nothing has aged; tune it first")
     if not program.layers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from memcompile.geometry import Geometry
 from memcompile.ir import Graph, OnnxNode
-from memcompile.passes.lowering import Lowering, batch, float_reason, opset, reshaped, transposed
+from memcompile.passes.lowering import Lowering, float_reason, opset, reshaped, transposed
 
 
 def convolution_reason(node: OnnxNode, graph: Graph) -> str | None:
@@ -25,7 +26,7 @@ def convolution_reason(node: OnnxNode, graph: Graph) -> str | None:
     shape = graph.observed_shapes[node.inputs[0]]
     if len(shape) < 3:
         return "it has no spatial axis"
-    if shape[0] > batch(graph):
+    if shape[0] > graph.samples and (node.op_type != "Conv" or not _one_sample(graph)):
         return "it works on several items per image"
     if node.op_type == "Conv":
         size = conv_geometry(node, graph).output_size
@@ -36,12 +37,39 @@ def convolution_reason(node: OnnxNode, graph: Graph) -> str | None:
     return None if min(size) > 0 else "its output is empty"
 
 
+def _one_sample(graph: Graph) -> bool:
+    """Whether a run is one sample, so that all items belong to it."""
+    return graph.batching is not None and graph.batching.one_by_one
+
+
 def lower_conv(node: OnnxNode, graph: Graph) -> Lowering:
-    """One layer."""
+    """One layer; several items of a sample, such as the frames of a recording, lie along a further spatial axis."""
     low = Lowering(node, graph)
-    data, weight = node.inputs[0], graph.constants[node.inputs[1]]
+    data, weight, bias = node.inputs[0], graph.constants[node.inputs[1]], _bias(node, graph)
     dtype, shape = graph.types[node.outputs[0]].dtype, graph.observed_shapes[data]
-    return low.finish(low.layer(data, shape, conv_geometry(node, graph), weight, _bias(node, graph), dtype=dtype))
+    geometry, items = conv_geometry(node, graph), shape[0]
+    if items <= graph.samples:
+        return low.finish(low.layer(data, shape, geometry, weight, bias, dtype=dtype))
+    exchange = [0, 2, 1, *range(3, 3 + geometry.rank)]
+    value = transposed(low, reshaped(low, data, [-1, items, *shape[1:]], dtype), exchange, dtype)
+    value = low.layer(
+        value, (1, shape[1], items, *shape[2:]), _along_items(geometry, items), weight[:, :, None], bias, dtype=dtype
+    )
+    value = transposed(low, value, exchange, dtype)
+    return low.finish(reshaped(low, value, [-1, geometry.out_channels, *geometry.output_size], dtype))
+
+
+def _along_items(geometry: Geometry, items: int) -> Geometry:
+    """The geometry with a first spatial axis of items, which the kernel does not reach across."""
+    return replace(
+        geometry,
+        kernel=(1, *geometry.kernel),
+        input_size=(items, *geometry.input_size),
+        strides=(1, *geometry.strides),
+        dilations=(1, *geometry.dilations),
+        pads_begin=(0, *geometry.pads_begin),
+        pads_end=(0, *geometry.pads_end),
+    )
 
 
 def _bias(node: OnnxNode, graph: Graph) -> NDArray[np.float32] | None:

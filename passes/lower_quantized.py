@@ -20,7 +20,7 @@ from memcompile.geometry import Geometry
 from memcompile.interpreter import apply_matrices
 from memcompile.ir import Graph, OnnxNode
 from memcompile.passes.lower_convolutions import geometry_of
-from memcompile.passes.lowering import Lowering, batch, vector_geometry
+from memcompile.passes.lowering import Lowering, vector_geometry
 
 _BYTES = ("int8", "uint8")
 # Inputs of each operator: data, their zero point, weights, their zero point.
@@ -79,7 +79,7 @@ def _shape_reason(node: OnnxNode, graph: Graph) -> str | None:
         if len(shape) < 2:
             return "it works on one vector for all images"
         return None if weights.ndim == 2 else "its weights are not one matrix"
-    return "it works on several items per image" if shape[0] > batch(graph) else None
+    return "it works on several items per image" if shape[0] > graph.samples else None
 
 
 def lower_quantized(node: OnnxNode, graph: Graph) -> Lowering:

@@ -134,16 +134,10 @@ def swapped(low: Lowering, value: str, rank: int, dtype: str) -> str:
     return transposed(low, value, [*range(rank - 2), rank - 1, rank - 2], dtype)
 
 
-def batch(graph: Graph) -> int:
-    """Images that the graph was observed on."""
-    shapes = [graph.observed_shapes[name] for name in graph.inputs if name in graph.observed_shapes]
-    return max((shape[0] for shape in shapes if shape), default=1)
-
-
 def vector_geometry(graph: Graph, shape: Sequence[int], in_channels: int, out_channels: int) -> Geometry:
     """A matrix product as a convolution with kernel size 1 over the vectors of one image."""
     vectors = int(np.prod(shape[:-1]))
-    images = batch(graph)
+    images = graph.samples
     return Geometry(
         in_channels=in_channels,
         out_channels=out_channels,

@@ -117,7 +117,8 @@ class Traffic:
         """Elements of a value per image; of one that nobody saw, those of its known dimensions."""
         shape = self._graph.observed_shapes.get(value)
         if shape is not None:
-            return math.prod(shape[1:])
+            batching = self._graph.batching
+            return math.prod(shape if batching is not None and batching.one_by_one else shape[1:])
         producer = self._graph.producers.get(value)
         if isinstance(producer, MappedLayer):
             return producer.geometry.out_channels * producer.geometry.positions

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.batching import Batching
 from memcompile.errors import DataError, UsageError
 from memcompile.ir import TensorType
 
@@ -18,18 +19,25 @@ from memcompile.ir import TensorType
 class Batches:
     """How many images run at once.
 
-    ``fixed`` is the batch the model was exported with, None where it is free. ``whole`` names
-    inputs without a batch axis, which every chunk reads as they are.
+    ``fixed`` is the batch the model was exported with, None where it is free; ``batching`` says where images lie.
     """
 
     chunk: int
     fixed: int | None
-    whole: frozenset[str]
+    batching: Batching
     even: bool = False
     """Whether chunks may be smaller, so that threads get equal shares."""
 
     @classmethod
-    def of(cls, inputs: Mapping[str, TensorType], chunk: int | None, default: int, *, coupled: bool = False) -> Batches:
+    def of(
+        cls,
+        inputs: Mapping[str, TensorType],
+        batching: Batching,
+        chunk: int | None,
+        default: int,
+        *,
+        coupled: bool = False,
+    ) -> Batches:
         """Choose the chunk: one image where images are ``coupled`` and the batch is free.
 
         Raises
@@ -37,22 +45,24 @@ class Batches:
         UsageError
             The chunk is below one or contradicts a fixed batch, or inputs have two fixed batches.
         """
-        fixed = sorted({kind.shape[0] for kind in inputs.values() if kind.shape and kind.shape[0] is not None})
-        whole = frozenset(name for name, kind in inputs.items() if not kind.shape)
+        sizes = {kind.shape[axis] for name, kind in inputs.items() if (axis := batching.inputs.get(name)) is not None}
+        fixed = sorted(size for size in sizes if size is not None)
         if chunk is not None and chunk < 1:
             raise UsageError(f"chunk {chunk} is out of range; give at least 1 image")
         if len(fixed) > 1:
             raise UsageError(f"the model's inputs have different fixed batches {fixed}; export it with one batch")
+        if batching.one_by_one and fixed in ([], [1]):
+            return cls(1, fixed[0] if fixed else None, batching)
         if not fixed and coupled:
-            return cls(chunk or 1, None, whole)
+            return cls(chunk or 1, None, batching)
         if not fixed:
-            return cls(chunk or default, None, whole, even=chunk is None)
+            return cls(chunk or default, None, batching, even=chunk is None)
         if chunk is not None and chunk != fixed[0]:
             raise UsageError(
                 f"chunk {chunk} contradicts the model's fixed batch of {fixed[0]}; "
                 "leave the chunk out, or export the model with a free batch"
             )
-        return cls(fixed[0], fixed[0], whole)
+        return cls(fixed[0], fixed[0], batching)
 
     def cuts(self, images: int, threads: int = 1) -> Iterator[tuple[int, int]]:
         """Begin and end of each chunk, to be shared among threads."""
@@ -63,9 +73,9 @@ class Batches:
         for begin in range(0, images, self.chunk):
             yield begin, min(begin + self.chunk, images)
 
-    def part(self, name: str, array: NDArray[Any], begin: int, end: int) -> NDArray[Any]:
-        """One chunk of an input."""
-        return array if name in self.whole else array[begin:end]
+    def part(self, values: Mapping[str, NDArray[Any]], begin: int, end: int) -> dict[str, NDArray[Any]]:
+        """One chunk of the inputs."""
+        return self.batching.feeds(values, slice(begin, end))
 
 
 def check_inputs(
@@ -75,7 +85,7 @@ def check_inputs(
 
     Returns
     -------
-    The inputs by name and the number of images.
+    The inputs by name and the number of images, 0 if it is one run of a network without a batch axis.
 
     Raises
     ------
@@ -83,10 +93,12 @@ def check_inputs(
         An input is missing, unknown, of another type or shape, or not finite; or the number of
         images is zero, differs between inputs or is no multiple of the fixed batch.
     """
-    inputs = _by_name(kinds, x)
+    inputs, batching = _by_name(kinds, x), batches.batching
     for name, kind in kinds.items():
-        _check_one(name, kind, inputs[name])
-    counts = {name: len(array) for name, array in inputs.items() if name not in batches.whole}
+        _check_one(name, kind, inputs[name], batching)
+    if batching.whole:
+        return _stacked(kinds, inputs)
+    counts = batching.counts(inputs)
     images = next(iter(counts.values()), 1)
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -99,6 +111,23 @@ def check_inputs(
             "give a multiple, or export the model with a free batch"
         )
     return inputs, images
+
+
+def _stacked(
+    kinds: Mapping[str, TensorType], inputs: Mapping[str, NDArray[Any]]
+) -> tuple[dict[str, NDArray[Any]], int]:
+    """Runs along a new first axis; an input that is there once belongs to every run."""
+    runs = {name: len(array) for name, array in inputs.items() if array.ndim > len(kinds[name].shape)}
+    if len(set(runs.values())) > 1:
+        found = ", ".join(f"{name} {count}" for name, count in runs.items())
+        raise DataError(f"the inputs hold different numbers of runs ({found}); give the same number in each")
+    count = next(iter(runs.values()), 1)
+    if count == 0:
+        raise DataError("there are no runs; give at least one")
+    stacked = {
+        name: array if name in runs else np.broadcast_to(array, (count, *array.shape)) for name, array in inputs.items()
+    }
+    return stacked, count if runs else 0
 
 
 def _by_name(kinds: Mapping[str, TensorType], x: NDArray[Any] | Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -121,18 +150,27 @@ def _listed(kinds: Mapping[str, TensorType]) -> str:
     return ", ".join(f"{name} {kind}" for name, kind in kinds.items())
 
 
-def _check_one(name: str, kind: TensorType, array: NDArray[Any]) -> None:
-    free = (None, *kind.shape[1:]) if kind.shape else ()
-    fits = len(array.shape) == len(free) and all(
-        want is None or have == want for have, want in zip(array.shape, free, strict=True)
-    )
+def _check_one(name: str, kind: TensorType, array: NDArray[Any], batching: Batching) -> None:
+    axis = batching.inputs.get(name)
+    free = tuple(None if place == axis else size for place, size in enumerate(kind.shape))
+    shape = array.shape[1:] if batching.whole and array.ndim > len(free) else array.shape
+    fits = len(shape) == len(free) and all(want is None or have == want for have, want in zip(shape, free, strict=True))
     if array.dtype != np.dtype(kind.dtype) or not fits:
         found = TensorType(array.dtype.name, array.shape)
-        mend = f"; convert it with .astype(np.{kind.dtype})" if fits else "; the first dimension counts images"
+        mend = f"; convert it with .astype(np.{kind.dtype})" if fits else f"; {_words(axis, batching)}"
         raise DataError(f"input {name!r} is {found}, the program wants {TensorType(kind.dtype, free)}{mend}")
     if array.dtype.kind in "fc" and not _all_finite(array):
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise DataError(f"input {name!r} holds {array[where]} at index {where}; give finite numbers only")
+
+
+def _words(axis: int | None, batching: Batching) -> str:
+    """What the axes of an input count."""
+    if batching.whole:
+        return "a run takes one such array, a further first dimension counts runs"
+    if axis is None:
+        return "all images share one value"
+    return "the first dimension counts images" if axis == 0 else f"dimension {axis}, from 0, counts images"
 
 
 def _all_finite(array: NDArray[Any]) -> bool:
@@ -141,22 +179,28 @@ def _all_finite(array: NDArray[Any]) -> bool:
         return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
 
 
-def join(name: str, parts: list[NDArray[Any]]) -> NDArray[Any]:
-    """Join the chunks of one value along its first axis.
+def join(name: str, parts: list[NDArray[Any]], batching: Batching) -> NDArray[Any]:
+    """Join the chunks of one value along its batch axis, or stack runs.
 
     Raises
     ------
     DataError
         The value has no axis to join along and differs from chunk to chunk, or another shape in each.
     """
+    if batching.whole:
+        parts = [np.asarray(part)[None] for part in parts]
     if len(parts) == 1:
         return parts[0]
     parts = [np.asarray(part) for part in parts]  # maps come as lists
-    if len({part.shape[1:] for part in parts}) > 1 or len({part.ndim for part in parts}) > 1:
+    axis = 0 if batching.whole else batching.join_axis(name)
+    if axis is None and all(np.array_equal(part, parts[0]) for part in parts):
+        return parts[0]
+    axis = axis or 0
+    if len({(part.ndim, *part.shape[:axis], *part.shape[axis + 1 :]) for part in parts}) > 1:
         shapes = ", ".join(dict.fromkeys(str(list(part.shape)) for part in parts))
         raise DataError(f"value {name!r} has another shape in each chunk of images ({shapes}); run one image at a time")
     if parts[0].ndim:
-        return np.concatenate(parts)
+        return np.concatenate(parts, axis)
     if all(np.array_equal(part, parts[0]) for part in parts):
         return parts[0]
     raise DataError(f"value {name!r} has no batch axis and differs between chunks; run all images as one chunk")

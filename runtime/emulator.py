@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.batching import Batching
 from memcompile.coupled_samples import program_couples_samples
 from memcompile.errors import DataError, UsageError
 from memcompile.geometry import Geometry
@@ -62,7 +63,8 @@ class Emulator:
         Images run at once; chosen to bound memory when None. Results do not depend on it, nor does the
         pass of an image, which its number and the program's batch decide. Only where digital operators find a range
         for all images that they get together, such as DynamicQuantizeLinear, does it matter: None then is one image,
-        as the chip works, and a chunk of several gives what onnxruntime gives for a batch of so many.
+        as the chip works, and a chunk of several gives what onnxruntime gives for a batch of so many. Networks whose
+        images do not lie along axis 0 run one by one.
     threads
         Threads of the compiled kernels; the processors at hand when None. Results do not depend
         on it.
@@ -101,8 +103,9 @@ class Emulator:
         self.effects = Effects() if effects is None else effects
         threads = threads or available_threads()
         self.machine = Machine(program, seed, self.effects, threads, time_s)
+        batching = Batching({}) if whole else program.batching
         inputs, coupled = {} if whole else program.inputs, program_couples_samples(program)
-        self.batches = Batches.of(inputs, chunk, default_chunk(program), coupled=coupled)
+        self.batches = Batches.of(inputs, batching, chunk, default_chunk(program), coupled=coupled)
 
         def machine_of(pass_number: int) -> Machine:
             return Machine(program, seed, self.effects, threads, time_s, pass_number)
@@ -130,7 +133,10 @@ class Emulator:
         Parameters
         ----------
         x
-            The program's inputs by name, [images, ...] each; one array if there is one input.
+            The program's inputs by name, [images, ...] each; one array if there is one input. Images lie
+            along another axis, or all share one value, where ``program.batching`` says so. Where a run of the network
+            is one image, an array has the input's own shape, or a further first axis that counts runs; outputs then
+            have it as well.
         first_image
             Number of the first image; read noise is keyed by image number, so that a data set
             run in parts gives the same result as in one go.
@@ -167,7 +173,8 @@ class Emulator:
         inputs, images = check_inputs(self.program.inputs, x, self.batches)
         if not 0 <= first_image <= (1 << 32) - images:
             raise UsageError(f"first_image {first_image} is out of range; give 0 <= first_image <= 2^32 - {images}")
-        return self._run_chunks(inputs, images, first_image, wanted, progress=progress)
+        results = self._run_chunks(inputs, max(images, 1), first_image, wanted, progress=progress)
+        return results if images else {name: value[0, ...] for name, value in results.items()}
 
     def run_whole(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Run inputs that have no common batch axis, in one go and unchecked; returns the outputs.
@@ -196,7 +203,7 @@ class Emulator:
         """
         wanted = tuple(dict.fromkeys((*self.program.outputs, *also)))
         self._check_names(also)
-        images = max(len(array) for name, array in values.items() if name not in self.batches.whole)
+        images = max(len(array) for name, array in values.items() if name not in self.batches.batching.shared)
         return self._run_chunks(values, images, first_image, wanted, first_stage)
 
     def _run_chunks(
@@ -212,7 +219,7 @@ class Emulator:
         cuts = list(self.batches.cuts(images, self.machine.workers.threads))
 
         def run_chunk(begin: int, end: int) -> dict[str, NDArray[Any]]:
-            some = {name: self.batches.part(name, array, begin, end) for name, array in values.items()}
+            some = self.batches.part(values, begin, end)
             numbers = np.arange(first_image + begin, first_image + end, dtype=np.int64)
             return self._run_chunk(some, numbers, wanted, first_stage)
 
@@ -246,8 +253,9 @@ class Emulator:
 
     def _joined(self, name: str, parts: list[dict[str, NDArray[Any]]]) -> NDArray[Any]:
         if name in self.program.constants:
-            return self.program.constants[name]
-        return join(name, [np.asarray(part[name]) for part in parts])
+            constant = self.program.constants[name]
+            return np.broadcast_to(constant, (len(parts), *constant.shape)) if self.batches.batching.whole else constant
+        return join(name, [np.asarray(part[name]) for part in parts], self.batches.batching)
 
     def _check_names(self, also: Sequence[str]) -> None:
         known = {value for stage in self.program.stages for value in stage.outputs}

@@ -196,7 +196,6 @@ def test_float_images_of_another_size_are_made_up() -> None:
     [
         ({}, ["no input"]),
         (one("float32", 3, None), ["'x'", "float32[N, 3, N]", "fix them, or give data"]),
-        ({"x": TensorType("float32", ())}, ["'x'", "float32[]"]),
         (one("str", 3), ["'x'", "numbers and booleans"]),
         (one("no_such_dtype", 3), ["'x'", "numbers and booleans"]),
         (one("float32", 2**20, 2**20), ["input 'x'", "1 GiB"]),

@@ -245,10 +245,12 @@ def test_a_batch_that_an_operator_empties(save_model: Save, tmp_path: Path) -> N
 
 
 def test_a_batch_that_onnxruntime_cannot_run(save_model: Save, tmp_path: Path) -> None:
-    """One sample reshapes, 32 do not."""
-    nodes = [node("Reshape", "x z", "q"), node("MatMul", "q w", "y")]
+    """Eight samples have a row in a table, 32 do not."""
+    nodes = [node("Shape", "x", "s"), node("Gather", "s zero", "n"), node("Range", "zero n one", "places")]
+    nodes += [node("Gather", "table places", "t"), node("Add", "x t", "q"), node("MatMul", "q w", "y")]
     np.savez(tmp_path / "d.npz", x=models.images((32, 4)))
-    path = save_model(float_model(nodes, ("N", 4), {"z": np.array([1, 4], np.int64), "w": W}))
+    own = {"zero": np.array(0), "one": np.array(1), "table": models.images((8, 4)), "w": W}
+    path = save_model(float_model(nodes, ("N", 4), own))
     with pytest.raises(ModelError, match=r"onnxruntime cannot run .* on inputs of shape x \[32, 4\]: .* fewer samples"):
         compile_model(path, data=tmp_path / "d.npz")
 

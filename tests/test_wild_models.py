@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from memcompile.cli import main
 from memcompile.data import load_dataset
 from memcompile.errors import ModelError
-from memcompile.evaluation import whole_batches
 from memcompile.interpreter import Interpreter
 from memcompile.ir import PairedLayer, TensorType, fixed_batch
 from memcompile.onnx_import import ModelFile, import_graph, read_model
@@ -163,7 +162,7 @@ def test_outputs_on_the_ideal_target_are_those_of_onnxruntime(
     monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")  # nothing here is worth compiling kernels for
     settings = ("replicate.objective=arrays", "replicate.effort=fast")
     compilation = compile_model(wild / f"{name}.onnx", "ideal", settings=settings)
-    feeds = whole_batches(compilation.dataset, 1, compilation.model).inputs
+    feeds = compilation.dataset.first_run
     want = stages.reference(compilation.model.serialized(), feeds)
     got: dict[str, Any] = dict(Emulator(compilation.program).run(feeds))
     tensors = {key: value for key, value in want.items() if isinstance(value, np.ndarray)}
@@ -209,5 +208,5 @@ def test_predictions_of_a_model_whose_output_is_a_map_are_written(bring: Callabl
 def test_a_chip_that_runs_them_is_exported(wild: Path, name: str) -> None:
     settings = ("replicate.objective=arrays", "replicate.effort=fast")
     compilation = compile_model(wild / f"{name}.onnx", "yao2020", settings=settings, check=False)
-    feeds = whole_batches(compilation.dataset, 1, compilation.model).inputs
+    feeds = compilation.dataset.first_run
     exported.assert_agrees(compilation.program, feeds, seed=1)
