@@ -69,7 +69,8 @@ class CalibrateActivations(Pass):
         with context.progress("calibrating", len(chunks)) as advance:
             for feeds in chunks:
                 for value, array in interpreter.run(feeds, wanted).items():
-                    seen[value].append(_sample(array, value, max(self.values // len(chunks), 1)))
+                    limit = max(self.values // len(chunks), 1)
+                    seen[value].append(_sample(array, value, limit, generated=not context.representative))
                 advance(1)
         return seen
 
@@ -96,9 +97,14 @@ def _own(layer: UnrolledLayer, graph: Graph, bits: int) -> InputQuantizer | None
     return InputQuantizer(1.0, bits, signed=graph.types[layer.inputs[0]].dtype == "int8")
 
 
-def _sample(array: NDArray[Any], value: str, limit: int) -> NDArray[np.float32]:
+def _sample(array: NDArray[Any], value: str, limit: int, generated: bool) -> NDArray[np.float32]:
     """An even sample of at most ``limit`` values, and the two extremes."""
     flat = array.reshape(-1).astype(np.float32)
+    if generated and not np.isfinite(flat).all():
+        raise DataError(
+            f"on generated inputs, value {value!r} becomes NaN or infinite, so nothing can be calibrated; give real "
+            "samples with --data"
+        )
     if not np.isfinite(flat).all():
         raise DataError(
             f"on the calibration data, value {value!r} becomes NaN or infinite; check the data's scale "
