@@ -28,13 +28,14 @@ from numpy.typing import NDArray
 import memcompile
 from memcompile.atomic import write_atomically
 from memcompile.data import Dataset, load_dataset
-from memcompile.evaluation import run_float, score
+from memcompile.evaluation import run_float
 from memcompile.held_back import MOST_IMAGES
 from memcompile.pipelines import Compilation
 from memcompile.program import Program
 from memcompile.runtime.emulator import Emulator, values_before
 from memcompile.runtime.hybrid_training import ALL, TuningOptions
 from memcompile.runtime.transfer import wire
+from memcompile.scoring import score
 from memcompile.target import Target, load_target, parse_target
 from memcompile.tuning import TuningPlan, refresh, tune
 

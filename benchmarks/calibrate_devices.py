@@ -28,11 +28,12 @@ import numpy as np
 
 import memcompile
 from memcompile.data import Dataset, load_dataset
-from memcompile.evaluation import run_float, score
+from memcompile.evaluation import run_float
 from memcompile.program import Program
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.hybrid_training import TuningOptions
 from memcompile.runtime.transfer import transfer
+from memcompile.scoring import score
 from memcompile.target import Target
 from memcompile.tuning import TuningPlan, tune
 

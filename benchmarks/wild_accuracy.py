@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.data import load_dataset
-from memcompile.evaluation import run_float, score, whole_batches
+from memcompile.evaluation import run_float, whole_batches
 from memcompile.pipelines import compile_model
 from memcompile.runtime.emulator import Emulator
+from memcompile.scoring import score
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from memcompile.console import (
 from memcompile.cost_report import energy_table, write_facts, write_line
 from memcompile.data import load_dataset
 from memcompile.errors import EXIT_CODES, MemcompileError, OutputError, UsageError
-from memcompile.evaluation import evaluate, score_samples
+from memcompile.evaluation import evaluate
 from memcompile.explain import Explanation
 from memcompile.guard import DEFAULT_LIMITS, GIB, Limits
 from memcompile.ir import Graph
@@ -42,7 +42,9 @@ from memcompile.program import Program
 from memcompile.program_file import load_program, save_program
 from memcompile.report import Facts, program_facts
 from memcompile.runtime.emulator import Emulator
+from memcompile.scoring import class_names, score_samples
 from memcompile.target import builtin_targets, load_target
+from memcompile.values import PlainArrays
 from memcompile.verifier import verify_program
 
 DEFAULT_BATCH = 100
@@ -355,15 +357,18 @@ def run_command(program: Path, **options: Any) -> None:
     with out.progress("running", dataset.count) as advance:
         outputs = emulator.run(dataset.as_given, progress=advance)
     if options["output"]:
-        write_npz(options["output"], outputs)
-        out.say(f"{', '.join(outputs)} written to {options['output']}")
+        plain = PlainArrays.of(outputs)
+        write_npz(options["output"], plain.arrays)
+        out.say(f"{', '.join(plain.written) or 'nothing'} written to {options['output']}")
+        for remark in plain.remarks:
+            out.say(f"  {remark}")
     ideal = options["ideal"] or loaded.target.cell.continuous
     devices = "ideal devices" if ideal else f"noisy devices, seed {options['seed']}"
     if dataset.labels is None:
         out.say(f"{dataset.count} samples of {dataset.name}, {devices}; no labels, so no accuracy")
     else:
-        accuracy = score_samples(outputs, dataset)
-        out.say(f"accuracy {accuracy:.2%} on {dataset.name}, {dataset.count:,} images, {devices}")
+        share = score_samples(outputs, dataset, class_names(loaded))
+        out.say(f"accuracy {share:.2%} on {dataset.name}, {dataset.count:,} images, {devices}")
 
 
 @cli.command("show")

@@ -9,9 +9,9 @@ import click
 
 from memcompile.cli_tune import step_facts, step_lines, tuning_data
 from memcompile.console import Output, check_writable, data_options, duration, scoring_options
-from memcompile.evaluation import score
 from memcompile.program_file import load_program, save_program
 from memcompile.runtime.emulator import Emulator
+from memcompile.scoring import class_names, score
 from memcompile.tuning import refresh
 from memcompile.verifier import verify_program
 
@@ -44,7 +44,7 @@ def refresh_command(program: Path, **options: Any) -> None:
         source, training.inputs, options["time_s"], images=options["images"], progress=out.progress
     )
     save_program(refreshed, target)
-    accuracy = {}
+    accuracy, names = {}, class_names(source)
     for name, chip, time_s in (
         ("fresh", source, 0.0),
         ("aged", source, options["time_s"]),
@@ -54,7 +54,7 @@ def refresh_command(program: Path, **options: Any) -> None:
         assert test.labels is not None
         with out.progress(f"scoring {name}", test.count) as advance:
             outputs = Emulator(chip, chip.chip.seed, time_s=time_s).run(test.inputs, progress=advance)
-        accuracy[name] = score(outputs, test.labels)
+        accuracy[name] = score(outputs, test.labels, names)
     facts = {
         "time_s": options["time_s"],
         "training_data": training.name,

@@ -11,11 +11,10 @@ from typing import Any
 import click
 
 from memcompile.atomic import write_atomically
-from memcompile.console import Output, check_writable, data_options, data_words, names, scoring_options
+from memcompile.console import Output, check_writable, data_options, data_words, scoring_options, words
 from memcompile.cost_report import write_facts, write_line
 from memcompile.data import Dataset, load_dataset
 from memcompile.errors import UsageError
-from memcompile.evaluation import score
 from memcompile.held_back import StepRecord
 from memcompile.pass_manager import ProgressBar
 from memcompile.program import Program
@@ -23,6 +22,7 @@ from memcompile.program_file import load_program, save_program
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.hybrid_training import LAST, EpochRecord, TuningOptions
 from memcompile.runtime.transfer import transfer
+from memcompile.scoring import class_names, score
 from memcompile.tuning import TuningPlan, TuningResult, refuse_other_layouts, tune
 from memcompile.verifier import verify_program
 
@@ -44,7 +44,7 @@ from memcompile.verifier import verify_program
 )
 @click.option(
     "--layers",
-    callback=names,
+    callback=words,
     default=LAST,
     show_default=True,
     metavar="NAME,..",
@@ -143,14 +143,14 @@ def _facts(
     source: Program, before: Program, result: TuningResult, training: Dataset, test: Dataset, progress: ProgressBar
 ) -> dict[str, Any]:
     assert test.labels is not None
-    accuracy = {}
+    accuracy, names = {}, class_names(source)
     for name, emulator in (
         ("ideal", Emulator.ideal(source)),
         ("transferred", Emulator(before, before.chip.seed if before.chip else 0)),
         ("tuned", Emulator(result.program, before.chip.seed if before.chip else 0)),
     ):
         with progress(f"scoring {name}", test.count) as advance:
-            accuracy[name] = score(emulator.run(test.inputs, progress=advance), test.labels)
+            accuracy[name] = score(emulator.run(test.inputs, progress=advance), test.labels, names)
     return {
         "training_data": training.name,
         "training_images": result.fitted_images,

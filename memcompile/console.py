@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,7 +49,7 @@ def duration(ctx: click.Context, param: click.Parameter, value: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+def words(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
     """Read a list of names such as conv1,fc."""
     return tuple(name.strip() for name in value.split(",") if name.strip())
 
@@ -72,10 +73,10 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def data_words(data: Path | None, mean: Sequence[float] | None, std: Sequence[float] | None) -> str:
     """The options with which the next command reads the same data, with a space before each."""
-    words = "" if data is None else f" --data {shlex.quote(str(data))}"
+    text = "" if data is None else f" --data {shlex.quote(str(data))}"
     for name, values in (("mean", mean), ("std", std)):
-        words += f" --{name} " + ",".join(f"{value:g}" for value in values) if values else ""
-    return words
+        text += f" --{name} " + ",".join(f"{value:g}" for value in values) if values else ""
+    return text
 
 
 def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,11 +97,13 @@ def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays as a compressed npz, whole or not at all; maps and sequences have no place in it."""
+    """Write arrays of any names as a compressed npz, whole or not at all."""
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer, allow_pickle=False, **{name: array for name, array in arrays.items() if array.dtype != object}
-    )
+    # numpy.savez_compressed takes names as keywords, among which some are its own.
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, array, allow_pickle=False)
     write_atomically(path, buffer.getvalue())
 
 

@@ -67,7 +67,7 @@ class Dataset:
     inputs
         Scored samples by input name, each [N, ...].
     labels
-        Right class of each scored sample, int64 [N], or None where it is not known.
+        Right class of each scored sample, int64 or str [N], or None where it is not known.
     calibration
         Samples for calibration by input name, each [M, ...] with M up to `CALIBRATION_SAMPLES`.
     generated
@@ -80,7 +80,7 @@ class Dataset:
 
     name: str
     inputs: Mapping[str, NDArray[Any]]
-    labels: NDArray[np.int64] | None
+    labels: NDArray[Any] | None
     calibration: Mapping[str, NDArray[Any]]
     generated: bool
     layout: Batching | None = None
@@ -412,16 +412,18 @@ def _generated(inputs: Mapping[str, TensorType], layout: Batching, seed: int) ->
 # --- checks ------------------------------------------------------------------------------------
 
 
-def _check_labels(path: Path, labels: NDArray[Any], layout: Batching, one_run: bool) -> NDArray[np.int64]:
+def _check_labels(path: Path, labels: NDArray[Any], layout: Batching, one_run: bool) -> NDArray[Any]:
     if layout.whole and one_run and labels.size and labels.shape != (1,):
         labels = labels.reshape(1, *labels.shape)  # of the single run, or of its rows
     if labels.ndim == 0:
         raise DataError(f"{path}: array '{_LABELS}' is a single value, not one for each sample")
     ranks = range(1, 9 if layout.whole else 2)
+    if labels.dtype.kind == "U" and labels.ndim in ranks:
+        return labels
     if labels.dtype.kind not in "iu" or labels.ndim not in ranks or (labels.size and labels.min() < 0):
         raise DataError(
             f"{path}: array '{_LABELS}' is {labels.dtype} {list(labels.shape)}, but labels are one whole "
-            "class number from 0 up for each sample"
+            "class number from 0 up, or one class name, for each sample"
         )
     return labels.astype(np.int64)
 

@@ -14,12 +14,17 @@ from memcompile.batching import Batching
 from memcompile.coupled_samples import any_couples_samples
 from memcompile.data import Dataset
 from memcompile.errors import DataError
+from memcompile.ir import OnnxNode
 from memcompile.onnx_import import ModelFile
 from memcompile.onnx_session import run_session
 from memcompile.pass_manager import ProgressBar, no_progress
 from memcompile.program import Program
-from memcompile.runtime.batches import join
+from memcompile.program_flow import program_flow
+from memcompile.random_operators import random_values
+from memcompile.runtime.batches import join_values
 from memcompile.runtime.emulator import Emulator
+from memcompile.scoring import class_names, score_samples
+from memcompile.values import Value, contents
 
 # Emulating a converter output takes about a nanosecond or ten, so that this many take seconds.
 CONVERSION_BUDGET = 20_000_000_000
@@ -50,6 +55,7 @@ class Quality:
 
     ``layers`` and ``outputs`` are those of ideal devices, where all noise is that of quantising. ``chip_layers`` and
     ``chip_outputs`` are those of ``seeds`` emulated chips, [seeds] each, on the first ``chip_images`` of ``images``.
+    ``not_compared`` says of other outputs why they have none.
     """
 
     layers: Mapping[str, float]
@@ -59,6 +65,7 @@ class Quality:
     chip_outputs: Mapping[str, NDArray[np.float64]]
     chip_images: int
     seeds: int
+    not_compared: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -117,14 +124,14 @@ def evaluate(
         ideal = Emulator.ideal(program).run(scored.inputs, progress=advance)
     affordable = max(CONVERSION_BUDGET // max(conversions_per_image(program), 1), 32)
     noisy = whole_batches(scored, emulated_images or affordable, model)
-    results = []
+    results, names = [], class_names(program)
     with progress("emulated", noisy.count * seeds) as advance:
         for chip in range(seeds):
             outputs = Emulator(program, seed=seed + chip).run(noisy.inputs, progress=advance)
-            results.append(score_samples(outputs, noisy))
+            results.append(score_samples(outputs, noisy, names))
     accuracy = Accuracy(
-        reference=score_samples(reference, scored),
-        ideal=score_samples(ideal, scored),
+        reference=score_samples(reference, scored, names),
+        ideal=score_samples(ideal, scored, names),
         emulated_mean=float(np.mean(results)),
         emulated_std=float(np.std(results, ddof=1)) if seeds > 1 else 0.0,
         images=scored.count,
@@ -148,56 +155,6 @@ def whole_batches(dataset: Dataset, images: int, model: ModelFile) -> Dataset:
     return dataset.head(max(min(dataset.count, images) // size, 1) * size)
 
 
-def score_samples(outputs: Mapping[str, Any], dataset: Dataset) -> float:
-    """Share of right answers on a data set, wherever samples lie in outputs.
-
-    The labels of a run without a batch axis are one for the run, or one for each of its rows of scores.
-
-    Raises
-    ------
-    DataError
-        As :func:`score`.
-    """
-    assert dataset.labels is not None
-    batching, labels = dataset.batching, dataset.labels
-    rows = {}
-    for name, value in outputs.items():
-        axis = batching.join_axis(name)
-        if not isinstance(value, np.ndarray):
-            rows[name] = value
-        elif not batching.whole:
-            rows[name] = np.moveaxis(value, axis, 0) if axis else value
-        elif labels.ndim == 1:
-            rows[name] = value.reshape(len(labels), -1)
-        else:
-            rows[name] = value.reshape(-1, value.shape[-1]) if value.ndim else value
-    return score(rows, labels.reshape(-1))
-
-
-def score(outputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64]) -> float:
-    """Share of samples whose largest score is at their label.
-
-    Raises
-    ------
-    DataError
-        No output has one row of scores a sample, or a label is beyond the scores.
-    """
-    for array in outputs.values():
-        if array.ndim >= 2 and array.shape[0] == len(labels) and math.prod(array.shape[1:]) > 1:
-            scores = array.reshape(len(labels), -1)
-            break
-    else:
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
-        raise DataError(
-            f"there are labels, but no output holds one row of scores for each of {len(labels)} samples: {shapes}"
-        )
-    if labels.min() < 0 or labels.max() >= scores.shape[1]:
-        raise DataError(
-            f"labels run from {labels.min()} to {labels.max()}, but the output has {scores.shape[1]} scores"
-        )
-    return float((scores.argmax(axis=1) == labels).mean())
-
-
 def run_float(
     model: ModelFile,
     inputs: Mapping[str, NDArray[Any]],
@@ -216,14 +173,23 @@ def run_float(
     size = 1 if layout.one_by_one else layout.size
     if size is None and any_couples_samples(model.operators()):
         size = 1
-    parts: list[list[NDArray[Any]]] = []
-    for start in range(0, count, size or 100):
-        chunk = layout.feeds(inputs, slice(start, start + (size or 100)))
-        parts.append(run_session(session, names, chunk, model.name))
+    chunk = size or 100
+    parts: list[list[Value]] = []
+
+    def run(first: int, last: int) -> list[Value]:
+        return run_session(session, names, layout.feeds(inputs, slice(first, last)), model.name)
+
+    for start in range(0, count, chunk):
+        parts.append(run(start, start + chunk))
         if advance is not None:
-            advance(min(size or 100, count - start))
-    joined = (join(name, list(pieces), layout) for name, pieces in zip(names, zip(*parts, strict=True), strict=True))
-    return dict(zip(names, joined, strict=True))
+            advance(min(chunk, count - start))
+    counts = [min(chunk, count - start) for start in range(0, count, chunk)]
+
+    def joined(place: int, name: str) -> Value:
+        another = None if size else lambda: (1, run(0, 1)[place])
+        return join_values(name, [part[place] for part in parts], counts, another, layout)
+
+    return {name: joined(place, name) for place, name in enumerate(names)}
 
 
 def measure_quality(
@@ -254,34 +220,57 @@ def _quality(program: Program, model: ModelFile, some: Dataset, fewer: Dataset, 
     known = model.value_names()
     also = [value for value in values.values() if value in known]
     reference = run_float(model, some.inputs, also=also, batching=some.batching)
-    ideal = _ratios(reference, Emulator.ideal(program).run(some.inputs, also=also))
+    random = random_values(program_flow(program))
+    ideal, why = _ratios(reference, Emulator.ideal(program).run(some.inputs, also=also), random)
     if fewer.count < some.count:
         reference = run_float(model, fewer.inputs, also=also, batching=some.batching)
-    chips = [_ratios(reference, Emulator(program, seed).run(fewer.inputs, also=also)) for seed in seeds]
-    on_chips = {value: np.array([chip[value] for chip in chips]) for value in ideal}
+    chips = [_ratios(reference, Emulator(program, seed).run(fewer.inputs, also=also), random)[0] for seed in seeds]
+    on_chips = {
+        value: np.array([chip[value] for chip in chips]) for value in ideal if all(value in chip for chip in chips)
+    }
     return Quality(
         layers={name: ideal[value] for name, value in values.items() if value in ideal},
         outputs={name: ideal[name] for name in program.outputs if name in ideal},
         images=some.count,
-        chip_layers={name: on_chips[value] for name, value in values.items() if value in ideal},
-        chip_outputs={name: on_chips[name] for name in program.outputs if name in ideal},
+        chip_layers={name: on_chips[value] for name, value in values.items() if value in on_chips},
+        chip_outputs={name: on_chips[name] for name in program.outputs if name in on_chips},
         chip_images=fewer.count,
         seeds=len(seeds),
+        not_compared={name: why[name] for name in program.outputs if name in why},
     )
 
 
-def _ratios(reference: Mapping[str, NDArray[Any]], values: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-    """Signal-to-noise ratio of each value that is a tensor of numbers."""
-    return {
-        name: signal_to_noise_db(reference[name], value)
-        for name, value in values.items()
-        if _comparable(reference.get(name))
-    }
+def _ratios(
+    reference: Mapping[str, Value], values: Mapping[str, Value], random: Mapping[str, OnnxNode]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Signal-to-noise ratio of each value that has one, and why others have none."""
+    ratios: dict[str, float] = {}
+    why: dict[str, str] = {}
+    for name, value in values.items():
+        if name in random:
+            why[name] = f"it depends on random numbers of {random[name].op_type} {random[name].name!r}"
+            continue
+        if name not in reference:
+            continue
+        ratio, reason = _compared(reference[name], value)
+        if reason:
+            why[name] = reason
+        else:
+            ratios[name] = ratio
+    return ratios, why
 
 
-def _comparable(value: NDArray[Any] | None) -> bool:
-    """Whether a value is a tensor of numbers (an ONNX output can also be a map or a sequence)."""
-    return value is not None and value.dtype.kind in "biuf"
+def _compared(reference: Value, value: Value) -> tuple[float, str]:
+    """Ratio of two values, and why they have none."""
+    expected, found = contents(reference), contents(value)
+    if expected.structure != found.structure:
+        return math.nan, "its shape depends on the data and is another one than onnxruntime's"
+    if not expected.numbers.size:
+        return math.nan, "there are no numbers in it"
+    ratio = signal_to_noise_db(expected.numbers, found.numbers)
+    if math.isnan(ratio):
+        return ratio, "onnxruntime's values are not finite"
+    return ratio, "onnxruntime's values are all 0" if ratio == -math.inf else ""
 
 
 def signal_to_noise_db(reference: NDArray[Any], value: NDArray[Any]) -> float:

@@ -133,7 +133,6 @@ class Interpreter:
         if session is None:
             read = dict.fromkeys(value for node in onnx_nodes for value in read_values(node))
             inputs = [value for value in read if value not in made and value not in self.graph.constants]
-            # Values that are no tensors may be outputs, but nothing hands them on.
             exposed = [value for value in made if value in self.graph.types or value in self.graph.outputs]
             model = to_model(self.graph, onnx_nodes, inputs, exposed)
             session = open_session(model, optimise=False, frugal=True)

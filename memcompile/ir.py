@@ -52,7 +52,7 @@ class TensorType:
 
 @dataclass(frozen=True)
 class OtherType(TensorType):
-    """Type of an input that is no tensor, such as a sequence: onnxruntime's word for it, and the TypeProto."""
+    """Type of a value that is no tensor, such as a sequence: onnxruntime's word for it, and the TypeProto."""
 
     proto: bytes = b""
 
@@ -296,9 +296,9 @@ class Graph:
     """A network: nodes in topological order, constants, and types of values.
 
     ``observed_shapes`` are the concrete shapes of values that linear operators read, seen when
-    onnxruntime ran the model once. ``quantized`` says of constants that came through
-    DequantizeLinear what they were. ``batching`` says where samples lie in inputs and outputs; None
-    stands for axis 0 everywhere.
+    onnxruntime ran the model once; a sequence or map counts as one vector of the numbers in it.
+    ``quantized`` says of constants that came through DequantizeLinear what they were. ``batching`` says where samples
+    lie in inputs and outputs; None stands for axis 0 everywhere.
     """
 
     name: str
@@ -355,6 +355,11 @@ class Graph:
     def by_name(self) -> Mapping[str, Node]:
         """Nodes by name."""
         return MappingProxyType({node.name: node for node in self.nodes})
+
+    def is_tensor(self, value: str) -> bool:
+        """Whether a value is known to be a tensor, not a sequence, map or optional."""
+        kind = self.types.get(value)
+        return kind is not None and not isinstance(kind, OtherType)
 
     def replace(self, **changes: Any) -> Graph:
         """Return a graph with some fields replaced; constants nobody reads are dropped."""

@@ -15,7 +15,8 @@ from memcompile.errors import ModelError
 from memcompile.guard import GuardError, Limits, WorkError, run_guarded
 from memcompile.model_checks import refused
 from memcompile.model_weights import open_model
-from memcompile.onnx_session import Weights
+from memcompile.onnx_session import Weights, tensor_dtype
+from memcompile.values import contents
 
 
 def guarded(
@@ -84,7 +85,8 @@ class ModelRuns:
 
         Returns
         -------
-        Name, onnxruntime's type and shape of each value, and the observed shapes by name.
+        Name, onnxruntime's type and shape of each value, and the observed shapes by name; also of what is no tensor,
+        which counts as one vector of the numbers in it.
 
         Raises
         ------
@@ -95,7 +97,7 @@ class ModelRuns:
         everything = (self.model, self.weights, self.name, made, wanted, dict(sample), known, sequences)
         kinds, shapes = guarded(_run_once, everything, self.limits, self.name, "running a sample")
         types = [(name, kind, tuple(shape)) for name, kind, shape in kinds]
-        return types, {name: tuple(shape) for name, shape in zip(wanted, shapes, strict=True)}
+        return types, {name: tuple(shape) for name, shape in shapes.items()}
 
 
 def _on_session(model: onnx.ModelProto, weights: Weights, work: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -115,15 +117,16 @@ def _run_once(
     sample: Mapping[str, NDArray[Any]],
     sizes: Mapping[str, Sequence[int | None]],
     sequences: Sequence[str],
-) -> list[list[Any]]:
-    """Types of all values, as name, type and shape, and the shapes of wanted ones on a sample."""
+) -> list[Any]:
+    """Types of all values (name, type, shape), and the shapes of wanted ones and of what is no tensor on a sample."""
     try:
         exposed = expose(model, made)
         _forget_shapes(exposed.graph)
         _fix_sizes(exposed.graph, sizes)
         session = open_model(exposed, weights, optimise=False, once=True)
+        others = [value.name for value in session.get_outputs() if tensor_dtype(value.type) is None]
         # The outputs too, so that a model that cannot be run on these inputs is found out here.
-        results = session.run([*wanted, *(value.name for value in model.graph.output)], dict(sample))
+        results = session.run([*wanted, *others, *(value.name for value in model.graph.output)], dict(sample))
     except Exception as error:  # onnxruntime's exceptions have no common base class
         shapes = ", ".join(f"{key} {list(np.shape(array))}" for key, array in sample.items())
         raise refused(
@@ -136,7 +139,10 @@ def _run_once(
     if sizes and any(sizes_of[value][:1] == [None] for value in sequences if value in sizes_of):
         sizes_of |= _evaluated_shapes(exposed, weights, sizes_of)
     types = [[value, kind, sizes_of[value]] for value, kind in kinds.items()]
-    return [types, [list(result.shape) for result in results[: len(wanted)]]]
+    observed = {value: list(result.shape) for value, result in zip(wanted, results, strict=False)}
+    for value, result in zip(others, results[len(wanted) :], strict=False):
+        observed[value] = [1, contents(result).numbers.size]
+    return [types, observed]
 
 
 def _evaluated_shapes(

@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import onnx.helper
 import onnx.numpy_helper
-import onnx.shape_inference
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
@@ -21,8 +20,8 @@ from numpy.typing import NDArray
 from memcompile.errors import OutputError, ProgramError, UsageError
 from memcompile.ir import TensorType
 from memcompile.model_checks import MAX_MODEL_BYTES
-from memcompile.onnx_import import value_info
 from memcompile.onnx_session import open_session, tensor_dtype, zeros_for
+from memcompile.value_types import other_type, value_info
 
 DEFAULT_OPSET = 17
 """Operator set of models without digital stages."""
@@ -283,7 +282,7 @@ def _input_info(name: str, kind: TensorType) -> onnx.ValueInfoProto:
 
 
 def _declare_outputs(model: onnx.ModelProto) -> None:
-    """Write down types and shapes of outputs: of tensors what onnxruntime infers, of others what ONNX does."""
+    """Write down types and shapes of outputs, as onnxruntime infers them."""
     try:
         session = open_session(model.SerializeToString(deterministic=True), optimise=False)
     except Exception as error:  # onnxruntime's exceptions have no common base class
@@ -293,13 +292,13 @@ def _declare_outputs(model: onnx.ModelProto) -> None:
         ) from error
     found = {value.name: value for value in session.get_outputs()}
     ranks = _observed_ranks(session, [name for name, value in found.items() if value.shape == []])
-    inferred: dict[str, onnx.ValueInfoProto] = {}
     for output in model.graph.output:
         kind = found[output.name]
         dtype = tensor_dtype(kind.type)
         if dtype is None:
-            inferred = inferred or {item.name: item for item in onnx.shape_inference.infer_shapes(model).graph.output}
-            output.CopyFrom(inferred[output.name])
+            other = other_type(kind.type)
+            if other is not None:
+                output.CopyFrom(value_info(output.name, other))
             continue
         sizes = kind.shape or [None] * ranks.get(output.name, 0)
         known = tuple(size if isinstance(size, int) else None for size in sizes)

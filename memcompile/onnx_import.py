@@ -47,6 +47,7 @@ from memcompile.model_runs import ModelRuns, expose, guarded, session_shape
 from memcompile.model_weights import load_weights, open_model, read_model_bytes, with_weights
 from memcompile.observed_values import observed_values
 from memcompile.onnx_session import NO_WEIGHTS, FileStamp, Weights, tensor_dtype
+from memcompile.value_types import other_type, value_info
 
 MAX_FIXED_BATCH = 1 << 16
 """Images of a model's fixed batch: the compiler follows each value of all of them."""
@@ -411,16 +412,17 @@ def _observe(
     sample: Mapping[str, NDArray[Any]],
     sizes: Mapping[str, tuple[int | None, ...]],
 ) -> tuple[dict[str, TensorType], dict[str, tuple[int, ...]]]:
-    """Types of all values, and the shapes that linear operators' inputs have on the sample."""
+    """Types of all values, and the shapes that linear operators' inputs and what is no tensor have on the sample."""
     wanted = [value for value in observed_values(nodes) if value not in constants and value not in file.inputs]
     made = [value for node in nodes for value in node.outputs if value]
     sequences = [node.inputs[0] for node in nodes if node.op_type in ("GRU", "LSTM", "RNN")]
     kinds, observed = file.runs.observe(made, wanted, sample, sizes, sequences)
-    types = {}
+    types: dict[str, TensorType] = {}
     for name, kind, shape in kinds:
         dtype = tensor_dtype(kind)
-        if dtype is not None and name not in file.inputs:
-            types[name] = TensorType(dtype, shape)
+        found = other_type(kind) if dtype is None else TensorType(dtype, shape)
+        if found is not None and name not in file.inputs:
+            types[name] = found
     observed.update({name: tuple(array.shape) for name, array in sample.items() if isinstance(array, np.ndarray)})
     return types, observed
 
@@ -453,13 +455,3 @@ def to_model(graph: Graph, nodes: Iterable[OnnxNode], inputs: Sequence[str], out
         producer_name="memcompile",
     )
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def value_info(name: str, kind: TensorType) -> onnx.ValueInfoProto:
-    """Name, type and shape of a value as a model declares it; free sizes stay open."""
-    if isinstance(kind, OtherType):
-        return onnx.ValueInfoProto(name=name, type=onnx.TypeProto.FromString(kind.proto))
-    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind.dtype))
-    # onnxruntime reports an unknown shape as an empty one; leaving it open is right for both.
-    shape = [None if size is None else size for size in kind.shape] if kind.shape else None
-    return onnx.helper.make_tensor_value_info(name, element, shape)

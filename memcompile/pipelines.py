@@ -17,6 +17,7 @@ from memcompile.batch_axes import Found, find_batching
 from memcompile.batching import Batching
 from memcompile.body_operators import find_bodies
 from memcompile.data import Dataset, check_types, load_dataset, read_archive
+from memcompile.dataflow_steps import Flow
 from memcompile.errors import UsageError
 from memcompile.guard import Limits
 from memcompile.ir import DigitalNode, Graph, MappedLayer, TensorType
@@ -49,6 +50,7 @@ from memcompile.passes.split_differential import SplitDifferential
 from memcompile.passes.tile_matrices import TileMatrices
 from memcompile.passes.unroll_convolutions import UnrollConvolutions
 from memcompile.program import DigitalStage, Program, Provenance, Stage
+from memcompile.random_operators import random_values
 from memcompile.self_check import FloatNetwork, check_program
 from memcompile.target import Target, load_target
 from memcompile.verifier import Verifier
@@ -172,7 +174,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     counted = MultiplyAdds(find_bodies(file, sample))
     checks = (counted, Verifier(), network) if check else (counted, Verifier())
     graph = run_passes(graph, passes, context, (*instruments, *checks))
-    warnings = _data_warnings(dataset, found, calibrated=not hardware.cell.continuous)
+    warnings = (*_data_warnings(dataset, found, calibrated=not hardware.cell.continuous), *_random_warnings(graph))
     options: dict[str, str | int | float | bool | None] = {
         "batch": batch,
         "chips": chips,
@@ -306,6 +308,21 @@ def _data_warnings(dataset: Dataset, found: Found, calibrated: bool) -> tuple[st
     if found.batching.whole:
         warnings.append("the inputs have no batch axis in common: one run of the network is one sample")
     return tuple(warnings)
+
+
+def _random_warnings(graph: Graph) -> tuple[str, ...]:
+    """A warning for each operator whose random numbers reach an output."""
+    sources = random_values(Flow.of_graph(graph))
+    reached: dict[str, list[str]] = {}
+    for output in graph.outputs:
+        if output in sources:
+            reached.setdefault(sources[output].name, []).append(output)
+    return tuple(
+        f"operator {source.op_type} {name!r} draws random numbers anew at each run; what depends on them is another "
+        f"result each time, from onnxruntime too: {', '.join(reached[name])}"
+        for name, source in {source.name: source for source in sources.values()}.items()
+        if name in reached
+    )
 
 
 def emit_program(graph: Graph, context: PassContext, provenance: Provenance) -> Program:

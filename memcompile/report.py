@@ -79,6 +79,7 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
         "accuracy": _accuracy_facts(accuracy) if accuracy else None,
         "output_sqnr_db": {name: _finite(value) for name, value in quality.outputs.items()} if quality else None,
         "emulated_quality": _emulated_quality(quality) if quality else None,
+        "outputs_not_compared": dict(quality.not_compared) if quality else None,
         "warnings": list(program.provenance.notes),
     }
 
@@ -124,6 +125,7 @@ def _layer_facts(program: Program, number: int, layer: MappedLayer, quality: Qua
         "input_bits": layer.quantizer.bits if isinstance(layer.quantizer, InputQuantizer) else None,
         "input_signed": layer.quantizer.signed if isinstance(layer.quantizer, InputQuantizer) else True,
         "sqnr_db": _finite(quality.layers.get(layer.name)) if quality else None,
+        "exact": quality.layers.get(layer.name) == math.inf if quality else None,
     }
 
 
@@ -170,7 +172,7 @@ def render(facts: Facts) -> RenderableType:
     parts: list[RenderableType] = [_layer_table(facts), Text(), *_totals(facts)]
     if facts["accuracy"]:
         parts += [Text(), _accuracy_table(facts)]
-    if facts["output_sqnr_db"]:
+    if facts["output_sqnr_db"] or facts["outputs_not_compared"]:
         parts += [Text(), *_quality_lines(facts)]
     parts += [Text(f"warning: {warning}", style="yellow") for warning in facts["warnings"]]
     return Group(*parts)
@@ -200,8 +202,9 @@ def _layer_table(facts: Facts) -> Table:
             f"{layer['cell_share']:.1%}",
         ]
         if with_ratio:
-            row.append("exact" if layer["sqnr_db"] is None else f"{layer['sqnr_db']:.1f} dB")
-            row.append(_on_chips(facts["emulated_quality"]["layer_sqnr_db"].get(layer["name"])))
+            ratio = "" if layer["sqnr_db"] is None else f"{layer['sqnr_db']:.1f} dB"
+            row.append("exact" if layer["exact"] else ratio)
+            row.append(_on_chips(facts["emulated_quality"]["layer_sqnr_db"], layer["name"]))
         table.add_row(*row)
     return table
 
@@ -327,9 +330,15 @@ def _quality_lines(facts: Facts) -> list[Text]:
     ]
     for name, ratio in facts["output_sqnr_db"].items():
         ideal = "exact" if ratio is None else f"{ratio:.1f} dB"
-        lines.append(Text(f"  output {name}: {ideal}; on chips {_on_chips(chips['output_sqnr_db'][name])}"))
+        lines.append(
+            Text(f"  output {name}: {ideal}; on chips {_on_chips(chips['output_sqnr_db'], name) or 'not compared'}")
+        )
+    lines += [Text(f"  output {name} is not compared: {why}") for name, why in facts["outputs_not_compared"].items()]
     return lines
 
 
-def _on_chips(ratio: Facts | None) -> str:
+def _on_chips(ratios: Facts, name: str) -> str:
+    if name not in ratios:
+        return ""
+    ratio = ratios[name]
     return "exact" if ratio is None else f"{ratio['mean']:.1f} +- {ratio['std']:.1f} dB"

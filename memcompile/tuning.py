@@ -210,6 +210,11 @@ def _check(program: Program, labels: NDArray[np.int64] | None, plan: TuningPlan)
         return
     if labels is None:
         raise DataError("tuning needs labels; give data with labels, or --epochs 0 to recalibrate only")
+    if labels.dtype.kind not in "iu":
+        raise DataError(
+            f"labels are names such as {labels[0]!r}, but tuning takes numbers: the place of each class among the "
+            "outputs of the last crossbar layer, from 0 up"
+        )
     tuned_layers(program, plan.options.layers)
     classes = program.layers[-1].geometry.out_channels
     if labels.min() < 0 or labels.max() >= classes:

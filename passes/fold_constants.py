@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -14,17 +14,7 @@ from memcompile.ir import Graph, OnnxNode, QuantizedConstant, read_only, read_va
 from memcompile.onnx_import import operator_types, to_model
 from memcompile.onnx_session import open_session
 from memcompile.pass_manager import Pass, PassContext
-
-# Operators whose result is not decided by their inputs.
-_RANDOM = {
-    "RandomNormal",
-    "RandomUniform",
-    "RandomNormalLike",
-    "RandomUniformLike",
-    "Multinomial",
-    "Bernoulli",
-    "Dropout",
-}
+from memcompile.random_operators import RANDOM_OPERATORS
 
 
 @dataclass(frozen=True)
@@ -44,9 +34,10 @@ class FoldConstants(Pass):
             if isinstance(node, OnnxNode) and _foldable(node, constant, graph):
                 folded.append(node)
                 constant.update(value for value in node.outputs if value)
-        if not folded:
+        names = _folded_names(folded, graph)
+        if not names:
             return graph
-        names = {node.name for node in folded}
+        folded = [node for node in folded if node.name in names]
         rest = tuple(node for node in graph.nodes if node.name not in names)
         needed = {value for node in rest for value in read_values(node)} | set(graph.outputs)
         wanted = [value for node in folded for value in node.outputs if value in needed]
@@ -69,11 +60,20 @@ def _quantized(node: OnnxNode, constants: Mapping[str, Any]) -> QuantizedConstan
 
 
 def _foldable(node: OnnxNode, constant: set[str], graph: Graph) -> bool:
-    if not all(value in graph.types for value in node.outputs if value):
-        return False  # a sequence, map or optional: no tensor to keep
     if not all(value in constant for value in read_values(node)):
         return False
-    return _RANDOM.isdisjoint(operator_types(node))
+    return RANDOM_OPERATORS.isdisjoint(operator_types(node))
+
+
+def _folded_names(foldable: Sequence[OnnxNode], graph: Graph) -> set[str]:
+    """Operators to fold; a sequence, map or optional is no constant, so only folded ones may read it."""
+    names = {node.name for node in foldable}
+    for node in reversed(foldable):
+        for value in node.outputs:
+            readers = {reader.name for reader in graph.consumers.get(value, ())}
+            if value and not graph.is_tensor(value) and (value in graph.outputs or not readers <= names):
+                names.discard(node.name)
+    return names
 
 
 def _evaluate(graph: Graph, folded: list[OnnxNode], wanted: list[str]) -> dict[str, object]:

@@ -66,7 +66,7 @@ def _group(graph: Graph, operators: Sequence[OnnxNode], name: str) -> DigitalNod
     for value in inputs:
         if value not in graph.types:
             raise ModelError(
-                f"{graph.name}: value {value!r} is no tensor and passes from one digital subgraph to another; "
-                "only tensors can"
+                f"{graph.name}: value {value!r} is neither a tensor nor a sequence, map or optional of tensors, and "
+                "passes from one digital subgraph to another, which it cannot; export the model without it"
             )
     return DigitalNode(name=name, inputs=inputs, outputs=outputs, nodes=tuple(operators))

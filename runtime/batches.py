@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from memcompile.batching import Batching
 from memcompile.errors import DataError, UsageError
 from memcompile.ir import TensorType
+from memcompile.values import Value
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def join(name: str, parts: list[NDArray[Any]], batching: Batching) -> NDArray[An
         parts = [np.asarray(part)[None] for part in parts]
     if len(parts) == 1:
         return parts[0]
-    parts = [np.asarray(part) for part in parts]  # maps come as lists
+    parts = [np.asarray(part) for part in parts]
     axis = 0 if batching.whole else batching.join_axis(name)
     if axis is None and all(np.array_equal(part, parts[0]) for part in parts):
         return parts[0]
@@ -204,3 +206,77 @@ def join(name: str, parts: list[NDArray[Any]], batching: Batching) -> NDArray[An
     if all(np.array_equal(part, parts[0]) for part in parts):
         return parts[0]
     raise DataError(f"value {name!r} has no batch axis and differs between chunks; run all images as one chunk")
+
+
+def join_values(
+    name: str,
+    parts: Sequence[Value],
+    counts: Sequence[int],
+    another: Callable[[], tuple[int, Value]] | None,
+    batching: Batching,
+) -> Value:
+    """Join what chunks of images give for one value, whatever its type.
+
+    Tensors are joined by :func:`join`; of whole runs, what is no tensor becomes a list with one value a run. Else of a
+    sequence either the number of elements goes with that of images, as that of maps does, and the chunks' elements
+    follow each other; or it does not, and each element is joined.
+
+    Parameters
+    ----------
+    parts, counts
+        The value, and the number of images, of each chunk.
+    another
+        Gives the value for another number of images, and that number, to tell the two kinds of sequences apart where
+        all chunks are alike; None where the model takes one number of images only.
+
+    Raises
+    ------
+    DataError
+        The chunks' values do not go together.
+    """
+    if not any(part is None or isinstance(part, list | dict) for part in parts):
+        return join(name, list(parts), batching)
+    if batching.whole:
+        return list(parts)
+    if len(parts) == 1:
+        return parts[0]
+    if all(isinstance(part, list) for part in parts):
+        return _join_sequences(name, parts, counts, another, batching)
+    if all(part is None for part in parts) or all(isinstance(part, dict) and part == parts[0] for part in parts):
+        return parts[0]
+    raise DataError(f"value {name!r} is of another kind in each chunk of images; run one image at a time")
+
+
+def _join_sequences(
+    name: str,
+    parts: Sequence[list[Value]],
+    counts: Sequence[int],
+    another: Callable[[], tuple[int, Value]] | None,
+    batching: Batching,
+) -> list[Value]:
+    if not any(parts) or any(isinstance(element, dict) for part in parts for element in part):
+        return [element for part in parts for element in part]
+    seen = {(count, len(part)) for count, part in zip(counts, parts, strict=True)}
+    if len(seen) == 1 and another is not None:
+        count, value = another()
+        seen.add((count, len(value)))
+    lengths = {length for _, length in seen}
+    ratios = {Fraction(length, count) for count, length in seen}
+    # One number of images tells nothing, so the elements themselves must: each holds all images, or there is one each.
+    each_holds_all = all(
+        np.ndim(element) and len(element) == count
+        for count, part in zip(counts, parts, strict=True)
+        for element in part
+    )
+    if len(lengths) == 1 and (len(ratios) > 1 or each_holds_all):
+        return [
+            join_values(f"{name}[{number}]", elements, counts, None, batching)
+            for number, elements in enumerate(zip(*parts, strict=True))
+        ]
+    if len(ratios) == 1:
+        return [element for part in parts for element in part]
+    listed = ", ".join(f"{length} for {count} images" for count, length in sorted(seen))
+    raise DataError(
+        f"the number of elements of sequence {name!r} neither is fixed nor goes with that of images ({listed}); "
+        "run one image at a time"
+    )

@@ -24,7 +24,7 @@ from memcompile.geometry import Geometry
 from memcompile.ir import MappedLayer
 from memcompile.program import Program, Stage
 from memcompile.pulses import WriteReport
-from memcompile.runtime.batches import Batches, check_inputs, join
+from memcompile.runtime.batches import Batches, check_inputs, join_values
 from memcompile.runtime.compiled import Workers, available_threads
 from memcompile.runtime.digital import DigitalRunner
 from memcompile.runtime.edges import quantize, rescale
@@ -34,6 +34,7 @@ from memcompile.runtime.literal import LiteralExecutor
 from memcompile.runtime.machine import Machine
 from memcompile.runtime.passes_of_images import PassExecutors
 from memcompile.runtime.schedule_walk import ScheduleWalk
+from memcompile.values import Value
 
 __all__ = ["Effects", "Emulator"]
 
@@ -174,7 +175,9 @@ class Emulator:
         if not 0 <= first_image <= (1 << 32) - images:
             raise UsageError(f"first_image {first_image} is out of range; give 0 <= first_image <= 2^32 - {images}")
         results = self._run_chunks(inputs, max(images, 1), first_image, wanted, progress=progress)
-        return results if images else {name: value[0, ...] for name, value in results.items()}
+        if images:
+            return results
+        return {name: value[0, ...] if isinstance(value, np.ndarray) else value[0] for name, value in results.items()}
 
     def run_whole(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Run inputs that have no common batch axis, in one go and unchecked; returns the outputs.
@@ -200,9 +203,15 @@ class Emulator:
             ``first_image`` on; the result is then that of :meth:`run`, bit for bit.
         also
             Intermediate values to return beside the outputs.
+
+        Raises
+        ------
+        UsageError
+            A value is no tensor.
         """
         wanted = tuple(dict.fromkeys((*self.program.outputs, *also)))
         self._check_names(also)
+        refuse_sequences(values)
         images = max(len(array) for name, array in values.items() if name not in self.batches.batching.shared)
         return self._run_chunks(values, images, first_image, wanted, first_stage)
 
@@ -233,7 +242,13 @@ class Emulator:
             parts.append(part)
             if progress is not None:
                 progress(end - begin)
-        return {name: self._joined(name, parts) for name in wanted}
+        counts = [end - begin for begin, end in cuts]
+
+        def run_others(name: str) -> tuple[int, Value]:
+            number = 2 if counts[0] == 1 else 1
+            return number, run_chunk(0, number)[name]
+
+        return {name: self._joined(name, parts, counts, run_others) for name in wanted}
 
     def explain(self) -> dict[str, str]:
         """Which method each crossbar layer goes through, and why, by layer name."""
@@ -251,11 +266,20 @@ class Emulator:
         """
         return self.machine.devices.writing()
 
-    def _joined(self, name: str, parts: list[dict[str, NDArray[Any]]]) -> NDArray[Any]:
+    def _joined(
+        self,
+        name: str,
+        parts: Sequence[Mapping[str, Value]],
+        counts: Sequence[int],
+        run_others: Callable[[str], tuple[int, Value]],
+    ) -> Value:
+        batching = self.batches.batching
         if name in self.program.constants:
             constant = self.program.constants[name]
-            return np.broadcast_to(constant, (len(parts), *constant.shape)) if self.batches.batching.whole else constant
-        return join(name, [np.asarray(part[name]) for part in parts], self.batches.batching)
+            return np.broadcast_to(constant, (len(parts), *constant.shape)) if batching.whole else constant
+        alone = self.batches.fixed is not None or batching.one_by_one
+        another = None if alone else partial(run_others, name)
+        return join_values(name, [part[name] for part in parts], counts, another, batching)
 
     def _check_names(self, also: Sequence[str]) -> None:
         known = {value for stage in self.program.stages for value in stage.outputs}
@@ -333,6 +357,16 @@ def values_before(program: Program, first_stage: int) -> tuple[str, ...]:
     made = {name for stage in program.stages[first_stage:] for name in stage.outputs}
     wanted = dict.fromkeys((*read, *program.outputs))
     return tuple(name for name in wanted if name not in made and name not in program.constants)
+
+
+def refuse_sequences(values: Mapping[str, Value]) -> None:
+    """Raise UsageError for values that cannot be taken apart image by image."""
+    for name, value in values.items():
+        if value is None or isinstance(value, list | dict):
+            raise UsageError(
+                f"value {name!r} is a sequence, map or optional and cannot be kept image by image; begin at a later "
+                "layer, behind everything that reads it"
+            )
 
 
 def quantized_input(

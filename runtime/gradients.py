@@ -63,6 +63,12 @@ class Backward:
         self.first_stage = program.stages.index(program.layers[first_layer])
         self.last_stage = program.stages.index(program.layers[-1])
         between = program.stages[self.first_stage : self.last_stage]
+        walked = program.stages[self.first_stage : self.last_stage + 1]
+        made = {value for stage in walked for value in stage.outputs} | set(program.constants)
+        self.reads = tuple(
+            dict.fromkeys(name for stage in walked for name in stage.inputs if name and name not in made)
+        )
+        """Values from before the first stage that :meth:`forward` needs."""
         self._adjoints = {stage.name: StageAdjoint(stage) for stage in between if isinstance(stage, DigitalStage)}
 
     def forward(

@@ -19,7 +19,7 @@ from memcompile.errors import UsageError
 from memcompile.ir import read_only
 from memcompile.program import Program
 from memcompile.pulses import WriteReport
-from memcompile.runtime.emulator import Emulator, values_before
+from memcompile.runtime.emulator import Emulator, refuse_sequences
 from memcompile.runtime.gradients import IMAGES_AT_ONCE, Backward, LayerGradient
 from memcompile.runtime.transfer import Writer, held_levels, wire
 
@@ -153,10 +153,11 @@ class InSituTuner:
         self._backward = Backward(program, self.layers[0])
         self._wiring = wire(program)
         # What comes before the first tuned layer does not change: it is measured once.
-        names = values_before(program, self._backward.first_stage)
+        names = self._backward.reads
         self._values = {name: inputs[name] for name in names if name in inputs}
         if len(self._values) < len(names):
             self._values = Emulator(program, seed).measure(names, inputs, first_image=first_image, progress=advance)
+        refuse_sequences(self._values)
 
     def epoch(self, number: int) -> EpochRecord:
         """Run through the training images once, in an order decided by seed and epoch."""

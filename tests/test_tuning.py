@@ -18,7 +18,6 @@ import memcompile
 from memcompile.cli import main
 from memcompile.data import Dataset, load_dataset
 from memcompile.errors import DataError, UsageError
-from memcompile.evaluation import score
 from memcompile.pass_manager import Advance
 from memcompile.program import Program
 from memcompile.program_file import encode_program
@@ -29,6 +28,7 @@ from memcompile.runtime.hybrid_training import TuningOptions, probabilities
 from memcompile.runtime.recalibrate import recalibrate
 from memcompile.runtime.transfer import transfer, wire
 from memcompile.runtime.write_again import sensitivities, write_worst_again
+from memcompile.scoring import score
 from memcompile.target import Target, load_target
 from memcompile.tuning import TuningPlan, refresh, tune
 
