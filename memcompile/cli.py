@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
@@ -14,6 +12,7 @@ from typing import Any, NoReturn
 import click
 from rich.table import Table
 
+from memcompile.advice import CompileAdvice, DataOptions, program_path
 from memcompile.atomic import write_atomically
 from memcompile.cli_export import export_command
 from memcompile.cli_refresh import refresh_command
@@ -22,7 +21,6 @@ from memcompile.console import (
     Output,
     check_writable,
     data_options,
-    data_words,
     discard_output,
     duration,
     write_npz,
@@ -40,7 +38,7 @@ from memcompile.pipelines import DEFAULT_TARGET, compile_model, compiler_version
 from memcompile.printer import print_graph
 from memcompile.program import Program
 from memcompile.program_file import load_program, save_program
-from memcompile.report import Facts, program_facts
+from memcompile.report import program_facts
 from memcompile.runtime.emulator import Emulator
 from memcompile.scoring import class_names, score_samples
 from memcompile.target import builtin_targets, load_target
@@ -48,8 +46,6 @@ from memcompile.values import PlainArrays
 from memcompile.verifier import verify_program
 
 DEFAULT_BATCH = 100
-LOSS_WORTH_A_WORD = 0.01
-"""Share of right answers lost to noisy devices from which on the report says what helps."""
 
 
 class DefaultGroup(click.Group):
@@ -59,6 +55,7 @@ class DefaultGroup(click.Group):
         own = {*self.commands, "--help", "-h", "--version"}
         if args and args[0] not in own:
             args = ["compile", *args]
+        ctx.obj = list(args)  # for advice that calls the same command again
         return super().parse_args(ctx, args or ["--help"])
 
 
@@ -129,7 +126,11 @@ def _time_limit(seconds: float | None) -> tuple[str, ...]:
 @cli.command("compile")
 @click.argument("model", type=Path)
 @click.option(
-    "-o", "--output", type=Path, metavar="FILE", help="Program file [default: MODEL.mcp in the working directory]."
+    "-o",
+    "--output",
+    type=Path,
+    metavar="FILE",
+    help="Program file [default: MODEL.TARGET.mcp, in the working folder].",
 )
 @click.option(
     "--target",
@@ -226,10 +227,11 @@ def _time_limit(seconds: float | None) -> tuple[str, ...]:
     help="List passes with their options.",
 )
 @data_options
-def compile_command(model: Path, **options: Any) -> None:
+@click.pass_context
+def compile_command(context: click.Context, /, model: Path, **options: Any) -> None:
     """Compile MODEL, write the program, and report mapping and accuracy."""
     out = Output(options["quiet"], options["json_path"])
-    target = options["output"] or Path(f"{model.stem}.mcp")
+    target = options["output"] or program_path(model, options["target"])
     check_writable(target)
     dump = options["dump_ir"]
     explanation = Explanation()
@@ -277,23 +279,10 @@ def compile_command(model: Path, **options: Any) -> None:
         if energies is not None:
             out.print(energies)
     out.report(facts)
-    # Labels without --data are those of the digits, which the next command finds by itself, too.
-    unknown = options["data"] is None and facts["accuracy"] is None
-    same_data = " --data YOUR_DATA" if unknown else data_words(options["data"], options["mean"], options["std"])
-    out.say(f"program written to {target}; next: memcompile run {target}{same_data}")
-    for advice in _advice(facts, options["optimise"]):
-        out.say(advice.format(program=target, data=same_data))
-
-
-def _advice(facts: Facts, objective: str) -> Iterator[str]:
-    """What helps where noisy devices cost more than a point of accuracy."""
-    accuracy = facts["accuracy"]
-    if accuracy is None or accuracy["ideal"] - accuracy["emulated_mean"] < LOSS_WORTH_A_WORD:
-        return
-    yield "accuracy lost to devices can be won back on a chip: memcompile tune {program}{data}"
-    windows = any(math.prod(window) > 1 for layer in facts["layers"] for window in layer["parallel_windows"])
-    if windows and objective != "accuracy":
-        yield "parallel windows take part of it: --optimise accuracy does without, in more steps"
+    advice = CompileAdvice(compilation.program, target, DataOptions.of(options), context.obj)
+    out.say(f"program written to {target}; next: {advice.run()}")
+    for line in advice.lines(facts, compilation.dataset, options["optimise"]):
+        out.say(line)
 
 
 @dataclass(frozen=True)
@@ -323,6 +312,7 @@ class DumpIr:
     help="literal walks every array, step and phase.",
 )
 @click.option("--images", type=click.IntRange(1), help="Run the first so many samples [default: all].")
+@click.option("--skip", type=click.IntRange(0), help="Leave out the first so many samples.")
 @click.option(
     "--time",
     "time_s",
@@ -342,6 +332,7 @@ def run_command(program: Path, **options: Any) -> None:
     how = {name: options[name] for name in ("mean", "std", "seed")}
     classify = Emulator.ideal(loaded).run
     dataset = load_dataset(options["data"], loaded.inputs, **how, batching=loaded.batching, classify=classify)
+    dataset = dataset.after(options["skip"])
     dataset = dataset.head(min(dataset.count, options["images"] or dataset.count))
     if options["ideal"]:
         emulator = Emulator.ideal(loaded, options["executor"])

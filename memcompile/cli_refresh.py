@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from memcompile.advice import DataOptions, command_line, derived_path
 from memcompile.cli_tune import step_facts, step_lines, tuning_data
 from memcompile.console import Output, check_writable, data_options, duration, scoring_options
 from memcompile.program_file import load_program, save_program
@@ -36,7 +38,7 @@ def refresh_command(program: Path, **options: Any) -> None:
     No cell is written. Images come from --data.
     """
     out = Output(options["quiet"], options["json_path"])
-    target = options["output"] or program.with_suffix(".refreshed.mcp")
+    target = options["output"] or derived_path(program, "refreshed")
     check_writable(target)
     source = verify_program(load_program(program))
     training, test = tuning_data(source, options)
@@ -72,4 +74,8 @@ def refresh_command(program: Path, **options: Any) -> None:
         *step_lines(facts["steps"]),
     ]
     out.facts(facts, lines)
-    out.say(f"refreshed program written to {target}")
+    scored = replace(DataOptions.of(options), data=options["test"] or options["data"])
+    again = command_line(
+        ["run", target, *scored.words(), "--time", f"{options['time_s']:f}".rstrip("0").rstrip(".") + "s"]
+    )
+    out.say(f"refreshed program written to {target}; next: {again}")

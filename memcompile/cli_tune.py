@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from memcompile.advice import DataOptions, command_line, derived_path
 from memcompile.atomic import write_atomically
-from memcompile.console import Output, check_writable, data_options, data_words, scoring_options, words
+from memcompile.console import Output, check_writable, data_options, scoring_options, words
 from memcompile.cost_report import write_facts, write_line
 from memcompile.data import Dataset, load_dataset
 from memcompile.errors import UsageError
@@ -80,7 +81,7 @@ def tune_command(program: Path, **options: Any) -> None:
     Training images come from --data. A killed run started again goes on from OUTPUT.checkpoint.
     """
     out = Output(options["quiet"], options["json_path"])
-    target = options["output"] or program.with_suffix(".tuned.mcp")
+    target = options["output"] or derived_path(program, "tuned")
     check_writable(target)
     source = verify_program(load_program(program))
     training, test = tuning_data(source, options)
@@ -107,6 +108,7 @@ def tune_command(program: Path, **options: Any) -> None:
         images=options["images"],
         checkpoint=target.with_name(f"{target.name}.checkpoint"),
         progress=out.progress,
+        notify=out.say,
     )
     save_program(result.program, target)
     if options["curve"]:
@@ -114,8 +116,8 @@ def tune_command(program: Path, **options: Any) -> None:
     before, _ = transfer(source, plan.seed, correct_slices=plan.correct_slices)
     facts = _facts(source, before, result, training, test, out.progress)
     out.facts(facts, _lines(facts))
-    same_data = data_words(options["data"], options["mean"], options["std"])
-    out.say(f"tuned program written to {target}; next: memcompile run {target}{same_data}")
+    scored = replace(DataOptions.of(options), data=options["test"] or options["data"])
+    out.say(f"tuned program written to {target}; next: {command_line(['run', target, *scored.words()])}")
 
 
 def tuning_data(program: Program, options: dict[str, Any]) -> tuple[Dataset, Dataset]:
@@ -133,7 +135,16 @@ def tuning_data(program: Program, options: dict[str, Any]) -> tuple[Dataset, Dat
         raise UsageError("tuning needs real samples with labels; give them with --data")
     if test is None and data is not None and not data.is_dir():
         raise UsageError(f"{data} is an archive and has no test part; give samples to score on with --test")
-    scored = load_dataset(test or data, program.inputs, part="test", **how)
+    if test is not None and data is not None and test.resolve() == data.resolve():
+        used = min(options["images"] or training.count, training.count)
+        if (options["skip"] or 0) < used:
+            raise UsageError(
+                f"--test {test} names samples that --data trains with, whose score says nothing; give others, or leave "
+                f"out the {used:,} samples of --images with --skip {used}"
+            )
+        # What follows them is scored, so it must not judge the steps of training.
+        training = training.head(used)
+    scored = load_dataset(test or data, program.inputs, part="test", **how).after(options["skip"])
     if scored.labels is None:
         raise UsageError(f"{scored.name} has no labels to score with; give an archive with labels")
     return training, scored.head(options["score_images"] or scored.count)

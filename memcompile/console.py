@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import os
 import re
-import shlex
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -71,14 +70,6 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def data_words(data: Path | None, mean: Sequence[float] | None, std: Sequence[float] | None) -> str:
-    """The options with which the next command reads the same data, with a space before each."""
-    text = "" if data is None else f" --data {shlex.quote(str(data))}"
-    for name, values in (("mean", mean), ("std", std)):
-        text += f" --{name} " + ",".join(f"{value:g}" for value in values) if values else ""
-    return text
-
-
 def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options of every command that changes a chip and scores it."""
     for option in (
@@ -88,6 +79,7 @@ def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--score-images", type=click.IntRange(1), help="Score on the first so many test images [default: all]."
         ),
+        click.option("--skip", type=click.IntRange(0), help="Leave out the first so many samples of --test."),
         click.option(
             "--test", type=Path, metavar="NPZ", help="Samples to score on; published data sets bring their own."
         ),

@@ -119,6 +119,21 @@ class Dataset:
         inputs = self.batching.take(self.inputs, slice(n))
         return replace(self, inputs=inputs, labels=None if self.labels is None else self.labels[:n])
 
+    def after(self, n: int | None) -> Dataset:
+        """Leave out the first `n` scored samples.
+
+        Raises
+        ------
+        DataError
+            If none are left.
+        """
+        if not n:
+            return self
+        if n >= self.count:
+            raise DataError(f"{self.name}: holds {self.count} samples, so none is left after {n}; leave out fewer")
+        inputs = self.batching.take(self.inputs, slice(n, None))
+        return replace(self, inputs=inputs, labels=None if self.labels is None else self.labels[n:])
+
 
 def load_dataset(
     path: Path | str | None,
@@ -359,6 +374,12 @@ def _training_part(directory: Path, inputs: Mapping[str, TensorType]) -> Dataset
         raise DataError(f"{directory}: holds only {test.name}; add the training part")
     images, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return _image_set("CIFAR-10 training images", name, images, labels, images)
+
+
+def has_training_part(directory: Path) -> bool:
+    """Whether a directory in a published format holds the training images, too."""
+    names = [f"data_batch_{number}{end}" for number in range(1, 6) for end in ("", ".bin")]
+    return bool(find_idx(directory, "train", "images")) or any((directory / name).is_file() for name in names)
 
 
 def _image_set(

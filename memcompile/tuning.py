@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.atomic import write_atomically
-from memcompile.errors import DataError, UsageError
+from memcompile.errors import DataError, MemcompileError, OutputError, UsageError
 from memcompile.held_back import HeldBackImages, Outcome, StepRecord, better, record, split
 from memcompile.ir import fixed_batch
 from memcompile.pass_manager import ProgressBar, no_progress
@@ -99,6 +99,7 @@ def tune(
     images: int | None = None,
     checkpoint: Path | None = None,
     progress: ProgressBar = no_progress,
+    notify: Callable[[str], None] = lambda line: None,
 ) -> TuningResult:
     """Transfer a program to one emulated chip and win the lost accuracy back.
 
@@ -112,7 +113,10 @@ def tune(
         How many of them to fit with; those that follow are held back to judge each step on. When all are fitted
         with (None), the last fifth is held back instead.
     checkpoint
-        File that a killed run goes on from; removed at the end.
+        File that a killed run goes on from; removed at the end, and where the run fails. One that is damaged or of
+        another run is set aside, as FILE.stale.
+    notify
+        Gets a line for the user.
 
     Raises
     ------
@@ -123,23 +127,29 @@ def tune(
         Labels are missing or beyond the last layer's outputs.
     """
     plan = plan or TuningPlan()
-    _check(program, labels, plan)
+    check_tuning(program, labels, plan)
     everything = inputs, labels
     count = len(next(iter(inputs.values())))
     (inputs, labels), held_back = split(
         inputs, labels, min(images or count, count), fixed_batch(program.inputs.values()) or 1
     )
-    held = HeldBackImages(Emulator.ideal(program), *held_back)
-    state = _resume(checkpoint, program, *everything, plan)
-    if state is None:
-        state = _begin(program, inputs, held, plan, progress)
-        _save(checkpoint, state, program, *everything, plan)
-    if plan.options.epochs and labels is not None:
 
-        def save(now: _State) -> None:
-            _save(checkpoint, now, program, *everything, plan)
+    def save(now: _State) -> None:
+        _save(checkpoint, now, program, *everything, plan)
 
-        state = _tune(state, inputs, labels, held, plan, save, progress)
+    state = _resume(checkpoint, program, *everything, plan, notify)
+    try:
+        held = HeldBackImages(Emulator.ideal(program), *held_back)
+        if state is None:
+            state = _begin(program, inputs, held, plan, progress)
+            save(state)
+        if plan.options.epochs and labels is not None:
+            state = _tune(state, inputs, labels, held, plan, save, progress)
+    except (MemcompileError, MemoryError):
+        # What fails now would fail again; only a run that was stopped goes on.
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        raise
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return TuningResult(
@@ -192,7 +202,8 @@ def refuse_other_layouts(program: Program) -> None:
         )
 
 
-def _check(program: Program, labels: NDArray[np.int64] | None, plan: TuningPlan) -> None:
+def check_tuning(program: Program, labels: NDArray[Any] | None, plan: TuningPlan) -> None:
+    """Raise what :func:`tune` raises for a program and labels that cannot be tuned."""
     refuse_other_layouts(program)
     if not program.layers:
         raise UsageError("the program has no crossbar layer, so there is nothing to tune")
@@ -476,6 +487,7 @@ def _resume(
     inputs: Mapping[str, NDArray[Any]],
     labels: NDArray[np.int64] | None,
     plan: TuningPlan,
+    notify: Callable[[str], None],
 ) -> _State | None:
     """The state of an interrupted run with the same program, data and plan; None if there is none."""
     if checkpoint is None or not checkpoint.exists():
@@ -488,13 +500,13 @@ def _resume(
                 for name in CHECKPOINT_ARRAYS
             }
             data, best = archive.read("program.mcp"), archive.read("best.mcp")
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise UsageError(f"checkpoint {checkpoint} cannot be read ({error}); remove it to start again") from error
-    if facts["fingerprint"] != _fingerprint(program, inputs, labels, plan):
-        raise UsageError(
-            f"checkpoint {checkpoint} is of a run with another program, other data or other options; "
-            "remove it to start again"
-        )
+        same = facts["fingerprint"] == _fingerprint(program, inputs, labels, plan)
+    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+        _set_aside(checkpoint, f"cannot be read ({error})", notify)
+        return None
+    if not same:
+        _set_aside(checkpoint, "is of a run with another program, other data or other options", notify)
+        return None
     records = tuple(EpochRecord(**record) for record in facts["records"])[: plan.options.epochs]
     return _State(
         decode_program(data, str(checkpoint)),
@@ -510,3 +522,21 @@ def _resume(
         arrays["cell_pulses"],
         WriteReport(**facts["undoing"]),
     )
+
+
+def _set_aside(checkpoint: Path, why: str, notify: Callable[[str], None]) -> None:
+    """Make room for the checkpoint of a new run.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be moved.
+    """
+    stale = checkpoint.with_name(f"{checkpoint.name}.stale")
+    try:
+        checkpoint.replace(stale)
+    except OSError as error:
+        raise OutputError(
+            f"checkpoint {checkpoint} {why} and cannot be moved to {stale}: {error.strerror}; remove it to start again"
+        ) from error
+    notify(f"checkpoint {checkpoint} {why}; it is now {stale}, and the run starts from the beginning")

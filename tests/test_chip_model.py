@@ -414,11 +414,11 @@ def test_a_model_that_no_file_holds_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def program_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
-    """``m.mcp`` in the working directory."""
+    """``m.mcp`` in the working folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")  # nothing here is worth compiling kernels for
     (tmp_path / "m.onnx").write_bytes(models.conv_bn().SerializeToString())
-    assert main(["m.onnx", "--no-evaluation", "--quiet"]) == 0
+    assert main(["m.onnx", "-o", "m.mcp", "--no-evaluation", "--quiet"]) == 0
     capsys.readouterr()
     return tmp_path / "m.mcp"
 

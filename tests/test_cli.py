@@ -20,8 +20,7 @@ import pytest
 import stages
 
 import memcompile
-from memcompile.cli import _advice, main
-from memcompile.console import data_words
+from memcompile.cli import main
 from memcompile.errors import EXIT_CODES
 from memcompile.pass_manager import Pass
 from memcompile.pipelines import default_passes
@@ -75,8 +74,8 @@ def names(folder: Path) -> set[str]:
 
 def test_compile_writes_the_program_and_reports(run: Run, tmp_path: Path) -> None:
     out = run(COMPILE)
-    assert names(tmp_path) == {"m.mcp"}
-    program = memcompile.load_program(tmp_path / "m.mcp")
+    assert names(tmp_path) == {"m.yao2020.mcp"}
+    program = memcompile.load_program(tmp_path / "m.yao2020.mcp")
     for layer in program.layers:
         assert layer.name in out
     assert "m.onnx on yao2020" in out
@@ -88,47 +87,9 @@ def test_compile_writes_the_program_and_reports(run: Run, tmp_path: Path) -> Non
         r"float \(onnxruntime\) .*75\.00%",
         r"quantised, ideal devices .*\d+\.\d\d%",
         r"emulated, noisy devices, 2 chips .*\d+\.\d\d% \+- \d+\.\d\d%",
-        r"program written to m\.mcp; next: memcompile run m\.mcp",
+        r"program written to m\.yao2020\.mcp; next: memcompile run m\.yao2020\.mcp",
     ):
         assert re.search(fact, out), fact
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ("--data d.npz", "--data d.npz"),
-        ("", "--data YOUR_DATA"),
-    ],
-)
-def test_the_next_command_reads_the_same_data(run: Run, options: str, words: str) -> None:
-    out = run(f"compile m.onnx {options} --no-evaluation -o n.mcp")
-    assert f"next: memcompile run n.mcp {words}\n" in out
-
-
-def test_options_that_read_data_are_repeated_for_a_shell() -> None:
-    assert data_words(None, None, None) == ""
-    words = data_words(Path("my data/a.npz"), (0.5,), (0.25, 1.0))
-    assert words == " --data 'my data/a.npz' --mean 0.5 --std 0.25,1"
-
-
-@pytest.mark.parametrize(
-    ("lost", "window", "objective", "advice"),
-    [
-        (0.02, [2, 1], "throughput", 2),
-        (0.02, [2, 1], "accuracy", 1),
-        (0.02, [1, 1], "throughput", 1),
-        (0.005, [2, 1], "throughput", 0),
-    ],
-)
-def test_advice_comes_where_devices_cost_accuracy(lost: float, window: list[int], objective: str, advice: int) -> None:
-    facts = {
-        "accuracy": {"ideal": 0.9, "emulated_mean": 0.9 - lost},
-        "layers": [{"parallel_windows": [window, [1, 1]]}],
-    }
-    found = list(_advice(facts, objective))
-    assert len(found) == advice
-    for text, word in zip(found, ("memcompile tune", "--optimise accuracy"), strict=False):
-        assert word in text
 
 
 def test_the_word_compile_may_be_left_out(run: Run, tmp_path: Path) -> None:
@@ -136,10 +97,25 @@ def test_the_word_compile_may_be_left_out(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "a.mcp").read_bytes() == (tmp_path / "b.mcp").read_bytes()
 
 
+def test_programs_for_several_targets_lie_side_by_side(run: Run, tmp_path: Path) -> None:
+    reference = (resources.files("memcompile") / "targets" / "yao2020.toml").read_text(encoding="utf-8")
+    for name in ("small", "yao2020"):
+        (tmp_path / f"{name}.toml").write_text(reference.replace("arrays = 8\n", "arrays = 2\n"))
+    for target in ("yao2020", "hermes", "small.toml", "yao2020.toml"):
+        run(f"m.onnx --no-evaluation --quiet --effort fast --target {target}")
+    programs = {path.name: memcompile.load_program(path).target for path in tmp_path.glob("*.mcp")}
+    assert {name: (target.name, target.chip.arrays) for name, target in programs.items()} == {
+        "m.yao2020.mcp": ("yao2020", 8),
+        "m.hermes.mcp": ("hermes", 64),
+        "m.small.mcp": ("yao2020", 2),
+        "m.yao2020.toml.mcp": ("yao2020", 2),
+    }
+
+
 def test_json_on_standard_output_is_all_there_is(run: Run) -> None:
     facts = json.loads(run(f"{COMPILE} --json -"))
     assert facts.keys() >= ISSUE_KEYS
-    program = memcompile.load_program(Path("m.mcp"))
+    program = memcompile.load_program(Path("m.yao2020.mcp"))
     assert (facts["model"], facts["target"], facts["chips"]) == ("m.onnx", "yao2020", program.placement.chips)
     assert facts["arrays_bound"] <= facts["arrays_used"] == program.arrays_used
     assert facts["initiation_interval_bound"] <= facts["initiation_interval_steps"]
@@ -152,7 +128,7 @@ def test_json_on_standard_output_is_all_there_is(run: Run) -> None:
 
 def test_accuracies_are_those_of_the_three_networks(run: Run) -> None:
     accuracy = json.loads(run(f"{COMPILE} --json -"))["accuracy"]
-    program = memcompile.load_program(Path("m.mcp"))
+    program = memcompile.load_program(Path("m.yao2020.mcp"))
 
     def score(outputs: Any) -> float:
         return float((outputs["y"].argmax(axis=1) == LABELS).mean())
@@ -194,7 +170,7 @@ def test_quiet_prints_nothing(run: Run, tmp_path: Path) -> None:
     assert run(f"{COMPILE} --quiet") == ""
     assert run("m.onnx --quiet --no-evaluation -o q.mcp") == ""
     assert run("run q.mcp --data d.npz --quiet --ideal -o y.npz") == ""
-    assert names(tmp_path) == {"m.mcp", "q.mcp", "y.npz"}
+    assert names(tmp_path) == {"m.yao2020.mcp", "q.mcp", "y.npz"}
 
 
 def test_no_evaluation_measures_nothing(run: Run) -> None:
@@ -251,17 +227,17 @@ def test_every_listed_option_can_be_set_to_its_default(run: Run, tmp_path: Path)
 def test_slices_chips_and_seed_reach_the_program(run: Run, tmp_path: Path) -> None:
     facts = json.loads(run("m.onnx --data d.npz --no-evaluation --slices 2 --chips 3 --seed 9 --json -"))
     assert (facts["slices"], facts["chips_requested"], facts["chips"]) == (2, 3, 3)
-    program = memcompile.load_program(tmp_path / "m.mcp")
+    program = memcompile.load_program(tmp_path / "m.yao2020.mcp")
     assert all(layer.slices == 2 for layer in program.layers)
     assert program.provenance.options["seed"] == 9
 
 
 def test_the_same_command_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
-    first = run(f"{COMPILE} --json a.json -o p.mcp")
-    program = (tmp_path / "p.mcp").read_bytes()
-    assert run(f"{COMPILE} --json b.json -o p.mcp") == first
-    assert (tmp_path / "p.mcp").read_bytes() == program
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    command = f"{COMPILE} --json a.json -o p.mcp"
+    first, files = run(command), (tmp_path / "p.mcp", tmp_path / "a.json")
+    before = [path.read_bytes() for path in files]
+    assert run(command) == first
+    assert [path.read_bytes() for path in files] == before
 
 
 # --- run ---------------------------------------------------------------------------------------
@@ -269,14 +245,14 @@ def test_the_same_command_gives_the_same_bytes(run: Run, tmp_path: Path) -> None
 
 @pytest.fixture
 def program(run: Run) -> memcompile.Program:
-    """``m.mcp``, compiled."""
+    """``m.yao2020.mcp``, compiled."""
     run("m.onnx --data d.npz --no-evaluation --quiet")
-    return memcompile.load_program(Path("m.mcp"))
+    return memcompile.load_program(Path("m.yao2020.mcp"))
 
 
 @pytest.mark.parametrize("executor", ["fast", "literal"])
 def test_run_writes_predictions(run: Run, program: memcompile.Program, executor: str) -> None:
-    out = run(f"run m.mcp --data d.npz --ideal --executor {executor} -o y.npz")
+    out = run(f"run m.yao2020.mcp --data d.npz --ideal --executor {executor} -o y.npz")
     want = memcompile.Emulator.ideal(program).run(DATA)["y"]
     with np.load("y.npz") as found:
         assert list(found) == ["y"]
@@ -288,7 +264,7 @@ def test_run_writes_predictions(run: Run, program: memcompile.Program, executor:
 
 def test_run_on_noisy_devices_depends_on_the_seed_alone(run: Run, program: memcompile.Program) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        assert f"noisy devices, seed {seed}" in run(f"run m.mcp --data d.npz --seed {seed} -o {name}.npz")
+        assert f"noisy devices, seed {seed}" in run(f"run m.yao2020.mcp --data d.npz --seed {seed} -o {name}.npz")
     first, again, other = (np.load(f"{name}.npz")["y"] for name in "abc")
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -297,7 +273,7 @@ def test_run_on_noisy_devices_depends_on_the_seed_alone(run: Run, program: memco
 
 def test_run_without_labels_and_with_fewer_images(run: Run, program: memcompile.Program) -> None:
     assert program.layers
-    out = run("run m.mcp --data unlabelled.npz --ideal --images 5 -o y.npz")
+    out = run("run m.yao2020.mcp --data unlabelled.npz --ideal --images 5 -o y.npz")
     assert "5 samples of unlabelled, ideal devices; no labels, so no accuracy" in out
     assert np.load("y.npz")["y"].shape == (5, 4)
 
@@ -308,8 +284,8 @@ def test_run_without_labels_and_with_fewer_images(run: Run, program: memcompile.
 def test_show_prints_the_table_again(run: Run, program: memcompile.Program) -> None:
     assert program.layers
     table = run("m.onnx --data d.npz --no-evaluation").split("program written")[0]
-    assert run("show m.mcp").strip() == table.strip()
-    assert json.loads(run("show m.mcp --json -")).keys() >= ISSUE_KEYS
+    assert run("show m.yao2020.mcp").strip() == table.strip()
+    assert json.loads(run("show m.yao2020.mcp --json -")).keys() >= ISSUE_KEYS
 
 
 @pytest.mark.parametrize(("layer", "output", "kernel_input"), [("Conv_c1", 2, 7), ("Conv_c2", 0, 26), ("Gemm_y", 3, 0)])
@@ -320,8 +296,8 @@ def test_show_weight_tells_where_a_weight_sits(
     reference = (resources.files("memcompile") / "targets" / "yao2020.toml").read_text(encoding="utf-8")
     (tmp_path / "small.toml").write_text(reference.replace("arrays = 8\n", "arrays = 2\n"))
     run("m.onnx --data d.npz --no-evaluation --quiet --target small.toml --chips 5")
-    program = memcompile.load_program(Path("m.mcp"))
-    out = run(f"show m.mcp --weight {layer} {output} {kernel_input}")
+    program = memcompile.load_program(Path("m.small.mcp"))
+    out = run(f"show m.small.mcp --weight {layer} {output} {kernel_input}")
     assert f"weight of {layer}: output channel {output}, kernel input {kernel_input}" in out
     assert "bit line" in out
     assert "source line" in out
@@ -413,7 +389,7 @@ def test_a_signal_ends_it_without_a_trace(run: Run, tmp_path: Path, number: int,
         preexec_fn=listen_to_signals,  # noqa: PLW1509 - no threads yet, and only signals are touched
     ) as process:
         for _ in range(600):
-            if (tmp_path / "m.mcp").exists() or process.poll() is not None:
+            if (tmp_path / "m.yao2020.mcp").exists() or process.poll() is not None:
                 break
             time.sleep(0.05)
         time.sleep(0.2)
@@ -423,5 +399,5 @@ def test_a_signal_ends_it_without_a_trace(run: Run, tmp_path: Path, number: int,
         finally:
             process.kill()
     assert (process.returncode, out, err.strip()) == (code, "", "")
-    assert names(tmp_path) == {"m.mcp"}
-    assert memcompile.load_program(tmp_path / "m.mcp").layers
+    assert names(tmp_path) == {"m.yao2020.mcp"}
+    assert memcompile.load_program(tmp_path / "m.yao2020.mcp").layers

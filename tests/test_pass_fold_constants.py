@@ -173,13 +173,33 @@ def test_shapes_of_data_stay() -> None:
     assert stages.kinds(fold(nodes, weights)) == ["Shape", "Gather", "Unsqueeze", "Concat", "Reshape"]
 
 
-def test_operators_that_make_no_tensor_stay() -> None:
+def test_a_sequence_is_no_constant_but_may_lead_to_one() -> None:
     nodes = [
         node("SequenceConstruct", "k k", "s"),
         node("ConcatFromSequence", "s", "c", axis=0),
         node("Gemm", "x c", "y", transB=1),
     ]
-    assert stages.kinds(fold(nodes, {"k": WEIGHT})) == ["SequenceConstruct", "ConcatFromSequence", "Gemm"]
+    graph = fold(nodes, {"k": WEIGHT})
+    assert stages.kinds(graph) == ["Gemm"]
+    assert np.array_equal(graph.constants["c"], np.concatenate([WEIGHT, WEIGHT]))
+
+
+def test_a_sequence_that_something_else_reads_stays_with_all_that_lead_to_it() -> None:
+    nodes = [
+        node("SequenceConstruct", "k k", "s"),
+        node("SequenceInsert", "s k", "longer"),
+        node("ConcatFromSequence", "s", "c", axis=0),
+        node("ReduceMax", "x", "peak", keepdims=0),
+        node("Cast", "peak", "i", to=TensorProto.INT64),
+        node("Sub", "i i", "first"),
+        node("SequenceAt", "longer first", "e"),
+        node("Concat", "c e", "w", axis=0),
+        node("Gemm", "x w", "y", transB=1),
+    ]
+    graph = fold(nodes, {"k": WEIGHT})
+    assert stages.kinds(graph)[:2] == ["SequenceConstruct", "SequenceInsert"]
+    assert "ConcatFromSequence" not in stages.kinds(graph)
+    assert "c" in graph.constants
 
 
 def test_a_graph_without_constants_is_returned_as_it_is() -> None:

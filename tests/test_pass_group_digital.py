@@ -152,7 +152,7 @@ def test_a_branch_inside_a_group_brings_the_values_it_captures() -> None:
     assert "k" in graph.constants
 
 
-def test_a_sequence_between_two_groups_is_refused() -> None:
+def test_a_sequence_passes_between_two_groups() -> None:
     nodes = [
         node("SequenceConstruct", "x x", "s"),
         node("MatMul", "x w0", "a"),
@@ -164,8 +164,17 @@ def test_a_sequence_between_two_groups_is_refused() -> None:
     ]
     outputs = {"y": (TensorProto.FLOAT, ("N", 3))}
     model = models.make(nodes, {"x": (TensorProto.FLOAT, ("N", 3))}, outputs, WEIGHTS)
-    with pytest.raises(ModelError, match="'s' is no tensor"):
-        stages.after("group_digital", model, X)
+    before = stages.after("remove_dead_nodes", model, X)
+    graph = stages.default_pass("group_digital").run(before, stages.context_for(X))
+    assert [("s" in item.inputs, "s" in item.outputs) for item in graph.nodes] == [
+        (False, True),
+        (False, False),
+        (True, False),
+    ]
+    stages.assert_matches(graph, model, X)
+    unknown = before.replace(types={name: kind for name, kind in before.types.items() if name != "s"})
+    with pytest.raises(ModelError, match="'s' is neither a tensor nor a sequence, map or optional"):
+        stages.default_pass("group_digital").run(unknown, stages.context_for(X))
 
 
 def test_a_group_never_takes_the_name_of_a_layer() -> None:

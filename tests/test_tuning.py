@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import memcompile
 from memcompile.cli import main
 from memcompile.data import Dataset, load_dataset
-from memcompile.errors import DataError, UsageError
+from memcompile.errors import DataError, OutputError, UsageError
 from memcompile.pass_manager import Advance
 from memcompile.program import Program
 from memcompile.program_file import encode_program
@@ -425,9 +425,10 @@ def test_killed_run_resumes_to_the_same_bytes(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checkpoint_of_another_run_is_refused(program: Program, digits: Dataset, tmp_path: Path) -> None:
-    checkpoint = tmp_path / "run.checkpoint"
+def test_a_checkpoint_of_another_run_never_blocks(program: Program, digits: Dataset, tmp_path: Path) -> None:
+    checkpoint, stale = tmp_path / "run.checkpoint", tmp_path / "run.checkpoint.stale"
     some = digits.head(100)
+    said: list[str] = []
 
     @contextmanager
     def deadly(description: str, total: int) -> Iterator[Advance]:
@@ -436,13 +437,44 @@ def test_checkpoint_of_another_run_is_refused(program: Program, digits: Dataset,
         yield lambda done: None
 
     plan = TuningPlan(recalibration_images=0, options=TuningOptions(epochs=1))
+    want = encode_program(tune(program, some.inputs, some.labels, plan).program)
     with pytest.raises(KilledError):
-        tune(program, some.inputs, some.labels, plan, checkpoint=checkpoint, progress=deadly)
-    with pytest.raises(UsageError, match="another program, other data or other options"):
-        tune(program, some.inputs, some.labels, replace(plan, seed=1), checkpoint=checkpoint)
+        tune(program, some.inputs, some.labels, replace(plan, seed=1), checkpoint=checkpoint, progress=deadly)
+    another = checkpoint.read_bytes()
+    for damaged, why in ((another, "another program, other data or other options"), (b"no zip", "cannot be read")):
+        checkpoint.write_bytes(damaged)
+        result = tune(program, some.inputs, some.labels, plan, checkpoint=checkpoint, notify=said.append)
+        assert encode_program(result.program) == want
+        assert why in said[-1]
+        assert f"it is now {stale}" in said[-1]
+        assert (checkpoint.exists(), stale.read_bytes()) == (False, damaged)
+
+
+def test_a_stale_checkpoint_that_cannot_be_moved_is_one_message(
+    program: Program, digits: Dataset, tmp_path: Path
+) -> None:
+    checkpoint, some = tmp_path / "run.checkpoint", digits.head(20)
     checkpoint.write_bytes(b"no zip")
-    with pytest.raises(UsageError, match="cannot be read"):
-        tune(program, some.inputs, some.labels, plan, checkpoint=checkpoint)
+    (tmp_path / "run.checkpoint.stale").mkdir()
+    with pytest.raises(OutputError, match=r"cannot be moved to .*: Is a directory; remove it to start again"):
+        tune(program, some.inputs, some.labels, TuningPlan(recalibration_images=0), checkpoint=checkpoint)
+
+
+def test_a_failed_run_leaves_no_checkpoint(program: Program, digits: Dataset, tmp_path: Path) -> None:
+    checkpoint, some = tmp_path / "run.checkpoint", digits.head(20)
+    seen: list[str] = []
+
+    @contextmanager
+    def failing(description: str, total: int) -> Iterator[Advance]:
+        if description == "tuning":
+            seen.extend(path.name for path in tmp_path.iterdir())
+            raise DataError("as if a value were not a number")
+        yield lambda done: None
+
+    with pytest.raises(DataError, match="as if"):
+        tune(program, some.inputs, some.labels, TuningPlan(0), checkpoint=checkpoint, progress=failing)
+    assert seen == ["run.checkpoint"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_refusals(program: Program, digits: Dataset) -> None:

@@ -171,8 +171,8 @@ def test_outputs_on_the_ideal_target_are_those_of_onnxruntime(
 
 def run_commands(name: str, evaluation: str, output: str = "") -> None:
     assert main([f"{name}.onnx", *evaluation.split()]) == 0
-    assert main(["run", f"{name}.mcp", "--ideal", "--images", "4", *output.split()]) == 0
-    assert main(["show", f"{name}.mcp"]) == 0
+    assert main(["run", f"{name}.yao2020.mcp", "--ideal", "--images", "4", *output.split()]) == 0
+    assert main(["show", f"{name}.yao2020.mcp"]) == 0
 
 
 @pytest.fixture
