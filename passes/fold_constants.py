@@ -37,10 +37,9 @@ class FoldConstants(Pass):
         names = _folded_names(folded, graph)
         if not names:
             return graph
-        folded = [node for node in folded if node.name in names]
         rest = tuple(node for node in graph.nodes if node.name not in names)
         needed = {value for node in rest for value in read_values(node)} | set(graph.outputs)
-        wanted = [value for node in folded for value in node.outputs if value in needed]
+        wanted = [value for node in folded if node.name in names for value in node.outputs if value in needed]
         bytes_of = [node for node in folded if node.kind == "DequantizeLinear" and node.outputs[0] in needed]
         made = {value for node in folded for value in node.outputs}
         also = [value for node in bytes_of for value in node.inputs if value in made]
