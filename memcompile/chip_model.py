@@ -174,7 +174,10 @@ class _LayerModel:
             return add.cast(f"{name}/input", value, "float64")
         if self.layer.dtype != "float32":
             value = add.cast(f"{name}/input", value, "float32")
-        step = add.constant(f"{name}/input_step", np.array(quantizer.scale, np.float32))
+        places = geometry.input_size if geometry.layout == "channels_first" else (math.prod(geometry.input_size),)
+        # One for each channel or place: onnxruntime would put a scalar into a product of the network before it.
+        sizes = (geometry.in_channels, *[1] * len(places)) if geometry.in_channels > 1 else places[-1:]
+        step = add.constant(f"{name}/input_step", np.full(sizes, quantizer.scale, np.float32))
         value = add.node("Div", f"{name}/scale_input", [value, step])
         value = add.clip(f"{name}/clip_input", value, quantizer.lowest, quantizer.highest)
         return add.round(f"{name}/round_input", value)

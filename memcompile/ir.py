@@ -377,6 +377,8 @@ class Graph:
 def as_dtype(values: NDArray[np.floating[Any]], dtype: str) -> NDArray[Any]:
     """Numbers in a layer's output type; whole types round, and what float32 cannot hold is infinite."""
     with np.errstate(over="ignore"):
+        if dtype == "float16":
+            values = values.astype(np.float32)  # the way of onnxruntime's Cast, which rounds twice
         return (np.rint(values) if np.dtype(dtype).kind == "i" else values).astype(dtype)
 
 

@@ -6,6 +6,7 @@ operators of digital stages are taken over as they are.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ OLDEST_OPSET = 7
 """The first one whose operators broadcast, and the first that onnxruntime takes."""
 OLDEST_IR_VERSION = 8
 """Files of this version can be read by every onnxruntime that memcompile runs with."""
+OPEN_SIZES = (1, 2, 16)
+"""Open sizes that a model is run with to see how many axes its outputs have."""
 BATCH = "batch"
 """Name of the open first dimension of inputs."""
 HEADROOM_BYTES = 16 * 1024**2
@@ -272,8 +275,11 @@ def _rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
 
 
 def _input_info(name: str, kind: TensorType) -> onnx.ValueInfoProto:
-    """Type of an input; an open batch, the only size that may be open, is called so."""
+    """Type of an input; an open batch, the only size that may be open, is called so; one without axes is a scalar."""
     info = value_info(name, kind)
+    if not kind.shape and info.type.HasField("tensor_type"):
+        info.type.tensor_type.shape.SetInParent()
+        return info
     shape = info.type.tensor_type.shape
     for axis, size in enumerate(kind.shape):
         if size is None:
@@ -314,18 +320,22 @@ def _declare_outputs(model: onnx.ModelProto) -> None:
 def _observed_ranks(session: ort.InferenceSession, outputs: Sequence[str]) -> dict[str, int]:
     """Axes of outputs that onnxruntime reports no axis of: of scalars, and of what it cannot infer.
 
-    They are seen on zeros; where the model does not run on zeros, they stay unknown.
+    They are seen on zeros or ones, for small open sizes; where the model runs on none of them, they stay unknown.
     """
-    if not outputs:
-        return {}
-    feeds = {
-        value.name: zeros_for(
-            tensor_dtype(value.type) or "float32", tuple(size if isinstance(size, int) else 1 for size in value.shape)
-        )
-        for value in session.get_inputs()
-    }
-    try:
-        results = session.run(list(outputs), feeds)
-    except Exception:  # onnxruntime's exceptions have no common base class
-        return {}
-    return {name: result.ndim for name, result in zip(outputs, results, strict=True) if isinstance(result, np.ndarray)}
+    for value, size in itertools.product((0, 1), OPEN_SIZES if outputs else ()):
+        feeds = {
+            item.name: zeros_for(
+                tensor_dtype(item.type) or "float32", tuple(n if isinstance(n, int) else size for n in item.shape)
+            )
+            for item in session.get_inputs()
+        }
+        for array in feeds.values():
+            if value and array.dtype != object:
+                array[...] = value
+        try:
+            results = session.run(list(outputs), feeds)
+        except Exception:  # onnxruntime's exceptions have no common base class
+            continue
+        pairs = zip(outputs, results, strict=True)
+        return {name: result.ndim for name, result in pairs if isinstance(result, np.ndarray)}
+    return {}

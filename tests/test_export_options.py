@@ -1,0 +1,158 @@
+"""Exported models under other session options, and what ``onnx.checker`` says of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto
+
+from memcompile.chip_model import chip_model
+from memcompile.ir import TensorType
+from memcompile.onnx_export import ModelBuilder
+from memcompile.pipelines import compile_model
+from memcompile.runtime.emulator import Effects, Emulator
+
+LEVELS = (
+    onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+)
+
+
+def product_before_a_convolution() -> onnx.ModelProto:
+    """A product of two values, whose result a layer divides by its input step: onnxruntime fuses scalars with it."""
+    rng = np.random.default_rng(20)
+    weights = {"w": models.dyadic(rng, (2, 2, 3, 3)), "v": models.dyadic(rng, (3, 2, 3, 3))}
+    nodes = [
+        models.node("Conv", "x w", "c", pads=[1, 1, 1, 1]),
+        models.node("MatMul", "c x", "p"),
+        models.node("Conv", "p v", "y"),
+    ]
+    return models.float_model(nodes, ("N", 2, 6, 6), weights)
+
+
+def gelu(kind: int = onnx.TensorProto.FLOAT) -> onnx.ModelProto:
+    """A layer, and GELU written out, which onnxruntime replaces by an operator of its own from EXTENDED on."""
+    dtype = np.float16 if kind == onnx.TensorProto.FLOAT16 else np.float32
+    rng = np.random.default_rng(21)
+    weights = {"w": models.dyadic(rng, (12, 8)).T, "root": 2**0.5, "one": 1.0, "half": 0.5}
+    nodes = [
+        models.node("MatMul", "x w", "h"),
+        models.node("Div", "h root", "d"),
+        models.node("Erf", "d", "e"),
+        models.node("Add", "e one", "s"),
+        models.node("Mul", "h s", "m"),
+        models.node("Mul", "m half", "y"),
+    ]
+    return models.float_model(
+        nodes, ("N", 8), {key: np.asarray(value, dtype) for key, value in weights.items()}, kind=kind
+    )
+
+
+def outputs_at(data: bytes, feeds: dict[str, Any], level: Any, optimised: Path | None = None) -> list[Any]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = level
+    options.log_severity_level = 4
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+    return list(onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]).run(None, feeds))
+
+
+@pytest.mark.parametrize("target", ["yao2020", "hermes", "neurram"])
+@pytest.mark.parametrize("name", ["conv_bn", "skip_connection", "grouped_conv", "product"])
+def test_bits_are_the_same_at_every_level_of_optimisation(name: str, target: str, tmp_path: Path) -> None:
+    build, shape = {**models.SMALL, "product": (product_before_a_convolution, (2, 6, 6))}[name]
+    (tmp_path / "m.onnx").write_bytes(build().SerializeToString())
+    feeds = {"x": np.random.default_rng(22).standard_normal((60, *shape)).astype(np.float32)}
+    np.savez(tmp_path / "x.npz", **feeds)
+    settings = ("replicate.effort=fast",)
+    program = compile_model(tmp_path / "m.onnx", target, data=tmp_path / "x.npz", settings=settings).program
+    still = Emulator(program, 1, effects=replace(Effects(), read_noise=False))
+    want, data = still.run(feeds)["y"], chip_model(program, 1)
+    for level in LEVELS:
+        (got,) = outputs_at(data, feeds, level, tmp_path / "optimised.onnx")
+        assert np.array_equal(got, want), level
+        kinds = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+        assert "FusedMatMul" not in kinds, level
+
+
+@pytest.mark.parametrize("kind", [onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16])
+def test_digital_operators_need_the_default_options(kind: int, tmp_path: Path) -> None:
+    """What docs/export.md says: lower levels leave operators alone that the emulator's sessions replace."""
+    (tmp_path / "m.onnx").write_bytes(gelu(kind).SerializeToString())
+    x = np.random.default_rng(23).standard_normal((3000, 8))
+    feeds = {"x": x.astype(np.float16 if kind == onnx.TensorProto.FLOAT16 else np.float32)}
+    np.savez(tmp_path / "x.npz", x=feeds["x"][:50])
+    program = compile_model(tmp_path / "m.onnx", data=tmp_path / "x.npz", settings=("replicate.effort=fast",)).program
+    emulator = Emulator(program, 1, effects=replace(Effects(), read_noise=False))
+    values, data = emulator.run(feeds, also=["h"]), chip_model(program, 1)
+    with_layer = onnx.load_from_string(data)
+    with_layer.graph.output.append(onnx.ValueInfoProto(name="h"))
+    for level in LEVELS:
+        _, layer = outputs_at(with_layer.SerializeToString(), feeds, level)
+        assert np.array_equal(layer, values["h"]), level
+    (default,) = outputs_at(data, feeds, LEVELS[-1])
+    assert np.array_equal(default, values["y"])
+    (plain,) = outputs_at(data, feeds, LEVELS[0])
+    assert np.abs(plain.astype(float) - values["y"]).max() <= 1e-3 * np.abs(values["y"]).max()
+
+
+# --- the full check -------------------------------------------------------------------------------
+
+
+def stage(nodes: list[onnx.NodeProto], outputs: list[str]) -> bytes:
+    graph = onnx.helper.make_graph(
+        nodes,
+        "stage",
+        [
+            onnx.helper.make_tensor_value_info("x", TensorProto.FLOAT, (None, 4)),
+            onnx.helper.make_tensor_value_info("factor", TensorProto.FLOAT, ()),
+        ],
+        [onnx.ValueInfoProto(name=name) for name in outputs],
+        [onnx.numpy_helper.from_array(np.array([0, 3]), "ends")],
+    )
+    opset = onnx.helper.make_opsetid("", 17)
+    return bytes(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_scalar_inputs_and_outputs_have_a_shape(dtype: str) -> None:
+    nodes = [
+        models.node("Mul", "x factor", "scaled"),
+        models.node("ReduceMax", "scaled", "peak", keepdims=0),
+        models.node("NonZero", "x", "places"),
+        models.node("Size", "places", "count"),
+    ]
+    outputs = ["scaled", "peak", "places", "count"]
+    model = onnx.ModelProto.FromString(stage(nodes, outputs))
+    for value in model.graph.input:
+        value.type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    builder = ModelBuilder({"x", "factor", *outputs}, {"digital_0": model.SerializeToString()})
+    builder.inline("digital_0")
+    inputs = {"x": TensorType(dtype, (None, 4)), "factor": TensorType(dtype, ())}
+    exported = onnx.load_from_string(builder.model("m", inputs, outputs, {}, ""))
+    onnx.checker.check_model(exported, full_check=True)
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in exported.graph.output}
+    assert ranks == {"scaled": 2, "peak": 0, "places": 2, "count": 0}
+
+
+def test_ranks_are_seen_where_zeros_or_single_elements_do_not_run() -> None:
+    """A shape made of the data: zeros make it empty, which the reshape refuses."""
+    nodes = [
+        models.node("NonZero", "x", "places"),
+        models.node("Gather", "places ends", "some", axis=1),
+        models.node("ReduceMax", "some", "peak", keepdims=0),
+    ]
+    builder = ModelBuilder({"x", "factor", "peak"}, {"digital_0": stage(nodes, ["peak"])})
+    builder.inline("digital_0")
+    inputs = {"x": TensorType("float32", (None, 4)), "factor": TensorType("float32", ())}
+    exported = onnx.load_from_string(builder.model("m", inputs, ["peak"], {}, ""))
+    onnx.checker.check_model(exported, full_check=True)
