@@ -270,17 +270,17 @@ def _fit_digital(
     time_s: float = 0.0,
     undo: bool = True,
 ) -> tuple[Program, Outcome, list[StepRecord]]:
-    """Fit scales and offsets; offsets alone where that did not help; nothing where neither did."""
+    """Fit offsets alone, then scales and offsets; each is kept where it is better than what there is."""
     assert chip.chip is not None
-    steps: list[StepRecord] = []
-    for what, scales in (("scales and offsets", True), ("offsets alone", False)):
-        fitted = fit(chip, seed=chip.chip.seed, first_image=TUNING_IMAGES, time_s=time_s, scales=scales)
-        after = held.outcome(fitted, chip.chip.seed, time_s)
-        helps = better(before, after) or not undo
-        steps.append(record(f"{word} {what}", before, after, None if helps else before))
+    seed, best, outcome, steps = chip.chip.seed, chip, before, list[StepRecord]()
+    for what, scales in (("offsets alone", False), ("scales and offsets", True)):
+        fitted = fit(chip, seed=seed, first_image=TUNING_IMAGES, time_s=time_s, scales=scales)
+        after = held.outcome(fitted, seed, time_s)
+        helps = better(outcome, after) or not undo
+        steps.append(record(f"{word} {what}", outcome, after, None if helps else outcome))
         if helps:
-            return fitted, after, steps
-    return chip, before, steps
+            best, outcome = fitted, after
+    return best, outcome, steps
 
 
 def _write_again_or_back(
