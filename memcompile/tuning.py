@@ -270,13 +270,14 @@ def _fit_digital(
     time_s: float = 0.0,
     undo: bool = True,
 ) -> tuple[Program, Outcome, list[StepRecord]]:
-    """Fit offsets alone, then scales and offsets; each is kept where it is better than what there is."""
+    """Fit offsets alone, then scales and offsets; of those that help the chip as it was, the one with more right."""
     assert chip.chip is not None
     seed, best, outcome, steps = chip.chip.seed, chip, before, list[StepRecord]()
     for what, scales in (("offsets alone", False), ("scales and offsets", True)):
         fitted = fit(chip, seed=seed, first_image=TUNING_IMAGES, time_s=time_s, scales=scales)
         after = held.outcome(fitted, seed, time_s)
-        helps = better(outcome, after) or not undo
+        leads = outcome is before or after.share > outcome.share or better(outcome, after)
+        helps = (leads and better(before, after)) or not undo
         steps.append(record(f"{word} {what}", outcome, after, None if helps else outcome))
         if helps:
             best, outcome = fitted, after
