@@ -11,10 +11,6 @@ same bytes as one that was not killed.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -24,13 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.atomic import write_atomically
-from memcompile.errors import DataError, MemcompileError, OutputError, UsageError
+from memcompile.checkpoints import Checkpoint, TuningState
+from memcompile.errors import DataError, MemcompileError, UsageError
 from memcompile.held_back import HeldBackImages, Outcome, StepRecord, better, record, split
 from memcompile.ir import fixed_batch
 from memcompile.pass_manager import ProgressBar, no_progress
 from memcompile.program import Program
-from memcompile.program_file import decode_program, encode_program
 from memcompile.pulses import WriteReport
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.hybrid_training import (
@@ -45,7 +40,6 @@ from memcompile.runtime.recalibrate import recalibrate
 from memcompile.runtime.transfer import Writer, transfer
 from memcompile.runtime.write_again import Ranking, sensitivities, write_worst_again
 
-CHECKPOINT_ARRAYS = ("pending", "cell_pulses", "start_right", "start_error", "best_right", "best_error")
 # Image numbers key the read noise; tuning must not see the noise that scoring sees.
 TUNING_IMAGES = 1 << 30
 
@@ -128,30 +122,26 @@ def tune(
     """
     plan = plan or TuningPlan()
     check_tuning(program, labels, plan)
-    everything = inputs, labels
+    decides = asdict(plan)
+    del decides["options"]["epochs"]
+    kept = Checkpoint.of(checkpoint, program, inputs, labels, decides)
     count = len(next(iter(inputs.values())))
     (inputs, labels), held_back = split(
         inputs, labels, min(images or count, count), fixed_batch(program.inputs.values()) or 1
     )
-
-    def save(now: _State) -> None:
-        _save(checkpoint, now, program, *everything, plan)
-
-    state = _resume(checkpoint, program, *everything, plan, notify)
+    state = kept.resume(plan.options.epochs, notify)
     try:
         held = HeldBackImages(Emulator.ideal(program), *held_back)
         if state is None:
             state = _begin(program, inputs, held, plan, progress)
-            save(state)
+            kept.save(state)
         if plan.options.epochs and labels is not None:
-            state = _tune(state, inputs, labels, held, plan, save, progress)
+            state = _tune(state, inputs, labels, held, plan, kept.save, progress)
     except (MemcompileError, MemoryError):
         # What fails now would fail again; only a run that was stopped goes on.
-        if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
+        kept.remove()
         raise
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+    kept.remove()
     return TuningResult(
         state.program,
         state.records,
@@ -163,33 +153,6 @@ def tune(
         state.undoing,
         len(next(iter(inputs.values()))),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _State:
-    """Where a run is: enough to go on as if it had not stopped.
-
-    ``best`` is the chip to go back to, ``start_outcome`` and ``best_outcome`` are what held-back images say of the chip
-    before tuning in situ and of that one.
-    """
-
-    program: Program
-    best: Program
-    start_outcome: Outcome
-    best_outcome: Outcome
-    steps: tuple[StepRecord, ...]
-    records: tuple[EpochRecord, ...]
-    pending: NDArray[np.float64]
-    rounds: int
-    transfer: WriteReport
-    transfer_most_pulses: int
-    cell_pulses: NDArray[np.int64]
-    undoing: WriteReport
-
-    @property
-    def tuning(self) -> WriteReport:
-        """What rewriting took in all epochs."""
-        return sum((record.report for record in self.records), WriteReport())
 
 
 def refuse_other_layouts(program: Program) -> None:
@@ -242,7 +205,7 @@ def check_tuning(program: Program, labels: NDArray[Any] | None, plan: TuningPlan
 
 def _begin(
     program: Program, inputs: Mapping[str, NDArray[Any]], held: HeldBackImages, plan: TuningPlan, progress: ProgressBar
-) -> _State:
+) -> TuningState:
     chip, writer = transfer(program, plan.seed, correct_slices=plan.correct_slices)
     steps: list[StepRecord] = []
     outcome, undoing = held.outcome(chip, plan.seed), WriteReport()
@@ -258,7 +221,9 @@ def _begin(
     pending = np.zeros(weights_of(program, layers))
     most = int(writer.cell_pulses.max(initial=0))
     report, pulses = writer.take_report(), writer.cell_pulses
-    return _State(chip, chip, outcome, outcome, tuple(steps), (), pending, writer.rounds, report, most, pulses, undoing)
+    return TuningState(
+        chip, chip, outcome, outcome, tuple(steps), (), pending, writer.rounds, report, most, pulses, undoing
+    )
 
 
 def _fit_digital(
@@ -369,14 +334,14 @@ def refresh(
 
 
 def _tune(
-    state: _State,
+    state: TuningState,
     inputs: Mapping[str, NDArray[Any]],
     labels: NDArray[np.int64],
     held: HeldBackImages,
     plan: TuningPlan,
-    save: Callable[[_State], None],
+    save: Callable[[TuningState], None],
     progress: ProgressBar,
-) -> _State:
+) -> TuningState:
     writer = Writer.resume(state.program, plan.seed, state.rounds, state.cell_pulses)
     with progress("measuring", len(labels)) as advance:
         tuner = InSituTuner(
@@ -413,7 +378,7 @@ def _tune(
     return _keep_or_go_back(state, writer, held, plan)
 
 
-def _keep_or_go_back(state: _State, writer: Writer, held: HeldBackImages, plan: TuningPlan) -> _State:
+def _keep_or_go_back(state: TuningState, writer: Writer, held: HeldBackImages, plan: TuningPlan) -> TuningState:
     """The last epoch if it is better than none and no worse than the best; else the best, or none."""
     last = held.outcome(state.program, plan.seed)
     helps = better(state.start_outcome, last) and not better(last, state.best_outcome)
@@ -432,112 +397,3 @@ def _keep_or_go_back(state: _State, writer: Writer, held: HeldBackImages, plan: 
         cell_pulses=writer.cell_pulses.copy(),
         undoing=state.undoing + writer.take_report(),
     )
-
-
-def _fingerprint(
-    program: Program, inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None, plan: TuningPlan
-) -> str:
-    """Digest of everything that decides a run, but the number of epochs."""
-    digest = hashlib.sha256(encode_program(program))
-    for name in sorted(inputs):
-        digest.update(np.ascontiguousarray(inputs[name]).tobytes())
-    digest.update(b"" if labels is None else labels.tobytes())
-    facts = asdict(plan)
-    del facts["options"]["epochs"]
-    digest.update(json.dumps(facts, sort_keys=True).encode())
-    return digest.hexdigest()
-
-
-def _save(
-    checkpoint: Path | None,
-    state: _State,
-    program: Program,
-    inputs: Mapping[str, NDArray[Any]],
-    labels: NDArray[np.int64] | None,
-    plan: TuningPlan,
-) -> None:
-    if checkpoint is None:
-        return
-    facts = {
-        "fingerprint": _fingerprint(program, inputs, labels, plan),
-        "records": [asdict(record) for record in state.records],
-        "rounds": state.rounds,
-        "transfer": asdict(state.transfer),
-        "transfer_most_pulses": state.transfer_most_pulses,
-        "steps": [asdict(step) for step in state.steps],
-        "undoing": asdict(state.undoing),
-    }
-    arrays: dict[str, NDArray[Any]] = {"pending": state.pending, "cell_pulses": state.cell_pulses}
-    for name, outcome in (("start", state.start_outcome), ("best", state.best_outcome)):
-        arrays |= {f"{name}_right": outcome.right, f"{name}_error": outcome.error}
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("state.json", json.dumps(facts))
-        for name, array in arrays.items():
-            content = io.BytesIO()
-            np.lib.format.write_array(content, array, allow_pickle=False)
-            archive.writestr(f"{name}.npy", content.getvalue())
-        archive.writestr("program.mcp", encode_program(state.program))
-        archive.writestr("best.mcp", encode_program(state.best))
-    write_atomically(checkpoint, buffer.getvalue())
-
-
-def _resume(
-    checkpoint: Path | None,
-    program: Program,
-    inputs: Mapping[str, NDArray[Any]],
-    labels: NDArray[np.int64] | None,
-    plan: TuningPlan,
-    notify: Callable[[str], None],
-) -> _State | None:
-    """The state of an interrupted run with the same program, data and plan; None if there is none."""
-    if checkpoint is None or not checkpoint.exists():
-        return None
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            facts = json.loads(archive.read("state.json"))
-            arrays = {
-                name: np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
-                for name in CHECKPOINT_ARRAYS
-            }
-            data, best = archive.read("program.mcp"), archive.read("best.mcp")
-        same = facts["fingerprint"] == _fingerprint(program, inputs, labels, plan)
-    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-        _set_aside(checkpoint, f"cannot be read ({error})", notify)
-        return None
-    if not same:
-        _set_aside(checkpoint, "is of a run with another program, other data or other options", notify)
-        return None
-    records = tuple(EpochRecord(**record) for record in facts["records"])[: plan.options.epochs]
-    return _State(
-        decode_program(data, str(checkpoint)),
-        decode_program(best, str(checkpoint)),
-        Outcome(arrays["start_right"], arrays["start_error"]),
-        Outcome(arrays["best_right"], arrays["best_error"]),
-        tuple(StepRecord(**step) for step in facts["steps"]),
-        records,
-        arrays["pending"],
-        facts["rounds"],
-        WriteReport(**facts["transfer"]),
-        facts["transfer_most_pulses"],
-        arrays["cell_pulses"],
-        WriteReport(**facts["undoing"]),
-    )
-
-
-def _set_aside(checkpoint: Path, why: str, notify: Callable[[str], None]) -> None:
-    """Make room for the checkpoint of a new run.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be moved.
-    """
-    stale = checkpoint.with_name(f"{checkpoint.name}.stale")
-    try:
-        checkpoint.replace(stale)
-    except OSError as error:
-        raise OutputError(
-            f"checkpoint {checkpoint} {why} and cannot be moved to {stale}: {error.strerror}; remove it to start again"
-        ) from error
-    notify(f"checkpoint {checkpoint} {why}; it is now {stale}, and the run starts from the beginning")

@@ -15,6 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from memcompile.digits import digits8, digits28
+
 Shape = Sequence[int | str | None]
 EPSILON = 2.0**-10
 
@@ -217,6 +219,21 @@ def constant_chain() -> onnx.ModelProto:
         node("MatMul", "r1 w2", "y"),
     ]
     return float_model(nodes, ("N", 6), weights)
+
+
+def nearest_mean(side: int = 8, roll: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Weights of the classifier that takes the digit whose mean image is nearest."""
+    images, labels = digits8() if side == 8 else digits28()
+    means = np.array([images[labels == digit].mean(axis=0).ravel() / 255 for digit in range(10)])
+    means = np.roll(means, roll, axis=0)
+    return {"w": means.T.astype(np.float32), "b": (-np.square(means).sum(axis=1) / 2).astype(np.float32)}
+
+
+def digits_classifier(side: int) -> onnx.ModelProto:
+    """The nearest-mean classifier of grey images of 8x8 or 28x28: ``image`` to ``y``."""
+    nodes = [node("Flatten", "image", "flat"), node("Gemm", "flat w b", "y")]
+    inputs = {"image": (TensorProto.FLOAT, ("N", 1, side, side))}
+    return make(nodes, inputs, {"y": (TensorProto.FLOAT, ("N", 10))}, nearest_mean(side))
 
 
 SMALL: dict[str, tuple[Callable[[], onnx.ModelProto], tuple[int, ...]]] = {

@@ -105,7 +105,7 @@ def test_a_published_data_set_brings_its_own_parts(say: Say, tmp_path: Path, tra
 
 
 def test_without_data_commands_find_the_same_samples(say: Say, tmp_path: Path) -> None:
-    (tmp_path / "-m.onnx").write_bytes(classifier(28).SerializeToString())
+    (tmp_path / "-m.onnx").write_bytes(models.digits_classifier(28).SerializeToString())
     run, tune, *_ = follow(say, f"./-m.onnx {FAST} --images 40 --emulated-images 20 --optimise accuracy")
     assert run == ["run", "./-m.yao2020.mcp"]
     assert tune == ["tune", "./-m.yao2020.mcp"]
@@ -132,7 +132,7 @@ def test_what_cannot_be_tuned_is_not_advised(say: Say, tmp_path: Path, labels: s
 
 
 def test_a_refreshed_chip_is_run_at_its_age(say: Say, tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_bytes(classifier(8).SerializeToString())
+    (tmp_path / "m.onnx").write_bytes(models.digits_classifier(8).SerializeToString())
     say(f"m.onnx -o m.v1 --no-evaluation --quiet {FAST}")
     say("tune m.v1 --epochs 0 --images 50 --score-images 20 --quiet")
     (run,) = say("refresh m.v1.tuned.mcp --time 90min --images 50 --score-images 20 --seed 2")

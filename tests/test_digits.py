@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import make, node
+from models import make, nearest_mean, node
 from numpy.typing import NDArray
 from onnx import TensorProto
 
 from memcompile.cli import main
-from memcompile.digits import digits8, digits28
 from memcompile.evaluation import evaluate
 from memcompile.pipelines import compile_model
 
@@ -25,14 +24,6 @@ RNG = np.random.default_rng(3)
 @pytest.fixture(autouse=True)
 def _plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")  # nothing here is worth compiling kernels for
-
-
-def nearest_mean(side: int = 8, roll: int = 0) -> dict[str, NDArray[np.float32]]:
-    """Weights of the classifier that takes the class whose mean image is nearest."""
-    images, labels = digits8() if side == 8 else digits28()
-    means = np.array([images[labels == digit].mean(axis=0).ravel() / 255 for digit in range(10)])
-    means = np.roll(means, roll, axis=0)
-    return {"w": means.T.astype(np.float32), "b": (-np.square(means).sum(axis=1) / 2).astype(np.float32)}
 
 
 def normal(*shape: int) -> NDArray[np.float32]:
