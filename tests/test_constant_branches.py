@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import models
@@ -14,6 +15,8 @@ from models import dyadic, node
 from onnx import TensorProto, helper, numpy_helper
 
 from memcompile.ir import Graph, LinearLayer
+from memcompile.pipelines import compile_model
+from memcompile.runtime.emulator import Emulator
 
 RNG = np.random.default_rng(149)
 WEIGHTS: dict[str, Any] = {
@@ -92,6 +95,7 @@ INLINED: dict[str, tuple[onnx.ModelProto, int]] = {
     "computed from constants": (network(node("Not", "yes", "c"), choose("c", THEN, ELSE)), 1),
     "from a static size": (network(*SHAPE, choose("c", THEN, ELSE)), 1),
     "names that clash": (clash(), 2),
+    "a layer within": (network(choose("no", ELSE, branch([node("MatMul", "x w", "t"), node("Relu", "t", "r")], "r"))), 1),
     "nested": (nested("no"), 1),
     "nested in one that stays": (nested("c", *LARGEST), 0),
     "body that reads the branch's value": (looped(), 1),
@@ -117,6 +121,15 @@ def test_the_branch_taken_is_written_out(name: str) -> None:
     stages.assert_matches(graph, model, X)
     assert sum(isinstance(item, LinearLayer) for item in graph.nodes) == layers
     assert len(kinds(graph)) == (name == "nested in one that stays")
+
+
+@pytest.mark.parametrize("name", INLINED)
+def test_programs_are_compared_with_the_model(name: str, save_model: Callable[..., Path]) -> None:
+    """Although onnxruntime cannot show what operators in branches make."""
+    compilation = compile_model(save_model(INLINED[name][0]), "ideal", settings=("replicate.effort=fast",))
+    emulator = Emulator(compilation.program)
+    for output, want in stages.reference(INLINED[name][0], X).items():
+        np.testing.assert_allclose(emulator.run(X)[output], want, rtol=1e-5, atol=1e-6)
 
 
 OPEN_SIZE = [node("Shape", "x", "s"), node("ReduceMax", "s", "d", keepdims=0), node("Equal", "d eight", "c")]
