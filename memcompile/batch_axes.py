@@ -102,9 +102,13 @@ def find_batching(file: ModelFile, inputs: Mapping[str, TensorType], data: Mappi
     """
     names = _size_names(file)
     candidates = [*_declared(file.inputs, names), *_guessed(file.inputs, names)]
+    whole = _Candidate(dict.fromkeys(inputs))
     fitting = [candidate for candidate in candidates if data and _fits(candidate, inputs, data)]
     candidates = fitting or [candidate for candidate in candidates if not candidate.by_data]
-    candidates.append(_Candidate(dict.fromkeys(inputs)))
+    if data and not fitting:
+        shared = [_sharing(candidate, data) for candidate in candidates if candidate.size is None]
+        candidates = [*(each for each in (*shared, whole) if _fits(each, inputs, data)), *candidates]
+    candidates.append(whole)
     attempts = [
         _Attempt(candidate, tuple(_shapes_tried(candidate, file.inputs, inputs, names, data)))
         for candidate in candidates
@@ -216,6 +220,15 @@ def _fits(candidate: _Candidate, inputs: Mapping[str, TensorType], data: Mapping
         if axis is not None:
             counts.add(array.shape[axis])
     return len(counts) <= 1
+
+
+def _sharing(candidate: _Candidate, data: Mapping[str, NDArray[Any]]) -> _Candidate:
+    """The layout in which all samples share the inputs that the data hold once."""
+    axes = {
+        name: None if axis is not None and name in data and data[name].shape[axis : axis + 1] == (1,) else axis
+        for name, axis in candidate.axes.items()
+    }
+    return _Candidate(axes, tolerance=STRICT)
 
 
 # --- sizes ---------------------------------------------------------------------------------------

@@ -542,6 +542,18 @@ def test_files_that_have_no_common_batch_axis(name: str, shared_dir: Path) -> No
             assert np.allclose(got[output], value, rtol=1e-4, atol=1e-5 * np.abs(value).max())
 
 
+@pytest.mark.parametrize("sizes", [(None, None), ("N", "N"), ("A", "B"), ("batch", "batch"), (None, 1)])
+def test_samples_share_what_the_data_hold_once(sizes: tuple[Any, Any], save_model: Save, tmp_path: Path) -> None:
+    nodes = [node("MatMul", "x w", "a"), node("MatMul", "e v", "b"), node("Add", "a b", "y")]
+    inputs = {"x": (FLOAT, (sizes[0], 6)), "e": (FLOAT, (sizes[1], 3))}
+    network = model(nodes, inputs, "y", {"w": weights(6, 4), "v": weights(3, 4)})
+    feeds = {"x": models.images((5, 6)), "e": models.images((1, 3))}
+    np.savez(tmp_path / "d.npz", **feeds)
+    program = compile_model(save_model(network), "ideal", data=tmp_path / "d.npz").program
+    got = memcompile.Emulator(program).run(feeds)["y"]
+    np.testing.assert_allclose(got, stages.reference(network, feeds)["y"], rtol=1e-5, atol=1e-6)
+
+
 def test_an_open_length_becomes_the_one_given(shared_dir: Path) -> None:
     folder = shared_dir / "cases" / "gru_open"
     if not folder.is_dir():

@@ -95,7 +95,7 @@ INLINED: dict[str, tuple[onnx.ModelProto, int]] = {
     "computed from constants": (network(node("Not", "yes", "c"), choose("c", THEN, ELSE)), 1),
     "from a static size": (network(*SHAPE, choose("c", THEN, ELSE)), 1),
     "names that clash": (clash(), 2),
-    "a layer within": (network(choose("no", ELSE, branch([node("MatMul", "x w", "t"), node("Relu", "t", "r")], "r"))), 1),
+    "a layer within": (network(choose("no", ELSE, branch([node("Gemm", "x w", "t"), node("Relu", "t", "r")], "r"))), 1),
     "nested": (nested("no"), 1),
     "nested in one that stays": (nested("c", *LARGEST), 0),
     "body that reads the branch's value": (looped(), 1),
