@@ -170,17 +170,28 @@ class _LayerModel:
             vectors = math.prod(geometry.input_size)
             value = add.reshape(f"{name}/vectors", value, (-1, vectors, geometry.in_channels))
             value = add.node("Transpose", f"{name}/channels_first", [value], perm=[0, 2, 1])
-        if not isinstance(quantizer, InputQuantizer):
-            return add.cast(f"{name}/input", value, "float64")
-        if self.layer.dtype != "float32":
-            value = add.cast(f"{name}/input", value, "float32")
         places = geometry.input_size if geometry.layout == "channels_first" else (math.prod(geometry.input_size),)
+        value = self._widened(value, (geometry.in_channels, *places))
+        if not isinstance(quantizer, InputQuantizer):
+            return value
         # One for each channel or place: onnxruntime would put a scalar into a product of the network before it.
         sizes = (geometry.in_channels, *[1] * len(places)) if geometry.in_channels > 1 else places[-1:]
         step = add.constant(f"{name}/input_step", np.full(sizes, quantizer.scale, np.float32))
         value = add.node("Div", f"{name}/scale_input", [value, step])
         value = add.clip(f"{name}/clip_input", value, quantizer.lowest, quantizer.highest)
         return add.round(f"{name}/round_input", value)
+
+    def _widened(self, value: str, shape: Sequence[int]) -> str:
+        """Images of this shape as float32, or as float64 if they are applied as they are."""
+        add, name, dtype = self.builder, self.layer.name, self.layer.dtype
+        if isinstance(self.layer.quantizer, InputQuantizer) and dtype == "float32":
+            return value
+        wide = "float32" if isinstance(self.layer.quantizer, InputQuantizer) else "float64"
+        if dtype != "float16":
+            return add.cast(f"{name}/input", value, wide)
+        # onnxruntime computes halves in float32, and a Cast right behind would take what was not rounded yet.
+        value = add.reshape(f"{name}/rounded_input", value, (-1, 1, *shape))
+        return add.reshape(f"{name}/input_shape", add.cast(f"{name}/input", value, wide), (-1, *shape))
 
     def _padded(self, value: str) -> str:
         """Images with padding, flat: [images, 1, elements]."""

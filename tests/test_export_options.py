@@ -105,6 +105,27 @@ def test_digital_operators_need_the_default_options(kind: int, tmp_path: Path) -
     assert np.abs(plain.astype(float) - values["y"]).max() <= 1e-3 * np.abs(values["y"]).max()
 
 
+@pytest.mark.parametrize("target", ["ideal", "yao2020", "hermes"])
+@pytest.mark.parametrize("operator", ["Sigmoid", "Tanh", "Softplus"])
+@pytest.mark.parametrize("layer", ["Conv", "MatMul"])
+def test_halves_are_rounded_before_a_layer_reads_them(layer: str, operator: str, target: str, tmp_path: Path) -> None:
+    """onnxruntime computes these operators in float32, and takes casts there and back for nothing."""
+    rng = np.random.default_rng(24)
+    shapes = [(6, 4, 3, 3), (3, 6, 1, 1)] if layer == "Conv" else [(6, 6), (6, 3)]
+    weights = {name: rng.standard_normal(shape).astype(np.float16) for name, shape in zip("wv", shapes, strict=True)}
+    nodes = [models.node(layer, "x w", "c"), models.node(operator, "c", "s"), models.node(layer, "s v", "y")]
+    network = models.float_model(nodes, ("N", 4, 6, 6), weights, kind=onnx.TensorProto.FLOAT16)
+    (tmp_path / "m.onnx").write_bytes(network.SerializeToString())
+    feeds = {"x": rng.standard_normal((20, 4, 6, 6)).astype(np.float16)}
+    np.savez(tmp_path / "x.npz", **feeds)
+    settings = ("replicate.effort=fast",)
+    program = compile_model(tmp_path / "m.onnx", target, data=tmp_path / "x.npz", settings=settings).program
+    want, data = Emulator.ideal(program).run(feeds)["y"], chip_model(program, ideal=True)
+    for level in LEVELS:
+        (got,) = outputs_at(data, feeds, level)
+        assert np.array_equal(got, want), level
+
+
 # --- the full check -------------------------------------------------------------------------------
 
 
