@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from dataclasses import dataclass, fields
@@ -116,11 +117,6 @@ def _batch(options: dict[str, Any]) -> int | None:
     if options["batch"] is not None and not options["reprogram"]:
         raise UsageError(f"--batch {options['batch']} is for networks that are written in segments; add --reprogram")
     return (options["batch"] or DEFAULT_BATCH) if options["reprogram"] else None
-
-
-def _time_limit(seconds: float | None) -> tuple[str, ...]:
-    """Settings that end the searches of the mapping after so long."""
-    return () if seconds is None else tuple(f"{name}.time_limit_s={seconds}" for name in ("replicate", "place"))
 
 
 @cli.command("compile")
@@ -250,13 +246,13 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
         settings=(
             f"replicate.objective={options['optimise']}",
             f"replicate.effort={options['effort']}",
-            *_time_limit(options["time_limit"]),
             *options["settings"],
         ),
         instruments=(explanation, *((DumpIr(dump),) if dump else ())),
         progress=out.progress,
         check=not options["no_check"],
         limits=Limits(options["import_seconds"], int(options["import_memory"] * GIB)),
+        time_limit_s=math.inf if options["time_limit"] is None else options["time_limit"],
     )
     save_program(compilation.program, target)
     evaluation = None

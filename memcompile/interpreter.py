@@ -35,6 +35,8 @@ from memcompile.quantizers import InputQuantizer
 
 KEPT_SESSIONS = 256
 """A session of onnxruntime takes a tenth of a megabyte and a third of a millisecond to open."""
+PATCH_BYTES = 1 << 26
+"""Image patches that are held at once, or those of one image: each value is read by many windows."""
 
 
 def apply_matrices(x: NDArray[Any], geometry: Geometry, matrices: NDArray[Any]) -> NDArray[Any]:
@@ -51,11 +53,16 @@ def apply_matrices(x: NDArray[Any], geometry: Geometry, matrices: NDArray[Any]) 
     -------
     [batch, out_channels, positions].
     """
-    vectors = Unrolling.im2col(geometry).vectors(x.astype(matrices.dtype, copy=False))
+    unrolling, images = Unrolling.im2col(geometry), x.astype(matrices.dtype, copy=False)
+    products = np.empty((len(x), geometry.groups, geometry.group_columns, geometry.positions), matrices.dtype)
+    patch_bytes = geometry.groups * geometry.group_rows * geometry.positions * products.itemsize
+    at_once = max(1, PATCH_BYTES // max(patch_bytes, 1))
     # What NaN and infinite values mean is for the caller to say, once and in words.
     with np.errstate(over="ignore", invalid="ignore"):
-        products: NDArray[Any] = np.matmul(matrices.transpose(0, 2, 1), vectors)
-    return products.reshape(x.shape[0], geometry.out_channels, geometry.positions)
+        for first in range(0, len(x), at_once):
+            here = slice(first, first + at_once)
+            np.matmul(matrices.transpose(0, 2, 1), unrolling.vectors(images[here]), out=products[here])
+    return products.reshape(len(x), geometry.out_channels, geometry.positions)
 
 
 def exact_dtype(layer: IntegerLayer, matrix: NDArray[Any]) -> type[np.float32 | np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,7 @@ from memcompile.pass_manager import (
 )
 from memcompile.passes.calibrate_activations import CalibrateActivations
 from memcompile.passes.calibrate_ranges import CalibrateRanges
+from memcompile.passes.clock import Clock, running
 from memcompile.passes.cut_segments import CutSegments
 from memcompile.passes.fold_batchnorm import FoldBatchnorm
 from memcompile.passes.fold_constants import FoldConstants
@@ -125,13 +127,15 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     progress: ProgressBar = no_progress,
     check: bool = True,
     limits: Limits | None = None,
+    time_limit_s: float = math.inf,
 ) -> Compilation:
     """Compile a model and keep everything that was read on the way.
 
     With ``batch`` a network that is larger than ``chips`` chips is cut into segments that are written
     onto them one after the other, once for each batch of so many images. With ``check`` the program is compared
     with the model on one batch of samples. ``limits`` hold where onnxruntime first meets the model;
-    None trusts it. The command line sets limits.
+    None trusts it. The command line sets limits. ``time_limit_s`` holds for all searches of the mapping
+    together; where it is finite, results depend on the machine.
 
     Raises
     ------
@@ -173,7 +177,8 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     network = FloatNetwork(file, sample)
     counted = MultiplyAdds(find_bodies(file, sample))
     checks = (counted, Verifier(), network) if check else (counted, Verifier())
-    graph = run_passes(graph, passes, context, (*instruments, *checks))
+    with running(Clock(waiting_s=time_limit_s)):
+        graph = run_passes(graph, passes, context, (*instruments, *checks))
     warnings = (*_data_warnings(dataset, found, calibrated=not hardware.cell.continuous), *_random_warnings(graph))
     options: dict[str, str | int | float | bool | None] = {
         "batch": batch,
@@ -184,6 +189,8 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
         "slice_base": context.base,
         "slices": slices,
     }
+    if time_limit_s < math.inf:
+        options["time_limit_s"] = time_limit_s
     provenance = Provenance(
         file.name, file.sha256, compiler_version(), options, warnings, counted.total, counted.on_arrays
     )

@@ -24,14 +24,22 @@ class Clock:
     work_left: float = math.inf
     whole: Clock | None = None
     """The clock that this one is a part of."""
+    waiting_s: float = math.inf
+    """Seconds that a clock has which begins to run with the first search."""
 
     @classmethod
     def after(cls, seconds: float, work: float = math.inf) -> Clock:
         """The clock that runs out after so many seconds from now, or so much work; part of the running one, if any."""
         whole = running_clock()
+        whole.begin()
         if whole is FOREVER:
             return cls(time.monotonic() + seconds, work)
         return cls(min(whole.end_s, time.monotonic() + seconds), min(whole.work_left, work), whole)
+
+    def begin(self) -> None:
+        """Count the seconds from now, unless they are counted already."""
+        self.end_s = min(self.end_s, time.monotonic() + self.waiting_s)
+        self.waiting_s = math.inf
 
     def part(self, share: float) -> Clock:
         """A clock for one search that may take a share of what is left."""

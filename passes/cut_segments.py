@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from memcompile.errors import UsageError
 from memcompile.ir import Certificate, Graph, Placement, Replica, Segment, TiledLayer, TileTable
 from memcompile.pass_manager import Pass, PassContext
+from memcompile.passes.clock import Clock, running
 from memcompile.passes.explore_windows import CopyOption, option_of, useful_windows
 from memcompile.passes.layer_graph import column_lines, mapped_layers, tile_loads
 from memcompile.passes.packing import group_tiles
@@ -59,7 +60,8 @@ class CutSegments(Pass):
         cut = [_cut_layer(layer, option, prices) for layer, (option, _) in zip(layers, windows, strict=True)]
         array = context.target.array
         costs = SegmentCosts(cut, (array.input_lines, array.output_lines), prices.arrays, prices.interval_ns)
-        segments = plan_segments(costs)
+        with running(Clock.after(math.inf)):
+            segments = plan_segments(costs)
         graph = with_copies(graph, layers, _copies(cut, segments))
         placement = _placed(graph, cut, segments, context)
         total_ns = sum(segment.choice.cost_ns for segment in segments)

@@ -32,12 +32,17 @@ class Part:
 Scheme = tuple[Part, ...]
 
 
+Content = tuple[tuple[int, int, int, int], ...]
+"""Tiles of an array that stand side by side: input lines, output lines, steps, and number."""
+
+
 @dataclass(frozen=True)
 class JointPlan:
-    """A scheme per layer that fits within ``interval`` steps."""
+    """A scheme per layer that fits within ``interval`` steps, and the content of each array."""
 
     schemes: tuple[Scheme, ...]
     interval: int
+    contents: tuple[Content, ...]
 
 
 @dataclass(frozen=True)
@@ -208,6 +213,8 @@ class Distribution:
         self.steps: list[list[cp_sat.LinearExprT]] = [[] for _ in range(problem.arrays)]
         self.area: list[list[cp_sat.LinearExprT]] = [[] for _ in range(problem.arrays)]
         self.width: list[list[cp_sat.LinearExprT]] = [[] for _ in range(problem.arrays)]
+        self.tiles: list[list[tuple[int, int, cp_sat.LinearExprT, cp_sat.IntVar]]] = [[] for _ in range(problem.arrays)]
+        self.contents: tuple[Content, ...] = ()
         self.free: dict[int, dict[int, list[cp_sat.IntVar]]] = {}
         for layer, options in enumerate(problem.layers):
             if layer in schemes:
@@ -229,6 +236,7 @@ class Distribution:
                 self.model.add(sum(here) == total)
                 for array, number in enumerate(here):
                     self.steps[array].append(load * number)
+                    self.tiles[array].append((height, width, load, number))
                     self._occupy(array, height, width, number)
 
     def _free_layer(self, layer: int) -> None:
@@ -244,6 +252,7 @@ class Distribution:
                 load = model.new_int_var(0, min(self.interval, option.windows), "")
                 model.add(load <= min(self.interval, option.windows) * here)
                 self.steps[array].append(load)
+                self.tiles[array].append((height, width, load, here))
                 self._occupy(array, height, width, here)
                 loads.append(load)
             model.add(sum(loads) == total)
@@ -255,7 +264,7 @@ class Distribution:
             self.width[array].append(width * count)
 
     def solve(self, effort: float) -> dict[int, Scheme] | None:
-        """Schemes of the free layers; None if there is no distribution.
+        """Schemes of the free layers, which fill the ``contents`` of arrays; None if there is no distribution.
 
         Raises
         ------
@@ -276,4 +285,12 @@ class Distribution:
                 if taken:
                     parts.append(Part(number, tuple(taken)))
             found[layer] = tuple(parts)
+        self.contents = tuple(self._content(solver, array) for array in range(self.problem.arrays))
         return found
+
+    def _content(self, solver: Solver, array: int) -> Content:
+        listed = [
+            (height, width, solver.value(load), solver.value(number))
+            for height, width, load, number in self.tiles[array]
+        ]
+        return tuple(tile for tile in listed if tile[2] and tile[3])  # a copy without windows is none

@@ -77,11 +77,12 @@ def _try_interval(problem: JointProblem, interval: int, effort: JointEffort) -> 
         schemes = {layer: master.schemes[layer][number] for layer, number in choice.items()}
         try:
             limit = effort.distribution
-            free = Distribution(problem, interval, schemes, own_lines=True).solve(limit)
+            distribution = Distribution(problem, interval, schemes, own_lines=True)
+            free = distribution.solve(limit)
             if free is not None:
                 found = {**schemes, **free}
-                return JointPlan(tuple(found[layer] for layer in range(len(problem.layers))), interval), False
-            limit = effort.distribution
+                chosen = tuple(found[layer] for layer in range(len(problem.layers)))
+                return JointPlan(chosen, interval, distribution.contents), False
             relaxed = Distribution(problem, interval, schemes, own_lines=False).solve(limit)
             proven = proven and relaxed is None
         except TimeoutError:

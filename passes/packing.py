@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.passes.clock import running_clock
+
 Rectangle = tuple[int, int, int, int]
 """First input line, first output line, input lines, output lines."""
 
@@ -128,11 +130,14 @@ def pack(
 
     Returns
     -------
-    The best packing found, or None if none keeps within ``arrays``.
+    The best packing found, or None if none keeps within ``arrays``; once the time is up, of the first
+    order only.
     """
     limit = interval if interval is not None else sum(shape.load * shape.count for shape in shapes)
     best: Packing | None = None
     for order in range(len(_ORDERS)):
+        if order and not running_clock().seconds_left:
+            break
         allowed = arrays if best is None else best.arrays - 1
         found = first_fit(shapes, lines, limit, allowed, order=order)
         if found is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -32,13 +33,13 @@ from memcompile.passes.choice_master import choose_together, raise_bound
 from memcompile.passes.clock import Clock, running
 from memcompile.passes.explore_windows import CopyOption, explore_windows
 from memcompile.passes.joint_bound import joint_bound
-from memcompile.passes.joint_model import JointProblem
+from memcompile.passes.joint_model import JointPlan, JointProblem
 from memcompile.passes.joint_plan import EFFORTS as JOINT_EFFORTS
 from memcompile.passes.joint_plan import replicas_of, search_jointly
 from memcompile.passes.latency_bound import latency_bound
 from memcompile.passes.latency_plan import latency_plans
 from memcompile.passes.layer_graph import column_lines, mapped_layers, tile_loads
-from memcompile.passes.packing import Packing, TileShape, group_tiles, pack
+from memcompile.passes.packing import Fill, Packing, TileShape, group_tiles, pack
 from memcompile.passes.packing_bounds import arrays_bound
 from memcompile.passes.packing_exact import pack_exactly
 from memcompile.passes.pattern_search import EFFORTS as PATTERN_EFFORTS
@@ -267,7 +268,7 @@ class Replicate(Pass):
         if plan is None:
             return found
         copies = tuple(replicas_of(item, scheme) for item, scheme in zip(options, plan.schemes, strict=True))
-        return _Found(copies, plan.interval, (), None)
+        return _Found(copies, plan.interval, (), _packed_jointly(plan, lines, arrays))
 
 
 def limits_of(table: PriceTable, interval: int, layers: Sequence[TiledLayer]) -> str:
@@ -286,6 +287,25 @@ class _Found:
     certificates: tuple[Certificate, ...]
     packing: Packing | None
     places: TileTable | None = None
+
+
+def _packed_jointly(plan: JointPlan, lines: tuple[int, int], arrays: int) -> Packing | None:
+    """A packing of a joint plan where first fit, from which placement goes on, finds none."""
+    counts: Counter[tuple[int, int, int]] = Counter()
+    for content in plan.contents:
+        for *tile, number in content:
+            counts[tile[0], tile[1], tile[2]] += number
+    shapes = [TileShape(*key, count) for key, count in sorted(counts.items())]
+    if pack(shapes, lines, plan.interval, arrays, enough=arrays) is not None:
+        return None
+    index = {(shape.height, shape.width, shape.load): number for number, shape in enumerate(shapes)}
+    fills = []
+    for content in plan.contents:
+        widths = [(index[height, width, load], width) for height, width, load, number in content for _ in range(number)]
+        edges = np.cumsum([0, *(width for _, width in widths)]).tolist()
+        tiles = tuple((number, 0, edge) for (number, _), edge in zip(widths, edges, strict=False))
+        fills.append((Fill(tiles, (), sum(shapes[number].load for number, _ in widths)), 1))
+    return Packing(tuple(fill for fill in fills if fill[0].tiles))
 
 
 def flow_of(graph: Graph, layers: Sequence[TiledLayer], replicas: Sequence[tuple[Replica, ...]]) -> Flow:

@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.passes.clock import running_clock
 from memcompile.passes.explore_windows import CopyOption
 from memcompile.passes.packing import Packing, TileShape, first_fit, pack
 
@@ -123,7 +124,7 @@ class SegmentCosts:
         """The best choice of copies that the search finds; None if one copy does not fit the arrays."""
         loads = self._loads(stretches)
         best = self._choice(loads, np.ones(len(stretches), np.int64))
-        if best is None or loads.most_copies.max() == 1:
+        if best is None or loads.most_copies.max() == 1 or running_clock().is_over:
             return best
         aims = np.array(_aims(best.interval), np.int64)[:, None]
         best = self._best(best, loads, np.minimum(loads.most_copies, -(-loads.windows // aims)))
@@ -142,7 +143,7 @@ class SegmentCosts:
         """The best of a choice and of others, whose copies are [choices, stretches]."""
         least_ns = self._least_costs(loads, copies)
         for number in np.argsort(least_ns, kind="stable").tolist():
-            if least_ns[number] >= best.cost_ns:
+            if least_ns[number] >= best.cost_ns or running_clock().is_over:
                 break
             found = self._choice(loads, copies[number])
             if found is not None and found.cost_ns < best.cost_ns:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.passes.clock import running_clock
 from memcompile.passes.segment_costs import SegmentChoice, SegmentCosts, Stretch, running
 
 MOST_SEGMENTS_TRIED = 400_000
@@ -73,7 +74,8 @@ def cheapest_path(
         firsts, least = edges_to(last)
         at_least = length[firsts] + least
         for place in np.argsort(at_least, kind="stable").tolist():
-            if at_least[place] >= length[last]:
+            # Once the time is up, any edge will do.
+            if at_least[place] >= length[last] or (length[last] < np.inf and running_clock().is_over):
                 break
             first = int(firsts[place])
             total = length[first] + length_of(first, last)
