@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,12 @@ from memcompile.passes.window_plan import Choice, PriceTable, WindowPlan, shapes
 
 Choices = tuple[tuple[Choice, ...], ...]
 """The choice of each layer, kind by kind."""
-INTERVAL_SHARE = 0.6
+INTERVAL_SHARE = 0.8
 """Share of the work left that one interval may take."""
-MOST_UNDECIDED = 2
-"""Intervals in a row that are not decided, after which the search would go on without a result."""
+BISECTION_SHARE = 0.8
+"""Share of the work left that the bound may take; the rest is for packing."""
+AT_ONCE = 0.25
+"""Share of the packing effort that choices get for the very interval they were made for, where few pack."""
 WHOLE = 1e-6
 """Distance from a whole number that is the solver's rounding."""
 
@@ -73,25 +75,27 @@ def close_by_branching(
     between the bound and the plan's.
     """
     proposals = []
-    undecided = 0
     low, high, left = bound, plan.interval, effort.work
+    bisection = effort.clock.part(BISECTION_SHARE)
     while low < high and left > 0 and (high - low > effort.gap / 4 * high or 2 * left > effort.work):
-        if effort.clock.is_over or undecided == MOST_UNDECIDED:
+        if bisection.is_over:
             break
         middle = (low + high) // 2
-        with running(effort.clock.part(INTERVAL_SHARE)) as clock:
+        with running(bisection.part(INTERVAL_SHARE)) as clock:
             program = ChoiceProgram(table, middle, arrays, whole=False, clock=clock)
             verdict = branch(program, math.ceil(left / program.weight))
         left -= verdict.rounds * program.weight
-        undecided = undecided + 1 if verdict.impossible is None else 0
+        if verdict.impossible is None:
+            break  # others near it would take as long without a result
         if verdict.impossible:
             low = middle + 1
             continue
         high = middle
-        if verdict.choices is None:
-            continue
+        assert verdict.choices is not None, "an interval is not ruled out by choices"
         proposals.append((middle, verdict.choices))
-        plan = _packed(table, arrays, middle, verdict.choices, effort) or plan
+        first = replace(effort, packing=AT_ONCE * effort.packing)
+        with running(bisection):
+            plan = _packed(table, arrays, middle, verdict.choices, first) or plan
     bound = min(low, plan.interval)
     return _pack_shortest(table, arrays, bound, plan, sorted(proposals, key=lambda item: item[0]), effort), bound
 

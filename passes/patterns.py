@@ -39,7 +39,7 @@ KNAPSACK_LIMIT = 0.2
 
 TERM_WORK = 2.5e-6
 """Work of a term of a knapsack's model."""
-FILL_WORK = 1e-5
+FILL_WORK = 3e-6
 """Work of asking whether an array has room for a shape."""
 
 
@@ -210,6 +210,12 @@ class Filling:
             return number
         return max(0, min(number, int((self._apart[binding] // conflicts.sizes[binding, shape]).min())))
 
+    def may_hold(self, shapes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether cells and steps leave room for a tile of each shape; where not, there will never be any."""
+        fits = self._knapsack.matrix[:, shapes] <= self._left[:, None]
+        wanted: NDArray[np.bool_] = self.counts[shapes] < self._knapsack.most[shapes]
+        return np.logical_and(wanted, np.logical_and.reduce(fits, axis=0))
+
     def add(self, shape: int, number: int) -> None:
         """Add tiles of a shape."""
         conflicts = self._knapsack.conflicts
@@ -228,10 +234,14 @@ def greedy_patterns(knapsack: Knapsack, prices: NDArray[np.float64]) -> list[NDA
     found: dict[bytes, NDArray[np.int64]] = {}
     for seed in ranked[:SEEDS].tolist():
         filling = Filling(knapsack)
-        for shape in (seed, *ranked.tolist()):
-            number = filling.room(shape)
+        left = np.concatenate([[seed], ranked])
+        while len(left):
+            number = filling.room(int(left[0]))
             if number:
-                filling.add(shape, number)
+                filling.add(int(left[0]), number)
+            left = left[1:]
+            if number:
+                left = left[filling.may_hold(left)]
         if float(prices @ filling.counts) > 1 + TOLERANCE:
             found.setdefault(filling.counts.tobytes(), filling.counts)
     return list(found.values())

@@ -68,7 +68,7 @@ JOINT_OPTIONS = 8
 EXACT_ARRAYS = 32
 EXACT_TILES = 200
 EXACT_LIMIT = 1.0
-WORK = {"fast": 4.0, "normal": 16.0, "best": math.inf}
+WORK = {"fast": 4.0, "normal": 14.0, "best": math.inf}
 """Work of all searches together, about seconds of a processor."""
 SINGLE_SHARE = 0.25
 """Shares of the work that is left which one search after the other may take."""
@@ -76,6 +76,7 @@ MASTER_SHARE = 0.25
 COARSE = 1 / 32
 """Share of the interval that is left to the searches after the first."""
 BRANCH_SHARE = 0.8
+FINE_SHARE = 0.5
 PATTERN_SHARE = 0.6
 
 
@@ -242,7 +243,7 @@ class Replicate(Pass):
             with running(clock.part(BRANCH_SHARE)) as part:
                 effort = replace(BRANCH_EFFORTS[self.effort], clock=part)
                 plan, bound = close_by_branching(table, arrays, bound, plan, effort)
-        with running(clock.part(MASTER_SHARE)) as part:
+        with running(clock.part(FINE_SHARE)) as part:
             nearly = max(bound, math.floor((1 - COARSE) * plan.interval))
             plan = choose_together(table, arrays, nearly, plan, replace(MASTER_EFFORTS[self.effort], clock=part))
         if plan.interval - bound <= gap * plan.interval:

@@ -8,6 +8,7 @@ import pytest
 
 from memcompile.passes import clock, cp_sat
 from memcompile.passes.clock import FOREVER, Clock, running, running_clock
+from memcompile.passes.packing import TileShape, first_fit, pack
 from memcompile.passes.solver import Solver
 
 
@@ -61,3 +62,21 @@ def test_seconds_are_cut_to_the_time_that_is_left(monkeypatch: pytest.MonkeyPatc
     assert (limited.seconds_left, limited.is_over) == (2.0, False)
     now[0] = 111.0
     assert (limited.seconds_left, limited.is_over) == (0.0, True)
+
+
+def test_a_waiting_clock_begins_with_the_first_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
+    with running(Clock(waiting_s=10.0)):
+        now[0] = 500.0
+        assert Clock.after(math.inf).seconds_left == 10.0
+        now[0] = 507.0
+        assert [Clock.after(seconds).seconds_left for seconds in (math.inf, 1.0)] == [3.0, 1.0]
+        assert Clock.after(math.inf, 2.0).limit(5.0) == 2.0
+
+
+def test_first_fit_tries_one_order_once_the_time_is_up() -> None:
+    shapes = [TileShape(4, 4, 1, 1), TileShape(8, 2, 1, 2), TileShape(2, 3, 1, 3)]
+    with running(Clock(end_s=0.0)):
+        late = pack(shapes, (8, 8), None, None)
+    assert late == first_fit(shapes, (8, 8), 6, None)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+import numpy as np
 import pytest
 
-from memcompile import heap
+from memcompile import heap, interpreter
+from memcompile.geometry import Geometry
 
 
 def resident_kib() -> int:
@@ -35,3 +37,14 @@ def test_other_systems_do_nothing(error: Exception, monkeypatch: pytest.MonkeyPa
     heap.give_back_memory()
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     heap.give_back_memory()
+
+
+def test_images_whose_patches_are_held_one_after_the_other_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    geometry = Geometry(4, 6, (3, 3), (7, 5), 2, (1, 1), (1, 1), (1, 1), (1, 1))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 4, 7, 5)).astype(np.float32)
+    matrices = rng.normal(size=(2, geometry.group_rows, geometry.group_columns)).astype(np.float32)
+    whole = interpreter.apply_matrices(x, geometry, matrices)
+    monkeypatch.setattr(interpreter, "PATCH_BYTES", 1)
+    assert interpreter.apply_matrices(x, geometry, matrices).tobytes() == whole.tobytes()
+    assert interpreter.apply_matrices(x[:0], geometry, matrices).shape == (0, 6, 35)

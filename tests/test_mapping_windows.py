@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcompile.geometry import Geometry, Unrolling
+from memcompile.passes import replicate
 from memcompile.passes.explore_windows import CopyOption, explore_windows, fewest_steps, window_table
 from memcompile.passes.joint_model import JointProblem, Part, nested, schemes_of, whole_windows
 from memcompile.passes.joint_plan import EFFORTS, deal, replicas_of, search_jointly
@@ -152,3 +153,18 @@ def test_a_part_lists_the_windows_of_each_copy() -> None:
     options = [option(geometry, (1, 1))]
     replicas = replicas_of(options, (Part(0, (25, 24)),))
     assert [len(replica.windows) for replica in replicas] == [25, 24]
+
+
+def test_the_arrays_of_a_joint_plan_hold_its_tiles_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    geometry = Geometry(1, 8, (3, 3), (5, 6), 1, (1, 1), (1, 1), (0, 0), (0, 0))
+    problem = JointProblem(((option(geometry, (1, 1)), option(geometry, (1, 2))),), (16, 32), 2)
+    plan = search_jointly(problem, 1, 100, EFFORTS["normal"])
+    assert plan is not None
+    assert replicate._packed_jointly(plan, problem.lines, problem.arrays) is None, "placement finds one itself"
+    monkeypatch.setattr(replicate, "pack", lambda *args, **options: None)
+    packing = replicate._packed_jointly(plan, problem.lines, problem.arrays)
+    assert packing is not None
+    assert packing.arrays <= problem.arrays
+    assert max(fill.load for fill, _ in packing.fills) <= plan.interval
+    loads = sum(sum(part.loads) * problem.layers[0][part.option].tiles for part in plan.schemes[0])
+    assert sum(fill.load * count for fill, count in packing.fills) == loads
