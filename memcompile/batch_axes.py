@@ -461,7 +461,9 @@ class _OutputAxes:
         return replace(self, possible=possible, constant=frozenset(constant))
 
     def chosen(self, tolerance: float) -> dict[str, int | None] | None:
-        """The axes, if what was tested allows for samples."""
+        """The axes, if what was tested allows for samples; where no output is an array, nothing speaks against them."""
+        if not self.possible:
+            return {}
         mixed = any(not self.possible[name] for name in self.proposed)
         untouched = tolerance == LENIENT or all(self.possible[name] or name in self.constant for name in self.possible)
         return self.first if self.proposed and not mixed and untouched else None

@@ -183,12 +183,14 @@ def step_facts(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
 
 def step_lines(steps: Sequence[dict[str, Any]]) -> list[str]:
     """The same for a person to read."""
-    return [
-        f"{step['step']:<23}{'kept' if step['kept'] else 'undone: does not help'}; right of {step['images']:,} images "
-        f"held back: {step['before']:.2%} before, {step['after']:.2%} at the end, {step['gained']} gained and "
-        f"{step['lost']} lost by it"
-        for step in steps
-    ]
+    lines = []
+    for step in steps:
+        lines.append(f"{step['step']}: {'kept' if step['kept'] else 'undone, not shown to help'}")
+        lines.append(
+            f"  {step['images']:,} images held back  {step['before']:.2%} right before, {step['after']:.2%} after; "
+            f"{step['gained']} gained, {step['lost']} lost"
+        )
+    return lines
 
 
 def _endurance_lines(facts: dict[str, Any]) -> list[str]:

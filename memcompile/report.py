@@ -187,6 +187,8 @@ def _layer_table(facts: Facts) -> Table:
     with_ratio = any(layer["sqnr_db"] is not None for layer in facts["layers"])
     if with_ratio:
         table.add_column("SQNR", justify="right")
+    on_chips = with_ratio and facts["emulated_quality"]["seeds"]
+    if on_chips:
         table.add_column("on chips", justify="right")
     for layer in facts["layers"]:
         groups = f"{layer['groups']} x " if layer["groups"] > 1 else ""
@@ -204,6 +206,7 @@ def _layer_table(facts: Facts) -> Table:
         if with_ratio:
             ratio = "" if layer["sqnr_db"] is None else f"{layer['sqnr_db']:.1f} dB"
             row.append("exact" if layer["exact"] else ratio)
+        if on_chips:
             row.append(_on_chips(facts["emulated_quality"]["layer_sqnr_db"], layer["name"]))
         table.add_row(*row)
     return table
@@ -322,17 +325,12 @@ def _accuracy_table(facts: Facts) -> Table:
 
 def _quality_lines(facts: Facts) -> list[Text]:
     chips = facts["emulated_quality"]
-    lines = [
-        Text(
-            f"signal-to-noise ratio on {facts['data']}: of quantising, with ideal devices; and with noisy devices, "
-            f"{chips['seeds']} chips, {chips['images']} images:"
-        )
-    ]
+    noisy = f"; and with noisy devices, {chips['seeds']} chips, {chips['images']} images" if chips["seeds"] else ""
+    lines = [Text(f"signal-to-noise ratio on {facts['data']}: of quantising, with ideal devices{noisy}:")]
     for name, ratio in facts["output_sqnr_db"].items():
         ideal = "exact" if ratio is None else f"{ratio:.1f} dB"
-        lines.append(
-            Text(f"  output {name}: {ideal}; on chips {_on_chips(chips['output_sqnr_db'], name) or 'not compared'}")
-        )
+        on_chips = f"; on chips {_on_chips(chips['output_sqnr_db'], name) or 'not compared'}" if noisy else ""
+        lines.append(Text(f"  output {name}: {ideal}{on_chips}"))
     lines += [Text(f"  output {name} is not compared: {why}") for name, why in facts["outputs_not_compared"].items()]
     return lines
 

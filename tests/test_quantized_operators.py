@@ -146,7 +146,7 @@ def test_weights_that_one_slice_cannot_hold_are_requantised_and_this_is_said(
     np.savez(tmp_path / "d.npz", **feeds)
     explanation = Explanation()
     program = compile_model(save_model(model), data=tmp_path / "d.npz", instruments=(explanation,)).program
-    assert "weights are requantised: they reach 1" in explanation.fates[0].why
+    assert "weights are requantised: they reach " in explanation.fates[0].why
     got, want = Emulator.ideal(program).run(feeds)["y"], stages.reference(stages.exact(model), feeds)["y"]
     assert got.dtype == np.int32
     assert 0 < np.abs(got - want).max() < 0.1 * np.abs(want).max()

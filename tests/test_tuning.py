@@ -243,7 +243,7 @@ def test_writing_the_worst_again_reduces_the_error_of_whole_weights(two_slices: 
     after = errors()
     assert np.sqrt((after**2).mean()) < 0.75 * np.sqrt((before**2).mean())
     # What stays wrong by levels: stuck cells whose partner has no room to make up for them.
-    assert (np.abs(after) > 2).sum() < 0.2 * (np.abs(before) > 2).sum()
+    assert (np.abs(after) > 2).sum() < 0.5 * (np.abs(before) > 2).sum()
     assert 0.5 * len(before) <= writer.report.writes - writes < 0.6 * len(before)
     assert again.chip is not None
     np.testing.assert_array_equal(again.chip.conductances_us, writer.cells_us)

@@ -9,6 +9,7 @@ import factories
 import numpy as np
 import pytest
 
+from memcompile.batching import Batching
 from memcompile.errors import DataError
 from memcompile.geometry import Geometry
 from memcompile.runtime.batches import Batches
@@ -66,14 +67,14 @@ def test_what_two_threads_ask_for_is_made_once() -> None:
 
 @pytest.mark.parametrize(("images", "threads"), [(1, 2), (10, 2), (11, 2), (25, 2), (100, 3), (99, 2)])
 def test_threads_get_equal_shares_of_images(images: int, threads: int) -> None:
-    chosen = Batches.of({}, None, 10)
+    chosen = Batches.of({}, Batching({}), None, 10)
     cuts = list(chosen.cuts(images, threads))
     assert [begin for begin, _ in cuts] == [0, *(end for _, end in cuts[:-1])]
     assert cuts[-1][1] == images
     sizes = [end - begin for begin, end in cuts]
     assert max(sizes) <= 10
     assert len(cuts) == 1 or (len(cuts) % threads == 0 and max(sizes) - min(sizes) <= 1)
-    given = list(Batches.of({}, 10, 10).cuts(images, threads))
+    given = list(Batches.of({}, Batching({}), 10, 10).cuts(images, threads))
     assert all(end - begin == 10 for begin, end in given[:-1])
 
 
