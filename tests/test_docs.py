@@ -36,7 +36,9 @@ pages = importlib.import_module("pages")
 stand_ins = importlib.import_module("stand_ins")
 
 PROSE = (*pages.PAGES, REPOSITORY / "CHANGELOG.md")
-DECIDED = re.compile(r"(kept|undone, not shown to help)$|^undoing .*\n", re.MULTILINE)
+DECIDED = re.compile(r": (kept|undone, not shown to help)$", re.MULTILINE)
+UNDOING = re.compile(r"^undoing .*\n", re.MULTILINE)
+"""What tuning makes of a step; only what was undone takes writes to undo."""
 ADVICE = re.compile(r"^(accuracy lost to devices|parallel windows take part of it).*\n?", re.MULTILINE)
 """What the report recommends where noisy devices cost accuracy."""
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
@@ -84,7 +86,7 @@ def assert_alike(shown: str, printed: str, source: str, *, figures: bool) -> Non
     network was a stand-in, and whether devices cost it accuracy or a step of tuning helps says nothing of the page.
     """
     if not figures:
-        shown, printed = (DECIDED.sub("", ADVICE.sub("", text)) for text in (shown, printed))
+        shown, printed = (DECIDED.sub(": decided", UNDOING.sub("", ADVICE.sub("", text))) for text in (shown, printed))
     assert skeleton(shown) == skeleton(printed), f"{source}: python docs/generate.py --outputs writes it anew"
     if figures:
         for old, new in zip(numbers(shown), numbers(printed), strict=True):

@@ -26,7 +26,7 @@ from memcompile.runtime.devices import Devices
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.hybrid_training import TuningOptions, probabilities
 from memcompile.runtime.recalibrate import recalibrate
-from memcompile.runtime.transfer import transfer, wire
+from memcompile.runtime.transfer import Writer, transfer, wire
 from memcompile.runtime.write_again import sensitivities, write_worst_again
 from memcompile.scoring import score
 from memcompile.target import Target, load_target
@@ -225,28 +225,34 @@ def test_threshold_decides_what_is_rewritten(program: Program, digits: Dataset) 
 
 
 def test_writing_the_worst_again_reduces_the_error_of_whole_weights(two_slices: Program) -> None:
-    chip, writer = transfer(two_slices, seed=0)
     base = float(two_slices.layers[0].base)
     assert all(layer.base == base for layer in two_slices.layers)
     wiring = wire(two_slices)
+    upper, order = np.flatnonzero(wiring.slice == 1), np.argsort(wiring.plus)
+    lower = order[np.searchsorted(wiring.plus, wiring.plus[upper] - 2, sorter=order)]
 
-    def errors() -> NDArray[np.float64]:
+    def errors(writer: Writer) -> NDArray[np.float64]:
         held = (writer.measure_pairs(wiring.plus, wiring.minus) - wiring.digit) * base**wiring.slice
-        upper = np.flatnonzero(wiring.slice == 1)
-        order = np.argsort(wiring.plus)
-        lower = order[np.searchsorted(wiring.plus, wiring.plus[upper] - 2, sorter=order)]
         whole: NDArray[np.float64] = held[lower] + held[upper]
         return whole
 
-    before, writes = errors(), writer.report.writes
-    again = write_worst_again(chip, writer, 0.5, None)
-    after = errors()
-    assert np.sqrt((after**2).mean()) < 0.75 * np.sqrt((before**2).mean())
+    sizes, wrong = [], []
+    for seed in range(5):
+        chip, writer = transfer(two_slices, seed=seed)
+        before, writes = errors(writer), writer.report.writes
+        again = write_worst_again(chip, writer, 0.5, None)
+        after = errors(writer)
+        sizes.append([np.sqrt((each**2).mean()) for each in (before, after)])
+        wrong.append([(np.abs(each) > 2).sum() for each in (before, after)])
+        assert 0.5 * len(before) <= writer.report.writes - writes < 0.6 * len(before)
+        assert again.chip is not None
+        np.testing.assert_array_equal(again.chip.conductances_us, writer.cells_us)
+    # Single stuck cells decide the size of a chip's error, and differ from chip to chip.
+    size_before, size_after = np.median(sizes, axis=0)
+    assert size_after < 0.55 * size_before
     # What stays wrong by levels: stuck cells whose partner has no room to make up for them.
-    assert (np.abs(after) > 2).sum() < 0.5 * (np.abs(before) > 2).sum()
-    assert 0.5 * len(before) <= writer.report.writes - writes < 0.6 * len(before)
-    assert again.chip is not None
-    np.testing.assert_array_equal(again.chip.conductances_us, writer.cells_us)
+    wrong_before, wrong_after = np.sum(wrong, axis=0)
+    assert wrong_after < 0.3 * wrong_before
 
 
 def test_effort_goes_where_the_output_needs_it(program: Program, digits: Dataset) -> None:
