@@ -33,7 +33,8 @@ from memcompile.passes.explore_windows import fewest_steps
 from memcompile.passes.place import Place
 from memcompile.passes.replicate import Replicate
 from memcompile.passes.schedule import Schedule
-from memcompile.passes.tile_matrices import TileMatrices, tile_limits
+from memcompile.passes.tile_matrices import TileMatrices
+from memcompile.passes.tiling import tile_limits
 from memcompile.pipelines import compile_model
 from memcompile.quantizers import InputQuantizer
 from memcompile.target import Target, load_target

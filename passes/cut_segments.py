@@ -20,7 +20,7 @@ from memcompile.passes.packing import group_tiles
 from memcompile.passes.replicate import layer_kinds, share_windows, single_copies, with_copies
 from memcompile.passes.segment_costs import CutLayer, SegmentCosts, shortest_packing
 from memcompile.passes.segment_plan import PlannedSegment, plan_segments
-from memcompile.passes.tile_matrices import tile_limits
+from memcompile.passes.tiling import tile_limits
 from memcompile.passes.traffic import Traffic
 from memcompile.passes.window_plan import Choice
 from memcompile.pulses import LevelWrites

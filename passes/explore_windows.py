@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from memcompile.geometry import Geometry, Unrolling
 from memcompile.ir import Cut
-from memcompile.passes.tile_matrices import full_cut, largest_bundle
+from memcompile.passes.tiling import full_cut, largest_bundle
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from memcompile.passes.packing_exact import pack_exactly
 from memcompile.passes.pattern_search import EFFORTS as PATTERN_EFFORTS
 from memcompile.passes.pattern_search import close_gap
 from memcompile.passes.place import Place
-from memcompile.passes.tile_matrices import tile_limits
+from memcompile.passes.tiling import tile_limits
 from memcompile.passes.timetables import one_image
 from memcompile.passes.window_plan import (
     PRICES,

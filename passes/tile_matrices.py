@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from memcompile.errors import CapacityError
-from memcompile.geometry import Geometry, Unrolling
-from memcompile.ir import Cut, Graph, PairedLayer, TiledLayer, carry
+from memcompile.geometry import Unrolling
+from memcompile.ir import Graph, PairedLayer, TiledLayer, carry
 from memcompile.pass_manager import Pass, PassContext
-from memcompile.target import Target
+from memcompile.passes.tiling import full_cut, largest_bundle, tile_limits
 
 
 @dataclass(frozen=True)
@@ -42,35 +41,3 @@ class TileMatrices(Pass):
                     TiledLayer, node, unrolling=unrolling, cut=full_cut(unrolling, rows, columns)
                 )
         return graph.map_nodes(changed)
-
-
-def tile_limits(target: Target, slices: int) -> tuple[int, int]:
-    """Most rows and columns of a tile.
-
-    Raises
-    ------
-    CapacityError
-        The pairs of one weight need more output lines than an array has.
-    """
-    array = target.array
-    columns = array.output_lines // (array.lines_per_pair * slices)
-    if columns == 0:
-        raise CapacityError(
-            f"one weight of {slices} slices needs {array.lines_per_pair * slices} {array.output_line_name}s, "
-            f"an array of {target.name} has {array.output_lines}; "
-            f"use --slices {array.output_lines // array.lines_per_pair} or fewer"
-        )
-    return target.array.input_lines, columns
-
-
-def largest_bundle(geometry: Geometry, rows: int, columns: int) -> int:
-    """Most groups whose block diagonal fits one tile (1 if not even one group fits)."""
-    return max(1, min(geometry.groups, rows // geometry.group_rows, columns // geometry.group_columns))
-
-
-def full_cut(unrolling: Unrolling, rows: int, columns: int) -> Cut:
-    """Cut into tiles of ``rows`` x ``columns``, with what is left over in the last ones."""
-    return Cut(
-        rows=(*range(0, unrolling.rows, rows), unrolling.rows),
-        columns=(*range(0, unrolling.columns, columns), unrolling.columns),
-    )

@@ -14,7 +14,7 @@ from memcompile.passes import replicate
 from memcompile.passes.explore_windows import CopyOption, explore_windows, fewest_steps, window_table
 from memcompile.passes.joint_model import JointProblem, Part, nested, schemes_of, whole_windows
 from memcompile.passes.joint_plan import EFFORTS, deal, replicas_of, search_jointly
-from memcompile.passes.tile_matrices import full_cut
+from memcompile.passes.tiling import full_cut
 
 
 def valid_conv(size: int, kernel: int, channels: int, kernels: int) -> Geometry:

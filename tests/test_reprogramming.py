@@ -21,7 +21,7 @@ from memcompile.geometry import Geometry, Unrolling
 from memcompile.passes.explore_windows import CopyOption
 from memcompile.passes.segment_costs import CutLayer, SegmentCosts, Stretch
 from memcompile.passes.segment_plan import cut_points, plan_segments, stretches_between
-from memcompile.passes.tile_matrices import full_cut
+from memcompile.passes.tiling import full_cut
 from memcompile.program import Program
 from memcompile.program_file import decode_program, encode_program
 from memcompile.pulses import LevelWrites
