@@ -27,16 +27,16 @@ from numpy.typing import NDArray
 
 import memcompile
 from memcompile.atomic import write_atomically
-from memcompile.data import Dataset, load_dataset
-from memcompile.evaluation import run_float
+from memcompile.data.loader import Dataset, load_dataset
+from memcompile.hardware.target import Target, load_target, parse_target
 from memcompile.held_back import MOST_IMAGES
 from memcompile.pipelines import Compilation
-from memcompile.program import Program
+from memcompile.program.program import Program
+from memcompile.report.evaluation import run_float
+from memcompile.report.scoring import score
 from memcompile.runtime.emulator import Emulator, values_before
-from memcompile.runtime.hybrid_training import ALL, TuningOptions
-from memcompile.runtime.transfer import wire
-from memcompile.scoring import score
-from memcompile.target import Target, load_target, parse_target
+from memcompile.runtime.training.hybrid_training import ALL, TuningOptions
+from memcompile.runtime.training.transfer import wire
 from memcompile.tuning import TuningPlan, refresh, tune
 
 CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -27,14 +27,14 @@ from pathlib import Path
 import numpy as np
 
 import memcompile
-from memcompile.data import Dataset, load_dataset
-from memcompile.evaluation import run_float
-from memcompile.program import Program
+from memcompile.data.loader import Dataset, load_dataset
+from memcompile.hardware.target import Target
+from memcompile.program.program import Program
+from memcompile.report.evaluation import run_float
+from memcompile.report.scoring import score
 from memcompile.runtime.emulator import Emulator
-from memcompile.runtime.hybrid_training import TuningOptions
-from memcompile.runtime.transfer import transfer
-from memcompile.scoring import score
-from memcompile.target import Target
+from memcompile.runtime.training.hybrid_training import TuningOptions
+from memcompile.runtime.training.transfer import transfer
 from memcompile.tuning import TuningPlan, tune
 
 PUBLISHED_LOSS = 0.9799 - 0.9507

@@ -18,8 +18,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import memcompile
-from memcompile.cost import Cost, Counting, program_cost
-from memcompile.target import Target, load_target
+from memcompile.hardware.target import Target, load_target
+from memcompile.report.cost import Cost, Counting, program_cost
 
 FIVE_LAYER_CNN = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 

@@ -34,14 +34,14 @@ from peers import INPUT_BITS, LEVELS, PEERS, PeerCase, peer_runs
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import splu
 
-from memcompile.geometry import Geometry, Unrolling
-from memcompile.ir import Cut, MappedLayer, Placement, Replica, TensorType, TileTable
+from memcompile.hardware.target import Target, load_target, parse_target
+from memcompile.ir.geometry import Geometry, Unrolling
+from memcompile.ir.graph import Cut, MappedLayer, Placement, Replica, TensorType, TileTable
+from memcompile.ir.quantizers import InputQuantizer
 from memcompile.pipelines import compile_model
-from memcompile.program import Program, Provenance
-from memcompile.quantizers import InputQuantizer
+from memcompile.program.program import Program, Provenance
+from memcompile.runtime.effects.wires import effective_conductances_us
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.wires import effective_conductances_us
-from memcompile.target import Target, load_target, parse_target
 
 SIZE, BATCH = 512, 256
 FIVE_LAYER = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"

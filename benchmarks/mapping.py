@@ -26,18 +26,18 @@ from typing import Any
 
 import numpy as np
 
-from memcompile.geometry import Geometry
-from memcompile.ir import Graph, PairedLayer, Placement, TensorType
-from memcompile.pass_manager import PassContext
-from memcompile.passes.explore_windows import fewest_steps
+from memcompile.hardware.target import Target, load_target
+from memcompile.ir.geometry import Geometry
+from memcompile.ir.graph import Graph, PairedLayer, Placement, TensorType
+from memcompile.ir.pass_manager import PassContext
+from memcompile.ir.quantizers import InputQuantizer
+from memcompile.passes.packing.tiling import tile_limits
 from memcompile.passes.place import Place
 from memcompile.passes.replicate import Replicate
 from memcompile.passes.schedule import Schedule
+from memcompile.passes.search.explore_windows import fewest_steps
 from memcompile.passes.tile_matrices import TileMatrices
-from memcompile.passes.tiling import tile_limits
 from memcompile.pipelines import compile_model
-from memcompile.quantizers import InputQuantizer
-from memcompile.target import Target, load_target
 
 QUANTITIES = {"initiation_interval": "interval", "arrays": "arrays", "crossing_values": "values across chips"}
 

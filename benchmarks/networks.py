@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.compile_memory import MEGABYTE, Measurement, measure
 from memcompile.errors import MemcompileError
-from memcompile.onnx_session import open_session
+from memcompile.frontend.sessions import open_session
 from memcompile.pipelines import compile_model
 from memcompile.runtime.emulator import Emulator
 

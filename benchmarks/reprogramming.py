@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memcompile import MemcompileError, compile_model
-from memcompile.evaluation import evaluate
-from memcompile.report import program_facts
+from memcompile.report.evaluation import evaluate
+from memcompile.report.facts import program_facts
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.data import load_dataset
-from memcompile.evaluation import run_float, whole_batches
+from memcompile.data.loader import load_dataset
 from memcompile.pipelines import compile_model
+from memcompile.report.evaluation import run_float, whole_batches
+from memcompile.report.scoring import score
 from memcompile.runtime.emulator import Emulator
-from memcompile.scoring import score
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import memcompile
-from memcompile.cli import cli
+from memcompile.cli.main import cli
 from memcompile.errors import EXIT_CODES, MemcompileError
-from memcompile.pass_manager import Pass
+from memcompile.hardware.target import Target, builtin_targets, load_target
+from memcompile.ir.pass_manager import Pass
 from memcompile.pipelines import default_passes
 from memcompile.runtime.emulator import Effects
-from memcompile.target import Target, builtin_targets, load_target
 
 PART = re.compile(r"(<!-- begin (?P<name>\w+) -->\n).*?(<!-- end (?P=name) -->)", re.DOTALL)
 
@@ -234,7 +234,7 @@ def builtin_targets_part() -> str:
     parts = []
     for name in builtin_targets():
         target = load_target(name)
-        text = (resources.files("memcompile") / "targets" / f"{name}.toml").read_text(encoding="utf-8")
+        text = (resources.files("memcompile.hardware") / "targets" / f"{name}.toml").read_text(encoding="utf-8")
         values = text.partition("[sources]")[0].strip()
         lines = [f"### {name}", "", f"{target.title}.", "", "```text", values, "```", ""]
         lines += ["| value | where it is from |", "|---|---|"]
@@ -251,15 +251,32 @@ def effects_part() -> str:
 
 
 def modules_part() -> str:
-    """Every module with the first line of its docstring."""
-    lines = ["| module | what it does |", "|---|---|"]
+    """Every folder with its modules, each with the first line of its docstring."""
     package = Path(memcompile.__file__).parent
-    for folder in (package, package / "passes", package / "runtime"):
+    folders = [path.parent for path in sorted(package.rglob("__init__.py"))]
+    folders += [
+        path.parent for link in ("passes", "runtime") for path in sorted((package.parent / link).rglob("__init__.py"))
+    ]
+    parts = []
+    for folder in folders:
+        place = folder.relative_to(package.parent).as_posix()
+        parts += [
+            f"### `{place}/`",
+            "",
+            _first_line(folder / "__init__.py"),
+            "",
+            "| module | what it does |",
+            "|---|---|",
+        ]
         for path in sorted(folder.glob("[a-z]*.py")):
-            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            place = f"{folder.name}/{path.name}"
-            lines.append(_row(f"[{place}](../{place})", _markdown(docstring.split("\n")[0])))
-    return "\n".join([*lines, ""])
+            parts.append(_row(f"[{path.name}](../{place}/{path.name})", _markdown(_first_line(path))))
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _first_line(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return docstring.split("\n")[0]
 
 
 PARTS: dict[str, Callable[[], str]] = {

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from memcompile.data import digits28
+from memcompile.data.loader import digits28
 
 IMAGES = 64
 

@@ -6,8 +6,8 @@ Run it from anywhere: `python examples/01_compile_and_report.py`.
 from pathlib import Path
 
 from memcompile import compile_model
-from memcompile.evaluation import evaluate
-from memcompile.report import program_facts
+from memcompile.report.evaluation import evaluate
+from memcompile.report.facts import program_facts
 
 MODEL = Path(__file__).with_name("five_layer_cnn.onnx")
 

@@ -6,7 +6,7 @@ Run it from anywhere: `python examples/03_look_into_the_mapping.py`.
 from pathlib import Path
 
 import memcompile
-from memcompile.lookup import find_weight
+from memcompile.report.lookup import find_weight
 
 MODEL = Path(__file__).with_name("five_layer_cnn.onnx")
 

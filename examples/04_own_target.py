@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from memcompile import Target, compile_model, load_target
-from memcompile.evaluation import evaluate
-from memcompile.target import parse_target
+from memcompile.hardware.target import parse_target
+from memcompile.report.evaluation import evaluate
 
 MODEL = Path(__file__).with_name("five_layer_cnn.onnx")
 IMAGES = 300

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memcompile.errors import MemcompileError
+    from memcompile.hardware.target import Target, load_target
     from memcompile.pipelines import compile, compile_model  # noqa: A004 - the public name
-    from memcompile.program import Program
-    from memcompile.program_file import load_program, save_program
+    from memcompile.program.file import load_program, save_program
+    from memcompile.program.program import Program
     from memcompile.runtime.emulator import Effects, Emulator
-    from memcompile.target import Target, load_target
 
 __all__ = [
     "Effects",
@@ -30,13 +30,13 @@ _HOMES = {
     "Effects": "runtime.emulator",
     "Emulator": "runtime.emulator",
     "MemcompileError": "errors",
-    "Program": "program",
-    "Target": "target",
+    "Program": "program.program",
+    "Target": "hardware.target",
     "compile": "pipelines",
     "compile_model": "pipelines",
-    "load_program": "program_file",
-    "load_target": "target",
-    "save_program": "program_file",
+    "load_program": "program.file",
+    "load_target": "hardware.target",
+    "save_program": "program.file",
 }
 
 

@@ -23,8 +23,8 @@ def run() -> NoReturn:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever called
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
-    from memcompile.cli import main  # noqa: PLC0415 - slow to import; signals come first
-    from memcompile.guard import allow_fork  # noqa: PLC0415 - as above
+    from memcompile.cli.main import main  # noqa: PLC0415 - slow to import; signals come first
+    from memcompile.frontend.sandbox import allow_fork  # noqa: PLC0415 - as above
 
     for number, handler in before.items():
         signal.signal(number, handler)

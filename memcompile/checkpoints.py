@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from memcompile.atomic import write_atomically
 from memcompile.errors import OutputError
+from memcompile.hardware.pulses import WriteReport
 from memcompile.held_back import Outcome, StepRecord
-from memcompile.program import Program
-from memcompile.program_file import decode_program, encode_program
-from memcompile.pulses import WriteReport
-from memcompile.runtime.hybrid_training import EpochRecord
+from memcompile.program.file import decode_program, encode_program
+from memcompile.program.program import Program
+from memcompile.runtime.training.hybrid_training import EpochRecord
 
 _ARRAYS = ("pending", "cell_pulses", "start_right", "start_error", "best_right", "best_error")
 

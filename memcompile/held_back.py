@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.program import Program
+from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
-from memcompile.runtime.hybrid_training import probabilities
+from memcompile.runtime.training.hybrid_training import probabilities
 
 MOST_IMAGES = 400
 """Images held back at most."""

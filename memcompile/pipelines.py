@@ -14,18 +14,17 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from memcompile.batch_axes import Found, find_batching
-from memcompile.batching import Batching
-from memcompile.body_operators import find_bodies
-from memcompile.data import Dataset, check_types, load_dataset, read_archive
-from memcompile.dataflow_steps import Flow
+from memcompile.data.loader import Dataset, check_types, load_dataset, read_archive
 from memcompile.errors import UsageError
-from memcompile.guard import Limits
-from memcompile.ir import DigitalNode, Graph, MappedLayer, TensorType
-from memcompile.multiply_adds import MultiplyAdds
-from memcompile.onnx_import import ModelFile, import_graph, read_model, to_model
-from memcompile.onnx_session import run_session
-from memcompile.pass_manager import (
+from memcompile.frontend.batch_axes import Found, find_batching
+from memcompile.frontend.body_operators import find_bodies
+from memcompile.frontend.importer import ModelFile, import_graph, read_model, to_model
+from memcompile.frontend.sandbox import Limits
+from memcompile.frontend.sessions import run_session
+from memcompile.hardware.target import Target, load_target
+from memcompile.ir.batching import Batching
+from memcompile.ir.graph import DigitalNode, Graph, MappedLayer, TensorType
+from memcompile.ir.pass_manager import (
     Instrument,
     Pass,
     PassContext,
@@ -36,7 +35,6 @@ from memcompile.pass_manager import (
 )
 from memcompile.passes.calibrate_activations import CalibrateActivations
 from memcompile.passes.calibrate_ranges import CalibrateRanges
-from memcompile.passes.clock import Clock, running
 from memcompile.passes.cut_segments import CutSegments
 from memcompile.passes.fold_batchnorm import FoldBatchnorm
 from memcompile.passes.fold_constants import FoldConstants
@@ -48,14 +46,16 @@ from memcompile.passes.replicate import Replicate
 from memcompile.passes.schedule import Schedule
 from memcompile.passes.select_crossbar_operators import SelectCrossbarOperators
 from memcompile.passes.slice_weights import SliceWeights
+from memcompile.passes.solving.clock import Clock, running
 from memcompile.passes.split_differential import SplitDifferential
 from memcompile.passes.tile_matrices import TileMatrices
 from memcompile.passes.unroll_convolutions import UnrollConvolutions
-from memcompile.program import DigitalStage, Program, Provenance, Stage
-from memcompile.random_operators import random_values
-from memcompile.self_check import FloatNetwork, check_program
-from memcompile.target import Target, load_target
-from memcompile.verifier import Verifier
+from memcompile.program.program import DigitalStage, Program, Provenance, Stage
+from memcompile.program.random_operators import random_values
+from memcompile.report.multiply_adds import MultiplyAdds
+from memcompile.timing.dataflow_steps import Flow
+from memcompile.verify.self_check import FloatNetwork, check_program
+from memcompile.verify.verifier import Verifier
 
 DEFAULT_TARGET = "yao2020"
 

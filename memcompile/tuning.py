@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from memcompile.checkpoints import Checkpoint, TuningState
 from memcompile.errors import DataError, MemcompileError, UsageError
+from memcompile.hardware.pulses import WriteReport
 from memcompile.held_back import HeldBackImages, Outcome, StepRecord, better, record, split
-from memcompile.ir import fixed_batch
-from memcompile.pass_manager import ProgressBar, no_progress
-from memcompile.program import Program
-from memcompile.pulses import WriteReport
+from memcompile.ir.graph import fixed_batch
+from memcompile.ir.pass_manager import ProgressBar, no_progress
+from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
-from memcompile.runtime.hybrid_training import (
+from memcompile.runtime.training.hybrid_training import (
     EpochRecord,
     InSituTuner,
     TuningOptions,
@@ -36,9 +36,9 @@ from memcompile.runtime.hybrid_training import (
     tuned_layers,
     weights_of,
 )
-from memcompile.runtime.recalibrate import recalibrate
-from memcompile.runtime.transfer import Writer, transfer
-from memcompile.runtime.write_again import Ranking, sensitivities, write_worst_again
+from memcompile.runtime.training.recalibrate import recalibrate
+from memcompile.runtime.training.transfer import Writer, transfer
+from memcompile.runtime.training.write_again import Ranking, sensitivities, write_worst_again
 
 # Image numbers key the read noise; tuning must not see the noise that scoring sees.
 TUNING_IMAGES = 1 << 30

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.errors import DataError
-from memcompile.interpreter import Interpreter
-from memcompile.ir import CalibratedLayer, Graph, UnrolledLayer, carry
-from memcompile.pass_manager import Pass, PassContext
-from memcompile.passes.calibration_batches import calibration_batches
-from memcompile.quantizers import ExactInput, InputQuantizer
+from memcompile.ir.graph import CalibratedLayer, Graph, UnrolledLayer, carry
+from memcompile.ir.pass_manager import Pass, PassContext
+from memcompile.ir.quantizers import ExactInput, InputQuantizer
+from memcompile.passes.quantization.calibration_batches import calibration_batches
+from memcompile.verify.interpreter import Interpreter
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.converter import Converter, aligned_share
-from memcompile.geometry import Unrolling
-from memcompile.interpreter import Interpreter
-from memcompile.ir import Cut, Graph, MappedLayer, Replica
-from memcompile.pass_manager import Pass, PassContext
-from memcompile.passes.calibration_batches import calibration_batches
-from memcompile.target import Target
+from memcompile.hardware.converter import Converter, aligned_share
+from memcompile.hardware.target import Target
+from memcompile.ir.geometry import Unrolling
+from memcompile.ir.graph import Cut, Graph, MappedLayer, Replica
+from memcompile.ir.pass_manager import Pass, PassContext
+from memcompile.passes.quantization.calibration_batches import calibration_batches
+from memcompile.verify.interpreter import Interpreter
 
 Ranges = Mapping[float, Converter]
 """Ranges to choose from, the longest first: share of the largest line current, and the converter it makes."""

@@ -11,22 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.errors import UsageError
-from memcompile.ir import Certificate, Graph, Placement, Replica, Segment, TiledLayer, TileTable
-from memcompile.pass_manager import Pass, PassContext
-from memcompile.passes.clock import Clock, running
-from memcompile.passes.explore_windows import CopyOption, option_of, useful_windows
-from memcompile.passes.layer_graph import column_lines, mapped_layers, tile_loads
-from memcompile.passes.packing import group_tiles
+from memcompile.hardware.pulses import LevelWrites
+from memcompile.hardware.target import Target
+from memcompile.ir.graph import Certificate, Graph, Placement, Replica, Segment, TiledLayer, TileTable
+from memcompile.ir.pass_manager import Pass, PassContext
+from memcompile.passes.packing.packing import group_tiles
+from memcompile.passes.packing.tiling import tile_limits
+from memcompile.passes.placement.traffic import Traffic
 from memcompile.passes.replicate import layer_kinds, share_windows, single_copies, with_copies
-from memcompile.passes.segment_costs import CutLayer, SegmentCosts, shortest_packing
-from memcompile.passes.segment_plan import PlannedSegment, plan_segments
-from memcompile.passes.tiling import tile_limits
-from memcompile.passes.traffic import Traffic
-from memcompile.passes.window_plan import Choice
-from memcompile.pulses import LevelWrites
-from memcompile.target import Target
-from memcompile.tile_writes import sums_of_tiles, sums_of_weights
-from memcompile.timetable import step_ns
+from memcompile.passes.search.explore_windows import CopyOption, option_of, useful_windows
+from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads
+from memcompile.passes.search.window_plan import Choice
+from memcompile.passes.segments.costs import CutLayer, SegmentCosts, shortest_packing
+from memcompile.passes.segments.plan import PlannedSegment, plan_segments
+from memcompile.passes.solving.clock import Clock, running
+from memcompile.program.tile_writes import sums_of_tiles, sums_of_weights
+from memcompile.timing.timetable import step_ns
 
 
 @dataclass(frozen=True)

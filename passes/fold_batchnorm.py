@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.ir import Graph, LinearLayer, Node, OnnxNode, read_only
-from memcompile.pass_manager import Pass, PassContext
+from memcompile.ir.graph import Graph, LinearLayer, Node, OnnxNode, read_only
+from memcompile.ir.pass_manager import Pass, PassContext
 
 # Scale, offset, and the sum of the magnitudes that the offset is made of.
 _Affine = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]

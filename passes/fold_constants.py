@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from memcompile.errors import ModelError
-from memcompile.ir import Graph, OnnxNode, QuantizedConstant, read_only, read_values
-from memcompile.onnx_import import operator_types, to_model
-from memcompile.onnx_session import open_session
-from memcompile.pass_manager import Pass, PassContext
-from memcompile.random_operators import RANDOM_OPERATORS
+from memcompile.frontend.importer import operator_types, to_model
+from memcompile.frontend.sessions import open_session
+from memcompile.ir.graph import Graph, OnnxNode, QuantizedConstant, read_only, read_values
+from memcompile.ir.pass_manager import Pass, PassContext
+from memcompile.program.random_operators import RANDOM_OPERATORS
 
 
 @dataclass(frozen=True)

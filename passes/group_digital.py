@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from memcompile.errors import ModelError
-from memcompile.ir import DigitalNode, Graph, Node, OnnxNode, read_values
-from memcompile.pass_manager import Pass, PassContext
+from memcompile.ir.graph import DigitalNode, Graph, Node, OnnxNode, read_values
+from memcompile.ir.pass_manager import Pass, PassContext
 
 
 @dataclass(frozen=True)

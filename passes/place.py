@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.errors import CapacityError
-from memcompile.ir import Certificate, Graph, Placement
-from memcompile.pass_manager import Pass, PassContext
-from memcompile.passes.chips import number_arrays, pipeline
-from memcompile.passes.clock import Clock, running
-from memcompile.passes.layer_graph import column_lines, mapped_layers, tile_loads
-from memcompile.passes.packing import Packing, TileShape, group_tiles, pack
-from memcompile.passes.packing_bounds import arrays_bound, packing_interval_bound
-from memcompile.passes.packing_exact import pack_exactly
-from memcompile.passes.traffic import Traffic
+from memcompile.ir.graph import Certificate, Graph, Placement
+from memcompile.ir.pass_manager import Pass, PassContext
+from memcompile.passes.packing.bounds import arrays_bound, packing_interval_bound
+from memcompile.passes.packing.exact import pack_exactly
+from memcompile.passes.packing.packing import Packing, TileShape, group_tiles, pack
+from memcompile.passes.placement.chips import number_arrays, pipeline
+from memcompile.passes.placement.traffic import Traffic
+from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads
+from memcompile.passes.solving.clock import Clock, running
 
 
 @dataclass(frozen=True)

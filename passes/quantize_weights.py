@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.errors import ModelError
-from memcompile.ir import CalibratedLayer, Graph, QuantizedLayer, carry, read_only
-from memcompile.pass_manager import Pass, PassContext, weight_limit
-from memcompile.passes.compensated_rounding import output_variance, rounded
-from memcompile.passes.input_moments import InputMoments, measure_moments
-from memcompile.quantizers import InputQuantizer
+from memcompile.ir.graph import CalibratedLayer, Graph, QuantizedLayer, carry, read_only
+from memcompile.ir.pass_manager import Pass, PassContext, weight_limit
+from memcompile.ir.quantizers import InputQuantizer
+from memcompile.passes.quantization.compensated_rounding import output_variance, rounded
+from memcompile.passes.quantization.input_moments import InputMoments, measure_moments
 
 # Weights looked at together: more would not stay in the cache, with fewer threads wait for each other.
 BLOCK_WEIGHTS = 1 << 18
@@ -48,7 +48,7 @@ class QuantizeWeights(Pass):
     so on, as long as the error falls.
 
     With real calibration data each weight is then rounded up or down such that the errors of a
-    channel's weights cancel on the inputs they meet (:mod:`memcompile.passes.compensated_rounding`), and
+    channel's weights cancel on the inputs they meet (:mod:`memcompile.passes.quantization.compensated_rounding`), and
     the mean of what is left goes into the bias. A channel for which that is no better keeps the
     nearest levels. Time and memory grow with the calibration images and the square of a layer's rows.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from memcompile.ir import Graph, read_values
-from memcompile.pass_manager import Pass, PassContext
+from memcompile.ir.graph import Graph, read_values
+from memcompile.ir.pass_manager import Pass, PassContext
 
 
 @dataclass(frozen=True)

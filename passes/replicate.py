@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from memcompile.dataflow_steps import Flow
 from memcompile.errors import CapacityError, UsageError
-from memcompile.geometry import Unrolling
-from memcompile.ir import (
+from memcompile.hardware.target import Target
+from memcompile.ir.geometry import Unrolling
+from memcompile.ir.graph import (
     Certificate,
     Cut,
     Graph,
@@ -25,29 +25,28 @@ from memcompile.ir import (
     carry,
     read_only,
 )
-from memcompile.pass_manager import Pass, PassContext
-from memcompile.passes.choice_branching import EFFORTS as BRANCH_EFFORTS
-from memcompile.passes.choice_branching import close_by_branching
-from memcompile.passes.choice_master import EFFORTS as MASTER_EFFORTS
-from memcompile.passes.choice_master import choose_together, raise_bound
-from memcompile.passes.clock import Clock, running
-from memcompile.passes.explore_windows import CopyOption, explore_windows
-from memcompile.passes.joint_bound import joint_bound
-from memcompile.passes.joint_model import JointPlan, JointProblem
-from memcompile.passes.joint_plan import EFFORTS as JOINT_EFFORTS
-from memcompile.passes.joint_plan import replicas_of, search_jointly
-from memcompile.passes.latency_bound import latency_bound
-from memcompile.passes.latency_plan import latency_plans
-from memcompile.passes.layer_graph import column_lines, mapped_layers, tile_loads
-from memcompile.passes.packing import Fill, Packing, TileShape, group_tiles, pack
-from memcompile.passes.packing_bounds import arrays_bound
-from memcompile.passes.packing_exact import pack_exactly
-from memcompile.passes.pattern_search import EFFORTS as PATTERN_EFFORTS
-from memcompile.passes.pattern_search import close_gap
+from memcompile.ir.pass_manager import Pass, PassContext
+from memcompile.passes.packing.bounds import arrays_bound
+from memcompile.passes.packing.exact import pack_exactly
+from memcompile.passes.packing.packing import Fill, Packing, TileShape, group_tiles, pack
+from memcompile.passes.packing.tiling import tile_limits
 from memcompile.passes.place import Place
-from memcompile.passes.tiling import tile_limits
-from memcompile.passes.timetables import one_image
-from memcompile.passes.window_plan import (
+from memcompile.passes.placement.timetables import one_image
+from memcompile.passes.search.choice_branching import EFFORTS as BRANCH_EFFORTS
+from memcompile.passes.search.choice_branching import close_by_branching
+from memcompile.passes.search.choice_master import EFFORTS as MASTER_EFFORTS
+from memcompile.passes.search.choice_master import choose_together, raise_bound
+from memcompile.passes.search.explore_windows import CopyOption, explore_windows
+from memcompile.passes.search.joint_bound import joint_bound
+from memcompile.passes.search.joint_model import JointPlan, JointProblem
+from memcompile.passes.search.joint_plan import EFFORTS as JOINT_EFFORTS
+from memcompile.passes.search.joint_plan import replicas_of, search_jointly
+from memcompile.passes.search.latency_bound import latency_bound
+from memcompile.passes.search.latency_plan import latency_plans
+from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads
+from memcompile.passes.search.pattern_search import EFFORTS as PATTERN_EFFORTS
+from memcompile.passes.search.pattern_search import close_gap
+from memcompile.passes.search.window_plan import (
     PRICES,
     Choice,
     LayerKind,
@@ -58,7 +57,8 @@ from memcompile.passes.window_plan import (
     shapes_of,
     shortest_interval,
 )
-from memcompile.target import Target
+from memcompile.passes.solving.clock import Clock, running
+from memcompile.timing.dataflow_steps import Flow
 
 OBJECTIVES = ("throughput", "accuracy", "latency", "arrays")
 EFFORTS = ("fast", "normal", "best")

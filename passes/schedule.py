@@ -10,14 +10,14 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.dataflow_steps import Flow, Steps
-from memcompile.ir import Certificate, Graph, MappedLayer, Placement, Segment, TileTable
-from memcompile.pass_manager import Pass, PassContext
-from memcompile.passes.layer_graph import column_lines, mapped_layers, tile_loads
-from memcompile.passes.packing import group_tiles
-from memcompile.passes.packing_bounds import packing_interval_bound
-from memcompile.passes.timetables import one_image, pipeline
-from memcompile.timetable import find_rhythms, step_ns
+from memcompile.ir.graph import Certificate, Graph, MappedLayer, Placement, Segment, TileTable
+from memcompile.ir.pass_manager import Pass, PassContext
+from memcompile.passes.packing.bounds import packing_interval_bound
+from memcompile.passes.packing.packing import group_tiles
+from memcompile.passes.placement.timetables import one_image, pipeline
+from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads
+from memcompile.timing.dataflow_steps import Flow, Steps
+from memcompile.timing.timetable import find_rhythms, step_ns
 
 
 @dataclass(frozen=True)

@@ -10,30 +10,38 @@ from typing import ClassVar
 
 import numpy as np
 
-from memcompile.ir import Graph, Node, OnnxNode
-from memcompile.pass_manager import Pass, PassContext
-from memcompile.passes.decompose_attention import decompose_attention, decompose_quantized_attention
-from memcompile.passes.decompose_contractions import decompose_einsum, decompose_mul_sum, decompose_vector_product
-from memcompile.passes.decompose_fused import decompose_fused_conv, decompose_fused_gemm, decompose_fused_matmul
-from memcompile.passes.decompose_quantized import (
+from memcompile.ir.graph import Graph, Node, OnnxNode
+from memcompile.ir.pass_manager import Pass, PassContext
+from memcompile.passes.lowering.decompose_attention import decompose_attention, decompose_quantized_attention
+from memcompile.passes.lowering.decompose_contractions import (
+    decompose_einsum,
+    decompose_mul_sum,
+    decompose_vector_product,
+)
+from memcompile.passes.lowering.decompose_fused import (
+    decompose_fused_conv,
+    decompose_fused_gemm,
+    decompose_fused_matmul,
+)
+from memcompile.passes.lowering.decompose_quantized import (
     decompose_channels_last,
     decompose_dynamic_quantize_matmul,
     decompose_matmul_integer_to_float,
     decompose_matmul_nbits,
     decompose_qgemm,
 )
-from memcompile.passes.decomposing import Decomposition
-from memcompile.passes.lower_convolutions import convolution_reason, lower_conv, lower_conv_transpose
-from memcompile.passes.lower_products import lower_gemm, lower_matmul, product_reason
-from memcompile.passes.lower_quantized import (
+from memcompile.passes.lowering.decomposing import Decomposition
+from memcompile.passes.lowering.lower_convolutions import convolution_reason, lower_conv, lower_conv_transpose
+from memcompile.passes.lowering.lower_products import lower_gemm, lower_matmul, product_reason
+from memcompile.passes.lowering.lower_quantized import (
     between_quantizers,
     largest_byte,
     lower_between_quantizers,
     lower_quantized,
     quantized_reason,
 )
-from memcompile.passes.lower_recurrent import lower_recurrent, recurrent_reason
-from memcompile.passes.lowering import Lowering
+from memcompile.passes.lowering.lower_recurrent import lower_recurrent, recurrent_reason
+from memcompile.passes.lowering.lowering import Lowering
 
 Reason = Callable[[OnnxNode, Graph], str | None]
 Lower = Callable[[OnnxNode, Graph], Lowering]

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.ir import Graph, QuantizedLayer, SlicedLayer, carry, read_only
-from memcompile.pass_manager import Pass, PassContext
+from memcompile.ir.graph import Graph, QuantizedLayer, SlicedLayer, carry, read_only
+from memcompile.ir.pass_manager import Pass, PassContext
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from memcompile.geometry import Unrolling
-from memcompile.ir import Graph, PairedLayer, TiledLayer, carry
-from memcompile.pass_manager import Pass, PassContext
-from memcompile.passes.tiling import full_cut, largest_bundle, tile_limits
+from memcompile.ir.geometry import Unrolling
+from memcompile.ir.graph import Graph, PairedLayer, TiledLayer, carry
+from memcompile.ir.pass_manager import Pass, PassContext
+from memcompile.passes.packing.tiling import full_cut, largest_bundle, tile_limits
 
 
 @dataclass(frozen=True)

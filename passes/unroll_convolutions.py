@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from memcompile.ir import Graph, LinearLayer, UnrolledLayer, carry, read_only
-from memcompile.pass_manager import Pass, PassContext
+from memcompile.ir.graph import Graph, LinearLayer, UnrolledLayer, carry, read_only
+from memcompile.ir.pass_manager import Pass, PassContext
 
 
 @dataclass(frozen=True)

@@ -17,24 +17,24 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.batching import Batching
-from memcompile.coupled_samples import program_couples_samples
 from memcompile.errors import DataError, UsageError
-from memcompile.geometry import Geometry
-from memcompile.ir import MappedLayer
-from memcompile.program import Program, Stage
-from memcompile.pulses import WriteReport
-from memcompile.runtime.batches import Batches, check_inputs, join_values
-from memcompile.runtime.compiled import Workers, available_threads
-from memcompile.runtime.digital import DigitalRunner
-from memcompile.runtime.edges import quantize, rescale
-from memcompile.runtime.effects import Effects
-from memcompile.runtime.fast import FastExecutor
-from memcompile.runtime.literal import LiteralExecutor
-from memcompile.runtime.machine import Machine
-from memcompile.runtime.passes_of_images import PassExecutors
-from memcompile.runtime.schedule_walk import ScheduleWalk
-from memcompile.values import Value
+from memcompile.frontend.values import Value
+from memcompile.hardware.pulses import WriteReport
+from memcompile.ir.batching import Batching
+from memcompile.ir.geometry import Geometry
+from memcompile.ir.graph import MappedLayer
+from memcompile.program.coupled_samples import program_couples_samples
+from memcompile.program.program import Program, Stage
+from memcompile.runtime.effects.switches import Effects
+from memcompile.runtime.executors.batches import Batches, check_inputs, join_values
+from memcompile.runtime.executors.digital import DigitalRunner
+from memcompile.runtime.executors.edges import quantize, rescale
+from memcompile.runtime.executors.fast import FastExecutor
+from memcompile.runtime.executors.literal import LiteralExecutor
+from memcompile.runtime.executors.machine import Machine
+from memcompile.runtime.executors.passes_of_images import PassExecutors
+from memcompile.runtime.executors.schedule_walk import ScheduleWalk
+from memcompile.runtime.kernels.compiled import Workers, available_threads
 
 __all__ = ["Effects", "Emulator"]
 

@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from memcompile.chip_model import chip_model
-from memcompile.onnx_session import open_session, tensor_dtype
-from memcompile.program import Program
+from memcompile.export.chip_model import chip_model
+from memcompile.frontend.sessions import open_session, tensor_dtype
+from memcompile.frontend.values import contents
+from memcompile.program.program import Program
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.values import contents
 
 CONTINUOUS_ERROR = 1e-6
 """Sums of continuous weights are those of float64, in another order; outputs are then rounded to float32."""

@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from memcompile.geometry import Geometry, Unrolling
-from memcompile.ir import Cut, MappedLayer, Placement, Replica, Segment, TensorType, TileTable
-from memcompile.program import DigitalStage, Program, Provenance, Stage
-from memcompile.quantizers import InputQuantizer
-from memcompile.target import Target, load_target, parse_target
-from memcompile.timetable import column_lines, tile_loads
+from memcompile.hardware.target import Target, load_target, parse_target
+from memcompile.ir.geometry import Geometry, Unrolling
+from memcompile.ir.graph import Cut, MappedLayer, Placement, Replica, Segment, TensorType, TileTable
+from memcompile.ir.quantizers import InputQuantizer
+from memcompile.program.program import DigitalStage, Program, Provenance, Stage
+from memcompile.timing.timetable import column_lines, tile_loads
 
 
 def make_target(**sections: dict[str, Any]) -> Target:

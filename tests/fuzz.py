@@ -34,11 +34,11 @@ import numpy as np
 from fuzz_inputs import MUTATORS, mutated, valid_models, valid_programs
 from models import float_model, node
 
-from memcompile.cli import main
+from memcompile.cli.main import main
 from memcompile.errors import EXIT_CODES
-from memcompile.guard import GIB, Limits, run_guarded
+from memcompile.frontend.sandbox import GIB, Limits, run_guarded
 from memcompile.pipelines import compile_model
-from memcompile.program_file import save_program
+from memcompile.program.file import save_program
 
 SLOW_S = 10.0
 """Processor time at which an input counts as a hang."""

@@ -19,10 +19,10 @@ from models import dyadic, float_model, make, node
 from onnx import TensorProto, helper
 from test_program_file import signed, unpack
 
+from memcompile.hardware.target import builtin_targets
 from memcompile.pipelines import emit_program
-from memcompile.program import Provenance
-from memcompile.program_file import encode_program
-from memcompile.target import builtin_targets
+from memcompile.program.file import encode_program
+from memcompile.program.program import Provenance
 
 FLOAT = TensorProto.FLOAT
 NUMBERS = (0, 1, -1, 2, 3, 7, 16, 255, 4096, 10**6, 10**9, 2**31 - 1, -(2**31), 2**53, 2**63 - 1, -(2**63))
@@ -293,7 +293,7 @@ def target_texts() -> list[str]:
     """The built-in target files."""
     from importlib import resources  # noqa: PLC0415
 
-    folder = resources.files("memcompile") / "targets"
+    folder = resources.files("memcompile.hardware") / "targets"
     return [(folder / f"{name}.toml").read_text(encoding="utf-8") for name in builtin_targets()]
 
 

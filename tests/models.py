@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from memcompile.digits import digits8, digits28
+from memcompile.data.digits import digits8, digits28
 
 Shape = Sequence[int | str | None]
 EPSILON = 2.0**-10

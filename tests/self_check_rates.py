@@ -26,18 +26,18 @@ from models import make, node
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from memcompile.data import load_dataset
+from memcompile.data.loader import load_dataset
 from memcompile.errors import DataError, MiscompileError, ModelError
-from memcompile.interpreter import Interpreter, multiplies_bytes_exactly, run_layer
-from memcompile.ir import DigitalNode, Graph, MappedLayer, OnnxNode, UnrolledLayer
-from memcompile.network_check import check_network
-from memcompile.onnx_import import ModelFile, import_graph, read_model
-from memcompile.pass_manager import PassContext, run_passes, with_options
+from memcompile.frontend.importer import ModelFile, import_graph, read_model
+from memcompile.hardware.target import Target, load_target
+from memcompile.ir.graph import DigitalNode, Graph, MappedLayer, OnnxNode, UnrolledLayer
+from memcompile.ir.pass_manager import PassContext, run_passes, with_options
+from memcompile.ir.quantizers import ExactInput
 from memcompile.pipelines import default_passes, emit_program
-from memcompile.program import Program, Provenance
-from memcompile.quantizers import ExactInput
-from memcompile.self_check import FloatNetwork, check_program
-from memcompile.target import Target, load_target
+from memcompile.program.program import Program, Provenance
+from memcompile.verify.interpreter import Interpreter, multiplies_bytes_exactly, run_layer
+from memcompile.verify.network_check import check_network
+from memcompile.verify.self_check import FloatNetwork, check_program
 
 FLOATS = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
 TARGETS = ("ideal", "hermes", "neurram", "yao2020", "pimcomp", "vwsdk")

@@ -12,15 +12,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from memcompile.byte_products import use_unsigned_weights
-from memcompile.interpreter import Interpreter
-from memcompile.ir import Graph, fixed_batch
-from memcompile.onnx_import import import_graph, read_model
-from memcompile.onnx_session import open_session
-from memcompile.pass_manager import Pass, PassContext, run_passes
+from memcompile.frontend.byte_products import use_unsigned_weights
+from memcompile.frontend.importer import import_graph, read_model
+from memcompile.frontend.sessions import open_session
+from memcompile.hardware.target import Target, load_target
+from memcompile.ir.graph import Graph, fixed_batch
+from memcompile.ir.pass_manager import Pass, PassContext, run_passes
 from memcompile.pipelines import default_passes
-from memcompile.target import Target, load_target
-from memcompile.verifier import Verifier
+from memcompile.verify.interpreter import Interpreter
+from memcompile.verify.verifier import Verifier
 
 T = TypeVar("T")
 Feeds = Mapping[str, NDArray[Any]]

@@ -15,9 +15,9 @@ import sequence_models
 from onnx import TensorProto
 from written_data import write_mnist
 
-import memcompile.advice
-from memcompile.advice import DataOptions, command_line, derived_path, program_path
-from memcompile.cli import main
+import memcompile.cli.advice
+from memcompile.cli.advice import DataOptions, command_line, derived_path, program_path
+from memcompile.cli.main import main
 from memcompile.errors import UsageError
 
 Say = Callable[[str], list[list[str]]]
@@ -44,7 +44,7 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Run a command that must succeed, in an empty folder; returns the commands that it advises, word by word."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")  # nothing here is worth compiling kernels for
-    monkeypatch.setattr(memcompile.advice, "LOSS_WORTH_A_WORD", -1.0)
+    monkeypatch.setattr(memcompile.cli.advice, "LOSS_WORTH_A_WORD", -1.0)
 
     def run(command: str) -> list[list[str]]:
         words = shlex.split(command)

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 import memcompile
-from memcompile.batch_axes import ASSUMED_SIZES
-from memcompile.batching import Batching
-from memcompile.cli import main
+from memcompile.cli.main import main
 from memcompile.errors import DataError, ModelError, ProgramError, UsageError
-from memcompile.evaluation import evaluate, score_samples
+from memcompile.frontend.batch_axes import ASSUMED_SIZES
+from memcompile.ir.batching import Batching
 from memcompile.pipelines import Compilation, compile_model
-from memcompile.program_file import load_program, save_program
+from memcompile.program.file import load_program, save_program
+from memcompile.report.evaluation import evaluate, score_samples
 from memcompile.tuning import tune
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from factories import layer_program, make_target, random_layer
 
-from memcompile.geometry import Geometry, Unrolling
-from memcompile.program import Program
+from memcompile.ir.geometry import Geometry, Unrolling
+from memcompile.program.program import Program
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.transfer import transfer, wire
+from memcompile.runtime.training.transfer import transfer, wire
 
 GEOMETRY = Geometry(2, 3, (3,), (9,))
 WINDOW = Unrolling(GEOMETRY, (3,))

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from test_mapping_passes import chain, context_of, mapped
 from test_timetables import compiled
 
-from memcompile.buffers import Buffer, buffer_sizes
-from memcompile.dataflow_steps import Flow
-from memcompile.geometry import Geometry
-from memcompile.ir import Graph, MappedLayer
-from memcompile.passes.layer_graph import tile_loads
+from memcompile.ir.geometry import Geometry
+from memcompile.ir.graph import Graph, MappedLayer
 from memcompile.passes.replicate import Replicate
-from memcompile.program_flow import program_flow
-from memcompile.timetable import Timetable
+from memcompile.passes.search.layer_graph import tile_loads
+from memcompile.program.flow import program_flow
+from memcompile.timing.buffers import Buffer, buffer_sizes
+from memcompile.timing.dataflow_steps import Flow
+from memcompile.timing.timetable import Timetable
 
 Lives = dict[str, list[tuple[int, int]]]
 

@@ -12,8 +12,8 @@ import stages
 from models import make, node
 from onnx import TensorProto, numpy_helper
 
-from memcompile.byte_products import use_unsigned_weights
-from memcompile.onnx_import import read_model
+from memcompile.frontend.byte_products import use_unsigned_weights
+from memcompile.frontend.importer import read_model
 from memcompile.pipelines import compile_model
 from memcompile.runtime.emulator import Emulator
 

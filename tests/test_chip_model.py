@@ -19,17 +19,17 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import memcompile
-from memcompile import chip_model as module
-from memcompile import onnx_export
-from memcompile.chip_model import chip_model
-from memcompile.cli import main
-from memcompile.data import load_dataset
+from memcompile.cli.main import main
+from memcompile.data.loader import load_dataset
 from memcompile.errors import OutputError, ProgramError, UsageError
-from memcompile.geometry import Geometry, Unrolling
-from memcompile.program import DigitalStage, Program
-from memcompile.program_file import save_program
+from memcompile.export.chip_model import chip_model
+from memcompile.export.conductances import chip_model as module
+from memcompile.export.conductances import onnx_builder as onnx_export
+from memcompile.ir.geometry import Geometry, Unrolling
+from memcompile.program.file import save_program
+from memcompile.program.program import DigitalStage, Program
 from memcompile.runtime.emulator import Emulator
-from memcompile.runtime.transfer import transfer
+from memcompile.runtime.training.transfer import transfer
 
 MODEL = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 QUICK = ("replicate.effort=fast",)

@@ -20,11 +20,11 @@ import pytest
 import stages
 
 import memcompile
-from memcompile.cli import main
+from memcompile.cli.main import main
 from memcompile.errors import EXIT_CODES
-from memcompile.pass_manager import Pass
+from memcompile.hardware.target import builtin_targets
+from memcompile.ir.pass_manager import Pass
 from memcompile.pipelines import default_passes
-from memcompile.target import builtin_targets
 
 Run = Callable[[str], str]
 DATA = {"x": models.images((40, 2, 6, 6), seed=81)}
@@ -98,7 +98,7 @@ def test_the_word_compile_may_be_left_out(run: Run, tmp_path: Path) -> None:
 
 
 def test_programs_for_several_targets_lie_side_by_side(run: Run, tmp_path: Path) -> None:
-    reference = (resources.files("memcompile") / "targets" / "yao2020.toml").read_text(encoding="utf-8")
+    reference = (resources.files("memcompile.hardware") / "targets" / "yao2020.toml").read_text(encoding="utf-8")
     for name in ("small", "yao2020"):
         (tmp_path / f"{name}.toml").write_text(reference.replace("arrays = 8\n", "arrays = 2\n"))
     for target in ("yao2020", "hermes", "small.toml", "yao2020.toml"):
@@ -293,7 +293,7 @@ def test_show_weight_tells_where_a_weight_sits(
     run: Run, tmp_path: Path, layer: str, output: int, kernel_input: int
 ) -> None:
     """Every row it prints is checked against the tile table and the cell levels, on chips of two arrays."""
-    reference = (resources.files("memcompile") / "targets" / "yao2020.toml").read_text(encoding="utf-8")
+    reference = (resources.files("memcompile.hardware") / "targets" / "yao2020.toml").read_text(encoding="utf-8")
     (tmp_path / "small.toml").write_text(reference.replace("arrays = 8\n", "arrays = 2\n"))
     run("m.onnx --data d.npz --no-evaluation --quiet --target small.toml --chips 5")
     program = memcompile.load_program(Path("m.small.mcp"))

@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from memcompile.passes import clock, cp_sat
-from memcompile.passes.clock import FOREVER, Clock, running, running_clock
-from memcompile.passes.packing import TileShape, first_fit, pack
-from memcompile.passes.solver import Solver
+from memcompile.passes.packing.packing import TileShape, first_fit, pack
+from memcompile.passes.solving import clock, cp_sat
+from memcompile.passes.solving.clock import FOREVER, Clock, running, running_clock
+from memcompile.passes.solving.solver import Solver
 
 
 def test_without_an_end_limits_stay_what_they_are() -> None:

@@ -16,15 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import float_model, node
 
-from memcompile.geometry import Unrolling
-from memcompile.interpreter import Interpreter
-from memcompile.ir import CalibratedLayer, Graph, QuantizedLayer
-from memcompile.passes import input_moments
-from memcompile.passes.compensated_rounding import output_variance, rounded
-from memcompile.passes.input_moments import measure_moments
+from memcompile.ir.geometry import Unrolling
+from memcompile.ir.graph import CalibratedLayer, Graph, QuantizedLayer
+from memcompile.passes.quantization import input_moments
+from memcompile.passes.quantization.compensated_rounding import output_variance, rounded
+from memcompile.passes.quantization.input_moments import measure_moments
 from memcompile.passes.quantize_weights import QuantizeWeights
 from memcompile.pipelines import compile_model
-from memcompile.program_file import encode_program
+from memcompile.program.file import encode_program
+from memcompile.verify.interpreter import Interpreter
 
 
 def correlated(rng: np.random.Generator, samples: int, rows: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import stages
 from models import dyadic, node
 from onnx import TensorProto, helper, numpy_helper
 
-from memcompile.ir import Graph, LinearLayer
+from memcompile.ir.graph import Graph, LinearLayer
 from memcompile.pipelines import compile_model
 from memcompile.runtime.emulator import Emulator
 

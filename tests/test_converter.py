@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import memcompile
-from memcompile.converter import Converter, aligned_share
-from memcompile.geometry import Geometry
-from memcompile.ir import MappedLayer
-from memcompile.program import Program
+from memcompile.hardware.converter import Converter, aligned_share
+from memcompile.hardware.target import Target
+from memcompile.ir.geometry import Geometry
+from memcompile.ir.graph import MappedLayer
+from memcompile.program.program import Program
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.target import Target
 
 ADC_ONLY = Effects(**{**vars(Effects.none()), "adc": True})
 EXECUTORS = ("fast", "literal")

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 import memcompile
-from memcompile.cli import main
-from memcompile.cost import Cost, Counting, layer_activities, program_cost, transfer_cost
-from memcompile.cost_report import cost_facts, cost_lines, energy_table, figure
-from memcompile.geometry import Geometry, Unrolling
-from memcompile.ir import MappedLayer, Placement, TileTable
-from memcompile.program import Program
+from memcompile.cli.main import main
+from memcompile.hardware.target import EnergySpec, Target, load_target
+from memcompile.ir.geometry import Geometry, Unrolling
+from memcompile.ir.graph import MappedLayer, Placement, TileTable
+from memcompile.program.program import Program
+from memcompile.report.cost import Cost, Counting, layer_activities, program_cost, transfer_cost
+from memcompile.report.cost_report import cost_facts, cost_lines, energy_table, figure
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.literal import LiteralExecutor
-from memcompile.runtime.transfer import transfer
-from memcompile.target import EnergySpec, Target, load_target
+from memcompile.runtime.executors.literal import LiteralExecutor
+from memcompile.runtime.training.transfer import transfer
 
 ENERGY = {
     "array_pj": 3.0,

@@ -12,11 +12,11 @@ import stages
 from models import make, node
 from onnx import TensorProto
 
-from memcompile.coupled_samples import any_couples_samples, program_couples_samples
-from memcompile.evaluation import run_float
-from memcompile.onnx_import import read_model
-from memcompile.passes.calibration_batches import calibration_batches
+from memcompile.frontend.importer import read_model
+from memcompile.passes.quantization.calibration_batches import calibration_batches
 from memcompile.pipelines import compile_model
+from memcompile.program.coupled_samples import any_couples_samples, program_couples_samples
+from memcompile.report.evaluation import run_float
 from memcompile.runtime.emulator import Emulator
 
 RNG = np.random.default_rng(157)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from memcompile.geometry import Geometry, Unrolling
-from memcompile.runtime.compiled import Workers
-from memcompile.runtime.fast import cut_rows
+from memcompile.ir.geometry import Geometry, Unrolling
+from memcompile.runtime.executors.fast import cut_rows
+from memcompile.runtime.kernels.compiled import Workers
 
 IN_PLACE = {
     "dense layer": Unrolling.im2col(Geometry(12, 5)),

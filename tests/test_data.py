@@ -11,14 +11,14 @@ import pytest
 from numpy.typing import NDArray
 from written_data import GREY, RGB, npz, one, refuses
 
-from memcompile.data import (
+from memcompile.data.loader import (
     DIGITS_TRAINING_SAMPLES,
     GENERATED_SAMPLES,
     Dataset,
     digits28,
     load_dataset,
 )
-from memcompile.ir import TensorType
+from memcompile.ir.graph import TensorType
 
 # --- layouts, scaling, dtypes ------------------------------------------------------------------
 

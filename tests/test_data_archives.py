@@ -18,14 +18,14 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from written_data import IDX_CODES, RGB, idx_bytes, npz, one, refuses
 
-from memcompile.data import (
+from memcompile.data.files import read_npz, read_npz_headers
+from memcompile.data.loader import (
     CALIBRATION_SAMPLES,
     load_dataset,
     read_idx,
 )
-from memcompile.data_files import read_npz, read_npz_headers
 from memcompile.errors import DataError
-from memcompile.ir import TensorType
+from memcompile.ir.graph import TensorType
 
 # --- NumPy archives ----------------------------------------------------------------------------
 

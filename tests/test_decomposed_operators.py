@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from memcompile.ir import Graph, LinearLayer, OnnxNode
+from memcompile.ir.graph import Graph, LinearLayer, OnnxNode
 from memcompile.passes import (
     decompose_attention,
     decompose_contractions,

@@ -12,16 +12,16 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from memcompile.cli import main
+from memcompile.cli.main import main
 from memcompile.errors import UsageError
-from memcompile.geometry import Geometry
-from memcompile.program import Program
-from memcompile.program_file import save_program
-from memcompile.pulses import WriteReport, nominal_pulses
-from memcompile.runtime import cells
+from memcompile.hardware.pulses import WriteReport, nominal_pulses
+from memcompile.hardware.target import DriftSpec, ProgrammingSpec, RelaxationSpec, WriteVerifySpec, load_target
+from memcompile.ir.geometry import Geometry
+from memcompile.program.file import save_program
+from memcompile.program.program import Program
+from memcompile.runtime.effects import cells
+from memcompile.runtime.effects.write_verify import Written, cycles_of_array, step_shares, write
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.write_verify import Written, cycles_of_array, step_shares, write
-from memcompile.target import DriftSpec, ProgrammingSpec, RelaxationSpec, WriteVerifySpec, load_target
 
 CELL = factories.make_target().cell
 PULSES = WriteVerifySpec(

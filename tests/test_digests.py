@@ -21,14 +21,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from memcompile.chip_model import chip_model
 from memcompile.errors import UsageError
+from memcompile.export.chip_model import chip_model
+from memcompile.hardware.target import Target, load_target
 from memcompile.pipelines import compile_model
-from memcompile.program import Program
-from memcompile.program_file import encode_program
+from memcompile.program.file import encode_program
+from memcompile.program.program import Program
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.hybrid_training import TuningOptions
-from memcompile.target import Target, load_target
+from memcompile.runtime.training.hybrid_training import TuningOptions
 from memcompile.tuning import TuningPlan, tune
 
 RECORDED = Path(__file__).parent / "golden" / "digests.json"

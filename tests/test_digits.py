@@ -12,9 +12,9 @@ from models import make, nearest_mean, node
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from memcompile.cli import main
-from memcompile.evaluation import evaluate
+from memcompile.cli.main import main
 from memcompile.pipelines import compile_model
+from memcompile.report.evaluation import evaluate
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 Save = Callable[..., Path]

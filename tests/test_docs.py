@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 
 from memcompile import compile_model
-from memcompile.evaluation import evaluate
-from memcompile.ir import TILE_COLUMNS
-from memcompile.program_file import VERSION, encode_program
-from memcompile.report import Facts, program_facts
-from memcompile.runtime.transfer import transfer
+from memcompile.ir.graph import TILE_COLUMNS
+from memcompile.program.file import VERSION, encode_program
+from memcompile.report.evaluation import evaluate
+from memcompile.report.facts import Facts, program_facts
+from memcompile.runtime.training.transfer import transfer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODEL = REPOSITORY / "examples" / "five_layer_cnn.onnx"

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from memcompile.geometry import Geometry
-from memcompile.program import Program
+from memcompile.hardware.target import CellSpec, DriftSpec, ProgrammingSpec, RelaxationSpec
+from memcompile.ir.geometry import Geometry
+from memcompile.program.program import Program
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.target import CellSpec, DriftSpec, ProgrammingSpec, RelaxationSpec
 
 TIME_S = 100.0
 PULSES = {

@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from scipy import stats
 
 import memcompile
-from memcompile.cli import main
-from memcompile.data import Dataset, load_dataset
-from memcompile.geometry import Geometry
-from memcompile.pass_manager import Advance
-from memcompile.program import Program
-from memcompile.program_file import encode_program, save_program
-from memcompile.pulses import WriteReport, nominal_pulses
+from memcompile.cli.main import main
+from memcompile.data.loader import Dataset, load_dataset
+from memcompile.hardware.pulses import WriteReport, nominal_pulses
+from memcompile.hardware.target import Target, WriteVerifySpec
+from memcompile.ir.geometry import Geometry
+from memcompile.ir.pass_manager import Advance
+from memcompile.program.file import encode_program, save_program
+from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
-from memcompile.runtime.hybrid_training import TuningOptions
-from memcompile.runtime.transfer import Writer, transfer, wire
-from memcompile.target import Target, WriteVerifySpec
+from memcompile.runtime.training.hybrid_training import TuningOptions
+from memcompile.runtime.training.transfer import Writer, transfer, wire
 from memcompile.tuning import TuningPlan, tune
 
 MODEL = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from memcompile.errors import DataError, UsageError
-from memcompile.geometry import Geometry, Unrolling
-from memcompile.ir import TensorType
-from memcompile.program import Program
-from memcompile.runtime import conversions, fast
+from memcompile.ir.geometry import Geometry, Unrolling
+from memcompile.ir.graph import TensorType
+from memcompile.program.program import Program
 from memcompile.runtime.emulator import Effects, Emulator
+from memcompile.runtime.executors import conversions, fast
 
 DETERMINISTIC = Effects(read_noise=False)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from models import float_model, node
 
-from memcompile.data import digits28
+from memcompile.data.loader import digits28
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EXAMPLES = REPOSITORY / "examples"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import memcompile
-from memcompile.cli import main
-from memcompile.explain import Explanation
-from memcompile.export import conductance_arrays
-from memcompile.lookup import find_weight
+from memcompile.cli.main import main
+from memcompile.export.conductances import conductance_arrays
+from memcompile.report.explain import Explanation
+from memcompile.report.lookup import find_weight
 
 MODEL = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 

@@ -13,9 +13,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from memcompile.chip_model import chip_model
-from memcompile.ir import TensorType
-from memcompile.onnx_export import ModelBuilder
+from memcompile.export.chip_model import chip_model
+from memcompile.export.onnx_builder import ModelBuilder
+from memcompile.ir.graph import TensorType
 from memcompile.pipelines import compile_model
 from memcompile.runtime.emulator import Effects, Emulator
 

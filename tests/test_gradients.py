@@ -17,13 +17,13 @@ from onnx import helper, numpy_helper
 
 import memcompile
 from memcompile.errors import UsageError
-from memcompile.geometry import Geometry, Unrolling
-from memcompile.program import DigitalStage, Program
-from memcompile.runtime.adjoints import ADJOINTS, StageAdjoint
+from memcompile.ir.geometry import Geometry, Unrolling
+from memcompile.program.program import DigitalStage, Program
 from memcompile.runtime.emulator import Emulator, values_before
-from memcompile.runtime.gradients import Backward
-from memcompile.runtime.hybrid_training import probabilities
-from memcompile.runtime.transfer import held_levels, transfer, wire
+from memcompile.runtime.training.adjoints import ADJOINTS, StageAdjoint
+from memcompile.runtime.training.gradients import Backward
+from memcompile.runtime.training.hybrid_training import probabilities
+from memcompile.runtime.training.transfer import held_levels, transfer, wire
 
 MODEL = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 
@@ -91,7 +91,7 @@ def stage_of(
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[4]}")
 def test_adjoint_is_the_derivative(case: Case) -> None:
     """Along a random direction, the change of a random sum of outputs is what the gradient says."""
-    from memcompile.runtime.digital import DigitalRunner  # noqa: PLC0415
+    from memcompile.runtime.executors.digital import DigitalRunner  # noqa: PLC0415
 
     operator, attributes, shapes, constants, opset = case
     rng = np.random.default_rng(7)
@@ -197,7 +197,7 @@ FORETOLD = 16.0
 def test_gradient_predicts_the_measured_loss(program: Program) -> None:
     """A small step against the gradient of all digital scales and offsets lowers the measured loss as foretold."""
     chip, writer = transfer(program, seed=1)
-    data = memcompile.data.load_dataset(None, program.inputs, part="train").head(IMAGES)
+    data = memcompile.data.loader.load_dataset(None, program.inputs, part="train").head(IMAGES)
     assert data.labels is not None
     inputs, labels = dict(data.inputs), data.labels
 
@@ -229,7 +229,7 @@ def moved(chip: Program, gradients: dict[int, Any], step: float) -> Program:
 
 def test_the_rest_of_a_run_gives_the_same_bits(program: Program) -> None:
     chip, _ = transfer(program, seed=1)
-    some = memcompile.data.load_dataset(None, program.inputs).head(30)
+    some = memcompile.data.loader.load_dataset(None, program.inputs).head(30)
     emulator = Emulator(chip, 1)
     whole = emulator.run(some.inputs, first_image=7)
     for first_stage in range(len(program.stages)):

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memcompile import heap, interpreter
-from memcompile.geometry import Geometry
+from memcompile import heap
+from memcompile.ir.geometry import Geometry
+from memcompile.verify import interpreter
 
 
 def resident_kib() -> int:

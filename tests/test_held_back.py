@@ -13,11 +13,11 @@ from models import float_model, node
 
 from memcompile.held_back import HeldBackImages, Outcome, better, record, split
 from memcompile.pipelines import compile_model
-from memcompile.program import Program
+from memcompile.program.program import Program
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.hybrid_training import TuningOptions
-from memcompile.runtime.recalibrate import recalibrate
-from memcompile.runtime.transfer import transfer
+from memcompile.runtime.training.hybrid_training import TuningOptions
+from memcompile.runtime.training.recalibrate import recalibrate
+from memcompile.runtime.training.transfer import transfer
 from memcompile.tuning import TuningPlan, refresh, tune
 
 RNG = np.random.default_rng(83)

@@ -21,10 +21,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import memcompile
 from memcompile.errors import DataError, ModelError
-from memcompile.evaluation import evaluate
-from memcompile.guard import GIB, GuardError, Limits, WorkError, run_guarded
-from memcompile.onnx_import import read_model
+from memcompile.frontend.importer import read_model
+from memcompile.frontend.sandbox import GIB, GuardError, Limits, WorkError, run_guarded
 from memcompile.pipelines import compile_model
+from memcompile.report.evaluation import evaluate
 
 FLOAT = TensorProto.FLOAT
 LIMITS = Limits(seconds=20, memory_bytes=GIB)

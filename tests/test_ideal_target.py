@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 from models import float_model, node
 from stages import replaced
 
-from memcompile.cli import main
+from memcompile.cli.main import main
 from memcompile.errors import TargetError, UsageError
-from memcompile.evaluation import signal_to_noise_db
-from memcompile.geometry import Geometry
-from memcompile.ir import CalibratedLayer
+from memcompile.hardware.target import Target, load_target, parse_target
+from memcompile.ir.geometry import Geometry
+from memcompile.ir.graph import CalibratedLayer
+from memcompile.ir.quantizers import ExactInput, InputQuantizer
 from memcompile.passes.quantize_weights import QuantizeWeights
 from memcompile.pipelines import compile_model
-from memcompile.program_file import decode_program, encode_program
-from memcompile.quantizers import ExactInput, InputQuantizer
+from memcompile.program.file import decode_program, encode_program
+from memcompile.report.evaluation import signal_to_noise_db
 from memcompile.runtime.emulator import Emulator
-from memcompile.target import Target, load_target, parse_target
 from memcompile.tuning import tune
-from memcompile.verifier import verify_program
+from memcompile.verify.verifier import verify_program
 
 IDEAL = load_target("ideal")
 RNG = np.random.default_rng(83)

@@ -17,13 +17,13 @@ import stages
 from models import dyadic, float_model, make, node
 from onnx import TensorProto, helper, numpy_helper
 
-from memcompile.cli import main
+from memcompile.cli.main import main
 from memcompile.errors import EXIT_CODES, MemcompileError, ModelError
-from memcompile.model_checks import MAX_MODEL_BYTES
-from memcompile.onnx_import import read_model
+from memcompile.frontend.importer import read_model
+from memcompile.frontend.validation import MAX_MODEL_BYTES
 from memcompile.pipelines import emit_program
-from memcompile.program import Provenance
-from memcompile.program_file import encode_program
+from memcompile.program.file import encode_program
+from memcompile.program.program import Provenance
 
 RNG = np.random.default_rng(61)
 X = {"x": models.images((4, 6))}

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcompile.runtime import integer_product
-from memcompile.runtime.digit_conversions import summed_variances, variance_matrix
-from memcompile.runtime.integer_product import IntegerMatrix
+from memcompile.runtime.executors import integer_product
+from memcompile.runtime.executors.digit_conversions import summed_variances, variance_matrix
+from memcompile.runtime.executors.integer_product import IntegerMatrix
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -22,9 +22,9 @@ from test_hostile_models import loop
 
 from memcompile import atomic
 from memcompile.atomic import write_atomically
-from memcompile.cli import main
+from memcompile.cli.main import main
 from memcompile.errors import OutputError
-from memcompile.program_file import load_program
+from memcompile.program.file import load_program
 
 ENVIRONMENT = {**os.environ, "MEMCOMPILE_NUMBA": "0"}
 

@@ -17,14 +17,14 @@ import pytest
 from models import make, node
 from onnx import TensorProto, helper, numpy_helper
 
-from memcompile import model_weights
 from memcompile.errors import ModelError
-from memcompile.evaluation import run_float
-from memcompile.guard import Limits
-from memcompile.model_weights import LARGE_BYTES
-from memcompile.onnx_import import import_graph, read_model
-from memcompile.onnx_session import Weights, open_session
+from memcompile.frontend import weights as model_weights
+from memcompile.frontend.importer import import_graph, read_model
+from memcompile.frontend.sandbox import Limits
+from memcompile.frontend.sessions import Weights, open_session
+from memcompile.frontend.weights import LARGE_BYTES
 from memcompile.pipelines import compile_model
+from memcompile.report.evaluation import run_float
 
 SIDE = 512
 W = np.random.default_rng(3).standard_normal((SIDE, SIDE)).astype(np.float32)
@@ -190,7 +190,7 @@ def test_the_files_may_go_or_change_once_they_are_read(write: Write, outside: bo
 def test_compiles_to_the_same_cells(write: Write, outside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(model(), outside)
     layers = compile_model(path, "pimcomp").program.layers
-    monkeypatch.setattr("memcompile.model_weights.LARGE_BYTES", 2 * W.nbytes)
+    monkeypatch.setattr("memcompile.frontend.weights.LARGE_BYTES", 2 * W.nbytes)
     assert not read_model(path).weights.arrays
     for layer, other in zip(layers, compile_model(path, "pimcomp").program.layers, strict=True):
         assert np.array_equal(layer.cells, other.cells) and np.array_equal(layer.scale, other.scale)

@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from models import dyadic, float_model, node
 
-from memcompile.ir import Graph, LinearLayer
+from memcompile.ir.graph import Graph, LinearLayer
 from memcompile.pipelines import compile_model
 from memcompile.runtime.emulator import Emulator
 

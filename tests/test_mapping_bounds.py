@@ -14,22 +14,22 @@ from test_mapping_choices import MOST_TILES, options_of, single_plan, small_laye
 from test_mapping_packing import fewest_by_brute_force
 from test_mapping_passes import chain, context_of, conv, dense, paired
 
-from memcompile.geometry import Geometry
-from memcompile.ir import Certificate, DigitalNode, Graph, MappedLayer, Node, OnnxNode, Placement, TensorType
+from memcompile.hardware.target import Target
+from memcompile.ir.geometry import Geometry
+from memcompile.ir.graph import Certificate, DigitalNode, Graph, MappedLayer, Node, OnnxNode, Placement, TensorType
 from memcompile.passes import replicate as replicate_module
-from memcompile.passes.explore_windows import CopyOption
-from memcompile.passes.joint_bound import is_impossible, joint_bound
-from memcompile.passes.joint_model import nested, whole_windows
-from memcompile.passes.layer_graph import mapped_layers
-from memcompile.passes.packing import TileShape
+from memcompile.passes.packing.packing import TileShape
 from memcompile.passes.place import Place
+from memcompile.passes.placement.traffic import Traffic
 from memcompile.passes.replicate import OBJECTIVES, Replicate
 from memcompile.passes.schedule import Schedule
+from memcompile.passes.search.explore_windows import CopyOption
+from memcompile.passes.search.joint_bound import is_impossible, joint_bound
+from memcompile.passes.search.joint_model import nested, whole_windows
+from memcompile.passes.search.layer_graph import mapped_layers
+from memcompile.passes.search.window_plan import LayerKind, PriceTable
 from memcompile.passes.tile_matrices import TileMatrices
-from memcompile.passes.traffic import Traffic
-from memcompile.passes.window_plan import LayerKind, PriceTable
-from memcompile.target import Target
-from memcompile.verifier import find_violations
+from memcompile.verify.verifier import find_violations
 
 Shape = tuple[int, ...]
 """Of a value, for one image: channels first, or one vector."""

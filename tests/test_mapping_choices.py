@@ -9,17 +9,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_mapping_packing import LINES, check, fewest_by_brute_force, shape_lists
 
-from memcompile.geometry import Geometry
-from memcompile.passes import choice_patterns
-from memcompile.passes.choice_branching import EFFORTS as BRANCH_EFFORTS
-from memcompile.passes.choice_branching import branch, close_by_branching
-from memcompile.passes.choice_master import EFFORTS, ChoiceMaster, choose_together, raise_bound
-from memcompile.passes.choice_patterns import ChoiceProgram
-from memcompile.passes.explore_windows import CopyOption, explore_windows
-from memcompile.passes.packing import TileShape, pack
-from memcompile.passes.packing_exact import pack_around_full
+from memcompile.ir.geometry import Geometry
+from memcompile.passes.packing.exact import pack_around_full
+from memcompile.passes.packing.packing import TileShape, pack
 from memcompile.passes.replicate import fewest_arrays
-from memcompile.passes.window_plan import (
+from memcompile.passes.search import choice_patterns
+from memcompile.passes.search.choice_branching import EFFORTS as BRANCH_EFFORTS
+from memcompile.passes.search.choice_branching import branch, close_by_branching
+from memcompile.passes.search.choice_master import EFFORTS, ChoiceMaster, choose_together, raise_bound
+from memcompile.passes.search.choice_patterns import ChoiceProgram
+from memcompile.passes.search.explore_windows import CopyOption, explore_windows
+from memcompile.passes.search.window_plan import (
     Choice,
     LayerKind,
     PriceTable,

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcompile.passes.packing import Packing, TileShape, fill_array, group_tiles, pack
-from memcompile.passes.packing_bounds import arrays_bound, packing_interval_bound, transformed
-from memcompile.passes.packing_exact import arrange, pack_exactly
-from memcompile.passes.patterns import Filling, Knapsack
-from memcompile.passes.shelves import distribute_on_shelves
+from memcompile.passes.packing.bounds import arrays_bound, packing_interval_bound, transformed
+from memcompile.passes.packing.exact import arrange, pack_exactly
+from memcompile.passes.packing.packing import Packing, TileShape, fill_array, group_tiles, pack
+from memcompile.passes.packing.patterns import Filling, Knapsack
+from memcompile.passes.packing.shelves import distribute_on_shelves
 
 LINES = (6, 8)
 

@@ -12,21 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcompile.errors import CapacityError, UsageError
-from memcompile.geometry import Geometry
-from memcompile.ir import Graph, MappedLayer, PairedLayer, TensorType, TiledLayer
-from memcompile.pass_manager import PassContext
+from memcompile.hardware.target import FIELDS, Target, load_target
+from memcompile.ir.geometry import Geometry
+from memcompile.ir.graph import Graph, MappedLayer, PairedLayer, TensorType, TiledLayer
+from memcompile.ir.pass_manager import PassContext
+from memcompile.ir.printer import print_graph
+from memcompile.ir.quantizers import InputQuantizer
 from memcompile.passes import replicate
-from memcompile.passes.clock import Clock, running
-from memcompile.passes.layer_graph import layer_sources, mapped_layers, tile_loads
 from memcompile.passes.place import Place
 from memcompile.passes.replicate import Replicate
 from memcompile.passes.schedule import Schedule
+from memcompile.passes.search.layer_graph import layer_sources, mapped_layers, tile_loads
+from memcompile.passes.solving.clock import Clock, running
 from memcompile.passes.tile_matrices import TileMatrices
-from memcompile.printer import print_graph
-from memcompile.quantizers import InputQuantizer
-from memcompile.target import FIELDS, Target, load_target
-from memcompile.timetable import Timetable
-from memcompile.verifier import find_violations
+from memcompile.timing.timetable import Timetable
+from memcompile.verify.verifier import find_violations
 
 
 def paired(name: str, reads: str, makes: str, geometry: Geometry, target: Target, slices: int) -> PairedLayer:

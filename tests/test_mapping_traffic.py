@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_mapping_passes import chain, context_of, conv, dense, geometries, mapped, paired
 
-from memcompile.geometry import Geometry
-from memcompile.ir import DigitalNode, Graph, MappedLayer, TensorType, TileTable
-from memcompile.passes.chips import fill, group_rests
-from memcompile.passes.layer_graph import mapped_layers
+from memcompile.ir.geometry import Geometry
+from memcompile.ir.graph import DigitalNode, Graph, MappedLayer, TensorType, TileTable
+from memcompile.passes.placement.chips import fill, group_rests
+from memcompile.passes.placement.traffic import Traffic
 from memcompile.passes.replicate import Replicate
-from memcompile.passes.traffic import Traffic
+from memcompile.passes.search.layer_graph import mapped_layers
 
 
 def read_by(layer: MappedLayer, tiles: TileTable, row: int) -> set[tuple[int, int]]:

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcompile.geometry import Geometry, Unrolling
+from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.passes import replicate
-from memcompile.passes.explore_windows import CopyOption, explore_windows, fewest_steps, window_table
-from memcompile.passes.joint_model import JointProblem, Part, nested, schemes_of, whole_windows
-from memcompile.passes.joint_plan import EFFORTS, deal, replicas_of, search_jointly
-from memcompile.passes.tiling import full_cut
+from memcompile.passes.packing.tiling import full_cut
+from memcompile.passes.search.explore_windows import CopyOption, explore_windows, fewest_steps, window_table
+from memcompile.passes.search.joint_model import JointProblem, Part, nested, schemes_of, whole_windows
+from memcompile.passes.search.joint_plan import EFFORTS, deal, replicas_of, search_jointly
 
 
 def valid_conv(size: int, kernel: int, channels: int, kernels: int) -> Geometry:

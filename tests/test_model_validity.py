@@ -14,9 +14,9 @@ from models import dyadic, node
 from onnx import TensorProto, helper, numpy_helper
 
 from memcompile.errors import ModelError
-from memcompile.guard import DEFAULT_LIMITS
-from memcompile.model_checks import latest_operator_set
-from memcompile.onnx_import import read_model
+from memcompile.frontend.importer import read_model
+from memcompile.frontend.sandbox import DEFAULT_LIMITS
+from memcompile.frontend.validation import latest_operator_set
 from memcompile.pipelines import compile_model
 from memcompile.runtime.emulator import Emulator
 

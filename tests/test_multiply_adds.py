@@ -12,10 +12,10 @@ import pytest
 from models import node
 from onnx import TensorProto, helper, numpy_helper
 
-from memcompile.cli import main
-from memcompile.explain import Explanation
+from memcompile.cli.main import main
 from memcompile.pipelines import Compilation, compile_model
-from memcompile.report import program_facts
+from memcompile.report.explain import Explanation
+from memcompile.report.facts import program_facts
 
 RNG = np.random.default_rng(151)
 

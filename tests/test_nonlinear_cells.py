@@ -17,13 +17,13 @@ from scipy.optimize import fsolve
 from test_wires import ngspice_currents, resistors
 
 from memcompile.errors import TargetError
-from memcompile.geometry import Geometry
-from memcompile.program import Program
-from memcompile.quantizers import InputQuantizer
-from memcompile.runtime.current_voltage import Drive, relative_current, sharpness
+from memcompile.ir.geometry import Geometry
+from memcompile.ir.quantizers import InputQuantizer
+from memcompile.program.program import Program
+from memcompile.runtime.effects.current_voltage import Drive, relative_current, sharpness
+from memcompile.runtime.effects.nonlinear_wires import NonlinearTile
+from memcompile.runtime.effects.wires import effective_conductances_us
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.nonlinear_wires import NonlinearTile
-from memcompile.runtime.wires import effective_conductances_us
 
 STILL = Effects(read_noise=False)
 ONLY = Effects(**{**vars(Effects.none()), "nonlinear_iv": True})
@@ -304,7 +304,7 @@ def test_results_do_not_depend_on_the_chunk_with_wires_and_curve() -> None:
 
 
 def test_a_network_beyond_all_devices_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memcompile.runtime.nonlinear_wires.MAX_ITERATIONS", 1)
+    monkeypatch.setattr("memcompile.runtime.effects.nonlinear_wires.MAX_ITERATIONS", 1)
     tile = NonlinearTile(np.full((3, 3), 1e-5), 1.0, 5.0, 1000.0, 1000.0)
     with pytest.raises(TargetError, match=r"are not found in 1 iterations; lower wires or cell\.nonlinearity_per_v"):
         tile.currents(np.ones(3))

@@ -17,9 +17,9 @@ from models import dyadic, make, node
 from onnx import TensorProto, helper
 
 import memcompile
-from memcompile.evaluation import evaluate
 from memcompile.pipelines import compile_model
-from memcompile.report import facts_json, program_facts
+from memcompile.report.evaluation import evaluate
+from memcompile.report.facts import facts_json, program_facts
 
 FLOAT = TensorProto.FLOAT
 RNG = np.random.default_rng(71)

@@ -16,8 +16,8 @@ from models import float_model, make, node
 from onnx import TensorProto, helper
 from onnx.backend.test.runner import Runner
 
-from memcompile import backend
 from memcompile.errors import DataError, ModelError, UsageError
+from memcompile.export.conductances import backend
 
 # Nothing of the suite is skipped: what onnxruntime's own backend fails is the only thing not asked for.
 CHUNKS = 16

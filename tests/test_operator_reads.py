@@ -12,8 +12,8 @@ import pytest
 import stages
 from numpy.typing import NDArray
 
-from memcompile.onnx_import import digital_operators
-from memcompile.operator_reads import RULES, operator_reads
+from memcompile.frontend.importer import digital_operators
+from memcompile.timing.operator_reads import RULES, operator_reads
 
 F = onnx.TensorProto.FLOAT
 IMAGE = (1, 3, 7, 6)

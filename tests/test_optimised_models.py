@@ -15,9 +15,9 @@ import stages
 from models import float_model, node
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from memcompile.interpreter import Interpreter
-from memcompile.ir import LinearLayer
-from memcompile.onnx_import import import_graph, read_model
+from memcompile.frontend.importer import import_graph, read_model
+from memcompile.ir.graph import LinearLayer
+from memcompile.verify.interpreter import Interpreter
 
 RNG = np.random.default_rng(163)
 LEVELS = {

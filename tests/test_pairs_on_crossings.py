@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memcompile
-from memcompile.converter import Converter
-from memcompile.data import load_dataset
-from memcompile.evaluation import conversions_per_image
-from memcompile.export import conductance_arrays
-from memcompile.geometry import Geometry
-from memcompile.lookup import find_weight
-from memcompile.program import Program
+from memcompile.data.loader import load_dataset
+from memcompile.export.conductances import conductance_arrays
+from memcompile.hardware.converter import Converter
+from memcompile.hardware.target import Target
+from memcompile.ir.geometry import Geometry
+from memcompile.program.program import Program
+from memcompile.report.evaluation import conversions_per_image
+from memcompile.report.lookup import find_weight
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.transfer import transfer, wire
-from memcompile.target import Target
+from memcompile.runtime.training.transfer import transfer, wire
 
 MODEL = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 DENSE = Geometry(24, 5, (1,), (1,), layout="channels_last")
@@ -167,7 +167,7 @@ def test_a_transferred_chip_holds_the_weights() -> None:
 
 def test_half_the_conversions_and_arrays(tmp_path: Path) -> None:
     """The five-layer network on arrays of the same lines, which hold twice as many weights."""
-    text = (Path(memcompile.__file__).parent / "targets" / "yao2020.toml").read_text()
+    text = (Path(memcompile.__file__).parent / "hardware" / "targets" / "yao2020.toml").read_text()
     target = tmp_path / "crossings.toml"
     target.write_text(text.replace('pairs = "output_lines"', 'pairs = "crossings"'))
     lines, both = (

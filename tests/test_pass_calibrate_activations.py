@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from models import dyadic, float_model, node
 
 from memcompile.errors import DataError
-from memcompile.interpreter import Interpreter
-from memcompile.ir import CalibratedLayer
+from memcompile.ir.graph import CalibratedLayer
+from memcompile.ir.quantizers import InputQuantizer
 from memcompile.passes.calibrate_activations import CalibrateActivations
-from memcompile.quantizers import InputQuantizer
+from memcompile.verify.interpreter import Interpreter
 
 RNG = np.random.default_rng(41)
 WEIGHTS = {"w": dyadic(RNG, (6, 4)), "v": dyadic(RNG, (4, 2))}

@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import dyadic, float_model, node
 
-from memcompile.converter import Converter
-from memcompile.ir import Graph, MappedLayer
+from memcompile.hardware.converter import Converter
+from memcompile.hardware.target import Target
+from memcompile.ir.graph import Graph, MappedLayer
+from memcompile.ir.printer import print_graph
 from memcompile.passes.calibrate_ranges import CalibrateRanges
 from memcompile.pipelines import emit_program
-from memcompile.printer import print_graph
-from memcompile.program import Program, Provenance
-from memcompile.program_file import decode_program, encode_program
+from memcompile.program.file import decode_program, encode_program
+from memcompile.program.program import Program, Provenance
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.target import Target
-from memcompile.verifier import verify_program
+from memcompile.verify.verifier import verify_program
 
 ADC_ONLY = Effects(**{**vars(Effects.none()), "adc": True})
 RNG = np.random.default_rng(3)

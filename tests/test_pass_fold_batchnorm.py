@@ -12,8 +12,8 @@ import stages
 from models import batchnorm, dyadic, float_model, node
 from onnx import TensorProto
 
-from memcompile.interpreter import Interpreter
-from memcompile.ir import Graph, LinearLayer
+from memcompile.ir.graph import Graph, LinearLayer
+from memcompile.verify.interpreter import Interpreter
 
 RNG = np.random.default_rng(11)
 # Not powers of two: folding must get ordinary numbers right too.

@@ -13,7 +13,7 @@ from models import dyadic, float_model, make, node
 from onnx import TensorProto, helper, numpy_helper
 
 from memcompile.errors import ModelError
-from memcompile.ir import Graph, LinearLayer
+from memcompile.ir.graph import Graph, LinearLayer
 
 RNG = np.random.default_rng(21)
 WEIGHT = dyadic(RNG, (4, 3))

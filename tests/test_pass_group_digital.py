@@ -14,7 +14,7 @@ from models import dyadic, float_model, node
 from onnx import TensorProto, helper
 
 from memcompile.errors import ModelError
-from memcompile.ir import DigitalNode, Graph, LinearLayer, OnnxNode, read_values
+from memcompile.ir.graph import DigitalNode, Graph, LinearLayer, OnnxNode, read_values
 
 X = {"x": models.images((2, 3))}
 WEIGHTS = {f"w{number}": dyadic(np.random.default_rng(number), (3, 3), step=0.0625) for number in range(3)}

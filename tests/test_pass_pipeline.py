@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import stages
 
-from memcompile.interpreter import Interpreter
-from memcompile.ir import Graph
-from memcompile.pass_manager import run_passes
+from memcompile.ir.graph import Graph
+from memcompile.ir.pass_manager import run_passes
+from memcompile.ir.printer import print_graph
 from memcompile.pipelines import default_passes
-from memcompile.printer import print_graph
-from memcompile.verifier import Verifier
+from memcompile.verify.interpreter import Interpreter
+from memcompile.verify.verifier import Verifier
 
 PASSES = [item.pass_name() for item in default_passes()]
 # Passes that change no number: 1e-5 covers another order of summation and one rounding of folded weights.

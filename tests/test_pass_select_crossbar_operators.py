@@ -17,8 +17,9 @@ from models import dyadic, float_model, make, node
 from onnx import TensorProto
 
 from memcompile.errors import ModelError
-from memcompile.ir import Graph, LinearLayer, OnnxNode
-from memcompile.passes import lower_convolutions, lower_products, lowering, select_crossbar_operators
+from memcompile.ir.graph import Graph, LinearLayer, OnnxNode
+from memcompile.passes import select_crossbar_operators
+from memcompile.passes.lowering import lower_convolutions, lower_products, lowering
 from memcompile.passes.select_crossbar_operators import OPERATORS, reason_to_stay_digital
 
 RNG = np.random.default_rng(31)

@@ -15,11 +15,11 @@ from hypothesis.extra import numpy as arrays
 from models import dyadic, float_model, make, node
 from onnx import TensorProto
 
-from memcompile.interpreter import Interpreter
-from memcompile.ir import Graph, IntegerLayer, PairedLayer, QuantizedLayer, SlicedLayer, UnrolledLayer
-from memcompile.pass_manager import PassContext, weight_limit
+from memcompile.ir.graph import Graph, IntegerLayer, PairedLayer, QuantizedLayer, SlicedLayer, UnrolledLayer
+from memcompile.ir.pass_manager import PassContext, weight_limit
 from memcompile.passes.quantize_weights import QuantizeWeights
 from memcompile.passes.slice_weights import balanced_digits
+from memcompile.verify.interpreter import Interpreter
 
 RNG = np.random.default_rng(51)
 UINT8, INT32 = TensorProto.UINT8, TensorProto.INT32

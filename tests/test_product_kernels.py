@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcompile.converter import Converter
-from memcompile.geometry import Geometry
-from memcompile.runtime.compiled import Workers
-from memcompile.runtime.edges import rescale
-from memcompile.runtime.fast import code_type
-from memcompile.runtime.random_numbers import HALF_BLOCK, LINES_PER_BLOCK, ItemNoise, read_gaussians
+from memcompile.hardware.converter import Converter
+from memcompile.ir.geometry import Geometry
+from memcompile.runtime.effects.random_numbers import HALF_BLOCK, LINES_PER_BLOCK, ItemNoise, read_gaussians
+from memcompile.runtime.executors.edges import rescale
+from memcompile.runtime.executors.fast import code_type
+from memcompile.runtime.kernels.compiled import Workers
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32])
 def test_turned_numbers_are_transposed(dtype: type[np.generic]) -> None:
     numba = pytest.importorskip("numba")
-    from memcompile.runtime import lanes  # noqa: PLC0415 - needs Numba
+    from memcompile.runtime.kernels import lanes  # noqa: PLC0415 - needs Numba
 
     @numba.njit
     def turned(source, of, distance, target, to, step):  # type: ignore[no-untyped-def]
@@ -65,7 +65,7 @@ def test_rescaled_sums_are_those_of_the_formula(data: st.DataObject) -> None:
 @pytest.mark.parametrize("rows", [1, 15, 144, (1 << 15) - 1, (1 << 16) + 77])
 def test_squares_of_any_number_of_rows_are_exact(rows: int) -> None:
     pytest.importorskip("numba")
-    from memcompile.runtime import product_kernels  # noqa: PLC0415 - needs Numba
+    from memcompile.runtime.kernels import product_kernels  # noqa: PLC0415 - needs Numba
 
     vectors = np.random.default_rng(rows).integers(200, 256, (5, rows)).astype(np.uint8)
     total = np.square(vectors.astype(np.int64)).sum(axis=1)

@@ -22,14 +22,14 @@ from factories import make_program, random_layer, two_layer_program
 import memcompile
 from memcompile import atomic
 from memcompile.errors import OutputError, ProgramError
-from memcompile.geometry import Geometry
-from memcompile.ir import TensorType
+from memcompile.hardware.target import load_target
+from memcompile.ir.geometry import Geometry
+from memcompile.ir.graph import TensorType
 from memcompile.pipelines import emit_program
-from memcompile.program import ChipState, Program, Provenance
-from memcompile.program_file import VERSION, decode_program, encode_program, load_program, save_program
+from memcompile.program.file import VERSION, decode_program, encode_program, load_program, save_program
+from memcompile.program.program import ChipState, Program, Provenance
 from memcompile.runtime.emulator import Emulator
-from memcompile.target import load_target
-from memcompile.verifier import verify_program
+from memcompile.verify.verifier import verify_program
 
 FEEDS = {"x": models.images((4, 2, 6, 6))}
 Members = dict[str, bytes]

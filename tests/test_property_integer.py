@@ -16,7 +16,7 @@ from models import float_model, node
 from numpy.typing import NDArray
 
 import memcompile
-from memcompile.ir import MappedLayer
+from memcompile.ir.graph import MappedLayer
 
 TARGET = """
 name = "random"

@@ -15,12 +15,12 @@ from factories import make_target
 from models import make, node
 from onnx import TensorProto
 
-from memcompile.explain import Explanation
-from memcompile.interpreter import Interpreter
-from memcompile.ir import LinearLayer, OnnxNode
+from memcompile.ir.graph import LinearLayer, OnnxNode
 from memcompile.passes.select_crossbar_operators import reason_to_stay_digital
 from memcompile.pipelines import compile_model
+from memcompile.report.explain import Explanation
 from memcompile.runtime.emulator import Emulator
+from memcompile.verify.interpreter import Interpreter
 
 RNG = np.random.default_rng(97)
 UINT8, INT8, INT32, FLOAT = TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32, TensorProto.FLOAT

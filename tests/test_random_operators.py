@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from memcompile.cli import main
+from memcompile.cli.main import main
 from memcompile.pipelines import compile_model
-from memcompile.program_flow import program_flow
-from memcompile.random_operators import random_values
+from memcompile.program.flow import program_flow
+from memcompile.program.random_operators import random_values
 
 X = models.images((20, 10), seed=19)
 FAST = ("replicate.objective=arrays", "replicate.effort=fast")
@@ -128,7 +128,7 @@ def test_randomness_goes_on_through_layers(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_compared_is_not_called_exact(nodes: list[onnx.NodeProto], why: str, tmp_path: Path) -> None:
-    from memcompile.evaluation import measure_quality  # noqa: PLC0415
+    from memcompile.report.evaluation import measure_quality  # noqa: PLC0415
 
     rng = np.random.default_rng(7)
     graph = helper.make_graph(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from memcompile.raw_data import WINDOW_BYTES, FileBytes, with_places
+from memcompile.frontend.raw_data import WINDOW_BYTES, FileBytes, with_places
 
 LEAST = 24
 ARRAYS = {

@@ -16,8 +16,8 @@ from models import dyadic, make, node
 from onnx import TensorProto
 
 import memcompile
-from memcompile.ir import LinearLayer, OnnxNode
-from memcompile.passes.lower_recurrent import LONGEST
+from memcompile.ir.graph import LinearLayer, OnnxNode
+from memcompile.passes.lowering.lower_recurrent import LONGEST
 from memcompile.passes.select_crossbar_operators import reason_to_stay_digital
 
 RNG = np.random.default_rng(101)

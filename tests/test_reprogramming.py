@@ -14,21 +14,21 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import memcompile
-from memcompile.cli import main
-from memcompile.cost import program_cost
+from memcompile.cli.main import main
 from memcompile.errors import CapacityError, UsageError
-from memcompile.geometry import Geometry, Unrolling
-from memcompile.passes.explore_windows import CopyOption
-from memcompile.passes.segment_costs import CutLayer, SegmentCosts, Stretch
-from memcompile.passes.segment_plan import cut_points, plan_segments, stretches_between
-from memcompile.passes.tiling import full_cut
-from memcompile.program import Program
-from memcompile.program_file import decode_program, encode_program
-from memcompile.pulses import LevelWrites
-from memcompile.report import program_facts
+from memcompile.hardware.pulses import LevelWrites
+from memcompile.hardware.target import Target, load_target
+from memcompile.ir.geometry import Geometry, Unrolling
+from memcompile.passes.packing.tiling import full_cut
+from memcompile.passes.search.explore_windows import CopyOption
+from memcompile.passes.segments.costs import CutLayer, SegmentCosts, Stretch
+from memcompile.passes.segments.plan import cut_points, plan_segments, stretches_between
+from memcompile.program.file import decode_program, encode_program
+from memcompile.program.program import Program
+from memcompile.report.cost import program_cost
+from memcompile.report.facts import program_facts
 from memcompile.runtime.emulator import Emulator
-from memcompile.target import Target, load_target
-from memcompile.verifier import verify_program
+from memcompile.verify.verifier import verify_program
 
 MODEL = Path(__file__).parents[1] / "examples" / "five_layer_cnn.onnx"
 YAO = load_target("yao2020")
@@ -148,7 +148,7 @@ def reprogrammed(batch: int, target: Target | None = None) -> Program:
 
 @pytest.fixture(scope="module")
 def digits() -> np.ndarray:
-    images, _ = memcompile.data.digits28()
+    images, _ = memcompile.data.loader.digits28()
     return images[:6, None].astype(np.float32) / 255
 
 

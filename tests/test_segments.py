@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcompile.errors import UsageError
-from memcompile.export import conductance_arrays
-from memcompile.lookup import find_weight
-from memcompile.program import Program
-from memcompile.program_file import decode_program, encode_program
+from memcompile.export.conductances import conductance_arrays
+from memcompile.program.file import decode_program, encode_program
+from memcompile.program.program import Program
+from memcompile.report.lookup import find_weight
+from memcompile.runtime.effects.random_numbers import seed_of_write
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.machine import Machine
-from memcompile.runtime.random_numbers import seed_of_write
+from memcompile.runtime.executors.machine import Machine
 from memcompile.tuning import tune
-from memcompile.verifier import verify_program
+from memcompile.verify.verifier import verify_program
 
 WITHOUT_READ_NOISE = Effects(read_noise=False)
 RELAXING = {"relaxation": {"sigma_us": 1.0, "time_constant_s": 10.0}}

@@ -15,13 +15,14 @@ import self_check_rates
 from factories import make_target
 from models import float_model, make, node
 
-from memcompile import network_check, pipelines
-from memcompile.cli import main
+from memcompile import pipelines
+from memcompile.cli.main import main
 from memcompile.errors import MiscompileError
-from memcompile.interpreter import run_layer
-from memcompile.ir import Graph, IntegerLayer, LinearLayer, Node
-from memcompile.pass_manager import Pass, PassContext
+from memcompile.ir.graph import Graph, IntegerLayer, LinearLayer, Node
+from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.passes.group_digital import GroupDigital
+from memcompile.verify import network_check
+from memcompile.verify.interpreter import run_layer
 
 
 def network() -> onnx.ModelProto:

@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 from sequence_models import NAMES, NETWORKS
 
 import memcompile
-from memcompile.batching import Batching
-from memcompile.cli import main
+from memcompile.cli.main import main
 from memcompile.errors import DataError, UsageError
-from memcompile.evaluation import measure_quality, run_float
-from memcompile.onnx_import import model_in_memory
-from memcompile.onnx_session import open_session
+from memcompile.frontend.importer import model_in_memory
+from memcompile.frontend.sessions import open_session
+from memcompile.frontend.value_types import other_type
+from memcompile.frontend.values import PlainArrays, contents
+from memcompile.ir.batching import Batching
 from memcompile.pipelines import compile_model
-from memcompile.program import Program
-from memcompile.runtime.batches import join_values
+from memcompile.program.program import Program
+from memcompile.report.evaluation import measure_quality, run_float
+from memcompile.report.scoring import class_names, score
 from memcompile.runtime.emulator import Emulator
-from memcompile.runtime.hybrid_training import TuningOptions
-from memcompile.scoring import class_names, score
+from memcompile.runtime.executors.batches import join_values
+from memcompile.runtime.training.hybrid_training import TuningOptions
 from memcompile.tuning import TuningPlan, tune
-from memcompile.value_types import other_type
-from memcompile.values import PlainArrays, contents
 
 X = models.images((30, 10), seed=17)
 FAST = ("replicate.objective=arrays", "replicate.effort=fast")

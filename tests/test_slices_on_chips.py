@@ -13,14 +13,14 @@ from factories import make_target
 from models import float_model, make, node
 from onnx import TensorProto, numpy_helper
 
-from memcompile.evaluation import Evaluation, measure_quality, run_float, signal_to_noise_db
+from memcompile.hardware.target import load_target
 from memcompile.pipelines import Compilation, compile_model
-from memcompile.report import program_facts
-from memcompile.runtime.cells import Cells
+from memcompile.report.evaluation import Evaluation, measure_quality, run_float, signal_to_noise_db
+from memcompile.report.facts import program_facts
+from memcompile.runtime.effects.cells import Cells
+from memcompile.runtime.effects.slice_errors import ArraySlices, goals_us
 from memcompile.runtime.emulator import Emulator
-from memcompile.runtime.slice_errors import ArraySlices, goals_us
-from memcompile.runtime.transfer import transfer
-from memcompile.target import load_target
+from memcompile.runtime.training.transfer import transfer
 
 RNG = np.random.default_rng(89)
 UINT8, INT32 = TensorProto.UINT8, TensorProto.INT32

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcompile.errors import MemcompileError, TargetError, UsageError
-from memcompile.target import (
+from memcompile.hardware.target import (
     FIELDS,
     AreaSpec,
     ArraySpec,
@@ -25,7 +25,7 @@ from memcompile.target import (
     parse_target,
 )
 
-TARGETS = resources.files("memcompile") / "targets"
+TARGETS = resources.files("memcompile.hardware") / "targets"
 REFERENCE = (TARGETS / "yao2020.toml").read_text(encoding="utf-8")
 # Sections that a target may leave out.
 OPTIONAL = ("write_verify", "relaxation", "drift", "wires", "energy", "area")

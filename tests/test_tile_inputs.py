@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memcompile.geometry import Geometry, Unrolling
-from memcompile.quantizers import InputQuantizer
-from memcompile.runtime.compiled import Workers
-from memcompile.runtime.tile_inputs import images_channels_last, row_order, tile_vectors
+from memcompile.ir.geometry import Geometry, Unrolling
+from memcompile.ir.quantizers import InputQuantizer
+from memcompile.runtime.executors.tile_inputs import images_channels_last, row_order, tile_vectors
+from memcompile.runtime.kernels.compiled import Workers
 
 
 @st.composite

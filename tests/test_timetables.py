@@ -11,17 +11,17 @@ import stages
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcompile.dataflow_steps import Flow
 from memcompile.errors import ProgramError
-from memcompile.ir import Graph, MappedLayer, TileTable
+from memcompile.ir.graph import Graph, MappedLayer, TileTable
+from memcompile.passes.placement.timetables import ArrayTurns, one_image, pipeline, take_turn, take_turns
 from memcompile.passes.replicate import Replicate
-from memcompile.passes.timetables import ArrayTurns, one_image, pipeline, take_turn, take_turns
 from memcompile.pipelines import emit_program
-from memcompile.program import Program, Provenance
-from memcompile.program_flow import program_flow
+from memcompile.program.flow import program_flow
+from memcompile.program.program import Program, Provenance
 from memcompile.runtime.emulator import Emulator
-from memcompile.timetable import Timetable, find_rhythms
-from memcompile.verifier import verify_program
+from memcompile.timing.dataflow_steps import Flow
+from memcompile.timing.timetable import Timetable, find_rhythms
+from memcompile.verify.verifier import verify_program
 
 READY = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=8), min_size=1, max_size=4)
 

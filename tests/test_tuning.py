@@ -15,21 +15,21 @@ import pytest
 from numpy.typing import NDArray
 
 import memcompile
-from memcompile.cli import main
-from memcompile.data import Dataset, load_dataset
+from memcompile.cli.main import main
+from memcompile.data.loader import Dataset, load_dataset
 from memcompile.errors import DataError, OutputError, UsageError
-from memcompile.pass_manager import Advance
-from memcompile.program import Program
-from memcompile.program_file import encode_program
-from memcompile.pulses import WriteReport
-from memcompile.runtime.devices import Devices
+from memcompile.hardware.pulses import WriteReport
+from memcompile.hardware.target import Target, load_target
+from memcompile.ir.pass_manager import Advance
+from memcompile.program.file import encode_program
+from memcompile.program.program import Program
+from memcompile.report.scoring import score
+from memcompile.runtime.effects.devices import Devices
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.hybrid_training import TuningOptions, probabilities
-from memcompile.runtime.recalibrate import recalibrate
-from memcompile.runtime.transfer import Writer, transfer, wire
-from memcompile.runtime.write_again import sensitivities, write_worst_again
-from memcompile.scoring import score
-from memcompile.target import Target, load_target
+from memcompile.runtime.training.hybrid_training import TuningOptions, probabilities
+from memcompile.runtime.training.recalibrate import recalibrate
+from memcompile.runtime.training.transfer import Writer, transfer, wire
+from memcompile.runtime.training.write_again import sensitivities, write_worst_again
 from memcompile.tuning import TuningPlan, refresh, tune
 
 MODEL = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
@@ -533,7 +533,7 @@ def test_lines_leave_out_what_the_target_does_not_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = (resources.files("memcompile") / "targets" / "yao2020.toml").read_text(encoding="utf-8")
+    text = (resources.files("memcompile.hardware") / "targets" / "yao2020.toml").read_text(encoding="utf-8")
     pulses = text.partition("[write_verify]")[2].partition("[energy]")[0]
     for name, kept in {
         "bare": text.replace(f"[write_verify]{pulses}", ""),

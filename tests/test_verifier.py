@@ -16,15 +16,15 @@ import stages
 from factories import in_segments, make_target, random_layer, two_layer_program
 from stages import replaced
 
-from memcompile import schedule_rules, segment_rules, verifier
 from memcompile.errors import ProgramError, VerificationError
-from memcompile.geometry import Geometry, Unrolling
-from memcompile.ir import TILE_COLUMNS, Certificate, Cut, Graph, MappedLayer, Placement, Replica, TileTable
+from memcompile.hardware.target import load_target
+from memcompile.ir.geometry import Geometry, Unrolling
+from memcompile.ir.graph import TILE_COLUMNS, Certificate, Cut, Graph, MappedLayer, Placement, Replica, TileTable
+from memcompile.ir.quantizers import ExactInput, InputQuantizer
 from memcompile.pipelines import default_passes, emit_program
-from memcompile.program import ChipState, Program, Provenance
-from memcompile.quantizers import ExactInput, InputQuantizer
-from memcompile.target import load_target
-from memcompile.verifier import Verifier, find_violations, placement_violations, verify_program
+from memcompile.program.program import ChipState, Program, Provenance
+from memcompile.verify import schedule_rules, segment_rules, verifier
+from memcompile.verify.verifier import Verifier, find_violations, placement_violations, verify_program
 
 TARGET = load_target("yao2020")
 FEEDS = {"x": models.images((4, 4, 5, 5))}

@@ -12,15 +12,15 @@ import pytest
 import stages
 from numpy.typing import NDArray
 
-from memcompile.cli import main
-from memcompile.data import load_dataset
+from memcompile.cli.main import main
+from memcompile.data.loader import load_dataset
 from memcompile.errors import ModelError
-from memcompile.interpreter import Interpreter
-from memcompile.ir import PairedLayer, TensorType, fixed_batch
-from memcompile.onnx_import import ModelFile, import_graph, read_model
-from memcompile.pass_manager import Pass, with_options
+from memcompile.frontend.importer import ModelFile, import_graph, read_model
+from memcompile.ir.graph import PairedLayer, TensorType, fixed_batch
+from memcompile.ir.pass_manager import Pass, with_options
 from memcompile.pipelines import compile_model, default_passes
 from memcompile.runtime.emulator import Emulator
+from memcompile.verify.interpreter import Interpreter
 
 # Why onnxruntime refuses them.
 REFUSED = {

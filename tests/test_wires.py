@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import splu
 
-from memcompile.converter import Converter
-from memcompile.geometry import Geometry
+from memcompile.hardware.converter import Converter
+from memcompile.ir.geometry import Geometry
+from memcompile.runtime.effects.wires import effective_conductances_us
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.wires import effective_conductances_us
 
 SHAPES = [(16, 128), (128, 16), (64, 64), (5, 1), (1, 5), (1, 1)]
 

@@ -9,13 +9,13 @@ import factories
 import numpy as np
 import pytest
 
-from memcompile.batching import Batching
 from memcompile.errors import DataError
-from memcompile.geometry import Geometry
-from memcompile.runtime.batches import Batches
-from memcompile.runtime.compiled import Workers
+from memcompile.ir.batching import Batching
+from memcompile.ir.geometry import Geometry
 from memcompile.runtime.emulator import Emulator
-from memcompile.runtime.memory import BoundedCache
+from memcompile.runtime.executors.batches import Batches
+from memcompile.runtime.executors.cache import BoundedCache
+from memcompile.runtime.kernels.compiled import Workers
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

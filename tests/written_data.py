@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from memcompile.errors import DataError
-from memcompile.ir import TensorType
+from memcompile.ir.graph import TensorType
 
 GREY = {"image": TensorType("float32", (None, 1, 28, 28))}
 RGB = {"image": TensorType("float32", (None, 3, 32, 32))}

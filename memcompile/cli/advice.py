@@ -1,0 +1,118 @@
+"""Next steps that commands print: command lines that run as they stand, on the same data with the same options."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from memcompile.data.loader import Dataset, has_training_part
+from memcompile.errors import MemcompileError
+from memcompile.hardware.target import builtin_targets
+from memcompile.program.program import Program
+from memcompile.report.facts import Facts
+from memcompile.tuning import TuningPlan, check_tuning
+
+LOSS_WORTH_A_WORD = 0.01
+"""Share of right answers lost to noisy devices from which on the report says what helps."""
+
+
+def program_path(model: Path, target: str) -> Path:
+    """Default program file, MODEL.TARGET.mcp in the working directory; a target file gives its own name."""
+    name = target
+    if target.endswith(".toml"):
+        name = Path(target).stem
+        name = f"{name}.toml" if name in builtin_targets() else name
+    return Path(f"{model.stem}.{name}.mcp")
+
+
+def derived_path(program: Path, word: str) -> Path:
+    """Default file of what is made from a program: PROGRAM.WORD.mcp beside it."""
+    return program.with_name(f"{program.name.removesuffix('.mcp')}.{word}.mcp")
+
+
+def command_line(words: Sequence[str | Path]) -> str:
+    """Words of a command line, quoted for a shell; a path that looks like an option gets its folder."""
+    texts = [f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words]
+    return shlex.join(["memcompile", *texts])
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Options of a command that decide its data, as the next command needs them."""
+
+    data: Path | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    seed: int = 0
+    skip: int | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> DataOptions:
+        """Those among a command's options."""
+        return cls(options["data"], options["mean"], options["std"], options["seed"], options.get("skip"))
+
+    def words(self, *between: str | Path) -> list[str | Path]:
+        """The options as words of a command line, with further ones after those of the samples."""
+        words: list[str | Path] = [] if self.data is None else ["--data", self.data]
+        words += between
+        words += ["--skip", str(self.skip)] if self.skip else []
+        for name, values in (("--mean", self.mean), ("--std", self.std)):
+            words += [name, ",".join(map(_number, values))] if values else []
+        return words + (["--seed", str(self.seed)] if self.seed else [])
+
+
+def _number(value: float) -> str:
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
+@dataclass(frozen=True)
+class CompileAdvice:
+    """What to do after a program was compiled.
+
+    ``arguments`` are the words that the command was called with.
+    """
+
+    program: Program
+    path: Path
+    options: DataOptions
+    arguments: Sequence[str] = field(default=())
+
+    def run(self) -> str:
+        """The command that runs the program on the data it was scored on."""
+        return command_line(["run", self.path, *self.options.words()])
+
+    def lines(self, facts: Facts, dataset: Dataset, objective: str) -> Iterator[str]:
+        """What helps where noisy devices cost more than a point of accuracy."""
+        accuracy = facts["accuracy"]
+        if accuracy is None or accuracy["ideal"] - accuracy["emulated_mean"] < LOSS_WORTH_A_WORD:
+            return
+        tuning = self._tune(dataset)
+        if tuning is not None:
+            yield f"accuracy lost to devices can be won back on a chip: {command_line(tuning)}"
+        windows = any(math.prod(window) > 1 for layer in facts["layers"] for window in layer["parallel_windows"])
+        if windows and objective != "accuracy":
+            again = command_line([*self.arguments, "--optimise", "accuracy"])
+            yield f"parallel windows take part of it; without them, in more steps: {again}"
+
+    def _tune(self, dataset: Dataset) -> list[str | Path] | None:
+        """The command that tunes the program on training samples and scores it on others; None where it cannot."""
+        try:
+            check_tuning(self.program, dataset.labels, TuningPlan())
+        except MemcompileError:
+            return None
+        data = self.options.data
+        if data is None:
+            return ["tune", self.path, *self.options.words()]
+        if data.is_dir():
+            return ["tune", self.path, *self.options.words()] if has_training_part(data) else None
+        # An archive has one part: three quarters of it train, and the rest is scored.
+        training = dataset.count * 3 // 4
+        if not training:
+            return None
+        kept = ("--images", str(training), "--test", data, "--skip", str(training))
+        return ["tune", self.path, *self.options.words(*kept)]

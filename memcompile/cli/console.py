@@ -1,0 +1,185 @@
+"""What all commands share: options about data, output, and progress bars."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from memcompile.atomic import write_atomically
+from memcompile.errors import UsageError
+from memcompile.ir.pass_manager import Advance, ProgressBar, no_progress
+from memcompile.report.facts import facts_json, render
+
+# Tables need about this width; a pipe has none of its own.
+PIPE_WIDTH = 120
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Read a list of numbers such as 0.485,0.456,0.406."""
+    if value is None:
+        return None
+    try:
+        return tuple(float(part) for part in value.replace(",", " ").split())
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a list of numbers such as 0.485,0.456,0.406") from error
+
+
+def duration(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """Read a duration such as 90s, 10min, 2h or 3d, in seconds."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|min|h|d)", value.strip())
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not a duration such as 90s, 10min, 2h or 3d")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def words(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    """Read a list of names such as conv1,fc."""
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every command that reads data."""
+    for option in (
+        click.option("--std", callback=numbers, metavar="A,B,..", help="Divide uint8 images by this, per channel."),
+        click.option(
+            "--mean", callback=numbers, metavar="A,B,..", help="Subtract this from uint8 images (scaled to 0..1)."
+        ),
+        click.option(
+            "--data", type=Path, metavar="NPZ|DIR", help="Samples: an npz, or a folder with MNIST or CIFAR-10 files."
+        ),
+        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Decides everything random."),
+    ):
+        function = option(function)
+    return function
+
+
+def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every command that changes a chip and scores it."""
+    for option in (
+        click.option(
+            "--json", "json_path", metavar="FILE|-", help="Write what was reached as JSON (- for standard output)."
+        ),
+        click.option(
+            "--score-images", type=click.IntRange(1), help="Score on the first so many test images [default: all]."
+        ),
+        click.option("--skip", type=click.IntRange(0), help="Leave out the first so many samples of --test."),
+        click.option(
+            "--test", type=Path, metavar="NPZ", help="Samples to score on; published data sets bring their own."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays of any names as a compressed npz, whole or not at all."""
+    buffer = io.BytesIO()
+    # numpy.savez_compressed takes names as keywords, among which some are its own.
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, array, allow_pickle=False)
+    write_atomically(path, buffer.getvalue())
+
+
+class _OwnConsole(Console):
+    """A console that leaves a broken pipe to the command line."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def discard_output() -> None:
+    """Send what is still in the buffer of standard output nowhere, or it would fail again when the process ends."""
+    with suppress(OSError, ValueError):  # no file behind it, as in tests
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Output:
+    """Standard output for results, standard error for progress."""
+
+    def __init__(self, quiet: bool, json_path: str | None) -> None:
+        self._json_path = json_path
+        if json_path not in (None, "-"):
+            check_writable(Path(str(json_path)))
+        # With JSON on standard output nothing else may be there.
+        self._quiet = quiet or json_path == "-"
+        width = None if sys.stdout.isatty() else PIPE_WIDTH
+        self._console = _OwnConsole(file=sys.stdout, width=width, highlight=False)
+        self._bars = not quiet and sys.stderr.isatty()
+
+    @property
+    def progress(self) -> ProgressBar:
+        """Progress bars, if standard error is a terminal."""
+        return _progress_bar if self._bars else no_progress
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        if not self._quiet:
+            self._console.print(text, soft_wrap=True, markup=False)
+
+    def print(self, table: Table) -> None:
+        """Print a table that was asked for."""
+        self._console.print(table)
+
+    def report(self, facts: dict[str, Any]) -> None:
+        """Print the report, and write it as JSON if asked for."""
+        self._json(facts)
+        if not self._quiet:
+            self._console.print(render(facts))
+
+    def facts(self, facts: dict[str, Any], lines: list[str]) -> None:
+        """Print lines, and write the facts behind them as JSON if asked for."""
+        self._json(facts)
+        for line in lines:
+            self.say(line)
+
+    def _json(self, facts: dict[str, Any]) -> None:
+        if self._json_path == "-":
+            click.echo(facts_json(facts), nl=False)
+        elif self._json_path is not None:
+            write_atomically(Path(self._json_path), facts_json(facts).encode())
+
+
+@contextmanager
+def _progress_bar(description: str, total: int) -> Iterator[Advance]:
+    """A bar that appears once two seconds have passed."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    begin = time.monotonic()
+    task = bar.add_task(description, total=total)
+
+    def advance(done: int) -> None:
+        bar.advance(task, done)
+        if not bar.live.is_started and time.monotonic() - begin > 2.0:
+            bar.start()
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
+
+
+def check_writable(path: Path, option: str = "-o") -> None:
+    """Refuse a hopeless output before the work, not after it; ``option`` is the one that names it."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory; give a file name with {option}")
+    if not path.parent.is_dir():
+        raise UsageError(f"the folder {path.parent} does not exist; make it first, or choose another with {option}")

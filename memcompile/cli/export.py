@@ -1,0 +1,98 @@
+"""`memcompile export`: conductances for real arrays, and an emulated chip for other runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memcompile.atomic import write_atomically
+from memcompile.cli.console import Output, check_writable, duration, write_npz
+from memcompile.errors import UsageError
+from memcompile.export.chip_model import chip_model
+from memcompile.export.conductances import conductance_arrays
+from memcompile.program.file import load_program
+from memcompile.program.program import Program
+from memcompile.verify.verifier import verify_program
+
+
+def _age(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    return None if value is None else duration(ctx, param, value)
+
+
+@click.command("export")
+@click.argument("program", type=Path)
+@click.option("--npz", type=Path, metavar="FILE", help="Target conductances of every array, and an index.")
+@click.option("--onnx", type=Path, metavar="FILE", help="An emulated chip as an ONNX model, without its read noise.")
+@click.option("--seed", type=int, help="The chip, with --onnx, as for `memcompile run` [default: 0].")
+@click.option(
+    "--time",
+    "time_s",
+    callback=_age,
+    metavar="DURATION",
+    help="Time since programming, with --onnx: 90s, 10min, 2h, 3d [default: 0s].",
+)
+@click.option("--ideal", is_flag=True, help="With --onnx: ideal devices, integer arithmetic of the quantised network.")
+def export_command(program: Path, **options: Any) -> None:
+    """Write what PROGRAM puts on its arrays: for real arrays, or for another runtime.
+
+    `--npz` writes the conductances to program, `--onnx` a model that computes what one emulated
+    chip does; its operators are standard ones.
+    """
+    npz, onnx = options["npz"], options["onnx"]
+    _check(options)
+    loaded = verify_program(load_program(program))
+    out = Output(quiet=False, json_path=None)
+    if npz is not None:
+        _export_arrays(loaded, npz, out)
+    if onnx is not None:
+        _export_model(loaded, onnx, options, out)
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Refuse what contradicts itself, and hopeless outputs, before the work."""
+    npz, onnx = options["npz"], options["onnx"]
+    given = [option for option, name in (("--seed", "seed"), ("--time", "time_s")) if options[name] is not None]
+    if npz is None and onnx is None:
+        raise UsageError("nothing to write; give --onnx FILE for a model, --npz FILE for conductances, or both")
+    if onnx is None and (given or options["ideal"]):
+        raise UsageError(f"{(*given, '--ideal')[0]} is for a model of a chip; add --onnx FILE")
+    if given and options["ideal"]:
+        raise UsageError(f"{given[0]} contradicts --ideal: ideal devices are all alike and do not age; leave one out")
+    if npz is not None and npz == onnx:
+        raise UsageError(f"--npz and --onnx both name {npz}; give each a file of its own")
+    for option, path in (("--npz", npz), ("--onnx", onnx)):
+        if path is not None:
+            check_writable(path, option)
+
+
+def _export_arrays(program: Program, path: Path, out: Output) -> None:
+    arrays = conductance_arrays(program)
+    write_npz(path, arrays)
+    *segments, count, lines, outputs = arrays["conductances_us"].shape
+    often = f" in {segments[0]} segments" if segments else ""
+    out.say(f"{count} arrays of {lines} x {outputs} conductances{often} written to {path}")
+
+
+def _export_model(program: Program, path: Path, options: dict[str, Any], out: Output) -> None:
+    seed, time_s, ideal = options["seed"] or 0, options["time_s"] or 0.0, options["ideal"]
+    model = chip_model(program, seed, time_s=time_s, ideal=ideal)
+    write_atomically(path, model)
+    out.say(f"{_chip(program, seed, time_s, ideal)} written to {path}, {len(model):,} bytes")
+    noise = program.target.read_noise
+    if not ideal and noise.sigma_us + noise.proportional_share > 0:
+        out.say("read noise is not in the model: it is drawn anew at each read; memcompile run has it")
+    if not ideal and program.placement.segments:
+        batch = program.placement.batch
+        out.say(
+            f"the arrays are as written for the first {batch} images; each further batch is written with new errors"
+        )
+
+
+def _chip(program: Program, seed: int, time_s: float, ideal: bool) -> str:
+    """Words for what a model computes."""
+    if ideal or program.target.cell.continuous:
+        return "ideal devices"
+    age = f", {time_s:g} s after programming," if time_s else ""
+    return f"chip {seed}{age}" if program.chip is None else f"the chip that the program was transferred to{age}"

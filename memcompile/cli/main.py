@@ -1,0 +1,488 @@
+"""The command line: ``memcompile MODEL.onnx`` and its companions."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+from rich.table import Table
+
+from memcompile.atomic import write_atomically
+from memcompile.cli.advice import CompileAdvice, DataOptions, program_path
+from memcompile.cli.console import (
+    Output,
+    check_writable,
+    data_options,
+    discard_output,
+    duration,
+    write_npz,
+)
+from memcompile.cli.export import export_command
+from memcompile.cli.refresh import refresh_command
+from memcompile.cli.tune import tune_command
+from memcompile.data.loader import load_dataset
+from memcompile.errors import EXIT_CODES, MemcompileError, OutputError, UsageError
+from memcompile.frontend.sandbox import DEFAULT_LIMITS, GIB, Limits
+from memcompile.frontend.values import PlainArrays
+from memcompile.hardware.target import builtin_targets, load_target
+from memcompile.ir.graph import Graph
+from memcompile.ir.pass_manager import PassContext
+from memcompile.ir.printer import print_graph
+from memcompile.pipelines import DEFAULT_TARGET, compile_model, compiler_version, default_passes
+from memcompile.program.file import load_program, save_program
+from memcompile.program.program import Program
+from memcompile.report.cost_report import energy_table, write_facts, write_line
+from memcompile.report.evaluation import evaluate
+from memcompile.report.explain import Explanation
+from memcompile.report.facts import program_facts
+from memcompile.report.lookup import find_weight
+from memcompile.report.scoring import class_names, score_samples
+from memcompile.runtime.emulator import Emulator
+from memcompile.verify.verifier import verify_program
+
+DEFAULT_BATCH = 100
+
+
+class DefaultGroup(click.Group):
+    """A group whose command ``compile`` may be left out: ``memcompile MODEL.onnx``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {*self.commands, "--help", "-h", "--version"}
+        if args and args[0] not in own:
+            args = ["compile", *args]
+        ctx.obj = list(args)  # for advice that calls the same command again
+        return super().parse_args(ctx, args or ["--help"])
+
+
+_CODES = "\n".join(f"  {code:>3}  {text}" for code, text in sorted(EXIT_CODES.items()))
+
+
+@click.group(
+    cls=DefaultGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=f"\b\nExit codes:\n{_CODES}",
+)
+@click.version_option(compiler_version(), prog_name="memcompile")
+def cli() -> None:
+    """Compile trained networks (ONNX) for memristor crossbar chips.
+
+    `memcompile MODEL.onnx` compiles the model and reports mapping and accuracy;
+    it is short for `memcompile compile MODEL.onnx`, and `memcompile compile --help` lists its options.
+    """
+
+
+class ChipsType(click.ParamType[int | None]):
+    """A number of chips, or auto."""
+
+    name = "N|auto"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value is None or value == "auto":
+            return None
+        try:
+            return int(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor auto", param, ctx)
+
+
+def _shapes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for text in value:
+        name, _, sizes = text.rpartition("=")
+        try:
+            shapes[name] = tuple(int(part) for part in sizes.split(","))
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} is not of the form INPUT=1,3,224,224") from error
+    return shapes
+
+
+def _list_passes(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value:
+        return
+    for item in default_passes():
+        click.echo(f"{item.pass_name():28} {item.summary}")
+        for option in fields(item):
+            click.echo(f"    --set {item.pass_name()}.{option.name}={getattr(item, option.name)}")
+    ctx.exit()
+
+
+def _batch(options: dict[str, Any]) -> int | None:
+    """Images of a batch, None unless the network may be written in segments."""
+    if options["batch"] is not None and not options["reprogram"]:
+        raise UsageError(f"--batch {options['batch']} is for networks that are written in segments; add --reprogram")
+    return (options["batch"] or DEFAULT_BATCH) if options["reprogram"] else None
+
+
+@cli.command("compile")
+@click.argument("model", type=Path)
+@click.option(
+    "-o",
+    "--output",
+    type=Path,
+    metavar="FILE",
+    help="Program file [default: MODEL.TARGET.mcp, in the working folder].",
+)
+@click.option(
+    "--target",
+    default=DEFAULT_TARGET,
+    show_default=True,
+    metavar="NAME|FILE.toml",
+    help="Hardware; see `memcompile targets`.",
+)
+@click.option(
+    "--chips",
+    type=ChipsType(),
+    default="auto",
+    show_default=True,
+    metavar="N|auto",
+    help="Hard budget of chips, or as many as needed.",
+)
+@click.option(
+    "--reprogram",
+    is_flag=True,
+    help="If the network is larger than the chips, write it onto them segment by segment, for each batch of images.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    metavar="IMAGES",
+    help=f"Images of a batch, with --reprogram [default: {DEFAULT_BATCH}].",
+)
+@click.option("--slices", type=int, default=1, show_default=True, help="Differential pairs per weight.")
+@click.option(
+    "--slice-base",
+    type=int,
+    metavar="B",
+    help="What a slice's step counts in steps of the one below [default: as large as leaves room for errors].",
+)
+@click.option(
+    "--input-shape",
+    "input_shapes",
+    multiple=True,
+    callback=_shapes,
+    metavar="INPUT=N,..",
+    help="Fix open input sizes (repeatable).",
+)
+@click.option("--images", type=click.IntRange(1), help="Score on the first so many samples [default: all].")
+@click.option("--emulated-images", type=click.IntRange(1), help="Samples for the emulated accuracy [default: by cost].")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Emulated chips.")
+@click.option("--no-evaluation", is_flag=True, help="Compile only; measure no accuracy.")
+@click.option("--no-check", is_flag=True, help="Do not compare the program with onnxruntime's result on a sample.")
+@click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON (- for standard output).")
+@click.option("--dump-ir", type=Path, metavar="DIR", help="Write the graph after each pass as DIR/NN_pass.txt.")
+@click.option(
+    "--optimise",
+    type=click.Choice(["throughput", "accuracy", "latency", "arrays"]),
+    default="throughput",
+    show_default=True,
+    help="What the mapping makes best; accuracy is throughput without parallel windows, whose cells add errors.",
+)
+@click.option(
+    "--effort",
+    type=click.Choice(["fast", "normal", "best"]),
+    default="normal",
+    show_default=True,
+    help="How long the mapping is searched for (deterministic at each level).",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="End the search for a mapping after so long; results then depend on the machine.",
+)
+@click.option(
+    "--import-seconds",
+    type=click.FloatRange(0.1, 86_400),
+    default=DEFAULT_LIMITS.seconds,
+    show_default=True,
+    metavar="SECONDS",
+    help="Limit on loading the model, and on running it on one sample.",
+)
+@click.option(
+    "--import-memory",
+    type=click.FloatRange(0.1, 1024),
+    default=DEFAULT_LIMITS.memory_bytes / GIB,
+    show_default=True,
+    metavar="GIB",
+    help="Limit on the memory that either takes.",
+)
+@click.option("--explain", is_flag=True, help="List each operator, analog or digital and why, and each layer's energy.")
+@click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Set a pass option (repeatable).")
+@click.option(
+    "--list-passes",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_passes,
+    help="List passes with their options.",
+)
+@data_options
+@click.pass_context
+def compile_command(context: click.Context, /, model: Path, **options: Any) -> None:
+    """Compile MODEL, write the program, and report mapping and accuracy."""
+    out = Output(options["quiet"], options["json_path"])
+    target = options["output"] or program_path(model, options["target"])
+    check_writable(target)
+    dump = options["dump_ir"]
+    explanation = Explanation()
+    compilation = compile_model(
+        model,
+        options["target"],
+        data=options["data"],
+        mean=options["mean"],
+        std=options["std"],
+        input_shapes=options["input_shapes"],
+        chips=options["chips"],
+        batch=_batch(options),
+        slices=options["slices"],
+        slice_base=options["slice_base"],
+        seed=options["seed"],
+        settings=(
+            f"replicate.objective={options['optimise']}",
+            f"replicate.effort={options['effort']}",
+            *options["settings"],
+        ),
+        instruments=(explanation, *((DumpIr(dump),) if dump else ())),
+        progress=out.progress,
+        check=not options["no_check"],
+        limits=Limits(options["import_seconds"], int(options["import_memory"] * GIB)),
+        time_limit_s=math.inf if options["time_limit"] is None else options["time_limit"],
+    )
+    save_program(compilation.program, target)
+    evaluation = None
+    if not options["no_evaluation"]:
+        evaluation = evaluate(
+            compilation.program,
+            compilation.model,
+            compilation.dataset,
+            images=options["images"],
+            emulated_images=options["emulated_images"],
+            seeds=options["seeds"],
+            seed=options["seed"],
+            progress=out.progress,
+        )
+    facts = program_facts(compilation.program, evaluation)
+    if options["explain"]:
+        explanation.weigh(compilation.multiply_adds)
+        out.print(explanation.table())
+        energies = energy_table(facts["cost"])
+        if energies is not None:
+            out.print(energies)
+    out.report(facts)
+    advice = CompileAdvice(compilation.program, target, DataOptions.of(options), context.obj)
+    out.say(f"program written to {target}; next: {advice.run()}")
+    for line in advice.lines(facts, compilation.dataset, options["optimise"]):
+        out.say(line)
+
+
+@dataclass(frozen=True)
+class DumpIr:
+    """Instrument that writes the graph after each pass."""
+
+    folder: Path
+
+    def after_pass(self, number: int, name: str, graph: Graph, context: PassContext) -> None:
+        """Write ``NN_pass.txt``."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--dump-ir {self.folder}: {error.strerror}; name a folder that can be made") from error
+        write_atomically(self.folder / f"{number:02}_{name}.txt", print_graph(graph).encode())
+
+
+@cli.command("run")
+@click.argument("program", type=Path)
+@click.option("-o", "--output", type=Path, metavar="NPZ", help="Write the predictions as npz.")
+@click.option("--ideal", is_flag=True, help="Ideal devices: integer arithmetic of the quantised network.")
+@click.option(
+    "--executor",
+    type=click.Choice(["fast", "literal"]),
+    default="fast",
+    show_default=True,
+    help="literal walks every array, step and phase.",
+)
+@click.option("--images", type=click.IntRange(1), help="Run the first so many samples [default: all].")
+@click.option("--skip", type=click.IntRange(0), help="Leave out the first so many samples.")
+@click.option(
+    "--time",
+    "time_s",
+    default="0s",
+    callback=duration,
+    metavar="DURATION",
+    help="Time since programming, for drift: 90s, 10min, 2h, 3d.",
+)
+@click.option("--explain", is_flag=True, help="Say which method each layer goes through, and why.")
+@data_options
+def run_command(program: Path, **options: Any) -> None:
+    """Run PROGRAM on data: predictions, and accuracy where there are labels."""
+    out = Output(options["quiet"], None)
+    if options["output"]:
+        check_writable(options["output"])
+    loaded = verify_program(load_program(program))
+    how = {name: options[name] for name in ("mean", "std", "seed")}
+    classify = Emulator.ideal(loaded).run
+    dataset = load_dataset(options["data"], loaded.inputs, **how, batching=loaded.batching, classify=classify)
+    dataset = dataset.after(options["skip"])
+    dataset = dataset.head(min(dataset.count, options["images"] or dataset.count))
+    if options["ideal"]:
+        emulator = Emulator.ideal(loaded, options["executor"])
+    else:
+        emulator = Emulator(loaded, options["seed"], executor=options["executor"], time_s=options["time_s"])
+    if options["explain"]:
+        for layer, method in emulator.explain().items():
+            out.say(f"{layer}: {method}")
+    writing = emulator.writing()
+    if writing is not None:
+        facts = write_facts(loaded, writing, 0)
+        out.say(f"writing: {write_line(facts)}")
+    with out.progress("running", dataset.count) as advance:
+        outputs = emulator.run(dataset.as_given, progress=advance)
+    if options["output"]:
+        plain = PlainArrays.of(outputs)
+        write_npz(options["output"], plain.arrays)
+        out.say(f"{', '.join(plain.written) or 'nothing'} written to {options['output']}")
+        for remark in plain.remarks:
+            out.say(f"  {remark}")
+    ideal = options["ideal"] or loaded.target.cell.continuous
+    devices = "ideal devices" if ideal else f"noisy devices, seed {options['seed']}"
+    if dataset.labels is None:
+        out.say(f"{dataset.count} samples of {dataset.name}, {devices}; no labels, so no accuracy")
+    else:
+        share = score_samples(outputs, dataset, class_names(loaded))
+        out.say(f"accuracy {share:.2%} on {dataset.name}, {dataset.count:,} images, {devices}")
+
+
+@cli.command("show")
+@click.argument("program", type=Path)
+@click.option(
+    "--weight", nargs=3, metavar="LAYER OUT IN", help="Where a weight sits: output channel OUT, kernel input IN."
+)
+@click.option("--json", "json_path", metavar="FILE|-", help="Write the facts as JSON (- for standard output).")
+def show_command(program: Path, weight: tuple[str, str, str] | None, json_path: str | None) -> None:
+    """Show the mapping table of PROGRAM, or where one weight sits."""
+    out = Output(quiet=False, json_path=json_path)
+    loaded = verify_program(load_program(program))
+    if weight is None:
+        out.report(program_facts(loaded))
+        return
+    layer, output, kernel_input = weight
+    if not (output.isdigit() and kernel_input.isdigit()):
+        raise UsageError(f"--weight {layer} {output} {kernel_input}: the last two are numbers that count from 0")
+    out.print(_weight_table(loaded, layer, int(output), int(kernel_input)))
+
+
+def _weight_table(program: Program, layer: str, output: int, kernel_input: int) -> Table:
+    array, segmented = program.target.array, bool(program.placement.segments)
+    table = Table(
+        title=f"weight of {layer}: output channel {output}, kernel input {kernel_input}", title_justify="left"
+    )
+    headings = (
+        "replica",
+        *(("segment",) if segmented else ()),
+        "chip",
+        "array",
+        array.input_line_name,
+        array.output_line_name,
+        "slice",
+        "polarity",
+        "level",
+        "conductance",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for cell in find_weight(program, layer, output, kernel_input):
+        places = (
+            cell.replica,
+            *((cell.segment,) if segmented else ()),
+            cell.chip,
+            cell.array,
+            cell.input_line,
+            cell.output_line,
+            cell.slice,
+            cell.polarity,
+            cell.level,
+        )
+        table.add_row(*map(str, places), f"{cell.conductance_us:.3f} uS")
+    return table
+
+
+@cli.command("targets")
+def targets_command() -> None:
+    """List the built-in targets."""
+    table = Table()
+    for heading in ("name", "arrays a chip", "array", "levels", "what it is"):
+        table.add_column(heading, overflow="fold")
+    for name in builtin_targets():
+        target = load_target(name)
+        size = f"{target.array.input_lines} x {target.array.output_lines}"
+        levels = "any" if target.cell.continuous else str(target.cell.levels)
+        table.add_row(name, f"{target.chip.arrays:,}", size, levels, target.title)
+    Output(quiet=False, json_path=None).print(table)
+
+
+cli.add_command(export_command)
+cli.add_command(tune_command)
+cli.add_command(refresh_command)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """Turn a signal into an exception, so that temporary files are removed on the way out."""
+    # A second signal must not cut that short.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+def _listen() -> None:
+    """Let SIGTERM and SIGINT end the command in order; a job in the background ignores SIGINT."""
+    signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _terminate)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    _listen()
+    try:
+        return _run(arguments)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        result = cli.main(args=arguments, prog_name="memcompile", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return UsageError.exit_code
+    except MemcompileError as error:
+        click.echo(f"memcompile: error: {error}", err=True)
+        return error.exit_code
+    except MemoryError:
+        click.echo(
+            "memcompile: error: there is not enough memory for this; take a smaller model or less data", err=True
+        )
+        return MemcompileError.exit_code
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code != 1:
+            raise
+        # The reader of our output went away (`| head`), which click turns into exit 1: nobody is left to tell.
+        discard_output()
+        return 0
+    except OSError as error:
+        # Files are read and written where their errors get names; what is left is our own output.
+        discard_output()
+        click.echo(f"memcompile: error: standard output cannot be written: {error.strerror or error}", err=True)
+        return OutputError.exit_code

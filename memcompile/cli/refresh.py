@@ -1,0 +1,81 @@
+"""``memcompile refresh``: win back what drift took from a tuned chip, without writing a cell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memcompile.cli.advice import DataOptions, command_line, derived_path
+from memcompile.cli.console import Output, check_writable, data_options, duration, scoring_options
+from memcompile.cli.tune import step_facts, step_lines, tuning_data
+from memcompile.program.file import load_program, save_program
+from memcompile.report.scoring import class_names, score
+from memcompile.runtime.emulator import Emulator
+from memcompile.tuning import refresh
+from memcompile.verify.verifier import verify_program
+
+
+@click.command("refresh")
+@click.argument("program", type=Path)
+@click.option("-o", "--output", type=Path, metavar="FILE", help="Refreshed program [default: PROGRAM.refreshed.mcp].")
+@click.option(
+    "--time",
+    "time_s",
+    required=True,
+    callback=duration,
+    metavar="DURATION",
+    help="Age of the chip, since its cells were written: 90s, 10min, 2h, 3d.",
+)
+@click.option("--images", type=click.IntRange(1), default=300, show_default=True, help="Training images to fit with.")
+@scoring_options
+@data_options
+def refresh_command(program: Path, **options: Any) -> None:
+    """Fit the digital scales of PROGRAM, a tuned chip, to what it computed when it was fresh.
+
+    No cell is written. Images come from --data.
+    """
+    out = Output(options["quiet"], options["json_path"])
+    target = options["output"] or derived_path(program, "refreshed")
+    check_writable(target)
+    source = verify_program(load_program(program))
+    training, test = tuning_data(source, options)
+    refreshed, steps = refresh(
+        source, training.inputs, options["time_s"], images=options["images"], progress=out.progress
+    )
+    save_program(refreshed, target)
+    accuracy, names = {}, class_names(source)
+    for name, chip, time_s in (
+        ("fresh", source, 0.0),
+        ("aged", source, options["time_s"]),
+        ("refreshed", refreshed, options["time_s"]),
+    ):
+        assert chip.chip is not None
+        assert test.labels is not None
+        with out.progress(f"scoring {name}", test.count) as advance:
+            outputs = Emulator(chip, chip.chip.seed, time_s=time_s).run(test.inputs, progress=advance)
+        accuracy[name] = score(outputs, test.labels, names)
+    facts = {
+        "time_s": options["time_s"],
+        "training_data": training.name,
+        "training_images": min(options["images"], training.count),
+        "test_data": test.name,
+        "test_images": test.count,
+        "accuracy": accuracy,
+        "steps": step_facts(steps),
+    }
+    lines = [
+        f"accuracy on {test.name}, {test.count:,} images",
+        f"  fresh chip           {accuracy['fresh']:.2%}",
+        f"  {format(options['time_s'], ',.0f') + ' s later':<21}{accuracy['aged']:.2%}",
+        f"  scales refreshed     {accuracy['refreshed']:.2%}  ({facts['training_images']:,} images of {training.name})",
+        *step_lines(facts["steps"]),
+    ]
+    out.facts(facts, lines)
+    scored = replace(DataOptions.of(options), data=options["test"] or options["data"])
+    again = command_line(
+        ["run", target, *scored.words(), "--time", f"{options['time_s']:f}".rstrip("0").rstrip(".") + "s"]
+    )
+    out.say(f"refreshed program written to {target}; next: {again}")

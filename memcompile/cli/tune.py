@@ -1,0 +1,246 @@
+"""``memcompile tune``: hybrid training of a program on one emulated chip."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memcompile.atomic import write_atomically
+from memcompile.cli.advice import DataOptions, command_line, derived_path
+from memcompile.cli.console import Output, check_writable, data_options, scoring_options, words
+from memcompile.data.loader import Dataset, load_dataset
+from memcompile.errors import UsageError
+from memcompile.held_back import StepRecord
+from memcompile.ir.pass_manager import ProgressBar
+from memcompile.program.file import load_program, save_program
+from memcompile.program.program import Program
+from memcompile.report.cost_report import write_facts, write_line
+from memcompile.report.scoring import class_names, score
+from memcompile.runtime.emulator import Emulator
+from memcompile.runtime.training.hybrid_training import LAST, EpochRecord, TuningOptions
+from memcompile.runtime.training.transfer import transfer
+from memcompile.tuning import TuningPlan, TuningResult, refuse_other_layouts, tune
+from memcompile.verify.verifier import verify_program
+
+
+@click.command("tune")
+@click.argument("program", type=Path)
+@click.option("-o", "--output", type=Path, metavar="FILE", help="Tuned program [default: PROGRAM.tuned.mcp].")
+@click.option("--images", type=click.IntRange(1), help="Use the first so many training images [default: all].")
+@click.option("--epochs", type=click.IntRange(0), default=10, show_default=True, help="0 leaves the cells alone.")
+@click.option("--learning-rate", type=float, default=0.05, show_default=True, help="Step in units of float weights.")
+@click.option("--threshold-us", type=float, default=1.5, show_default=True, help="Rewrite a pair beyond this change.")
+@click.option(
+    "--recalibrate",
+    "recalibration_images",
+    type=click.IntRange(0),
+    default=300,
+    show_default=True,
+    help="Images to fit the digital scales and offsets with; 0 leaves them alone.",
+)
+@click.option(
+    "--layers",
+    callback=words,
+    default=LAST,
+    show_default=True,
+    metavar="NAME,..",
+    help="Crossbar layers to tune in situ: names, `last` or `all`.",
+)
+@click.option("--digital-scales", is_flag=True, help="Tune these layers' digital scales too, by gradients.")
+@click.option(
+    "--patience", type=click.IntRange(0), default=0, show_default=True, help="Stop after so many epochs without gain."
+)
+@click.option(
+    "--write-again",
+    "write_again_share",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="SHARE",
+    help="Corrections after transfer, worst weights first, as a share of all weights.",
+)
+@click.option(
+    "--write-again-by",
+    type=click.Choice(["effect", "error"]),
+    default="effect",
+    show_default=True,
+    help="Worst by effect on the network's output, or by error alone.",
+)
+@click.option("--plain-slices", is_flag=True, help="Do not leave measured errors of a slice to the next one.")
+@click.option("--curve", type=Path, metavar="PNG", help="Draw the learning curve (needs the extra `plot`).")
+@scoring_options
+@data_options
+def tune_command(program: Path, **options: Any) -> None:
+    """Transfer PROGRAM to an emulated chip and tune it there.
+
+    Training images come from --data. A killed run started again goes on from OUTPUT.checkpoint.
+    """
+    out = Output(options["quiet"], options["json_path"])
+    target = options["output"] or derived_path(program, "tuned")
+    check_writable(target)
+    source = verify_program(load_program(program))
+    training, test = tuning_data(source, options)
+    plan = TuningPlan(
+        recalibration_images=min(options["recalibration_images"], training.count),
+        correct_slices=not options["plain_slices"],
+        write_again_share=options["write_again_share"],
+        write_again_by=options["write_again_by"],
+        options=TuningOptions(
+            epochs=options["epochs"],
+            learning_rate=options["learning_rate"],
+            threshold_us=options["threshold_us"],
+            layers=options["layers"],
+            digital_scales=options["digital_scales"],
+            patience=options["patience"],
+        ),
+        seed=options["seed"],
+    )
+    result = tune(
+        source,
+        training.inputs,
+        training.labels,
+        plan,
+        images=options["images"],
+        checkpoint=target.with_name(f"{target.name}.checkpoint"),
+        progress=out.progress,
+        notify=out.say,
+    )
+    save_program(result.program, target)
+    if options["curve"]:
+        write_atomically(options["curve"], draw_curve(result.records))
+    before, _ = transfer(source, plan.seed, correct_slices=plan.correct_slices)
+    facts = _facts(source, before, result, training, test, out.progress)
+    out.facts(facts, _lines(facts))
+    scored = replace(DataOptions.of(options), data=options["test"] or options["data"])
+    out.say(f"tuned program written to {target}; next: {command_line(['run', target, *scored.words()])}")
+
+
+def tuning_data(program: Program, options: dict[str, Any]) -> tuple[Dataset, Dataset]:
+    """Training and test samples."""
+    refuse_other_layouts(program)
+    how = {
+        "mean": options["mean"],
+        "std": options["std"],
+        "seed": options["seed"],
+        "classify": Emulator.ideal(program).run,
+    }
+    data, test = options["data"], options["test"]
+    training = load_dataset(data, program.inputs, part="train", **how)
+    if training.generated:
+        raise UsageError("tuning needs real samples with labels; give them with --data")
+    if test is None and data is not None and not data.is_dir():
+        raise UsageError(f"{data} is an archive and has no test part; give samples to score on with --test")
+    if test is not None and data is not None and test.resolve() == data.resolve():
+        used = min(options["images"] or training.count, training.count)
+        if (options["skip"] or 0) < used:
+            raise UsageError(
+                f"--test {test} names samples that --data trains with, whose score says nothing; give others, or leave "
+                f"out the {used:,} samples of --images with --skip {used}"
+            )
+        # What follows them is scored, so it must not judge the steps of training.
+        training = training.head(used)
+    scored = load_dataset(test or data, program.inputs, part="test", **how).after(options["skip"])
+    if scored.labels is None:
+        raise UsageError(f"{scored.name} has no labels to score with; give an archive with labels")
+    return training, scored.head(options["score_images"] or scored.count)
+
+
+def _facts(
+    source: Program, before: Program, result: TuningResult, training: Dataset, test: Dataset, progress: ProgressBar
+) -> dict[str, Any]:
+    assert test.labels is not None
+    accuracy, names = {}, class_names(source)
+    for name, emulator in (
+        ("ideal", Emulator.ideal(source)),
+        ("transferred", Emulator(before, before.chip.seed if before.chip else 0)),
+        ("tuned", Emulator(result.program, before.chip.seed if before.chip else 0)),
+    ):
+        with progress(f"scoring {name}", test.count) as advance:
+            accuracy[name] = score(emulator.run(test.inputs, progress=advance), test.labels, names)
+    return {
+        "training_data": training.name,
+        "training_images": result.fitted_images,
+        "test_data": test.name,
+        "test_images": test.count,
+        "accuracy": accuracy,
+        "steps": step_facts(result.steps),
+        "transfer": write_facts(source, result.transfer, result.transfer_most_pulses),
+        "tuning": write_facts(source, result.tuning, result.most_pulses),
+        "undoing": write_facts(source, result.undoing, result.most_pulses),
+        "epochs": [asdict(record) for record in result.records],
+    }
+
+
+def step_facts(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
+    """What became of each step on held-back images."""
+    return [asdict(step) for step in steps]
+
+
+def step_lines(steps: Sequence[dict[str, Any]]) -> list[str]:
+    """The same for a person to read."""
+    lines = []
+    for step in steps:
+        lines.append(f"{step['step']}: {'kept' if step['kept'] else 'undone, not shown to help'}")
+        lines.append(
+            f"  {step['images']:,} images held back  {step['before']:.2%} right before, {step['after']:.2%} after; "
+            f"{step['gained']} gained, {step['lost']} lost"
+        )
+    return lines
+
+
+def _endurance_lines(facts: dict[str, Any]) -> list[str]:
+    """The share of a cell's life that is gone, where the target says how long it is."""
+    share = facts["tuning"]["endurance_share"]
+    if share is None:
+        return []
+    pulses = facts["tuning"]["most_pulses_of_a_cell"]
+    return [f"endurance              {pulses:,} pulses on the busiest cell, a share of {share:.1e}"]
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    accuracy = facts["accuracy"]
+    return [
+        f"accuracy on {facts['test_data']}, {facts['test_images']:,} images",
+        f"  ideal devices        {accuracy['ideal']:.2%}",
+        f"  after transfer       {accuracy['transferred']:.2%}",
+        f"  after tuning         {accuracy['tuned']:.2%}  "
+        f"({facts['training_images']:,} images of {facts['training_data']})",
+        *step_lines(facts["steps"]),
+        f"transfer               {write_line(facts['transfer'])}",
+        f"tuning                 {write_line(facts['tuning'])}",
+        *([f"undoing                {write_line(facts['undoing'])}"] if facts["undoing"]["cell_writes"] else []),
+        *_endurance_lines(facts),
+    ]
+
+
+def draw_curve(records: tuple[EpochRecord, ...]) -> bytes:
+    """Loss and training accuracy over epochs, as PNG.
+
+    Raises
+    ------
+    UsageError
+        matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and slow to import
+    except ImportError as error:
+        raise UsageError("--curve needs matplotlib: pip install 'memcompile[plot]'") from error
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    epochs = [record.epoch + 1 for record in records]
+    loss.plot(epochs, [record.loss for record in records], marker="o", markersize=3)
+    loss.set(xlabel="epoch", ylabel="cross-entropy", title="loss on the chip")
+    accuracy.plot(epochs, [100 * record.accuracy for record in records], marker="o", markersize=3, label="training")
+    held_back = [None if record.held_back is None else 100 * record.held_back for record in records]
+    accuracy.plot(epochs, held_back, marker="s", markersize=3, label="held back")
+    accuracy.set(xlabel="epoch", ylabel="%", title="accuracy on the chip")
+    accuracy.legend()
+    buffer = io.BytesIO()
+    # Without a software tag the same curve gives the same bytes.
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,57 @@
+"""Hands a program's conductances to whoever programs real arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.program.program import Program
+from memcompile.runtime.training.transfer import wire
+
+
+def conductance_arrays(program: Program) -> dict[str, NDArray[Any]]:
+    """Target conductances of all arrays, with an index of what each cell holds.
+
+    Returns
+    -------
+    ``conductances_us``
+        [arrays, input_lines, output_lines] float32, in microsiemens; cells of no weight are at
+        the lowest conductance. [segments, arrays, input_lines, output_lines] if the arrays are written
+        in segments. A last axis [polarity] follows if both cells of a pair are at one crossing.
+    ``index``
+        [cells, 8] int32, a row per cell that holds a part of a weight: layer, weight (flat in
+        [groups, kernel inputs, output channels of the group]), slice, polarity (0 adds, 1 is
+        subtracted), array, input line, output line, level (0 for continuous cells, which have none);
+        a ninth column holds the segment if there are segments.
+    ``index_columns``, ``layers``
+        Names of the index's columns, and of the layers.
+    """
+    cell, array = program.target.cell, program.target.array
+    arrays, segments = int(program.placement.tiles.array.max(initial=-1)) + 1, len(program.placement.segments)
+    wiring = wire(program)
+    conductances = np.full(max(1, segments) * arrays * array.cells, cell.g_min_us, np.float32)
+    rows = []
+    for polarity, cells, sign in ((0, wiring.plus, 1), (1, wiring.minus, -1)):
+        level = np.maximum(sign * wiring.digit.astype(np.float64), 0)
+        conductances[cells] = cell.g_min_us + level * cell.level_step_us
+        place, output_line = np.divmod(cells // array.cells_per_crossing, array.output_lines)
+        place, input_line = np.divmod(place, array.input_lines)
+        segment, number = np.divmod(place, max(1, arrays))
+        same = np.full(len(cells), polarity)
+        if cell.continuous:
+            level = np.zeros_like(level)
+        held = (wiring.layer, wiring.weight, wiring.slice, same, number, input_line, output_line, level, segment)
+        rows.append(np.stack(held, axis=1))
+    index = np.concatenate(rows).astype(np.int32)
+    index = index[np.lexsort(index.T[[6, 5, 4, 8]])]
+    names = ("layer", "weight", "slice", "polarity", "array", "input_line", "output_line", "level", "segment")
+    shape = (arrays, array.input_lines, array.output_lines, array.cells_per_crossing)[: 2 + array.cells_per_crossing]
+    shown = len(names) if segments else len(names) - 1
+    return {
+        "conductances_us": conductances.reshape((segments, *shape) if segments else shape),
+        "index": index[:, :shown],
+        "index_columns": np.array(names[:shown]),
+        "layers": np.array([layer.name for layer in program.layers]),
+    }

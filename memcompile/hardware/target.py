@@ -1,0 +1,481 @@
+"""The hardware as data: arrays, cells, converters and device errors of one target.
+
+A target file is TOML with strict keys and the unit in every name. It is checked against the
+schema first and against physics second, and every error is reported at once. ``[sources]`` says
+for each field where its value is from; fields that no publication gives are named assumptions.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeGuard, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
+
+from memcompile.errors import TargetError, UsageError
+from memcompile.hardware.target_sections import AreaSpec as AreaSpec  # noqa: PLC0414 - handed on
+from memcompile.hardware.target_sections import ArraySpec as ArraySpec  # noqa: PLC0414 - handed on
+from memcompile.hardware.target_sections import ChipSpec as ChipSpec  # noqa: PLC0414 - handed on
+from memcompile.hardware.target_sections import EnergySpec as EnergySpec  # noqa: PLC0414 - handed on
+from memcompile.hardware.target_sections import FiniteFloat, NonNegativeFloat, PositiveFloat, Section, Share
+
+MAX_TARGET_BYTES = 1_000_000
+ERROR_ROOM = 1.75
+"""Standard deviations of a pair's error that the default slice base leaves room for; docs/targets.md measures it."""
+MAX_SHARPNESS = 50.0
+"""Largest product of cell.nonlinearity_per_v and read voltage; devices are below 10."""
+
+
+class CellSpec(Section):
+    """One memristor with its transistor."""
+
+    levels: Annotated[int, Field(ge=2, le=128)]
+    """Conductance states that weights use; a pair holds 2 * levels - 1 signed levels."""
+    g_min_us: NonNegativeFloat
+    """Conductance of level 0, in microsiemens."""
+    g_max_us: PositiveFloat
+    """Conductance of the highest level, in microsiemens."""
+    nonlinearity_per_v: NonNegativeFloat = 0.0
+    """k of a cell's current g * v_read * sinh(k v) / sinh(k v_read) at voltage v, in 1/volts; 0 is Ohm's law."""
+    continuous: bool = False
+    """Cells hold any conductance of the window; inputs and converters are exact, and no error is allowed."""
+
+    @property
+    def level_step_us(self) -> float:
+        """Conductance between neighbouring levels, in microsiemens."""
+        return (self.g_max_us - self.g_min_us) / (self.levels - 1)
+
+
+class InputSpec(Section):
+    """How an input value is applied to a line."""
+
+    bits: Annotated[int, Field(ge=2, le=8)]
+    """Bits of an input value, least significant first."""
+    bits_per_phase: Annotated[int, Field(ge=1, le=8)] = 1
+    """Bits that a line's DAC applies in one phase; 1 is bit-serial."""
+    read_voltage_v: PositiveFloat
+    """Voltage of the highest digit on an input line, in volts; digit d gets d / (2^bits_per_phase - 1) of it."""
+    phase_ns: PositiveFloat
+    """Duration of one phase, in nanoseconds."""
+    dac_sigma_share: NonNegativeFloat = 0.0
+    """Standard deviation of an input line's voltage from what it should be, as a share of it."""
+
+    @property
+    def highest_digit(self) -> int:
+        """Largest digit that a phase applies."""
+        return (1 << self.bits_per_phase) - 1
+
+
+class AdcSpec(Section):
+    """The converter of each output line, once a phase.
+
+    Pairs on two lines are subtracted after it; a line that carries the difference of a pair has a signed one.
+    """
+
+    bits: Annotated[int, Field(ge=1, le=16)]
+    """Resolution in bits; one of them is the sign where the converter is signed."""
+    range_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """End of range as a share of the largest possible line current; below 1 large currents saturate."""
+    range: Literal["fixed", "aligned", "calibrated"] = "fixed"
+    """Where the range ends: at range_share; there or further, so that a code is level steps; or layer by layer.
+
+    A fixed range ends at range_share, at the highest code. An aligned one is lengthened until a code is a whole part
+    of a level step or a whole number of them. Calibrated ranges are shares of their own for each layer, at most
+    range_share, chosen from calibration data.
+    """
+    gain_sigma_share: NonNegativeFloat = 0.0
+    """Standard deviation of a converter's gain from 1."""
+    offset_sigma_codes: NonNegativeFloat = 0.0
+    """Standard deviation of a converter's offset, in codes."""
+
+
+class ProgrammingSpec(Section):
+    """Error left by closed-loop programming (write-verify): g + N(0, sigma(g))."""
+
+    sigma_us: NonNegativeFloat
+    """Standard deviation of the Gaussian, state-independent error of a cell, in microsiemens."""
+    sigma_proportional_share: NonNegativeFloat = 0.0
+    """Standard deviation of a further error, independent of the first, as a share of g."""
+    sigma_polynomial_us: Annotated[tuple[FiniteFloat, ...], Field(strict=False, max_length=16)] = ()
+    """Instead of both: sigma = max(0, c0 + c1 x + c2 x^2 + ...) with x = g / g_max, in microsiemens."""
+    blank_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Error of a cell that holds no weight, as a share of that of a cell written to the lowest level.
+
+    Parallel windows have such cells on the lines of their sums. 1 if they are as uncertain as all others,
+    0 if they can be left without a filament.
+    """
+
+    def sigma_at_us(self, g_us: NDArray[np.float64], g_max_us: float) -> NDArray[np.float64]:
+        """Standard deviation of the error at some conductances, in microsiemens."""
+        if self.sigma_polynomial_us:
+            return polynomial_us(g_us / g_max_us, self.sigma_polynomial_us)
+        sigma: NDArray[np.float64] = np.hypot(self.sigma_us, self.sigma_proportional_share * g_us)
+        return sigma
+
+
+class WriteVerifySpec(Section):
+    """Closed-loop programming pulse by pulse: what writing takes, and the error it leaves if emulated.
+
+    A SET pulse raises g by step * d * (1 + N(0, cycle_sigma)), a RESET pulse lowers it so, with one
+    d = max(0.05, 1 + N(0, device_sigma)) per cell and one normal number per pulse; g stays within
+    0 and 1.25 g_max. Pulses end once |g - goal| <= margin. A pulse takes voltage^2 * g * duration.
+    """
+
+    emulated: bool = True
+    """Whether these pulses take the place of the programming error; if not, they only price writes."""
+
+    set_step_us: PositiveFloat
+    """Mean rise of a SET pulse, in microsiemens."""
+    reset_step_us: PositiveFloat
+    """Mean fall of a RESET pulse, in microsiemens."""
+    cycle_sigma_share: NonNegativeFloat
+    """Standard deviation of a pulse's step, as a share of the cell's mean step."""
+    device_sigma_share: NonNegativeFloat
+    """Standard deviation of a cell's mean step, as a share of the nominal step."""
+    margin_us: PositiveFloat
+    """Largest distance from the goal that is accepted, in microsiemens."""
+    max_pulses: Annotated[int, Field(ge=1, le=10_000)]
+    """Pulses after which a cell is given up."""
+    pulse_ns: PositiveFloat
+    """Duration of a pulse, in nanoseconds."""
+    set_voltage_v: PositiveFloat
+    """Voltage of a SET pulse, in volts."""
+    reset_voltage_v: PositiveFloat
+    """Magnitude of the voltage of a RESET pulse, in volts."""
+    verify_ns: NonNegativeFloat = 0.0
+    """Duration of the read before the first and after each pulse, in nanoseconds."""
+    cells_at_once: Annotated[int, Field(ge=1, le=10_000_000)] = 1
+    """Cells of one chip that are written at the same time."""
+    endurance_pulses: Annotated[int, Field(ge=1, le=2**53)] | None = None
+    """Pulses that a cell endures."""
+
+
+class FaultsSpec(Section):
+    """Cells and lines that do not work."""
+
+    stuck_low_share: Share
+    """Share of cells stuck at the lowest conductance."""
+    stuck_high_share: Share
+    """Share of cells stuck at the highest conductance."""
+    dead_input_line_share: Share = 0.0
+    """Share of input lines that are never driven."""
+    dead_output_line_share: Share = 0.0
+    """Share of output lines that carry no current."""
+
+
+class ReadNoiseSpec(Section):
+    """Fluctuation of a cell while it is read: variance sigma^2 + (share * g)^2."""
+
+    sigma_us: NonNegativeFloat
+    """Standard deviation of the Gaussian, state-independent noise of a cell per phase, in microsiemens."""
+    proportional_share: NonNegativeFloat = 0.0
+    """Standard deviation of the Gaussian noise that grows with g, as a share of g."""
+    lasts: Literal["phase", "step"] = "phase"
+    """Whether each bit phase has its own noise or all phases of a step share it."""
+
+
+class RelaxationSpec(Section):
+    """Spread after programming: g + N(0, sigma^2 * (1 - exp(-t / time_constant)))."""
+
+    sigma_us: NonNegativeFloat
+    """Final standard deviation, in microsiemens."""
+    sigma_polynomial_us: Annotated[tuple[FiniteFloat, ...], Field(strict=False, max_length=16)] = ()
+    """Instead: sigma = max(0, c0 + c1 x + c2 x^2 + ...) with x = g / g_max, in microsiemens."""
+    time_constant_s: PositiveFloat
+    """Time constant, in seconds."""
+
+
+class DriftSpec(Section):
+    """Slow change: g * (t / reference)^-nu after the reference time, nu ~ N(mean, sigma) per cell."""
+
+    exponent_mean: Annotated[float, Field(ge=-1, le=1)]
+    """Mean of nu; negative where conductances rise."""
+    exponent_sigma: NonNegativeFloat
+    """Standard deviation of nu from cell to cell."""
+    reference_s: PositiveFloat
+    """Time after programming up to which nothing drifts, in seconds."""
+
+
+class WiresSpec(Section):
+    """Resistance of the lines: one segment between neighbouring cells, and from a line's end to its first cell."""
+
+    input_segment_ohm: NonNegativeFloat
+    """Resistance of a segment of an input line, in ohms."""
+    output_segment_ohm: NonNegativeFloat
+    """Resistance of a segment of an output line, in ohms."""
+
+
+class Target(Section):
+    """One kind of chip to compile for."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    """Short name, used on the command line."""
+    title: str
+    """One line that says what it is."""
+    array: ArraySpec
+    chip: ChipSpec
+    cell: CellSpec
+    input: InputSpec
+    adc: AdcSpec
+    programming: ProgrammingSpec
+    faults: FaultsSpec
+    read_noise: ReadNoiseSpec
+    write_verify: WriteVerifySpec | None = None
+    relaxation: RelaxationSpec | None = None
+    drift: DriftSpec | None = None
+    wires: WiresSpec | None = None
+    energy: EnergySpec | None = None
+    area: AreaSpec | None = None
+    sources: dict[str, str]
+    """Per field (``section.field``): where the value is from, or why it is assumed."""
+
+    @property
+    def signed_levels(self) -> int:
+        """Largest magnitude L of a differential pair: levels -L..+L."""
+        return self.cell.levels - 1
+
+    @property
+    def emulated_pulses(self) -> WriteVerifySpec | None:
+        """The pulses that decide the error of written cells; None if ``programming`` does."""
+        return self.write_verify if self.write_verify is not None and self.write_verify.emulated else None
+
+    def slice_base(self) -> int:
+        """Largest weight of the next slice: 2 L + 1, so that slices are digits of a balanced number."""
+        return 2 * self.signed_levels + 1
+
+    def default_slice_base(self) -> int:
+        """Largest base whose lower slice has room for the error of the slice above it.
+
+        A digit of base b lies within b / 2 of zero, and one more step of the slice above counts b: what is left
+        of L + 1/2 levels must hold ``ERROR_ROOM`` standard deviations of a pair's error, b times.
+        """
+        room = self.signed_levels + 0.5
+        return min(max(math.floor(room / (0.5 + ERROR_ROOM * self._pair_sigma_levels())), 2), self.slice_base())
+
+    def _pair_sigma_levels(self) -> float:
+        """Largest standard deviation of the error that writing leaves in a pair, in level steps."""
+        cell, pulses = self.cell, self.emulated_pulses
+        if pulses is not None:
+            return math.sqrt(2 / 3) * pulses.margin_us / cell.level_step_us
+        levels_us = np.linspace(cell.g_min_us, cell.g_max_us, cell.levels)
+        sigma_us = self.programming.sigma_at_us(levels_us, cell.g_max_us)
+        return math.hypot(float(sigma_us.max()), float(sigma_us[0])) / cell.level_step_us
+
+
+def polynomial_us(x: NDArray[np.float64], coefficients: tuple[float, ...]) -> NDArray[np.float64]:
+    """max(0, c0 + c1 x + c2 x^2 + ...)."""
+    value: NDArray[np.float64] = np.maximum(np.polynomial.polynomial.polyval(x, coefficients), 0.0)
+    return value
+
+
+def _is_section(kind: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _flat(prefix: str, section: type[BaseModel]) -> list[str]:
+    """Dotted names of all leaf fields."""
+    names: list[str] = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        kind = next((part for part in get_args(kind) if _is_section(part)), kind)  # an optional section
+        if _is_section(kind):
+            names += _flat(f"{prefix}{name}.", kind)
+        elif f"{prefix}{name}" not in ("name", "title", "sources"):
+            names.append(f"{prefix}{name}")
+    return names
+
+
+FIELDS: tuple[str, ...] = tuple(_flat("", Target))
+
+
+# What a target with continuous cells must leave at zero, or leave out.
+_ERRORS = (
+    "cell.nonlinearity_per_v",
+    "input.dac_sigma_share",
+    "adc.gain_sigma_share",
+    "adc.offset_sigma_codes",
+    "programming.sigma_us",
+    "programming.sigma_proportional_share",
+    "faults.stuck_low_share",
+    "faults.stuck_high_share",
+    "faults.dead_input_line_share",
+    "faults.dead_output_line_share",
+    "read_noise.sigma_us",
+    "read_noise.proportional_share",
+)
+_ERROR_SECTIONS = ("write_verify", "relaxation", "drift", "wires")
+
+
+def _continuous_errors(target: Target) -> list[str]:
+    if not target.cell.continuous:
+        return []
+    values = target.model_dump()
+    errors = []
+    if target.cell.levels != 2:
+        errors.append(
+            f"cell.levels = {target.cell.levels}: must be 2, the ends of the window, because cell.continuous is true"
+        )
+    for field in _ERRORS:
+        section, name = field.split(".")
+        if values[section][name]:
+            errors.append(f"{field} = {values[section][name]}: must be 0, because cell.continuous is true")
+    if any(target.programming.sigma_polynomial_us):
+        errors.append("programming.sigma_polynomial_us: must be empty, because cell.continuous is true")
+    errors += [
+        f"{section}: cannot be combined with cell.continuous; remove the section"
+        for section in _ERROR_SECTIONS
+        if values[section] is not None
+    ]
+    return errors
+
+
+def _physics_errors(target: Target) -> list[str]:
+    errors = []
+    cell, array = target.cell, target.array
+    if cell.g_min_us >= cell.g_max_us:
+        errors.append(
+            f"cell.g_min_us = {cell.g_min_us}: must be below cell.g_max_us = {cell.g_max_us}; "
+            "give the window's lower end first"
+        )
+    sharpness = cell.nonlinearity_per_v * target.input.read_voltage_v
+    if sharpness > MAX_SHARPNESS:
+        errors.append(
+            f"cell.nonlinearity_per_v * input.read_voltage_v = {sharpness:g}: must not be above {MAX_SHARPNESS:g}, "
+            "beyond which a digit below the highest drives next to nothing; lower one of them"
+        )
+    if target.input.bits_per_phase > target.input.bits:
+        errors.append(
+            f"input.bits_per_phase = {target.input.bits_per_phase}: must not be above input.bits = "
+            f"{target.input.bits}; give the bits of a phase, at most all of them"
+        )
+    if array.signed_lines and target.adc.bits < 2:
+        errors.append(
+            f"adc.bits = {target.adc.bits}: must be at least 2 where a line carries the difference of a pair "
+            '(array.pairs = "crossings"); one of them is the sign; give 2 or more'
+        )
+    if array.lines_per_pair == 2 and array.output_lines % 2:
+        errors.append(
+            f"array.output_lines = {array.output_lines}: must be even, because a differential pair "
+            "takes two neighbouring output lines; drop the odd line"
+        )
+    errors += _continuous_errors(target)
+    stuck = target.faults.stuck_low_share + target.faults.stuck_high_share
+    if stuck > 1:
+        errors.append(
+            f"faults.stuck_low_share + faults.stuck_high_share = {stuck}: at most 1; they are shares of all cells"
+        )
+    errors += _pulse_errors(target.write_verify)
+    errors += [
+        f"sources.{name!r}: no such field; name a field as section.field, such as cell.levels"
+        for name in sorted(set(target.sources) - set(FIELDS))
+    ]
+    return errors
+
+
+def _pulse_errors(pulses: WriteVerifySpec | None) -> list[str]:
+    if pulses is None:
+        return []
+    step = max(pulses.set_step_us, pulses.reset_step_us)
+    if 2 * pulses.margin_us >= step:
+        return []
+    return [
+        f"write_verify.margin_us = {pulses.margin_us}: must be at least half a pulse, {step / 2:g}, "
+        "or a cell jumps over its goal for ever; widen the margin or weaken the pulses"
+    ]
+
+
+_MENDS = {
+    "missing": "add it",
+    "extra_forbidden": "no such key; remove it or correct its spelling",
+}
+
+
+def _schema_errors(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False):
+        path = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "missing":
+            lines.append(f"{path}: missing; add it")
+            continue
+        mend = _MENDS.get(item["type"], item["msg"][0].lower() + item["msg"][1:])
+        lines.append(f"{path} = {item['input']!r}: {mend}")
+    return lines
+
+
+def _raise(where: str, errors: list[str]) -> None:
+    count = f"{len(errors)} error" + ("s" if len(errors) > 1 else "")
+    raise TargetError(f"target {where} has {count}:\n" + "\n".join(f"  - {line}" for line in errors))
+
+
+def parse_target(values: dict[str, Any], where: str) -> Target:
+    """Check a target's values and build it.
+
+    Raises
+    ------
+    TargetError
+        With every schema error, or every physics error, at once.
+    """
+    try:
+        target = Target.model_validate(values)
+    except ValidationError as error:
+        _raise(where, _schema_errors(error))
+        raise AssertionError from error
+    errors = _physics_errors(target)
+    if errors:
+        _raise(where, errors)
+    return target
+
+
+def load_target_file(path: Path) -> Target:
+    """Read a target file.
+
+    Raises
+    ------
+    TargetError
+        The file cannot be read, is not TOML, or its values are wrong.
+    """
+    try:
+        if path.stat().st_size > MAX_TARGET_BYTES:
+            raise TargetError(f"target {path} is larger than {MAX_TARGET_BYTES} bytes; a target file is a page of TOML")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TargetError(f"target {path} cannot be read: {error.strerror}; give the path of a TOML file") from error
+    except UnicodeDecodeError as error:
+        raise TargetError(f"target {path} is not UTF-8 text; a target file is TOML") from error
+    try:
+        values = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise TargetError(f"target {path} is not TOML: {error}; see docs/targets.md") from error
+    return parse_target(values, str(path))
+
+
+def builtin_targets() -> tuple[str, ...]:
+    """Names of the targets that come with memcompile."""
+    folder = resources.files("memcompile.hardware") / "targets"
+    return tuple(sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")))
+
+
+def load_target(name: str) -> Target:
+    """Find a target by built-in name, or by path when it ends in ``.toml``.
+
+    Raises
+    ------
+    UsageError
+        No built-in target has this name.
+    TargetError
+        The file is wrong.
+    """
+    if name.endswith(".toml"):
+        return load_target_file(Path(name))
+    if name not in builtin_targets():
+        raise UsageError(
+            f"no target is called {name!r}; built in are {', '.join(builtin_targets())}, "
+            "and a path that ends in .toml names a target file"
+        )
+    text = (resources.files("memcompile.hardware") / "targets" / f"{name}.toml").read_text(encoding="utf-8")
+    return parse_target(tomllib.loads(text), name)

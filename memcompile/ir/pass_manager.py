@@ -1,0 +1,167 @@
+"""Runs passes in order, with instruments around each of them.
+
+A pass is a frozen dataclass with typed options and one method from graph to graph. Passes never
+print, time or verify themselves: those are instruments.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Protocol
+
+from numpy.typing import NDArray
+
+from memcompile.errors import UsageError
+from memcompile.hardware.target import Target
+from memcompile.heap import give_back_memory
+from memcompile.ir.graph import Graph
+
+Advance = Callable[[int], None]
+ProgressBar = Callable[[str, int], AbstractContextManager[Advance]]
+
+
+def no_progress(description: str, total: int) -> AbstractContextManager[Advance]:
+    """A progress bar that shows nothing."""
+    return nullcontext(lambda done: None)
+
+
+def weight_limit(target: Target, slices: int, base: int) -> int:
+    """Largest integer weight: L * base^(n - 1), and half a step of each slice but the last.
+
+    With a base below 2 L + 1 the lower slices keep the rest of their range free: for the measured
+    error of the slices above.
+    """
+    powers = [base**place for place in range(slices)]
+    below = sum(power * ((base - 1) // 2) for power in powers[:-1])
+    return int(target.signed_levels * powers[-1] + below)
+
+
+@dataclass(frozen=True, eq=False)
+class PassContext:
+    """What passes may know besides the graph.
+
+    ``calibration`` holds [samples, ...] per model input, ``representative`` says that these are real
+    samples, not made-up ones; ``chips`` is the hard budget, or None to
+    take as many as the network needs; ``slice_base`` is what
+    one step of a slice counts in steps of the slice before it (as the target's errors allow when
+    None, more where only that holds whole weights, less where that holds all weights of a layer);
+    ``batch`` is the number of images for which a network that is larger than its chips is written onto
+    them, segment by segment, or None if that is not wanted; ``progress`` opens a bar for a description and a total.
+    """
+
+    target: Target
+    calibration: Mapping[str, NDArray[Any]]
+    representative: bool = False
+    slices: int = 1
+    slice_base: int | None = None
+    chips: int | None = None
+    batch: int | None = None
+    seed: int = 0
+    progress: ProgressBar = field(default=no_progress, repr=False)
+
+    @property
+    def base(self) -> int:
+        """What one step of a slice counts in steps of the slice before it."""
+        if self.slice_base is not None:
+            return self.slice_base
+        return self.target.slice_base() if self.slices == 1 else self.target.default_slice_base()
+
+    def base_of(self, largest: int) -> int:
+        """Base for a layer whose largest integer weight is given: the smallest that reaches it, unless one is given.
+
+        So the most significant slice, whose error counts most, is used as far as it goes.
+        """
+        if self.slice_base is not None or self.slices == 1:
+            return self.base
+        bases = range(2, self.target.slice_base())
+        reaching = (base for base in bases if weight_limit(self.target, self.slices, base) >= largest)
+        return next(reaching, self.target.slice_base())
+
+    @property
+    def weight_limit(self) -> int:
+        """Largest integer weight that the slices hold."""
+        return weight_limit(self.target, self.slices, self.base)
+
+    @property
+    def whole_weight_limit(self) -> int:
+        """Largest weight of a quantised model that the slices hold, with whatever base that takes."""
+        return weight_limit(self.target, self.slices, self.slice_base or self.target.slice_base())
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """One transformation of the graph. Its fields are its options."""
+
+    summary: ClassVar[str]
+
+    @classmethod
+    def pass_name(cls) -> str:
+        """``FoldBatchnorm`` -> ``fold_batchnorm``, the name of its file."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+    @abstractmethod
+    def run(self, graph: Graph, context: PassContext) -> Graph:
+        """Return the transformed graph; the given one stays as it is."""
+
+
+class Instrument(Protocol):
+    """Looks at the graph after each pass."""
+
+    def after_pass(self, number: int, name: str, graph: Graph, context: PassContext) -> None:
+        """Called with pass number 0 and name ``import`` for the graph as imported, then per pass."""
+
+
+def run_passes(
+    graph: Graph, passes: Sequence[Pass], context: PassContext, instruments: Iterable[Instrument] = ()
+) -> Graph:
+    """Run passes in order."""
+    instruments = tuple(instruments)
+    for instrument in instruments:
+        instrument.after_pass(0, "import", graph, context)
+    for number, item in enumerate(passes, start=1):
+        graph = item.run(graph, context)
+        for instrument in instruments:
+            instrument.after_pass(number, item.pass_name(), graph, context)
+        give_back_memory()  # of what the weights were before this pass
+    return graph
+
+
+def with_options(passes: Sequence[Pass], settings: Sequence[str]) -> tuple[Pass, ...]:
+    """Apply ``PASS.OPTION=VALUE`` settings.
+
+    Raises
+    ------
+    UsageError
+        A setting names no pass or option, or its value has the wrong type.
+    """
+    changed = {item.pass_name(): item for item in passes}
+    for setting in settings:
+        match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", setting)
+        if match is None:
+            raise UsageError(f"setting {setting!r} is not of the form PASS.OPTION=VALUE; see --list-passes")
+        name, option, text = match.groups()
+        if name not in changed:
+            raise UsageError(f"no pass is called {name!r}; the passes are {', '.join(changed)}")
+        options = {item.name for item in fields(changed[name])}
+        if option not in options:
+            known = ", ".join(sorted(options)) or "none"
+            raise UsageError(f"pass {name} has no option {option!r}; its options are: {known}")
+        changed[name] = replace(changed[name], **{option: _parse(name, option, text, getattr(changed[name], option))})
+    return tuple(changed[item.pass_name()] for item in passes)
+
+
+def _parse(name: str, option: str, text: str, default: object) -> object:
+    """Read a value in the type of the option's default."""
+    words = {"true": True, "false": False}
+    if isinstance(default, bool) and text.lower() in words:
+        return words[text.lower()]
+    try:
+        if isinstance(default, bool):
+            raise ValueError(text)
+        return type(default)(text)  # type: ignore[call-arg]
+    except ValueError as error:
+        raise UsageError(f"{name}.{option} takes a {type(default).__name__}, not {text!r}") from error

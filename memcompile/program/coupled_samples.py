@@ -1,0 +1,34 @@
+"""Operators whose result for one sample depends on the other samples of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from memcompile.frontend.importer import digital_operators, operator_types
+from memcompile.ir.graph import DigitalNode, Node, OnnxNode
+from memcompile.program.program import DigitalStage, Program
+
+# They find one range for the numbers of all samples.
+_DYNAMIC_RANGE = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
+
+
+def couples_samples(node: OnnxNode) -> bool:
+    """Whether an operator couples the samples of a batch, whatever axis they lie along; subgraphs included."""
+    if node.op_type == "BatchNormalization" and node.attributes.get("training_mode", 0):
+        return True
+    return not _DYNAMIC_RANGE.isdisjoint(operator_types(node))
+
+
+def any_couples_samples(nodes: Iterable[Node]) -> bool:
+    """Whether one of the operators among some nodes couples samples."""
+    operators = (each for node in nodes for each in (node.nodes if isinstance(node, DigitalNode) else (node,)))
+    return any(isinstance(node, OnnxNode) and couples_samples(node) for node in operators)
+
+
+def program_couples_samples(program: Program) -> bool:
+    """Whether a program has to be run sample by sample to give each sample the result that it has alone."""
+    return any(
+        any_couples_samples(digital_operators(stage.model, stage.name)[0])
+        for stage in program.stages
+        if isinstance(stage, DigitalStage)
+    )

@@ -1,0 +1,128 @@
+"""The compiled program: the only contract between the passes and the runtime.
+
+A program is the target, the stages in execution order (crossbar layers with their cell levels
+and copies; digital subgraphs as ONNX models), where and when each tile works, and how the
+program came to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.hardware.target import Target
+from memcompile.ir.batching import Batching
+from memcompile.ir.graph import MappedLayer, Placement, TensorType
+from memcompile.timing.timetable import column_lines, step_ns
+
+
+@dataclass(frozen=True, eq=False)
+class DigitalStage:
+    """Operators that onnxruntime runs: a serialised ONNX model with these inputs and outputs."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    model: bytes
+
+
+Stage = DigitalStage | MappedLayer
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a program came to be: all of it is decided by the model, the data and the options.
+
+    ``multiply_adds`` are those of one sample of the whole network, and ``multiply_adds_on_arrays`` those of them that
+    crossbar layers do; None where they were not counted.
+    """
+
+    model: str
+    model_sha256: str
+    compiler: str
+    options: Mapping[str, str | int | float | bool | None]
+    notes: tuple[str, ...] = ()
+    multiply_adds: int | None = None
+    multiply_adds_on_arrays: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ChipState:
+    """One programmed chip: the conductances that writing left in its cells.
+
+    ``conductances_us`` is [arrays, input_lines, cell_columns] float32, in microsiemens, for the
+    arrays of the program's tile table; ``seed`` decided the devices and the write errors.
+    """
+
+    conductances_us: NDArray[np.float32]
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A network mapped onto chips.
+
+    ``stages`` are in execution order. ``constants`` are values that no stage makes but that a
+    stage or an output reads. ``placement.tiles`` counts crossbar layers in stage order. ``chip`` is
+    the chip that the program was transferred to, once it was. ``layout`` says where samples lie; None
+    stands for axis 0 of all inputs and outputs.
+    """
+
+    target: Target
+    inputs: Mapping[str, TensorType]
+    outputs: tuple[str, ...]
+    stages: tuple[Stage, ...]
+    constants: Mapping[str, NDArray[Any]]
+    placement: Placement
+    provenance: Provenance
+    chip: ChipState | None = None
+    layout: Batching | None = None
+
+    @cached_property
+    def batching(self) -> Batching:
+        """Where the samples of a batch lie in inputs and outputs."""
+        return self.layout or Batching.along_first(self.inputs)
+
+    @cached_property
+    def layers(self) -> tuple[MappedLayer, ...]:
+        """Crossbar layers in execution order."""
+        return tuple(stage for stage in self.stages if isinstance(stage, MappedLayer))
+
+    @cached_property
+    def slices(self) -> NDArray[np.int32]:
+        """Slices of each crossbar layer, int32 [layers]."""
+        return np.array([layer.slices for layer in self.layers], np.int32)
+
+    @cached_property
+    def column_lines(self) -> NDArray[np.int32]:
+        """Output lines of a column of weights in each layer, [layers]."""
+        return column_lines(self.layers, self.target)
+
+    @property
+    def step_ns(self) -> float:
+        """Duration of a step, in nanoseconds: all phases of the layer that has most."""
+        return step_ns(self.layers, self.target)
+
+    @property
+    def arrays_used(self) -> int:
+        """Arrays that hold at least one tile."""
+        return len(np.unique(self.placement.tiles.array))
+
+    @property
+    def cells_used(self) -> int:
+        """Cells that tiles take, all copies counted."""
+        tiles = self.placement.tiles
+        crossings = int((tiles.heights.astype(np.int64) * tiles.widths(self.column_lines)).sum())
+        return crossings * self.target.array.cells_per_crossing
+
+    @property
+    def cell_utilisation(self) -> float:
+        """Share of the cells of all chips that tiles take; the mean over segments if there are some."""
+        times = max(1, len(self.placement.segments))
+        available = times * self.placement.chips * self.target.chip.arrays * self.target.array.cells
+        return self.cells_used / available if available else 0.0

@@ -1,0 +1,181 @@
+"""What a program costs, as data with stable keys and as text."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.table import Table
+
+from memcompile.hardware.pulses import WriteReport
+from memcompile.program.program import Program
+from memcompile.report.cost import Cost, Counting, program_cost
+from memcompile.report.pass_cost import PassCost
+
+Facts = dict[str, Any]
+
+
+def cost_facts(program: Program) -> Facts:
+    """Everything the report says about cost, with the keys that docs/json.md documents."""
+    cost, spec = program_cost(program), program.target.energy
+    transfer = cost.transfer
+    return {
+        "energy_pj": cost.total_energy_pj,
+        "energy_pj_by_component": dict(cost.energy_pj) if cost.energy_pj is not None else None,
+        "cell_heat_pj": cost.cell_heat_pj,
+        "power_mw": cost.power_mw,
+        "interval_us": cost.interval_us,
+        "latency_us": cost.latency_us,
+        "area_mm2": cost.area_mm2,
+        "counting": {counting.value: _counting_facts(cost, counting) for counting in Counting},
+        "transfer": write_facts(program, transfer.report, transfer.most_pulses) if transfer else None,
+        "pass": _pass_facts(program, cost.a_pass) if cost.a_pass else None,
+        "layers": [
+            {
+                "name": each.layer,
+                "tile_steps": each.tile_steps,
+                "conversions": each.conversions,
+                "additions": each.additions,
+                "energy_pj_by_component": dict(each.energy_pj(spec)) if spec else None,
+            }
+            for each in cost.activities
+        ],
+        "not_included": list(cost.not_included),
+    }
+
+
+def _pass_facts(program: Program, a_pass: PassCost) -> Facts:
+    return {
+        "batch": a_pass.batch,
+        "time_us": a_pass.time_us,
+        "writing_us": a_pass.writing_us,
+        "computing_us": a_pass.computing_us,
+        "writing": write_facts(program, a_pass.writing, a_pass.most_pulses),
+        "segments": [
+            {
+                "tiles": each.tiles,
+                "arrays": each.arrays,
+                "cells": each.cells,
+                "cell_writes": each.writing.writes,
+                "pulses": each.writing.pulses,
+                "writing_us": each.writing_us,
+                "computing_us": each.computing_us,
+            }
+            for each in a_pass.segments
+        ],
+    }
+
+
+def _counting_facts(cost: Cost, counting: Counting) -> Facts:
+    return {
+        "operations": cost.operations(counting),
+        "gops_per_w": cost.gops_per_w(counting),
+        "gops_per_mm2": cost.gops_per_mm2(counting),
+    }
+
+
+def write_facts(program: Program, report: WriteReport, most_pulses: int) -> Facts:
+    """What writing cells took; null where the target does not say."""
+    spec, target = program.target.write_verify, program.target
+    endurance = spec.endurance_pulses if spec else None
+    return {
+        "cell_writes": report.writes,
+        "pulses": report.pulses if spec else None,
+        "failures": report.failures if spec else None,
+        "time_s": report.time_s(spec, program.placement.chips) if spec else None,
+        "energy_j": report.energy_j(target) if spec else None,
+        "most_pulses_of_a_cell": most_pulses if spec else None,
+        "endurance_share": most_pulses / endurance if endurance else None,
+    }
+
+
+def figure(value: float) -> str:
+    """A number with three significant digits, never in powers of ten: 1,230, 12.3, 0.00123."""
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.2e}")
+    return f"{rounded:,.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
+
+
+def write_line(facts: Facts) -> str:
+    """What writing took, for a person."""
+    if facts["pulses"] is None:
+        return f"{facts['cell_writes']:,} cells written; the target gives no pulses"
+    parts = [
+        f"{facts['cell_writes']:,} cells written with {facts['pulses']:,} pulses",
+        f"{figure(1e3 * facts['time_s'])} ms",
+    ]
+    if facts["energy_j"] is not None:
+        parts.append(f"{figure(1e6 * facts['energy_j'])} uJ")
+    if facts["failures"] is not None:
+        parts.append(f"{facts['failures']:,} cells missed the margin")
+    return ", ".join(parts)
+
+
+def cost_lines(facts: Facts) -> list[str]:
+    """What a person reads about cost, a line each; none about what the target has no constants for."""
+    lines = []
+    if facts["energy_pj"] is not None:
+        lines.append(f"energy           {_energy_line(facts)}")
+    if facts["area_mm2"] is not None:
+        lines.append(f"area             {figure(facts['area_mm2'])} mm2, arrays and periphery of all chips")
+    for name, title in (("weights", "efficiency"), ("cells", "")):
+        parts = [
+            f"{figure(facts['counting'][name][key])} {unit}"
+            for key, unit in (("gops_per_w", "GOP/s/W"), ("gops_per_mm2", "GOP/s/mm2"))
+            if facts["counting"][name][key] is not None
+        ]
+        if parts:
+            counted = "each weight counted once" if name == "weights" else "each working cell counted"
+            lines.append(f"{title:16} {', '.join(parts)}: {counted}")
+    if facts["transfer"]:
+        lines.append(f"transfer         {write_line(facts['transfer'])}")
+    if facts["pass"]:
+        lines += _pass_lines(facts["pass"]["writing"])
+    if lines:
+        lines.append(f"not included     {', '.join(facts['not_included'])}")
+    else:
+        lines.append("cost             the target gives no energy, area or programming pulses")
+    return lines
+
+
+def _pass_lines(facts: Facts) -> list[str]:
+    """What writing and erasing all segments once takes."""
+    lines = [f"writing          {write_line(facts)}, to write and erase all segments once"]
+    if facts["endurance_share"]:
+        passes = figure(1 / facts["endurance_share"])
+        lines.append(f"endurance        {passes} batches: {facts['most_pulses_of_a_cell']:,} pulses each on one cell")
+    return lines
+
+
+def _energy_line(facts: Facts) -> str:
+    parts = facts["energy_pj_by_component"]
+    largest = max(parts, key=parts.get)
+    share = parts[largest] / facts["energy_pj"] if facts["energy_pj"] else 0.0
+    power = "" if facts["power_mw"] is None else f"; {figure(facts['power_mw'])} mW at this rate"
+    return f"{figure(1e-3 * facts['energy_pj'])} nJ an image, {share:.1%} of it {_words(largest)}{power}"
+
+
+def _words(component: str) -> str:
+    return component.replace("_", " ")
+
+
+def energy_table(facts: Facts) -> Table | None:
+    """Energy of each layer for one image, by component; None where the target gives no energy."""
+    layers = facts["layers"]
+    if not layers or layers[0]["energy_pj_by_component"] is None:
+        return None
+    components = [name for name, energy in facts["energy_pj_by_component"].items() if energy]
+    table = Table(title="energy of an image, nJ", title_justify="left", header_style="bold")
+    table.add_column("layer", overflow="fold")
+    for heading in ("tile steps", *map(_words, components), "sum"):
+        table.add_column(heading, justify="right")
+    for layer in layers:
+        parts = layer["energy_pj_by_component"]
+        cells = [figure(1e-3 * parts[name]) if name in parts else "" for name in components]
+        table.add_row(layer["name"], f"{layer['tile_steps']:,}", *cells, figure(1e-3 * sum(parts.values())))
+    sums = [figure(1e-3 * facts["energy_pj_by_component"][name]) for name in components]
+    steps = sum(layer["tile_steps"] for layer in layers)
+    table.add_section()
+    table.add_row("all", f"{steps:,}", *sums, figure(1e-3 * facts["energy_pj"]))
+    return table

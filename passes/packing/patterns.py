@@ -1,0 +1,288 @@
+"""Array patterns: the possible contents of one array, and the dearest one at given prices.
+
+The content of an array is a *pattern*: how many tiles of each shape it holds. Choosing how many
+arrays get each pattern is a linear programme whose columns are generated as needed (Gilmore and
+Gomory, Oper. Res. 9, 849, 1961): its dual prices of the tile shapes are handed to a knapsack that
+looks for a pattern worth more than one array. Whatever the prices, demand over the dearest
+pattern is a bound (Farley, Oper. Res. 38, 922, 1990).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.passes.packing.bounds import transformed
+from memcompile.passes.packing.exact import arrange
+from memcompile.passes.packing.packing import Fill, TileShape, fill_array
+from memcompile.passes.solving import cp_sat
+from memcompile.passes.solving.clock import running_clock
+from memcompile.passes.solving.solver import Solver
+
+PRICE_UNIT = 1 << 24
+"""Prices are rounded up to integers in this unit, which keeps bounds valid."""
+TOLERANCE = 1e-5
+SEEDS = 40
+"""Patterns made by the greedy rule for each round of prices."""
+FUNCTIONS = 5
+"""Dual feasible functions per direction that limit the content of an array."""
+ARRANGE_LIMIT = 0.05
+"""Deterministic time to arrange the tiles of one array where the heuristic does not manage."""
+KNAPSACK_LIMIT = 0.2
+"""Deterministic time for one knapsack; what is not closed by then weakens the bound only."""
+
+TERM_WORK = 2.5e-6
+"""Work of a term of a knapsack's model."""
+FILL_WORK = 3e-6
+"""Work of asking whether an array has room for a shape."""
+
+
+@dataclass(frozen=True)
+class Conflicts:
+    """Tiles that share neither columns (or rows) with a shape nor with each other.
+
+    If an array holds a tile of ``shapes[c]``, int64 [conflicts], then the ``sizes[c]``, int64
+    [conflicts, shapes] and 0 for tiles that do not conflict, sum to at most ``limits[c]``.
+    """
+
+    shapes: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    limits: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sizes: NDArray[np.int64], lines: tuple[int, int]) -> Conflicts:
+        """For each low and wide shape the tiles too high to stand above it, or above each other.
+
+        Together with one tile of the shape they need columns of their own; and the same with rows
+        for narrow and high ones. Of shapes that take few columns too little would be gained.
+        """
+        parts = [np.zeros((0, 2 + len(sizes)), np.int64)]
+        for across, along in ((0, 1), (1, 0)):
+            height, width = sizes[:, across], sizes[:, along]
+            for shape in np.flatnonzero((2 * height <= lines[across]) & (4 * width >= lines[along])).tolist():
+                high = (2 * height > lines[across]) & (height + height[shape] > lines[across])
+                if high.any():
+                    parts.append(np.array([[shape, lines[along] - width[shape], *np.where(high, width, 0)]]))
+        table = np.concatenate(parts)
+        return cls(table[:, 0], table[:, 2:], table[:, 1])
+
+    @cached_property
+    def own(self) -> list[NDArray[np.int64]]:
+        """Numbers of the conflicts of each shape."""
+        return [np.flatnonzero(self.shapes == shape) for shape in range(self.sizes.shape[1])]
+
+    @classmethod
+    def none(cls, shapes: int) -> Conflicts:
+        """No conflicts between some number of shapes."""
+        return cls(np.zeros(0, np.int64), np.zeros((0, shapes), np.int64), np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True)
+class Knapsack:
+    """The limits of one array: ``matrix @ counts <= limits``, int64, ``counts <= most``, and conflicts.
+
+    ``heights`` and ``widths``, int64 [functions, shapes], are the lines under all dual feasible
+    functions. Each pair of them gives a row of the matrix; most are left out until they bind.
+    """
+
+    matrix: NDArray[np.int64]
+    limits: tuple[int, ...]
+    most: NDArray[np.int64]
+    conflicts: Conflicts
+    heights: NDArray[np.int64]
+    widths: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        sizes: NDArray[np.int64],
+        lines: tuple[int, int],
+        interval: int,
+        asked: NDArray[np.int64],
+        own_lines: bool = False,
+    ) -> Knapsack:
+        """Steps, and cells counted under several pairs of dual feasible functions.
+
+        Parameters
+        ----------
+        sizes
+            [shapes, 3]: input lines, output lines, steps.
+        asked
+            [shapes]: most tiles of each shape that can be asked for; an array holds no more.
+        own_lines
+            Every tile gets output lines of its own: stricter, but then the tiles fit for certain.
+        """
+        height, width, load = sizes.T
+        fit = (lines[0] // height) * (lines[1] // width)
+        steps = np.where(load > 0, interval // np.maximum(load, 1), fit)
+        most = np.minimum(np.minimum(fit, steps), asked)
+        if own_lines:
+            none = np.zeros((0, len(sizes)), np.int64)
+            return cls(np.stack([load, width]), (interval, lines[1]), most, Conflicts.none(len(sizes)), none, none)
+        heights = transformed(height.tolist(), lines[0])
+        widths = transformed(width.tolist(), lines[1])
+        few = itertools.product(_few_transforms(height, lines[0], heights), _few_transforms(width, lines[1], widths))
+        rows = [load, *(high * broad for high, broad in few)]
+        limits = (interval, *[lines[0] * lines[1]] * (len(rows) - 1))
+        return cls(np.stack(rows), limits, most, Conflicts.of(sizes, lines), heights, widths)
+
+    @cached_property
+    def uses(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Rows of the matrix that count a shape, and what a tile of it takes there, for each shape."""
+        found = [np.flatnonzero(column > 0) for column in self.matrix.T]
+        return [(rows, self.matrix[rows, shape]) for shape, rows in enumerate(found)]
+
+    def tightened(self, content: NDArray[np.int64]) -> Knapsack | None:
+        """With the pair of functions that shows best that a content does not fit; None if none does."""
+        held = np.flatnonzero(content)
+        area = (self.heights[:, held] * content[held]) @ self.widths[:, held].T
+        high, broad = np.unravel_index(int(np.argmax(area)), area.shape) if area.size else (0, 0)
+        if not area.size or area[high, broad] <= self.limits[-1]:
+            return None
+        row = self.heights[high] * self.widths[broad]
+        return replace(self, matrix=np.concatenate([self.matrix, row[None]]), limits=(*self.limits, self.limits[-1]))
+
+    def dearest(self, prices: NDArray[np.float64]) -> tuple[float, NDArray[np.int64]]:
+        """An upper limit of the price of any content, and the content found."""
+        counts = np.zeros(len(prices), np.int64)
+        units = np.ceil(np.maximum(prices, 0) * PRICE_UNIT).astype(np.int64)
+        worth = np.flatnonzero((units > 0) & (self.most > 0))
+        if not len(worth):
+            return 0.0, counts
+        model = cp_sat.CpModel()
+        amounts = {int(shape): model.new_int_var(0, int(self.most[shape]), "") for shape in worth}
+        listed = list(amounts.values())
+        for row, limit in zip(self.matrix[:, worth].tolist(), self.limits, strict=True):
+            model.add(cp_sat.LinearExpr.weighted_sum(listed, row) <= limit)
+        conflicts = self._conflicts_among(worth)
+        for shape, others, limit in zip(*conflicts, strict=True):
+            held = model.new_bool_var("")
+            model.add(amounts[shape] == 0).only_enforce_if(~held)
+            model.add(cp_sat.LinearExpr.weighted_sum(listed, others) <= limit).only_enforce_if(held)
+        model.maximize(cp_sat.LinearExpr.weighted_sum(listed, units[worth].tolist()))
+        solver = Solver(KNAPSACK_LIMIT, linearization_level=1)
+        solver.parameters.cp_model_presolve = False  # takes longer than it saves
+        running_clock().spend(TERM_WORK * len(worth) * (len(self.limits) + len(conflicts[0])))
+        if solver.solve(model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
+            return math.inf, counts
+        counts[worth] = [solver.value(amount) for amount in listed]
+        return solver.best_objective_bound / PRICE_UNIT, counts
+
+    def _conflicts_among(self, worth: NDArray[np.int64]) -> tuple[list[int], list[list[int]], list[int]]:
+        """Shape, sizes and limit of each conflict between some shapes."""
+        sizes = self.conflicts.sizes[:, worth]
+        active = np.isin(self.conflicts.shapes, worth) & sizes.any(axis=1)
+        return self.conflicts.shapes[active].tolist(), sizes[active].tolist(), self.conflicts.limits[active].tolist()
+
+
+class Filling:
+    """The content of one array while tiles are added to it."""
+
+    def __init__(self, knapsack: Knapsack) -> None:
+        self.counts = np.zeros(len(knapsack.most), np.int64)
+        self._knapsack = knapsack
+        self._left = np.array(knapsack.limits, np.int64)
+        # Room that each conflict leaves, and whether the array holds its shape.
+        self._apart = knapsack.conflicts.limits.copy()
+        self._held = np.zeros(len(self._apart), bool)
+
+    def room(self, shape: int) -> int:
+        """How many more tiles of a shape the array may hold."""
+        knapsack, conflicts = self._knapsack, self._knapsack.conflicts
+        number = int(knapsack.most[shape] - self.counts[shape])
+        if number <= 0:
+            return 0
+        rows, uses = knapsack.uses[shape]
+        if len(rows):
+            number = min(number, int((self._left[rows] // uses).min()))
+        if number <= 0 or not len(self._apart):
+            return max(number, 0)
+        if (self._apart[conflicts.own[shape]] < 0).any():
+            return 0
+        binding = self._held & (conflicts.sizes[:, shape] > 0)
+        if not binding.any():
+            return number
+        return max(0, min(number, int((self._apart[binding] // conflicts.sizes[binding, shape]).min())))
+
+    def may_hold(self, shapes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether cells and steps leave room for a tile of each shape; where not, there will never be any."""
+        fits = self._knapsack.matrix[:, shapes] <= self._left[:, None]
+        wanted: NDArray[np.bool_] = self.counts[shapes] < self._knapsack.most[shapes]
+        return np.logical_and(wanted, np.logical_and.reduce(fits, axis=0))
+
+    def add(self, shape: int, number: int) -> None:
+        """Add tiles of a shape."""
+        conflicts = self._knapsack.conflicts
+        self.counts[shape] += number
+        self._left -= number * self._knapsack.matrix[:, shape]
+        self._apart -= number * conflicts.sizes[:, shape]
+        self._held[conflicts.own[shape]] = True
+
+
+def greedy_patterns(knapsack: Knapsack, prices: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+    """Contents worth more than an array, each started with another shape and filled by price per use."""
+    use = knapsack.matrix / np.maximum(np.array(knapsack.limits, np.float64), 1)[:, None]
+    worth = np.flatnonzero((prices > TOLERANCE) & (knapsack.most > 0))
+    ranked = worth[np.argsort(-prices[worth] / (use[:, worth].max(axis=0) + use[:, worth].mean(axis=0)), kind="stable")]
+    running_clock().spend(FILL_WORK * min(SEEDS, len(ranked)) * len(ranked))
+    found: dict[bytes, NDArray[np.int64]] = {}
+    for seed in ranked[:SEEDS].tolist():
+        filling = Filling(knapsack)
+        left = np.concatenate([[seed], ranked])
+        while len(left):
+            number = filling.room(int(left[0]))
+            if number:
+                filling.add(int(left[0]), number)
+            left = left[1:]
+            if number:
+                left = left[filling.may_hold(left)]
+        if float(prices @ filling.counts) > 1 + TOLERANCE:
+            found.setdefault(filling.counts.tobytes(), filling.counts)
+    return list(found.values())
+
+
+def _few_transforms(sizes: NDArray[np.int64], capacity: int, every: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The sizes, halves of the capacity, and what the first dual feasible functions make of them."""
+    distinct = {row.tobytes(): row for row in every[:1]}
+    half = np.where(2 * sizes > capacity, capacity, np.where(2 * sizes == capacity, sizes, 0))
+    distinct.setdefault(half.tobytes(), half)
+    for row in every[1:]:
+        if len(distinct) < FUNCTIONS:
+            distinct.setdefault(row.tobytes(), row)
+    return list(distinct.values())
+
+
+def pattern_of(
+    shapes: Sequence[TileShape],
+    knapsacks: Sequence[Knapsack],
+    prices: NDArray[np.float64],
+    lines: tuple[int, int],
+) -> Fill | None:
+    """A content worth more than an array that can be arranged, from the loosest limits that give one."""
+    for knapsack in knapsacks:
+        _, content = knapsack.dearest(prices)
+        if float(prices @ content) <= 1 + TOLERANCE:
+            return None
+        fill = arranged(shapes, content, lines)
+        if fill is None:
+            fill = arrange(shapes, content.tolist(), lines, ARRANGE_LIMIT)
+        if fill is not None:
+            return fill
+    return None
+
+
+def arranged(shapes: Sequence[TileShape], content: NDArray[np.int64], lines: tuple[int, int]) -> Fill | None:
+    """Arrange the tiles of one array by the packing heuristic, the highest and widest first."""
+    order = sorted(np.flatnonzero(content).tolist(), key=lambda n: (-shapes[n].height, -shapes[n].width))
+    return fill_array(shapes, [(number, int(content[number])) for number in order], lines)
+
+
+def pattern_counts(fill: Fill, shapes: int) -> NDArray[np.int64]:
+    """Tiles of each shape in an array, int64 [shapes]."""
+    return np.bincount([number for number, _, _ in fill.tiles], minlength=shapes)

@@ -1,0 +1,1 @@
+"""Arrays onto chips, and tiles into steps."""

@@ -1,0 +1,286 @@
+"""Lists the ways to lay one copy of a layer out: parallel windows of every rectangle, bundles of groups.
+
+A *parallel window* of several output positions reads more inputs and uses more columns, but takes
+fewer steps (SDK, Zhang et al. 2020; VW-SDK, Rhe et al. 2022). Rows are cut across channel
+borders, so a window costs windows * ceil(rows / R) * ceil(columns / C) steps in tiles of R x C.
+Options that another one beats in steps, in work and in crossings are dropped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.ir.geometry import Geometry, Unrolling
+from memcompile.ir.graph import Cut
+from memcompile.passes.packing.tiling import full_cut, largest_bundle
+
+
+@dataclass(frozen=True)
+class CopyOption:
+    """One way to lay out a copy.
+
+    ``sizes`` are (input lines, output lines, number of tiles); ``windows`` are the steps of one
+    image that a single copy takes in each of its tiles.
+    """
+
+    unrolling: Unrolling
+    cut: Cut
+    sizes: tuple[tuple[int, int, int], ...]
+    windows: int
+
+    @classmethod
+    def of(cls, unrolling: Unrolling, cut: Cut, column_lines: int) -> CopyOption:
+        """Sizes of an unrolling's tiles, given the output lines of a column of weights."""
+        heights, height_counts = np.unique(np.diff(cut.rows), return_counts=True)
+        widths, width_counts = np.unique(np.diff(cut.columns), return_counts=True)
+        sizes = tuple(
+            (int(height), int(width) * column_lines, int(a * b) * unrolling.matrices)
+            for height, a in zip(heights, height_counts, strict=True)
+            for width, b in zip(widths, width_counts, strict=True)
+        )
+        return cls(unrolling, cut, sizes, unrolling.windows)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of one copy."""
+        return sum(count for _, _, count in self.sizes)
+
+    @property
+    def crossings(self) -> int:
+        """Crossings of lines that one copy takes."""
+        return sum(height * width * count for height, width, count in self.sizes)
+
+    @property
+    def work(self) -> int:
+        """Steps of one image, summed over tiles; the number of copies does not change it."""
+        return self.windows * self.tiles
+
+
+@dataclass(frozen=True)
+class WindowTable:
+    """All windows of a layer as columns: int64 [options], and ``window`` int64 [options, rank]."""
+
+    window: NDArray[np.int64]
+    bundle: NDArray[np.int64]
+    outputs: NDArray[np.int64]
+    windows: NDArray[np.int64]
+    tiles: NDArray[np.int64]
+    entries: NDArray[np.int64]
+    """Of the weight matrices, zeros included."""
+
+    @property
+    def work(self) -> NDArray[np.int64]:
+        """Steps of one image, summed over tiles."""
+        product: NDArray[np.int64] = self.windows * self.tiles
+        return product
+
+
+def window_table(geometry: Geometry, rows: int, columns: int, most_weights: int) -> WindowTable:
+    """Count every window and bundle of a layer.
+
+    Parameters
+    ----------
+    rows, columns
+        Largest tile, in rows and columns.
+    most_weights
+        Windows whose matrices have more entries than this are left out (im2col is not).
+    """
+    parts = []
+    for bundle in _bundles(geometry, rows, columns):
+        matrices = -(-geometry.groups // bundle)
+        per_output = bundle * geometry.group_columns
+        per_input = bundle * (geometry.in_channels // geometry.groups)
+        window = _windows(geometry, most_weights // max(1, matrices * per_input * per_output))
+        inputs = np.ones(len(window), np.int64)
+        for axis in range(geometry.rank):
+            inputs *= _axis_inputs(geometry, axis, int(window[:, axis].max()))[window[:, axis] - 1]
+        outputs = window.prod(axis=1)
+        grid = -(-np.array(geometry.output_size) // window)
+        tiles = matrices * -(-per_input * inputs // rows) * -(-per_output * outputs // columns)
+        entries = matrices * per_input * inputs * per_output * outputs
+        parts.append((window, np.full(len(window), bundle), outputs, grid.prod(axis=1), tiles, entries))
+    return WindowTable(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _bundles(geometry: Geometry, rows: int, columns: int) -> Sequence[int]:
+    """Numbers of groups put on one block diagonal: 1, powers of two, and the most that fits a tile."""
+    most = largest_bundle(geometry, rows, columns)
+    return sorted({most, *(2**power for power in range(most.bit_length()) if 2**power <= most)})
+
+
+def _axis_inputs(geometry: Geometry, axis: int, most: int) -> NDArray[np.int64]:
+    """Input positions along an axis that 1, 2, ..., ``most`` output positions read."""
+    stride, dilation, kernel = geometry.strides[axis], geometry.dilations[axis], geometry.kernel[axis]
+    seen: set[int] = set()
+    counts = []
+    for output in range(most):
+        seen.update(stride * output + dilation * tap for tap in range(kernel))
+        counts.append(len(seen))
+    return np.array(counts, np.int64)
+
+
+def _windows(geometry: Geometry, most: int) -> NDArray[np.int64]:
+    """Windows whose outputs times inputs are at most ``most``; im2col always."""
+    # Each output position reads at least one input position that is its own first tap, so n outputs
+    # read n or more inputs, and windows with n^2 > most are out.
+    reach = max(1, math.isqrt(max(1, most)))
+    axes = [range(1, min(size, reach) + 1) for size in geometry.output_size]
+    shapes = list(_products(axes, reach))
+    return np.array(shapes or [(1,) * geometry.rank], np.int64).reshape(-1, geometry.rank)
+
+
+def _products(axes: Sequence[range], most: int) -> Iterator[tuple[int, ...]]:
+    """Shapes with at most ``most`` positions."""
+    if not axes:
+        yield ()
+        return
+    for count in axes[0]:
+        if count > most:
+            break
+        for rest in _products(axes[1:], most // count):
+            yield (count, *rest)
+
+
+def explore_windows(
+    geometry: Geometry, rows: int, columns: int, column_lines: int, most_crossings: int
+) -> tuple[CopyOption, ...]:
+    """Undominated ways to lay out a copy in at most ``most_crossings`` crossings, fewest first.
+
+    Parameters
+    ----------
+    rows, columns
+        Largest tile, in rows and columns.
+    column_lines
+        Output lines of a column of weights.
+    """
+    table = window_table(geometry, rows, columns, most_crossings // column_lines)
+    options = []
+    for number in _undominated(table):
+        if table.entries[number] * column_lines > most_crossings and table.outputs[number] > 1:
+            continue
+        options.append(option_of(table, number, geometry, (rows, columns), column_lines))
+    return tuple(options)
+
+
+def _undominated(table: WindowTable) -> list[int]:
+    """Options for which no other has at most their entries, their windows and their work."""
+    order = np.lexsort((table.tiles, table.work, table.windows, table.entries))
+    kept: list[int] = []
+    windows, work = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    for number in order.tolist():
+        if np.any((windows <= table.windows[number]) & (work <= table.work[number])):
+            continue
+        kept.append(number)
+        windows = np.append(windows, table.windows[number])
+        work = np.append(work, table.work[number])
+    return kept
+
+
+WindowPart = tuple[tuple[int, ...], int, int]
+"""Window, number of windows, tiles."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Fewest steps of a layer in one array whose content may change between steps.
+
+    ``parts`` are (window, number of windows, tiles); ``bound`` is proven for any mixture of
+    rectangular windows.
+    """
+
+    steps: int
+    bound: int
+    parts: tuple[WindowPart, ...]
+
+
+def fewest_steps(geometry: Geometry, rows: int, columns: int) -> StepPlan:
+    """Steps of one image when each tile of a layer takes its turns in one array.
+
+    Windows that fit the output whole may be joined by smaller ones along the far edges: the
+    output is then cut into a core and two strips, each with its own window. The bound is the
+    least number of tiles per output position over all rectangular windows, times the positions.
+    """
+    table = useful_windows(geometry, rows, columns)
+    rate = table.tiles / table.outputs
+    least = int(np.argmin(rate))
+    tiles, outputs = int(table.tiles[least]), int(table.outputs[least])
+    bound = -(-geometry.positions * tiles // outputs)
+    best = int(np.argmin(table.work))
+    steps = int(table.work[best])
+    window = tuple(map(int, table.window[best]))
+    parts: tuple[WindowPart, ...] = ((window, int(table.windows[best]), int(table.tiles[best])),)
+    if geometry.rank == 2:
+        steps, parts = min((steps, parts), _with_strips(geometry, table), key=lambda plan: plan[0])
+    return StepPlan(steps, bound, parts)
+
+
+def useful_windows(geometry: Geometry, rows: int, columns: int) -> WindowTable:
+    """All windows but those that are so large that they take as much work as im2col, or more."""
+    return window_table(geometry, rows, columns, _useful_weights(geometry, rows, columns))
+
+
+def option_of(
+    table: WindowTable, number: int, geometry: Geometry, limits: tuple[int, int], column_lines: int
+) -> CopyOption:
+    """One window of a table, cut into tiles of at most ``limits`` rows and columns."""
+    unrolling = Unrolling(geometry, tuple(map(int, table.window[number])), int(table.bundle[number]))
+    return CopyOption.of(unrolling, full_cut(unrolling, *limits), column_lines)
+
+
+def _useful_weights(geometry: Geometry, rows: int, columns: int) -> int:
+    """Matrix entries beyond which no window has fewer tiles per position than im2col."""
+    im2col = Unrolling.im2col(geometry)
+    tiles = im2col.matrices * -(-im2col.rows // rows) * -(-im2col.columns // columns)
+    # tiles >= entries / (rows * columns), and entries >= channels * outputs^2 per group.
+    per_position = geometry.in_channels // geometry.groups * geometry.out_channels
+    most_outputs = -(-tiles * rows * columns // per_position)
+    return per_position * most_outputs * most_outputs
+
+
+def _with_strips(geometry: Geometry, table: WindowTable) -> tuple[int, tuple[WindowPart, ...]]:
+    """Core windows, plus smaller windows on the strips along the far edges."""
+    height, width = geometry.output_size
+    grid = np.full((height + 1, width + 1), np.iinfo(np.int64).max // 4, np.int64)
+    for shape, tiles in zip(table.window.tolist(), table.tiles.tolist(), strict=True):
+        grid[shape[0], shape[1]] = min(grid[shape[0], shape[1]], tiles)
+    strip = _StripCosts(grid)
+    best: tuple[int, tuple[WindowPart, ...]] | None = None
+    for ph, pw in itertools.product(range(1, height + 1), range(1, width + 1)):
+        tiles = int(grid[ph, pw])
+        if tiles >= np.iinfo(np.int64).max // 4:
+            continue
+        rows, columns = height // ph, width // pw
+        parts: list[WindowPart] = [((ph, pw), rows * columns, tiles)]
+        parts += strip.region(height - rows * ph, width) + strip.region(rows * ph, width - columns * pw)
+        steps = sum(count * each for _, count, each in parts)
+        if best is None or steps < best[0]:
+            best = (steps, tuple(parts))
+    assert best is not None
+    return best
+
+
+class _StripCosts:
+    """Best uniform window for a rectangle of output positions."""
+
+    def __init__(self, grid: NDArray[np.int64]) -> None:
+        self.grid = grid
+        self.known: dict[tuple[int, int], list[WindowPart]] = {}
+
+    def region(self, height: int, width: int) -> list[WindowPart]:
+        """Windows that cover a rectangle; none for an empty one."""
+        if height == 0 or width == 0:
+            return []
+        if (height, width) not in self.known:
+            part = self.grid[1 : height + 1, 1 : width + 1]
+            counts = np.outer(-(-height // np.arange(1, height + 1)), -(-width // np.arange(1, width + 1)))
+            cost = counts * part
+            y, x = np.unravel_index(int(np.argmin(cost)), cost.shape)
+            window = (int(y) + 1, int(x) + 1)
+            self.known[height, width] = [(window, int(counts[y, x]), int(part[y, x]))]
+        return self.known[height, width]

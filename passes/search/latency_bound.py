@@ -1,0 +1,87 @@
+"""Lower bounds for the steps that one image alone takes, whatever the windows and copies.
+
+They hold for every schedule in which layers overlap as far as their data allows. Nothing is said
+about the order of windows: each output position of a layer may come first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from memcompile.passes.search.window_plan import PriceTable
+from memcompile.timing.dataflow_steps import Flow, Steps, last_step
+
+
+def latency_bound(table: PriceTable, arrays: int, flow: Flow) -> int:
+    """The largest of three bounds.
+
+    The longest path: a layer's output position exists one step after its inputs at the earliest.
+    A layer's own steps: no more positions can be finished than the rate of the layer allows, from
+    the step on in which the first can be. The work that is left: all layers that cannot begin
+    before some step need the array steps of their cheapest windows after it.
+
+    Parameters
+    ----------
+    table
+        Options of each layer.
+    flow
+        The network with one copy of each layer, one position a step.
+    """
+    rates = _rates(table, arrays)
+    begins: list[int] = []
+    ends: list[int] = []
+
+    def work(layer: int, ready: Sequence[Steps]) -> list[Steps]:
+        (steps,) = ready
+        begins.append(int(steps.min()))
+        left = np.arange(len(steps), 0, -1)
+        # Positions that can be read from step r on are finished at the rate, one step at the least.
+        ends.append(int((np.sort(steps) + np.ceil(left / rates[layer] - 1e-9)).max()))
+        return [steps + 1]
+
+    path = last_step(flow.walk(work), ends)
+    return max(1, path, *_work_left(table, arrays, begins))
+
+
+def _rates(table: PriceTable, arrays: int) -> dict[int, float]:
+    """Output positions that each layer can finish in a step, with all arrays the others leave."""
+    area = [
+        (item / _outputs(table, kind)[:, None]).min(axis=0) for kind, item in enumerate(table.areas)
+    ]  # arrays per position a step, counted in each way
+    single = [item.min(axis=0) for item in table.areas]
+    others = sum(count * item for count, item in zip(table.layers, single, strict=True))
+    rates = {}
+    for kind, item in enumerate(table.kinds):
+        steps = float((table.work[kind] / table.windows[kind] / _outputs(table, kind)).min())
+        room = arrays - (others - single[kind])
+        with np.errstate(divide="ignore"):
+            by_cells = float(np.where(area[kind] > 0, room / area[kind], np.inf).min())
+        rates.update(dict.fromkeys(item.members, max(min(by_cells, arrays / steps), 1.0)))
+    return rates
+
+
+def _outputs(table: PriceTable, kind: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.array([option.unrolling.window_outputs for option in table.kinds[kind].options], np.float64)
+
+
+def _work_left(table: PriceTable, arrays: int, begins: Sequence[int]) -> list[int]:
+    """Bounds from the array steps of all layers that begin at a step or later."""
+    least = {layer: _least_work(table, kind) for kind, item in enumerate(table.kinds) for layer in item.members}
+    order = sorted(range(len(begins)), key=lambda layer: -begins[layer])
+    found, total = [], 0
+    for layer, after in pairwise((*order, -1)):
+        total += least[layer]
+        if after < 0 or begins[after] < begins[layer]:
+            found.append(begins[layer] + math.ceil(total / arrays))
+    return found
+
+
+def _least_work(table: PriceTable, kind: int) -> int:
+    """Array steps of a layer if every window were whole: no mixture of windows takes fewer."""
+    positions = table.kinds[kind].options[0].unrolling.geometry.positions
+    tiles = table.work[kind] / table.windows[kind]
+    return math.ceil(float((tiles * positions / _outputs(table, kind)).min()) - 1e-9)

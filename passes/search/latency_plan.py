@@ -1,0 +1,73 @@
+"""Proposes window and copies of each layer so that one image alone takes few steps.
+
+Where layers overlap little, their steps add up, and arrays are shared out among them: a price per
+array turns that into one minimum per layer. Where they overlap well the slowest layer decides, and
+the plan of the shortest interval is as good; which of all plans is best shows when each is
+scheduled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from memcompile.passes.packing.bounds import arrays_bound
+from memcompile.passes.packing.packing import pack
+from memcompile.passes.search.window_plan import Choice, PriceTable, WindowPlan, shapes_of
+
+PRICES = np.geomspace(1e-3, 1e5, 65)
+"""Steps an array may cost."""
+
+
+def latency_plans(table: PriceTable, arrays: int) -> list[WindowPlan]:
+    """Plans that fit, from a bisection over the price of an array, most copies first."""
+    plans: list[WindowPlan] = []
+    low, high = 0, len(PRICES) - 1
+    while low <= high:
+        middle = (low + high) // 2
+        plan = _fitting(table, _cheapest(table, float(PRICES[middle])), arrays)
+        if plan is None:
+            low = middle + 1
+        else:
+            plans.append(plan)
+            high = middle - 1
+    return plans[::-1]
+
+
+def _fitting(table: PriceTable, choices: Sequence[Choice], arrays: int) -> WindowPlan | None:
+    """Pack so that the tiles of a layer rarely wait for each other; None if it does not fit."""
+    by_layer = tuple((choice,) * len(kind.members) for kind, choice in zip(table.kinds, choices, strict=True))
+    shapes = shapes_of(by_layer)
+    if arrays_bound(shapes, table.lines, None) > arrays:
+        return None
+    # An array that works no longer than the slowest layer seldom holds two tiles of one layer.
+    steps = max(-(-choice.option.windows // choice.copies) for choice in choices)
+    total = sum(shape.load * shape.count for shape in shapes)
+    while True:
+        packing = pack(shapes, table.lines, steps, arrays, enough=arrays)
+        if packing is not None:
+            return WindowPlan(tuple(table.kinds), by_layer, packing)
+        if steps >= total:
+            return None
+        steps = min(2 * steps, total)
+
+
+def _cheapest(table: PriceTable, price: float) -> list[Choice]:
+    """Per layer kind: the choice with the fewest steps plus price times arrays."""
+    picked = []
+    for kind, item in enumerate(table.kinds):
+        windows, spread = table.windows[kind], table.spread[kind]
+        ideal = np.sqrt(windows / (price * spread))
+        best: tuple[float, int, int] | None = None
+        for copies in (np.floor(ideal), np.ceil(ideal)):
+            number = np.clip(copies, 1, windows).astype(np.int64)
+            cost = -(-windows // number) + price * number * spread
+            option = int(np.argmin(cost))
+            # Copies that do not shorten the largest share are of no use.
+            useful = -(-int(windows[option]) // -(-int(windows[option]) // int(number[option])))
+            if best is None or float(cost[option]) < best[0]:
+                best = (float(cost[option]), option, useful)
+        assert best is not None
+        picked.append(Choice(item.options[best[1]], best[2]))
+    return picked

@@ -1,0 +1,1 @@
+"""Networks larger than their chips: what a segment costs, and where to cut."""

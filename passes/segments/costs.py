@@ -1,0 +1,246 @@
+"""What a segment costs: the time to write its tiles, and the steps that a batch of images takes in it.
+
+A segment holds the tiles of a stretch of the network: the end of one layer, whole layers, the
+beginning of another one. Whole layers may get several copies, where the arrays have room and the
+shorter interval is worth the longer writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.passes.packing.packing import Packing, TileShape, first_fit, pack
+from memcompile.passes.search.explore_windows import CopyOption
+from memcompile.passes.solving.clock import running_clock
+
+S = TypeVar("S", bound=np.generic)
+Size = tuple[int, int]
+"""Input lines and output lines of a tile."""
+FEW_COPIES = 8
+"""Up to so many copies each number is tried; beyond, each is a quarter above the one before."""
+PRECISION = 64
+"""An interval is not searched for anything shorter than it by less than such a part."""
+ORDERS = (0, 3)
+"""First fit places large tiles first, or tiles with many steps first."""
+ROUNDS = 3
+"""Rounds in which the copies of one layer after the other are chosen anew."""
+
+
+@dataclass(frozen=True, eq=False)
+class CutLayer:
+    """One copy of a layer with its tiles in the order in which they are written.
+
+    ``sizes`` are the different sizes of its tiles and ``size`` [tiles] the number of each tile's;
+    ``write_ns`` [tiles] is the time to write a tile and to erase it again, in nanoseconds.
+    """
+
+    option: CopyOption
+    sizes: tuple[Size, ...]
+    size: NDArray[np.int64]
+    write_ns: NDArray[np.float64]
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of the copy."""
+        return len(self.size)
+
+    @property
+    def windows(self) -> int:
+        """Steps of each tile for an image."""
+        return self.option.windows
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Tiles ``begin`` to ``end`` of a layer."""
+
+    layer: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class SegmentChoice:
+    """The copies of each stretch of a segment, its interval in steps, and what it costs in nanoseconds."""
+
+    copies: tuple[int, ...]
+    interval: int
+    cost_ns: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Loads:
+    """What the stretches of a segment bring, each an array [stretches], and their tiles by size.
+
+    ``windows`` are steps of an image, ``write_ns`` and ``cells`` those of one copy, ``work`` the steps
+    summed over tiles, and ``most_copies`` what there is room for.
+    """
+
+    sizes: tuple[tuple[tuple[Size, int], ...], ...]
+    windows: NDArray[np.int64]
+    cells: NDArray[np.int64]
+    work: NDArray[np.int64]
+    write_ns: NDArray[np.float64]
+    most_copies: NDArray[np.int64]
+
+
+class SegmentCosts:
+    """Costs of all stretches of a network on some arrays.
+
+    The cost of a segment is the time to write and erase its tiles plus ``batch`` times its interval.
+
+    Parameters
+    ----------
+    lines
+        Input lines and output lines of an array.
+    interval_ns
+        What one step of the interval costs: images of a batch times the duration of a step, in nanoseconds.
+    """
+
+    def __init__(self, layers: Sequence[CutLayer], lines: Size, arrays: int, interval_ns: float) -> None:
+        self.layers, self.lines, self.arrays, self.interval_ns = layers, lines, arrays, interval_ns
+        self._counts = [running(np.eye(len(layer.sizes), dtype=np.int64)[layer.size]) for layer in layers]
+        self._write_ns = [running(layer.write_ns) for layer in layers]
+        self._intervals: dict[tuple[tuple[int, int, int, int], ...], int | None] = {}
+        self.cells = arrays * lines[0] * lines[1]
+
+    def write_ns(self, stretch: Stretch) -> float:
+        """Time to write and erase one copy of a stretch."""
+        total = self._write_ns[stretch.layer]
+        return float(total[stretch.end] - total[stretch.begin])
+
+    def cells_and_work(self, stretch: Stretch) -> tuple[int, int]:
+        """Cells of one copy of a stretch, and its steps of an image, summed over tiles."""
+        tiles = self._tiles(stretch)
+        cells = sum(height * width * count for (height, width), count in tiles)
+        return cells, self.layers[stretch.layer].windows * sum(count for _, count in tiles)
+
+    def of(self, stretches: Sequence[Stretch]) -> SegmentChoice | None:
+        """The best choice of copies that the search finds; None if one copy does not fit the arrays."""
+        loads = self._loads(stretches)
+        best = self._choice(loads, np.ones(len(stretches), np.int64))
+        if best is None or loads.most_copies.max() == 1 or running_clock().is_over:
+            return best
+        aims = np.array(_aims(best.interval), np.int64)[:, None]
+        best = self._best(best, loads, np.minimum(loads.most_copies, -(-loads.windows // aims)))
+        for _ in range(ROUNDS):
+            before = best
+            for place, most in enumerate(loads.most_copies.tolist()):
+                numbers = np.array(_numbers(most), np.int64)
+                copies = np.tile(np.array(best.copies, np.int64), (len(numbers), 1))
+                copies[:, place] = numbers
+                best = self._best(best, loads, copies)
+            if best == before:
+                break
+        return best
+
+    def _best(self, best: SegmentChoice, loads: _Loads, copies: NDArray[np.int64]) -> SegmentChoice:
+        """The best of a choice and of others, whose copies are [choices, stretches]."""
+        least_ns = self._least_costs(loads, copies)
+        for number in np.argsort(least_ns, kind="stable").tolist():
+            if least_ns[number] >= best.cost_ns or running_clock().is_over:
+                break
+            found = self._choice(loads, copies[number])
+            if found is not None and found.cost_ns < best.cost_ns:
+                best = found
+        return best
+
+    def _tiles(self, stretch: Stretch) -> tuple[tuple[Size, int], ...]:
+        """Tiles of a stretch by size."""
+        layer, counts = self.layers[stretch.layer], self._counts[stretch.layer]
+        tiles = (counts[stretch.end] - counts[stretch.begin]).tolist()
+        return tuple((size, count) for size, count in zip(layer.sizes, tiles, strict=True) if count)
+
+    def _loads(self, stretches: Sequence[Stretch]) -> _Loads:
+        cells, work = np.array([self.cells_and_work(stretch) for stretch in stretches], np.int64).T
+        windows = np.array([self.layers[stretch.layer].windows for stretch in stretches], np.int64)
+        whole = [stretch.end - stretch.begin == self.layers[stretch.layer].tiles for stretch in stretches]
+        return _Loads(
+            tuple(map(self._tiles, stretches)),
+            windows,
+            cells,
+            work,
+            np.array([self.write_ns(stretch) for stretch in stretches]),
+            np.where(whole, np.minimum(windows, self.cells // cells), 1),
+        )
+
+    def _least_costs(self, loads: _Loads, copies: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What no packing of these copies undercuts, [choices]; infinite where their cells are too many."""
+        interval = np.maximum((-(-loads.windows // copies)).max(axis=1), -(-loads.work.sum() // self.arrays))
+        least_ns: NDArray[np.float64] = copies @ loads.write_ns + self.interval_ns * interval
+        return np.where(copies @ loads.cells > self.cells, np.inf, least_ns)
+
+    def _choice(self, loads: _Loads, copies: NDArray[np.int64]) -> SegmentChoice | None:
+        numbers = tuple(copies.tolist())
+        key = self._key(loads, numbers)
+        if key not in self._intervals:
+            packing = shortest_packing([TileShape(*item) for item in key], self.lines, self.arrays)
+            self._intervals[key] = None if packing is None else longest_load(packing)
+        interval = self._intervals[key]
+        if interval is None:
+            return None
+        return SegmentChoice(numbers, interval, float(copies @ loads.write_ns) + self.interval_ns * interval)
+
+    @staticmethod
+    def _key(loads: _Loads, copies: Sequence[int]) -> tuple[tuple[int, int, int, int], ...]:
+        """Tiles by size and steps: (input lines, output lines, steps, number), in ascending order."""
+        tiles: dict[tuple[int, int, int], int] = {}
+        for sizes, windows, count in zip(loads.sizes, loads.windows.tolist(), copies, strict=True):
+            least, longer = divmod(windows, count)
+            for steps, parts in ((least + 1, longer), (least, count - longer)):
+                for size, number in sizes if parts else ():
+                    tiles[*size, steps] = tiles.get((*size, steps), 0) + number * parts
+        return tuple((*tile, number) for tile, number in sorted(tiles.items()))
+
+
+def running(values: NDArray[S]) -> NDArray[S]:
+    """Sums of the first 0, 1, ... entries along the first axis."""
+    return np.concatenate([np.zeros_like(values[:1]), np.cumsum(values, axis=0)])
+
+
+def _aims(longest: int) -> list[int]:
+    """Intervals to aim at, each a sixteenth below the one before."""
+    aims = [longest]
+    while aims[-1] > 1:
+        aims.append(aims[-1] - max(1, aims[-1] // 16))
+    return aims
+
+
+def _numbers(most: int) -> list[int]:
+    """Numbers of copies to try, up to a number."""
+    numbers = [1]
+    while numbers[-1] < most:
+        more = 1 if numbers[-1] < FEW_COPIES else numbers[-1] // 4
+        numbers.append(min(most, numbers[-1] + more))
+    return numbers
+
+
+def longest_load(packing: Packing) -> int:
+    """Steps of the array that works longest on an image."""
+    return max((fill.load for fill, _ in packing.fills), default=0)
+
+
+def shortest_packing(shapes: Sequence[TileShape], lines: Size, arrays: int) -> Packing | None:
+    """A packing with a short interval; None if first fit finds none for so many arrays.
+
+    The interval is searched by halving, down to a sixty-fourth of it: thousands of segments are weighed.
+    """
+    best = pack(shapes, lines, None, arrays, enough=arrays)
+    if best is None:
+        return None
+    work = sum(shape.load * shape.count for shape in shapes)
+    low, high = max(-(-work // arrays), *(shape.load for shape in shapes)), longest_load(best)
+    while high - low > high // PRECISION:
+        middle = (low + high) // 2
+        fits = (first_fit(shapes, lines, middle, arrays, order) for order in ORDERS)
+        found = next((packing for packing in fits if packing is not None), None)
+        if found is None:
+            low = middle + 1
+        else:
+            best, high = found, longest_load(found)
+    return best

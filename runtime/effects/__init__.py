@@ -1,0 +1,1 @@
+"""The physics of cells and wires: programming, relaxation, drift, resistance and non-linear currents."""

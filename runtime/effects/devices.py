@@ -1,0 +1,451 @@
+"""The cells of all arrays, as programmed.
+
+Errors are drawn per physical array from (seed, array number), so they depend neither on the order
+of work nor on which tiles an array holds. Cells that no tile uses sit at g_min.
+
+A network in segments is written once a *pass*, that is for each batch of images: segment s of n in pass
+p is write number p * n + s. What writing decides (programming error, relaxation) is drawn anew in each
+write; faults, drift exponents and the mean step of a pulse belong to the cell and stay.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.hardware.converter import Converter
+from memcompile.hardware.pulses import WriteReport
+from memcompile.ir.geometry import Unrolling
+from memcompile.program.program import Program
+from memcompile.runtime.effects.cells import Cells, draw, drifted, relaxed, with_programming_error
+from memcompile.runtime.effects.current_voltage import Drive, relative_current, sharpness
+from memcompile.runtime.effects.nonlinear_wires import NonlinearTile
+from memcompile.runtime.effects.random_numbers import Purpose, seed_of_write, stream, uniforms
+from memcompile.runtime.effects.slice_errors import ArraySlices, goals_us
+from memcompile.runtime.effects.switches import Effects
+from memcompile.runtime.effects.wires import US_PER_S, effective_conductances_us
+from memcompile.runtime.effects.write_verify import Written, cycles_of_array, step_shares, write
+
+CACHE_CELLS = 1 << 26
+"""Cells kept in memory; further arrays are programmed anew, with the same errors, when used."""
+
+
+class Devices:
+    """Programmed conductances, in converter units (see :mod:`memcompile.hardware.converter`).
+
+    ``converter`` is that of layers without a range of their own; ``converters`` has one a layer.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        seed: int,
+        effects: Effects,
+        converter: Converter,
+        time_s: float = 0.0,
+        pass_number: int = 0,
+    ) -> None:
+        self.program = program
+        self.pass_number = pass_number
+        self.seed = seed
+        self.effects = effects
+        self.converter = converter
+        read_sigma_us = effects.read_sigma_us(program.target)
+        self.converters = tuple(
+            converter.ranged(program.target, layer.range_share, read_sigma_us) for layer in program.layers
+        )
+        self.time_s = time_s
+        tiles = program.placement.tiles
+        keys = _key(tiles.array.astype(np.int64), tiles.segment.astype(np.int64))
+        self._order = np.argsort(keys, kind="stable")
+        self._sorted = keys[self._order]
+        self._cache: dict[tuple[int, int, Converter], NDArray[Any]] = {}
+        self._seen: dict[int, NDArray[Any]] = {}
+        self._expand = lru_cache(maxsize=4)(self._expand_layer)
+        self._expand_ones = lru_cache(maxsize=4)(self._expand_weights)
+        self._network = lru_cache(maxsize=64)(self._make_network)
+
+    def converter_of(self, row: int) -> Converter:
+        """The converter of a tile's lines."""
+        return self.converters[int(self.program.placement.tiles.layer[row])]
+
+    def tile(self, row: int) -> NDArray[Any]:
+        """What the converters see of one tile, [rows, output lines], in converter units.
+
+        The cells' conductances, or the difference of both cells of a crossing; if there are such effects,
+        what the wires leave of them, times what a one drives on the input lines and the converters' gains.
+        """
+        if not (self.effects.wires or self.effects.dac_error or self.effects.adc_error):
+            return self.subtracted(self.cells(row))
+        seen = self._seen.get(row)
+        if seen is None:
+            seen = self._see(row)
+            if (len(self._seen) + 1) * self.program.target.array.cells <= CACHE_CELLS:
+                self._seen[row] = seen
+        return seen
+
+    def _see(self, row: int) -> NDArray[Any]:
+        cells, wires = self.cells(row).astype(np.float64), self.program.target.wires
+        converter = self.converter_of(row)
+        if self.effects.wires and wires is not None:
+            effective = effective_conductances_us(
+                self._by_wire(cells),  # linear: units in, units out
+                wires.input_segment_ohm * converter.unit_us,
+                wires.output_segment_ohm * converter.unit_us,
+                *self._leads(row),
+            )
+            cells = self._by_crossing(effective)
+        seen = self.subtracted(cells) * self.drive_of_one(row)[:, None] * self.gains(row)
+        return converter.to_grid(seen).astype(converter.dtype)
+
+    def subtracted(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """What output lines add up, [..., output lines], of what cells contribute, [..., columns of cells]."""
+        if self._per_crossing == 1:
+            return cells
+        difference: NDArray[Any] = cells[..., 0::2] - cells[..., 1::2]
+        return difference
+
+    @property
+    def _per_crossing(self) -> int:
+        return self.program.target.array.cells_per_crossing
+
+    def _by_wire(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """[rows, columns of cells] as [wires, output lines]: the cells of a crossing are on wires of their own."""
+        return (
+            cells.reshape(len(cells), -1, self._per_crossing)
+            .transpose(0, 2, 1)
+            .reshape(len(cells) * self._per_crossing, -1)
+        )
+
+    def _by_crossing(self, wires: NDArray[Any]) -> NDArray[Any]:
+        """The inverse of :meth:`_by_wire`."""
+        rows = len(wires) // self._per_crossing
+        return wires.reshape(rows, self._per_crossing, -1).transpose(0, 2, 1).reshape(rows, -1)
+
+    def _leads(self, row: int) -> tuple[int, int]:
+        """Wire segments between a tile and the drivers of its input lines, and the converters of its output lines."""
+        tiles, shape = self.program.placement.tiles, self.program.target.array
+        below = (shape.input_lines - self._rows_of(row).stop) * self._per_crossing
+        return int(tiles.output_line[row]) + 1, below + 1
+
+    @property
+    def solves_each_step(self) -> bool:
+        """Whether currents are no product: cells do not obey Ohm's law, and wires take some of their voltage."""
+        return self.effects.nonlinear_iv and self.effects.wires
+
+    @property
+    def drives_by_line(self) -> bool:
+        """Whether what a digit drives is not proportional from one input line to the other."""
+        analog = self.program.target.input.highest_digit > 1
+        return self.effects.nonlinear_iv and self.effects.dac_error and analog
+
+    @cached_property
+    def drive(self) -> Drive | None:
+        """What digits drive through a cell where that is not the digit itself."""
+        analog = self.program.target.input.highest_digit > 1
+        return Drive.of(self.program.target) if self.effects.nonlinear_iv and analog else None
+
+    def currents(self, row: int, digits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Currents of a tile's lines without read noise, gains included, [items, rows] to [items, lines]."""
+        if not self.solves_each_step:
+            return self.drives(row, digits) @ self.tile(row).astype(np.float64)
+        network, converter = self._network(row), self.converter_of(row)
+        voltages = digits / converter.highest_digit * self.voltages(row)
+        # The second wire of an input line, if there is one, gets the opposite voltage.
+        signs = np.array([1.0, -1.0][: self._per_crossing])
+        voltages = (voltages[..., None] * signs).reshape(len(digits), -1)
+        solved = np.array([network.currents(item) for item in voltages]).reshape(len(digits), -1)
+        return converter.to_grid(solved * converter.highest_digit * self.gains(row))
+
+    def drives(self, row: int, digits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What digits drive through the cells of a tile, [items, rows], beside :meth:`drive_of_one`."""
+        if self.drive is None:
+            return digits
+        if not self.effects.dac_error:
+            return self.drive.counts[digits.astype(np.int64)].astype(np.float64) * self.drive.step
+        highest = self.program.target.input.highest_digit
+        current = relative_current(digits / highest * self.voltages(row), sharpness(self.program.target))
+        return np.rint(highest * current / self.drive.step) * self.drive.step
+
+    def drive_of_one(self, row: int) -> Cells:
+        """What a one drives through a cell on each input line of a tile, next to what it should."""
+        voltages = self.voltages(row)
+        if not self.effects.nonlinear_iv:
+            return voltages
+        if self.drive is not None:
+            return np.ones_like(voltages)
+        return relative_current(voltages, sharpness(self.program.target))
+
+    def _make_network(self, row: int) -> NonlinearTile:
+        wires, unit_us = self.program.target.wires, self.converter_of(row).unit_us
+        assert wires is not None
+        return NonlinearTile(
+            self._by_wire(self.cells(row).astype(np.float64)),
+            float(self.voltages(row).max()),
+            sharpness(self.program.target),
+            wires.input_segment_ohm * unit_us / US_PER_S,
+            wires.output_segment_ohm * unit_us / US_PER_S,
+            *self._leads(row),
+        )
+
+    def voltages(self, row: int) -> Cells:
+        """Voltage of a one on each input line of a tile, in read voltages: 1 + N(0, dac_sigma)."""
+        lines = self._rows_of(row)
+        if not self.effects.dac_error:
+            return np.ones(lines.stop - lines.start)
+        shape, array = self.program.target.array, int(self.program.placement.tiles.array[row])
+        errors = draw((shape.input_lines,), Purpose.DAC, array, self.seed)
+        return 1.0 + self.program.target.input.dac_sigma_share * errors[lines]
+
+    def gains(self, row: int) -> Cells:
+        """Gain of the converter of each output line of a tile: 1 + N(0, gain_sigma)."""
+        return 1.0 + self._converter_error(row, Purpose.ADC_GAIN, self.program.target.adc.gain_sigma_share)
+
+    def offsets(self, row: int) -> Cells:
+        """Offset of the converter of each output line of a tile, in codes: N(0, offset_sigma)."""
+        return self._converter_error(row, Purpose.ADC_OFFSET, self.program.target.adc.offset_sigma_codes)
+
+    def _converter_error(self, row: int, purpose: Purpose, sigma: float) -> Cells:
+        lines = self._lines_of(row)
+        if not self.effects.adc_error:
+            return np.zeros(lines.stop - lines.start)
+        shape, array = self.program.target.array, int(self.program.placement.tiles.array[row])
+        return sigma * draw((shape.output_lines,), purpose, array, self.seed)[lines]
+
+    def line_sigma(self, row: int) -> Cells:
+        """Read noise that each input line of a tile adds to each output line, [rows, output lines], in units."""
+        sigma = self.read_sigma(row)
+        return sigma if self._per_crossing == 1 else np.hypot(sigma[:, 0::2], sigma[:, 1::2])
+
+    def read_sigma(self, row: int) -> Cells:
+        """Read noise of each cell of a tile when its line is driven, [rows, columns of cells], in units.
+
+        sqrt(sigma^2 + (share g)^2) times what a one drives on the line; open cells of dead lines have none.
+        """
+        cells, spec = self.cells(row).astype(np.float64), self.program.target.read_noise
+        sigma = np.hypot(spec.sigma_us / self.converter_of(row).unit_us, spec.proportional_share * cells)
+        if self.effects.dead_lines:
+            sigma *= self._alive(int(self.program.placement.tiles.array[row]))[self._rows_of(row), self._cells_of(row)]
+        return sigma * self.drive_of_one(row)[:, None]
+
+    def cells(self, row: int) -> NDArray[Any]:
+        """Conductances of the cells of one tile, [rows, columns of cells], in converter units."""
+        tiles = self.program.placement.tiles
+        written = self.array(int(tiles.array[row]), int(tiles.segment[row]), self.converter_of(row))
+        return written[self._rows_of(row), self._cells_of(row)]
+
+    def _rows_of(self, row: int) -> slice:
+        tiles = self.program.placement.tiles
+        top = int(tiles.input_line[row])
+        return slice(top, top + int(tiles.row_end[row] - tiles.row_begin[row]))
+
+    def _lines_of(self, row: int) -> slice:
+        tiles = self.program.placement.tiles
+        left = int(tiles.output_line[row])
+        columns = int(tiles.column_end[row] - tiles.column_begin[row])
+        return slice(left, left + columns * int(self.program.column_lines[int(tiles.layer[row])]))
+
+    def _cells_of(self, row: int) -> slice:
+        lines, each = self._lines_of(row), self._per_crossing
+        return slice(lines.start * each, lines.stop * each)
+
+    def array(self, number: int, segment: int = 0, converter: Converter | None = None) -> NDArray[Any]:
+        """Conductances of one array in a segment, [input lines, columns of cells], in units of a converter."""
+        converter = converter or self.converter
+        cells = self._cache.get((number, segment, converter))
+        if cells is None:
+            cells = self._program_array(number, segment, converter)
+            if (len(self._cache) + 1) * cells.size <= CACHE_CELLS:
+                self._cache[number, segment, converter] = cells
+        return cells
+
+    def levels(self, number: int, segment: int = 0) -> NDArray[Any]:
+        """Levels that programming aims at, [input lines, columns of cells]; shares of the window if continuous."""
+        shape = self.program.target.array
+        kind = np.float32 if self.program.target.cell.continuous else np.uint8
+        levels = np.zeros((shape.input_lines, shape.cell_columns), kind)
+        for row in self._rows_in(number, segment):
+            self._lay(levels, row, self._expand(*self._laid_out(row)))
+        return levels
+
+    @property
+    def _spares_blanks(self) -> bool:
+        """Whether cells that hold no weight have a smaller error; that of a transferred chip is measured."""
+        share = self.program.target.programming.blank_share
+        return share < 1 and self.effects.programming_error and self.program.chip is None
+
+    def _holds_weight(self, number: int, segment: int) -> NDArray[np.bool_]:
+        """Which cells of an array belong to the pair of some weight, [input lines, columns of cells]."""
+        shape = self.program.target.array
+        holds = np.zeros((shape.input_lines, shape.cell_columns), bool)
+        for row in self._rows_in(number, segment):
+            self._lay(holds, row, self._expand_ones(*self._laid_out(row)))
+        return holds
+
+    def _laid_out(self, row: int) -> tuple[int, Unrolling]:
+        """Layer of a tile, and how its copy is laid out."""
+        tiles = self.program.placement.tiles
+        layer = int(tiles.layer[row])
+        return layer, self.program.layers[layer].replicas[int(tiles.replica[row])].unrolling
+
+    def _rows_in(self, number: int, segment: int) -> list[int]:
+        """Tiles of an array."""
+        key = _key(number, segment)
+        begin, end = np.searchsorted(self._sorted, [key, key + 1])
+        rows: list[int] = self._order[begin:end].tolist()
+        return rows
+
+    def _lay(self, cells: NDArray[Any], row: int, expanded: NDArray[Any]) -> None:
+        """Write what a tile's cells hold where they are in the array.
+
+        ``expanded`` are the weight matrices of its copy, [polarities, slices, matrices, rows, columns].
+        """
+        tiles = self.program.placement.tiles
+        block = expanded[
+            :,
+            :,
+            tiles.matrix[row],
+            tiles.row_begin[row] : tiles.row_end[row],
+            tiles.column_begin[row] : tiles.column_end[row],
+        ]
+        laid = block.transpose(2, 3, 1, 0).reshape(block.shape[2], -1)  # rows, (column, slice, polarity)
+        cells[self._rows_of(row), self._cells_of(row)] = laid
+
+    def _expand_layer(self, number: int, unrolling: Unrolling) -> NDArray[Any]:
+        return unrolling.expand(self.program.layers[number].cells)
+
+    def _expand_weights(self, number: int, unrolling: Unrolling) -> NDArray[Any]:
+        return unrolling.expand(np.ones(self.program.layers[number].cells.shape, bool))
+
+    def _program_array(self, number: int, segment: int, converter: Converter) -> NDArray[Any]:
+        levels = self.levels(number, segment)
+        slices = self._slices(levels, number, segment)
+        nominal_us, stuck = self._goals_us(levels, number)
+        write = partial(self._written_us, nominal_us, stuck, number, segment)
+        writes_slices = slices.several and self.effects.programming_error and self.program.chip is None
+        actual_us = write(goals_us(slices, self.program.target.cell, write) if writes_slices else nominal_us)
+        aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, number, self._write_seed(segment)))
+        if self.effects.dead_lines:
+            aged_us = aged_us * self._alive(number)
+        return self._in_units(levels, aged_us, converter)
+
+    def _write_seed(self, segment: int) -> int:
+        """Decides what is drawn anew in each write; the chip's own seed where there is one write only."""
+        segments = len(self.program.placement.segments)
+        return seed_of_write(self.seed, self.pass_number * segments + segment) if segments else self.seed
+
+    def _slices(self, levels: NDArray[Any], number: int, segment: int) -> ArraySlices:
+        """What the pairs of an array hold, and which slice of a weight each is."""
+        signed = levels[:, 0::2].astype(np.float64) - levels[:, 1::2]
+        place, base = np.zeros(signed.shape, np.int8), np.ones(signed.shape, np.int64)
+        tiles = self.program.placement.tiles
+        for row in self._rows_in(number, segment):
+            layer, columns = self.program.layers[int(tiles.layer[row])], self._cells_of(row)
+            where = self._rows_of(row), slice(columns.start // 2, columns.stop // 2)
+            base[where] = layer.base
+            place[where] = np.arange(columns.stop // 2 - columns.start // 2) % layer.slices
+        if place.any():
+            kept = self.program.target.programming.blank_share * base < 1
+            place[kept & ~self._holds_weight(number, segment)[:, 0::2]] = 0
+        return ArraySlices(signed, place, base)
+
+    def _written_us(
+        self, nominal_us: Cells, stuck: NDArray[np.bool_], number: int, segment: int, aims_us: Cells
+    ) -> Cells:
+        """Cells right after programming; ``nominal_us`` is what stuck ones hold."""
+        target, write_seed = self.program.target, self._write_seed(segment)
+        if not self.effects.programming_error:
+            return nominal_us
+        if self.program.chip is not None:
+            measured: Cells = self.program.chip.conductances_us[number].astype(np.float64)
+            return measured
+        if target.emulated_pulses is not None:
+            written = self._pulsed(nominal_us, stuck, number, write_seed, aims_us).cells_us
+        else:
+            written = with_programming_error(aims_us, target.programming, target.cell, number, write_seed)
+        if self._spares_blanks:
+            # One that makes up for the slice above is written.
+            blank = ~self._holds_weight(number, segment) & (aims_us == nominal_us)
+            share = target.programming.blank_share
+            written = np.where(blank, nominal_us + share * (written - nominal_us), written)
+        return np.where(stuck, nominal_us, written)
+
+    def _pulsed(
+        self, nominal_us: Cells, stuck: NDArray[np.bool_], number: int, write_seed: int, aims_us: Cells
+    ) -> Written:
+        """Cells of an array after its pulses; all are delivered at the lowest level, but those that are stuck."""
+        spec, cell = self.program.target.write_verify, self.program.target.cell
+        assert spec is not None
+        start_us = np.where(stuck, nominal_us, cell.g_min_us)
+        shares = step_shares(stuck, spec, number, self.seed)
+        return write(start_us, aims_us, shares, spec, cell, cycles_of_array(number, write_seed))
+
+    def writing(self) -> WriteReport | None:
+        """What writing all arrays once takes, pulse by pulse; None where no pulses are emulated.
+
+        Cells of no weight are verified at the lowest level; stuck ones take all pulses until they are given up.
+        """
+        target, tiles = self.program.target, self.program.placement.tiles
+        if target.emulated_pulses is None or not self.effects.programming_error or self.program.chip is not None:
+            return None
+        total = WriteReport()
+        for number, segment in np.unique(np.stack([tiles.array, tiles.segment], axis=1), axis=0).tolist():
+            levels = self.levels(number, segment)
+            slices = self._slices(levels, number, segment)
+            nominal_us, stuck = self._goals_us(levels, number)
+            aims_us = goals_us(slices, target.cell, partial(self._written_us, nominal_us, stuck, number, segment))
+            written = self._pulsed(nominal_us, stuck, number, self._write_seed(segment), aims_us)
+            total += WriteReport.of(written.pulses, written.energy_j, written.failed)
+        return total
+
+    def _goals_us(self, levels: NDArray[Any], number: int) -> tuple[Cells, NDArray[np.bool_]]:
+        """What programming aims at, stuck cells moved in ``levels`` too, and which cells are stuck."""
+        stuck = self._stick(levels, number) if self.effects.stuck_cells else np.zeros(levels.shape, bool)
+        cell = self.program.target.cell
+        return cell.g_min_us + levels.astype(np.float64) * cell.level_step_us, stuck
+
+    def _aged_us(self, cells_us: Cells, number: int, write_seed: int) -> Cells:
+        """Cells ``time_s`` after programming."""
+        target = self.program.target
+        if self.effects.relaxation and target.relaxation is not None:
+            cells_us = relaxed(cells_us, target.relaxation, target.cell, self.time_s, number, write_seed)
+        if self.effects.drift and target.drift is not None:
+            cells_us = drifted(cells_us, target.drift, self.time_s, number, self.seed)
+        return cells_us
+
+    def _alive(self, number: int) -> NDArray[np.bool_]:
+        """Which cells of an array sit on two working lines, [input lines, columns of cells]."""
+        shape, faults = self.program.target.array, self.program.target.faults
+        inputs = uniforms(shape.input_lines, number, 0, stream(Purpose.DEAD_INPUT, 0), self.seed)
+        outputs = uniforms(shape.output_lines, number, 0, stream(Purpose.DEAD_OUTPUT, 0), self.seed)
+        alive: NDArray[np.bool_] = (inputs >= faults.dead_input_line_share)[:, None] & (
+            np.repeat(outputs, self._per_crossing) >= faults.dead_output_line_share
+        )
+        return alive
+
+    def _in_units(self, levels: NDArray[Any], actual_us: NDArray[np.float64], converter: Converter) -> NDArray[Any]:
+        """Conductances in units of a converter, on its grid."""
+        target = self.program.target
+        nominal_us = target.cell.g_min_us + levels * target.cell.level_step_us
+        # What no effect has moved differs by exactly zero and stays exactly nominal.
+        deviation = converter.to_grid((actual_us - nominal_us) / converter.unit_us)
+        cells = converter.nominal(levels, target) + deviation
+        return np.maximum(cells, 0.0).astype(converter.dtype)
+
+    def _stick(self, levels: NDArray[Any], number: int) -> NDArray[np.bool_]:
+        """Set stuck cells to the lowest or highest level in place; returns where."""
+        faults = self.program.target.faults
+        chance = uniforms(levels.size, number, 0, stream(Purpose.STUCK, 0), self.seed).reshape(levels.shape)
+        low, high = chance < faults.stuck_low_share, chance >= 1 - faults.stuck_high_share
+        levels[low] = 0
+        levels[high] = self.program.target.signed_levels
+        stuck: NDArray[np.bool_] = low | high
+        return stuck
+
+
+def _key(array: Any, segment: Any) -> Any:
+    """One number for an array in a segment."""
+    return segment * (1 << 32) + array

@@ -1,0 +1,290 @@
+"""All conversions of one tile: table look-ups, noise, rounding and shift-and-add.
+
+The compiled kernels and the NumPy code here do the same float32 operations in the same order; only sums of cells are
+formed in another one, for they are exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.runtime.effects.random_numbers import HALF_BLOCK, LINES_PER_BLOCK, key_words, read_gaussians
+from memcompile.runtime.kernels.compiled import PHASES, Workers, kernels
+
+TABLE_VALUES = 96 << 10
+"""Partial sums of a block of lines at most; with them the cache of its own that a core has is half full."""
+SMALLEST_TABLES = 2
+"""Rows of a table, for tiles so tall that no tables fit; one row takes as much memory and twice the sums."""
+BLOCK_VALUES = 1 << 20
+"""Conversions handled at once by the NumPy path; bounds its memory."""
+MIN_ITEMS = 64
+"""Items below which a second thread costs more than it brings."""
+
+
+@dataclass(frozen=True, eq=False)
+class LineCounts:
+    """What the codes of a tile's output lines count."""
+
+    each: np.uint64
+    """Lines of a column where the first counts all and a second is subtracted; 0 where there are several slices."""
+    columns: NDArray[np.uint64]
+    """The column of each line, [lines]."""
+    factors: NDArray[np.int64]
+    """What a code of each line counts there, [lines]."""
+
+    @classmethod
+    def of(cls, lines: int, columns: int, powers: NDArray[np.int64]) -> LineCounts:
+        """Lines of a pair follow each other, then slices, whose digits count ``powers``, then columns."""
+        per_column = lines // columns
+        signs = np.array([1, -1])[: per_column // len(powers)]
+        return cls(
+            np.uint64(per_column if len(powers) == 1 else 0),
+            np.repeat(np.arange(columns, dtype=np.uint64), per_column),
+            np.tile(np.outer(powers, signs).ravel(), columns),
+        )
+
+    def sums(self, codes: NDArray[Any]) -> NDArray[np.int64]:
+        """Sums of the columns, [items, columns], of the codes of lines, [items, lines]."""
+        counted = codes.astype(np.int64) * self.factors
+        total: NDArray[np.int64] = counted.reshape(len(codes), int(self.columns[-1]) + 1, -1).sum(axis=2)
+        return total
+
+
+@dataclass(frozen=True, eq=False)
+class TileLines:
+    """The output lines of one tile, prepared for conversion; all in converter units.
+
+    A conversion of line l with d driven input lines, g the sum of their cells, and z a standard
+    Gaussian number gives code = clip(floor(g + s * gain[l] * z + rounding[l]), min_code, max_code), where
+    s is ``sigma[d]``, or the root of the sum of the driven cells' variances if there are
+    ``variances``. The gain is that of the converter; g has it already.
+    """
+
+    cells: NDArray[np.float32]
+    """[vectors of lines, rows, lines of a vector]; a vector is half a block, the last one is filled up with zeros.
+
+    Lines of the arrays below are filled up to whole blocks of ``LINES_PER_BLOCK``.
+    """
+    variances: NDArray[np.float32]
+    """The same for the variance of read noise; no vectors where sigma says it all."""
+    sigma: NDArray[np.float32]
+    """[rows + 1]: read noise of a line by the number of driven input lines."""
+    gain: NDArray[np.float32]
+    """[lines]: what the converter multiplies noise with."""
+    rounding: NDArray[np.float32]
+    """[lines]: what a current is rounded with, one half plus the converter's offset."""
+    min_code: np.float32
+    """Zero, or below where lines carry the differences of pairs."""
+    max_code: np.float32
+    counts: LineCounts
+    """Of the lines that there are."""
+
+    @cached_property
+    def noisy(self) -> bool:
+        """Whether any conversion is noisy."""
+        return bool(self.sigma.any() or self.variances.any())
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the cells."""
+        return self.cells.nbytes + self.variances.nbytes
+
+    @property
+    def kinds(self) -> int:
+        """Kinds of tables of partial sums: of currents, and of variances if there are any."""
+        return 2 if len(self.variances) else 1
+
+    @cached_property
+    def converts_idle_phases(self) -> bool:
+        """Whether lines without current have a code other than zero, so that no phase may be skipped."""
+        return bool((self.rounding >= 1).any() or (self.min_code < 0 and (self.rounding < 0).any()))
+
+
+def rows_per_table(rows: int, look_ups: int, kinds: int) -> int:
+    """Input lines whose on/off patterns share a table of partial sums.
+
+    The more there are, the fewer sums a look-up takes, and the more it takes to fill the tables. All tables of a
+    block of lines have to stay in a core's cache.
+
+    Parameters
+    ----------
+    look_ups
+        Phases of items that the tables are filled for.
+    kinds
+        Two where variances of read noise have tables as well.
+    """
+
+    def sums(each: int) -> int:
+        return -(-rows // each) * ((1 << each) + look_ups)
+
+    fits = [each for each in range(1, 9) if -(-rows // each) * (LINES_PER_BLOCK << each) * kinds <= TABLE_VALUES]
+    return min(fits or [SMALLEST_TABLES], key=sums)
+
+
+def in_whole_blocks(values: NDArray[Any], dtype: Any = np.float32, block: int = LINES_PER_BLOCK) -> NDArray[Any]:
+    """Values of lines, [..., lines], with zeros up to whole blocks of so many lines."""
+    lines = values.shape[-1]
+    filled = np.zeros((*values.shape[:-1], -(-lines // block) * block), dtype)
+    filled[..., :lines] = values
+    return filled
+
+
+def in_vectors(cells: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Values of cells, [rows, lines], as in :attr:`TileLines.cells`."""
+    filled = in_whole_blocks(cells, block=HALF_BLOCK)
+    vectors = filled.reshape(len(filled), filled.shape[1] // HALF_BLOCK, HALF_BLOCK)
+    return np.ascontiguousarray(vectors.transpose(1, 0, 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Phases:
+    """Which of a tile's input lines each bit phase drives, for all windows of a layer.
+
+    There are always ``PHASES``; those beyond the input's bits are not used.
+    """
+
+    patterns: NDArray[np.uint8]
+    """[batch, windows, groups of rows, phases], the first row in the lowest bit."""
+    driven: NDArray[np.uint16]
+    """[batch, windows, phases]: number of driven lines."""
+    each: int
+    """Rows of a group."""
+
+
+def pack_phases(vectors: NDArray[np.uint8], each: int, workers: Workers) -> Phases:
+    """Cut input vectors into bit planes.
+
+    Parameters
+    ----------
+    vectors
+        [batch, rows, windows], at most 65,535 rows; negative numbers as two's complement.
+    each
+        Rows of a group, at most eight.
+    """
+    batch, rows, windows = vectors.shape
+    groups = -(-rows // each)
+    assert rows < 1 << 16, "driven lines are counted in 16 bits"
+    compiled = kernels()
+    if compiled is None:
+        padded = np.zeros((batch, groups * each, windows), np.uint8)
+        padded[:, :rows] = vectors
+        grouped = padded.reshape(batch, groups, each, 1, windows).transpose(0, 4, 1, 3, 2)
+        planes = grouped >> np.arange(PHASES, dtype=np.uint8)[:, None] & 1
+        patterns = np.packbits(planes, axis=-1, bitorder="little")[..., 0]
+        return Phases(patterns, planes.sum(axis=(2, 4), dtype=np.uint16), each)
+    words = np.empty((batch, windows, groups), np.uint64)
+    counts = np.empty((batch, windows, 2), np.uint64)
+    spans = batch * -(-windows // compiled.SPAN)
+    workers.each_range(spans, lambda begin, end: compiled.pack_phases(vectors, each, words, counts, begin, end))
+    return Phases(words.view(np.uint8).reshape(batch, windows, groups, PHASES), counts.view(np.uint16), each)
+
+
+def convert_tile(
+    lines: TileLines,
+    inputs: Phases,
+    weights: NDArray[np.float32],
+    windows: NDArray[np.int64],
+    images: NDArray[np.int64],
+    stream: int,
+    seed: int,
+    totals: NDArray[np.int64],
+    workers: Workers,
+) -> None:
+    """Convert, shift and add, subtract pairs on two lines, combine slices; adds to ``totals`` in place.
+
+    Parameters
+    ----------
+    lines
+        Lines of one tile, whole columns.
+    inputs
+        Driven lines of all windows.
+    weights
+        What a one counts in each phase, [phases].
+    windows
+        Windows to work on.
+    images
+        Number of each image, [batch]; images and windows key the noise with ``stream`` and ``seed``.
+    totals
+        [batch * windows to work on, columns], sums of codes.
+    """
+    compiled = kernels()
+    if compiled is None:
+        _convert_in_numpy(lines, inputs, weights, windows, images, stream, seed, totals)
+        return
+    room = LINES_PER_BLOCK * (1 + lines.kinds * (inputs.patterns.shape[2] << inputs.each))
+
+    def work(begin: int, end: int) -> None:
+        compiled.convert_items(
+            lines.cells,
+            lines.variances,
+            lines.sigma,
+            lines.gain,
+            lines.rounding,
+            lines.noisy,
+            lines.converts_idle_phases,
+            lines.min_code,
+            lines.max_code,
+            inputs.patterns,
+            inputs.driven,
+            np.uint64(inputs.each),
+            weights,
+            lines.counts.each,
+            lines.counts.columns,
+            lines.counts.factors,
+            windows,
+            images,
+            np.uint64(stream),
+            key_words(seed),
+            totals,
+            workers.room(room),
+            begin,
+            end,
+        )
+
+    workers.each_range(len(totals), work, MIN_ITEMS)
+
+
+def _convert_in_numpy(
+    lines: TileLines,
+    inputs: Phases,
+    weights: NDArray[np.float32],
+    windows: NDArray[np.int64],
+    images: NDArray[np.int64],
+    stream: int,
+    seed: int,
+    totals: NDArray[np.int64],
+) -> None:
+    items, width = len(totals), len(lines.counts.columns)
+    image, window = np.divmod(np.arange(items), len(windows))
+    window = windows[window]
+    codes = np.zeros((items, width), np.float32)
+    block = max(1, BLOCK_VALUES // width)
+    for phase, weight in enumerate(weights):
+        driven = inputs.driven[image, window, phase]
+        busy = np.arange(items) if lines.converts_idle_phases else np.flatnonzero(driven)
+        for begin in range(0, len(busy), block):
+            rows = busy[begin : begin + block]
+            patterns = inputs.patterns[image[rows], window[rows], :, phase]
+            bits = np.unpackbits(patterns[..., None], axis=-1, count=inputs.each, bitorder="little")
+            on = bits.reshape(len(rows), -1)[:, : lines.cells.shape[1]].astype(np.float32)
+            current = _line_sums(on, lines.cells, width)
+            if lines.noisy:
+                z = read_gaussians(width, window[rows], images[image[rows]], stream, seed, phase)
+                scale = lines.sigma[driven[rows]][:, None]
+                if len(lines.variances):
+                    scale = np.sqrt(_line_sums(on, lines.variances, width))
+                current += scale * (lines.gain[:width] * z)
+            value = np.minimum(np.maximum(current + lines.rounding[:width], lines.min_code), lines.max_code)
+            codes[rows] += weight * np.floor(value)
+    totals += lines.counts.sums(codes)
+
+
+def _line_sums(on: NDArray[np.float32], cells: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """Sums of each line over the rows that are on, [items, lines]; exact, see :mod:`memcompile.hardware.converter`."""
+    sums: NDArray[np.float32] = on @ cells.transpose(1, 0, 2).reshape(cells.shape[1], -1)[:, :width]
+    return sums

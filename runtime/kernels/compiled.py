@@ -1,0 +1,101 @@
+"""Finds the compiled kernels and runs them on several threads.
+
+Numba is optional (``pip install memcompile[fast]``); ``MEMCOMPILE_NUMBA=0`` switches it off. The
+results are the same without it, bit for bit, and so they are for any number of threads.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property
+from itertools import pairwise
+from types import ModuleType
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+CACHE_LINE_BYTES = 64
+PHASES = 8
+"""Phases of packed inputs; those beyond the bits of an input are not used."""
+
+
+def kernels() -> ModuleType | None:
+    """The compiled kernels of table look-ups; None when Numba is absent or switched off."""
+    return None if os.environ.get("MEMCOMPILE_NUMBA") == "0" else _load("conversion_kernels")
+
+
+def product_kernels() -> ModuleType | None:
+    """The compiled kernels of integer products; None when Numba is absent or switched off."""
+    return None if os.environ.get("MEMCOMPILE_NUMBA") == "0" else _load("product_kernels")
+
+
+@cache
+def _load(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(f"memcompile.runtime.kernels.{name}")
+    except ImportError:
+        return None
+
+
+def available_threads() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Workers:
+    """Shares independent tasks, or the items of one, among threads."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        self._here = threading.local()
+
+    @cached_property
+    def _task_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads)
+
+    def room(self, values: int) -> NDArray[np.float32]:
+        """Memory of this thread for so many values, which hold what its last use left.
+
+        It begins with a line of the processor's cache: a vector that straddles two takes twice as long to load.
+        """
+        room = getattr(self._here, "room", None)
+        if room is None or len(room) < values:
+            whole = np.empty(values + CACHE_LINE_BYTES // 4, np.float32)
+            room = self._here.room = whole[-whole.ctypes.data % CACHE_LINE_BYTES // 4 :]
+        return room[:values]
+
+    def in_order(self, tasks: Sequence[Callable[[], T]]) -> Iterator[T]:
+        """Results of tasks, in their order; each task stays on one thread, with all its ranges.
+
+        What a task raises is raised in its turn, and tasks that have not begun are dropped then.
+        """
+        if self.threads == 1 or len(tasks) == 1:
+            for task in tasks:
+                yield task()
+            return
+        yield from self._task_pool.map(self._alone, tasks)
+
+    def _alone(self, task: Callable[[], T]) -> T:
+        self._here.alone = True
+        return task()
+
+    def each_range(self, items: int, work: Callable[[int, int], None], least: int = 2) -> None:
+        """Call ``work(begin, end)`` on ranges that together cover all items, and wait.
+
+        Below ``least`` items a second thread would cost more than it brings.
+        """
+        if self._pool is None or items < least or getattr(self._here, "alone", False):
+            work(0, items)
+            return
+        edges = [items * part // self.threads for part in range(self.threads + 1)]
+        others = [self._pool.submit(work, *part) for part in pairwise(edges[1:])]
+        work(0, edges[1])  # this thread would only wait
+        for other in others:
+            other.result()

@@ -1,0 +1,1 @@
+"""Hybrid training: transfer, writing again, recalibration, gradients and in-situ tuning."""

@@ -1,0 +1,326 @@
+"""Transfer: writing a program's weights into the cells of one chip.
+
+Each cell is written closed loop, which leaves a Gaussian error, or the one its pulses leave where the
+target emulates them. With several slices the most significant one is written first; what it holds in
+truth is then measured and the difference is left to the next slice, so that only the error of the last
+slice remains (as far as its range reaches).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.hardware.pulses import WriteReport, nominal_pulses
+from memcompile.program.program import ChipState, Program
+from memcompile.runtime.effects.cells import programming_sigma_us
+from memcompile.runtime.effects.random_numbers import Purpose, gaussians, seed_of_write, stream, uniforms
+from memcompile.runtime.effects.write_verify import cycles_of_cells, step_shares, write
+
+BACK_TOLERANCE = 0.5
+"""Distance at which a cell counts as brought back, in standard deviations of the error that a write leaves."""
+BACK_ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Which cell of which array holds what, for all pairs of a program, flat over pairs.
+
+    ``plus`` and ``minus`` index the flattened [segments * arrays, input_lines, cell_columns] conductances;
+    ``layer``, ``slice`` and ``weight`` (flat in the layer's [groups, group_rows, group_columns])
+    say what the pair holds, ``digit`` its signed level.
+    """
+
+    plus: NDArray[np.int64]
+    minus: NDArray[np.int64]
+    layer: NDArray[np.int32]
+    slice: NDArray[np.int8]
+    weight: NDArray[np.int64]
+    digit: NDArray[Any]
+
+
+def wire(program: Program, *, blanks: bool = False) -> Wiring:
+    """List all differential pairs that hold a weight, or those of the structural zeros of parallel windows.
+
+    The weight of a structural zero is -1.
+    """
+    tiles, array = program.placement.tiles, program.target.array
+    written = tiles.segment.astype(np.int64) * (int(tiles.array.max(initial=-1)) + 1) + tiles.array
+    parts: list[tuple[NDArray[np.generic], ...]] = []
+    expanded: dict[tuple[int, int], NDArray[np.int64]] = {}
+    for tile in range(len(tiles)):
+        number, copy = int(tiles.layer[tile]), int(tiles.replica[tile])
+        layer = program.layers[number]
+        if (number, copy) not in expanded:
+            expanded = {(number, copy): _weight_numbers(program, number, copy)}
+        block = expanded[number, copy][
+            tiles.matrix[tile],
+            tiles.row_begin[tile] : tiles.row_end[tile],
+            tiles.column_begin[tile] : tiles.column_end[tile],
+        ]
+        row, column = np.nonzero((block == 0) == blanks)
+        weight = block[row, column] - 1
+        first = (int(written[tile]) * array.input_lines + int(tiles.input_line[tile]) + row) * array.cell_columns
+        cells = layer.cells if program.target.cell.continuous else layer.cells.astype(np.int8)
+        signed = cells[0] - cells[1]
+        for place in range(layer.slices):
+            plus = first + int(tiles.output_line[tile]) * array.cells_per_crossing + 2 * (layer.slices * column + place)
+            digit = np.where(weight < 0, 0, signed[place].reshape(-1)[weight])
+            same = np.ones(len(weight), np.int32)
+            parts.append((plus, plus + 1, same * number, (same * place).astype(np.int8), weight, digit))
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros(0, int)] * 6
+    return Wiring(*columns)
+
+
+def _weight_numbers(program: Program, number: int, copy: int) -> NDArray[np.int64]:
+    """1 + flat weight number at each place of a copy's matrices, 0 where there is no weight."""
+    layer = program.layers[number]
+    geometry = layer.geometry
+    shape = (geometry.groups, geometry.group_rows, geometry.group_columns)
+    numbers: NDArray[np.int64] = layer.replicas[copy].unrolling.expand(1 + np.arange(geometry.weights).reshape(shape))
+    return numbers
+
+
+class Writer:
+    """Writes cells of one chip, closed loop, and counts what that takes.
+
+    ``report`` sums up what was written since it was last taken, and ``cell_pulses`` [arrays, input_lines,
+    cell_columns] counts the pulses of each cell. Pulses are those emulated, else of nominal size, and
+    there are none where the target gives no ``[write_verify]``.
+
+    Parameters
+    ----------
+    seed
+        Decides stuck cells and write errors; each round of writing draws new errors.
+    """
+
+    def __init__(self, program: Program, seed: int) -> None:
+        self.program = program
+        self.seed = seed
+        shape = program.target.array
+        arrays = int(program.placement.tiles.array.max(initial=-1)) + 1
+        g_min_us = program.target.cell.g_min_us
+        self.cells_us = np.full((arrays, shape.input_lines, shape.cell_columns), g_min_us, np.float32)
+        self.cell_pulses = np.zeros(self.cells_us.shape, np.int64)
+        self.rounds = 0
+        self.report = self._no_writes()
+        self._low, self._high = self._stuck()
+        self._keep_stuck()
+        self._shares = self._step_shares()
+        if self._shares is None:
+            self._blur_blanks()
+
+    def _blur_blanks(self) -> None:
+        """Cells are delivered at the lowest level, as closed-loop writing leaves it; then weights are written."""
+        cell, share = self.program.target.cell, self.program.target.programming.blank_share
+        everything = np.arange(self.cells_us.size)
+        self._leave_error(everything, np.full(self.cells_us.size, cell.g_min_us))
+        stuck = self._low | self._high
+        blurred = cell.g_min_us + share * (self.cells_us - cell.g_min_us)
+        self.cells_us = np.where(stuck, self.cells_us, blurred).astype(np.float32)
+        self.rounds += 1
+
+    def take_report(self) -> WriteReport:
+        """What was written since the last call; sums start anew, so that they never depend on earlier ones."""
+        report, self.report = self.report, self._no_writes()
+        return report
+
+    def _no_writes(self) -> WriteReport:
+        return WriteReport(failures=0 if self.program.target.emulated_pulses else None)
+
+    @classmethod
+    def resume(cls, program: Program, seed: int, rounds: int, cell_pulses: NDArray[np.int64]) -> Writer:
+        """The writer of a chip that already went through ``rounds`` rounds of writing with these pulses."""
+        assert program.chip is not None
+        writer = cls(program, seed)
+        writer.cells_us = program.chip.conductances_us.copy()
+        writer.rounds = rounds
+        writer.cell_pulses = cell_pulses.copy()
+        return writer
+
+    def write(self, cells: NDArray[np.int64], target_us: NDArray[np.floating]) -> None:
+        """Bring different cells (flat numbers) to conductances within the window of the target; stuck cells stay."""
+        cell = self.program.target.cell
+        wanted = np.clip(target_us, cell.g_min_us, cell.g_max_us)
+        if self._shares is None:
+            self._count(cells, wanted)
+            self._leave_error(cells, wanted)
+        else:
+            self._pulse(cells, wanted, self._shares)
+        self.rounds += 1
+
+    def _leave_error(self, cells: NDArray[np.int64], wanted_us: NDArray[np.floating]) -> None:
+        """G + N(0, sigma), never below 0."""
+        cell = self.program.target.cell
+        noise = gaussians(1, cells, 1 + self.rounds, stream(Purpose.PROGRAMMING, 1), self.seed)[..., 0]
+        sigma = programming_sigma_us(wanted_us.astype(np.float64), self.program.target.programming, cell)
+        self.cells_us.reshape(-1)[cells] = np.maximum(wanted_us + sigma * noise, 0.0)
+        self._keep_stuck()
+
+    def _pulse(self, cells: NDArray[np.int64], wanted_us: NDArray[np.floating], shares: NDArray[np.float64]) -> None:
+        """Pulse by pulse, from where the cells are."""
+        spec, flat_us = self.program.target.write_verify, self.cells_us.reshape(-1)
+        assert spec is not None
+        written = write(
+            flat_us[cells].astype(np.float64),
+            wanted_us.astype(np.float64),
+            shares[cells],
+            spec,
+            self.program.target.cell,
+            cycles_of_cells(cells, seed_of_write(self.seed, self.rounds)),
+        )
+        flat_us[cells] = written.cells_us
+        self.cell_pulses.reshape(-1)[cells] += written.pulses
+        self.report += WriteReport.of(written.pulses, written.energy_j, written.failed)
+
+    def _step_shares(self) -> NDArray[np.float64] | None:
+        """Mean step of each cell, flat, as a share of the nominal one; None where no pulses are emulated."""
+        spec = self.program.target.emulated_pulses
+        if spec is None:
+            return None
+        shares, stuck = np.zeros(self.cells_us.shape), self._low | self._high
+        for number in range(len(shares)):
+            shares[number] = step_shares(stuck[number], spec, number, self.seed)
+        return shares.reshape(-1)
+
+    def _keep_stuck(self) -> None:
+        cell = self.program.target.cell
+        self.cells_us[self._low] = cell.g_min_us
+        self.cells_us[self._high] = cell.g_max_us
+
+    def _count(self, cells: NDArray[np.int64], wanted_us: NDArray[np.floating]) -> None:
+        """Add what it takes to bring cells from where they are to where they are wanted."""
+        spec, now_us = self.program.target.write_verify, self.cells_us.reshape(-1)[cells].astype(np.float64)
+        if spec is None:
+            self.report += WriteReport(writes=len(cells))
+            return
+        pulses, energy_j = nominal_pulses(now_us, wanted_us.astype(np.float64), spec)
+        self.cell_pulses.reshape(-1)[cells] += pulses
+        self.report += WriteReport.of(pulses, energy_j)
+
+    def write_pairs(self, plus: NDArray[np.int64], minus: NDArray[np.int64], levels: NDArray[np.floating]) -> None:
+        """Write signed, not necessarily whole levels into pairs: one cell above g_min, the other at it."""
+        cell = self.program.target.cell
+        for cells, sign in ((plus, 1.0), (minus, -1.0)):
+            self.write(cells, cell.g_min_us + np.maximum(sign * levels, 0.0) * cell.level_step_us)
+
+    def correct_pairs(
+        self, plus: NDArray[np.int64], minus: NDArray[np.int64], levels: NDArray[np.floating], *, minus_first: bool
+    ) -> None:
+        """Bring pairs to signed levels by writing one cell of each, against what the other one holds in truth.
+
+        That leaves the error of one write instead of two. ``minus_first`` says which cell is
+        written where either has the room; a cell that is stuck does not move, so that callers
+        who come back to a pair should take turns.
+        """
+        cell, flat = self.program.target.cell, self.cells_us.reshape(-1).astype(np.float64)
+        upper, lower = flat[minus] + levels * cell.level_step_us, flat[plus] - levels * cell.level_step_us
+        fits = [(cell.g_min_us <= goal) & (goal <= cell.g_max_us) for goal in (upper, lower)]
+        by_minus = fits[1] & (minus_first | ~fits[0])
+        self.write(plus[~by_minus], upper[~by_minus])
+        self.write(minus[by_minus], lower[by_minus])
+
+    def bring_back(self, cells_us: NDArray[np.float32]) -> None:
+        """Write the cells that have changed back to what they held, [arrays, input_lines, cell_columns].
+
+        What a cell held cannot be had again exactly: each write leaves a new error. Cells that miss by more than
+        ``BACK_TOLERANCE`` of its standard deviation are written again, ``BACK_ROUNDS`` times at most.
+        """
+        cell, spec, goal_us = self.program.target.cell, self.program.target, cells_us.reshape(-1).astype(np.float64)
+        within = np.clip(goal_us, cell.g_min_us, cell.g_max_us)
+        pulses = spec.emulated_pulses
+        tolerance_us = BACK_TOLERANCE * programming_sigma_us(within, spec.programming, cell)
+        if pulses is not None:
+            tolerance_us = np.full(goal_us.shape, pulses.margin_us)
+        for _ in range(BACK_ROUNDS):
+            off = np.abs(self.cells_us.reshape(-1) - goal_us) > tolerance_us + np.abs(within - goal_us)
+            if not off.any():
+                return
+            cells = np.flatnonzero(off)
+            self.write(cells, goal_us[cells])
+
+    def measure_pairs(self, plus: NDArray[np.int64], minus: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Signed levels that pairs hold in truth (many reads average the read noise away)."""
+        flat = self.cells_us.reshape(-1).astype(np.float64)
+        return (flat[plus] - flat[minus]) / self.program.target.cell.level_step_us
+
+    def _stuck(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Cells stuck at the lowest and at the highest conductance."""
+        faults, size = self.program.target.faults, self.cells_us[0].size if len(self.cells_us) else 0
+        draw = np.zeros((len(self.cells_us), size))
+        for number in range(len(draw)):
+            draw[number] = uniforms(size, number, 0, stream(Purpose.STUCK, 0), self.seed)
+        draw = draw.reshape(self.cells_us.shape)
+        return draw < faults.stuck_low_share, draw >= 1 - faults.stuck_high_share
+
+    def state(self) -> ChipState:
+        """The chip as it is now."""
+        return ChipState(self.cells_us.copy(), self.seed)
+
+
+def held_levels(program: Program, writer: Writer, wiring: Wiring) -> dict[int, NDArray[np.float32]]:
+    """What the cells of each layer hold in truth, the mean over its copies, by layer number.
+
+    [groups, group_rows, group_columns] in levels of the least significant slice.
+    """
+    bases = np.array([layer.base for layer in program.layers], np.float64)
+    held = writer.measure_pairs(wiring.plus, wiring.minus) * bases[wiring.layer] ** wiring.slice
+    levels = {}
+    for number, layer in enumerate(program.layers):
+        here = wiring.layer == number
+        weight, geometry = wiring.weight[here], layer.geometry
+        total = np.bincount(weight, held[here], geometry.weights)
+        copies = np.bincount(weight[wiring.slice[here] == 0], minlength=geometry.weights)
+        shape = (geometry.groups, geometry.group_rows, geometry.group_columns)
+        levels[number] = (total / copies).reshape(shape).astype(np.float32)
+    return levels
+
+
+def transfer(program: Program, seed: int, *, correct_slices: bool = True) -> tuple[Program, Writer]:
+    """Write all weights of a program into a new chip.
+
+    Parameters
+    ----------
+    correct_slices
+        Leave the measured error of each slice to the next one. That of a structural zero, which is
+        delivered and not written, is then left to its lower slices too, where that is less than it was.
+    """
+    wiring = wire(program)
+    writer = Writer(program, seed)
+    slices = int(program.slices.max(initial=1))
+    if slices > 1 and correct_slices:
+        wiring = _with_blanks(program, wiring)
+    levels = wiring.digit.astype(np.float64)
+    bases = np.array([layer.base for layer in program.layers])
+    highest = program.slices[wiring.layer] - 1
+    for place in range(slices - 1, -1, -1):
+        here = np.flatnonzero(wiring.slice == place)
+        written = here[(wiring.weight[here] >= 0) | (highest[here] > place)]
+        writer.write_pairs(wiring.plus[written], wiring.minus[written], levels[written])
+        if not correct_slices or place == 0:
+            continue
+        error = levels[here] - writer.measure_pairs(wiring.plus[here], wiring.minus[here])
+        # The pair of the next lower slice stands one pair, two columns of cells, to the left.
+        below = _position(wiring.plus)[wiring.plus[here] - 2]
+        levels[below] += error * bases[wiring.layer[here]]
+    return replace(program, chip=writer.state()), writer
+
+
+def _with_blanks(program: Program, weights: Wiring) -> Wiring:
+    """The pairs of all weights, and of the structural zeros that are better written than left as delivered."""
+    blanks, share = wire(program, blanks=True), program.target.programming.blank_share
+    bases, several = np.array([layer.base for layer in program.layers]), program.slices > 1
+    worth = (several & (share * bases >= 1))[blanks.layer]
+    return Wiring(
+        *(np.concatenate([vars(weights)[column.name], vars(blanks)[column.name][worth]]) for column in fields(Wiring))
+    )
+
+
+def _position(plus: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number of the pair at each cell number."""
+    position = np.full(int(plus.max(initial=-1)) + 1, -1, np.int64)
+    position[plus] = np.arange(len(plus))
+    return position

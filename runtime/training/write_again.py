@@ -1,0 +1,149 @@
+"""Writing the worst cells again: write effort goes where it helps the network's output most.
+
+After transfer all weights are read back, and those whose error matters most are corrected. The
+effect of an error e of a weight w is estimated as
+
+    e^2 * F(w),   F(w) = mean over images of (d loss / d w)^2,
+
+the diagonal of the Fisher information (LeCun et al. 1990; Kirkpatrick et al. 2017): to second
+order, half of it is how far the class probabilities move (their Kullback-Leibler divergence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.program.program import Program
+from memcompile.runtime.emulator import Emulator
+from memcompile.runtime.training.gradients import IMAGES_AT_ONCE, Backward
+from memcompile.runtime.training.hybrid_training import probabilities
+from memcompile.runtime.training.transfer import Writer, held_levels, wire
+
+ROUNDS = 4
+"""Rounds that the writes are spread over; each looks at the cells anew."""
+
+Ranking = Literal["effect", "error"]
+
+
+def sensitivities(
+    program: Program,
+    writer: Writer,
+    inputs: Mapping[str, NDArray[Any]],
+    seed: int,
+    *,
+    first_image: int = 0,
+    advance: Callable[[int], None] | None = None,
+) -> dict[int, NDArray[np.float64]]:
+    """Fisher information of each weight, per level squared, [groups, group_rows, group_columns] by layer number.
+
+    The expectation is over the classes as the chip itself sees them: one is drawn per image, so
+    that no labels are needed.
+
+    Parameters
+    ----------
+    inputs
+        Images, [N, ...] per input.
+    seed, first_image
+        Decide the drawn classes, and with the image numbers the read noise.
+    advance
+        Called with the number of images done.
+    """
+    backward = Backward(program, 0)
+    emulator = Emulator(program, seed)
+    levels = held_levels(program, writer, wire(program))
+    count = len(next(iter(inputs.values())))
+    draw = np.random.default_rng([seed, first_image]).random(count)
+    total = {number: np.zeros(held.shape) for number, held in levels.items()}
+    for begin in range(0, count, IMAGES_AT_ONCE):
+        some = {name: array[begin : begin + IMAGES_AT_ONCE] for name, array in inputs.items()}
+        images = np.arange(begin, min(begin + IMAGES_AT_ONCE, count)) + first_image
+        values = backward.forward(emulator, some, images)
+        probability = probabilities(values[program.layers[-1].outputs[0]].reshape(len(images), -1))
+        drawn = (probability.cumsum(axis=1) < draw[begin : begin + len(images), None]).sum(axis=1)
+        error = probability.copy()
+        error[np.arange(len(images)), np.minimum(drawn, error.shape[1] - 1)] -= 1.0
+        for number, gradient in backward.back(program, values, error, levels).items():
+            total[number] += gradient.squares
+        if advance is not None:
+            advance(len(images))
+    return {number: squares / count for number, squares in total.items()}
+
+
+class _Weights:
+    """All weights of all copies, as pairs of cells: [slices of the program, weights].
+
+    Where a layer has fewer slices than another its missing pairs are -1.
+    """
+
+    def __init__(self, program: Program) -> None:
+        wiring = wire(program)
+        fine = np.flatnonzero(wiring.slice == 0)
+        self.layer, self.weight = wiring.layer[fine], wiring.weight[fine]
+        self.bases = np.array([layer.base for layer in program.layers], np.float64)[self.layer]
+        self.plus = np.full((int(program.slices.max(initial=1)), len(fine)), -1, np.int64)
+        self.digit = np.zeros(self.plus.shape)
+        # The pair of slice s of a weight stands s pairs, 2 s columns of cells, to the right of that of slice 0.
+        first = wiring.plus - 2 * wiring.slice.astype(np.int64)
+        order = np.argsort(wiring.plus[fine], kind="stable")
+        place = order[np.searchsorted(wiring.plus[fine], first, sorter=order)]
+        self.plus[wiring.slice, place] = wiring.plus
+        self.digit[wiring.slice, place] = wiring.digit
+
+    def held(self, writer: Writer) -> NDArray[np.float64]:
+        """Levels that the pairs hold in truth, [slices, weights]."""
+        return np.where(self.plus >= 0, writer.measure_pairs(self.plus, self.plus + 1), 0.0)
+
+    def errors(self, held: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Error of the whole weights, in levels of the lowest slice, [weights]."""
+        powers = self.bases ** np.arange(len(held))[:, None]
+        error: NDArray[np.float64] = ((held - self.digit) * powers).sum(axis=0)
+        return error
+
+
+def write_worst_again(
+    program: Program, writer: Writer, share: float, sensitivity: Mapping[int, NDArray[np.float64]] | None
+) -> Program:
+    """Correct the weights whose error matters most, by one cell each.
+
+    Parameters
+    ----------
+    share
+        Corrections, as a share of the weights in all copies; 1 or more is possible.
+    sensitivity
+        What :func:`sensitivities` gives; None ranks by the error alone.
+    """
+    weights = _Weights(program)
+    importance = np.ones(len(weights.weight))
+    if sensitivity is not None:
+        for number, each in sensitivity.items():
+            here = weights.layer == number
+            importance[here] = each.reshape(-1)[weights.weight[here]]
+    count = round(share * len(importance) / ROUNDS)
+    for turn in range(ROUNDS):
+        effect = importance * weights.errors(weights.held(writer)) ** 2
+        # A stable order, so that ties do not depend on how a sort is implemented.
+        worst = np.sort(np.argsort(-effect, kind="stable")[:count])
+        for place in range(len(weights.plus) - 1, -1, -1):
+            _correct(weights, writer, worst, place, minus_first=turn % 2 == 1)
+    return replace(program, chip=writer.state())
+
+
+def _correct(weights: _Weights, writer: Writer, worst: NDArray[np.int64], place: int, *, minus_first: bool) -> None:
+    """Write one slice of some weights such that the whole weight is right, as far as the slice reaches.
+
+    An upper slice is too coarse for that; it is written only where the lowest one cannot reach.
+    """
+    limit = writer.program.target.signed_levels
+    held = weights.held(writer)
+    error = weights.errors(held)
+    if place:
+        beyond = np.abs(held[0] - error)[worst] > limit
+        worst = worst[beyond & (weights.plus[place, worst] >= 0)]
+    goal = np.clip(held[place] - error / weights.bases**place, -limit, limit)[worst]
+    plus = weights.plus[place, worst]
+    writer.correct_pairs(plus, plus + 1, goal, minus_first=minus_first)
