@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import click
 from annotated_types import Ge, Gt, Le, Lt, MaxLen
@@ -35,6 +35,7 @@ import memcompile
 from memcompile.cli.main import cli
 from memcompile.errors import EXIT_CODES, MemcompileError
 from memcompile.hardware.target import Target, builtin_targets, load_target
+from memcompile.ir.pass_contract import Amount, Count, Form, Forms, Share
 from memcompile.ir.pass_manager import Pass
 from memcompile.pipelines import default_passes
 from memcompile.runtime.emulator import Effects
@@ -112,15 +113,28 @@ def _pass_text(number: int, item: Pass) -> str:
     file = kind.__module__.rpartition(".")[2]
     lines = [f"## {number}. {item.pass_name()}", "", f"*{item.summary}* ([source](../passes/{file}.py))", ""]
     lines += _paragraphs(_without_raises(kind.__doc__ or ""))
-    options = dataclasses.fields(item)
+    lines += [f"Consumes {_forms(item.consumes)}; produces {_forms(item.produces)}; {item.fidelity}.", ""]
+    options = item.option_types()
     if options:
         texts = attribute_docstrings(kind)
-        lines += ["| option | default | meaning |", "|---|---|---|"]
-        for option in options:
-            name = f"{item.pass_name()}.{option.name}"
-            lines.append(_row(f"`{name}`", f"`{getattr(item, option.name)}`", _markdown(texts.get(option.name, ""))))
+        lines += ["| option | default | takes | meaning |", "|---|---|---|---|"]
+        for option, wanted in options.items():
+            name, default = f"`{item.pass_name()}.{option}`", f"`{getattr(item, option)}`"
+            lines.append(_row(name, default, _option_type(wanted), _markdown(texts.get(option, ""))))
         lines.append("")
     return "\n".join(lines)
+
+
+def _forms(forms: Forms) -> str:
+    return " and ".join(form.value for form in sorted(forms, key=list(Form).index))
+
+
+def _option_type(wanted: Any) -> str:
+    """A type of an option in words."""
+    if get_origin(wanted) is Literal:
+        return ", ".join(get_args(wanted))
+    limits = {Count: "whole number from 1", Amount: "number from 0", Share: "number above 0, to 1"}
+    return limits.get(wanted) or {bool: "true, false", int: "whole number", float: "number"}[wanted]
 
 
 def _without_raises(docstring: str) -> str:

@@ -24,6 +24,7 @@ from memcompile.frontend.sessions import run_session
 from memcompile.hardware.target import Target, load_target
 from memcompile.ir.batching import Batching
 from memcompile.ir.graph import DigitalNode, Graph, MappedLayer, TensorType
+from memcompile.ir.pass_contract import check_order
 from memcompile.ir.pass_manager import (
     Instrument,
     Pass,
@@ -123,6 +124,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     slice_base: int | None = None,
     seed: int = 0,
     settings: Sequence[str] = (),
+    passes: Sequence[Pass] | None = None,
     instruments: Iterable[Instrument] = (),
     progress: ProgressBar = no_progress,
     check: bool = True,
@@ -131,6 +133,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
 ) -> Compilation:
     """Compile a model and keep everything that was read on the way.
 
+    ``passes`` is a pipeline of one's own instead of :func:`default_passes`; ``settings`` then change its options.
     With ``batch`` a network that is larger than ``chips`` chips is cut into segments that are written
     onto them one after the other, once for each batch of so many images. With ``check`` the program is compared
     with the model on one batch of samples. ``limits`` hold where onnxruntime first meets the model;
@@ -145,7 +148,8 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     hardware = load_target(target) if isinstance(target, str) else target
     check_options(hardware, chips, slices, slice_base, seed)
     check_batch(chips, batch)
-    passes = with_options(default_passes(), settings)
+    pipeline = with_options(default_passes() if passes is None else passes, settings)
+    check_order(pipeline)
     file = read_model(Path(model), limits)
     wanted = _bind(file.inputs, input_shapes or {})
     check_types(wanted)
@@ -178,7 +182,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     counted = MultiplyAdds(find_bodies(file, sample))
     checks = (counted, Verifier(), network) if check else (counted, Verifier())
     with running(Clock(waiting_s=time_limit_s)):
-        graph = run_passes(graph, passes, context, (*instruments, *checks))
+        graph = run_passes(graph, pipeline, context, (*instruments, *checks))
     warnings = (*_data_warnings(dataset, found, calibrated=not hardware.cell.continuous), *_random_warnings(graph))
     options: dict[str, str | int | float | bool | None] = {
         "batch": batch,
@@ -191,18 +195,20 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     }
     if time_limit_s < math.inf:
         options["time_limit_s"] = time_limit_s
+    if passes is not None:
+        options["passes"] = " ".join(item.pass_name() for item in pipeline)
     provenance = Provenance(
         file.name, file.sha256, compiler_version(), options, warnings, counted.total, counted.on_arrays
     )
     program = emit_program(graph, context, provenance)
     if check:
-        rounding = next(item for item in passes if isinstance(item, QuantizeWeights))
-        clipping = next(item for item in passes if isinstance(item, CalibrateActivations))
+        rounding = [item for item in pipeline if isinstance(item, QuantizeWeights)]
+        clipping = [item for item in pipeline if isinstance(item, CalibrateActivations)]
         check_program(
             program,
             network,
-            compensated=context.representative and rounding.compensate,
-            shortest_range=clipping.shortest,
+            compensated=context.representative and any(item.compensate for item in rounding),
+            shortest_range=min((item.shortest for item in clipping), default=CalibrateActivations().shortest),
         )
     return Compilation(program, file, dataset, warnings, counted)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from memcompile.errors import DataError
 from memcompile.ir.graph import CalibratedLayer, Graph, UnrolledLayer, carry
+from memcompile.ir.pass_contract import Count, Fidelity, Form, Forms, Share
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.ir.quantizers import ExactInput, InputQuantizer
 from memcompile.passes.quantization.calibration_batches import calibration_batches
@@ -28,13 +29,16 @@ class CalibrateActivations(Pass):
     """
 
     summary: ClassVar[str] = "choose each layer's input quantiser from calibration data"
-    images: int = 256
+    consumes: ClassVar[Forms] = frozenset({Form.UNROLLED})
+    produces: ClassVar[Forms] = frozenset({Form.CALIBRATED})
+    fidelity: ClassVar[Fidelity] = "lossy"
+    images: Count = 256
     """Calibration images used, at most."""
-    values: int = 100_000
+    values: Count = 100_000
     """Input values kept per layer, at most."""
-    candidates: int = 48
+    candidates: Count = 48
     """Clipping points tried."""
-    shortest: float = 0.3
+    shortest: Share = 0.3
     """Smallest clipping point tried, as a share of the largest magnitude."""
 
     def run(self, graph: Graph, context: PassContext) -> Graph:

@@ -14,6 +14,7 @@ from memcompile.hardware.converter import Converter, aligned_share
 from memcompile.hardware.target import Target
 from memcompile.ir.geometry import Unrolling
 from memcompile.ir.graph import Cut, Graph, MappedLayer, Replica
+from memcompile.ir.pass_contract import Count, Fidelity, Form, Forms, Share
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.passes.quantization.calibration_batches import calibration_batches
 from memcompile.verify.interpreter import Interpreter
@@ -34,13 +35,16 @@ class CalibrateRanges(Pass):
     """
 
     summary: ClassVar[str] = "choose each layer's converter range from calibration data"
-    images: int = 32
+    consumes: ClassVar[Forms] = frozenset({Form.MAPPED})
+    produces: ClassVar[Forms] = frozenset({Form.MAPPED})
+    fidelity: ClassVar[Fidelity] = "exact"
+    images: Count = 32
     """Calibration images used, at most."""
-    vectors: int = 256
+    vectors: Count = 256
     """Input vectors taken in per layer, about; each image gives an equal number, at drawn positions."""
-    candidates: int = 49
+    candidates: Count = 49
     """Ranges tried at most, in equal ratios, and as many beside them; none whose codes are finer than levels."""
-    shortest: float = 1 / 4096
+    shortest: Share = 1 / 4096
     """Shortest range tried, as a share of the target's."""
 
     def run(self, graph: Graph, context: PassContext) -> Graph:

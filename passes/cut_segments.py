@@ -14,6 +14,7 @@ from memcompile.errors import UsageError
 from memcompile.hardware.pulses import LevelWrites
 from memcompile.hardware.target import Target
 from memcompile.ir.graph import Certificate, Graph, Placement, Replica, Segment, TiledLayer, TileTable
+from memcompile.ir.pass_contract import Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.passes.packing.packing import group_tiles
 from memcompile.passes.packing.tiling import tile_limits
@@ -47,6 +48,9 @@ class CutSegments(Pass):
     """
 
     summary: ClassVar[str] = "cut a network that is larger than its chips into segments, if asked to"
+    consumes: ClassVar[Forms] = frozenset({Form.TILED})
+    produces: ClassVar[Forms] = frozenset({Form.TILED})
+    fidelity: ClassVar[Fidelity] = "exact"
 
     parallel_windows: bool = True
     """Try windows of several output positions; otherwise one position a step."""

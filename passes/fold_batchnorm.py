@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.ir.graph import Graph, LinearLayer, Node, OnnxNode, read_only
+from memcompile.ir.pass_contract import Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
 
 # Scale, offset, and the sum of the magnitudes that the offset is made of.
@@ -24,6 +25,9 @@ class FoldBatchnorm(Pass):
     """
 
     summary: ClassVar[str] = "fold batch normalisation and per-channel Mul/Add into the layer before"
+    consumes: ClassVar[Forms] = frozenset({Form.OPERATORS, Form.LINEAR})
+    produces: ClassVar[Forms] = frozenset({Form.OPERATORS, Form.LINEAR})
+    fidelity: ClassVar[Fidelity] = "lossless"
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         changed: dict[str, Node] = {}

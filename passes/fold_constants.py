@@ -13,6 +13,7 @@ from memcompile.errors import ModelError
 from memcompile.frontend.importer import operator_types, to_model
 from memcompile.frontend.sessions import open_session
 from memcompile.ir.graph import Graph, OnnxNode, QuantizedConstant, read_only, read_values
+from memcompile.ir.pass_contract import Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.program.random_operators import RANDOM_OPERATORS
 
@@ -26,6 +27,9 @@ class FoldConstants(Pass):
     """
 
     summary: ClassVar[str] = "evaluate operators whose inputs are all constant"
+    consumes: ClassVar[Forms] = frozenset({Form.OPERATORS})
+    produces: ClassVar[Forms] = frozenset({Form.OPERATORS})
+    fidelity: ClassVar[Fidelity] = "lossless"
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         constant = set(graph.constants)

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from memcompile.errors import ModelError
 from memcompile.ir.graph import DigitalNode, Graph, Node, OnnxNode, read_values
+from memcompile.ir.pass_contract import Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
 
 
@@ -20,6 +21,9 @@ class GroupDigital(Pass):
     """
 
     summary: ClassVar[str] = "group the other operators into subgraphs that onnxruntime runs"
+    consumes: ClassVar[Forms] = frozenset({Form.OPERATORS})
+    produces: ClassVar[Forms] = frozenset({Form.DIGITAL})
+    fidelity: ClassVar[Fidelity] = "lossless"
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         depth = _depths(graph)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from memcompile.errors import CapacityError
 from memcompile.ir.graph import Certificate, Graph, Placement
+from memcompile.ir.pass_contract import Amount, Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.passes.packing.bounds import arrays_bound, packing_interval_bound
 from memcompile.passes.packing.exact import pack_exactly
@@ -36,16 +37,19 @@ class Place(Pass):
     """
 
     summary: ClassVar[str] = "place tiles in the fewest arrays without overlap"
+    consumes: ClassVar[Forms] = frozenset({Form.MAPPED})
+    produces: ClassVar[Forms] = frozenset({Form.MAPPED, Form.PLACED})
+    fidelity: ClassVar[Fidelity] = "exact"
 
     exact_tiles: int = 200
     """Most tiles for which CP-SAT is asked."""
     exact_arrays: int = 32
     """Most arrays at hand for which CP-SAT is asked."""
-    solver_limit: float = 1.0
+    solver_limit: Amount = 1.0
     """Limit of each CP-SAT solve, in its deterministic time (about seconds)."""
-    work: float = 2.0
+    work: Amount = 2.0
     """Limit of all solves together, in the same measure."""
-    time_limit_s: float = math.inf
+    time_limit_s: Amount = math.inf
     """Seconds after which the search ends with the best it has; then results depend on the machine."""
 
     def run(self, graph: Graph, context: PassContext) -> Graph:

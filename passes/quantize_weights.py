@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from memcompile.errors import ModelError
 from memcompile.ir.graph import CalibratedLayer, Graph, QuantizedLayer, carry, read_only
+from memcompile.ir.pass_contract import Amount, Count, Fidelity, Form, Forms, Share
 from memcompile.ir.pass_manager import Pass, PassContext, weight_limit
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.passes.quantization.compensated_rounding import output_variance, rounded
@@ -59,17 +60,20 @@ class QuantizeWeights(Pass):
     """
 
     summary: ClassVar[str] = "quantise weights per output channel to the target's signed levels"
-    candidates: int = 64
+    consumes: ClassVar[Forms] = frozenset({Form.CALIBRATED})
+    produces: ClassVar[Forms] = frozenset({Form.QUANTIZED})
+    fidelity: ClassVar[Fidelity] = "lossy"
+    candidates: Count = 64
     """Clipping points tried."""
-    shortest: float = 0.4
+    shortest: Share = 0.4
     """Smallest clipping point tried, as a share of the channel's largest weight."""
     compensate: bool = True
     """Let rounding errors cancel on the calibration data, where these are real."""
-    images: int = 256
+    images: Count = 256
     """Calibration images used for that, at most."""
-    vectors: int = 8192
+    vectors: Count = 8192
     """Input vectors of these images used per layer, about."""
-    damping: float = 0.01
+    damping: Amount = 0.01
     """Share of the mean variance added to each input's, against too few vectors."""
 
     def run(self, graph: Graph, context: PassContext) -> Graph:

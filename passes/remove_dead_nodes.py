@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from memcompile.ir.graph import Graph, read_values
+from memcompile.ir.pass_contract import Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
 
 
@@ -14,6 +15,9 @@ class RemoveDeadNodes(Pass):
     """Keeps the nodes from which an output can be reached."""
 
     summary: ClassVar[str] = "remove operators that no output depends on"
+    consumes: ClassVar[Forms] = frozenset({Form.OPERATORS})
+    produces: ClassVar[Forms] = frozenset({Form.OPERATORS})
+    fidelity: ClassVar[Fidelity] = "lossless"
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         wanted = set(graph.outputs)

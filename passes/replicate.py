@@ -6,11 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from memcompile.errors import CapacityError, UsageError
+from memcompile.errors import CapacityError
 from memcompile.hardware.target import Target
 from memcompile.ir.geometry import Unrolling
 from memcompile.ir.graph import (
@@ -25,6 +25,7 @@ from memcompile.ir.graph import (
     carry,
     read_only,
 )
+from memcompile.ir.pass_contract import Amount, Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.passes.packing.bounds import arrays_bound
 from memcompile.passes.packing.exact import pack_exactly
@@ -60,8 +61,8 @@ from memcompile.passes.search.window_plan import (
 from memcompile.passes.solving.clock import Clock, running
 from memcompile.timing.dataflow_steps import Flow
 
-OBJECTIVES = ("throughput", "accuracy", "latency", "arrays")
-EFFORTS = ("fast", "normal", "best")
+Objective = Literal["throughput", "accuracy", "latency", "arrays"]
+Effort = Literal["fast", "normal", "best"]
 JOINT_LAYERS = 8
 JOINT_ARRAYS = 16
 JOINT_OPTIONS = 8
@@ -93,25 +94,24 @@ class Replicate(Pass):
     ------
     CapacityError
         One copy does not fit the budget.
-    UsageError
-        An option has an unknown value.
     """
 
     summary: ClassVar[str] = "choose chips, windows and copies of each layer for a short interval"
+    consumes: ClassVar[Forms] = frozenset({Form.TILED})
+    produces: ClassVar[Forms] = frozenset({Form.MAPPED})
+    fidelity: ClassVar[Fidelity] = "exact"
 
-    objective: str = "throughput"
+    objective: Objective = "throughput"
     """throughput: shortest interval; accuracy: the same with one output position a step; latency: fewest steps
     for one image; arrays: one copy, fewest arrays."""
-    effort: str = "normal"
-    """fast, normal or best."""
+    effort: Effort = "normal"
+    """Work that the searches may take together; best sets no limit."""
     parallel_windows: bool = True
     """Try windows of several output positions; otherwise one position a step."""
-    time_limit_s: float = math.inf
+    time_limit_s: Amount = math.inf
     """Seconds after which the search ends with the best it has; then results depend on the machine."""
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
-        check_choice("replicate.objective", self.objective, OBJECTIVES)
-        check_choice("replicate.effort", self.effort, EFFORTS)
         if graph.placement is not None:
             return graph  # in segments, with their copies
         layers = [node for node in graph.nodes if isinstance(node, TiledLayer)]
@@ -361,12 +361,6 @@ def joint_options(kinds: Sequence[LayerKind]) -> list[tuple[CopyOption, ...]]:
         options = sorted(kind.options, key=lambda option: (option.unrolling.window_outputs, option.crossings))
         by_layer.update(dict.fromkeys(kind.members, tuple(options[:JOINT_OPTIONS])))
     return [by_layer[number] for number in range(len(by_layer))]
-
-
-def check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise UsageError for a word that is not among the allowed ones."""
-    if value not in allowed:
-        raise UsageError(f"{option} = {value!r}: takes one of {', '.join(allowed)}")
 
 
 def layer_kinds(layers: Sequence[TiledLayer], target: Target, arrays: int | None, windows: bool) -> list[LayerKind]:

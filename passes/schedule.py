@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.ir.graph import Certificate, Graph, MappedLayer, Placement, Segment, TileTable
+from memcompile.ir.pass_contract import Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.passes.packing.bounds import packing_interval_bound
 from memcompile.passes.packing.packing import group_tiles
@@ -34,6 +35,9 @@ class Schedule(Pass):
     """
 
     summary: ClassVar[str] = "decide in which steps each tile works"
+    consumes: ClassVar[Forms] = frozenset({Form.DIGITAL, Form.MAPPED, Form.PLACED})
+    produces: ClassVar[Forms] = frozenset({Form.DIGITAL, Form.MAPPED, Form.PLACED, Form.SCHEDULED})
+    fidelity: ClassVar[Fidelity] = "exact"
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         placement = graph.placement

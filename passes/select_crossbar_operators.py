@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from memcompile.ir.graph import Graph, Node, OnnxNode
+from memcompile.ir.pass_contract import Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.passes.lowering.decompose_attention import decompose_attention, decompose_quantized_attention
 from memcompile.passes.lowering.decompose_contractions import (
@@ -95,6 +96,9 @@ class SelectCrossbarOperators(Pass):
     """
 
     summary: ClassVar[str] = "turn linear operators with static weights into crossbar layers"
+    consumes: ClassVar[Forms] = frozenset({Form.OPERATORS})
+    produces: ClassVar[Forms] = frozenset({Form.OPERATORS, Form.LINEAR})
+    fidelity: ClassVar[Fidelity] = "lossless"
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         nodes: list[Node] = []

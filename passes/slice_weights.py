@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.ir.graph import Graph, QuantizedLayer, SlicedLayer, carry, read_only
+from memcompile.ir.pass_contract import Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
 
 
@@ -21,6 +22,9 @@ class SliceWeights(Pass):
     """
 
     summary: ClassVar[str] = "cut integer weights into slices, one differential pair each"
+    consumes: ClassVar[Forms] = frozenset({Form.QUANTIZED})
+    produces: ClassVar[Forms] = frozenset({Form.SLICED})
+    fidelity: ClassVar[Fidelity] = "exact"
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         layers = [node for node in graph.nodes if isinstance(node, QuantizedLayer)]

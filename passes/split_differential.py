@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from memcompile.ir.graph import Graph, PairedLayer, SlicedLayer, carry, read_only
+from memcompile.ir.pass_contract import Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
 
 
@@ -20,6 +21,9 @@ class SplitDifferential(Pass):
     """
 
     summary: ClassVar[str] = "split signed digits into differential pairs of cells"
+    consumes: ClassVar[Forms] = frozenset({Form.SLICED})
+    produces: ClassVar[Forms] = frozenset({Form.PAIRED})
+    fidelity: ClassVar[Fidelity] = "exact"
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         changed = {}

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from memcompile.ir.geometry import Unrolling
 from memcompile.ir.graph import Graph, PairedLayer, TiledLayer, carry
+from memcompile.ir.pass_contract import Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.passes.packing.tiling import full_cut, largest_bundle, tile_limits
 
@@ -26,6 +27,9 @@ class TileMatrices(Pass):
     """
 
     summary: ClassVar[str] = "cut weight matrices into tiles that fit an array"
+    consumes: ClassVar[Forms] = frozenset({Form.PAIRED})
+    produces: ClassVar[Forms] = frozenset({Form.TILED})
+    fidelity: ClassVar[Fidelity] = "exact"
 
     bundle_groups: bool = True
     """Put groups of a grouped convolution side by side on the diagonal of one tile."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from memcompile.ir.graph import Graph, LinearLayer, UnrolledLayer, carry, read_only
+from memcompile.ir.pass_contract import Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
 
 
@@ -20,6 +21,9 @@ class UnrollConvolutions(Pass):
     """
 
     summary: ClassVar[str] = "unroll kernels into weight matrices, a column per output channel"
+    consumes: ClassVar[Forms] = frozenset({Form.LINEAR})
+    produces: ClassVar[Forms] = frozenset({Form.UNROLLED})
+    fidelity: ClassVar[Fidelity] = "lossless"
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         return graph.map_nodes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from memcompile.passes import replicate as replicate_module
 from memcompile.passes.packing.packing import TileShape
 from memcompile.passes.place import Place
 from memcompile.passes.placement.traffic import Traffic
-from memcompile.passes.replicate import OBJECTIVES, Replicate
+from memcompile.passes.replicate import Objective, Replicate
 from memcompile.passes.schedule import Schedule
 from memcompile.passes.search.explore_windows import CopyOption
 from memcompile.passes.search.joint_bound import is_impossible, joint_bound
@@ -138,7 +139,7 @@ def test_no_bound_exceeds_what_any_objective_finds(graph: Graph, target: Target,
         patch.setitem(replicate_module.WORK, "normal", 0.4)  # some networks would take all there is
         every = {
             (objective, effort): mapped_for(tiled, target, one.chips + spare, Replicate(objective, effort))
-            for objective, effort in (*itertools.product(OBJECTIVES, ["normal"]), ("throughput", "fast"))
+            for objective, effort in (*itertools.product(get_args(Objective), ["normal"]), ("throughput", "fast"))
         }
     for (objective, _), (placement, _) in every.items():
         # What is proven for one output position a step is for such mappings.

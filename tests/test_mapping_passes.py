@@ -11,7 +11,7 @@ from factories import make_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcompile.errors import CapacityError, UsageError
+from memcompile.errors import CapacityError
 from memcompile.hardware.target import FIELDS, Target, load_target
 from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import Graph, MappedLayer, PairedLayer, TensorType, TiledLayer
@@ -332,13 +332,6 @@ def test_a_weight_wider_than_an_array_is_refused() -> None:
     target = make_target(array={"output_lines": 4})
     with pytest.raises(CapacityError, match=r"6 source lines.*has 4.*--slices 2"):
         TileMatrices().run(chain([dense(4, 4)], target, slices=3), context_of(target, slices=3))
-
-
-@pytest.mark.parametrize("option", ["objective", "effort"])
-def test_unknown_words_are_refused(option: str) -> None:
-    target = make_target()
-    with pytest.raises(UsageError, match=f"replicate.{option} = 'most': takes one of"):
-        mapped(chain(FIVE_LAYERS, target), context_of(target), Replicate(**{option: "most"}))
 
 
 def test_a_network_without_crossbar_layers_uses_nothing() -> None:

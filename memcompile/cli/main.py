@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import signal
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import click
 from rich.table import Table
@@ -107,8 +107,9 @@ def _list_passes(ctx: click.Context, param: click.Parameter, value: bool) -> Non
         return
     for item in default_passes():
         click.echo(f"{item.pass_name():28} {item.summary}")
-        for option in fields(item):
-            click.echo(f"    --set {item.pass_name()}.{option.name}={getattr(item, option.name)}")
+        for option, kind in item.option_types().items():
+            words = f" ({', '.join(get_args(kind))})" if get_origin(kind) is Literal else ""
+            click.echo(f"    --set {item.pass_name()}.{option}={getattr(item, option)}{words}")
     ctx.exit()
 
 

@@ -11,14 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Protocol
+from functools import cache
+from typing import Any, ClassVar, Protocol, get_type_hints
 
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from memcompile.errors import UsageError
 from memcompile.hardware.target import Target
 from memcompile.heap import give_back_memory
 from memcompile.ir.graph import Graph
+from memcompile.ir.pass_contract import Fidelity, Forms
 
 Advance = Callable[[int], None]
 ProgressBar = Callable[[str, int], AbstractContextManager[Advance]]
@@ -97,11 +100,38 @@ class Pass(ABC):
     """One transformation of the graph. Its fields are its options."""
 
     summary: ClassVar[str]
+    consumes: ClassVar[Forms]
+    """Forms of the graph that it needs and takes away."""
+    produces: ClassVar[Forms]
+    """Forms that it leaves or makes."""
+    fidelity: ClassVar[Fidelity]
+    """What it does to the numbers; chooses its differential test."""
 
     @classmethod
     def pass_name(cls) -> str:
         """``FoldBatchnorm`` -> ``fold_batchnorm``, the name of its file."""
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+    def __post_init__(self) -> None:
+        """Check the options against their types.
+
+        Raises
+        ------
+        UsageError
+            An option has a value that its type does not allow.
+        """
+        for option, wanted in self.option_types().items():
+            try:
+                TypeAdapter(wanted).validate_python(getattr(self, option), strict=True)
+            except ValidationError as error:
+                raise _refusal(type(self), option, getattr(self, option), error) from error
+
+    @classmethod
+    @cache
+    def option_types(cls) -> dict[str, Any]:
+        """Type of each option: bool, a number with its limits, or a Literal of words."""
+        hints = get_type_hints(cls, include_extras=True)
+        return {option.name: hints[option.name] for option in fields(cls)}
 
     @abstractmethod
     def run(self, graph: Graph, context: PassContext) -> Graph:
@@ -150,18 +180,19 @@ def with_options(passes: Sequence[Pass], settings: Sequence[str]) -> tuple[Pass,
         if option not in options:
             known = ", ".join(sorted(options)) or "none"
             raise UsageError(f"pass {name} has no option {option!r}; its options are: {known}")
-        changed[name] = replace(changed[name], **{option: _parse(name, option, text, getattr(changed[name], option))})
+        changed[name] = replace(changed[name], **{option: _parse(type(changed[name]), option, text)})
     return tuple(changed[item.pass_name()] for item in passes)
 
 
-def _parse(name: str, option: str, text: str, default: object) -> object:
-    """Read a value in the type of the option's default."""
-    words = {"true": True, "false": False}
-    if isinstance(default, bool) and text.lower() in words:
-        return words[text.lower()]
+def _parse(kind: type[Pass], option: str, text: str) -> object:
+    """Read a value in the type of an option."""
+    wanted = kind.option_types()[option]
     try:
-        if isinstance(default, bool):
-            raise ValueError(text)
-        return type(default)(text)  # type: ignore[call-arg]
-    except ValueError as error:
-        raise UsageError(f"{name}.{option} takes a {type(default).__name__}, not {text!r}") from error
+        return TypeAdapter(wanted).validate_strings(text)
+    except ValidationError as error:
+        raise _refusal(kind, option, text, error) from error
+
+
+def _refusal(kind: type[Pass], option: str, value: object, error: ValidationError) -> UsageError:
+    why = str(error.errors()[0]["msg"]).removeprefix("Input should be ")
+    return UsageError(f"{kind.pass_name()}.{option} = {value}: should be {why}")
