@@ -25,12 +25,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import memcompile
 from memcompile.atomic import write_atomically
 from memcompile.data.loader import Dataset, load_dataset
 from memcompile.hardware.target import Target, load_target, parse_target
 from memcompile.held_back import MOST_IMAGES
-from memcompile.pipelines import Compilation
+from memcompile.pipelines import Compilation, compile_model
 from memcompile.program.program import Program
 from memcompile.report.evaluation import run_float
 from memcompile.report.scoring import score
@@ -156,7 +155,7 @@ def measure(
     """
     plan_of = remedies(arguments.epochs, arguments.recalibration_images)
     for slices in arguments.slices:
-        compilation = memcompile.compile_model(
+        compilation = compile_model(
             model,
             changed_target(arguments.target, arguments.value or ()),
             settings=arguments.set or (),
@@ -265,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # An archive's first images calibrate; those must not be the ones that score.
         options = {"data": arguments.train, "mean": CIFAR_MEAN, "std": CIFAR_STD}
         images = arguments.train_images or 500
-    inputs = memcompile.compile_model(model, **options).program.inputs
+    inputs = compile_model(model, **options).program.inputs
     normalisation = {key: options[key] for key in ("mean", "std") if key in options}
     train = load_dataset(source, inputs, part="train", **normalisation).head(images + MOST_IMAGES)
     test = load_dataset(arguments.test or source, inputs, **normalisation)

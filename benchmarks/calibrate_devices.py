@@ -26,9 +26,9 @@ from pathlib import Path
 
 import numpy as np
 
-import memcompile
 from memcompile.data.loader import Dataset, load_dataset
 from memcompile.hardware.target import Target
+from memcompile.pipelines import compile_model
 from memcompile.program.program import Program
 from memcompile.report.evaluation import run_float
 from memcompile.report.scoring import score
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="[0.4 1.6, for drift 0 0.3]")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(argv)
-    compilation = memcompile.compile_model(FIVE_LAYER, data=arguments.data, settings=SETTINGS)
+    compilation = compile_model(FIVE_LAYER, data=arguments.data, settings=SETTINGS)
     test = compilation.dataset.head(arguments.images or compilation.dataset.count)
     assert test.labels is not None
     program = compilation.program

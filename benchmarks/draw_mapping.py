@@ -22,7 +22,10 @@ from matplotlib.gridspec import GridSpec, GridSpecFromSubplotSpec
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
-from memcompile import Emulator, MemcompileError, Program, compile_model
+from memcompile import Emulator
+from memcompile.errors import MemcompileError
+from memcompile.pipelines import compile_model
+from memcompile.program.program import Program
 from memcompile.report.evaluation import Accuracy, evaluate
 
 LAYER_COLOURS = ("#1f77b4", "#e8862e", "#2f9e5b", "#8a63c9", "#c94f6d", "#7d6b4f", "#3aa6b9", "#9aa128")

@@ -5,8 +5,7 @@ Run it from anywhere: `python examples/01_compile_and_report.py`.
 
 from pathlib import Path
 
-from memcompile import compile_model
-from memcompile.report.evaluation import evaluate
+import memcompile
 from memcompile.report.facts import program_facts
 
 MODEL = Path(__file__).with_name("five_layer_cnn.onnx")
@@ -14,11 +13,8 @@ MODEL = Path(__file__).with_name("five_layer_cnn.onnx")
 
 def main() -> None:
     """Compile, measure on the embedded handwritten digits, print."""
-    # `memcompile.compile` gives the program alone; `compile_model` also keeps the model and the
-    # data it was calibrated on, which the evaluation needs.
-    compilation = compile_model(MODEL, target="yao2020")
-    evaluation = evaluate(compilation.program, compilation.model, compilation.dataset)
-    facts = program_facts(compilation.program, evaluation)
+    program = memcompile.compile(MODEL, target="yao2020")
+    facts = program_facts(program, memcompile.evaluate(program, MODEL))
 
     for layer in facts["layers"]:
         copies = f"{layer['replicas']} copies" if layer["replicas"] > 1 else "1 copy"

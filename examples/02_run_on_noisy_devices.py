@@ -10,19 +10,20 @@ import numpy as np
 
 import memcompile
 from memcompile.data import DIGITS_TRAINING_SAMPLES, digits28
+from memcompile.runtime.effects.switches import Effects
 
 MODEL = Path(__file__).with_name("five_layer_cnn.onnx")
 CHIPS = 3
 IMAGES = 300
 
-NONE = memcompile.Effects.none()
+NONE = Effects.none()
 CASES = {
     "none (integer arithmetic)": NONE,
     "converter": replace(NONE, adc=True),
     "programming error": replace(NONE, programming_error=True),
     "stuck cells": replace(NONE, stuck_cells=True),
     "read noise": replace(NONE, read_noise=True),
-    "all": memcompile.Effects(),
+    "all": Effects(),
 }
 
 

@@ -6,12 +6,13 @@ Run it from anywhere: `python examples/03_look_into_the_mapping.py`.
 from pathlib import Path
 
 import memcompile
+from memcompile.program.program import Program
 from memcompile.report.lookup import find_weight
 
 MODEL = Path(__file__).with_name("five_layer_cnn.onnx")
 
 
-def print_tiles(program: memcompile.Program) -> None:
+def print_tiles(program: Program) -> None:
     """One line a tile, ordered by place."""
     tiles = program.placement.tiles
     widths = tiles.widths(program.slices)
@@ -28,7 +29,7 @@ def print_tiles(program: memcompile.Program) -> None:
         )
 
 
-def print_weight(program: memcompile.Program, layer: str, output: int, kernel_input: int) -> None:
+def print_weight(program: Program, layer: str, output: int, kernel_input: int) -> None:
     """All cells that hold one weight, in all copies of the layer."""
     print(f"\nweight of {layer}, output channel {output}, kernel input {kernel_input}:")
     for cell in find_weight(program, layer, output, kernel_input):
@@ -38,7 +39,7 @@ def print_weight(program: memcompile.Program, layer: str, output: int, kernel_in
         )
 
 
-def print_conductances(program: memcompile.Program, array: int) -> None:
+def print_conductances(program: Program, array: int) -> None:
     """Part of an array: the levels aimed at, and what one chip's cells hold after programming."""
     ideal = memcompile.Emulator.ideal(program).machine.devices
     chip = memcompile.Emulator(program, seed=0).machine.devices

@@ -14,7 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from memcompile import MemcompileError, compile_model
+from memcompile.errors import MemcompileError
+from memcompile.pipelines import compile_model
 from memcompile.report.evaluation import evaluate
 from memcompile.report.facts import program_facts
 

@@ -7,20 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from memcompile.data.loader import Dataset, check_types, load_dataset, read_archive
+from memcompile.data.loader import Data, Dataset, check_types, load_dataset, open_archive
+from memcompile.described import Described
 from memcompile.errors import UsageError
 from memcompile.frontend.batch_axes import Found, find_batching
 from memcompile.frontend.body_operators import find_bodies
-from memcompile.frontend.importer import ModelFile, import_graph, read_model, to_model
+from memcompile.frontend.importer import ModelFile, import_graph, to_model
 from memcompile.frontend.sandbox import Limits
 from memcompile.frontend.sessions import run_session
+from memcompile.frontend.sources import Network, open_network
 from memcompile.hardware.target import Target, load_target
 from memcompile.ir.batching import Batching
 from memcompile.ir.graph import DigitalNode, Graph, MappedLayer, TensorType
@@ -91,8 +92,8 @@ def default_passes() -> tuple[Pass, ...]:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Compilation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Compilation(Described):
     """A program with what it was made from, for reports and evaluation."""
 
     program: Program
@@ -100,6 +101,10 @@ class Compilation:
     dataset: Dataset
     warnings: tuple[str, ...]
     multiply_adds: MultiplyAdds
+
+    def described(self) -> list[str]:
+        """Lines of ``repr``."""
+        return [*self.program.described(), *self.dataset.described()]
 
 
 def compiler_version() -> str:
@@ -111,13 +116,14 @@ def compiler_version() -> str:
 
 
 def compile_model(  # noqa: PLR0913 - its options are those of the command line
-    model: Path | str,
+    model: Network,
     target: Target | str = DEFAULT_TARGET,
     *,
-    data: Path | str | None = None,
+    data: Data = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    example_inputs: Sequence[Any] | None = None,
     chips: int | None = None,
     batch: int | None = None,
     slices: int = 1,
@@ -136,9 +142,9 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     ``passes`` is a pipeline of one's own instead of :func:`default_passes`; ``settings`` then change its options.
     With ``batch`` a network that is larger than ``chips`` chips is cut into segments that are written
     onto them one after the other, once for each batch of so many images. With ``check`` the program is compared
-    with the model on one batch of samples. ``limits`` hold where onnxruntime first meets the model;
-    None trusts it. The command line sets limits. ``time_limit_s`` holds for all searches of the mapping
-    together; where it is finite, results depend on the machine.
+    with the model on one batch of samples. ``example_inputs`` are for a PyTorch module. ``limits`` hold where
+    onnxruntime first meets the model; None trusts it. The command line sets limits. ``time_limit_s`` holds for all
+    searches of the mapping together; where it is finite, results depend on the machine.
 
     Raises
     ------
@@ -150,10 +156,10 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     check_batch(chips, batch)
     pipeline = with_options(default_passes() if passes is None else passes, settings)
     check_order(pipeline)
-    file = read_model(Path(model), limits)
+    file = open_network(model, limits, example_inputs)
     wanted = _bind(file.inputs, input_shapes or {})
     check_types(wanted)
-    stored = None if data is None or Path(data).is_dir() else read_archive(Path(data), wanted)
+    stored = open_archive(data, wanted)
     found = find_batching(file, wanted, {} if stored is None else stored.arrays)
     dataset = load_dataset(
         data,
@@ -211,19 +217,6 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
             shortest_range=min((item.shortest for item in clipping), default=CalibrateActivations().shortest),
         )
     return Compilation(program, file, dataset, warnings, counted)
-
-
-def compile(  # noqa: A001 - the public name is memcompile.compile
-    model: Path | str, target: Target | str = DEFAULT_TARGET, **options: Any
-) -> Program:
-    """Compile an ONNX file for a target; takes the options of :func:`compile_model`.
-
-    Raises
-    ------
-    MemcompileError
-        Whatever is wrong with the model, the data, the target, the options or the budget.
-    """
-    return compile_model(model, target, **options).program
 
 
 def check_options(target: Target, chips: int | None, slices: int, slice_base: int | None, seed: int) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.checkpoints import Checkpoint, TuningState
+from memcompile.described import Described
 from memcompile.errors import DataError, MemcompileError, UsageError
 from memcompile.hardware.pulses import WriteReport
 from memcompile.held_back import HeldBackImages, Outcome, StepRecord, better, record, split
@@ -64,8 +65,8 @@ class TuningPlan:
     undo: bool = True
 
 
-@dataclass(frozen=True, eq=False)
-class TuningResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class TuningResult(Described):
     """A tuned program and what it took.
 
     ``transfer`` and ``tuning`` say what writing took; ``transfer_most_pulses`` and ``most_pulses``
@@ -82,6 +83,15 @@ class TuningResult:
     steps: tuple[StepRecord, ...]
     undoing: WriteReport
     fitted_images: int
+
+    def described(self) -> list[str]:
+        """Lines of ``repr``."""
+        steps = [
+            f"  {step.step}: {step.before:.2%} to {step.after:.2%} of {step.images:,} images held back, "
+            f"{'kept' if step.kept else 'undone'}"
+            for step in self.steps
+        ]
+        return [f"TuningResult fitted on {self.fitted_images:,} images", *steps, *self.program.described()]
 
 
 def tune(

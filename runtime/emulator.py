@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.described import Described
 from memcompile.errors import DataError, UsageError
 from memcompile.frontend.values import Value
 from memcompile.hardware.pulses import WriteReport
@@ -46,7 +47,7 @@ More costs time: fresh memory has to be mapped, and caches do not hold what one 
 MAX_CHUNK = 1_000
 
 
-class Emulator:
+class Emulator(Described):
     """A program on one sample of hardware.
 
     Parameters
@@ -115,6 +116,12 @@ class Emulator:
         self._literal = None if executor == "fast" else PassExecutors(self.machine, machine_of, LiteralExecutor)
         self._digital = DigitalRunner()
         self._numbers = {layer.name: number for number, layer in enumerate(program.layers)}
+
+    def described(self) -> tuple[str, ...]:
+        """Lines of ``repr``."""
+        ideal = self.effects == Effects.none()
+        hardware = "ideal devices" if ideal else f"devices of seed {self.machine.seed}"
+        return (f"Emulator with {hardware}", *self.program.described())
 
     @classmethod
     def ideal(cls, program: Program, executor: Literal["fast", "literal"] = "fast") -> Emulator:

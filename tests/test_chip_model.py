@@ -430,7 +430,7 @@ def test_command_writes_the_chip_that_run_runs(program_file: Path, capsys: pytes
     assert lines[1].startswith("chip 3, 7200 s after programming, written to chip.onnx, ")
     assert lines[2].startswith("read noise is not in the model")
     assert Path("cells.npz").exists()
-    program = memcompile.load_program(program_file)
+    program = memcompile.load(program_file)
     assert Path("chip.onnx").read_bytes() == chip_model(program, 3, time_s=7200.0)
 
 
@@ -438,7 +438,7 @@ def test_command_writes_ideal_devices(program_file: Path, capsys: pytest.Capture
     assert main(["export", "m.mcp", "--onnx", "ideal.onnx", "--ideal"]) == 0
     assert capsys.readouterr().out.startswith("ideal devices written to ideal.onnx, ")
     feeds = {"x": models.images((4, 2, 6, 6))}
-    want = Emulator.ideal(memcompile.load_program(program_file)).run(feeds)["y"]
+    want = Emulator.ideal(memcompile.load(program_file)).run(feeds)["y"]
     assert np.array_equal(exported.run(Path("ideal.onnx").read_bytes(), feeds)["y"], want)
 
 

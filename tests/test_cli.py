@@ -25,6 +25,7 @@ from memcompile.errors import EXIT_CODES
 from memcompile.hardware.target import builtin_targets
 from memcompile.ir.pass_manager import Pass
 from memcompile.pipelines import default_passes
+from memcompile.program.program import Program
 
 Run = Callable[[str], str]
 DATA = {"x": models.images((40, 2, 6, 6), seed=81)}
@@ -75,7 +76,7 @@ def names(folder: Path) -> set[str]:
 def test_compile_writes_the_program_and_reports(run: Run, tmp_path: Path) -> None:
     out = run(COMPILE)
     assert names(tmp_path) == {"m.yao2020.mcp"}
-    program = memcompile.load_program(tmp_path / "m.yao2020.mcp")
+    program = memcompile.load(tmp_path / "m.yao2020.mcp")
     for layer in program.layers:
         assert layer.name in out
     assert "m.onnx on yao2020" in out
@@ -103,7 +104,7 @@ def test_programs_for_several_targets_lie_side_by_side(run: Run, tmp_path: Path)
         (tmp_path / f"{name}.toml").write_text(reference.replace("arrays = 8\n", "arrays = 2\n"))
     for target in ("yao2020", "hermes", "small.toml", "yao2020.toml"):
         run(f"m.onnx --no-evaluation --quiet --effort fast --target {target}")
-    programs = {path.name: memcompile.load_program(path).target for path in tmp_path.glob("*.mcp")}
+    programs = {path.name: memcompile.load(path).target for path in tmp_path.glob("*.mcp")}
     assert {name: (target.name, target.chip.arrays) for name, target in programs.items()} == {
         "m.yao2020.mcp": ("yao2020", 8),
         "m.hermes.mcp": ("hermes", 64),
@@ -115,7 +116,7 @@ def test_programs_for_several_targets_lie_side_by_side(run: Run, tmp_path: Path)
 def test_json_on_standard_output_is_all_there_is(run: Run) -> None:
     facts = json.loads(run(f"{COMPILE} --json -"))
     assert facts.keys() >= ISSUE_KEYS
-    program = memcompile.load_program(Path("m.yao2020.mcp"))
+    program = memcompile.load(Path("m.yao2020.mcp"))
     assert (facts["model"], facts["target"], facts["chips"]) == ("m.onnx", "yao2020", program.placement.chips)
     assert facts["arrays_bound"] <= facts["arrays_used"] == program.arrays_used
     assert facts["initiation_interval_bound"] <= facts["initiation_interval_steps"]
@@ -128,7 +129,7 @@ def test_json_on_standard_output_is_all_there_is(run: Run) -> None:
 
 def test_accuracies_are_those_of_the_three_networks(run: Run) -> None:
     accuracy = json.loads(run(f"{COMPILE} --json -"))["accuracy"]
-    program = memcompile.load_program(Path("m.yao2020.mcp"))
+    program = memcompile.load(Path("m.yao2020.mcp"))
 
     def score(outputs: Any) -> float:
         return float((outputs["y"].argmax(axis=1) == LABELS).mean())
@@ -209,7 +210,7 @@ def test_set_changes_an_option_of_a_pass(run: Run, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=spiky)
     run("m.onnx --data d.npz --no-evaluation -o a.mcp")
     run("m.onnx --data d.npz --no-evaluation -o b.mcp --set calibrate_activations.candidates=1")
-    first, second = (memcompile.load_program(tmp_path / name) for name in ("a.mcp", "b.mcp"))
+    first, second = (memcompile.load(tmp_path / name) for name in ("a.mcp", "b.mcp"))
     assert "calibrate_activations.candidates=1" in str(second.provenance.options["settings"])
     assert second.layers[0].quantizer.scale == pytest.approx(10 / 127)
     assert first.layers[0].quantizer.scale != second.layers[0].quantizer.scale
@@ -220,14 +221,14 @@ def test_every_listed_option_can_be_set_to_its_default(run: Run, tmp_path: Path)
     assert len(listed) > 5
     run("m.onnx --data d.npz --no-evaluation -o a.mcp")
     run(f"m.onnx --data d.npz --no-evaluation -o b.mcp {' '.join(listed)}")
-    first, second = (memcompile.load_program(tmp_path / name) for name in ("a.mcp", "b.mcp"))
+    first, second = (memcompile.load(tmp_path / name) for name in ("a.mcp", "b.mcp"))
     assert np.array_equal(first.placement.tiles.output_line, second.placement.tiles.output_line)
 
 
 def test_slices_chips_and_seed_reach_the_program(run: Run, tmp_path: Path) -> None:
     facts = json.loads(run("m.onnx --data d.npz --no-evaluation --slices 2 --chips 3 --seed 9 --json -"))
     assert (facts["slices"], facts["chips_requested"], facts["chips"]) == (2, 3, 3)
-    program = memcompile.load_program(tmp_path / "m.yao2020.mcp")
+    program = memcompile.load(tmp_path / "m.yao2020.mcp")
     assert all(layer.slices == 2 for layer in program.layers)
     assert program.provenance.options["seed"] == 9
 
@@ -244,14 +245,14 @@ def test_the_same_command_gives_the_same_bytes(run: Run, tmp_path: Path) -> None
 
 
 @pytest.fixture
-def program(run: Run) -> memcompile.Program:
+def program(run: Run) -> Program:
     """``m.yao2020.mcp``, compiled."""
     run("m.onnx --data d.npz --no-evaluation --quiet")
-    return memcompile.load_program(Path("m.yao2020.mcp"))
+    return memcompile.load(Path("m.yao2020.mcp"))
 
 
 @pytest.mark.parametrize("executor", ["fast", "literal"])
-def test_run_writes_predictions(run: Run, program: memcompile.Program, executor: str) -> None:
+def test_run_writes_predictions(run: Run, program: Program, executor: str) -> None:
     out = run(f"run m.yao2020.mcp --data d.npz --ideal --executor {executor} -o y.npz")
     want = memcompile.Emulator.ideal(program).run(DATA)["y"]
     with np.load("y.npz") as found:
@@ -262,7 +263,7 @@ def test_run_writes_predictions(run: Run, program: memcompile.Program, executor:
     assert f"accuracy {score:.2%} on d, 40 images, ideal devices" in out
 
 
-def test_run_on_noisy_devices_depends_on_the_seed_alone(run: Run, program: memcompile.Program) -> None:
+def test_run_on_noisy_devices_depends_on_the_seed_alone(run: Run, program: Program) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         assert f"noisy devices, seed {seed}" in run(f"run m.yao2020.mcp --data d.npz --seed {seed} -o {name}.npz")
     first, again, other = (np.load(f"{name}.npz")["y"] for name in "abc")
@@ -271,7 +272,7 @@ def test_run_on_noisy_devices_depends_on_the_seed_alone(run: Run, program: memco
     assert np.array_equal(first, memcompile.Emulator(program, 3).run(DATA)["y"])
 
 
-def test_run_without_labels_and_with_fewer_images(run: Run, program: memcompile.Program) -> None:
+def test_run_without_labels_and_with_fewer_images(run: Run, program: Program) -> None:
     assert program.layers
     out = run("run m.yao2020.mcp --data unlabelled.npz --ideal --images 5 -o y.npz")
     assert "5 samples of unlabelled, ideal devices; no labels, so no accuracy" in out
@@ -281,7 +282,7 @@ def test_run_without_labels_and_with_fewer_images(run: Run, program: memcompile.
 # --- show, targets, help -----------------------------------------------------------------------
 
 
-def test_show_prints_the_table_again(run: Run, program: memcompile.Program) -> None:
+def test_show_prints_the_table_again(run: Run, program: Program) -> None:
     assert program.layers
     table = run("m.onnx --data d.npz --no-evaluation").split("program written")[0]
     assert run("show m.yao2020.mcp").strip() == table.strip()
@@ -296,7 +297,7 @@ def test_show_weight_tells_where_a_weight_sits(
     reference = (resources.files("memcompile.hardware") / "targets" / "yao2020.toml").read_text(encoding="utf-8")
     (tmp_path / "small.toml").write_text(reference.replace("arrays = 8\n", "arrays = 2\n"))
     run("m.onnx --data d.npz --no-evaluation --quiet --target small.toml --chips 5")
-    program = memcompile.load_program(Path("m.small.mcp"))
+    program = memcompile.load(Path("m.small.mcp"))
     out = run(f"show m.small.mcp --weight {layer} {output} {kernel_input}")
     assert f"weight of {layer}: output channel {output}, kernel input {kernel_input}" in out
     assert "bit line" in out
@@ -400,4 +401,4 @@ def test_a_signal_ends_it_without_a_trace(run: Run, tmp_path: Path, number: int,
             process.kill()
     assert (process.returncode, out, err.strip()) == (code, "", "")
     assert names(tmp_path) == {"m.yao2020.mcp"}
-    assert memcompile.load_program(tmp_path / "m.yao2020.mcp").layers
+    assert memcompile.load(tmp_path / "m.yao2020.mcp").layers

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memcompile import compile_model
 from memcompile.ir.graph import TILE_COLUMNS
+from memcompile.pipelines import compile_model
 from memcompile.program.file import VERSION, encode_program
 from memcompile.report.evaluation import evaluate
 from memcompile.report.facts import Facts, program_facts

@@ -10,6 +10,7 @@ import pytest
 import memcompile
 from memcompile.cli.main import main
 from memcompile.export.conductances import conductance_arrays
+from memcompile.pipelines import compile_model
 from memcompile.report.explain import Explanation
 from memcompile.report.lookup import find_weight
 
@@ -18,7 +19,7 @@ MODEL = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 
 def test_every_operator_is_explained() -> None:
     explanation = Explanation()
-    memcompile.compile(MODEL, instruments=(explanation,))
+    compile_model(MODEL, instruments=(explanation,))
     sides = {fate.name: (fate.side, fate.why) for fate in explanation.fates}
     assert sides["C1"] == ("analog", "linear operator with static weights")
     assert sides["relu1"] == ("digital", "not a linear operator with weights")
@@ -49,7 +50,7 @@ def test_folded_operators_are_explained(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     path.write_bytes(model.SerializeToString())
     explanation = Explanation()
-    memcompile.compile(path, instruments=(explanation,))
+    compile_model(path, instruments=(explanation,))
     sides = {fate.name: (fate.side, fate.why) for fate in explanation.fates}
     assert sides["cast"][0] == "folded"
     assert "compile time" in sides["cast"][1]

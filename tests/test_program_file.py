@@ -19,9 +19,8 @@ import pytest
 import stages
 from factories import make_program, random_layer, two_layer_program
 
-import memcompile
 from memcompile import atomic
-from memcompile.errors import OutputError, ProgramError
+from memcompile.errors import MemcompileError, OutputError, ProgramError
 from memcompile.hardware.target import load_target
 from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import TensorType
@@ -335,7 +334,7 @@ def test_junk_anywhere_in_the_description_is_refused_or_harmless(data: bytes) ->
             spot[path[-1]] = junk
             try:
                 verify_program(decode_program(pack(changed, members), "FILE"))
-            except memcompile.MemcompileError:
+            except MemcompileError:
                 pass
             except Exception as error:  # what users must never see
                 surprises.append((path, junk, repr(error)))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import memcompile
 from memcompile.ir.graph import MappedLayer
+from memcompile.program.program import Program
 
 TARGET = """
 name = "random"
@@ -109,7 +110,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 def compile_case(
     model: onnx.ModelProto, x: NDArray[Any], target: str, slices: int, options: tuple[str, ...] = ()
-) -> memcompile.Program:
+) -> Program:
     """Through files, as a user would; ``options`` are those of ``--set``."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

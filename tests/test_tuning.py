@@ -523,7 +523,7 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert retuned["pulses"] == sum(epoch["pulses"] for epoch in facts["epochs"])
     assert took["most_pulses_of_a_cell"] <= retuned["most_pulses_of_a_cell"]
     assert retuned["endurance_share"] == retuned["most_pulses_of_a_cell"] / 1e11
-    tuned = memcompile.load_program(tmp_path / "net.tuned.mcp")
+    tuned = memcompile.load(tmp_path / "net.tuned.mcp")
     assert tuned.chip is not None
     assert main(["run", "net.tuned.mcp", "--images", "50"]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.mcp", "net.tuned.mcp"]
@@ -563,7 +563,7 @@ def test_command_line_with_everything(
     facts = json.loads(capsys.readouterr().out)
     assert facts["time_s"] == 7200
     assert set(facts["accuracy"]) == {"fresh", "aged", "refreshed"}
-    assert memcompile.load_program(tmp_path / "net.tuned.refreshed.mcp").chip is not None
+    assert memcompile.load(tmp_path / "net.tuned.refreshed.mcp").chip is not None
     assert main(["refresh", "net.tuned.mcp", "--time", "2h", *sizes[:-2]]) == 0
     assert "7,200 s later" in capsys.readouterr().out
     assert main(["tune", "net.mcp", "--layers", "C9", *sizes]) == 2

@@ -28,6 +28,7 @@ from memcompile.data.files import (
     read_npz_headers,
 )
 from memcompile.data.fit import Normalisation, fit_samples, image_layout, model_dtype, shape_fits
+from memcompile.described import Described
 from memcompile.errors import DataError
 from memcompile.ir.batching import Batching
 from memcompile.ir.graph import TensorType
@@ -53,11 +54,13 @@ GENERATED_BYTES = 2**30
 """How much memory made-up samples may take, at 8 bytes a value."""
 
 Part = Literal["test", "train"]
+Data = Path | str | Mapping[str, NDArray[Any]] | None
+"""An archive, a directory in a published format, arrays by the name of their input (and labels), or nothing."""
 _LABELS = "labels"
 
 
-@dataclass(frozen=True)
-class Dataset:
+@dataclass(frozen=True, repr=False)
+class Dataset(Described):
     """Samples in the dtypes and layouts of a model's inputs.
 
     Attributes
@@ -85,6 +88,12 @@ class Dataset:
     generated: bool
     layout: Batching | None = None
     one_run: bool = False
+
+    def described(self) -> list[str]:
+        """Lines of ``repr``."""
+        labelled = "without labels" if self.labels is None else "with labels"
+        arrays = [f"  {name}: {array.dtype} {list(array.shape)}" for name, array in self.inputs.items()]
+        return [f"Dataset {self.name}{' (made up)' if self.generated else ''}, {labelled}", *arrays]
 
     @property
     def batching(self) -> Batching:
@@ -136,7 +145,7 @@ class Dataset:
 
 
 def load_dataset(
-    path: Path | str | None,
+    path: Data,
     inputs: Mapping[str, TensorType],
     *,
     mean: Sequence[float] | None = None,
@@ -157,6 +166,7 @@ def load_dataset(
         Its first samples also serve calibration.
         Or a directory that holds MNIST's IDX files, or the batches of either CIFAR-10 version: the
         test part is scored, the training part's first images serve calibration.
+        Or the arrays of an archive, by name.
         None takes scikit-learn's digits if the model has one float input of 28x28 or 8x8 grey
         images and, as ``classify`` says, is a classifier of digits; made-up samples otherwise.
     inputs
@@ -197,9 +207,10 @@ def load_dataset(
             if classify is None or classifies_digits(fitted.inputs, fitted.labels, layout, classify):
                 return fitted
         raw = _generated(inputs, layout, seed)
-    elif not Path(path).is_dir():
-        raw = _from_archive(stored or read_archive(Path(path), inputs), inputs, layout)
+    elif archive := stored or open_archive(path, inputs):
+        raw = _from_archive(archive, inputs, layout)
     else:
+        assert not isinstance(path, Mapping)
         raw = (_training_part if part == "train" else _from_directory)(Path(path), inputs)
     return _fitted(raw, inputs, layout, normalisation)
 
@@ -261,6 +272,29 @@ def read_archive(path: Path, inputs: Mapping[str, TensorType]) -> Archive:
     has_labels = _LABELS in headers and _LABELS not in chosen.values()
     arrays = read_npz(path, [*chosen.values(), *([_LABELS] if has_labels else [])])
     return Archive(path, {name: arrays[stored] for name, stored in chosen.items()}, arrays.get(_LABELS))
+
+
+def arrays_as_archive(arrays: Mapping[str, NDArray[Any]], inputs: Mapping[str, TensorType]) -> Archive:
+    """Take arrays in memory as if they were those of an archive.
+
+    Raises
+    ------
+    DataError
+        There is no array for each input.
+    """
+    held = {name: np.asarray(array) for name, array in arrays.items()}
+    where = Path("arrays in memory")
+    headers = {name: ArrayHeader(array.shape, array.dtype) for name, array in held.items()}
+    chosen = _choose_arrays(where, headers, inputs)
+    labels = held[_LABELS] if _LABELS in held and _LABELS not in chosen.values() else None
+    return Archive(where, {name: held[stored] for name, stored in chosen.items()}, labels)
+
+
+def open_archive(data: Data, inputs: Mapping[str, TensorType]) -> Archive | None:
+    """Read an archive, or take arrays in memory for one; None for a directory and where no data are given."""
+    if isinstance(data, Mapping):
+        return arrays_as_archive(data, inputs)
+    return None if data is None or Path(data).is_dir() else read_archive(Path(data), inputs)
 
 
 def _from_archive(archive: Archive, inputs: Mapping[str, TensorType], layout: Batching) -> Dataset:

@@ -116,6 +116,30 @@ def read_model(path: Path, limits: Limits | None = None) -> ModelFile:
     del data
     refuse_undecodable_names(model, path)
     model, weights = load_weights(model, own)
+    return _checked(model, weights, path, digest, limits)
+
+
+def read_proto(model: onnx.ModelProto, name: str, limits: Limits | None = None) -> ModelFile:
+    """Check a model that is in memory with all its weights, as :func:`read_model` checks a file.
+
+    Raises
+    ------
+    ModelError
+        Its weights lie in files, onnxruntime refuses it, or a limit is broken.
+    """
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    outside = next((tensor.name for tensor in own.graph.initializer if is_elsewhere(tensor)), None)
+    if outside is not None:
+        raise ModelError(
+            f"{name}: initializer {outside!r} lies in a file beside the model; give the path of the model instead, "
+            "or load it with onnx.load, which reads the file"
+        )
+    digest = hashlib.sha256(own.SerializeToString(deterministic=True)).hexdigest()
+    return _checked(own, NO_WEIGHTS, Path(name), digest, limits)
+
+
+def _checked(model: onnx.ModelProto, weights: Weights, path: Path, digest: str, limits: Limits | None) -> ModelFile:
     use_default_domain(model)
     refuse_endless_functions(model, path)
     types = _judged(model, weights, limits, path)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
+from memcompile.described import Described
 from memcompile.errors import TargetError, UsageError
 from memcompile.hardware.target_sections import AreaSpec as AreaSpec  # noqa: PLC0414 - handed on
 from memcompile.hardware.target_sections import ArraySpec as ArraySpec  # noqa: PLC0414 - handed on
@@ -210,7 +211,7 @@ class WiresSpec(Section):
     """Resistance of a segment of an output line, in ohms."""
 
 
-class Target(Section):
+class Target(Described, Section):
     """One kind of chip to compile for."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -233,6 +234,47 @@ class Target(Section):
     area: AreaSpec | None = None
     sources: dict[str, str]
     """Per field (``section.field``): where the value is from, or why it is assumed."""
+
+    @classmethod
+    def load(cls, name: str) -> Target:
+        """Find a target by built-in name, or by path when it ends in ``.toml``; see :func:`load_target`."""
+        return load_target(name)
+
+    def with_(self, **changes: Any) -> Target:
+        """Return the target with some fields changed, such as ``name="mine"`` or ``adc__bits=6``.
+
+        ``section__field`` names a field of a section, and ``section=None`` leaves an optional section out. A changed
+        value has "changed in Python" for its source.
+
+        Raises
+        ------
+        TargetError
+            There is no such field, or the new values are wrong; all errors at once.
+        """
+        values = self.model_dump()
+        for key, value in changes.items():
+            section, _, field = key.partition("__")
+            if not field:
+                values[section] = value
+                continue
+            inside = values.get(section)
+            values[section] = {**(inside if isinstance(inside, dict) else {}), field: value}
+            values["sources"][f"{section}.{field}"] = "changed in Python"
+        kept = {section for section, value in values.items() if value is not None}
+        values["sources"] = {name: why for name, why in values["sources"].items() if name.split(".")[0] in kept}
+        return parse_target(values, self.name)
+
+    def described(self) -> tuple[str, ...]:
+        """Lines of ``repr``."""
+        array, cell, adc = self.array, self.cell, self.adc
+        return (
+            f"Target {self.name!r}: {self.title}",
+            f"  {self.chip.arrays} arrays a chip, {array.input_lines} x {array.output_lines} lines, "
+            f"{array.cells:,} cells each",
+            f"  cells of {cell.levels} levels from {cell.g_min_us:g} to {cell.g_max_us:g} uS",
+            f"  inputs of {self.input.bits} bits, {self.input.bits_per_phase} a phase of {self.input.phase_ns:g} ns",
+            f"  converters of {adc.bits} bits, {adc.range} range",
+        )
 
     @property
     def signed_levels(self) -> int:

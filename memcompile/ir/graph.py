@@ -11,6 +11,7 @@ in place; arrays are shared and read-only.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.described import Described
 from memcompile.ir.arrays import read_only as read_only  # noqa: PLC0414 - handed on
 from memcompile.ir.batching import Batching
 from memcompile.ir.certificate import Certificate as Certificate  # noqa: PLC0414 - handed on
@@ -291,8 +293,8 @@ class QuantizedConstant:
     axis: int
 
 
-@dataclass(frozen=True, eq=False)
-class Graph:
+@dataclass(frozen=True, eq=False, repr=False)
+class Graph(Described):
     """A network: nodes in topological order, constants, and types of values.
 
     ``observed_shapes`` are the concrete shapes of values that linear operators read, seen when
@@ -313,6 +315,12 @@ class Graph:
     placement: Placement | None = None
     quantized: Mapping[str, QuantizedConstant] = field(default_factory=dict)
     batching: Batching | None = None
+
+    def described(self) -> list[str]:
+        """Lines of ``repr``; :mod:`memcompile.ir.printer` has the whole text."""
+        counts = Counter(type(node).__name__ for node in self.nodes)
+        kinds = [f"  {count:,} of {kind}" for kind, count in sorted(counts.items())]
+        return [f"Graph {self.name}: {', '.join(self.inputs)} to {', '.join(self.outputs)}", *kinds]
 
     @cached_property
     def samples(self) -> int:

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.described import Described
 from memcompile.hardware.target import Target
 from memcompile.ir.batching import Batching
 from memcompile.ir.graph import MappedLayer, Placement, TensorType
@@ -63,8 +65,8 @@ class ChipState:
     seed: int
 
 
-@dataclass(frozen=True, eq=False)
-class Program:
+@dataclass(frozen=True, eq=False, repr=False)
+class Program(Described):
     """A network mapped onto chips.
 
     ``stages`` are in execution order. ``constants`` are values that no stage makes but that a
@@ -82,6 +84,32 @@ class Program:
     provenance: Provenance
     chip: ChipState | None = None
     layout: Batching | None = None
+
+    def described(self) -> tuple[str, ...]:
+        """Lines of ``repr``."""
+        digital = len(self.stages) - len(self.layers)
+        steps = next((item for item in self.placement.certificates if item.quantity == "initiation_interval"), None)
+        rate = f"{steps.value:,} steps an image (bound {steps.bound:,})" if steps else "in segments"
+        chip = "not transferred to a chip" if self.chip is None else f"on the chip of seed {self.chip.seed}"
+        return (
+            f"Program of {self.provenance.model} for {self.target.name}, {chip}",
+            f"  inputs {', '.join(f'{name}: {kind}' for name, kind in self.inputs.items())}",
+            f"  outputs {', '.join(self.outputs)}",
+            f"  {len(self.layers)} crossbar layers, {digital} digital stages",
+            f"  {self.arrays_used:,} arrays on {self.placement.chips:,} chips, {self.cells_used:,} cells, {rate}",
+        )
+
+    def save(self, path: Path | str) -> None:
+        """Write the program file, whole or not at all; :func:`memcompile.load` reads it.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be written.
+        """
+        from memcompile.program.file import save_program  # noqa: PLC0415 - the file's layout knows the program
+
+        save_program(self, path)
 
     @cached_property
     def batching(self) -> Batching:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.data.loader import Dataset
+from memcompile.described import Described
 from memcompile.errors import DataError
 from memcompile.frontend.importer import ModelFile
 from memcompile.frontend.sessions import run_session
@@ -68,13 +69,27 @@ class Quality:
     not_compared: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Described):
     """What was measured; accuracy only with labels."""
 
     data: str
     accuracy: Accuracy | None
     quality: Quality | None
+
+    def described(self) -> list[str]:
+        """Lines of ``repr``."""
+        if self.accuracy is not None:
+            found = self.accuracy
+            return [
+                f"Evaluation on {self.data}, accuracy",
+                f"  float {found.reference:.2%}, ideal {found.ideal:.2%} of {found.images:,} images",
+                f"  emulated {found.emulated_mean:.2%} +- {found.emulated_std:.2%} of {found.emulated_images:,} images "
+                f"on {found.seeds} chips",
+            ]
+        outputs = {} if self.quality is None else self.quality.outputs
+        lines = [f"  {name}: {ratio:.1f} dB on ideal devices" for name, ratio in outputs.items()]
+        return [f"Evaluation on {self.data}, signal to noise of outputs against onnxruntime", *lines]
 
 
 def conversions_per_image(program: Program) -> int:

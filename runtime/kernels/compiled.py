@@ -1,6 +1,6 @@
 """Finds the compiled kernels and runs them on several threads.
 
-Numba is optional (``pip install memcompile[fast]``); ``MEMCOMPILE_NUMBA=0`` switches it off. The
+Where Numba cannot be imported everything runs on NumPy; ``MEMCOMPILE_NUMBA=0`` switches it off. The
 results are the same without it, bit for bit, and so they are for any number of threads.
 """
 

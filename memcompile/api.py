@@ -1,0 +1,234 @@
+"""The public functions: compile, load, evaluate, tune."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from memcompile.data.loader import Data, Dataset, load_dataset
+from memcompile.errors import UsageError
+from memcompile.frontend.sources import Network, open_network
+from memcompile.hardware.target import Target
+from memcompile.ir.pass_manager import Pass, ProgressBar, no_progress
+from memcompile.passes.replicate import Effort, Objective
+from memcompile.pipelines import DEFAULT_TARGET, compile_model
+from memcompile.program.file import load_program
+from memcompile.program.program import Program
+from memcompile.report import evaluation
+from memcompile.report.evaluation import Evaluation
+from memcompile.runtime.emulator import Emulator
+from memcompile.tuning import TuningPlan, TuningResult
+from memcompile.tuning import tune as tune_chip
+
+
+def compile(  # noqa: A001, PLR0913 - the public name; its options are those of the command line
+    model: Network,
+    target: Target | str = DEFAULT_TARGET,
+    *,
+    data: Data = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    example_inputs: Sequence[Any] | None = None,
+    objective: Objective = "throughput",
+    effort: Effort = "normal",
+    chips: int | None = None,
+    batch: int | None = None,
+    slices: int = 1,
+    slice_base: int | None = None,
+    seed: int = 0,
+    settings: Sequence[str] = (),
+    passes: Sequence[Pass] | None = None,
+    time_limit_s: float = math.inf,
+    progress: ProgressBar = no_progress,
+) -> Program:
+    """Compile a network for a target.
+
+    Parameters
+    ----------
+    model
+        Path of an ONNX file, an ``onnx.ModelProto``, or a ``torch.nn.Module``.
+    target
+        Name of a built-in target, path of a target file, or a :class:`Target`.
+    data
+        Samples to calibrate with: path of a .npz archive or of a directory with MNIST or CIFAR-10, or arrays by the
+        name of their input, [samples, ...] each. Digits of scikit-learn or made-up samples when None.
+    mean, std
+        Per-channel normalisation (x - mean) / std of uint8 images, after scaling to 0..1.
+    input_shapes
+        Sizes for inputs that leave some open.
+    example_inputs
+        One batch of tensors or arrays, one per input, to export a PyTorch module with.
+    objective
+        throughput: shortest interval between images; accuracy: the same with one output position a step; latency:
+        fewest steps for one image; arrays: one copy of each layer in the fewest arrays.
+    effort
+        Work that the searches may take.
+    chips
+        Budget of chips; as many as the network needs when None.
+    batch
+        Images of a batch for which a network larger than its chips is written onto them segment by segment.
+    slices, slice_base
+        Differential pairs per weight, and what a slice's step counts in steps of the one below.
+    seed
+        Seed of made-up samples.
+    settings
+        Further options of passes, ``"PASS.OPTION=VALUE"``.
+    passes
+        A pipeline of one's own instead of :func:`memcompile.pipelines.default_passes`.
+    time_limit_s
+        Seconds for all searches together; results then depend on the machine.
+
+    Raises
+    ------
+    MemcompileError
+        Whatever is wrong with the model, the data, the target, the options or the budget.
+    """
+    return compile_model(
+        model,
+        target,
+        data=data,
+        mean=mean,
+        std=std,
+        input_shapes=input_shapes,
+        example_inputs=example_inputs,
+        chips=chips,
+        batch=batch,
+        slices=slices,
+        slice_base=slice_base,
+        seed=seed,
+        settings=(*_mapping_settings(objective, effort), *settings),
+        passes=passes,
+        time_limit_s=time_limit_s,
+        progress=progress,
+    ).program
+
+
+def _mapping_settings(objective: str, effort: str) -> tuple[str, ...]:
+    """Settings of what is not the default."""
+    chosen = {"objective": (objective, "throughput"), "effort": (effort, "normal")}
+    return tuple(f"replicate.{name}={value}" for name, (value, default) in chosen.items() if value != default)
+
+
+def load(path: Path | str) -> Program:
+    """Read a program file.
+
+    Raises
+    ------
+    ProgramError
+        The file is missing, damaged, or of another version.
+    """
+    return load_program(path)
+
+
+def evaluate(
+    program: Program,
+    model: Network,
+    data: Data = None,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    example_inputs: Sequence[Any] | None = None,
+    images: int | None = None,
+    emulated_images: int | None = None,
+    chips: int = 3,
+    seed: int = 0,
+    progress: ProgressBar = no_progress,
+) -> Evaluation:
+    """Measure a program against the network it was made from.
+
+    Parameters
+    ----------
+    model, data, mean, std, example_inputs
+        As for :func:`compile`; with labels accuracy is measured, without them the signal-to-noise ratio.
+    images
+        Scored samples at most; all when None.
+    emulated_images
+        Samples on emulated chips at most; as many as a fixed amount of work allows when None.
+    chips
+        Emulated chips, of seeds ``seed``, ``seed + 1``, ...
+
+    Raises
+    ------
+    MemcompileError
+        Whatever is wrong with the model or the data.
+    """
+    file = open_network(model, None, example_inputs)
+    dataset = _dataset(program, data, mean, std, seed)
+    return evaluation.evaluate(
+        program,
+        file,
+        dataset,
+        images=images,
+        emulated_images=emulated_images,
+        seeds=chips,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def tune(
+    program: Program,
+    data: Data = None,
+    plan: TuningPlan | None = None,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    images: int | None = None,
+    checkpoint: Path | None = None,
+    progress: ProgressBar = no_progress,
+    notify: Callable[[str], None] = lambda line: None,
+) -> TuningResult:
+    """Transfer a program to one emulated chip and win the lost accuracy back.
+
+    Parameters
+    ----------
+    data, mean, std
+        Training samples with labels, as for :func:`compile`; of a directory the training part.
+    plan
+        What is done; :class:`memcompile.tuning.TuningPlan` has the defaults and the seed of the chip.
+    images
+        Samples to fit with; those that follow judge each step. All when None, of which the last fifth judges.
+    checkpoint
+        File that a killed run goes on from.
+
+    Raises
+    ------
+    MemcompileError
+        The program cannot be tuned, or the data do not fit it.
+    """
+    dataset = _dataset(program, data, mean, std, 0, training=True)
+    if dataset.generated:
+        raise UsageError("tuning needs real samples with labels; give them as data")
+    return tune_chip(
+        program,
+        dataset.inputs,
+        dataset.labels,
+        plan,
+        images=images,
+        checkpoint=checkpoint,
+        progress=progress,
+        notify=notify,
+    )
+
+
+def _dataset(
+    program: Program,
+    data: Data,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    seed: int,
+    training: bool = False,
+) -> Dataset:
+    return load_dataset(
+        data,
+        program.inputs,
+        mean=mean,
+        std=std,
+        seed=seed,
+        part="train" if training else "test",
+        batching=program.batching,
+        classify=Emulator.ideal(program).run,
+    )

@@ -1,0 +1,26 @@
+"""Objects that print in a few lines."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+MOST_LINES = 10
+
+
+class Described:
+    """What ``repr`` and notebooks show of an object: a line that says what it is, and a few facts."""
+
+    def described(self) -> Sequence[str]:
+        """Lines, the most important first; those beyond ten are left out."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        lines = list(self.described())
+        if len(lines) > MOST_LINES:
+            lines = [*lines[: MOST_LINES - 1], f"  ... {len(lines) - MOST_LINES + 1} more"]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return f"<pre>{html.escape(repr(self))}</pre>"
