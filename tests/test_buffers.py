@@ -9,8 +9,8 @@ import numpy as np
 from factories import make_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_mapping_passes import chain, context_of, mapped
-from test_timetables import compiled
+from layer_graphs import chain, context_of, mapped
+from stages import compiled
 
 from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import Graph, MappedLayer

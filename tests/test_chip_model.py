@@ -13,25 +13,25 @@ import models
 import numpy as np
 import onnx
 import pytest
-import test_devices
+from effect_sections import SECTIONS, small_program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from places import FIVE_LAYER_CNN as MODEL
 
 import memcompile
 from memcompile.cli.main import main
 from memcompile.data.loader import load_dataset
 from memcompile.errors import OutputError, ProgramError, UsageError
+from memcompile.export import chip_model as module
+from memcompile.export import onnx_builder as onnx_export
 from memcompile.export.chip_model import chip_model
-from memcompile.export.conductances import chip_model as module
-from memcompile.export.conductances import onnx_builder as onnx_export
 from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.program.file import save_program
 from memcompile.program.program import DigitalStage, Program
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.transfer import transfer
 
-MODEL = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 QUICK = ("replicate.effort=fast",)
 CONV = Geometry(4, 6, (3, 2), (7, 6), 1, (2, 1), (1, 2), (1, 0), (2, 1))
 GROUPED = Geometry(6, 9, (3, 3), (5, 6), 3, (1, 1), (1, 1), (1, 1), (1, 1))
@@ -115,9 +115,9 @@ def test_all_effects_at_once(name: str, bits_per_phase: int) -> None:
     assert young.SerializeToString() != other.SerializeToString()
 
 
-@pytest.mark.parametrize("name", test_devices.SECTIONS)
+@pytest.mark.parametrize("name", SECTIONS)
 def test_each_effect(name: str) -> None:
-    program, x = test_devices.small_program(test_devices.SECTIONS[name])
+    program, x = small_program(SECTIONS[name])
     exported.assert_agrees(program, {"x": x}, seed=3, time_s=100.0)
 
 

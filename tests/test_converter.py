@@ -14,6 +14,7 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from places import REPOSITORY
 
 import memcompile
 from memcompile.hardware.converter import Converter, aligned_share
@@ -25,7 +26,7 @@ from memcompile.runtime.emulator import Effects, Emulator
 
 ADC_ONLY = Effects(**{**vars(Effects.none()), "adc": True})
 EXECUTORS = ("fast", "literal")
-CASE = Path(__file__).parent.parent.parent / "shared" / "cases" / "converter_range"
+CASE = REPOSITORY.parent / "shared" / "cases" / "converter_range"
 
 
 def fixed(bits: int, share: float = 1.0, **sections: dict[str, Any]) -> Target:

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from written_data import GREY, RGB, cifar_pixels, idx_bytes, npz, one, python2_batch, refuses, write_mnist
 
+from memcompile.data import files as data_files
 from memcompile.data.files import read_cifar10
 from memcompile.data.loader import (
     CALIBRATION_SAMPLES,
     digits28,
     load_dataset,
 )
-from memcompile.data.loader import files as data_files
 from memcompile.errors import DataError
 
 # --- MNIST directories -------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from memcompile.ir.graph import Graph, LinearLayer, OnnxNode
-from memcompile.passes import (
+from memcompile.passes.lowering import (
     decompose_attention,
     decompose_contractions,
     decompose_fused,

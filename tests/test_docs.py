@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import REPOSITORY
 
 from memcompile import compile_model
 from memcompile.ir.graph import TILE_COLUMNS
@@ -26,7 +27,6 @@ from memcompile.report.evaluation import evaluate
 from memcompile.report.facts import Facts, program_facts
 from memcompile.runtime.training.transfer import transfer
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 MODEL = REPOSITORY / "examples" / "five_layer_cnn.onnx"
 PICTURE = Path("docs") / "images" / "mapping.png"
 

@@ -13,6 +13,7 @@ import factories
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from places import FIVE_LAYER_CNN as MODEL
 from scipy import stats
 
 import memcompile
@@ -29,7 +30,6 @@ from memcompile.runtime.training.hybrid_training import TuningOptions
 from memcompile.runtime.training.transfer import Writer, transfer, wire
 from memcompile.tuning import TuningPlan, tune
 
-MODEL = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 PULSES = {"emulated": True, "cycle_sigma_share": 0.5, "device_sigma_share": 0.3, "max_pulses": 200}
 EVEN_PULSES = {**PULSES, "cycle_sigma_share": 0.0}
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import float_model, node
+from places import REPOSITORY
 
 from memcompile.data.loader import digits28
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 EXAMPLES = REPOSITORY / "examples"
 NUMBERED = sorted(EXAMPLES.glob("[0-9]*.py"))
 

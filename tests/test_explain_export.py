@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import FIVE_LAYER_CNN as MODEL
 
 import memcompile
 from memcompile.cli.main import main
 from memcompile.export.conductances import conductance_arrays
 from memcompile.report.explain import Explanation
 from memcompile.report.lookup import find_weight
-
-MODEL = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 
 
 def test_every_operator_is_explained() -> None:

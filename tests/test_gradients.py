@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+from places import FIVE_LAYER_CNN as MODEL
 
 import memcompile
 from memcompile.errors import UsageError
@@ -24,8 +24,6 @@ from memcompile.runtime.training.adjoints import ADJOINTS, StageAdjoint
 from memcompile.runtime.training.gradients import Backward
 from memcompile.runtime.training.hybrid_training import probabilities
 from memcompile.runtime.training.transfer import held_levels, transfer, wire
-
-MODEL = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 
 # Operator, attributes, shapes of the inputs, constant inputs by place, operator set.
 Case = tuple[str, dict[str, Any], list[tuple[int, ...]], dict[int, NDArray[Any]], int]

@@ -16,7 +16,7 @@ import onnx
 import pytest
 import stages
 from fuzz_inputs import MUTATORS, mutated
-from models import dyadic, float_model, make, node
+from models import dyadic, float_model, loop, make, node, with_large
 from onnx import TensorProto, helper, numpy_helper
 
 import memcompile
@@ -35,25 +35,6 @@ Save = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def _plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")  # nothing here is worth compiling kernels for
-
-
-def with_large(*nodes: onnx.NodeProto, **weights: Any) -> onnx.ModelProto:
-    """A model that adds the sum of a large value ``l`` to its input."""
-    tail = [node("ReduceSum", "l", "s", keepdims=0), node("Add", "x s", "y")]
-    arrays = {name: np.asarray(value) for name, value in weights.items()}
-    return make([*nodes, *tail], {"x": (FLOAT, ("N", 4))}, {"y": (FLOAT, ("N", 4))}, arrays)
-
-
-def loop(steps: int, body: onnx.NodeProto) -> onnx.ModelProto:
-    """``body`` makes ``vo`` of ``v``, again and again."""
-    info = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [body, node("Identity", "c", "co")],
-        "body",
-        [info("i", TensorProto.INT64, []), info("c", TensorProto.BOOL, []), info("v", FLOAT, [None, 4])],
-        [info("co", TensorProto.BOOL, []), info("vo", FLOAT, [None, 4])],
-    )
-    return with_large(node("Loop", "n t x", "l", body=graph), n=np.int64(steps), t=np.array(True))
 
 
 def f32(value: float) -> np.ndarray:

@@ -17,8 +17,7 @@ from pathlib import Path
 import models
 import numpy as np
 import pytest
-from models import float_model, node
-from test_hostile_models import loop
+from models import float_model, loop, node
 
 from memcompile import atomic
 from memcompile.atomic import write_atomically

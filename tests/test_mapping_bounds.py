@@ -10,9 +10,8 @@ import pytest
 from factories import make_target
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_mapping_choices import MOST_TILES, options_of, single_plan, small_layers
-from test_mapping_packing import fewest_by_brute_force
-from test_mapping_passes import chain, context_of, conv, dense, paired
+from layer_graphs import chain, context_of, conv, dense, paired
+from packing_problems import MOST_TILES, fewest_by_brute_force, options_of, single_plan, small_layers
 
 from memcompile.hardware.target import Target
 from memcompile.ir.geometry import Geometry

@@ -7,40 +7,33 @@ import itertools
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_mapping_packing import LINES, check, fewest_by_brute_force, shape_lists
+from packing_problems import (
+    LINES,
+    MOST_TILES,
+    check,
+    fewest_by_brute_force,
+    options_of,
+    shape_lists,
+    single_plan,
+    small_layers,
+)
 
 from memcompile.ir.geometry import Geometry
 from memcompile.passes.packing.exact import pack_around_full
 from memcompile.passes.packing.packing import TileShape, pack
-from memcompile.passes.replicate import fewest_arrays
 from memcompile.passes.search import choice_patterns
 from memcompile.passes.search.choice_branching import EFFORTS as BRANCH_EFFORTS
 from memcompile.passes.search.choice_branching import branch, close_by_branching
 from memcompile.passes.search.choice_master import EFFORTS, ChoiceMaster, choose_together, raise_bound
 from memcompile.passes.search.choice_patterns import ChoiceProgram
-from memcompile.passes.search.explore_windows import CopyOption, explore_windows
 from memcompile.passes.search.window_plan import (
     Choice,
     LayerKind,
     PriceTable,
-    WindowPlan,
     interval_bound,
     shapes_of,
     tiles_of,
 )
-
-MOST_TILES = 6
-"""Tiles of all copies that brute force distributes."""
-
-
-def options_of(geometry: Geometry, lines: tuple[int, int], arrays: int) -> tuple[CopyOption, ...]:
-    return explore_windows(geometry, lines[0], lines[1] // 2, 2, arrays * lines[0] * lines[1])
-
-
-def single_plan(kinds: list[LayerKind], lines: tuple[int, int]) -> WindowPlan:
-    """One copy of every layer, with the fewest cells."""
-    choices = tuple((Choice(kind.options[0], 1),) * len(kind.members) for kind in kinds)
-    return WindowPlan(tuple(kinds), choices, fewest_arrays(shapes_of(choices), lines))
 
 
 def shortest_by_brute_force(kinds: list[LayerKind], lines: tuple[int, int], arrays: int, longest: int) -> int:
@@ -65,17 +58,6 @@ def shortest_by_brute_force(kinds: list[LayerKind], lines: tuple[int, int], arra
                 best = interval
                 break
     return best
-
-
-small_layers = st.builds(
-    lambda groups, columns, kernel, positions: Geometry(
-        groups, groups * columns, (kernel,), (positions + kernel - 1,), groups
-    ),
-    st.integers(1, 2),
-    st.integers(1, 2),
-    st.integers(1, 4),
-    st.integers(1, 6),
-)
 
 
 @settings(max_examples=40, deadline=None)

@@ -9,7 +9,7 @@ import pytest
 from factories import make_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_mapping_passes import chain, context_of, conv, dense, geometries, mapped, paired
+from layer_graphs import chain, context_of, conv, dense, geometries, mapped, paired
 
 from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import DigitalNode, Graph, MappedLayer, TensorType, TileTable

@@ -10,11 +10,11 @@ from typing import Any
 import factories
 import numpy as np
 import pytest
+from circuits import ngspice_currents, resistors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import fsolve
-from test_wires import ngspice_currents, resistors
 
 from memcompile.errors import TargetError
 from memcompile.ir.geometry import Geometry

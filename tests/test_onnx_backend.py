@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from onnx.backend.test.runner import Runner
 
 from memcompile.errors import DataError, ModelError, UsageError
-from memcompile.export.conductances import backend
+from memcompile.export import backend
 
 # Nothing of the suite is skipped: what onnxruntime's own backend fails is the only thing not asked for.
 CHUNKS = 16

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import FIVE_LAYER_CNN as MODEL
 
 import memcompile
 from memcompile.data.loader import load_dataset
@@ -24,7 +25,6 @@ from memcompile.report.lookup import find_weight
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.training.transfer import transfer, wire
 
-MODEL = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 DENSE = Geometry(24, 5, (1,), (1,), layout="channels_last")
 
 

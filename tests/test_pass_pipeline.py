@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import models
 import numpy as np
 import pytest
 import stages
+from places import GOLDEN as GOLDEN_TEXTS
 
 from memcompile.ir.graph import Graph
 from memcompile.ir.pass_manager import run_passes
@@ -58,7 +58,7 @@ def test_graph_prints_as_reviewed(model: str, name: str, golden: Callable[[str, 
 
 def test_every_pass_has_a_golden_text_and_no_text_is_left_over() -> None:
     assert {name for _, name in GOLDEN} == set(PASSES)
-    kept = {path.stem for path in (Path(__file__).parent / "golden").glob("*.txt")}
+    kept = {path.stem for path in GOLDEN_TEXTS.glob("*.txt")}
     assert {f"{model}_{name}" for model, name in GOLDEN} == kept
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import stages
 from factories import make_program, random_layer, two_layer_program
+from program_members import pack, signed, unpack
 
 import memcompile
 from memcompile import atomic
@@ -32,7 +33,6 @@ from memcompile.runtime.emulator import Emulator
 from memcompile.verify.verifier import verify_program
 
 FEEDS = {"x": models.images((4, 2, 6, 6))}
-Members = dict[str, bytes]
 
 
 def compiled(slices: int = 1) -> Program:
@@ -146,27 +146,6 @@ def test_readable_with_zip_json_and_numpy_alone(program: Program, data: bytes) -
 
 
 # --- damage ------------------------------------------------------------------------------------
-
-
-def unpack(data: bytes) -> tuple[dict[str, Any], Members]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    return json.loads(members.pop("program.json")), members
-
-
-def pack(document: object, members: Members) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("program.json", document if isinstance(document, str | bytes) else json.dumps(document))
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def signed(document: dict[str, Any], members: Members) -> bytes:
-    """Pack with digests brought up to date: the work of someone who knows the format."""
-    facts = {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in members.items()}
-    return pack({**document, "members": facts}, members)
 
 
 def refused(data: bytes) -> str:

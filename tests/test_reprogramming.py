@@ -12,6 +12,7 @@ import stages
 from factories import make_target
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from places import FIVE_LAYER_CNN as MODEL
 
 import memcompile
 from memcompile.cli.main import main
@@ -30,7 +31,6 @@ from memcompile.report.facts import program_facts
 from memcompile.runtime.emulator import Emulator
 from memcompile.verify.verifier import verify_program
 
-MODEL = Path(__file__).parents[1] / "examples" / "five_layer_cnn.onnx"
 YAO = load_target("yao2020")
 
 

@@ -10,14 +10,12 @@ import pytest
 import stages
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stages import compiled
 
 from memcompile.errors import ProgramError
-from memcompile.ir.graph import Graph, MappedLayer, TileTable
+from memcompile.ir.graph import MappedLayer, TileTable
 from memcompile.passes.placement.timetables import ArrayTurns, one_image, pipeline, take_turn, take_turns
-from memcompile.passes.replicate import Replicate
-from memcompile.pipelines import emit_program
 from memcompile.program.flow import program_flow
-from memcompile.program.program import Program, Provenance
 from memcompile.runtime.emulator import Emulator
 from memcompile.timing.dataflow_steps import Flow
 from memcompile.timing.timetable import Timetable, find_rhythms
@@ -90,17 +88,6 @@ def networks(draw: st.DrawFn) -> tuple[onnx.ModelProto, tuple[int, ...]]:
     else:
         nodes.append(models.node("Identity", value, "y"))
     return models.float_model(nodes, ("N", channels, size, size), weights), (channels, size, size)
-
-
-def compiled(model: onnx.ModelProto, image: tuple[int, ...], objective: str) -> tuple[Graph, Program, np.ndarray]:
-    feeds = {"x": models.images((4, *image))}
-    context = stages.context_for(feeds)
-    passes = [
-        Replicate(objective=objective, effort="fast") if isinstance(item, Replicate) else item
-        for item in stages.default_passes()
-    ]
-    graph = stages.run_verified(stages.import_model(model, feeds), tuple(passes), context)
-    return graph, emit_program(graph, context, Provenance("test", "0" * 64, "test", {})), feeds["x"]
 
 
 @settings(max_examples=12, deadline=None)

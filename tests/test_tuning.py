@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from places import FIVE_LAYER_CNN as MODEL
 
 import memcompile
 from memcompile.cli.main import main
@@ -31,8 +32,6 @@ from memcompile.runtime.training.recalibrate import recalibrate
 from memcompile.runtime.training.transfer import Writer, transfer, wire
 from memcompile.runtime.training.write_again import sensitivities, write_worst_again
 from memcompile.tuning import TuningPlan, refresh, tune
-
-MODEL = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 
 
 def target_without_errors() -> Target:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import models
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -18,7 +19,9 @@ from memcompile.frontend.sessions import open_session
 from memcompile.hardware.target import Target, load_target
 from memcompile.ir.graph import Graph, fixed_batch
 from memcompile.ir.pass_manager import Pass, PassContext, run_passes
-from memcompile.pipelines import default_passes
+from memcompile.passes.replicate import Replicate
+from memcompile.pipelines import default_passes, emit_program
+from memcompile.program.program import Program, Provenance
 from memcompile.verify.interpreter import Interpreter
 from memcompile.verify.verifier import Verifier
 
@@ -106,3 +109,15 @@ def replaced(item: T, **changes: Any) -> T:
 def default_pass(name: str) -> Pass:
     """One of the default passes."""
     return passes_through(name)[-1]
+
+
+def compiled(model: onnx.ModelProto, image: tuple[int, ...], objective: str) -> tuple[Graph, Program, np.ndarray]:
+    """Scheduled graph and program of a model with the input ``x``, and what it was calibrated with."""
+    feeds = {"x": models.images((4, *image))}
+    context = context_for(feeds)
+    passes = [
+        Replicate(objective=objective, effort="fast") if isinstance(item, Replicate) else item
+        for item in default_passes()
+    ]
+    graph = run_verified(import_model(model, feeds), tuple(passes), context)
+    return graph, emit_program(graph, context, Provenance("test", "0" * 64, "test", {})), feeds["x"]

@@ -245,3 +245,22 @@ SMALL: dict[str, tuple[Callable[[], onnx.ModelProto], tuple[int, ...]]] = {
     "constant_chain": (constant_chain, (6,)),
 }
 """Name: builder, and shape of one sample of ``x``."""
+
+
+def with_large(*nodes: onnx.NodeProto, **weights: Any) -> onnx.ModelProto:
+    """A model that adds the sum of a large value ``l`` to its input."""
+    tail = [node("ReduceSum", "l", "s", keepdims=0), node("Add", "x s", "y")]
+    arrays = {name: np.asarray(value) for name, value in weights.items()}
+    return make([*nodes, *tail], {"x": (TensorProto.FLOAT, ("N", 4))}, {"y": (TensorProto.FLOAT, ("N", 4))}, arrays)
+
+
+def loop(steps: int, body: onnx.NodeProto) -> onnx.ModelProto:
+    """``body`` makes ``vo`` of ``v``, again and again."""
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [body, node("Identity", "c", "co")],
+        "body",
+        [info("i", TensorProto.INT64, []), info("c", TensorProto.BOOL, []), info("v", TensorProto.FLOAT, [None, 4])],
+        [info("co", TensorProto.BOOL, []), info("vo", TensorProto.FLOAT, [None, 4])],
+    )
+    return with_large(node("Loop", "n t x", "l", body=graph), n=np.int64(steps), t=np.array(True))

@@ -17,7 +17,7 @@ import stages
 from google.protobuf.message import DecodeError
 from models import dyadic, float_model, make, node
 from onnx import TensorProto, helper
-from test_program_file import signed, unpack
+from program_members import signed, unpack
 
 from memcompile.hardware.target import builtin_targets
 from memcompile.pipelines import emit_program

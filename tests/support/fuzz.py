@@ -1,8 +1,8 @@
 """Feeds mutated files to the command line and looks for tracebacks, crashes, hangs and files left behind.
 
-    python tests/fuzz.py --count 25000               so many inputs of each kind
-    python tests/fuzz.py --kind model --only 1234    one input, with its traceback
-    python tests/fuzz.py --keep DIR                  keep the inputs that found something
+    python tests/support/fuzz.py --count 25000               so many inputs of each kind
+    python tests/support/fuzz.py --kind model --only 1234    one input, with its traceback
+    python tests/support/fuzz.py --keep DIR                  keep the inputs that found something
 
 An input is made from its kind, the seed and its number alone, so whatever is found can be had
 again. Inputs run in a child process that a watchdog looks after; one that crashes or hangs costs

@@ -1,7 +1,7 @@
 """Counts false alarms and misses of the self-check over random networks, targets and faults.
 
-    python tests/self_check_rates.py --count 3000               so many networks, and faults in each of them
-    python tests/self_check_rates.py --count 1 --first 1234     one network
+    python tests/support/self_check_rates.py --count 3000               so many networks, and faults in each of them
+    python tests/support/self_check_rates.py --count 1 --first 1234     one network
 
 A network is made from its number alone: its operator, type, sizes, weights from subnormal to overflowing, data, target,
 slices. A sound program must pass. Faults are put in one at a time. A fault counts where it exceeds rounding: a weight
