@@ -312,7 +312,7 @@ def test_every_reason_is_tested() -> None:
     source = "".join(map(inspect.getsource, modules))
     given_reasons = set(re.findall(r'(?:return|else) f?"((?:its?|not) [^"]+)"', source))
     tested = {reason.replace("int32", "{kinds[0]}") for reason in (*REASONS, *SHAPES, *OLD)}
-    tested.add("its weights are in an order for one kind of processor")  # tests/test_decomposed_operators.py
+    tested.add("its weights are in an order for one kind of processor")  # test_decomposed_operators.py
     assert given_reasons == tested
 
 
