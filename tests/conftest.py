@@ -10,9 +10,7 @@ from pathlib import Path
 import models
 import onnx
 import pytest
-
-TESTS = Path(__file__).resolve().parent
-REPOSITORY = TESTS.parent
+from places import GOLDEN, REPOSITORY
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,7 +31,7 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """Compare a text with ``golden/NAME.txt``."""
 
     def compare(name: str, text: str) -> None:
-        path = TESTS / "golden" / f"{name}.txt"
+        path = GOLDEN / f"{name}.txt"
         if request.config.getoption("--update-golden"):
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")

@@ -11,17 +11,19 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from places import REPOSITORY, TESTS
 
 import memcompile
 from memcompile.ir.pass_manager import Pass
 from memcompile.pipelines import default_passes
 
 PACKAGE = Path(memcompile.__file__).resolve().parent
-REPOSITORY = PACKAGE.parent
 SOURCES = sorted(path for folder in ("memcompile", "passes", "runtime") for path in (REPOSITORY / folder).rglob("*.py"))
 FOLDERS = sorted({path.parent for path in SOURCES})
 MOST_MODULES = 20
 """Of a folder, beside its ``__init__``."""
+TEST_SOURCES = sorted(TESTS.rglob("*.py"))
+TEST_FOLDERS = sorted({path.parent for path in TEST_SOURCES})
 NAMES = [str(path.relative_to(REPOSITORY)) for path in SOURCES]
 
 
@@ -69,8 +71,28 @@ def test_the_command_line_starts_without_what_few_commands_need(library: str) ->
 
 
 def test_tests_import_them_by_their_full_names_too() -> None:
-    for path in (REPOSITORY / "tests").glob("*.py"):
+    for path in TEST_SOURCES:
         assert not {name.split(".")[0] for name in imports(path)} & {"passes", "runtime"}, path.name
+
+
+@pytest.mark.parametrize("path", TEST_SOURCES, ids=lambda path: str(path.relative_to(TESTS)))
+def test_nothing_is_imported_from_test_modules(path: Path) -> None:
+    """What several of them need lies in ``tests/support``."""
+    parts = {part for name in imports(path) for part in name.split(".")}
+    assert not {part for part in parts if part.startswith("test_") or part == "conftest"}
+
+
+def test_test_modules_lie_in_folders_named_like_wings() -> None:
+    """Beside tests of the house as a whole, of documents, and of modules on the top floor."""
+    for path in TEST_SOURCES:
+        folder = path.parent.relative_to(TESTS)
+        wings = [PACKAGE / folder, REPOSITORY / folder]
+        assert folder in (Path("."), Path("docs"), Path("support")) or any(wing.is_dir() for wing in wings), folder
+
+
+@pytest.mark.parametrize("folder", TEST_FOLDERS, ids=lambda folder: str(folder.relative_to(REPOSITORY)))
+def test_a_folder_of_tests_has_few_modules(folder: Path) -> None:
+    assert len(list(folder.glob("*.py"))) <= MOST_MODULES
 
 
 def test_only_front_end_and_exporters_know_onnx() -> None:

@@ -20,6 +20,7 @@ import models
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from places import GOLDEN
 
 from memcompile.errors import UsageError
 from memcompile.export.chip_model import chip_model
@@ -31,7 +32,7 @@ from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.training.hybrid_training import TuningOptions
 from memcompile.tuning import TuningPlan, tune
 
-RECORDED = Path(__file__).parent / "golden" / "digests.json"
+RECORDED = GOLDEN / "digests.json"
 HOUR_S = 3600.0
 IMAGES = 12
 

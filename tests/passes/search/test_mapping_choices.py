@@ -1,0 +1,179 @@
+"""Windows and copies of all layers together: bounds and plans against brute force."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from packing_problems import (
+    LINES,
+    MOST_TILES,
+    check,
+    fewest_by_brute_force,
+    options_of,
+    shape_lists,
+    single_plan,
+    small_layers,
+)
+
+from memcompile.ir.geometry import Geometry
+from memcompile.passes.packing.exact import pack_around_full
+from memcompile.passes.packing.packing import TileShape, pack
+from memcompile.passes.search import choice_patterns
+from memcompile.passes.search.choice_branching import EFFORTS as BRANCH_EFFORTS
+from memcompile.passes.search.choice_branching import branch, close_by_branching
+from memcompile.passes.search.choice_master import EFFORTS, ChoiceMaster, choose_together, raise_bound
+from memcompile.passes.search.choice_patterns import ChoiceProgram
+from memcompile.passes.search.window_plan import (
+    Choice,
+    LayerKind,
+    PriceTable,
+    interval_bound,
+    shapes_of,
+    tiles_of,
+)
+
+
+def shortest_by_brute_force(kinds: list[LayerKind], lines: tuple[int, int], arrays: int, longest: int) -> int:
+    """Shortest interval over all options, copies and distributions with few tiles."""
+    ways = [
+        [
+            [TileShape(*key, 1) for key, count in tiles_of(Choice(option, copies)).items() for _ in range(count)]
+            for option in kind.options
+            for copies in range(1, option.windows + 1)
+            if copies * option.tiles <= MOST_TILES
+        ]
+        for kind in kinds
+    ]
+    best = longest
+    for picked in itertools.product(*ways):
+        tiles = [tile for item in picked for tile in item]
+        if len(tiles) > MOST_TILES:
+            continue
+        low = max(tile.load for tile in tiles)
+        for interval in range(low, best):
+            if fewest_by_brute_force(tiles, lines, interval) <= arrays:
+                best = interval
+                break
+    return best
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(small_layers, min_size=1, max_size=2), st.integers(0, 2))
+def test_no_bound_exceeds_what_brute_force_finds(layers: list[Geometry], spare: int) -> None:
+    lines = (4, 4)
+    kinds = [LayerKind((n,), options_of(item, lines, 8)) for n, item in enumerate(layers)]
+    single = single_plan(kinds, lines)
+    arrays = single.packing.arrays + spare
+    assume(sum(kind.options[0].tiles for kind in kinds) <= MOST_TILES)
+    table = PriceTable(kinds, lines)
+    shortest = shortest_by_brute_force(kinds, lines, arrays, single.interval)
+    low = interval_bound(table, arrays)
+    assert low <= shortest
+    for interval in range(shortest, single.interval + 1):
+        assert not ChoiceMaster(table, arrays, interval).is_impossible(1.0)
+        assert branch(ChoiceProgram(table, interval, arrays, whole=False), 200).impossible is not True
+    bound = raise_bound(table, arrays, min(low, single.interval), single.interval, EFFORTS["normal"])
+    assert low <= bound <= shortest
+    by_master = choose_together(table, arrays, bound, single, EFFORTS["normal"])
+    by_branching, higher = close_by_branching(table, arrays, bound, single, BRANCH_EFFORTS["normal"])
+    assert bound <= higher <= shortest
+    for plan in (by_master, by_branching):
+        assert bound <= plan.interval <= single.interval
+        if sum(shape.count for shape in shapes_of(plan.choices)) <= MOST_TILES:
+            assert shortest <= plan.interval  # with more tiles it may be shorter than what brute force looks at
+        assert plan.packing.arrays <= arrays
+        check(plan.packing, shapes_of(plan.choices), lines, plan.interval)
+
+
+@settings(max_examples=100, deadline=None)
+@given(shape_lists, st.integers(1, 3), st.integers(10, 30))
+def test_packing_around_full_tiles_is_valid(shapes: list[TileShape], full: int, interval: int) -> None:
+    shapes = [shape for shape in shapes if (shape.height, shape.width) != LINES]
+    shapes.append(TileShape(*LINES, 10, full))
+    arrays = full + sum(shape.count for shape in shapes)
+    packing = pack_around_full(shapes, LINES, arrays, interval, 1.0)
+    assert packing is not None
+    assert packing.arrays <= arrays
+    check(packing, shapes, LINES, interval)
+    assert pack_around_full(shapes, LINES, full - 1, interval, 1.0) is None
+
+
+def depthwise_beside_full_tiles() -> list[LayerKind]:
+    """Depthwise kernels of nine rows, and pointwise ones that fill sixteen rows and all columns."""
+    lines = (16, 128)
+    depthwise = Geometry(64, 64, (3, 3), (18, 18), 64, (1, 1), (1, 1), (0, 0), (0, 0))
+    pointwise = Geometry(64, 128, (1, 1), (4, 4), 1, (1, 1), (1, 1), (0, 0), (0, 0))
+    return [LayerKind((n,), options_of(item, lines, 16)) for n, item in enumerate((depthwise, pointwise))]
+
+
+def test_arrays_that_a_tile_fills_lend_no_steps_to_others() -> None:
+    """Eight arrays are full; depthwise kernels share what is left, and only its steps count."""
+    kinds = depthwise_beside_full_tiles()
+    table = PriceTable(kinds, (16, 128))
+    arrays = 10
+    # Two arrays hold 64 kernels with windows of 1 x 2 (four output lines each): 128 steps for each.
+    assert interval_bound(table, arrays) >= 64 * 128 // 2
+    single, low = single_plan(kinds, (16, 128)), interval_bound(table, arrays)
+    assert raise_bound(table, arrays, low, single.interval, EFFORTS["normal"]) == 4_096
+    assert choose_together(table, arrays, low, single, EFFORTS["normal"]).interval == 4_096
+    plan, bound = close_by_branching(table, arrays, low, single, BRANCH_EFFORTS["normal"])
+    assert (plan.interval, bound) == (4_096, 4_096)
+
+
+def test_branching_rules_out_what_halves_of_choices_allow() -> None:
+    """Both layers of a kind half in a wide window would keep six steps; whole choices do not."""
+    lines, arrays = (8, 8), 2
+    alike, other = Geometry(1, 1, (4,), (11,)), Geometry(1, 2, (3,), (9,))
+    kinds = [LayerKind((0, 1), options_of(alike, lines, 4)), LayerKind((2,), options_of(other, lines, 4))]
+    table = PriceTable(kinds, lines)
+    single = single_plan(kinds, lines)
+    assert ChoiceProgram(table, 6, arrays, whole=False).possible(100)[0]
+    assert branch(ChoiceProgram(table, 6, arrays, whole=False), 100).impossible
+    plan, bound = close_by_branching(table, arrays, 1, single, BRANCH_EFFORTS["normal"])
+    one_by_one = [LayerKind((member,), kind.options) for kind in kinds for member in kind.members]
+    shortest = shortest_by_brute_force(one_by_one, lines, arrays, single.interval)
+    assert 7 <= bound <= shortest <= plan.interval
+
+
+def test_light_and_heavy_tiles_share_arrays_where_first_fit_sorts_them() -> None:
+    """Tiles of a depthwise network: arrays of equal tiles run out of lines or of steps, mixed ones use both."""
+    light = [(9, 2, 9, 384), (9, 2, 36, 704), (9, 2, 144, 32), (12, 4, 72, 64), (15, 4, 288, 16), (16, 4, 1, 16)]
+    heavy = [(16, 8, 144, 32), (16, 8, 576, 8), (11, 16, 2304, 1), (16, 16, 2304, 1), (16, 64, 576, 3)]
+    shapes = [TileShape(*item) for item in (*light, *heavy, (16, 64, 1152, 1), (16, 128, 5, 3))]
+    assert pack(shapes, (16, 128), 2_700, 29) is None
+    packing = pack_around_full(shapes, (16, 128), 29, 2_700, 1.0)
+    assert packing is not None
+    check(packing, shapes, (16, 128), 2_700)
+
+
+@pytest.mark.parametrize("idle", [0.0, 0.1])
+def test_proposals_leave_the_steps_asked_for(idle: float) -> None:
+    kinds = depthwise_beside_full_tiles()
+    table = PriceTable(kinds, (16, 128))
+    choices = ChoiceMaster(table, 12, 4_000).propose(idle, 1.0)
+    assert choices is not None
+    tiles = shapes_of(choices)
+    # Both kinds of rows of the programme, counted from the tiles.
+    full = sum(tile.count for tile in tiles if (tile.height, tile.width) == (16, 128))
+    rest = [tile for tile in tiles if (tile.height, tile.width) != (16, 128)]
+    assert full * 4_000 + sum(tile.load * tile.count for tile in rest) <= 12 * 4_000 * (1 - idle)
+    assert full * 128 + sum(tile.width * tile.count for tile in rest if tile.height > 8) <= 12 * 128
+    assert [len(layers) for layers in choices] == [len(kind.members) for kind in kinds]
+
+
+def test_an_interval_below_every_choice_is_impossible() -> None:
+    kinds = depthwise_beside_full_tiles()
+    assert ChoiceMaster(PriceTable(kinds, (16, 128)), 10, 100).is_impossible(1.0)
+    assert ChoiceMaster(PriceTable(kinds, (16, 128)), 10, 100).propose(0.0, 1.0) is None
+
+
+def test_a_programme_of_too_many_shapes_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = [LayerKind((0,), options_of(Geometry(1, 2, (2,), (7,)), (4, 4), 8))]
+    table = PriceTable(kinds, (4, 4))
+    assert ChoiceProgram(table, 6, 2, whole=False).possible(20)[0] is True
+    monkeypatch.setattr(choice_patterns, "MOST_SHAPES", 0)
+    assert ChoiceProgram(table, 6, 2, whole=False).possible(20) == (None, 0)
+    assert branch(ChoiceProgram(table, 6, 2, whole=False), 20).impossible is None

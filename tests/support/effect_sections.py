@@ -1,0 +1,45 @@
+"""Sections of target files, one or more of each device effect, and a small program under them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import factories
+import numpy as np
+
+from memcompile.hardware.target import WriteVerifySpec
+from memcompile.ir.geometry import Geometry
+from memcompile.program.program import Program
+
+PULSES = WriteVerifySpec(
+    set_step_us=0.8,
+    reset_step_us=0.7,
+    cycle_sigma_share=0.5,
+    device_sigma_share=0.3,
+    margin_us=0.5,
+    max_pulses=200,
+    pulse_ns=50.0,
+    set_voltage_v=2.0,
+    reset_voltage_v=1.8,
+)
+SECTIONS: dict[str, dict[str, Any]] = {
+    "polynomial": {"programming": {"sigma_polynomial_us": [0.348, 16.03, -43.853, 45.393, -16.815]}},
+    "proportional": {"programming": {"sigma_proportional_share": 0.1}},
+    "write_verify": {"write_verify": PULSES.model_dump()},
+    "relaxation": {"relaxation": {"sigma_us": 0.7, "time_constant_s": 10.0}},
+    "drift": {"drift": {"exponent_mean": 0.05, "exponent_sigma": 0.01, "reference_s": 1.0}},
+    "dead lines": {"faults": {"dead_input_line_share": 0.2, "dead_output_line_share": 0.2}},
+    "dac": {"input": {"dac_sigma_share": 0.05}},
+    "adc": {"adc": {"gain_sigma_share": 0.03, "offset_sigma_codes": 1.0}},
+    "range": {"adc": {"range_share": 0.2}},
+    "fixed range": {"adc": {"range": "fixed"}},
+    "wires": {"wires": {"input_segment_ohm": 10.0, "output_segment_ohm": 10.0}},
+}
+
+
+def small_program(sections: dict[str, Any], slices: int = 2) -> tuple[Program, np.ndarray]:
+    rng = np.random.default_rng(1)
+    target = factories.make_target(**sections)
+    layer = factories.random_layer(rng, Geometry(40, 6, (1,), (3,), layout="channels_last"), target, slices=slices)
+    program = factories.layer_program(rng, layer, target)
+    return program, rng.integers(0, 256, (4, 3, 40)).astype(np.float32)
