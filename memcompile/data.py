@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.batching import Batching
+from memcompile.batching import OTHER_SIZES, Batching
 from memcompile.data_files import (
     ArrayHeader,
     find_idx,
@@ -146,6 +146,7 @@ def load_dataset(
     batching: Batching | None = None,
     stored: Archive | None = None,
     classify: Classify | None = None,
+    compiled: bool = False,
 ) -> Dataset:
     """Load samples for a model.
 
@@ -178,6 +179,8 @@ def load_dataset(
     classify
         Runs the network on one batch. A network is a classifier of digits if it has ten scores a sample that
         are right for more than `DIGITS_AGREEMENT` of the first `DIGITS_JUDGED` digits; None takes it for one.
+    compiled
+        The inputs are those of a program, which have a size wherever the model may have left it open.
 
     Raises
     ------
@@ -192,7 +195,7 @@ def load_dataset(
     if path is None:
         digits = _embedded_digits(inputs, layout, part)
         if digits is not None:
-            fitted = _fitted(digits, inputs, layout, normalisation)
+            fitted = _fitted(digits, inputs, layout, normalisation, compiled)
             assert fitted.labels is not None
             if classify is None or classifies_digits(fitted.inputs, fitted.labels, layout, classify):
                 return fitted
@@ -201,7 +204,7 @@ def load_dataset(
         raw = _from_archive(stored or read_archive(Path(path), inputs), inputs, layout)
     else:
         raw = (_training_part if part == "train" else _from_directory)(Path(path), inputs)
-    return _fitted(raw, inputs, layout, normalisation)
+    return _fitted(raw, inputs, layout, normalisation, compiled)
 
 
 def check_types(inputs: Mapping[str, TensorType]) -> None:
@@ -217,7 +220,11 @@ def check_types(inputs: Mapping[str, TensorType]) -> None:
 
 
 def _fitted(
-    raw: Dataset, inputs: Mapping[str, TensorType], layout: Batching, normalisation: Normalisation | None
+    raw: Dataset,
+    inputs: Mapping[str, TensorType],
+    layout: Batching,
+    normalisation: Normalisation | None,
+    compiled: bool,
 ) -> Dataset:
     """Samples as stored, but with the samples along axis 0, in the types and layouts of the inputs."""
     _check_counts(raw, layout)
@@ -226,7 +233,7 @@ def _fitted(
     }
 
     def fitted(samples: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        arrays = fit_samples(raw.name, samples, kinds, normalisation)
+        arrays = fit_samples(raw.name, samples, kinds, normalisation, OTHER_SIZES if compiled else "")
         return {name: layout.laid_out(name, array) for name, array in arrays.items()}
 
     return replace(raw, inputs=fitted(raw.inputs), calibration=fitted(raw.calibration), layout=layout)
