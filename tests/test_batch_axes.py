@@ -510,38 +510,6 @@ def test_a_usual_program_says_nothing_of_its_layout(save_model: Save) -> None:
     assert compile_model(save_model(models.conv_bn())).program.layout is None
 
 
-# --- files of other people -----------------------------------------------------------------------
-
-FILES = {
-    "cases/state_not_batch/lstm_cell_state": None,
-    "cases/graph_net/gather_edges": None,
-    "cases/inputs_without_common_axis/model": "data",
-    "cases/inputs_without_common_axis/boxes": "boxes",
-    "cases/inputs_without_common_axis/scalar": "scalar",
-    "cases/unbatched_input/model": "data",
-    "models/wild2/silero_vad": None,
-    "models/wild2/silero_vad_16k_sequence": None,
-    "models/wild2/melspectrogram": None,
-}
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_files_that_have_no_common_batch_axis(name: str, shared_dir: Path) -> None:
-    path, archive = shared_dir / f"{name}.onnx", FILES[name]
-    data = path.parent / f"{archive}.npz" if archive else None
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
-    for source in dict.fromkeys((data, None)):
-        compilation = compile_model(path, "ideal", data=source, settings=("replicate.effort=fast",))
-        dataset = compilation.dataset
-        feeds = dataset.as_given if source else dataset.first_run
-        want = stages.reference(path.read_bytes(), feeds)
-        got = memcompile.Emulator(compilation.program).run(feeds)
-        for output, value in want.items():
-            assert got[output].shape == value.shape
-            assert np.allclose(got[output], value, rtol=1e-4, atol=1e-5 * np.abs(value).max())
-
-
 @pytest.mark.parametrize("sizes", [(None, None), ("N", "N"), ("A", "B"), ("batch", "batch"), (None, 1)])
 def test_samples_share_what_the_data_hold_once(sizes: tuple[Any, Any], save_model: Save, tmp_path: Path) -> None:
     nodes = [node("MatMul", "x w", "a"), node("MatMul", "e v", "b"), node("Add", "a b", "y")]
@@ -552,16 +520,6 @@ def test_samples_share_what_the_data_hold_once(sizes: tuple[Any, Any], save_mode
     program = compile_model(save_model(network), "ideal", data=tmp_path / "d.npz").program
     got = memcompile.Emulator(program).run(feeds)["y"]
     np.testing.assert_allclose(got, stages.reference(network, feeds)["y"], rtol=1e-5, atol=1e-6)
-
-
-def test_an_open_length_becomes_the_one_given(shared_dir: Path) -> None:
-    folder = shared_dir / "cases" / "gru_open"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    fixed = compile_model(folder / "float_fixed.onnx").program
-    program = compile_model(folder / "float_open.onnx", input_shapes={"x": (1, 10, 8)}).program
-    assert [layer.name for layer in program.layers] == [layer.name for layer in fixed.layers]
-    assert len(program.layers) > 10
 
 
 @pytest.mark.parametrize("given", [(), (1, 5, 6)])
