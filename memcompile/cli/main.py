@@ -328,7 +328,9 @@ def run_command(program: Path, **options: Any) -> None:
     loaded = verify_program(load_program(program))
     how = {name: options[name] for name in ("mean", "std", "seed")}
     classify = Emulator.ideal(loaded).run
-    dataset = load_dataset(options["data"], loaded.inputs, **how, batching=loaded.batching, classify=classify)
+    dataset = load_dataset(
+        options["data"], loaded.inputs, **how, batching=loaded.batching, classify=classify, compiled=True
+    )
     dataset = dataset.after(options["skip"])
     dataset = dataset.head(min(dataset.count, options["images"] or dataset.count))
     if options["ideal"]:

@@ -128,6 +128,7 @@ def tuning_data(program: Program, options: dict[str, Any]) -> tuple[Dataset, Dat
         "std": options["std"],
         "seed": options["seed"],
         "classify": Emulator.ideal(program).run,
+        "compiled": True,
     }
     data, test = options["data"], options["test"]
     training = load_dataset(data, program.inputs, part="train", **how)

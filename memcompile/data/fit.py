@@ -87,6 +87,7 @@ def fit_samples(
     samples: Mapping[str, NDArray[Any]],
     inputs: Mapping[str, TensorType],
     normalisation: Normalisation | None,
+    advice: str = "",
 ) -> dict[str, NDArray[Any]]:
     """Bring stored samples to the dtypes and layouts of the model's inputs.
 
@@ -100,6 +101,8 @@ def fit_samples(
         Types of the model's inputs.
     normalisation
         Applied to the uint8 images of float inputs.
+    advice
+        Said of shapes that do not fit, besides to give others.
 
     Raises
     ------
@@ -118,9 +121,9 @@ def fit_samples(
         where = f"{source}, input '{name}'"
         array = samples[name]
         if name in images:
-            array = _fit_images(where, array, wanted, normalisation if name in floats else None)
+            array = _fit_images(where, array, wanted, normalisation if name in floats else None, advice)
         elif not _matches(array.shape[1:], wanted.shape[1:]):
-            raise _shape_error(where, array, wanted)
+            raise _shape_error(where, array, wanted, advice)
         fitted[name] = _cast(where, array, np.dtype(wanted.dtype))
     return fitted
 
@@ -167,13 +170,13 @@ def _are_images(array: NDArray[Any], wanted: TensorType) -> bool:
 
 
 def _fit_images(
-    where: str, images: NDArray[Any], wanted: TensorType, normalisation: Normalisation | None
+    where: str, images: NDArray[Any], wanted: TensorType, normalisation: Normalisation | None, advice: str
 ) -> NDArray[Any]:
     """Scale uint8 images to 0..1 for a float input, normalise them and lay them out."""
     planes = _planes(images)
     layout = image_layout(planes.shape[1:], wanted.shape[1:])
     if layout is None:
-        raise _shape_error(where, images, wanted)
+        raise _shape_error(where, images, wanted, advice)
     dtype = np.dtype(wanted.dtype)
     if dtype.kind == "f":
         # At least float32, so that a float16 input is rounded once, at the end.
@@ -214,9 +217,9 @@ def _cast(where: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]
     return values
 
 
-def _shape_error(where: str, array: NDArray[Any], wanted: TensorType) -> DataError:
+def _shape_error(where: str, array: NDArray[Any], wanted: TensorType, advice: str) -> DataError:
     need = ", ".join("any" if size is None else str(size) for size in wanted.shape[1:])
     return DataError(
         f"{where}: the model wants samples of shape [{need}], the data holds samples of shape "
-        f"{list(array.shape[1:])}; give data of that shape"
+        f"{list(array.shape[1:])}; give data of that shape{advice and f', or {advice}'}"
     )

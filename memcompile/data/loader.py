@@ -30,7 +30,7 @@ from memcompile.data.files import (
 from memcompile.data.fit import Normalisation, fit_samples, image_layout, model_dtype, shape_fits
 from memcompile.described import Described
 from memcompile.errors import DataError
-from memcompile.ir.batching import Batching
+from memcompile.ir.batching import OTHER_SIZES, Batching
 from memcompile.ir.graph import TensorType
 
 __all__ = [
@@ -155,6 +155,7 @@ def load_dataset(
     batching: Batching | None = None,
     stored: Archive | None = None,
     classify: Classify | None = None,
+    compiled: bool = False,
 ) -> Dataset:
     """Load samples for a model.
 
@@ -188,6 +189,8 @@ def load_dataset(
     classify
         Runs the network on one batch. A network is a classifier of digits if it has ten scores a sample that
         are right for more than `DIGITS_AGREEMENT` of the first `DIGITS_JUDGED` digits; None takes it for one.
+    compiled
+        The inputs are those of a program, which have a size wherever the model may have left it open.
 
     Raises
     ------
@@ -202,7 +205,7 @@ def load_dataset(
     if path is None:
         digits = _embedded_digits(inputs, layout, part)
         if digits is not None:
-            fitted = _fitted(digits, inputs, layout, normalisation)
+            fitted = _fitted(digits, inputs, layout, normalisation, compiled)
             assert fitted.labels is not None
             if classify is None or classifies_digits(fitted.inputs, fitted.labels, layout, classify):
                 return fitted
@@ -212,7 +215,7 @@ def load_dataset(
     else:
         assert not isinstance(path, Mapping)
         raw = (_training_part if part == "train" else _from_directory)(Path(path), inputs)
-    return _fitted(raw, inputs, layout, normalisation)
+    return _fitted(raw, inputs, layout, normalisation, compiled)
 
 
 def check_types(inputs: Mapping[str, TensorType]) -> None:
@@ -228,7 +231,11 @@ def check_types(inputs: Mapping[str, TensorType]) -> None:
 
 
 def _fitted(
-    raw: Dataset, inputs: Mapping[str, TensorType], layout: Batching, normalisation: Normalisation | None
+    raw: Dataset,
+    inputs: Mapping[str, TensorType],
+    layout: Batching,
+    normalisation: Normalisation | None,
+    compiled: bool,
 ) -> Dataset:
     """Samples as stored, but with the samples along axis 0, in the types and layouts of the inputs."""
     _check_counts(raw, layout)
@@ -237,7 +244,7 @@ def _fitted(
     }
 
     def fitted(samples: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        arrays = fit_samples(raw.name, samples, kinds, normalisation)
+        arrays = fit_samples(raw.name, samples, kinds, normalisation, OTHER_SIZES if compiled else "")
         return {name: layout.laid_out(name, array) for name, array in arrays.items()}
 
     return replace(raw, inputs=fitted(raw.inputs), calibration=fitted(raw.calibration), layout=layout)

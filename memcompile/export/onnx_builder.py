@@ -1,12 +1,14 @@
 """Builds ONNX models node by node, in the operator set that a program's digital stages are of.
 
-Only operators of the default domain are added, in the form that this operator set wants; the
-operators of digital stages are taken over as they are.
+Only operators of the default domain are added, in the form that this operator set wants. The operators of
+digital stages are taken over as they are, but for layer normalisations that onnxruntime knows and the operator set
+does not.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from memcompile.errors import OutputError, ProgramError, UsageError
 from memcompile.frontend.sessions import open_session, tensor_dtype, zeros_for
-from memcompile.frontend.validation import MAX_MODEL_BYTES
+from memcompile.frontend.validation import MAX_MODEL_BYTES, nodes_of, subgraphs
 from memcompile.frontend.value_types import other_type, value_info
 from memcompile.ir.graph import TensorType
 
@@ -143,6 +145,12 @@ class ModelBuilder:
         axes = self.constant(f"{name}/axes", np.array([axis], np.int64))
         return self.node("ReduceSum", name, [value, axes], keepdims=0)
 
+    def mean_over(self, name: str, value: str, axes: Sequence[int]) -> str:
+        """Mean along axes, which stay."""
+        if self.opset < 18:
+            return self.node("ReduceMean", name, [value], axes=list(axes), keepdims=1)
+        return self.node("ReduceMean", name, [value, self.constant(f"{name}/axes", np.array(axes, np.int64))])
+
     def cast(self, name: str, value: str, dtype: str) -> str:
         """Turn values into another type, by its NumPy name."""
         return self.node("Cast", name, [value], to=onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
@@ -177,12 +185,67 @@ class ModelBuilder:
         for value in dict.fromkeys(value for node in graph.node for value in node.output):
             if value and value not in outer:
                 renamed[value] = _unused(value, self._values)
+        inside = (attribute for node in graph.node for attribute in node.attribute)
+        self._values.update(
+            value
+            for inner in (each for attribute in inside for each in subgraphs(attribute))
+            for node in nodes_of(onnx.ModelProto(graph=inner))
+            for value in node.output
+        )
         for node in graph.node:
             own_node = onnx.NodeProto()
             own_node.CopyFrom(node)
             own_node.name = _unused(node.name or node.op_type, self._names)
             _rename(own_node, renamed)
-            self._nodes.append(own_node)
+            self._add(own_node)
+
+    def _add(self, node: onnx.NodeProto) -> None:
+        """Add an operator of a digital stage; those of its subgraphs are seen to as well."""
+        for graph in (each for attribute in node.attribute for each in subgraphs(attribute)):
+            outside, self._nodes = self._nodes, []
+            for inner in graph.node:
+                self._add(inner)
+            inner_nodes, self._nodes = self._nodes, outside
+            del graph.node[:]
+            graph.node.extend(inner_nodes)
+        kind = self._normalised(node)
+        if kind is None:
+            self._nodes.append(node)
+        else:
+            self._write_normalisation(node, kind)
+
+    def _normalised(self, node: onnx.NodeProto) -> str | None:
+        """Type of the numbers of a layer normalisation that has to be written out; None for other operators."""
+        since = {"LayerNormalization": 17, "SimplifiedLayerNormalization": math.inf}.get(node.op_type, 0)
+        if node.domain or self.opset >= since or len(node.input) < 2 or node.input[1] not in self._constants:
+            return None
+        if any(node.output[1:]):
+            return None  # of use in training only
+        return onnx.helper.tensor_dtype_to_np_dtype(self._constants[node.input[1]].data_type).name
+
+    def _write_normalisation(self, node: onnx.NodeProto, kind: str) -> None:
+        """Write a layer normalisation out; of halves in float32, as onnxruntime computes it."""
+        settings = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+        axis, half, name = settings.get("axis", -1), kind == "float16", node.name
+        dtype = np.dtype("float32" if half else kind)
+        x, *factors = [self.cast(f"{name}/float", each, "float32") if half else each for each in node.input if each]
+        rows = x
+        if axis >= 0:
+            rows = self.node("Flatten", f"{name}/rows", [x], axis=axis)
+            factors = [self.reshape(f"{name}/factors", each, [-1]) for each in factors]
+        axes = range(min(axis, -1), 0)
+        if node.op_type == "LayerNormalization":
+            rows = self.node("Sub", f"{name}/centred", [rows, self.mean_over(f"{name}/mean", rows, axes)])
+        two, little = (np.array(value, dtype) for value in (2, settings.get("epsilon", 1e-5)))
+        squares = self.node("Pow", f"{name}/squares", [rows, self.constant(f"{name}/two", two)])
+        variance = self.mean_over(f"{name}/variance", squares, axes)
+        positive = self.node("Add", f"{name}/positive", [variance, self.constant(f"{name}/epsilon", little)])
+        result = self.node("Div", f"{name}/divided", [rows, self.node("Sqrt", f"{name}/deviation", [positive])])
+        for operator, factor in zip(("Mul", "Add"), factors, strict=False):
+            result = self.node(operator, f"{name}/{operator}", [result, factor])
+        if axis >= 0:
+            result = self.node("Reshape", f"{name}/shaped", [result, self.node("Shape", f"{name}/shape", [x])])
+        self.node("Cast", name, [result], node.output[0], to=onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind)))
 
     # --- the whole --------------------------------------------------------------------------------
 

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+OTHER_SIZES = "where the model leaves a size open, compile it for another one with --data or --input-shape"
+"""Advice of messages on inputs that a compiled program does not take."""
+
 
 @dataclass(frozen=True)
 class Batching:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from memcompile.errors import DataError, UsageError
 from memcompile.frontend.values import Value
-from memcompile.ir.batching import Batching
+from memcompile.ir.batching import OTHER_SIZES, Batching
 from memcompile.ir.graph import TensorType
 
 
@@ -160,6 +160,8 @@ def _check_one(name: str, kind: TensorType, array: NDArray[Any], batching: Batch
     if array.dtype != np.dtype(kind.dtype) or not fits:
         found = TensorType(array.dtype.name, array.shape)
         mend = f"; convert it with .astype(np.{kind.dtype})" if fits else f"; {_words(axis, batching)}"
+        if array.dtype == np.dtype(kind.dtype) and len(shape) == len(free):
+            mend += f"; {OTHER_SIZES}"
         raise DataError(f"input {name!r} is {found}, the program wants {TensorType(kind.dtype, free)}{mend}")
     if array.dtype.kind in "fc" and not _all_finite(array):
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])

@@ -114,13 +114,3 @@ def test_a_network_that_takes_one_image_at_a_time(save_model: Save) -> None:
     compilation = compile_model(save_model(model), "ideal")
     assert compilation.program.inputs["x"].shape == (1, 64)
     assert compilation.dataset.name == "digits of scikit-learn"
-
-
-def test_shared_networks_of_another_kind(shared_dir: Path, tmp_path: Path) -> None:
-    folder = shared_dir / "cases" / "default_digits"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    for path in sorted(folder.glob("*.onnx")):
-        compilation = compile_model(path)
-        assert compilation.dataset.generated
-        assert "no data" in compilation.warnings[0]

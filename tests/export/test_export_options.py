@@ -177,3 +177,74 @@ def test_ranks_are_seen_where_zeros_or_single_elements_do_not_run() -> None:
     inputs = {"x": TensorType("float32", (None, 4)), "factor": TensorType("float32", ())}
     exported = onnx.load_from_string(builder.model("m", inputs, ["peak"], {}, ""))
     onnx.checker.check_model(exported, full_check=True)
+
+
+# --- normalisations that the operator set does not have ---------------------------------------------
+
+
+def normalised(operator: str, axis: int, dtype: str, opset: int, branch: bool = False) -> onnx.ModelProto:
+    """A layer and a layer normalisation after it, in a branch of If or not."""
+    rng = np.random.default_rng(25)
+    shape = (3, 6) if axis in (1, -2) else (6,)
+    weights = {"w": rng.standard_normal((6, 6)), "s": rng.standard_normal(shape), "b": rng.standard_normal(shape)}
+    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    inputs = "c s b" if operator == "LayerNormalization" else "c s"
+    own = {name: array.astype(dtype) for name, array in weights.items() if name in f"w {inputs}"}
+    last = [models.node(operator, inputs, "n" if branch else "y", axis=axis, epsilon=1e-3)]
+    if branch:
+        own["nothing"] = np.zeros((), dtype)
+        value = [onnx.ValueInfoProto(name="n")]
+        other = onnx.helper.make_graph([models.node("Neg", "c", "n")], "no", [], value)
+        then = onnx.helper.make_graph(last, "yes", [], value)
+        last = [
+            models.node("ReduceSum", "x", "total", keepdims=0),
+            models.node("Greater", "total nothing", "positive"),
+            models.node("If", "positive", "y", then_branch=then, else_branch=other),
+        ]
+    model = models.float_model([models.node("MatMul", "x w", "c"), *last], ("N", 3, 6), own, kind=kind)
+    model.opset_import[0].version = opset
+    return model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    ("operator", "opset", "axis"),
+    [
+        ("LayerNormalization", 9, -1),
+        ("LayerNormalization", 12, -1),
+        ("LayerNormalization", 12, -2),
+        ("LayerNormalization", 12, 1),
+        ("LayerNormalization", 16, 2),
+        ("SimplifiedLayerNormalization", 12, 1),
+        ("SimplifiedLayerNormalization", 20, -1),
+    ],
+)
+def test_normalisations_are_in_the_operator_set(
+    operator: str, opset: int, axis: int, dtype: str, tmp_path: Path
+) -> None:
+    """Those of onnxruntime have no version in it. Rounding: halves 1e-3, float32 1e-6."""
+    network = normalised(operator, axis, dtype, opset)
+    (tmp_path / "m.onnx").write_bytes(network.SerializeToString())
+    feeds = {"x": np.random.default_rng(26).standard_normal((8, 3, 6)).astype(dtype)}
+    np.savez(tmp_path / "x.npz", **feeds)
+    program = compile_model(tmp_path / "m.onnx", "ideal", data=tmp_path / "x.npz").program
+    want, data = Emulator.ideal(program).run(feeds)["y"], chip_model(program)
+    onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
+    for level in LEVELS:
+        (got,) = outputs_at(data, feeds, level)
+        assert (got.dtype, got.shape) == (want.dtype, want.shape)
+        error = np.abs(got.astype(np.float64) - want).max() / np.abs(want).max()
+        assert error <= (1e-3 if dtype == "float16" else 1e-6), level
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_normalisations_in_branches_are_in_the_operator_set(sign: int, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(
+        normalised("LayerNormalization", -1, "float32", 12, branch=True).SerializeToString()
+    )
+    program = compile_model(tmp_path / "m.onnx", "ideal").program
+    feeds = {"x": sign * np.abs(np.random.default_rng(27).standard_normal((1, 3, 6))).astype(np.float32)}
+    data = chip_model(program)
+    onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
+    (got,) = outputs_at(data, feeds, LEVELS[-1])
+    np.testing.assert_allclose(got, Emulator.ideal(program).run(feeds)["y"], rtol=1e-5, atol=1e-6)

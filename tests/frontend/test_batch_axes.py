@@ -510,38 +510,6 @@ def test_a_usual_program_says_nothing_of_its_layout(save_model: Save) -> None:
     assert compile_model(save_model(models.conv_bn())).program.layout is None
 
 
-# --- files of other people -----------------------------------------------------------------------
-
-FILES = {
-    "cases/state_not_batch/lstm_cell_state": None,
-    "cases/graph_net/gather_edges": None,
-    "cases/inputs_without_common_axis/model": "data",
-    "cases/inputs_without_common_axis/boxes": "boxes",
-    "cases/inputs_without_common_axis/scalar": "scalar",
-    "cases/unbatched_input/model": "data",
-    "models/wild2/silero_vad": None,
-    "models/wild2/silero_vad_16k_sequence": None,
-    "models/wild2/melspectrogram": None,
-}
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_files_that_have_no_common_batch_axis(name: str, shared_dir: Path) -> None:
-    path, archive = shared_dir / f"{name}.onnx", FILES[name]
-    data = path.parent / f"{archive}.npz" if archive else None
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
-    for source in dict.fromkeys((data, None)):
-        compilation = compile_model(path, "ideal", data=source, settings=("replicate.effort=fast",))
-        dataset = compilation.dataset
-        feeds = dataset.as_given if source else dataset.first_run
-        want = stages.reference(path.read_bytes(), feeds)
-        got = memcompile.Emulator(compilation.program).run(feeds)
-        for output, value in want.items():
-            assert got[output].shape == value.shape
-            assert np.allclose(got[output], value, rtol=1e-4, atol=1e-5 * np.abs(value).max())
-
-
 @pytest.mark.parametrize("sizes", [(None, None), ("N", "N"), ("A", "B"), ("batch", "batch"), (None, 1)])
 def test_samples_share_what_the_data_hold_once(sizes: tuple[Any, Any], save_model: Save, tmp_path: Path) -> None:
     nodes = [node("MatMul", "x w", "a"), node("MatMul", "e v", "b"), node("Add", "a b", "y")]
@@ -554,11 +522,39 @@ def test_samples_share_what_the_data_hold_once(sizes: tuple[Any, Any], save_mode
     np.testing.assert_allclose(got, stages.reference(network, feeds)["y"], rtol=1e-5, atol=1e-6)
 
 
-def test_an_open_length_becomes_the_one_given(shared_dir: Path) -> None:
-    folder = shared_dir / "cases" / "gru_open"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    fixed = compile_model(folder / "float_fixed.onnx").program
-    program = compile_model(folder / "float_open.onnx", input_shapes={"x": (1, 10, 8)}).program
-    assert [layer.name for layer in program.layers] == [layer.name for layer in fixed.layers]
-    assert len(program.layers) > 10
+@pytest.mark.parametrize("given", [(), (1, 5, 6)])
+def test_another_length_than_the_compiled_one_is_a_message_that_says_how_to_compile_for_it(
+    given: tuple[int, ...], save_model: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Assumed or given; the advice holds."""
+    network = classifier("batch", "length", 6)
+    path, program = str(save_model(network)), str(tmp_path / "p.mcp")
+    target = ["-o", program, "--target", "ideal", "--no-evaluation"]
+    sizes = ["--input-shape", f"x={','.join(map(str, given))}"] if given else []
+    assert main([path, *target, *sizes]) == 0
+    x = normal(4, 7, 6)
+    np.savez(tmp_path / "d.npz", x=x)
+    data = ["--data", str(tmp_path / "d.npz")]
+    assert main(["run", program, *data]) == 4
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    advice = "where the model leaves a size open, compile it for another one with --data or --input-shape"
+    assert f"samples of shape [{5 if given else 16}, 6], the data holds samples of shape [7, 6]" in message
+    assert advice in message
+    with pytest.raises(DataError, match=advice):
+        memcompile.Emulator(load_program(program)).run(x)
+    with pytest.raises(DataError) as rank:
+        memcompile.Emulator(load_program(program)).run(x[0])
+    assert advice not in str(rank.value)
+    for mend in (data, ["--input-shape", "x=1,7,6"]):
+        assert main([path, *target, *mend]) == 0
+        assert main(["run", program, *data, "-o", str(tmp_path / "o.npz")]) == 0
+        np.testing.assert_allclose(
+            np.load(tmp_path / "o.npz")["y"], stages.reference(network, {"x": x})["y"], atol=1e-5
+        )
+
+
+def test_data_that_contradict_the_model_itself_get_no_advice_on_open_sizes(save_model: Save, tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=normal(4, 7))
+    with pytest.raises(DataError, match=r"give data of that shape$"):
+        compile_model(save_model(classifier("batch", 6)), data=tmp_path / "d.npz")
