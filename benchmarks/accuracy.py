@@ -35,7 +35,6 @@ from memcompile.report.evaluation import run_float
 from memcompile.report.scoring import score
 from memcompile.runtime.emulator import Emulator, values_before
 from memcompile.runtime.training.hybrid_training import ALL, TuningOptions
-from memcompile.runtime.training.transfer import wire
 from memcompile.tuning import TuningPlan, refresh, tune
 
 CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -116,9 +115,9 @@ def digest_before_last(program: Program) -> str:
     digest = hashlib.sha256()
     for layer in program.layers[:-1]:
         digest.update(layer.scale.tobytes() + layer.bias.tobytes())
-    wiring, cells = wire(program), program.chip.conductances_us.reshape(-1)
-    earlier = wiring.layer < len(program.layers) - 1
-    digest.update(cells[wiring.plus[earlier]].tobytes() + cells[wiring.minus[earlier]].tobytes())
+    pairs, cells = program.cell_map.pairs(), program.chip.conductances_us.reshape(-1)
+    earlier = pairs.layer < len(program.layers) - 1
+    digest.update(cells[pairs.plus[earlier]].tobytes() + cells[pairs.minus[earlier]].tobytes())
     return digest.hexdigest()
 
 

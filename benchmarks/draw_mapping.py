@@ -112,7 +112,7 @@ def _copies(count: int) -> str:
 def _draw_array(axes: Axes, program: Program, number: int) -> None:
     """One array: its cells by level, its tiles outlined and labelled."""
     lines_in, lines_out = program.target.array.input_lines, program.target.array.output_lines
-    tiles, widths = program.placement.tiles, program.placement.tiles.widths(program.column_lines)
+    tiles, widths = program.placement.tiles, program.cell_map.widths
     image = np.empty((lines_in, lines_out, 3))
     image[:] = to_rgb(EMPTY)
     shade = 0.22 + 0.78 * Emulator.ideal(program).machine.devices.levels(number) / program.target.signed_levels

@@ -138,7 +138,7 @@ class _LayerModel:
         self.machine = machine
         self.layer = layer
         self.exact = not machine.effects.adc
-        self.lines = layer.slices * machine.target.array.lines_per_pair
+        self.lines = int(machine.program.cell_map.column_lines[number])
         """Output lines of a column of weights."""
         # Where phases apply several bits, line sums need double precision to be exact.
         self.converter = machine.devices.converters[number]

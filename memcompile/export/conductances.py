@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.program.program import Program
-from memcompile.runtime.training.transfer import wire
 
 
 def conductance_arrays(program: Program) -> dict[str, NDArray[Any]]:
@@ -29,20 +28,18 @@ def conductance_arrays(program: Program) -> dict[str, NDArray[Any]]:
         Names of the index's columns, and of the layers.
     """
     cell, array = program.target.cell, program.target.array
-    arrays, segments = int(program.placement.tiles.array.max(initial=-1)) + 1, len(program.placement.segments)
-    wiring = wire(program)
+    cell_map, segments = program.cell_map, len(program.placement.segments)
+    arrays, pairs = cell_map.arrays, cell_map.pairs()
     conductances = np.full(max(1, segments) * arrays * array.cells, cell.g_min_us, np.float32)
     rows = []
-    for polarity, cells, sign in ((0, wiring.plus, 1), (1, wiring.minus, -1)):
-        level = np.maximum(sign * wiring.digit.astype(np.float64), 0)
+    for polarity, cells, sign in ((0, pairs.plus, 1), (1, pairs.minus, -1)):
+        level = np.maximum(sign * pairs.digit.astype(np.float64), 0)
         conductances[cells] = cell.g_min_us + level * cell.level_step_us
-        place, output_line = np.divmod(cells // array.cells_per_crossing, array.output_lines)
-        place, input_line = np.divmod(place, array.input_lines)
-        segment, number = np.divmod(place, max(1, arrays))
-        same = np.full(len(cells), polarity)
+        where, same = cell_map.addresses(cells), np.full(len(cells), polarity)
         if cell.continuous:
             level = np.zeros_like(level)
-        held = (wiring.layer, wiring.weight, wiring.slice, same, number, input_line, output_line, level, segment)
+        lines = (where.array, where.input_line, where.output_line)
+        held = (pairs.layer, pairs.weight, pairs.slice, same, *lines, level, where.segment)
         rows.append(np.stack(held, axis=1))
     index = np.concatenate(rows).astype(np.int32)
     index = index[np.lexsort(index.T[[6, 5, 4, 8]])]

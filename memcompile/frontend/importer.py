@@ -378,11 +378,11 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
     return value
 
 
-def read_operators(model: bytes) -> tuple[tuple[OnnxNode, ...], dict[str, NDArray[Any]], bytes]:
-    """Operators and constants of a digital stage, and its model with all values as outputs."""
+def with_all_values(model: bytes) -> bytes:
+    """A digital stage's model with all values as outputs."""
     proto = onnx.ModelProto.FromString(model)
     exposed = expose(proto, [value for node in proto.graph.node for value in node.output if value])
-    return operators_of(proto.graph), _constants(proto.graph), bytes(exposed.SerializeToString(deterministic=True))
+    return bytes(exposed.SerializeToString(deterministic=True))
 
 
 def make_operator(

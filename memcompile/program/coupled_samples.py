@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from memcompile.frontend.importer import digital_operators, operator_types
+from memcompile.frontend.importer import operator_types
 from memcompile.ir.graph import DigitalNode, Node, OnnxNode
 from memcompile.program.program import DigitalStage, Program
 
@@ -27,8 +27,4 @@ def any_couples_samples(nodes: Iterable[Node]) -> bool:
 
 def program_couples_samples(program: Program) -> bool:
     """Whether a program has to be run sample by sample to give each sample the result that it has alone."""
-    return any(
-        any_couples_samples(digital_operators(stage.model, stage.name)[0])
-        for stage in program.stages
-        if isinstance(stage, DigitalStage)
-    )
+    return any(any_couples_samples(stage.operators[0]) for stage in program.stages if isinstance(stage, DigitalStage))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from memcompile.frontend.importer import digital_operators
 from memcompile.ir.graph import DigitalNode, MappedLayer, Node
 from memcompile.program.program import Program
 from memcompile.timing.dataflow_steps import Flow
@@ -23,7 +22,7 @@ def program_flow(program: Program) -> Flow:
         if isinstance(stage, MappedLayer):
             stages.append(stage)
             continue
-        operators, own = digital_operators(stage.model, stage.name)
+        operators, own = stage.operators
         stages.append(DigitalNode(name=stage.name, inputs=stage.inputs, outputs=stage.outputs, nodes=operators))
         constants[stage.name] = own
     return Flow(tuple(stages), program.inputs, program.outputs, constants)

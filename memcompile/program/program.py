@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.described import Described
+from memcompile.frontend.importer import digital_operators
 from memcompile.hardware.target import Target
 from memcompile.ir.batching import Batching
-from memcompile.ir.graph import MappedLayer, Placement, TensorType
-from memcompile.timing.timetable import column_lines, step_ns
+from memcompile.ir.graph import MappedLayer, OnnxNode, Placement, TensorType
+from memcompile.program.cell_map import CellMap
+from memcompile.timing.timetable import step_ns
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,17 @@ class DigitalStage:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     model: bytes
+
+    @cached_property
+    def operators(self) -> tuple[tuple[OnnxNode, ...], Mapping[str, NDArray[Any]]]:
+        """Operators and constants of the model, parsed when they are first asked for.
+
+        Raises
+        ------
+        ProgramError
+            The model is damaged.
+        """
+        return digital_operators(self.model, self.name)
 
 
 Stage = DigitalStage | MappedLayer
@@ -127,9 +140,9 @@ class Program(Described):
         return np.array([layer.slices for layer in self.layers], np.int32)
 
     @cached_property
-    def column_lines(self) -> NDArray[np.int32]:
-        """Output lines of a column of weights in each layer, [layers]."""
-        return column_lines(self.layers, self.target)
+    def cell_map(self) -> CellMap:
+        """Where the cells of every weight sit."""
+        return CellMap(self.layers, self.placement, self.target)
 
     @property
     def step_ns(self) -> float:
@@ -144,9 +157,7 @@ class Program(Described):
     @property
     def cells_used(self) -> int:
         """Cells that tiles take, all copies counted."""
-        tiles = self.placement.tiles
-        crossings = int((tiles.heights.astype(np.int64) * tiles.widths(self.column_lines)).sum())
-        return crossings * self.target.array.cells_per_crossing
+        return int(self.cell_map.cells.sum())
 
     @property
     def cell_utilisation(self) -> float:

@@ -159,17 +159,17 @@ def program_cost(program: Program) -> Cost:
 def layer_activities(program: Program) -> tuple[Activity, ...]:
     """What each crossbar layer does for one image, in execution order."""
     tiles, target = program.placement.tiles, program.target
-    column_lines = program.column_lines
-    heights, widths = tiles.heights.astype(np.int64), tiles.widths(column_lines).astype(np.int64)
+    cell_map = program.cell_map
+    heights, widths = tiles.heights.astype(np.int64), cell_map.widths.astype(np.int64)
     loads = _loads(program)
     columns = (tiles.column_end - tiles.column_begin).astype(np.int64)
     # All lines of a column joined, pairs subtracted and slices added, and the tile joined to the one above it.
-    additions = loads * columns * (column_lines.astype(np.int64)[tiles.layer] - 1 + (tiles.row_begin > 0))
+    additions = loads * columns * (cell_map.column_lines.astype(np.int64)[tiles.layer] - 1 + (tiles.row_begin > 0))
     found = []
     for number, layer in enumerate(program.layers):
         own = tiles.layer == number
         steps = loads[own]
-        cell_macs = int((steps * heights[own] * widths[own]).sum()) * target.array.cells_per_crossing
+        cell_macs = int((steps * cell_map.cells[own]).sum())
         phases = layer.quantizer.phase_count
         found.append(
             Activity(

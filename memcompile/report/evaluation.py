@@ -104,7 +104,7 @@ def conversions_per_image(program: Program) -> int:
             for layer, copy in zip(tiles.layer, tiles.replica, strict=True)
         ]
     )
-    return int((tiles.widths(program.column_lines).astype(np.int64) * reads).sum())
+    return int((program.cell_map.widths.astype(np.int64) * reads).sum())
 
 
 def evaluate(

@@ -103,8 +103,7 @@ def _multiply_add_facts(program: Program) -> Facts | None:
 def _layer_facts(program: Program, number: int, layer: MappedLayer, quality: Quality | None) -> Facts:
     tiles = program.placement.tiles
     own = tiles.layer == number
-    crossings = int((tiles.heights[own].astype(np.int64) * tiles.widths(program.column_lines)[own]).sum())
-    cells = crossings * program.target.array.cells_per_crossing
+    cells = int(program.cell_map.cells[own].sum())
     arrays = np.unique(np.stack([tiles.segment[own], tiles.array[own]]), axis=1).T
     segments = tiles.segment[own]
     geometry = layer.geometry

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from memcompile.errors import UsageError
-from memcompile.ir.graph import MappedLayer
 from memcompile.program.program import Program
 
 
@@ -66,60 +65,39 @@ def find_weight(program: Program, layer_name: str, output: int, kernel_input: in
 
 
 def _copy_cells(program: Program, number: int, copy: int, output: int, kernel_input: int) -> Iterator[WeightCell]:
-    layer = program.layers[number]
-    tiles = program.placement.tiles
-    for matrix, row, column in _matrix_places(layer, copy, output, kernel_input):
-        tile = np.flatnonzero(
-            (tiles.layer == number)
-            & (tiles.replica == copy)
-            & (tiles.matrix == matrix)
-            & (tiles.row_begin <= row)
-            & (row < tiles.row_end)
-            & (tiles.column_begin <= column)
-            & (column < tiles.column_end)
-        )[0]
-        input_line = int(tiles.input_line[tile] + row - tiles.row_begin[tile])
-        lines = layer.slices * program.target.array.lines_per_pair
-        first_line = int(tiles.output_line[tile] + lines * (column - tiles.column_begin[tile]))
-        place = (int(tiles.segment[tile]), int(tiles.array[tile]))
-        yield from _pair_cells(program, layer, copy, place, input_line, first_line, output, kernel_input)
-
-
-def _matrix_places(layer: MappedLayer, copy: int, output: int, kernel_input: int) -> list[tuple[int, int, int]]:
-    """(matrix, row, column) of every place a copy's matrices hold the weight: several with parallel windows."""
-    geometry = layer.geometry
+    """Cells of one weight in one copy, in the order of its matrices, their rows and columns."""
+    tiles, cell_map, geometry = program.placement.tiles, program.cell_map, program.layers[number].geometry
     group, column = divmod(output, geometry.group_columns)
-    marker = np.zeros((geometry.groups, geometry.group_rows, geometry.group_columns), bool)
-    marker[group, kernel_input, column] = True
-    return [(int(m), int(r), int(c)) for m, r, c in np.argwhere(layer.replicas[copy].unrolling.expand(marker))]
+    weight = (group * geometry.group_rows + kernel_input) * geometry.group_columns + column
+    places = []
+    for tile in np.flatnonzero((tiles.layer == number) & (tiles.replica == copy)).tolist():
+        rows, columns = np.nonzero(cell_map.weights_of(tile) == weight)
+        first = cell_map.first_cells(tile, rows, columns)
+        in_matrix = (tiles.row_begin[tile] + rows, tiles.column_begin[tile] + columns)
+        places += [(int(tiles.matrix[tile]), int(r), int(c), int(f)) for r, c, f in zip(*in_matrix, first, strict=True)]
+    for *_, first_cell in sorted(places):
+        yield from _pair_cells(program, number, copy, first_cell, (group, kernel_input, column))
 
 
 def _pair_cells(
-    program: Program,
-    layer: MappedLayer,
-    copy: int,
-    written: tuple[int, int],
-    input_line: int,
-    first_line: int,
-    output: int,
-    kernel_input: int,
+    program: Program, number: int, copy: int, first_cell: int, weight: tuple[int, int, int]
 ) -> Iterator[WeightCell]:
-    """The cells of one weight in one tile, which is ``written`` to (segment, array)."""
-    segment, array = written
-    group, column = divmod(output, layer.geometry.group_columns)
-    cell = program.target.cell
+    """The cells of one weight (group, kernel input, output channel of the group) in one place."""
+    layer, target = program.layers[number], program.target
+    where = program.cell_map.addresses(first_cell + np.arange(2 * layer.slices))
     for place in range(layer.slices):
         for polarity, sign in enumerate("+-"):
-            level = layer.cells[polarity, place, group, kernel_input, column].item()
+            cell = 2 * place + polarity
+            level = layer.cells[(polarity, place, *weight)].item()
             yield WeightCell(
                 replica=copy,
-                segment=segment,
-                chip=array // program.target.chip.arrays,
-                array=array % program.target.chip.arrays,
-                input_line=input_line,
-                output_line=first_line + (2 * place + polarity) // program.target.array.cells_per_crossing,
+                segment=int(where.segment[cell]),
+                chip=int(where.array[cell]) // target.chip.arrays,
+                array=int(where.array[cell]) % target.chip.arrays,
+                input_line=int(where.input_line[cell]),
+                output_line=int(where.output_line[cell]),
                 slice=place,
                 polarity=sign,
                 level=level,
-                conductance_us=cell.g_min_us + level * cell.level_step_us,
+                conductance_us=target.cell.g_min_us + level * target.cell.level_step_us,
             )

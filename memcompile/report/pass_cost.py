@@ -75,8 +75,7 @@ def pass_cost(program: Program) -> PassCost | None:
 
 
 def _segment_costs(program: Program, levels: LevelWrites, spec: WriteVerifySpec) -> tuple[SegmentCost, ...]:
-    placement, per_crossing = program.placement, program.target.array.cells_per_crossing
-    widths = placement.tiles.widths(program.column_lines)
+    placement, cells = program.placement, program.cell_map.cells
     writes, pulses = _of_tiles(program, levels.writes), _of_tiles(program, levels.pulses)
     found = []
     for segment, part in zip(placement.segments, placement.parts(), strict=True):
@@ -86,7 +85,7 @@ def _segment_costs(program: Program, levels: LevelWrites, spec: WriteVerifySpec)
             SegmentCost(
                 tiles=len(tiles),
                 arrays=len(np.unique(tiles.array)),
-                cells=int((tiles.heights.astype(np.int64) * widths[part.rows]).sum()) * per_crossing,
+                cells=int(cells[part.rows].sum()),
                 writing=writing,
                 writing_us=writing.time_s(spec, placement.chips) * 1e6,
                 computing_us=segment.steps(placement.batch) * program.step_ns * 1e-3,

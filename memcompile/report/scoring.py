@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from memcompile.data.loader import Dataset
 from memcompile.errors import DataError
-from memcompile.frontend.importer import digital_operators
 from memcompile.frontend.values import Value, is_map_sequence, map_keys
 from memcompile.program.program import DigitalStage, Program
 
@@ -24,7 +23,7 @@ def class_names(program: Program) -> tuple[str, ...]:
     for stage in reversed(program.stages):
         if not isinstance(stage, DigitalStage):
             continue
-        operators, _ = digital_operators(stage.model, stage.name)
+        operators, _ = stage.operators
         for operator in reversed(operators):
             names = operator.attributes.get("classlabels_strings", ())
             if names and operator.domain == "ai.onnx.ml":

@@ -58,6 +58,7 @@ class Devices:
             converter.ranged(program.target, layer.range_share, read_sigma_us) for layer in program.layers
         )
         self.time_s = time_s
+        self._map = program.cell_map
         tiles = program.placement.tiles
         keys = _key(tiles.array.astype(np.int64), tiles.segment.astype(np.int64))
         self._order = np.argsort(keys, kind="stable")
@@ -128,7 +129,7 @@ class Devices:
     def _leads(self, row: int) -> tuple[int, int]:
         """Wire segments between a tile and the drivers of its input lines, and the converters of its output lines."""
         tiles, shape = self.program.placement.tiles, self.program.target.array
-        below = (shape.input_lines - self._rows_of(row).stop) * self._per_crossing
+        below = (shape.input_lines - self._map.input_lines_of(row).stop) * self._per_crossing
         return int(tiles.output_line[row]) + 1, below + 1
 
     @property
@@ -193,7 +194,7 @@ class Devices:
 
     def voltages(self, row: int) -> Cells:
         """Voltage of a one on each input line of a tile, in read voltages: 1 + N(0, dac_sigma)."""
-        lines = self._rows_of(row)
+        lines = self._map.input_lines_of(row)
         if not self.effects.dac_error:
             return np.ones(lines.stop - lines.start)
         shape, array = self.program.target.array, int(self.program.placement.tiles.array[row])
@@ -209,7 +210,7 @@ class Devices:
         return self._converter_error(row, Purpose.ADC_OFFSET, self.program.target.adc.offset_sigma_codes)
 
     def _converter_error(self, row: int, purpose: Purpose, sigma: float) -> Cells:
-        lines = self._lines_of(row)
+        lines = self._map.output_lines_of(row)
         if not self.effects.adc_error:
             return np.zeros(lines.stop - lines.start)
         shape, array = self.program.target.array, int(self.program.placement.tiles.array[row])
@@ -228,29 +229,16 @@ class Devices:
         cells, spec = self.cells(row).astype(np.float64), self.program.target.read_noise
         sigma = np.hypot(spec.sigma_us / self.converter_of(row).unit_us, spec.proportional_share * cells)
         if self.effects.dead_lines:
-            sigma *= self._alive(int(self.program.placement.tiles.array[row]))[self._rows_of(row), self._cells_of(row)]
+            sigma *= self._alive(int(self.program.placement.tiles.array[row]))[
+                self._map.input_lines_of(row), self._map.cell_columns_of(row)
+            ]
         return sigma * self.drive_of_one(row)[:, None]
 
     def cells(self, row: int) -> NDArray[Any]:
         """Conductances of the cells of one tile, [rows, columns of cells], in converter units."""
         tiles = self.program.placement.tiles
         written = self.array(int(tiles.array[row]), int(tiles.segment[row]), self.converter_of(row))
-        return written[self._rows_of(row), self._cells_of(row)]
-
-    def _rows_of(self, row: int) -> slice:
-        tiles = self.program.placement.tiles
-        top = int(tiles.input_line[row])
-        return slice(top, top + int(tiles.row_end[row] - tiles.row_begin[row]))
-
-    def _lines_of(self, row: int) -> slice:
-        tiles = self.program.placement.tiles
-        left = int(tiles.output_line[row])
-        columns = int(tiles.column_end[row] - tiles.column_begin[row])
-        return slice(left, left + columns * int(self.program.column_lines[int(tiles.layer[row])]))
-
-    def _cells_of(self, row: int) -> slice:
-        lines, each = self._lines_of(row), self._per_crossing
-        return slice(lines.start * each, lines.stop * each)
+        return written[self._map.input_lines_of(row), self._map.cell_columns_of(row)]
 
     def array(self, number: int, segment: int = 0, converter: Converter | None = None) -> NDArray[Any]:
         """Conductances of one array in a segment, [input lines, columns of cells], in units of a converter."""
@@ -312,7 +300,7 @@ class Devices:
             tiles.column_begin[row] : tiles.column_end[row],
         ]
         laid = block.transpose(2, 3, 1, 0).reshape(block.shape[2], -1)  # rows, (column, slice, polarity)
-        cells[self._rows_of(row), self._cells_of(row)] = laid
+        cells[self._map.input_lines_of(row), self._map.cell_columns_of(row)] = laid
 
     def _expand_layer(self, number: int, unrolling: Unrolling) -> NDArray[Any]:
         return unrolling.expand(self.program.layers[number].cells)
@@ -343,8 +331,8 @@ class Devices:
         place, base = np.zeros(signed.shape, np.int8), np.ones(signed.shape, np.int64)
         tiles = self.program.placement.tiles
         for row in self._rows_in(number, segment):
-            layer, columns = self.program.layers[int(tiles.layer[row])], self._cells_of(row)
-            where = self._rows_of(row), slice(columns.start // 2, columns.stop // 2)
+            layer, columns = self.program.layers[int(tiles.layer[row])], self._map.cell_columns_of(row)
+            where = self._map.input_lines_of(row), slice(columns.start // 2, columns.stop // 2)
             base[where] = layer.base
             place[where] = np.arange(columns.stop // 2 - columns.start // 2) % layer.slices
         if place.any():

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.errors import UsageError
-from memcompile.frontend.importer import read_operators
+from memcompile.frontend.importer import with_all_values
 from memcompile.frontend.sessions import open_session
 from memcompile.ir.graph import OnnxNode
 from memcompile.program.program import DigitalStage
@@ -36,7 +36,8 @@ class StageAdjoint:
 
     def __init__(self, stage: DigitalStage) -> None:
         self.stage = stage
-        self._nodes, self._constants, model = read_operators(stage.model)
+        self._nodes, self._constants = stage.operators
+        model = with_all_values(stage.model)
         self._session = open_session(model, optimise=False, frugal=True)
         self._names = [output.name for output in self._session.get_outputs()]
 

@@ -21,7 +21,7 @@ from memcompile.ir.graph import read_only
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator, refuse_sequences
 from memcompile.runtime.training.gradients import IMAGES_AT_ONCE, Backward, LayerGradient
-from memcompile.runtime.training.transfer import Writer, held_levels, wire
+from memcompile.runtime.training.transfer import Writer, held_levels
 
 LAST = "last"
 """Stands for the last crossbar layer's name."""
@@ -151,7 +151,7 @@ class InSituTuner:
         self.first_image = first_image
         self.layers = tuned_layers(program, options.layers)
         self._backward = Backward(program, self.layers[0])
-        self._wiring = wire(program)
+        self._pairs = program.cell_map.pairs()
         # What comes before the first tuned layer does not change: it is measured once.
         names = self._backward.reads
         self._values = {name: inputs[name] for name in names if name in inputs}
@@ -182,7 +182,7 @@ class InSituTuner:
 
     def _step(self, picked: NDArray[np.int64], first_image: int) -> tuple[float, int]:
         emulator = Emulator(self.program, self.seed)
-        levels = held_levels(self.program, self.writer, self._wiring)
+        levels = held_levels(self.program, self.writer, self._pairs)
         output = self.program.layers[-1].outputs[0]
         loss, hits, total = 0.0, 0, dict[int, LayerGradient]()
         for begin in range(0, len(picked), IMAGES_AT_ONCE):
@@ -226,12 +226,12 @@ class InSituTuner:
 
     def _rewrite(self, number: int, pending: NDArray[np.float64]) -> None:
         """Write pairs of all copies whose pending change is beyond the threshold; it is then done."""
-        wiring, step_us = self._wiring, self.program.target.cell.level_step_us
+        pairs, step_us = self._pairs, self.program.target.cell.level_step_us
         due = np.flatnonzero(np.abs(pending) * step_us > self.options.threshold_us)
         if not len(due):
             return
         # Updates go to the least significant slice, the only one fine enough for them.
-        here = (wiring.layer == number) & (wiring.slice == 0) & np.isin(wiring.weight, due)
-        plus, minus, weight = wiring.plus[here], wiring.minus[here], wiring.weight[here]
+        here = (pairs.layer == number) & (pairs.slice == 0) & np.isin(pairs.weight, due)
+        plus, minus, weight = pairs.plus[here], pairs.minus[here], pairs.weight[here]
         self.writer.write_pairs(plus, minus, self.writer.measure_pairs(plus, minus) + pending[weight])
         pending[due] = 0.0

@@ -8,13 +8,13 @@ slice remains (as far as its range reaches).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.hardware.pulses import WriteReport, nominal_pulses
+from memcompile.program.cell_map import Pairs
 from memcompile.program.program import ChipState, Program
 from memcompile.runtime.effects.cells import programming_sigma_us
 from memcompile.runtime.effects.random_numbers import Purpose, gaussians, seed_of_write, stream, uniforms
@@ -23,65 +23,6 @@ from memcompile.runtime.effects.write_verify import cycles_of_cells, step_shares
 BACK_TOLERANCE = 0.5
 """Distance at which a cell counts as brought back, in standard deviations of the error that a write leaves."""
 BACK_ROUNDS = 8
-
-
-@dataclass(frozen=True)
-class Wiring:
-    """Which cell of which array holds what, for all pairs of a program, flat over pairs.
-
-    ``plus`` and ``minus`` index the flattened [segments * arrays, input_lines, cell_columns] conductances;
-    ``layer``, ``slice`` and ``weight`` (flat in the layer's [groups, group_rows, group_columns])
-    say what the pair holds, ``digit`` its signed level.
-    """
-
-    plus: NDArray[np.int64]
-    minus: NDArray[np.int64]
-    layer: NDArray[np.int32]
-    slice: NDArray[np.int8]
-    weight: NDArray[np.int64]
-    digit: NDArray[Any]
-
-
-def wire(program: Program, *, blanks: bool = False) -> Wiring:
-    """List all differential pairs that hold a weight, or those of the structural zeros of parallel windows.
-
-    The weight of a structural zero is -1.
-    """
-    tiles, array = program.placement.tiles, program.target.array
-    written = tiles.segment.astype(np.int64) * (int(tiles.array.max(initial=-1)) + 1) + tiles.array
-    parts: list[tuple[NDArray[np.generic], ...]] = []
-    expanded: dict[tuple[int, int], NDArray[np.int64]] = {}
-    for tile in range(len(tiles)):
-        number, copy = int(tiles.layer[tile]), int(tiles.replica[tile])
-        layer = program.layers[number]
-        if (number, copy) not in expanded:
-            expanded = {(number, copy): _weight_numbers(program, number, copy)}
-        block = expanded[number, copy][
-            tiles.matrix[tile],
-            tiles.row_begin[tile] : tiles.row_end[tile],
-            tiles.column_begin[tile] : tiles.column_end[tile],
-        ]
-        row, column = np.nonzero((block == 0) == blanks)
-        weight = block[row, column] - 1
-        first = (int(written[tile]) * array.input_lines + int(tiles.input_line[tile]) + row) * array.cell_columns
-        cells = layer.cells if program.target.cell.continuous else layer.cells.astype(np.int8)
-        signed = cells[0] - cells[1]
-        for place in range(layer.slices):
-            plus = first + int(tiles.output_line[tile]) * array.cells_per_crossing + 2 * (layer.slices * column + place)
-            digit = np.where(weight < 0, 0, signed[place].reshape(-1)[weight])
-            same = np.ones(len(weight), np.int32)
-            parts.append((plus, plus + 1, same * number, (same * place).astype(np.int8), weight, digit))
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros(0, int)] * 6
-    return Wiring(*columns)
-
-
-def _weight_numbers(program: Program, number: int, copy: int) -> NDArray[np.int64]:
-    """1 + flat weight number at each place of a copy's matrices, 0 where there is no weight."""
-    layer = program.layers[number]
-    geometry = layer.geometry
-    shape = (geometry.groups, geometry.group_rows, geometry.group_columns)
-    numbers: NDArray[np.int64] = layer.replicas[copy].unrolling.expand(1 + np.arange(geometry.weights).reshape(shape))
-    return numbers
 
 
 class Writer:
@@ -261,19 +202,19 @@ class Writer:
         return ChipState(self.cells_us.copy(), self.seed)
 
 
-def held_levels(program: Program, writer: Writer, wiring: Wiring) -> dict[int, NDArray[np.float32]]:
+def held_levels(program: Program, writer: Writer, pairs: Pairs) -> dict[int, NDArray[np.float32]]:
     """What the cells of each layer hold in truth, the mean over its copies, by layer number.
 
     [groups, group_rows, group_columns] in levels of the least significant slice.
     """
     bases = np.array([layer.base for layer in program.layers], np.float64)
-    held = writer.measure_pairs(wiring.plus, wiring.minus) * bases[wiring.layer] ** wiring.slice
+    held = writer.measure_pairs(pairs.plus, pairs.minus) * bases[pairs.layer] ** pairs.slice
     levels = {}
     for number, layer in enumerate(program.layers):
-        here = wiring.layer == number
-        weight, geometry = wiring.weight[here], layer.geometry
+        here = pairs.layer == number
+        weight, geometry = pairs.weight[here], layer.geometry
         total = np.bincount(weight, held[here], geometry.weights)
-        copies = np.bincount(weight[wiring.slice[here] == 0], minlength=geometry.weights)
+        copies = np.bincount(weight[pairs.slice[here] == 0], minlength=geometry.weights)
         shape = (geometry.groups, geometry.group_rows, geometry.group_columns)
         levels[number] = (total / copies).reshape(shape).astype(np.float32)
     return levels
@@ -288,34 +229,34 @@ def transfer(program: Program, seed: int, *, correct_slices: bool = True) -> tup
         Leave the measured error of each slice to the next one. That of a structural zero, which is
         delivered and not written, is then left to its lower slices too, where that is less than it was.
     """
-    wiring = wire(program)
+    pairs = program.cell_map.pairs()
     writer = Writer(program, seed)
     slices = int(program.slices.max(initial=1))
     if slices > 1 and correct_slices:
-        wiring = _with_blanks(program, wiring)
-    levels = wiring.digit.astype(np.float64)
+        pairs = _with_blanks(program, pairs)
+    levels = pairs.digit.astype(np.float64)
     bases = np.array([layer.base for layer in program.layers])
-    highest = program.slices[wiring.layer] - 1
+    highest = program.slices[pairs.layer] - 1
     for place in range(slices - 1, -1, -1):
-        here = np.flatnonzero(wiring.slice == place)
-        written = here[(wiring.weight[here] >= 0) | (highest[here] > place)]
-        writer.write_pairs(wiring.plus[written], wiring.minus[written], levels[written])
+        here = np.flatnonzero(pairs.slice == place)
+        written = here[(pairs.weight[here] >= 0) | (highest[here] > place)]
+        writer.write_pairs(pairs.plus[written], pairs.minus[written], levels[written])
         if not correct_slices or place == 0:
             continue
-        error = levels[here] - writer.measure_pairs(wiring.plus[here], wiring.minus[here])
+        error = levels[here] - writer.measure_pairs(pairs.plus[here], pairs.minus[here])
         # The pair of the next lower slice stands one pair, two columns of cells, to the left.
-        below = _position(wiring.plus)[wiring.plus[here] - 2]
-        levels[below] += error * bases[wiring.layer[here]]
+        below = _position(pairs.plus)[pairs.plus[here] - 2]
+        levels[below] += error * bases[pairs.layer[here]]
     return replace(program, chip=writer.state()), writer
 
 
-def _with_blanks(program: Program, weights: Wiring) -> Wiring:
+def _with_blanks(program: Program, weights: Pairs) -> Pairs:
     """The pairs of all weights, and of the structural zeros that are better written than left as delivered."""
-    blanks, share = wire(program, blanks=True), program.target.programming.blank_share
+    blanks, share = program.cell_map.pairs(blanks=True), program.target.programming.blank_share
     bases, several = np.array([layer.base for layer in program.layers]), program.slices > 1
     worth = (several & (share * bases >= 1))[blanks.layer]
-    return Wiring(
-        *(np.concatenate([vars(weights)[column.name], vars(blanks)[column.name][worth]]) for column in fields(Wiring))
+    return Pairs(
+        *(np.concatenate([vars(weights)[column.name], vars(blanks)[column.name][worth]]) for column in fields(Pairs))
     )
 
 

@@ -22,7 +22,7 @@ from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.gradients import IMAGES_AT_ONCE, Backward
 from memcompile.runtime.training.hybrid_training import probabilities
-from memcompile.runtime.training.transfer import Writer, held_levels, wire
+from memcompile.runtime.training.transfer import Writer, held_levels
 
 ROUNDS = 4
 """Rounds that the writes are spread over; each looks at the cells anew."""
@@ -55,7 +55,7 @@ def sensitivities(
     """
     backward = Backward(program, 0)
     emulator = Emulator(program, seed)
-    levels = held_levels(program, writer, wire(program))
+    levels = held_levels(program, writer, program.cell_map.pairs())
     count = len(next(iter(inputs.values())))
     draw = np.random.default_rng([seed, first_image]).random(count)
     total = {number: np.zeros(held.shape) for number, held in levels.items()}
@@ -81,18 +81,18 @@ class _Weights:
     """
 
     def __init__(self, program: Program) -> None:
-        wiring = wire(program)
-        fine = np.flatnonzero(wiring.slice == 0)
-        self.layer, self.weight = wiring.layer[fine], wiring.weight[fine]
+        pairs = program.cell_map.pairs()
+        fine = np.flatnonzero(pairs.slice == 0)
+        self.layer, self.weight = pairs.layer[fine], pairs.weight[fine]
         self.bases = np.array([layer.base for layer in program.layers], np.float64)[self.layer]
         self.plus = np.full((int(program.slices.max(initial=1)), len(fine)), -1, np.int64)
         self.digit = np.zeros(self.plus.shape)
         # The pair of slice s of a weight stands s pairs, 2 s columns of cells, to the right of that of slice 0.
-        first = wiring.plus - 2 * wiring.slice.astype(np.int64)
-        order = np.argsort(wiring.plus[fine], kind="stable")
-        place = order[np.searchsorted(wiring.plus[fine], first, sorter=order)]
-        self.plus[wiring.slice, place] = wiring.plus
-        self.digit[wiring.slice, place] = wiring.digit
+        first = pairs.plus - 2 * pairs.slice.astype(np.int64)
+        order = np.argsort(pairs.plus[fine], kind="stable")
+        place = order[np.searchsorted(pairs.plus[fine], first, sorter=order)]
+        self.plus[pairs.slice, place] = pairs.plus
+        self.digit[pairs.slice, place] = pairs.digit
 
     def held(self, writer: Writer) -> NDArray[np.float64]:
         """Levels that the pairs hold in truth, [slices, weights]."""

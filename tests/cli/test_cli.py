@@ -316,7 +316,7 @@ def test_show_weight_tells_where_a_weight_sits(
             & (tiles.input_line <= int(line))
             & (int(line) < tiles.input_line + tiles.heights)
             & (tiles.output_line <= int(output_line))
-            & (int(output_line) < tiles.output_line + tiles.widths(program.column_lines))
+            & (int(output_line) < tiles.output_line + program.cell_map.widths)
         )
         assert here.sum() == 1
         assert place == "0"

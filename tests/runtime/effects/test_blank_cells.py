@@ -11,7 +11,7 @@ from factories import layer_program, make_target, random_layer
 from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.training.transfer import transfer, wire
+from memcompile.runtime.training.transfer import transfer
 
 GEOMETRY = Geometry(2, 3, (3,), (9,))
 WINDOW = Unrolling(GEOMETRY, (3,))
@@ -50,18 +50,18 @@ def test_a_transferred_chip_has_the_same_spread(share: float) -> None:
     program = program_of(sigma_us=0.4, blank_share=share)
     chip = transfer(program, seed=2)[0].chip
     assert chip is not None
-    wiring, flat = wire(program), chip.conductances_us.reshape(-1)
+    pairs, flat = program.cell_map.pairs(), chip.conductances_us.reshape(-1)
     blank = np.ones(flat.shape, bool)
-    blank[np.concatenate([wiring.plus, wiring.minus])] = False
+    blank[np.concatenate([pairs.plus, pairs.minus])] = False
     low_us = program.target.cell.g_min_us
     assert (flat[blank] - low_us).std() == pytest.approx(0.4 * share, rel=0.1, abs=1e-6)
-    assert (flat[~blank][program_levels(program, wiring) == 0] - low_us).std() == pytest.approx(0.4, rel=0.35)
+    assert (flat[~blank][program_levels(program, pairs) == 0] - low_us).std() == pytest.approx(0.4, rel=0.35)
 
 
-def program_levels(program: Program, wiring: Any) -> np.ndarray:
+def program_levels(program: Program, pairs: Any) -> np.ndarray:
     """Levels aimed at in the cells that hold weights, in the order of their numbers."""
-    numbers = np.concatenate([wiring.plus, wiring.minus])
-    levels = np.concatenate([np.maximum(wiring.digit, 0), np.maximum(-wiring.digit, 0)])
+    numbers = np.concatenate([pairs.plus, pairs.minus])
+    levels = np.concatenate([np.maximum(pairs.digit, 0), np.maximum(-pairs.digit, 0)])
     return levels[np.argsort(numbers)]
 
 
@@ -70,9 +70,9 @@ def test_transfer_knows_errors_that_depend_on_the_conductance() -> None:
     program = program_of(sigma_us=0.0, sigma_polynomial_us=[0.0, 2.0])
     chip = transfer(program, seed=2)[0].chip
     assert chip is not None
-    wiring = wire(program)
-    numbers = np.sort(np.concatenate([wiring.plus, wiring.minus]))
-    cell, levels = program.target.cell, program_levels(program, wiring)
+    pairs = program.cell_map.pairs()
+    numbers = np.sort(np.concatenate([pairs.plus, pairs.minus]))
+    cell, levels = program.target.cell, program_levels(program, pairs)
     error = chip.conductances_us.reshape(-1)[numbers] - cell.g_min_us - levels * cell.level_step_us
     sigma = 2.0 * (cell.g_min_us + levels * cell.level_step_us) / cell.g_max_us
     assert (error / sigma).std() == pytest.approx(1.0, rel=0.25)

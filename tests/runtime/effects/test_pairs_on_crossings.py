@@ -23,7 +23,7 @@ from memcompile.program.program import Program
 from memcompile.report.evaluation import conversions_per_image
 from memcompile.report.lookup import find_weight
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.training.transfer import transfer, wire
+from memcompile.runtime.training.transfer import transfer
 
 DENSE = Geometry(24, 5, (1,), (1,), layout="channels_last")
 
@@ -130,16 +130,16 @@ def test_a_dead_output_line_carries_neither_cell() -> None:
 
 @pytest.mark.parametrize("slices", [1, 2])
 def test_cells_are_found_where_they_are(slices: int) -> None:
-    """Exported conductances, the wiring of the tuner, and the look-up of single weights say the same."""
+    """Exported conductances, the pairs of the tuner, and the look-up of single weights say the same."""
     program = dense_program(crossings(), slices)
     exported = conductance_arrays(program)
     array, cell = program.target.array, program.target.cell
     arrays = int(program.placement.tiles.array.max()) + 1
     conductances = exported["conductances_us"]
     assert conductances.shape == (arrays, 16, 128, 2)
-    flat, wiring = conductances.reshape(-1), wire(program)
-    held = np.rint((flat[wiring.plus] - flat[wiring.minus]) / cell.level_step_us).astype(int)
-    assert np.array_equal(held, wiring.digit)
+    flat, pairs = conductances.reshape(-1), program.cell_map.pairs()
+    held = np.rint((flat[pairs.plus] - flat[pairs.minus]) / cell.level_step_us).astype(int)
+    assert np.array_equal(held, pairs.digit)
     assert len(flat) == arrays * array.cells
     layer = program.layers[0]
     for output, kernel_input in ((0, 0), (4, 23), (2, 11)):

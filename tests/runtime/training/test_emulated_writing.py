@@ -27,7 +27,7 @@ from memcompile.program.file import encode_program, save_program
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.hybrid_training import TuningOptions
-from memcompile.runtime.training.transfer import Writer, transfer, wire
+from memcompile.runtime.training.transfer import Writer, transfer
 from memcompile.tuning import TuningPlan, tune
 
 PULSES = {"emulated": True, "cycle_sigma_share": 0.5, "device_sigma_share": 0.3, "max_pulses": 200}
@@ -84,9 +84,9 @@ def test_transfer_leaves_the_chip_that_the_program_runs_on(slices: int) -> None:
 def test_errors_are_those_of_arrays_written_as_a_whole() -> None:
     """Two-sample Kolmogorov-Smirnov test at a false-alarm rate of 1e-6, seeds fixed."""
     program = layer_of(emulated_target(PULSES))
-    wiring, cell = wire(program), program.target.cell
-    held = np.where(wiring.digit > 0, wiring.plus, wiring.minus)[wiring.digit != 0]
-    wanted = cell.g_min_us + np.abs(wiring.digit[wiring.digit != 0]) * cell.level_step_us
+    pairs, cell = program.cell_map.pairs(), program.target.cell
+    held = np.where(pairs.digit > 0, pairs.plus, pairs.minus)[pairs.digit != 0]
+    wanted = cell.g_min_us + np.abs(pairs.digit[pairs.digit != 0]) * cell.level_step_us
     errors: tuple[list[NDArray[np.float64]], ...] = ([], [])
     given_up = 0
     for seed in range(20):
@@ -156,13 +156,13 @@ def test_stuck_cells_take_all_pulses_and_stay() -> None:
 
 def test_lower_slice_holds_what_the_pulses_of_the_upper_one_missed() -> None:
     program = memcompile.compile(MODEL, emulated_target(PULSES), slices=2, slice_base=5)
-    wiring, errors = wire(program), []
+    pairs, errors = program.cell_map.pairs(), []
     for correct in (False, True):
         _, writer = transfer(program, 1, correct_slices=correct)
-        held = writer.measure_pairs(wiring.plus, wiring.minus) - wiring.digit
-        fine = wiring.slice == 0
-        below = np.searchsorted(wiring.plus[fine], wiring.plus[~fine] - 2, sorter=np.argsort(wiring.plus[fine]))
-        whole = 5 * held[~fine] + held[fine][np.argsort(wiring.plus[fine])[below]]
+        held = writer.measure_pairs(pairs.plus, pairs.minus) - pairs.digit
+        fine = pairs.slice == 0
+        below = np.searchsorted(pairs.plus[fine], pairs.plus[~fine] - 2, sorter=np.argsort(pairs.plus[fine]))
+        whole = 5 * held[~fine] + held[fine][np.argsort(pairs.plus[fine])[below]]
         errors.append(np.median(np.abs(whole)))
     assert errors[1] < errors[0] / 2
 

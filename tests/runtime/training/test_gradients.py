@@ -23,7 +23,7 @@ from memcompile.runtime.emulator import Emulator, values_before
 from memcompile.runtime.training.adjoints import ADJOINTS, StageAdjoint
 from memcompile.runtime.training.gradients import Backward
 from memcompile.runtime.training.hybrid_training import probabilities
-from memcompile.runtime.training.transfer import held_levels, transfer, wire
+from memcompile.runtime.training.transfer import held_levels, transfer
 
 # Operator, attributes, shapes of the inputs, constant inputs by place, operator set.
 Case = tuple[str, dict[str, Any], list[tuple[int, ...]], dict[int, NDArray[Any]], int]
@@ -204,7 +204,7 @@ def test_gradient_predicts_the_measured_loss(program: Program) -> None:
         values = backward.forward(Emulator(chip, read_seed), inputs, np.arange(IMAGES))
         error = probabilities(values[chip.layers[-1].outputs[0]])
         error[np.arange(IMAGES), labels] -= 1.0
-        gradients = backward.back(chip, values, error, held_levels(chip, writer, wire(chip)))
+        gradients = backward.back(chip, values, error, held_levels(chip, writer, chip.cell_map.pairs()))
         assert sorted(gradients) == [0, 1, 2]
         length = sum(float((part**2).sum()) for each in gradients.values() for part in (each.scale, each.bias))
         step = FORETOLD / 2 / length

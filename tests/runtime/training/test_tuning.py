@@ -29,7 +29,7 @@ from memcompile.runtime.effects.devices import Devices
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.training.hybrid_training import TuningOptions, probabilities
 from memcompile.runtime.training.recalibrate import recalibrate
-from memcompile.runtime.training.transfer import Writer, transfer, wire
+from memcompile.runtime.training.transfer import Writer, transfer
 from memcompile.runtime.training.write_again import sensitivities, write_worst_again
 from memcompile.tuning import TuningPlan, refresh, tune
 
@@ -69,30 +69,30 @@ def test_wiring_lists_what_the_placed_arrays_hold(name: str, request: pytest.Fix
     devices: Devices = emulator.machine.devices
     arrays = int(program.placement.tiles.array.max()) + 1
     levels = np.stack([devices.levels(number) for number in range(arrays)]).astype(np.int16)
-    wiring = wire(program)
-    np.testing.assert_array_equal(levels.reshape(-1)[wiring.plus] - levels.reshape(-1)[wiring.minus], wiring.digit)
-    assert len(np.unique(np.concatenate([wiring.plus, wiring.minus]))) == 2 * len(wiring.plus)
+    pairs = program.cell_map.pairs()
+    np.testing.assert_array_equal(levels.reshape(-1)[pairs.plus] - levels.reshape(-1)[pairs.minus], pairs.digit)
+    assert len(np.unique(np.concatenate([pairs.plus, pairs.minus]))) == 2 * len(pairs.plus)
     copies = sum(
         layer.geometry.weights * replica.unrolling.window_outputs * layer.slices
         for layer in program.layers
         for replica in layer.replicas
     )
-    assert len(wiring.plus) == copies
+    assert len(pairs.plus) == copies
 
 
 def test_transfer_leaves_the_programming_error(program: Program) -> None:
     chip, writer = transfer(program, seed=3)
     assert chip.chip is not None
-    wiring, cell = wire(program), program.target.cell
-    nominal = cell.g_min_us + np.maximum(wiring.digit, 0) * cell.level_step_us
-    error = chip.chip.conductances_us.reshape(-1)[wiring.plus] - nominal
+    pairs, cell = program.cell_map.pairs(), program.target.cell
+    nominal = cell.g_min_us + np.maximum(pairs.digit, 0) * cell.level_step_us
+    error = chip.chip.conductances_us.reshape(-1)[pairs.plus] - nominal
     error = error[np.abs(error) < 8 * program.target.programming.sigma_us]  # without the stuck cells
     # 6 standard errors: a false alarm in 10^8 runs, and the seed is fixed anyway.
     spread = program.target.programming.sigma_us
     assert abs(error.mean()) < 6 * spread / np.sqrt(len(error))
     assert abs(error.std() / spread - 1) < 6 / np.sqrt(2 * len(error))
     report = writer.take_report()
-    assert report.writes == 2 * len(wiring.plus)
+    assert report.writes == 2 * len(pairs.plus)
     assert writer.take_report() == WriteReport()
 
 
@@ -100,18 +100,18 @@ def test_transfer_counts_the_pulses_of_each_cell(program: Program) -> None:
     """Counted again from the levels, on devices without errors: a cell that adds or subtracts starts at g_min."""
     program = replace(program, target=target_without_errors())
     _, writer = transfer(program, seed=3)
-    wiring, spec, cell = wire(program), program.target.write_verify, program.target.cell
+    pairs, spec, cell = program.cell_map.pairs(), program.target.write_verify, program.target.cell
     assert spec is not None
     by_level = [
         next(n for n in range(500) if level * cell.level_step_us - n * spec.set_step_us <= spec.margin_us)
         for level in range(cell.levels)
     ]
     assert by_level == [0, 4, 9, 13, 18, 22, 27, 31]
-    levels = np.abs(wiring.digit)
+    levels = np.abs(pairs.digit)
     expected = np.array(by_level)[levels]
     report = writer.take_report()
     assert report.pulses == expected.sum()
-    held = np.where(wiring.digit > 0, wiring.plus, wiring.minus)
+    held = np.where(pairs.digit > 0, pairs.plus, pairs.minus)
     assert np.array_equal(writer.cell_pulses.reshape(-1)[held], expected)
     assert writer.cell_pulses.sum() == report.pulses
     energy = sum(
@@ -156,17 +156,17 @@ def test_transfer_without_errors_is_ideal(test_digits: Dataset) -> None:
 
 
 def test_lower_slice_absorbs_the_error_of_the_upper(two_slices: Program) -> None:
-    wiring = wire(two_slices)
+    pairs = two_slices.cell_map.pairs()
     base = two_slices.layers[0].base
     spread = []
     for correct in (False, True):
         _, writer = transfer(two_slices, seed=5, correct_slices=correct)
-        held = writer.measure_pairs(wiring.plus, wiring.minus)
-        error = held - wiring.digit
-        whole = np.zeros(len(wiring.plus))
-        upper = np.flatnonzero(wiring.slice == 1)
-        lower = np.searchsorted(wiring.plus, wiring.plus[upper] - 2, sorter=np.argsort(wiring.plus))
-        lower = np.argsort(wiring.plus)[lower]
+        held = writer.measure_pairs(pairs.plus, pairs.minus)
+        error = held - pairs.digit
+        whole = np.zeros(len(pairs.plus))
+        upper = np.flatnonzero(pairs.slice == 1)
+        lower = np.searchsorted(pairs.plus, pairs.plus[upper] - 2, sorter=np.argsort(pairs.plus))
+        lower = np.argsort(pairs.plus)[lower]
         whole = error[lower] + base * error[upper]
         spread.append(np.median(np.abs(whole)))
     assert spread[1] < 0.4 * spread[0]
@@ -226,12 +226,12 @@ def test_threshold_decides_what_is_rewritten(program: Program, digits: Dataset) 
 def test_writing_the_worst_again_reduces_the_error_of_whole_weights(two_slices: Program) -> None:
     base = float(two_slices.layers[0].base)
     assert all(layer.base == base for layer in two_slices.layers)
-    wiring = wire(two_slices)
-    upper, order = np.flatnonzero(wiring.slice == 1), np.argsort(wiring.plus)
-    lower = order[np.searchsorted(wiring.plus, wiring.plus[upper] - 2, sorter=order)]
+    pairs = two_slices.cell_map.pairs()
+    upper, order = np.flatnonzero(pairs.slice == 1), np.argsort(pairs.plus)
+    lower = order[np.searchsorted(pairs.plus, pairs.plus[upper] - 2, sorter=order)]
 
     def errors(writer: Writer) -> NDArray[np.float64]:
-        held = (writer.measure_pairs(wiring.plus, wiring.minus) - wiring.digit) * base**wiring.slice
+        held = (writer.measure_pairs(pairs.plus, pairs.minus) - pairs.digit) * base**pairs.slice
         whole: NDArray[np.float64] = held[lower] + held[upper]
         return whole
 
@@ -281,9 +281,9 @@ def test_several_layers_are_tuned(program: Program, digits: Dataset) -> None:
         after = tune(program, some.inputs, some.labels, plan).program
         assert before.chip is not None
         assert after.chip is not None
-        wiring = wire(program)
+        pairs = program.cell_map.pairs()
         moved = (before.chip.conductances_us != after.chip.conductances_us).reshape(-1)
-        assert set(wiring.layer[moved[wiring.plus] | moved[wiring.minus]]) == wanted
+        assert set(pairs.layer[moved[pairs.plus] | moved[pairs.minus]]) == wanted
         for number, (old, new) in enumerate(zip(before.layers, after.layers, strict=True)):
             assert np.array_equal(old.scale, new.scale) == (number not in wanted)
             assert np.array_equal(old.bias, new.bias) == (number not in wanted)
@@ -305,11 +305,11 @@ def test_parallel_copies_share_one_master_weight(program: Program, digits: Datas
     some = digits.head(200)
     tuned = tune(perfect, some.inputs, some.labels, TuningPlan(0, options=options, undo=False)).program
     assert tuned.chip is not None
-    wiring, cells = wire(perfect), tuned.chip.conductances_us.reshape(-1)
-    held = cells[wiring.plus] - cells[wiring.minus]
-    here = wiring.layer == 0
-    for weight in np.unique(wiring.weight[here]):
-        copies = held[here & (wiring.weight == weight)]
+    pairs, cells = perfect.cell_map.pairs(), tuned.chip.conductances_us.reshape(-1)
+    held = cells[pairs.plus] - cells[pairs.minus]
+    here = pairs.layer == 0
+    for weight in np.unique(pairs.weight[here]):
+        copies = held[here & (pairs.weight == weight)]
         np.testing.assert_allclose(copies, copies[0], atol=1e-5)
 
 
@@ -366,8 +366,8 @@ def test_refresh_wins_back_what_drift_took(test_digits: Dataset, digits: Dataset
 def test_corrections_may_all_go_to_the_same_side(program: Program, *, minus_first: bool) -> None:
     """Then no cell of the other side is written, which is no error."""
     _, writer = transfer(replace(program, target=target_without_errors()), seed=0)
-    wiring = wire(program)
-    plus, minus = wiring.plus[:5], wiring.minus[:5]
+    pairs = program.cell_map.pairs()
+    plus, minus = pairs.plus[:5], pairs.minus[:5]
     writer.cells_us.reshape(-1)[plus] = writer.cells_us.reshape(-1)[minus] = 10.0
     writer.take_report()
     writer.correct_pairs(plus, minus, np.linspace(-2, 2, 5), minus_first=minus_first)
