@@ -26,6 +26,7 @@ from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import MappedLayer
 from memcompile.program.coupled_samples import program_couples_samples
 from memcompile.program.program import Program, Stage
+from memcompile.runtime.effects.effect import Conditions
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.executors.batches import Batches, check_inputs, join_values
 from memcompile.runtime.executors.digital import DigitalRunner
@@ -73,6 +74,8 @@ class Emulator(Described):
     time_s
         Time since programming, in seconds; relaxation and drift depend on it. In a program of several
         segments each segment is this old when it is used.
+    conditions
+        All that the chip has been through since programming, instead of ``time_s`` alone.
     whole
         The inputs have no common batch axis; only :meth:`run_whole` takes such inputs.
 
@@ -93,24 +96,27 @@ class Emulator(Described):
         chunk: int | None = None,
         threads: int | None = None,
         time_s: float = 0.0,
+        conditions: Conditions | None = None,
         whole: bool = False,
     ) -> None:
         if not 0 <= seed < 1 << 64:
             raise UsageError(f"seed {seed} is out of range; give 0 <= seed < 2^64")
-        if not 0 <= time_s < math.inf:
-            raise UsageError(f"time_s {time_s} is out of range; give at least 0 seconds since programming")
+        if conditions is None:
+            conditions = Conditions(time_s)
+        elif time_s:
+            raise UsageError("time_s and conditions are given; give the time as part of the conditions")
         if executor not in ("fast", "literal"):
             raise UsageError(f"no executor is called {executor!r}; there are 'fast' and 'literal'")
         self.program = program
         self.effects = Effects() if effects is None else effects
         threads = threads or available_threads()
-        self.machine = Machine(program, seed, self.effects, threads, time_s)
+        self.machine = Machine(program, seed, self.effects, threads, conditions)
         batching = Batching({}) if whole else program.batching
         inputs, coupled = {} if whole else program.inputs, program_couples_samples(program)
         self.batches = Batches.of(inputs, batching, chunk, default_chunk(program), coupled=coupled)
 
         def machine_of(pass_number: int) -> Machine:
-            return Machine(program, seed, self.effects, threads, time_s, pass_number)
+            return Machine(program, seed, self.effects, threads, conditions, pass_number)
 
         self._fast = PassExecutors(self.machine, machine_of, FastExecutor)
         self._literal = None if executor == "fast" else PassExecutors(self.machine, machine_of, LiteralExecutor)

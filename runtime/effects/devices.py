@@ -10,6 +10,7 @@ write; faults, drift exponents and the mean step of a pulse belong to the cell a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -18,13 +19,21 @@ from numpy.typing import NDArray
 
 from memcompile.hardware.converter import Converter
 from memcompile.hardware.pulses import WriteReport
+from memcompile.hardware.target import Target
 from memcompile.ir.geometry import Unrolling
 from memcompile.program.program import Program
-from memcompile.runtime.effects.cells import Cells, draw, drifted, relaxed, with_programming_error
-from memcompile.runtime.effects.current_voltage import Drive, relative_current, sharpness
+from memcompile.runtime.effects.adc_error import gain_errors, offsets_codes
+from memcompile.runtime.effects.cells import Cells
+from memcompile.runtime.effects.dac_error import line_voltages
+from memcompile.runtime.effects.dead_lines import cells_on_working_lines
+from memcompile.runtime.effects.effect import NEW, Conditions, WrittenArray
+from memcompile.runtime.effects.nonlinear_iv import Drive, relative_current, sharpness
 from memcompile.runtime.effects.nonlinear_wires import NonlinearTile
-from memcompile.runtime.effects.random_numbers import Purpose, seed_of_write, stream, uniforms
+from memcompile.runtime.effects.programming_error import with_programming_error
+from memcompile.runtime.effects.random_numbers import seed_of_write
+from memcompile.runtime.effects.read_noise import read_sigma
 from memcompile.runtime.effects.slice_errors import ArraySlices, goals_us
+from memcompile.runtime.effects.stuck_cells import stick
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.effects.wires import US_PER_S, effective_conductances_us
 from memcompile.runtime.effects.write_verify import Written, cycles_of_array, step_shares, write
@@ -45,7 +54,7 @@ class Devices:
         seed: int,
         effects: Effects,
         converter: Converter,
-        time_s: float = 0.0,
+        conditions: Conditions = NEW,
         pass_number: int = 0,
     ) -> None:
         self.program = program
@@ -57,7 +66,7 @@ class Devices:
         self.converters = tuple(
             converter.ranged(program.target, layer.range_share, read_sigma_us) for layer in program.layers
         )
-        self.time_s = time_s
+        self.conditions = conditions
         self._map = program.cell_map
         tiles = program.placement.tiles
         keys = _key(tiles.array.astype(np.int64), tiles.segment.astype(np.int64))
@@ -193,28 +202,28 @@ class Devices:
         )
 
     def voltages(self, row: int) -> Cells:
-        """Voltage of a one on each input line of a tile, in read voltages: 1 + N(0, dac_sigma)."""
+        """Voltage of a one on each input line of a tile, in read voltages."""
         lines = self._map.input_lines_of(row)
         if not self.effects.dac_error:
             return np.ones(lines.stop - lines.start)
-        shape, array = self.program.target.array, int(self.program.placement.tiles.array[row])
-        errors = draw((shape.input_lines,), Purpose.DAC, array, self.seed)
-        return 1.0 + self.program.target.input.dac_sigma_share * errors[lines]
+        return line_voltages(self.program.target, self._array_of(row), self.seed)[lines]
 
     def gains(self, row: int) -> Cells:
-        """Gain of the converter of each output line of a tile: 1 + N(0, gain_sigma)."""
-        return 1.0 + self._converter_error(row, Purpose.ADC_GAIN, self.program.target.adc.gain_sigma_share)
+        """Gain of the converter of each output line of a tile."""
+        return 1.0 + self._converter_error(row, gain_errors)
 
     def offsets(self, row: int) -> Cells:
-        """Offset of the converter of each output line of a tile, in codes: N(0, offset_sigma)."""
-        return self._converter_error(row, Purpose.ADC_OFFSET, self.program.target.adc.offset_sigma_codes)
+        """Offset of the converter of each output line of a tile, in codes."""
+        return self._converter_error(row, offsets_codes)
 
-    def _converter_error(self, row: int, purpose: Purpose, sigma: float) -> Cells:
+    def _converter_error(self, row: int, errors: Callable[[Target, int, int], Cells]) -> Cells:
         lines = self._map.output_lines_of(row)
         if not self.effects.adc_error:
             return np.zeros(lines.stop - lines.start)
-        shape, array = self.program.target.array, int(self.program.placement.tiles.array[row])
-        return sigma * draw((shape.output_lines,), purpose, array, self.seed)[lines]
+        return errors(self.program.target, self._array_of(row), self.seed)[lines]
+
+    def _array_of(self, row: int) -> int:
+        return int(self.program.placement.tiles.array[row])
 
     def line_sigma(self, row: int) -> Cells:
         """Read noise that each input line of a tile adds to each output line, [rows, output lines], in units."""
@@ -224,14 +233,13 @@ class Devices:
     def read_sigma(self, row: int) -> Cells:
         """Read noise of each cell of a tile when its line is driven, [rows, columns of cells], in units.
 
-        sqrt(sigma^2 + (share g)^2) times what a one drives on the line; open cells of dead lines have none.
+        Grows with what a one drives on the line; open cells of dead lines have none.
         """
-        cells, spec = self.cells(row).astype(np.float64), self.program.target.read_noise
-        sigma = np.hypot(spec.sigma_us / self.converter_of(row).unit_us, spec.proportional_share * cells)
+        cells, target = self.cells(row).astype(np.float64), self.program.target
+        sigma = read_sigma(cells, target.read_noise, self.converter_of(row).unit_us)
         if self.effects.dead_lines:
-            sigma *= self._alive(int(self.program.placement.tiles.array[row]))[
-                self._map.input_lines_of(row), self._map.cell_columns_of(row)
-            ]
+            alive = cells_on_working_lines(target, self._array_of(row), self.seed)
+            sigma *= alive[self._map.input_lines_of(row), self._map.cell_columns_of(row)]
         return sigma * self.drive_of_one(row)[:, None]
 
     def cells(self, row: int) -> NDArray[Any]:
@@ -317,7 +325,7 @@ class Devices:
         actual_us = write(goals_us(slices, self.program.target.cell, write) if writes_slices else nominal_us)
         aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, number, self._write_seed(segment)))
         if self.effects.dead_lines:
-            aged_us = aged_us * self._alive(number)
+            aged_us = aged_us * cells_on_working_lines(self.program.target, number, self.seed)
         return self._in_units(levels, aged_us, converter)
 
     def _write_seed(self, segment: int) -> int:
@@ -391,28 +399,17 @@ class Devices:
 
     def _goals_us(self, levels: NDArray[Any], number: int) -> tuple[Cells, NDArray[np.bool_]]:
         """What programming aims at, stuck cells moved in ``levels`` too, and which cells are stuck."""
-        stuck = self._stick(levels, number) if self.effects.stuck_cells else np.zeros(levels.shape, bool)
-        cell = self.program.target.cell
+        target = self.program.target
+        stuck = stick(levels, target, number, self.seed) if self.effects.stuck_cells else np.zeros(levels.shape, bool)
+        cell = target.cell
         return cell.g_min_us + levels.astype(np.float64) * cell.level_step_us, stuck
 
     def _aged_us(self, cells_us: Cells, number: int, write_seed: int) -> Cells:
-        """Cells ``time_s`` after programming."""
-        target = self.program.target
-        if self.effects.relaxation and target.relaxation is not None:
-            cells_us = relaxed(cells_us, target.relaxation, target.cell, self.time_s, number, write_seed)
-        if self.effects.drift and target.drift is not None:
-            cells_us = drifted(cells_us, target.drift, self.time_s, number, self.seed)
+        """Cells after what the chip has been through since they were written."""
+        array = WrittenArray(self.program.target, number, self.seed, write_seed, self.conditions)
+        for effect in self.effects.aging():
+            cells_us = effect.moved_us(cells_us, array)
         return cells_us
-
-    def _alive(self, number: int) -> NDArray[np.bool_]:
-        """Which cells of an array sit on two working lines, [input lines, columns of cells]."""
-        shape, faults = self.program.target.array, self.program.target.faults
-        inputs = uniforms(shape.input_lines, number, 0, stream(Purpose.DEAD_INPUT, 0), self.seed)
-        outputs = uniforms(shape.output_lines, number, 0, stream(Purpose.DEAD_OUTPUT, 0), self.seed)
-        alive: NDArray[np.bool_] = (inputs >= faults.dead_input_line_share)[:, None] & (
-            np.repeat(outputs, self._per_crossing) >= faults.dead_output_line_share
-        )
-        return alive
 
     def _in_units(self, levels: NDArray[Any], actual_us: NDArray[np.float64], converter: Converter) -> NDArray[Any]:
         """Conductances in units of a converter, on its grid."""
@@ -422,16 +419,6 @@ class Devices:
         deviation = converter.to_grid((actual_us - nominal_us) / converter.unit_us)
         cells = converter.nominal(levels, target) + deviation
         return np.maximum(cells, 0.0).astype(converter.dtype)
-
-    def _stick(self, levels: NDArray[Any], number: int) -> NDArray[np.bool_]:
-        """Set stuck cells to the lowest or highest level in place; returns where."""
-        faults = self.program.target.faults
-        chance = uniforms(levels.size, number, 0, stream(Purpose.STUCK, 0), self.seed).reshape(levels.shape)
-        low, high = chance < faults.stuck_low_share, chance >= 1 - faults.stuck_high_share
-        levels[low] = 0
-        levels[high] = self.program.target.signed_levels
-        stuck: NDArray[np.bool_] = low | high
-        return stuck
 
 
 def _key(array: Any, segment: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.errors import TargetError
-from memcompile.runtime.effects.current_voltage import relative_current
+from memcompile.runtime.effects.nonlinear_iv import relative_current
 
 TOLERANCE = 1e-10
 """Largest change of a voltage, in read voltages, at which the iteration ends."""
@@ -22,7 +22,7 @@ class NonlinearTile:
     """The network of one tile; one factorisation serves all input vectors.
 
     Wires run as in :func:`memcompile.runtime.effects.wires.effective_conductances_us`; a cell of conductance g
-    carries g r(w) at the voltage w, with r of :func:`memcompile.runtime.effects.current_voltage.relative_current`.
+    carries g r(w) at the voltage w, with r of :func:`memcompile.runtime.effects.nonlinear_iv.relative_current`.
     Voltages count in read voltages, so currents are conductances. A line without resistance is one
     node: its driver, or ground.
 

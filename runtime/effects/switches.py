@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from memcompile.hardware.target import Target
 from memcompile.program.program import Program
+from memcompile.runtime.effects.adc import Adc
+from memcompile.runtime.effects.adc_error import AdcError
+from memcompile.runtime.effects.dac_error import DacError
+from memcompile.runtime.effects.dead_lines import DeadLines
+from memcompile.runtime.effects.drift import Drift
+from memcompile.runtime.effects.effect import NEW, Aging, Conditions, Effect
+from memcompile.runtime.effects.nonlinear_iv import NonlinearIv
+from memcompile.runtime.effects.programming_error import ProgrammingError
+from memcompile.runtime.effects.read_noise import ReadNoise
+from memcompile.runtime.effects.relaxation import Relaxation
+from memcompile.runtime.effects.stuck_cells import StuckCells
+from memcompile.runtime.effects.wires import Wires
+
+EFFECTS: tuple[Effect, ...] = (
+    # What writing leaves in cells, then what moves them afterwards.
+    StuckCells(),
+    ProgrammingError(),
+    Relaxation(),
+    Drift(),
+    # What is between a cell and the number that its line gives.
+    DeadLines(),
+    DacError(),
+    Wires(),
+    NonlinearIv(),
+    ReadNoise(),
+    Adc(),
+    AdcError(),
+)
+"""All effects in the order in which they act; each acts or not by those before it."""
 
 
 @dataclass(frozen=True)
@@ -40,39 +70,17 @@ class Effects:
         """Perfect devices and converters: integer arithmetic of the quantised network."""
         return cls(**{switch.name: False for switch in fields(cls)})
 
-    def sized(self, program: Program, time_s: float) -> Effects:
-        """The same with everything switched off whose size in the target is zero.
+    def sized(self, program: Program, conditions: Conditions = NEW) -> Effects:
+        """The same with everything switched off that does not act under the conditions of a chip."""
+        on: set[str] = set()
+        for effect in EFFECTS:
+            if getattr(self, effect.switch) and effect.acts(program, conditions, on):
+                on.add(effect.switch)
+        return Effects(**{switch.name: switch.name in on for switch in fields(self)})
 
-        ``time_s`` is the time since programming, in seconds.
-        """
-        target, programming = program.target, program.target.programming
-        faults, wires, noise = target.faults, target.wires, target.read_noise
-        has_programming = bool(
-            program.chip is not None
-            or target.emulated_pulses
-            or programming.sigma_us
-            or programming.sigma_proportional_share
-            or any(programming.sigma_polynomial_us)
-        )
-        sizes = {
-            "programming_error": has_programming,
-            "stuck_cells": faults.stuck_low_share + faults.stuck_high_share > 0,
-            "read_noise": noise.sigma_us + noise.proportional_share > 0,
-            "adc": not target.cell.continuous,
-            "relaxation": target.relaxation is not None and time_s > 0,
-            "drift": target.drift is not None and time_s > target.drift.reference_s,
-            "dead_lines": faults.dead_input_line_share + faults.dead_output_line_share > 0,
-            "dac_error": target.input.dac_sigma_share > 0,
-            "adc_error": self.adc and target.adc.gain_sigma_share + target.adc.offset_sigma_codes > 0,
-            "wires": wires is not None and wires.input_segment_ohm + wires.output_segment_ohm > 0,
-        }
-        # At the read voltage, and at none, a cell carries what it was programmed to.
-        sizes["nonlinear_iv"] = target.cell.nonlinearity_per_v > 0 and (
-            target.input.bits_per_phase > 1
-            or (self.dac_error and sizes["dac_error"])
-            or (self.wires and sizes["wires"])
-        )
-        return Effects(**{name: getattr(self, name) and sized for name, sized in sizes.items()})
+    def aging(self) -> Iterator[Aging]:
+        """Effects switched on that move cells after they were written, in the order in which they act."""
+        return (effect for effect in EFFECTS if isinstance(effect, Aging) and getattr(self, effect.switch))
 
     def read_sigma_us(self, target: Target) -> float:
         """Read noise that every cell has, whatever its conductance, in uS; 0 where there is none."""

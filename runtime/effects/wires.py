@@ -7,10 +7,26 @@ time of one sparse factorisation; from then on a step costs no more than without
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.program.program import Program
+from memcompile.runtime.effects.effect import Conditions, Effect
+
 US_PER_S = 1e6
+
+
+class Wires(Effect):
+    """Acts on targets with a section ``wires`` whose lines have resistance."""
+
+    switch = "wires"
+
+    def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
+        """Whether a resistance is above zero."""
+        wires = program.target.wires
+        return wires is not None and wires.input_segment_ohm + wires.output_segment_ohm > 0
 
 
 def effective_conductances_us(

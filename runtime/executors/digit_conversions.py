@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.runtime.effects.current_voltage import Drive
+from memcompile.runtime.effects.nonlinear_iv import Drive
 from memcompile.runtime.effects.random_numbers import HALF_BLOCK, LINES_PER_BLOCK, ItemNoise, key_words
 from memcompile.runtime.executors.conversions import LineCounts, in_whole_blocks
 from memcompile.runtime.executors.integer_product import IntegerMatrix

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.ir.quantizers import InputQuantizer
-from memcompile.runtime.effects.current_voltage import Drive
+from memcompile.runtime.effects.nonlinear_iv import Drive
 from memcompile.runtime.effects.random_numbers import LINES_PER_BLOCK, ItemNoise, key_words
 from memcompile.runtime.executors.digit_conversions import summed_variances, variance_matrix
 from memcompile.runtime.executors.integer_product import IntegerMatrix

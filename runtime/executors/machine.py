@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from memcompile.hardware.converter import NOISE_PER_ROUNDING, Converter
 from memcompile.program.program import Program
 from memcompile.runtime.effects.devices import Devices
+from memcompile.runtime.effects.effect import NEW, Conditions
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.executors.cache import BoundedCache
 from memcompile.runtime.executors.conversions import LineCounts, TileLines, in_vectors, in_whole_blocks
@@ -33,12 +34,12 @@ class Machine:
         seed: int,
         effects: Effects,
         threads: int,
-        time_s: float = 0.0,
+        conditions: Conditions = NEW,
         pass_number: int = 0,
     ) -> None:
         self.program = program
         self.seed = seed
-        self.effects = effects.sized(program, time_s)
+        self.effects = effects.sized(program, conditions)
         self.target = program.target
         self.workers = Workers(threads)
         self.tiles = program.placement.tiles
@@ -52,7 +53,7 @@ class Machine:
         chip_seed = seed if program.chip is None else program.chip.seed
         self.idle_nonlinearity = effects.nonlinear_iv and program.target.cell.nonlinearity_per_v > 0
         self.idle_nonlinearity &= not self.effects.nonlinear_iv
-        self.devices = Devices(program, chip_seed, self.effects, self.converter, time_s, pass_number)
+        self.devices = Devices(program, chip_seed, self.effects, self.converter, conditions, pass_number)
         self.prepared = BoundedCache(PREPARED_BYTES)
 
     @property

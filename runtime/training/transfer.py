@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from memcompile.hardware.pulses import WriteReport, nominal_pulses
 from memcompile.program.cell_map import Pairs
 from memcompile.program.program import ChipState, Program
-from memcompile.runtime.effects.cells import programming_sigma_us
+from memcompile.runtime.effects.programming_error import programmed_us, programming_sigma_us
 from memcompile.runtime.effects.random_numbers import Purpose, gaussians, seed_of_write, stream, uniforms
 from memcompile.runtime.effects.write_verify import cycles_of_cells, step_shares, write
 
@@ -94,11 +94,13 @@ class Writer:
         self.rounds += 1
 
     def _leave_error(self, cells: NDArray[np.int64], wanted_us: NDArray[np.floating]) -> None:
-        """G + N(0, sigma), never below 0."""
+        """Cells with the error of a write of their own."""
         cell = self.program.target.cell
         noise = gaussians(1, cells, 1 + self.rounds, stream(Purpose.PROGRAMMING, 1), self.seed)[..., 0]
-        sigma = programming_sigma_us(wanted_us.astype(np.float64), self.program.target.programming, cell)
-        self.cells_us.reshape(-1)[cells] = np.maximum(wanted_us + sigma * noise, 0.0)
+        goals_us = wanted_us.astype(np.float64)
+        self.cells_us.reshape(-1)[cells] = programmed_us(
+            goals_us, self.program.target.programming, cell, noise.astype(np.float64)
+        )
         self._keep_stuck()
 
     def _pulse(self, cells: NDArray[np.int64], wanted_us: NDArray[np.floating], shares: NDArray[np.float64]) -> None:

@@ -15,6 +15,7 @@ from memcompile.export.conductances import conductance_arrays
 from memcompile.program.file import decode_program, encode_program
 from memcompile.program.program import Program
 from memcompile.report.lookup import find_weight
+from memcompile.runtime.effects.effect import Conditions
 from memcompile.runtime.effects.random_numbers import seed_of_write
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.executors.machine import Machine
@@ -98,7 +99,7 @@ def test_a_fixed_batch_may_reach_over_two_passes() -> None:
 
 def written_cells(program: Program, pass_number: int, effects: Effects, seed: int = 4) -> np.ndarray:
     """Cells of the first array in the second segment."""
-    machine = Machine(program, seed, effects, 1, 5.0, pass_number)
+    machine = Machine(program, seed, effects, 1, Conditions(5.0), pass_number)
     return machine.devices.array(0, 1)
 
 

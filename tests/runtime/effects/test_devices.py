@@ -18,7 +18,9 @@ from memcompile.errors import UsageError
 from memcompile.hardware.pulses import WriteReport, nominal_pulses
 from memcompile.hardware.target import DriftSpec, ProgrammingSpec, RelaxationSpec, WriteVerifySpec, load_target
 from memcompile.program.file import save_program
-from memcompile.runtime.effects import cells
+from memcompile.runtime.effects.drift import drifted
+from memcompile.runtime.effects.programming_error import programming_sigma_us, with_programming_error
+from memcompile.runtime.effects.relaxation import relaxed
 from memcompile.runtime.effects.write_verify import Written, cycles_of_array, step_shares, write
 from memcompile.runtime.emulator import Effects, Emulator
 
@@ -107,12 +109,12 @@ GOALS = np.repeat(np.linspace(2.0, 20.0, 4), 5000).reshape(100, 200)
 def test_programming_error_follows_its_formula() -> None:
     """Moments over 5,000 cells at four conductances, 5-sigma limits."""
     spec = ProgrammingSpec(sigma_us=0.3, sigma_proportional_share=0.05)
-    assert np.allclose(cells.programming_sigma_us(GOALS, spec, CELL), np.sqrt(0.09 + 0.0025 * GOALS**2))
+    assert np.allclose(programming_sigma_us(GOALS, spec, CELL), np.sqrt(0.09 + 0.0025 * GOALS**2))
     fit = ProgrammingSpec(sigma_us=0.3, sigma_polynomial_us=(0.348, 16.03, -43.853, 45.393, -16.815))
     x = GOALS / 20.0
     want = 0.348 + 16.03 * x - 43.853 * x**2 + 45.393 * x**3 - 16.815 * x**4
-    assert np.allclose(cells.programming_sigma_us(GOALS, fit, CELL), want)
-    error = (cells.with_programming_error(GOALS, spec, CELL, 3, 1) - GOALS).reshape(4, -1)
+    assert np.allclose(programming_sigma_us(GOALS, fit, CELL), want)
+    error = (with_programming_error(GOALS, spec, CELL, 3, 1) - GOALS).reshape(4, -1)
     sigma = np.sqrt(0.09 + 0.0025 * GOALS.reshape(4, -1)[:, 0] ** 2)
     assert (np.abs(error.mean(axis=1)) < 5 * sigma / np.sqrt(5000)).all()
     assert (np.abs(error.std(axis=1) / sigma - 1) < 5 / np.sqrt(10_000)).all()
@@ -120,16 +122,16 @@ def test_programming_error_follows_its_formula() -> None:
 
 def test_relaxation_grows_to_its_final_size_along_one_path() -> None:
     spec = RelaxationSpec(sigma_us=0.2, time_constant_s=10.0)
-    first, last = (cells.relaxed(GOALS, spec, CELL, time, 0, 1) - GOALS for time in (10.0, 1e6))
+    first, last = (relaxed(GOALS, spec, CELL, time, 0, 1) - GOALS for time in (10.0, 1e6))
     assert abs(last.std() / 0.2 - 1) < 5 / np.sqrt(2 * GOALS.size)
     assert np.allclose(first, last * np.sqrt(1 - np.exp(-1)), atol=1e-12)
-    assert np.array_equal(cells.relaxed(GOALS, spec, CELL, 0.0, 0, 1), GOALS)
+    assert np.array_equal(relaxed(GOALS, spec, CELL, 0.0, 0, 1), GOALS)
 
 
 def test_relaxation_may_depend_on_the_conductance() -> None:
     """Moments over 5,000 cells at four conductances, 5-sigma limits."""
     spec = RelaxationSpec(sigma_us=9.0, sigma_polynomial_us=(0.1, 0.5, -0.3), time_constant_s=10.0)
-    moved = (cells.relaxed(GOALS, spec, CELL, 1e6, 0, 1) - GOALS).reshape(4, -1)
+    moved = (relaxed(GOALS, spec, CELL, 1e6, 0, 1) - GOALS).reshape(4, -1)
     x = GOALS.reshape(4, -1)[:, 0] / 20.0
     sigma = 0.1 + 0.5 * x - 0.3 * x**2
     assert (np.abs(moved.mean(axis=1)) < 5 * sigma / np.sqrt(5000)).all()
@@ -142,8 +144,8 @@ def test_neurram_has_the_published_error_after_a_second_and_after_a_day() -> Non
     assert target.relaxation is not None
     goals = np.repeat(np.linspace(8.0, 40.0, 5), 20_000).reshape(100, 1000)  # from where no cell ends at zero
     x = goals.reshape(5, -1)[:, 0] / 40.0
-    written = cells.with_programming_error(goals, target.programming, target.cell, 0, 1)
-    day = cells.relaxed(written, target.relaxation, target.cell, 86_400.0, 0, 1)
+    written = with_programming_error(goals, target.programming, target.cell, 0, 1)
+    day = relaxed(written, target.relaxation, target.cell, 86_400.0, 0, 1)
     for found, fit in (
         (written, (0.348, 16.03, -43.853, 45.393, -16.815)),
         (day, (0.701, 22.086, -50.773, 47.095, -16.458)),
@@ -154,8 +156,8 @@ def test_neurram_has_the_published_error_after_a_second_and_after_a_day() -> Non
 
 def test_drift_follows_its_power_law() -> None:
     spec = DriftSpec(exponent_mean=0.05, exponent_sigma=0.01, reference_s=2.0)
-    assert np.array_equal(cells.drifted(GOALS, spec, 2.0, 0, 1), GOALS)
-    exponent = -np.log(cells.drifted(GOALS, spec, 200.0, 0, 1) / GOALS) / np.log(100.0)
+    assert np.array_equal(drifted(GOALS, spec, 2.0, 0, 1), GOALS)
+    exponent = -np.log(drifted(GOALS, spec, 200.0, 0, 1) / GOALS) / np.log(100.0)
     assert abs(exponent.mean() - 0.05) < 5 * 0.01 / np.sqrt(GOALS.size)
     assert abs(exponent.std() / 0.01 - 1) < 5 / np.sqrt(2 * GOALS.size)
 

@@ -20,7 +20,7 @@ from memcompile.errors import TargetError
 from memcompile.ir.geometry import Geometry
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.program.program import Program
-from memcompile.runtime.effects.current_voltage import Drive, relative_current, sharpness
+from memcompile.runtime.effects.nonlinear_iv import Drive, relative_current, sharpness
 from memcompile.runtime.effects.nonlinear_wires import NonlinearTile
 from memcompile.runtime.effects.wires import effective_conductances_us
 from memcompile.runtime.emulator import Effects, Emulator

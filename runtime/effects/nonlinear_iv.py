@@ -16,6 +16,7 @@ product of conductances with a vector. With one bit a phase f(0) = 0 and f(1) = 
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +24,27 @@ from numpy.typing import NDArray
 
 from memcompile.hardware.target import Target
 from memcompile.ir.quantizers import InputQuantizer
+from memcompile.program.program import Program
+from memcompile.runtime.effects.effect import Conditions, Effect
 
 DRIVE_BITS = 16
 """Resolution of what a digit drives; finer than the converters of any input by eight bits or more."""
 SQUARE_BITS = 32
+
+
+class NonlinearIv(Effect):
+    """Acts where cells do not obey Ohm's law and get other voltages than the read voltage and none.
+
+    At these two a cell carries what it was programmed to.
+    """
+
+    switch = "nonlinear_iv"
+
+    def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
+        """Whether other voltages come about."""
+        target = program.target
+        between = target.input.bits_per_phase > 1 or not on.isdisjoint({"dac_error", "wires"})
+        return target.cell.nonlinearity_per_v > 0 and between
 
 
 def relative_current(voltage: NDArray[np.float64], sharpness: float) -> NDArray[np.float64]:

@@ -1,0 +1,18 @@
+"""Converters of finite resolution and range; :mod:`memcompile.hardware.converter` has their arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+from memcompile.program.program import Program
+from memcompile.runtime.effects.effect import Conditions, Effect
+
+
+class Adc(Effect):
+    """Acts on all targets but those with continuous cells, whose converters are exact."""
+
+    switch = "adc"
+
+    def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
+        """Whether sums are converted."""
+        return not program.target.cell.continuous

@@ -1,0 +1,32 @@
+"""Errors of converters: each has a gain and an offset of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+from memcompile.hardware.target import Target
+from memcompile.program.program import Program
+from memcompile.runtime.effects.cells import Cells, draw
+from memcompile.runtime.effects.effect import Conditions, Effect
+from memcompile.runtime.effects.random_numbers import Purpose
+
+
+class AdcError(Effect):
+    """Acts where converters do and the target gives a size."""
+
+    switch = "adc_error"
+
+    def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
+        """Whether a size is above zero."""
+        adc = program.target.adc
+        return "adc" in on and adc.gain_sigma_share + adc.offset_sigma_codes > 0
+
+
+def gain_errors(target: Target, array: int, seed: int) -> Cells:
+    """Gain of each output line's converter less 1, N(0, gain_sigma), [output lines]."""
+    return target.adc.gain_sigma_share * draw((target.array.output_lines,), Purpose.ADC_GAIN, array, seed)
+
+
+def offsets_codes(target: Target, array: int, seed: int) -> Cells:
+    """Offset of each output line's converter, N(0, offset_sigma), in codes, [output lines]."""
+    return target.adc.offset_sigma_codes * draw((target.array.output_lines,), Purpose.ADC_OFFSET, array, seed)

@@ -1,0 +1,36 @@
+"""Drift: the slow change of conductances with time, by a power law."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+from memcompile.hardware.target import DriftSpec
+from memcompile.program.program import Program
+from memcompile.runtime.effects.cells import Cells, draw
+from memcompile.runtime.effects.effect import Aging, Conditions, WrittenArray
+from memcompile.runtime.effects.random_numbers import Purpose
+
+
+class Drift(Aging):
+    """Acts on targets with a section ``drift``, from its reference time on."""
+
+    switch = "drift"
+
+    def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
+        """Whether the reference time is over."""
+        spec = program.target.drift
+        return spec is not None and conditions.time_s > spec.reference_s
+
+    def moved_us(self, cells_us: Cells, array: WrittenArray) -> Cells:
+        """Exponents belong to the cell, whatever is written to it."""
+        spec = array.target.drift
+        return cells_us if spec is None else drifted(cells_us, spec, array.conditions.time_s, array.number, array.seed)
+
+
+def drifted(g_us: Cells, spec: DriftSpec, time_s: float, array: int, seed: int) -> Cells:
+    """G (t / t0)^-nu for t > t0, with nu ~ N(mean, sigma) per cell (Ielmini et al., IEEE TED 54, 308, 2007)."""
+    if time_s <= spec.reference_s:
+        return g_us
+    exponent = spec.exponent_mean + spec.exponent_sigma * draw(g_us.shape, Purpose.DRIFT, array, seed)
+    factor: Cells = (time_s / spec.reference_s) ** -exponent
+    return g_us * factor

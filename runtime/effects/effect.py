@@ -1,0 +1,73 @@
+"""What an effect is: one imperfection of the hardware, its switch, its size, and how it moves cells.
+
+One file an effect: it has the formula with its source, says when it acts, and draws what it needs. `switches.py` lists
+them in the order in which they act.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import ClassVar
+
+from memcompile.errors import UsageError
+from memcompile.hardware.target import Target
+from memcompile.program.program import Program
+from memcompile.runtime.effects.cells import Cells
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a chip has been through since its cells were written.
+
+    Raises
+    ------
+    UsageError
+        A number is negative or infinite.
+    """
+
+    time_s: float = 0.0
+    """Time, in seconds."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.time_s < math.inf:
+            raise UsageError(f"time_s {self.time_s} is out of range; give at least 0 seconds since programming")
+
+
+NEW = Conditions()
+"""Just written."""
+
+
+@dataclass(frozen=True)
+class WrittenArray:
+    """An array whose cells have been written.
+
+    ``seed`` decides what belongs to a cell, ``write_seed`` what is drawn anew in each write.
+    """
+
+    target: Target
+    number: int
+    seed: int
+    write_seed: int
+    conditions: Conditions
+
+
+class Effect(ABC):
+    """One imperfection."""
+
+    switch: ClassVar[str]
+    """Its field of :class:`memcompile.runtime.effects.switches.Effects`."""
+
+    @abstractmethod
+    def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
+        """Whether its size is above zero; ``on`` are the effects before it that act."""
+
+
+class Aging(Effect):
+    """An imperfection that moves cells after they were written."""
+
+    @abstractmethod
+    def moved_us(self, cells_us: Cells, array: WrittenArray) -> Cells:
+        """Conductances under the conditions of an array, [input lines, columns of cells], in microsiemens."""

@@ -1,0 +1,46 @@
+"""Programming error: what closed-loop writing leaves between a cell's goal and its conductance."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+import numpy as np
+
+from memcompile.hardware.target import CellSpec, ProgrammingSpec
+from memcompile.program.program import Program
+from memcompile.runtime.effects.cells import Cells, draw
+from memcompile.runtime.effects.effect import Conditions, Effect
+from memcompile.runtime.effects.random_numbers import Purpose
+
+
+class ProgrammingError(Effect):
+    """Acts where the target gives an error, emulates pulses, or the chip's cells were measured."""
+
+    switch = "programming_error"
+
+    def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
+        """Whether written cells differ from their goals."""
+        spec = program.target.programming
+        sizes = (spec.sigma_us, spec.sigma_proportional_share, *spec.sigma_polynomial_us)
+        return bool(program.chip is not None or program.target.emulated_pulses or any(sizes))
+
+
+def programming_sigma_us(g_us: Cells, spec: ProgrammingSpec, cell: CellSpec) -> Cells:
+    """Standard deviation of the programming error.
+
+    sqrt(sigma^2 + (share g)^2), or the polynomial max(0, sum_i c_i x^i) of x = g / g_max where the
+    target gives one, such as the published ReRAM fit (Wan et al., Nature 608, 504, 2022; used by
+    CrossSim and aihwkit), whose sigma one second after programming is
+    0.348 + 16.03 x - 43.853 x^2 + 45.393 x^3 - 16.815 x^4 for g_max = 40 uS.
+    """
+    return spec.sigma_at_us(g_us, cell.g_max_us)
+
+
+def programmed_us(goals_us: Cells, spec: ProgrammingSpec, cell: CellSpec, noise: Cells) -> Cells:
+    """Cells written to some goals: g + sigma(g) * noise, never below 0 uS; ``noise`` is standard Gaussian."""
+    return np.maximum(goals_us + programming_sigma_us(goals_us, spec, cell) * noise, 0.0)
+
+
+def with_programming_error(g_us: Cells, spec: ProgrammingSpec, cell: CellSpec, array: int, seed: int) -> Cells:
+    """Cells of an array right after they were written to ``g_us``."""
+    return programmed_us(g_us, spec, cell, draw(g_us.shape, Purpose.PROGRAMMING, array, seed))

@@ -1,0 +1,31 @@
+"""Read noise: the conductance of a cell fluctuates while it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+import numpy as np
+
+from memcompile.hardware.target import ReadNoiseSpec
+from memcompile.program.program import Program
+from memcompile.runtime.effects.cells import Cells
+from memcompile.runtime.effects.effect import Conditions, Effect
+
+
+class ReadNoise(Effect):
+    """Acts where the target gives a size.
+
+    The noise of a line is added to its current in :mod:`memcompile.runtime.executors.conversions`.
+    """
+
+    switch = "read_noise"
+
+    def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
+        """Whether a size is above zero."""
+        noise = program.target.read_noise
+        return noise.sigma_us + noise.proportional_share > 0
+
+
+def read_sigma(cells: Cells, spec: ReadNoiseSpec, unit_us: float) -> Cells:
+    """Standard deviation of each cell's noise, sqrt(sigma^2 + (share g)^2); all in units of ``unit_us``."""
+    return np.hypot(spec.sigma_us / unit_us, spec.proportional_share * cells)
