@@ -128,8 +128,18 @@ def test_sizes_of_two_names_are_one_batch_if_running_shows_it(
 
 
 @pytest.mark.parametrize("names", [("A", "B", "C"), ("N", "N", "M"), (None, None, None)], ids=str)
-@pytest.mark.parametrize("rows", [(5, 5, 5), (5, 5, 3), (5, 3, 3), (1, 5, 5)], ids=str)
-@pytest.mark.parametrize("kind", ["sum, then pairs", "queries, keys, values"])
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [
+        ("sum, then pairs", (5, 5, 5)),
+        ("sum, then pairs", (5, 5, 3)),
+        ("sum, then pairs", (1, 5, 5)),
+        ("queries, keys, values", (5, 5, 5)),
+        ("queries, keys, values", (5, 3, 3)),
+        ("queries, keys, values", (1, 5, 5)),
+    ],
+    ids=str,
+)
 def test_three_inputs(kind: str, rows: tuple[int, ...], names: Names, save_model: Save, tmp_path: Path) -> None:
     nodes = {
         "sum, then pairs": [SUM, node("Transpose", "g", "t", perm=[1, 0]), node("MatMul", "s t", "y")],
@@ -144,10 +154,6 @@ def test_three_inputs(kind: str, rows: tuple[int, ...], names: Names, save_model
     shapes = zip(widths.items(), names, strict=True)
     model = network(UNITS + nodes, {name: (FLOAT, (size, width)) for (name, width), size in shapes})
     feeds = {name: normal(count, width) for (name, width), count in zip(widths.items(), rows, strict=True)}
-    try:
-        stages.reference(model, feeds)
-    except Exception:
-        return  # of these sizes onnxruntime does not run it
     assert_as_given(model, feeds, save_model, tmp_path)
 
 

@@ -215,14 +215,16 @@ def test_a_time_limit_is_kept(name: str, shared_dir: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "target"),
-    [("many_tile_shapes", "yao2020"), ("many_tile_shapes", "ideal"), ("tiny_resnet_slow", "yao2020")],
+    ("name", "target", "most_s"),
+    [("many_tile_shapes", "yao2020", 90), ("many_tile_shapes", "ideal", 30), ("tiny_resnet_slow", "yao2020", 60)],
 )
-def test_the_search_ends_when_it_finds_nothing_for_long(name: str, target: str, shared_dir: Path) -> None:
-    """It took 114, 60 and 93 s."""
+def test_the_search_ends_when_it_finds_nothing_for_long(
+    name: str, target: str, most_s: float, shared_dir: Path
+) -> None:
+    """Processor time; these once took 114, over 60 and 93 s."""
     path = present(shared_dir, f"cases/{name}/model")
     begin = time.process_time()
     program = compile_model(path, target).program
-    assert time.process_time() - begin < 60
+    assert time.process_time() - begin < most_s
     if name == "tiny_resnet_slow":
         assert program.placement.initiation_interval_steps <= 256
