@@ -35,6 +35,7 @@ import memcompile
 from memcompile.cli.main import cli
 from memcompile.errors import EXIT_CODES, MemcompileError
 from memcompile.hardware.target import Target, builtin_targets, load_target
+from memcompile.hardware.target_sections import FiniteFloat
 from memcompile.ir.pass_contract import Amount, Count, Form, Forms, Share
 from memcompile.ir.pass_manager import Pass
 from memcompile.pipelines import default_passes
@@ -212,7 +213,9 @@ def _type_name(field: FieldInfo) -> str:
     kind = _plain(field)[0]
     if get_origin(kind) is Literal:
         return " or ".join(f"`{json.dumps(choice)}`" for choice in get_args(kind))
-    return names.get(kind) or ("list of numbers" if get_origin(kind) is tuple else "table of texts")
+    if get_origin(kind) is tuple:
+        return "list of numbers" if get_args(kind)[0] is FiniteFloat else "list of pairs of numbers"
+    return names.get(kind) or "table of texts"
 
 
 def _plain(field: FieldInfo) -> tuple[object, Sequence[object]]:
