@@ -7,6 +7,7 @@ for each field where its value is from; fields that no publication gives are nam
 
 from __future__ import annotations
 
+import itertools
 import math
 import tomllib
 from importlib import resources
@@ -95,8 +96,11 @@ class AdcSpec(Section):
     """Standard deviation of a converter's offset, in codes."""
 
 
+Point = Annotated[tuple[FiniteFloat, FiniteFloat], Field(strict=False)]
+
+
 class ProgrammingSpec(Section):
-    """Error left by closed-loop programming (write-verify): g + N(0, sigma(g))."""
+    """Error left by closed-loop programming (write-verify): g + mean(g) + N(0, sigma(g))."""
 
     sigma_us: NonNegativeFloat
     """Standard deviation of the Gaussian, state-independent error of a cell, in microsiemens."""
@@ -104,6 +108,10 @@ class ProgrammingSpec(Section):
     """Standard deviation of a further error, independent of the first, as a share of g."""
     sigma_polynomial_us: Annotated[tuple[FiniteFloat, ...], Field(strict=False, max_length=16)] = ()
     """Instead of both: sigma = max(0, c0 + c1 x + c2 x^2 + ...) with x = g / g_max, in microsiemens."""
+    mean_polynomial_us: Annotated[tuple[FiniteFloat, ...], Field(strict=False, max_length=16)] = ()
+    """Mean error c0 + c1 x + c2 x^2 + ... with x = g / g_max, of either sign, in microsiemens."""
+    mean_table_us: Annotated[tuple[Point, ...], Field(strict=False, max_length=256)] = ()
+    """Instead: [conductance, mean error] pairs in microsiemens, by rising conductance; linear between, flat beyond."""
     blank_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Error of a cell that holds no weight, as a share of that of a cell written to the lowest level.
 
@@ -117,6 +125,16 @@ class ProgrammingSpec(Section):
             return polynomial_us(g_us / g_max_us, self.sigma_polynomial_us)
         sigma: NDArray[np.float64] = np.hypot(self.sigma_us, self.sigma_proportional_share * g_us)
         return sigma
+
+    def mean_at_us(self, g_us: NDArray[np.float64], g_max_us: float) -> NDArray[np.float64]:
+        """Mean of the error at some conductances, in microsiemens."""
+        if self.mean_table_us:
+            at_us, mean_us = np.array(self.mean_table_us).T
+            table: NDArray[np.float64] = np.asarray(np.interp(g_us, at_us, mean_us), np.float64)
+            return table
+        coefficients = np.array(self.mean_polynomial_us or (0.0,))
+        mean: NDArray[np.float64] = np.polynomial.polynomial.polyval(g_us / g_max_us, coefficients)
+        return mean
 
 
 class WriteVerifySpec(Section):
@@ -366,8 +384,11 @@ def _continuous_errors(target: Target) -> list[str]:
         section, name = field.split(".")
         if values[section][name]:
             errors.append(f"{field} = {values[section][name]}: must be 0, because cell.continuous is true")
-    if any(target.programming.sigma_polynomial_us):
-        errors.append("programming.sigma_polynomial_us: must be empty, because cell.continuous is true")
+    errors += [
+        f"programming.{name}: must be empty, because cell.continuous is true"
+        for name in ("sigma_polynomial_us", "mean_polynomial_us", "mean_table_us")
+        if np.any(getattr(target.programming, name))
+    ]
     errors += [
         f"{section}: cannot be combined with cell.continuous; remove the section"
         for section in _ERROR_SECTIONS
@@ -411,12 +432,21 @@ def _physics_errors(target: Target) -> list[str]:
         errors.append(
             f"faults.stuck_low_share + faults.stuck_high_share = {stuck}: at most 1; they are shares of all cells"
         )
-    errors += _pulse_errors(target.write_verify)
+    errors += _mean_errors(target.programming) + _pulse_errors(target.write_verify)
     errors += [
         f"sources.{name!r}: no such field; name a field as section.field, such as cell.levels"
         for name in sorted(set(target.sources) - set(FIELDS))
     ]
     return errors
+
+
+def _mean_errors(programming: ProgrammingSpec) -> list[str]:
+    at_us = [point[0] for point in programming.mean_table_us]
+    if programming.mean_table_us and programming.mean_polynomial_us:
+        return ["programming.mean_table_us: cannot be combined with programming.mean_polynomial_us; give one of them"]
+    if any(b <= a for a, b in itertools.pairwise(at_us)):
+        return ["programming.mean_table_us: conductances must rise from point to point; sort them, each once"]
+    return []
 
 
 def _pulse_errors(pulses: WriteVerifySpec | None) -> list[str]:

@@ -21,8 +21,9 @@ class ProgrammingError(Effect):
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
         """Whether written cells differ from their goals."""
         spec = program.target.programming
-        sizes = (spec.sigma_us, spec.sigma_proportional_share, *spec.sigma_polynomial_us)
-        return bool(program.chip is not None or program.target.emulated_pulses or any(sizes))
+        sizes = (spec.sigma_us, spec.sigma_proportional_share, *spec.sigma_polynomial_us, *spec.mean_polynomial_us)
+        means = [mean for _, mean in spec.mean_table_us]
+        return bool(program.chip is not None or program.target.emulated_pulses or any((*sizes, *means)))
 
 
 def programming_sigma_us(g_us: Cells, spec: ProgrammingSpec, cell: CellSpec) -> Cells:
@@ -37,8 +38,15 @@ def programming_sigma_us(g_us: Cells, spec: ProgrammingSpec, cell: CellSpec) -> 
 
 
 def programmed_us(goals_us: Cells, spec: ProgrammingSpec, cell: CellSpec, noise: Cells) -> Cells:
-    """Cells written to some goals: g + sigma(g) * noise, never below 0 uS; ``noise`` is standard Gaussian."""
-    return np.maximum(goals_us + programming_sigma_us(goals_us, spec, cell) * noise, 0.0)
+    """Cells written to some goals: g + mean(g) + sigma(g) * noise, never below 0 uS; ``noise`` is standard Gaussian.
+
+    A mean that depends on the state is what writing with a lopsided tolerance leaves, and what cells have lost or
+    gained between writing and the measurement that the target's figures are from.
+    """
+    error = programming_sigma_us(goals_us, spec, cell) * noise
+    if spec.mean_polynomial_us or spec.mean_table_us:
+        error += spec.mean_at_us(goals_us, cell.g_max_us)
+    return np.maximum(goals_us + error, 0.0)
 
 
 def with_programming_error(g_us: Cells, spec: ProgrammingSpec, cell: CellSpec, array: int, seed: int) -> Cells:

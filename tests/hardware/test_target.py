@@ -175,6 +175,18 @@ def test_all_physics_errors_are_told_at_once() -> None:
         assert all(part in line for part in parts), line
 
 
+@pytest.mark.parametrize(
+    ("programming", "message"),
+    [
+        ({"mean_table_us": [[2.0, 0.1], [2.0, 0.2]]}, "conductances must rise from point to point"),
+        ({"mean_table_us": [[2.0, 0.1]], "mean_polynomial_us": [0.1]}, "cannot be combined with"),
+    ],
+)
+def test_means_of_the_programming_error_are_checked(programming: dict[str, Any], message: str) -> None:
+    (line,) = errors_of(values(programming=programming))
+    assert message in line
+
+
 def test_a_curve_that_is_a_switch_is_refused() -> None:
     """40 per volt at 0.2 V is what devices have at most, several times over; 300 is a mistake of units."""
     assert parse_target(values(cell={"nonlinearity_per_v": 40.0}), "WHERE").cell.nonlinearity_per_v == 40.0

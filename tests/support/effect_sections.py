@@ -24,6 +24,8 @@ PULSES = WriteVerifySpec(
 )
 SECTIONS: dict[str, dict[str, Any]] = {
     "polynomial": {"programming": {"sigma_polynomial_us": [0.348, 16.03, -43.853, 45.393, -16.815]}},
+    "mean polynomial": {"programming": {"mean_polynomial_us": [-0.5, 2.0, -1.0]}},
+    "mean table": {"programming": {"mean_table_us": [[2.0, 0.4], [8.0, -0.3], [20.0, -1.0]]}},
     "proportional": {"programming": {"sigma_proportional_share": 0.1}},
     "write_verify": {"write_verify": PULSES.model_dump()},
     "relaxation": {"relaxation": {"sigma_us": 0.7, "time_constant_s": 10.0}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from memcompile.runtime.effects.programming_error import programming_sigma_us, w
 from memcompile.runtime.effects.relaxation import relaxed
 from memcompile.runtime.effects.write_verify import Written, cycles_of_array, step_shares, write
 from memcompile.runtime.emulator import Effects, Emulator
+from memcompile.runtime.training.transfer import transfer
 
 CELL = factories.make_target().cell
 
@@ -43,6 +45,8 @@ def test_each_effect_has_a_switch(name: str) -> None:
     program, x = small_program(SECTIONS[name])
     switches = {
         "polynomial": "programming_error",
+        "mean polynomial": "programming_error",
+        "mean table": "programming_error",
         "proportional": "programming_error",
         "write_verify": "programming_error",
         "dead lines": "dead_lines",
@@ -118,6 +122,37 @@ def test_programming_error_follows_its_formula() -> None:
     sigma = np.sqrt(0.09 + 0.0025 * GOALS.reshape(4, -1)[:, 0] ** 2)
     assert (np.abs(error.mean(axis=1)) < 5 * sigma / np.sqrt(5000)).all()
     assert (np.abs(error.std(axis=1) / sigma - 1) < 5 / np.sqrt(10_000)).all()
+
+
+@pytest.mark.parametrize(
+    ("mean", "want"),
+    [
+        ({"mean_polynomial_us": (-0.5, 2.0, -1.0)}, lambda g: -0.5 + 2 * (g / 20) - (g / 20) ** 2),
+        (
+            {"mean_table_us": ((4.0, 0.4), (8.0, -0.3), (14.0, -0.9))},
+            lambda g: np.interp(g, [4, 8, 14], [0.4, -0.3, -0.9]),
+        ),
+    ],
+)
+def test_the_mean_of_the_programming_error_may_depend_on_the_conductance(
+    mean: dict[str, Any], want: Callable[[Any], Any]
+) -> None:
+    """Moments over 5,000 cells at four conductances, 5-sigma limits; a chip that is written has them, too."""
+    spec = ProgrammingSpec(sigma_us=0.3, **mean)
+    goals = GOALS.reshape(4, -1)[:, 0]
+    error = (with_programming_error(GOALS, spec, CELL, 3, 1) - GOALS).reshape(4, -1)
+    assert (np.abs(error.mean(axis=1) - want(goals)) < 5 * 0.3 / np.sqrt(5000)).all()
+    assert (np.abs(error.std(axis=1) / 0.3 - 1) < 5 / np.sqrt(10_000)).all()
+    program, _ = small_program({"programming": {"sigma_us": 0.0, **mean}}, slices=1)
+    chip = transfer(program, 3)[0].chip
+    assert chip is not None
+    pairs = program.cell_map.pairs()
+    held, level = chip.conductances_us.reshape(-1)[pairs.plus], np.maximum(pairs.digit.astype(float), 0)
+    cell = program.target.cell
+    wanted = cell.g_min_us + level * cell.level_step_us
+    moved = program.target.programming.mean_at_us(wanted, cell.g_max_us)
+    assert np.abs(moved).max() > 0.1
+    assert np.allclose(held, np.maximum(wanted + moved, 0.0), atol=1e-5)
 
 
 def test_relaxation_grows_to_its_final_size_along_one_path() -> None:
