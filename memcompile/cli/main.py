@@ -43,6 +43,7 @@ from memcompile.report.explain import Explanation
 from memcompile.report.facts import program_facts
 from memcompile.report.lookup import find_weight
 from memcompile.report.scoring import class_names, score_samples
+from memcompile.runtime.effects.effect import Conditions
 from memcompile.runtime.emulator import Emulator
 from memcompile.verify.verifier import verify_program
 
@@ -318,6 +319,13 @@ class DumpIr:
     metavar="DURATION",
     help="Time since programming, for drift: 90s, 10min, 2h, 3d.",
 )
+@click.option(
+    "--reads",
+    type=click.FloatRange(0, max=1e18),
+    default=0.0,
+    metavar="N",
+    help="Reads of each cell since programming, for read disturb.",
+)
 @click.option("--explain", is_flag=True, help="Say which method each layer goes through, and why.")
 @data_options
 def run_command(program: Path, **options: Any) -> None:
@@ -336,7 +344,8 @@ def run_command(program: Path, **options: Any) -> None:
     if options["ideal"]:
         emulator = Emulator.ideal(loaded, options["executor"])
     else:
-        emulator = Emulator(loaded, options["seed"], executor=options["executor"], time_s=options["time_s"])
+        conditions = Conditions(options["time_s"], options["reads"])
+        emulator = Emulator(loaded, options["seed"], executor=options["executor"], conditions=conditions)
     if options["explain"]:
         for layer, method in emulator.explain().items():
             out.say(f"{layer}: {method}")

@@ -25,6 +25,7 @@ from memcompile.ir.geometry import Unrolling
 from memcompile.ir.graph import Cut, MappedLayer
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.program.program import DigitalStage, Program
+from memcompile.runtime.effects.effect import Conditions
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.executors.machine import Machine
 
@@ -32,7 +33,14 @@ LINES_BYTES = 1 << 27
 """Memory that the line currents of one product may take per image; decides how many row tiles share one."""
 
 
-def chip_model(program: Program, seed: int = 0, *, time_s: float = 0.0, ideal: bool = False) -> bytes:
+def chip_model(
+    program: Program,
+    seed: int = 0,
+    *,
+    time_s: float = 0.0,
+    conditions: Conditions | None = None,
+    ideal: bool = False,
+) -> bytes:
     """Serialise an ONNX model that computes what one emulated chip does, without its read noise.
 
     Parameters
@@ -42,6 +50,8 @@ def chip_model(program: Program, seed: int = 0, *, time_s: float = 0.0, ideal: b
         its own. Of a program in segments it is the chip as written for the first batch of images.
     time_s
         Time since programming, in seconds.
+    conditions
+        All that the chip has been through since programming, instead of ``time_s`` alone.
     ideal
         Perfect devices and converters: integer arithmetic of the quantised network.
 
@@ -56,7 +66,7 @@ def chip_model(program: Program, seed: int = 0, *, time_s: float = 0.0, ideal: b
         The model of a digital stage is damaged.
     """
     effects = Effects.none() if ideal else replace(Effects(), read_noise=False)
-    machine = Emulator(program, seed, effects=effects, time_s=time_s).machine
+    machine = Emulator(program, seed, effects=effects, time_s=time_s, conditions=conditions).machine
     if machine.devices.solves_each_step or machine.devices.drives_by_line:
         raise UsageError(
             f"the cells of target {program.target.name} are nonlinear, and wires or errors of the input voltages move "
@@ -75,16 +85,18 @@ def chip_model(program: Program, seed: int = 0, *, time_s: float = 0.0, ideal: b
         else:
             _LayerModel(builder, machine, next(number), stage).build()
     name = program.provenance.model
-    return builder.model(name, program.inputs, program.outputs, _facts(program, machine, time_s, ideal), _doc(machine))
+    return builder.model(name, program.inputs, program.outputs, _facts(program, machine, ideal), _doc(machine))
 
 
-def _facts(program: Program, machine: Machine, time_s: float, ideal: bool) -> dict[str, str]:
+def _facts(program: Program, machine: Machine, ideal: bool) -> dict[str, str]:
+    conditions = machine.devices.conditions
     return {
         "memcompile.target": program.target.name,
         "memcompile.source_model": program.provenance.model,
         "memcompile.source_sha256": program.provenance.model_sha256,
         "memcompile.chip": "ideal" if ideal else str(machine.devices.seed),
-        "memcompile.time_s": repr(time_s),
+        "memcompile.time_s": repr(conditions.time_s),
+        **({"memcompile.reads": repr(conditions.reads)} if conditions.reads else {}),
         "memcompile.effects": ", ".join(machine.effects.names()),
         "memcompile.unit_us": repr(machine.converter.unit_us),
     }

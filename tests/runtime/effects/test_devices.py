@@ -20,6 +20,7 @@ from memcompile.hardware.pulses import WriteReport, nominal_pulses
 from memcompile.hardware.target import DriftSpec, ProgrammingSpec, RelaxationSpec, WriteVerifySpec, load_target
 from memcompile.program.file import save_program
 from memcompile.runtime.effects.drift import drifted
+from memcompile.runtime.effects.effect import Conditions
 from memcompile.runtime.effects.programming_error import programming_sigma_us, with_programming_error
 from memcompile.runtime.effects.relaxation import relaxed
 from memcompile.runtime.effects.write_verify import Written, cycles_of_array, step_shares, write
@@ -27,14 +28,15 @@ from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.training.transfer import transfer
 
 CELL = factories.make_target().cell
+AGED = Conditions(time_s=100.0, reads=2e6)
 
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_executors_agree_bit_for_bit_without_read_noise(name: str) -> None:
     program, x = small_program(SECTIONS[name])
     effects = Effects(read_noise=False)
-    fast = Emulator(program, 3, effects=effects, time_s=100.0).run(x)["y"]
-    literal = Emulator(program, 3, effects=effects, executor="literal", time_s=100.0).run(x)["y"]
+    fast = Emulator(program, 3, effects=effects, conditions=AGED).run(x)["y"]
+    literal = Emulator(program, 3, effects=effects, executor="literal", conditions=AGED).run(x)["y"]
     assert np.array_equal(fast, literal)
     plain, _ = small_program({})
     assert not np.array_equal(Emulator(plain, 3, effects=effects).run(x)["y"], fast)
@@ -49,20 +51,19 @@ def test_each_effect_has_a_switch(name: str) -> None:
         "mean table": "programming_error",
         "proportional": "programming_error",
         "write_verify": "programming_error",
-        "dead lines": "dead_lines",
         "dac": "dac_error",
         "adc": "adc_error",
         "range": "adc",
         "fixed range": "adc",
     }
-    switch = switches.get(name, name)
+    switch = switches.get(name, name.replace(" ", "_"))
     base = Effects(**{**vars(Effects.none()), "adc": name == "adc"})
     on = dataclasses.replace(base, **{switch: True})
     assert not np.array_equal(
-        Emulator(program, effects=on, time_s=100.0).run(x)["y"], Emulator.ideal(program).run(x)["y"]
+        Emulator(program, effects=on, conditions=AGED).run(x)["y"], Emulator.ideal(program).run(x)["y"]
     )
     assert np.array_equal(
-        Emulator(program, effects=base, time_s=100.0).run(x)["y"], Emulator.ideal(program).run(x)["y"]
+        Emulator(program, effects=base, conditions=AGED).run(x)["y"], Emulator.ideal(program).run(x)["y"]
     )
 
 
@@ -316,10 +317,14 @@ def test_explain_names_the_path_and_why(effects: Effects, path: str) -> None:
     assert Emulator(program, effects=effects, executor="literal").explain()["layer"].startswith("literal: asked for")
 
 
-def test_time_must_be_a_number_of_seconds() -> None:
+def test_conditions_are_numbers_from_zero() -> None:
     program, _ = small_program({})
     with pytest.raises(UsageError, match="time_s -1 is out of range"):
         Emulator(program, time_s=-1)
+    with pytest.raises(UsageError, match="reads inf is out of range"):
+        Conditions(reads=float("inf"))
+    with pytest.raises(UsageError, match="time_s and conditions are given"):
+        Emulator(program, time_s=1.0, conditions=AGED)
 
 
 def test_run_tells_what_emulated_writing_took(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
