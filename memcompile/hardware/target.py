@@ -220,6 +220,15 @@ class DriftSpec(Section):
     """Time after programming up to which nothing drifts, in seconds."""
 
 
+class ReadDisturbSpec(Section):
+    """Shift of a cell with each read: g + reads / 10^6 * N(shift, sigma), one number a cell."""
+
+    shift_us: FiniteFloat
+    """Mean shift by a million reads, in microsiemens; positive where reads raise conductances."""
+    sigma_us: NonNegativeFloat = 0.0
+    """Standard deviation of that shift from cell to cell, in microsiemens."""
+
+
 class WiresSpec(Section):
     """Resistance of the lines: one segment between neighbouring cells, and from a line's end to its first cell."""
 
@@ -247,6 +256,7 @@ class Target(Described, Section):
     write_verify: WriteVerifySpec | None = None
     relaxation: RelaxationSpec | None = None
     drift: DriftSpec | None = None
+    read_disturb: ReadDisturbSpec | None = None
     wires: WiresSpec | None = None
     energy: EnergySpec | None = None
     area: AreaSpec | None = None
@@ -368,7 +378,7 @@ _ERRORS = (
     "read_noise.sigma_us",
     "read_noise.proportional_share",
 )
-_ERROR_SECTIONS = ("write_verify", "relaxation", "drift", "wires")
+_ERROR_SECTIONS = ("write_verify", "relaxation", "drift", "read_disturb", "wires")
 
 
 def _continuous_errors(target: Target) -> list[str]:

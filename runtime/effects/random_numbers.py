@@ -83,6 +83,7 @@ class Purpose(IntEnum):
     WRITE_DEVICE = 12
     WRITE_CYCLE = 13
     REWRITE = 14
+    READ_DISTURB = 15
 
 
 def stream(purpose: Purpose, number: int) -> int:

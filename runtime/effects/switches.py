@@ -15,6 +15,7 @@ from memcompile.runtime.effects.drift import Drift
 from memcompile.runtime.effects.effect import NEW, Aging, Conditions, Effect
 from memcompile.runtime.effects.nonlinear_iv import NonlinearIv
 from memcompile.runtime.effects.programming_error import ProgrammingError
+from memcompile.runtime.effects.read_disturb import ReadDisturb
 from memcompile.runtime.effects.read_noise import ReadNoise
 from memcompile.runtime.effects.relaxation import Relaxation
 from memcompile.runtime.effects.stuck_cells import StuckCells
@@ -26,6 +27,7 @@ EFFECTS: tuple[Effect, ...] = (
     ProgrammingError(),
     Relaxation(),
     Drift(),
+    ReadDisturb(),
     # What is between a cell and the number that its line gives.
     DeadLines(),
     DacError(),
@@ -54,6 +56,8 @@ class Effects:
     """Conductances spread after programming."""
     drift: bool = True
     """Conductances change slowly with time."""
+    read_disturb: bool = True
+    """Conductances shift with each read."""
     dead_lines: bool = True
     """A share of the lines is not driven or not sensed."""
     dac_error: bool = True

@@ -29,8 +29,8 @@ from memcompile.hardware.target import (
 TARGETS = resources.files("memcompile.hardware") / "targets"
 REFERENCE = (TARGETS / "yao2020.toml").read_text(encoding="utf-8")
 # Sections that a target may leave out.
-OPTIONAL = ("write_verify", "relaxation", "drift", "wires", "energy", "area")
-ABSENT = ("relaxation", "drift", "wires")
+OPTIONAL = ("write_verify", "relaxation", "drift", "read_disturb", "wires", "energy", "area")
+ABSENT = ("relaxation", "drift", "read_disturb", "wires")
 """Those that the reference chip leaves out."""
 
 

@@ -30,6 +30,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "write_verify": {"write_verify": PULSES.model_dump()},
     "relaxation": {"relaxation": {"sigma_us": 0.7, "time_constant_s": 10.0}},
     "drift": {"drift": {"exponent_mean": 0.05, "exponent_sigma": 0.01, "reference_s": 1.0}},
+    "read disturb": {"read_disturb": {"shift_us": 0.5, "sigma_us": 0.2}},
     "dead lines": {"faults": {"dead_input_line_share": 0.2, "dead_output_line_share": 0.2}},
     "dac": {"input": {"dac_sigma_share": 0.05}},
     "adc": {"adc": {"gain_sigma_share": 0.03, "offset_sigma_codes": 1.0}},

@@ -17,11 +17,19 @@ from scipy import stats
 from memcompile.cli.main import main
 from memcompile.errors import UsageError
 from memcompile.hardware.pulses import WriteReport, nominal_pulses
-from memcompile.hardware.target import DriftSpec, ProgrammingSpec, RelaxationSpec, WriteVerifySpec, load_target
+from memcompile.hardware.target import (
+    DriftSpec,
+    ProgrammingSpec,
+    ReadDisturbSpec,
+    RelaxationSpec,
+    WriteVerifySpec,
+    load_target,
+)
 from memcompile.program.file import save_program
 from memcompile.runtime.effects.drift import drifted
 from memcompile.runtime.effects.effect import Conditions
 from memcompile.runtime.effects.programming_error import programming_sigma_us, with_programming_error
+from memcompile.runtime.effects.read_disturb import disturbed
 from memcompile.runtime.effects.relaxation import relaxed
 from memcompile.runtime.effects.write_verify import Written, cycles_of_array, step_shares, write
 from memcompile.runtime.emulator import Effects, Emulator
@@ -315,6 +323,19 @@ def test_explain_names_the_path_and_why(effects: Effects, path: str) -> None:
     program, _ = small_program({})
     assert Emulator(program, effects=effects).explain()["layer"].startswith(path)
     assert Emulator(program, effects=effects, executor="literal").explain()["layer"].startswith("literal: asked for")
+
+
+def test_reads_shift_cells_by_a_number_of_their_own() -> None:
+    """Moments over 20,000 cells, 5-sigma limits; what two million reads do is twice what one million do."""
+    spec = ReadDisturbSpec(shift_us=0.5, sigma_us=0.2)
+    middle = np.full((100, 200), 8.0)
+    million, two = (disturbed(middle, spec, CELL, reads, 0, 1) - 8.0 for reads in (1e6, 2e6))
+    assert abs(million.mean() - 0.5) < 5 * 0.2 / np.sqrt(million.size)
+    assert abs(million.std() / 0.2 - 1) < 5 / np.sqrt(2 * million.size)
+    assert np.allclose(two, 2 * million)
+    assert np.array_equal(disturbed(middle, spec, CELL, 0.0, 0, 1), middle)
+    ends = disturbed(np.array([[0.0, 19.9, 21.0]]), ReadDisturbSpec(shift_us=5.0), CELL, 1e6, 0, 1)
+    assert ends.tolist() == [[5.0, 20.0, 21.0]], "no further than the end of the window, and none comes back"
 
 
 def test_conditions_are_numbers_from_zero() -> None:

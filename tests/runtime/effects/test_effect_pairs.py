@@ -38,6 +38,7 @@ STATIC: dict[str, dict[str, Any]] = {
     "dead lines": {"faults": {"dead_input_line_share": 0.2, "dead_output_line_share": 0.2}},
     "relaxation": {"relaxation": {"sigma_us": 0.7, "time_constant_s": 10.0}},
     "drift": {"drift": {"exponent_mean": 0.05, "exponent_sigma": 0.02, "reference_s": 1.0}},
+    "read disturb": {"read_disturb": {"shift_us": 0.4, "sigma_us": 0.3}},
     "dac error": {"input": {"dac_sigma_share": 0.1}},
     "adc error": {"adc": {"gain_sigma_share": 0.05, "offset_sigma_codes": 1.0}},
     "short range": {"adc": {"range": "fixed", "range_share": 0.08}},
