@@ -27,7 +27,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 from annotated_types import Ge, Gt, Le, Lt, MaxLen
-from pages import NEEDS_TORCH, PAGES, outputs_of, prepare
+from pages import NEEDS_TORCH, PAGES, Processes, outputs_of, prepare
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -320,7 +320,8 @@ def with_outputs(text: str) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
-        replaced = [(shown, printed) for _, shown, printed in outputs_of(text, folder) if shown]
+        with Processes(folder) as runs:
+            replaced = [(shown, printed) for _, shown, printed in outputs_of(text, runs) if shown]
     for shown, printed in reversed(replaced):
         text = text[: shown.start] + trimmed(printed) + text[shown.end :]
     return text

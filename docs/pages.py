@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from stand_ins import write_stand_ins
 
@@ -63,13 +64,25 @@ def blocks(text: str) -> list[Block]:
     return found
 
 
-def outputs_of(text: str, folder: Path, without: str | None = None) -> Iterator[tuple[Block, Block | None, str]]:
+class Runs(Protocol):
+    """Runs what a page shows, in a folder of its own."""
+
+    folder: Path
+
+    def command(self, command: str) -> str:
+        """Run one command line; returns its standard output, and its errors where it is meant to fail."""
+
+    def python(self, body: str) -> str:
+        """Run a Python block; returns what it printed."""
+
+
+def outputs_of(text: str, runs: Runs, without: str | None = None) -> Iterator[tuple[Block, Block | None, str]]:
     """Run the blocks of a page in order.
 
     Parameters
     ----------
-    folder
-        Where the commands run; they find the repository's `INCLUDED` folders there.
+    runs
+        Its commands find the repository's `INCLUDED` folders in its folder.
     without
         Python blocks that contain this text do not run.
 
@@ -78,38 +91,36 @@ def outputs_of(text: str, folder: Path, without: str | None = None) -> Iterator[
     Each block that ran, the text block right after it (if there is one), and what it printed.
     """
     found = blocks(text)
-    with PythonSession(folder) as session:
-        for block, after in zip(found, [*found[1:], None], strict=True):
-            follows = after is not None and not text[block.end : after.fence].removeprefix("```").strip()
-            shown = after if after and after.language == "text" and follows else None
-            if block.language == "bash" and not block.is_setup:
-                yield block, shown, "".join(run_command(command, folder) for command in block.commands)
-            elif block.language == "toml":
-                named = FILE_NAMED.search(block.before)
-                assert named, f"the paragraph before this block names no file:\n{block.body}"
-                (folder / named["name"]).write_text(block.body, encoding="utf-8")
-            elif block.language == "python" and (without is None or without not in block.body):
-                yield block, shown, session.run(block.body)
+    for block, after in zip(found, [*found[1:], None], strict=True):
+        follows = after is not None and not text[block.end : after.fence].removeprefix("```").strip()
+        shown = after if after and after.language == "text" and follows else None
+        if block.language == "bash" and not block.is_setup:
+            yield block, shown, "".join(runs.command(command) for command in block.commands)
+        elif block.language == "toml":
+            named = FILE_NAMED.search(block.before)
+            assert named, f"the paragraph before this block names no file:\n{block.body}"
+            (runs.folder / named["name"]).write_text(block.body, encoding="utf-8")
+        elif block.language == "python" and (without is None or without not in block.body):
+            yield block, shown, runs.python(block.body)
 
 
-def run_command(command: str, folder: Path) -> str:
-    """Run one command line; returns its standard output, and its errors where it is meant to fail."""
+def split_command(command: str) -> tuple[str, int]:
+    """Split a command line from the exit code that it is meant to leave with."""
     expected = EXPECTED.search(command)
-    code = int(expected["code"]) if expected else 0
-    result = subprocess.run(
-        EXPECTED.sub("", command),
-        shell=True,
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    if result.returncode != code:
-        said = result.stdout[-2000:] + result.stderr[-4000:]
-        raise RuntimeError(f"`{command}` left with code {result.returncode}, not {code}\n{said}")
-    return result.stdout + (result.stderr if code else "")
+    return EXPECTED.sub("", command), int(expected["code"]) if expected else 0
+
+
+def checked_output(command: str, code: int, wanted: int, out: str, errors: str) -> str:
+    """Join what a command printed that left with this code.
+
+    Raises
+    ------
+    RuntimeError
+        The code is not the wanted one.
+    """
+    if code != wanted:
+        raise RuntimeError(f"`{command}` left with code {code}, not {wanted}\n{out[-2000:]}{errors[-4000:]}")
+    return out + (errors if wanted else "")
 
 
 def environment() -> dict[str, str]:
@@ -128,24 +139,39 @@ for line in sys.stdin:
 END_OF_BLOCK = "== end of block ==\n"
 
 
-class PythonSession:
-    """One Python process that runs the Python blocks of a page, one after the other."""
+class Processes:
+    """Runs each command in a process of its own, and the Python blocks of a page in one process, in order."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._process: subprocess.Popen[str] | None = None
+        self._python: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> PythonSession:
+    def __enter__(self) -> Processes:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._process is not None:
-            self._process.communicate()
+        if self._python is not None:
+            self._python.communicate()
 
-    def run(self, body: str) -> str:
-        """Run a block; returns what it printed."""
-        if self._process is None:
-            self._process = subprocess.Popen(
+    def command(self, command: str) -> str:
+        """Run one command line in a shell."""
+        line, wanted = split_command(command)
+        result = subprocess.run(
+            line,
+            shell=True,
+            cwd=self.folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        return checked_output(line, result.returncode, wanted, result.stdout, result.stderr)
+
+    def python(self, body: str) -> str:
+        """Run a Python block."""
+        if self._python is None:
+            self._python = subprocess.Popen(
                 [sys.executable, "-c", DRIVER, repr(END_OF_BLOCK.strip())],
                 cwd=self.folder,
                 env=environment(),
@@ -153,12 +179,12 @@ class PythonSession:
                 stdout=subprocess.PIPE,
                 text=True,
             )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(repr(body) + "\n")
-        self._process.stdin.flush()
+        assert self._python.stdin is not None
+        assert self._python.stdout is not None
+        self._python.stdin.write(repr(body) + "\n")
+        self._python.stdin.flush()
         lines = []
-        for line in self._process.stdout:
+        for line in self._python.stdout:
             if line == END_OF_BLOCK:
                 return "".join(lines)
             lines.append(line)

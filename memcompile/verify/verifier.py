@@ -400,17 +400,32 @@ def _overlaps(placement: Placement, widths: NDArray[np.int32]) -> Iterator[Viola
         ],
         axis=1,
     )
-    for first, second in _pairs_sharing_array(tiles.segment.astype(np.int64) * (1 << 32) + tiles.array):
-        a, b = box[first], box[second]
-        if a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]:
-            yield Violation("no-overlap", f"tiles {first} and {second}", f"share cells of array {tiles.array[first]}")
+    order, sharing = _sharing_array(tiles.segment.astype(np.int64) * (1 << 32) + tiles.array)
+    box = box[order]
+    found = [np.zeros((0, 2), np.int64)]
+    for distance, begins in enumerate(sharing, 1):
+        a, b = box[begins], box[begins + distance]
+        over = (a[:, 0] < b[:, 1]) & (b[:, 0] < a[:, 1]) & (a[:, 2] < b[:, 3]) & (b[:, 2] < a[:, 3])
+        found.append(np.stack([begins[over], begins[over] + distance], axis=1))
+    pairs = np.concatenate(found)
+    for first, second in order[pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]].tolist():
+        yield Violation("no-overlap", f"tiles {first} and {second}", f"share cells of array {tiles.array[first]}")
 
 
-def _pairs_sharing_array(array: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+def _sharing_array(array: NDArray[np.int64]) -> tuple[NDArray[np.int64], Iterator[NDArray[np.int64]]]:
+    """Tiles in the order of their arrays, and the places in it of those that share theirs with the one 1, 2, ... on.
+
+    All arrays together: some targets have few tiles on each of very many arrays, others thousands on one.
+    """
     order = np.argsort(array, kind="stable")
-    edges = np.flatnonzero(np.diff(array[order])) + 1
-    for group in np.split(order, edges):
-        members = group.tolist()
-        for place, first in enumerate(members):
-            for second in members[place + 1 :]:
-                yield first, second
+    ends = np.searchsorted(array[order], array[order], side="right")
+
+    def places() -> Iterator[NDArray[np.int64]]:
+        left = np.arange(len(order))
+        for distance in itertools.count(1):
+            left = left[left + distance < ends[left]]
+            if not len(left):
+                return
+            yield left
+
+    return order, places()

@@ -274,31 +274,35 @@ def _insert(fill: Fill, number: int, shape: TileShape, limit: int) -> Fill | Non
 
 
 def _without(free: tuple[Rectangle, ...], taken: Rectangle) -> tuple[Rectangle, ...]:
-    """Maximal free rectangles after one more rectangle is taken."""
+    """Maximal free rectangles after one more rectangle is taken.
+
+    A rectangle that does not meet it stays maximal: pieces lie within others that were free, and none of those held it.
+    """
     line, output, height, width = taken
-    pieces: list[Rectangle] = []
-    for y, x, h, w in free:
+    kept: list[Rectangle] = []
+    pieces: set[Rectangle] = set()
+    for rectangle in free:
+        y, x, h, w = rectangle
         if line >= y + h or y >= line + height or output >= x + w or x >= output + width:
-            pieces.append((y, x, h, w))
+            kept.append(rectangle)
             continue
         if y < line:
-            pieces.append((y, x, line - y, w))
+            pieces.add((y, x, line - y, w))
         if line + height < y + h:
-            pieces.append((line + height, x, y + h - line - height, w))
+            pieces.add((line + height, x, y + h - line - height, w))
         if x < output:
-            pieces.append((y, x, h, output - x))
+            pieces.add((y, x, h, output - x))
         if output + width < x + w:
-            pieces.append((y, output + width, h, x + w - output - width))
-    unique = sorted(set(pieces))
-    return tuple(
-        inner
-        for inner in unique
-        if not any(
-            outer != inner
-            and outer[0] <= inner[0]
-            and outer[1] <= inner[1]
-            and outer[0] + outer[2] >= inner[0] + inner[2]
-            and outer[1] + outer[3] >= inner[1] + inner[3]
-            for outer in unique
-        )
-    )
+            pieces.add((y, output + width, h, x + w - output - width))
+    others = [*kept, *pieces]
+    return tuple(sorted([*kept, *(piece for piece in pieces if not _is_inside_another(piece, others))]))
+
+
+def _is_inside_another(inner: Rectangle, rectangles: Sequence[Rectangle]) -> bool:
+    line, output = inner[0], inner[1]
+    line_end, output_end = line + inner[2], output + inner[3]
+    for outer in rectangles:
+        y, x, h, w = outer
+        if y <= line and x <= output and y + h >= line_end and x + w >= output_end and outer != inner:
+            return True
+    return False

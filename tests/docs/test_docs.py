@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import re
+import shlex
 import struct
 import sys
 import zipfile
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 from places import REPOSITORY
 
+from memcompile.cli.main import main
 from memcompile.ir.graph import TILE_COLUMNS
 from memcompile.pipelines import compile_model
 from memcompile.program.file import VERSION, encode_program
@@ -61,21 +63,62 @@ def runnable(page: Path) -> bool:
     return any(block.language == "python" or (block.language == "bash" and not block.is_setup) for block in blocks)
 
 
+class ThisProcess:
+    """Runs the commands of memcompile and Python blocks without a process of their own; others do get one."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self._capsys = capsys
+        self._others = pages.Processes(folder)
+        self._scope: dict[str, Any] = {"__name__": "__main__"}
+
+    def command(self, command: str) -> str:
+        line, wanted = pages.split_command(command)
+        name, *arguments = shlex.split(line)
+        if name != "memcompile":
+            return str(self._others.command(command))
+        self._capsys.readouterr()
+        code = main(arguments)
+        return str(pages.checked_output(line, code, wanted, *self._capsys.readouterr()))
+
+    def python(self, body: str) -> str:
+        self._capsys.readouterr()
+        exec(compile(body, "<block>", "exec"), self._scope)
+        return self._capsys.readouterr().out
+
+
+RUNNABLE = tuple(page for page in pages.PAGES if runnable(page))
+FIRST = REPOSITORY / "README.md"
+"""Its commands run as a reader runs them, in processes."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", page_ids(tuple(page for page in pages.PAGES if runnable(page))))
-def test_page_shows_what_its_commands_print(page: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", page_ids(tuple(page for page in RUNNABLE if page != FIRST)))
+def test_page_shows_what_its_commands_print(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = page.read_text(encoding="utf-8")
     pages.prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(pages.WIDTH))
     without = None
     if pages.NEEDS_TORCH in text and find_spec("torch") is None:
         without = pages.NEEDS_TORCH
         stand_ins.write_digits_cnn(tmp_path / "digits_cnn.onnx")
-    for block, shown, printed in pages.outputs_of(text, tmp_path, without):
+    for block, shown, printed in pages.outputs_of(text, ThisProcess(tmp_path, capsys), without):
         if shown is not None:
             assert_alike(shown.body, generate.trimmed(printed), block.body, figures=without is None)
-    if page.name == "README.md":
-        committed, drawn = (description(folder / PICTURE) for folder in (REPOSITORY, tmp_path))
-        assert_alike(committed, drawn, "the picture", figures=True)
+
+
+@pytest.mark.slow
+def test_the_first_page_shows_what_its_commands_print(tmp_path: Path) -> None:
+    pages.prepare(tmp_path)
+    with pages.Processes(tmp_path) as runs:
+        for block, shown, printed in pages.outputs_of(FIRST.read_text(encoding="utf-8"), runs):
+            if shown is not None:
+                assert_alike(shown.body, generate.trimmed(printed), block.body, figures=True)
+    committed, drawn = (description(folder / PICTURE) for folder in (REPOSITORY, tmp_path))
+    assert_alike(committed, drawn, "the picture", figures=True)
 
 
 def assert_alike(shown: str, printed: str, source: str, *, figures: bool) -> None:

@@ -24,7 +24,7 @@ from memcompile.verify.verifier import verify_program
 
 WITHOUT_READ_NOISE = Effects(read_noise=False)
 RELAXING = {"relaxation": {"sigma_us": 1.0, "time_constant_s": 10.0}}
-PULSES = {"write_verify": {"emulated": True, "cycle_sigma_share": 0.3, "device_sigma_share": 0.3}}
+PULSES = {"write_verify": {"emulated": True, "cycle_sigma_share": 0.3, "device_sigma_share": 0.3, "max_pulses": 15}}
 
 
 @st.composite

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 from collections.abc import Callable
 from functools import cache
@@ -372,6 +373,28 @@ def test_tiles_may_touch_but_not_overlap(down: int, right: int, gap: int) -> Non
     )
     found = placement_violations([layer], Placement(1, table, (), 2, 2), TARGET)
     assert [violation.rule for violation in found] == ["no-overlap"] * (gap < 0)
+
+
+@pytest.mark.parametrize("arrays", [1, 3, 40])
+def test_every_overlapping_pair_is_named_in_order(arrays: int) -> None:
+    """Tiles anywhere on few or many arrays, against a look at each pair."""
+    rng = np.random.default_rng(arrays)
+    layer = random_layer(rng, Geometry(12, 10, (1,), layout="channels_last"), TARGET)
+    cut = Replica(
+        Unrolling.im2col(layer.geometry), Cut(tuple(range(0, 13, 2)), tuple(range(0, 11, 2))), np.zeros(1, int)
+    )
+    layer = replaced(layer, replicas=(cut,))
+    table = TileTable.of([layer])
+    lines = {name: rng.integers(0, 9, len(table)) for name in ("input_line", "output_line")}
+    table = table.with_columns(array=rng.integers(0, arrays, len(table)), **lines)
+    found = placement_violations([layer], Placement(-(-arrays // TARGET.chip.arrays), table, (), 2, 2), TARGET)
+    want = []
+    for a, b in itertools.combinations(range(len(table)), 2):
+        near = abs(lines["input_line"][a] - lines["input_line"][b]) < 2
+        if near and abs(lines["output_line"][a] - lines["output_line"][b]) < 4 and table.array[a] == table.array[b]:
+            want.append((table.array[a], a, b))
+    assert want
+    assert [item.where for item in found] == [f"tiles {a} and {b}" for _, a, b in sorted(want)]
 
 
 def test_a_layer_may_have_a_range_up_to_that_of_a_calibrated_target() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from packing_problems import LINES, check, fewest_by_brute_force, fits_by_brute_
 
 from memcompile.passes.packing.bounds import arrays_bound, packing_interval_bound, transformed
 from memcompile.passes.packing.exact import arrange, pack_exactly
-from memcompile.passes.packing.packing import Packing, TileShape, fill_array, group_tiles, pack
+from memcompile.passes.packing.packing import Fill, Packing, TileShape, _insert, fill_array, group_tiles, pack
 from memcompile.passes.packing.patterns import Filling, Knapsack
 from memcompile.passes.packing.shelves import distribute_on_shelves
 
@@ -64,6 +66,31 @@ def test_arranging_one_array_agrees_with_brute_force(tiles: list[tuple[int, int]
     assert (found is not None) == expected
     if fill_array(shapes, [(n, 1) for n in range(len(shapes))], (4, 5)) is not None:
         assert expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=6))
+def test_free_rectangles_are_all_that_cannot_be_larger(tiles: list[tuple[int, int]]) -> None:
+    fill, free_cells = Fill((), ((0, 0, *LINES),), 0), np.ones(LINES, bool)
+    for height, width in tiles:
+        added = _insert(fill, 0, TileShape(height, width, 1, 1), 10)
+        if added is None:
+            break
+        fill = added
+        _, line, output = fill.tiles[-1]
+        free_cells[line : line + height, output : output + width] = False
+    boxes = [
+        (top, left, bottom, right)
+        for top, bottom in itertools.combinations(range(LINES[0] + 1), 2)
+        for left, right in itertools.combinations(range(LINES[1] + 1), 2)
+        if free_cells[top:bottom, left:right].all()
+    ]
+    largest = [
+        box
+        for box in boxes
+        if not any(o != box and o[0] <= box[0] and o[1] <= box[1] and o[2] >= box[2] and o[3] >= box[3] for o in boxes)
+    ]
+    assert fill.free == tuple(sorted((y, x, end - y, side - x) for y, x, end, side in largest))
 
 
 @settings(max_examples=60, deadline=None)
