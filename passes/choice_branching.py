@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,6 @@ INTERVAL_SHARE = 0.8
 """Share of the work left that one interval may take."""
 BISECTION_SHARE = 0.8
 """Share of the work left that the bound may take; the rest is for packing."""
-AT_ONCE = 0.25
-"""Share of the packing effort that choices get for the very interval they were made for, where few pack."""
 WHOLE = 1e-6
 """Distance from a whole number that is the solver's rounding."""
 
@@ -93,9 +91,8 @@ def close_by_branching(
         high = middle
         assert verdict.choices is not None, "an interval is not ruled out by choices"
         proposals.append((middle, verdict.choices))
-        first = replace(effort, packing=AT_ONCE * effort.packing)
         with running(bisection):
-            plan = _packed(table, arrays, middle, verdict.choices, first) or plan
+            plan = _packed(table, arrays, middle, verdict.choices, effort) or plan
     bound = min(low, plan.interval)
     return _pack_shortest(table, arrays, bound, plan, sorted(proposals, key=lambda item: item[0]), effort), bound
 

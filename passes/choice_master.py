@@ -18,12 +18,12 @@ from memcompile.passes import cp_sat
 from memcompile.passes.clock import FOREVER, Clock
 from memcompile.passes.packing import Packing, TileShape, pack
 from memcompile.passes.packing_bounds import arrays_bound
-from memcompile.passes.packing_exact import pack_around_full
+from memcompile.passes.pattern_packing import pack_around_full
 from memcompile.passes.solver import Solver
 from memcompile.passes.window_plan import Choice, PriceTable, WindowPlan, shapes_of
 
 EXACT_ARRAYS = 64
-"""Most arrays over which tiles that share arrays are distributed with CP-SAT."""
+"""Most arrays that tiles which share arrays are packed into by patterns."""
 EXACT_SHAPES = 40
 """Most shapes of such tiles."""
 SPREAD_UNIT = 1 << 16
@@ -41,7 +41,7 @@ class MasterEffort:
 
 
 EFFORTS = {
-    "normal": MasterEffort(0.1, 0.1, (0.0, 0.005, 0.01, 0.02, 0.05, 0.1)),
+    "normal": MasterEffort(0.1, 0.5, (0.0, 0.005, 0.01, 0.02, 0.05, 0.1)),
     "best": MasterEffort(2.0, 5.0, (0.0, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2)),
 }
 
@@ -94,7 +94,7 @@ def _pack_proposals(table: PriceTable, arrays: int, interval: int, effort: Maste
 def pack_few(
     shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, effort: float
 ) -> Packing | None:
-    """First fit, and CP-SAT where few arrays are shared by few kinds of tiles."""
+    """First fit, and patterns where few arrays are shared by few kinds of tiles."""
     packing = pack(shapes, lines, interval, arrays, enough=arrays)
     shared = [shape for shape in shapes if (shape.height, shape.width) != lines]
     full = sum(shape.count for shape in shapes) - sum(shape.count for shape in shared)

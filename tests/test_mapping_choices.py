@@ -17,7 +17,7 @@ from memcompile.passes.choice_master import EFFORTS, ChoiceMaster, choose_togeth
 from memcompile.passes.choice_patterns import ChoiceProgram
 from memcompile.passes.explore_windows import CopyOption, explore_windows
 from memcompile.passes.packing import TileShape, pack
-from memcompile.passes.packing_exact import pack_around_full
+from memcompile.passes.pattern_packing import pack_around_full
 from memcompile.passes.replicate import fewest_arrays
 from memcompile.passes.window_plan import (
     Choice,
