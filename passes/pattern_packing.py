@@ -177,10 +177,8 @@ class _Dive:
 
     def _generate_dearest(self, prices: NDArray[np.float64]) -> bool:
         """Add the pattern that is worth most; False if that is not more than an array, or there are too few arrays."""
-        dearest, _ = self._knapsacks[0].dearest(prices)
-        if float(prices @ self.left) > (self.arrays + TOLERANCE) * dearest:
-            return False
-        fill = pattern_of(self.shapes, self._knapsacks, prices, self.lines)
+        wanted = float(prices @ self.left) / (self.arrays + TOLERANCE)
+        fill = pattern_of(self.shapes, self._knapsacks, prices, self.lines, wanted)
         if fill is None:
             return False
         self._append([pattern_counts(fill, len(prices))], [fill])

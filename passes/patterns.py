@@ -166,7 +166,7 @@ class Knapsack:
             model.add(amounts[shape] == 0).only_enforce_if(~held)
             model.add(cp_sat.LinearExpr.weighted_sum(listed, others) <= limit).only_enforce_if(held)
         model.maximize(cp_sat.LinearExpr.weighted_sum(listed, units[worth].tolist()))
-        solver = Solver(KNAPSACK_LIMIT, linearization_level=1)
+        solver = Solver(KNAPSACK_LIMIT)
         solver.parameters.cp_model_presolve = False  # takes longer than it saves
         running_clock().spend(TERM_WORK * len(worth) * (len(self.limits) + len(conflicts[0])))
         if solver.solve(model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
@@ -263,11 +263,15 @@ def pattern_of(
     knapsacks: Sequence[Knapsack],
     prices: NDArray[np.float64],
     lines: tuple[int, int],
+    wanted: float = 0.0,
 ) -> Fill | None:
-    """A content worth more than an array that can be arranged, from the loosest limits that give one."""
+    """A content worth more than an array that can be arranged, from the loosest limits that give one.
+
+    None as well if no content is worth as much as is ``wanted``.
+    """
     for knapsack in knapsacks:
-        _, content = knapsack.dearest(prices)
-        if float(prices @ content) <= 1 + TOLERANCE:
+        dearest, content = knapsack.dearest(prices)
+        if float(prices @ content) <= 1 + TOLERANCE or dearest < wanted:
             return None
         fill = arranged(shapes, content, lines)
         if fill is None:
