@@ -25,7 +25,7 @@ from memcompile.passes.window_plan import Choice, PriceTable, WindowPlan, shapes
 
 Choices = tuple[tuple[Choice, ...], ...]
 """The choice of each layer, kind by kind."""
-INTERVAL_SHARE = 0.8
+INTERVAL_SHARE = 0.7
 """Share of the work left that one interval may take."""
 BISECTION_SHARE = 0.8
 """Share of the work left that the bound may take; the rest is for packing."""
@@ -48,7 +48,7 @@ class BranchEffort:
     clock: Clock = FOREVER
 
 
-EFFORTS = {"normal": BranchEffort(0.03, 400.0, 16, 1.0), "best": BranchEffort(0.0, 5000.0, 100, 10.0)}
+EFFORTS = {"normal": BranchEffort(0.015, 400.0, 16, 1.0), "best": BranchEffort(0.0, 5000.0, 100, 10.0)}
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ def close_by_branching(
     """A plan at least as good, and a bound at least as high, by two bisections.
 
     The bound is the first interval that whole choices may keep; near it, only half of the work goes
-    into the last steps. Choices that were not ruled out on the way are then packed for intervals
+    into the last steps, and none once the plan is near enough. Choices that were not ruled out on the way are then packed for intervals
     between the bound and the plan's.
     """
     proposals = []
     low, high, left = bound, plan.interval, effort.work
     bisection = effort.clock.part(BISECTION_SHARE)
     while low < high and left > 0 and (high - low > effort.gap / 4 * high or 2 * left > effort.work):
-        if bisection.is_over:
+        if bisection.is_over or plan.interval - low <= effort.gap * plan.interval:
             break
         middle = (low + high) // 2
         with running(bisection.part(INTERVAL_SHARE)) as clock:

@@ -8,6 +8,7 @@ no mapping of the family keeps the interval; a solution is a proposal to pack.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,17 +48,23 @@ EFFORTS = {
 
 
 def choose_together(
-    table: PriceTable, arrays: int, bound: int, plan: WindowPlan, effort: MasterEffort, precision: float = 0.0
+    table: PriceTable,
+    arrays: int,
+    bound: int,
+    plan: WindowPlan,
+    effort: MasterEffort,
+    precision: float = 0.0,
+    failures: float = math.inf,
 ) -> WindowPlan:
-    """A plan at least as good, by bisection down to a share of its interval."""
-    low = bound
-    while plan.interval - low > precision * plan.interval and not effort.clock.is_over:
+    """A plan at least as good, by bisection down to a share of its interval, or until so many in a row found none."""
+    low, failed = bound, 0
+    while plan.interval - low > precision * plan.interval and failed < failures and not effort.clock.is_over:
         middle = (low + plan.interval) // 2
         found = _pack_proposals(table, arrays, middle, effort)
         if found is None:
-            low = middle + 1
+            low, failed = middle + 1, failed + 1
         else:
-            plan = found
+            plan, failed = found, 0
     return plan
 
 

@@ -148,8 +148,12 @@ class Knapsack:
         row = self.heights[high] * self.widths[broad]
         return replace(self, matrix=np.concatenate([self.matrix, row[None]]), limits=(*self.limits, self.limits[-1]))
 
-    def dearest(self, prices: NDArray[np.float64]) -> tuple[float, NDArray[np.int64]]:
-        """An upper limit of the price of any content, and the content found."""
+    def dearest(self, prices: NDArray[np.float64], linearization_level: int = 1) -> tuple[float, NDArray[np.int64]]:
+        """An upper limit of the price of any content, and the content found.
+
+        With level 2 the solver relaxes conflicts as well: few shapes, hard to fit together, take much
+        less time, many shapes a little more.
+        """
         counts = np.zeros(len(prices), np.int64)
         units = np.ceil(np.maximum(prices, 0) * PRICE_UNIT).astype(np.int64)
         worth = np.flatnonzero((units > 0) & (self.most > 0))
@@ -166,7 +170,7 @@ class Knapsack:
             model.add(amounts[shape] == 0).only_enforce_if(~held)
             model.add(cp_sat.LinearExpr.weighted_sum(listed, others) <= limit).only_enforce_if(held)
         model.maximize(cp_sat.LinearExpr.weighted_sum(listed, units[worth].tolist()))
-        solver = Solver(KNAPSACK_LIMIT)
+        solver = Solver(KNAPSACK_LIMIT, linearization_level)
         solver.parameters.cp_model_presolve = False  # takes longer than it saves
         running_clock().spend(TERM_WORK * len(worth) * (len(self.limits) + len(conflicts[0])))
         if solver.solve(model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
@@ -270,7 +274,7 @@ def pattern_of(
     None as well if no content is worth as much as is ``wanted``.
     """
     for knapsack in knapsacks:
-        dearest, content = knapsack.dearest(prices)
+        dearest, content = knapsack.dearest(prices, linearization_level=2)
         if float(prices @ content) <= 1 + TOLERANCE or dearest < wanted:
             return None
         fill = arranged(shapes, content, lines)
