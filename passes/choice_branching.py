@@ -29,6 +29,8 @@ INTERVAL_SHARE = 0.7
 """Share of the work left that one interval may take."""
 BISECTION_SHARE = 0.8
 """Share of the work left that the bound may take; the rest is for packing."""
+NEAR_SHARE = 0.5
+"""Share of the work that is kept for other searches once the plan is near the bound."""
 WHOLE = 1e-6
 """Distance from a whole number that is the solver's rounding."""
 
@@ -69,14 +71,16 @@ def close_by_branching(
     """A plan at least as good, and a bound at least as high, by two bisections.
 
     The bound is the first interval that whole choices may keep; near it, only half of the work goes
-    into the last steps, and none once the plan is near enough. Choices that were not ruled out on the way are then packed for intervals
-    between the bound and the plan's.
+    into the last steps, and half of it is kept once the plan is near, too. Choices that were not
+    ruled out on the way are then packed for intervals between the bound and the plan's.
     """
     proposals = []
     low, high, left = bound, plan.interval, effort.work
     bisection = effort.clock.part(BISECTION_SHARE)
+    granted = bisection.work_left
     while low < high and left > 0 and (high - low > effort.gap / 4 * high or 2 * left > effort.work):
-        if bisection.is_over or plan.interval - low <= effort.gap * plan.interval:
+        near = plan.interval - low <= effort.gap * plan.interval
+        if bisection.is_over or (near and bisection.work_left < NEAR_SHARE * granted):
             break
         middle = (low + high) // 2
         with running(bisection.part(INTERVAL_SHARE)) as clock:

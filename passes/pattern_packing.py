@@ -57,6 +57,8 @@ def pack_around_full(
     left = arrays - sum(count for _, count in fills)
     if left < bool(others):
         return None
+    if not others:
+        return Packing(tuple(fills))
     packed = _packed([shapes[number] for number in others], lines, left, interval, effort)
     if packed is None:
         return None
