@@ -181,8 +181,8 @@ class Knapsack:
         model.maximize(cp_sat.LinearExpr.weighted_sum(listed, units[worth].tolist()))
         running_clock().spend(TERM_WORK * len(worth) * (len(self.limits) + len(conflicts[0])))
         dearest = math.inf
-        for level, limit in limits:
-            solver = Solver(limit, level)
+        for level, effort in limits:
+            solver = Solver(effort, level)
             solver.parameters.cp_model_presolve = False  # takes longer than it saves
             status = solver.solve(model)
             if status not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
