@@ -3,7 +3,7 @@
 Run ``python benchmarks/mapping.py`` for a table, ``--json FILE`` for the same as JSON, ``--only WORD``
 for the rows whose name contains a word, ``--markdown FILE`` for the table of docs/mapping.md. The
 networks are generated here from their published shapes, ``--models`` adds ONNX files; every row is
-deterministic except its seconds.
+deterministic except its seconds, which are those of a processor.
 
 Published figures: P. Yao et al., Nature 577, 641 (2020) (own mapping of the five-layer network);
 J. Rhe et al., VW-SDK, DATE 2022 (steps in one 512 x 512 array, one cell per weight); X. Sun et al.,
