@@ -69,7 +69,7 @@ JOINT_OPTIONS = 8
 EXACT_ARRAYS = 32
 EXACT_TILES = 200
 EXACT_LIMIT = 1.0
-WORK = {"fast": 4.0, "normal": 14.0, "best": math.inf}
+WORK = {"fast": 4.0, "normal": 11.0, "best": math.inf}
 """Work of all searches together, about seconds of a processor."""
 SINGLE_SHARE = 0.25
 """Shares of the work that is left which one search after the other may take."""
@@ -78,7 +78,10 @@ COARSE = 1 / 32
 """Share of the interval that is left to the searches after the first."""
 BRANCH_SHARE = 0.8
 FINE_SHARE = 0.5
+FINE_FAILURES = {"normal": 4, "best": math.inf}
+"""Intervals in a row that may be tried in vain by the last search, which halves what is left each time."""
 PATTERN_SHARE = 0.6
+JOINT_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -245,7 +248,8 @@ class Replicate(Pass):
                 plan, bound = close_by_branching(table, arrays, bound, plan, effort)
         with running(clock.part(FINE_SHARE)) as part:
             nearly = max(bound, math.floor((1 - COARSE) * plan.interval))
-            plan = choose_together(table, arrays, nearly, plan, replace(MASTER_EFFORTS[self.effort], clock=part))
+            master = replace(MASTER_EFFORTS[self.effort], clock=part)
+            plan = choose_together(table, arrays, nearly, plan, master, failures=FINE_FAILURES[self.effort])
         if plan.interval - bound <= gap * plan.interval:
             return plan, bound
         with running(clock.part(PATTERN_SHARE)) as part:
@@ -264,8 +268,9 @@ class Replicate(Pass):
         if self.effort == "fast" or bound == found.interval:
             return found
         options = joint_options(kinds)
-        effort = replace(JOINT_EFFORTS[self.effort], clock=clock)
-        plan = search_jointly(JointProblem(tuple(options), lines, arrays), bound, found.interval, effort)
+        with running(clock.part(JOINT_SHARE)) as part:
+            effort = replace(JOINT_EFFORTS[self.effort], clock=part)
+            plan = search_jointly(JointProblem(tuple(options), lines, arrays), bound, found.interval, effort)
         if plan is None:
             return found
         copies = tuple(replicas_of(item, scheme) for item, scheme in zip(options, plan.schemes, strict=True))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from memcompile.passes.packing.packing import Fill, Packing, TileShape, fill_array
+from memcompile.passes.packing.packing import Fill, Packing, TileShape
 from memcompile.passes.packing.shelves import distribute_on_shelves
 from memcompile.passes.solving import cp_sat
 from memcompile.passes.solving.solver import Solver
@@ -46,39 +46,6 @@ def pack_exactly(
     if fills is None:
         return ExactPacking(None, False)
     return ExactPacking(Packing(tuple((fill, 1) for fill in fills if fill is not None and fill.tiles)), False)
-
-
-def pack_around_full(
-    shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, effort: float
-) -> Packing | None:
-    """Give tiles that fill an array one each, and distribute the others over the rest with CP-SAT.
-
-    The tiles of an array are arranged by the packing heuristic; where it fails, a distribution
-    over arrays with shelves follows. None if no packing was found.
-    """
-    full = [number for number, shape in enumerate(shapes) if (shape.height, shape.width) == lines]
-    others = [number for number in range(len(shapes)) if number not in full]
-    left = arrays - sum(shapes[number].count for number in full)
-    if left < bool(others) or any(shapes[number].load > interval for number in full):
-        return None
-    fills = [(Fill(((number, 0, 0),), (), shapes[number].load), shapes[number].count) for number in full]
-    rest = [shapes[number] for number in others]
-    contents, _ = _distribute(rest, lines, left, interval, effort)
-    if contents is None:
-        return None
-    here = [_arranged(shapes, dict(zip(others, content, strict=True)), lines) for content in contents]
-    if None in here:
-        shelved = distribute_on_shelves(rest, lines, left, interval, effort)
-        if shelved is None:
-            return None
-        here = [replace(fill, tiles=tuple((others[n], y, x) for n, y, x in fill.tiles)) for fill in shelved]
-    return Packing((*fills, *((fill, 1) for fill in here if fill is not None and fill.tiles)))
-
-
-def _arranged(shapes: Sequence[TileShape], content: dict[int, int], lines: tuple[int, int]) -> Fill | None:
-    """Arrange the tiles of one array by the packing heuristic, the highest and widest first."""
-    order = sorted(content, key=lambda number: (-shapes[number].height, -shapes[number].width, number))
-    return fill_array(shapes, [(number, content[number]) for number in order], lines)
 
 
 def _distribute(

@@ -34,8 +34,13 @@ FUNCTIONS = 5
 """Dual feasible functions per direction that limit the content of an array."""
 ARRANGE_LIMIT = 0.05
 """Deterministic time to arrange the tiles of one array where the heuristic does not manage."""
-KNAPSACK_LIMIT = 0.2
-"""Deterministic time for one knapsack; what is not closed by then weakens the bound only."""
+RELAXED_CONFLICTS = (2, 0.2)
+"""Linearisation level that relaxes conflicts too, and deterministic time for one knapsack.
+
+What is not closed by then weakens the bound only.
+"""
+KNAPSACK_LIMITS = ((1, 0.02), RELAXED_CONFLICTS)
+"""Most knapsacks are easy, and solved soonest without relaxed conflicts; hard ones take ten times as long."""
 
 TERM_WORK = 2.5e-6
 """Work of a term of a knapsack's model."""
@@ -148,8 +153,16 @@ class Knapsack:
         row = self.heights[high] * self.widths[broad]
         return replace(self, matrix=np.concatenate([self.matrix, row[None]]), limits=(*self.limits, self.limits[-1]))
 
-    def dearest(self, prices: NDArray[np.float64]) -> tuple[float, NDArray[np.int64]]:
-        """An upper limit of the price of any content, and the content found."""
+    def dearest(
+        self, prices: NDArray[np.float64], limits: Sequence[tuple[int, float]] = KNAPSACK_LIMITS
+    ) -> tuple[float, NDArray[np.int64]]:
+        """An upper limit of the price of any content, and the content found.
+
+        Parameters
+        ----------
+        limits
+            Linearisation levels of the solver with their deterministic time, until one closes the gap.
+        """
         counts = np.zeros(len(prices), np.int64)
         units = np.ceil(np.maximum(prices, 0) * PRICE_UNIT).astype(np.int64)
         worth = np.flatnonzero((units > 0) & (self.most > 0))
@@ -166,13 +179,22 @@ class Knapsack:
             model.add(amounts[shape] == 0).only_enforce_if(~held)
             model.add(cp_sat.LinearExpr.weighted_sum(listed, others) <= limit).only_enforce_if(held)
         model.maximize(cp_sat.LinearExpr.weighted_sum(listed, units[worth].tolist()))
-        solver = Solver(KNAPSACK_LIMIT, linearization_level=1)
-        solver.parameters.cp_model_presolve = False  # takes longer than it saves
         running_clock().spend(TERM_WORK * len(worth) * (len(self.limits) + len(conflicts[0])))
-        if solver.solve(model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
-            return math.inf, counts
-        counts[worth] = [solver.value(amount) for amount in listed]
-        return solver.best_objective_bound / PRICE_UNIT, counts
+        dearest = math.inf
+        for level, effort in limits:
+            solver = Solver(effort, level)
+            solver.parameters.cp_model_presolve = False  # takes longer than it saves
+            status = solver.solve(model)
+            if status not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
+                continue
+            dearest = min(dearest, solver.best_objective_bound / PRICE_UNIT)
+            found = np.zeros(len(prices), np.int64)
+            found[worth] = [solver.value(amount) for amount in listed]
+            if prices @ found > prices @ counts:
+                counts = found
+            if status == cp_sat.OPTIMAL:
+                break
+        return dearest, counts
 
     def _conflicts_among(self, worth: NDArray[np.int64]) -> tuple[list[int], list[list[int]], list[int]]:
         """Shape, sizes and limit of each conflict between some shapes."""
@@ -263,11 +285,15 @@ def pattern_of(
     knapsacks: Sequence[Knapsack],
     prices: NDArray[np.float64],
     lines: tuple[int, int],
+    wanted: float = 0.0,
 ) -> Fill | None:
-    """A content worth more than an array that can be arranged, from the loosest limits that give one."""
+    """A content worth more than an array that can be arranged, from the loosest limits that give one.
+
+    None as well if no content is worth as much as is ``wanted``.
+    """
     for knapsack in knapsacks:
-        _, content = knapsack.dearest(prices)
-        if float(prices @ content) <= 1 + TOLERANCE:
+        dearest, content = knapsack.dearest(prices, (RELAXED_CONFLICTS,))
+        if float(prices @ content) <= 1 + TOLERANCE or dearest < wanted:
             return None
         fill = arranged(shapes, content, lines)
         if fill is None:

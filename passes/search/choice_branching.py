@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,12 @@ from memcompile.passes.solving.clock import FOREVER, Clock, running
 
 Choices = tuple[tuple[Choice, ...], ...]
 """The choice of each layer, kind by kind."""
-INTERVAL_SHARE = 0.8
+INTERVAL_SHARE = 0.7
 """Share of the work left that one interval may take."""
 BISECTION_SHARE = 0.8
 """Share of the work left that the bound may take; the rest is for packing."""
-AT_ONCE = 0.25
-"""Share of the packing effort that choices get for the very interval they were made for, where few pack."""
+NEAR_SHARE = 0.5
+"""Share of the work that is kept for other searches once the plan is near the bound."""
 WHOLE = 1e-6
 """Distance from a whole number that is the solver's rounding."""
 
@@ -50,7 +50,7 @@ class BranchEffort:
     clock: Clock = FOREVER
 
 
-EFFORTS = {"normal": BranchEffort(0.03, 400.0, 16, 1.0), "best": BranchEffort(0.0, 5000.0, 100, 10.0)}
+EFFORTS = {"normal": BranchEffort(0.015, 400.0, 16, 1.0), "best": BranchEffort(0.0, 5000.0, 100, 10.0)}
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,16 @@ def close_by_branching(
     """A plan at least as good, and a bound at least as high, by two bisections.
 
     The bound is the first interval that whole choices may keep; near it, only half of the work goes
-    into the last steps. Choices that were not ruled out on the way are then packed for intervals
-    between the bound and the plan's.
+    into the last steps, and half of it is kept once the plan is near, too. Choices that were not
+    ruled out on the way are then packed for intervals between the bound and the plan's.
     """
     proposals = []
     low, high, left = bound, plan.interval, effort.work
     bisection = effort.clock.part(BISECTION_SHARE)
+    granted = bisection.work_left
     while low < high and left > 0 and (high - low > effort.gap / 4 * high or 2 * left > effort.work):
-        if bisection.is_over:
+        near = plan.interval - low <= effort.gap * plan.interval
+        if bisection.is_over or (near and bisection.work_left < NEAR_SHARE * granted):
             break
         middle = (low + high) // 2
         with running(bisection.part(INTERVAL_SHARE)) as clock:
@@ -93,9 +95,8 @@ def close_by_branching(
         high = middle
         assert verdict.choices is not None, "an interval is not ruled out by choices"
         proposals.append((middle, verdict.choices))
-        first = replace(effort, packing=AT_ONCE * effort.packing)
         with running(bisection):
-            plan = _packed(table, arrays, middle, verdict.choices, first) or plan
+            plan = _packed(table, arrays, middle, verdict.choices, effort) or plan
     bound = min(low, plan.interval)
     return _pack_shortest(table, arrays, bound, plan, sorted(proposals, key=lambda item: item[0]), effort), bound
 

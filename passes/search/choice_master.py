@@ -8,6 +8,7 @@ no mapping of the family keeps the interval; a solution is a proposal to pack.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.passes.packing.bounds import arrays_bound
-from memcompile.passes.packing.exact import pack_around_full
 from memcompile.passes.packing.packing import Packing, TileShape, pack
+from memcompile.passes.packing.pattern_packing import pack_around_full
 from memcompile.passes.search.window_plan import Choice, PriceTable, WindowPlan, shapes_of
 from memcompile.passes.solving import cp_sat
 from memcompile.passes.solving.clock import FOREVER, Clock
 from memcompile.passes.solving.solver import Solver
 
 EXACT_ARRAYS = 64
-"""Most arrays over which tiles that share arrays are distributed with CP-SAT."""
+"""Most arrays that tiles which share arrays are packed into by patterns."""
 EXACT_SHAPES = 40
 """Most shapes of such tiles."""
 SPREAD_UNIT = 1 << 16
@@ -41,23 +42,29 @@ class MasterEffort:
 
 
 EFFORTS = {
-    "normal": MasterEffort(0.1, 0.1, (0.0, 0.005, 0.01, 0.02, 0.05, 0.1)),
+    "normal": MasterEffort(0.1, 0.5, (0.0, 0.005, 0.01, 0.02, 0.05, 0.1)),
     "best": MasterEffort(2.0, 5.0, (0.0, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2)),
 }
 
 
 def choose_together(
-    table: PriceTable, arrays: int, bound: int, plan: WindowPlan, effort: MasterEffort, precision: float = 0.0
+    table: PriceTable,
+    arrays: int,
+    bound: int,
+    plan: WindowPlan,
+    effort: MasterEffort,
+    precision: float = 0.0,
+    failures: float = math.inf,
 ) -> WindowPlan:
-    """A plan at least as good, by bisection down to a share of its interval."""
-    low = bound
-    while plan.interval - low > precision * plan.interval and not effort.clock.is_over:
+    """A plan at least as good, by bisection down to a share of its interval, or until so many in a row found none."""
+    low, failed = bound, 0
+    while plan.interval - low > precision * plan.interval and failed < failures and not effort.clock.is_over:
         middle = (low + plan.interval) // 2
         found = _pack_proposals(table, arrays, middle, effort)
         if found is None:
-            low = middle + 1
+            low, failed = middle + 1, failed + 1
         else:
-            plan = found
+            plan, failed = found, 0
     return plan
 
 
@@ -94,7 +101,7 @@ def _pack_proposals(table: PriceTable, arrays: int, interval: int, effort: Maste
 def pack_few(
     shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, effort: float
 ) -> Packing | None:
-    """First fit, and CP-SAT where few arrays are shared by few kinds of tiles."""
+    """First fit, and patterns where few arrays are shared by few kinds of tiles."""
     packing = pack(shapes, lines, interval, arrays, enough=arrays)
     shared = [shape for shape in shapes if (shape.height, shape.width) != lines]
     full = sum(shape.count for shape in shapes) - sum(shape.count for shape in shared)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from packing_problems import (
     LINES,
     MOST_TILES,
@@ -19,12 +22,13 @@ from packing_problems import (
 )
 
 from memcompile.ir.geometry import Geometry
-from memcompile.passes.packing.exact import pack_around_full
+from memcompile.passes.packing import pattern_packing
 from memcompile.passes.packing.packing import TileShape, pack
-from memcompile.passes.search import choice_patterns
+from memcompile.passes.packing.pattern_packing import pack_around_full
+from memcompile.passes.search import choice_master, choice_patterns
 from memcompile.passes.search.choice_branching import EFFORTS as BRANCH_EFFORTS
 from memcompile.passes.search.choice_branching import branch, close_by_branching
-from memcompile.passes.search.choice_master import EFFORTS, ChoiceMaster, choose_together, raise_bound
+from memcompile.passes.search.choice_master import EFFORTS, ChoiceMaster, MasterEffort, choose_together, raise_bound
 from memcompile.passes.search.choice_patterns import ChoiceProgram
 from memcompile.passes.search.window_plan import (
     Choice,
@@ -101,6 +105,40 @@ def test_packing_around_full_tiles_is_valid(shapes: list[TileShape], full: int, 
     assert pack_around_full(shapes, LINES, full - 1, interval, 1.0) is None
 
 
+@settings(max_examples=100, deadline=None)
+@given(shape_lists, st.integers(1, 8), st.integers(10, 30))
+def test_packing_by_patterns_is_valid_in_any_number_of_arrays(
+    shapes: list[TileShape], arrays: int, interval: int
+) -> None:
+    packing = pack_around_full(shapes, LINES, arrays, interval, 1.0)
+    if packing is None:
+        assert arrays < sum(shape.count for shape in shapes)
+        return
+    assert packing.arrays <= arrays
+    check(packing, shapes, LINES, interval)
+    tiles = [replace(shape, count=1) for shape in shapes for _ in range(shape.count)]
+    if len(tiles) <= MOST_TILES:
+        assert fewest_by_brute_force(tiles, LINES, interval) <= packing.arrays
+
+
+def test_a_dive_that_fails_leaves_the_next_one_all_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first dive fills some arrays, then gives up; the second one begins anew."""
+    keep, dives = pattern_packing._Dive._keep, []
+
+    def keep_once(dive: pattern_packing._Dive, amounts: NDArray[np.float64], most_at_once: int) -> None:
+        keep(dive, amounts, most_at_once)
+        dives.append(most_at_once)
+        if len(dives) == 1:
+            dive.left = dive.left + 100  # more than the arrays at hand hold
+
+    monkeypatch.setattr(pattern_packing._Dive, "_keep", keep_once)
+    shapes = [TileShape(4, 5, 4, 9), TileShape(4, 3, 3, 8), TileShape(4, 2, 2, 7)]
+    packing = pack_around_full(shapes, LINES, 12, 9, 1.0)
+    assert dives[-1] == 1
+    assert packing is not None
+    check(packing, shapes, LINES, 9)
+
+
 def depthwise_beside_full_tiles() -> list[LayerKind]:
     """Depthwise kernels of nine rows, and pointwise ones that fill sixteen rows and all columns."""
     lines = (16, 128)
@@ -143,10 +181,28 @@ def test_light_and_heavy_tiles_share_arrays_where_first_fit_sorts_them() -> None
     light = [(9, 2, 9, 384), (9, 2, 36, 704), (9, 2, 144, 32), (12, 4, 72, 64), (15, 4, 288, 16), (16, 4, 1, 16)]
     heavy = [(16, 8, 144, 32), (16, 8, 576, 8), (11, 16, 2304, 1), (16, 16, 2304, 1), (16, 64, 576, 3)]
     shapes = [TileShape(*item) for item in (*light, *heavy, (16, 64, 1152, 1), (16, 128, 5, 3))]
+    # 2,480 steps a array are 99.9 % of those of 26 arrays; three arrays are full.
+    steps = sum(shape.load * shape.count for shape in shapes[:-1])
     assert pack(shapes, (16, 128), 2_700, 29) is None
-    packing = pack_around_full(shapes, (16, 128), 29, 2_700, 1.0)
-    assert packing is not None
-    check(packing, shapes, (16, 128), 2_700)
+    for interval in (2_700, 2_492):
+        assert steps <= 26 * interval
+        packing = pack_around_full(shapes, (16, 128), 29, interval, 1.0)
+        assert packing is not None
+        check(packing, shapes, (16, 128), interval)
+    assert pack_around_full(shapes, (16, 128), 29, steps // 26 - 1, 1.0) is None
+
+
+def test_the_last_search_gives_up_after_a_number_of_intervals_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def in_vain(table: PriceTable, arrays: int, interval: int, effort: MasterEffort) -> None:
+        tried.append(interval)
+
+    monkeypatch.setattr(choice_master, "_pack_proposals", in_vain)
+    kinds = depthwise_beside_full_tiles()
+    table, single = PriceTable(kinds, (16, 128)), single_plan(kinds, (16, 128))
+    assert choose_together(table, 10, 1, single, EFFORTS["normal"], failures=3) is single
+    assert len(tried) == 3
 
 
 @pytest.mark.parametrize("idle", [0.0, 0.1])

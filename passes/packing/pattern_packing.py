@@ -1,0 +1,199 @@
+"""Packs few kinds of tiles into a given number of arrays by column generation and diving.
+
+Arrays are alike, so a search that asks of each array what it holds meets every solution many times
+over. Here the unknowns are how many arrays get each *pattern* (:mod:`memcompile.passes.packing.patterns`).
+Taken in parts that is a linear programme; patterns it takes whole are kept, then one of those it
+takes most of, and it is solved again for the tiles and arrays that are left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.passes.packing.packing import Fill, Packing, TileShape
+from memcompile.passes.packing.patterns import (
+    TOLERANCE,
+    Knapsack,
+    arranged,
+    greedy_patterns,
+    pattern_counts,
+    pattern_of,
+)
+from memcompile.passes.solving.clock import Clock, running, running_clock
+
+ROUND_WORK = 0.003
+"""Work of a round of pattern generation, whatever its size."""
+ARRANGE_WORK = 2e-5
+"""Work of arranging a tile of a pattern."""
+SLACK = 0.95
+"""Share of the arrays at hand with which the programme may do before better patterns are not sought any more."""
+WHOLE = 1e-6
+"""Distance from a whole number that is the solver's rounding."""
+
+
+def pack_around_full(
+    shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, effort: float
+) -> Packing | None:
+    """Give tiles that fill an array one each, and pack the others by patterns; None if no packing was found.
+
+    Parameters
+    ----------
+    interval
+        Most steps of an array.
+    effort
+        Limit in counted work, about seconds of a processor.
+    """
+    if any(shape.load > interval for shape in shapes):
+        return None
+    full = [number for number, shape in enumerate(shapes) if (shape.height, shape.width) == lines]
+    others = [number for number in range(len(shapes)) if number not in full]
+    fills = [(Fill(((number, 0, 0),), (), shapes[number].load), shapes[number].count) for number in full]
+    left = arrays - sum(count for _, count in fills)
+    if left < bool(others):
+        return None
+    if not others:
+        return Packing(tuple(fills))
+    packed = _packed([shapes[number] for number in others], lines, left, interval, effort)
+    if packed is None:
+        return None
+    own = (replace(fill, tiles=tuple((others[n], line, output) for n, line, output in fill.tiles)) for fill in packed)
+    return Packing((*fills, *((fill, 1) for fill in own)))
+
+
+def _packed(
+    shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, effort: float
+) -> list[Fill] | None:
+    """What each array holds, of so many at most."""
+    with running(Clock.after(math.inf, effort)) as clock:
+        root = _Dive(shapes, lines, arrays, interval)
+        amounts = root.solve(clock)
+        if amounts is None:
+            return None
+        for most_at_once in (arrays, 1):
+            fills = copy(root).fill(amounts, most_at_once, clock)
+            if fills is not None:
+                return fills
+    return None
+
+
+class _Dive:
+    """Arrays that are filled for good, and the programme of what is left.
+
+    ``left``, int64 [shapes], are the tiles to be packed. ``patterns``, int64 [patterns, shapes], hold
+    no more than that, and ``drawings`` say where their tiles lie.
+    """
+
+    def __init__(self, shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int) -> None:
+        self.shapes, self.lines, self.arrays = shapes, lines, arrays
+        self.left = np.array([shape.count for shape in shapes], np.int64)
+        self.fills: list[Fill] = []
+        sizes = np.array([(shape.height, shape.width, shape.load) for shape in shapes], np.int64).reshape(-1, 3)
+        self._knapsacks = [Knapsack.of(sizes, lines, interval, self.left, own_lines) for own_lines in (False, True)]
+        self._patterns = np.zeros((0, len(shapes)), np.int64)
+        self._drawings: list[Fill] = []
+        self._add([np.where(np.arange(len(shapes)) == n, self._knapsacks[1].most, 0) for n in range(len(shapes))])
+
+    def fill(self, amounts: NDArray[np.float64], most_at_once: int, clock: Clock) -> list[Fill] | None:
+        """What each array holds, so many fixed at a time; None if the arrays do not suffice."""
+        while self.left.any():
+            self._keep(amounts, most_at_once)
+            if not self.left.any():
+                break
+            solved = self.solve(clock)
+            if solved is None:
+                return None
+            amounts = solved
+        return self.fills
+
+    def solve(self, clock: Clock) -> NDArray[np.float64] | None:
+        """Arrays of each pattern, in parts, that hold what is left; None if there are too few arrays."""
+        found = None
+        while not clock.is_over:
+            solved = self._solve()
+            if solved is None:
+                return found
+            value, prices, amounts = solved
+            if value <= self.arrays + TOLERANCE:
+                found = amounts
+                if value <= SLACK * self.arrays or not self._generate_greedily(prices):
+                    return found
+            elif not self._generate_greedily(prices) and not self._generate_dearest(prices):
+                return None
+        return found
+
+    def _keep(self, amounts: NDArray[np.float64], most_at_once: int) -> None:
+        """Fill arrays for good: as many as take a pattern whole, or one with the pattern most of which is taken."""
+        whole = np.floor(amounts + WHOLE).astype(np.int64)
+        if not whole.any():
+            whole[np.argmax(np.round(amounts, 6))] = 1
+        chosen = np.repeat(np.arange(len(whole)), whole)[np.argsort(-np.repeat(amounts, whole), kind="stable")]
+        for number in chosen[:most_at_once].tolist():
+            self._fill(number)
+        self._knapsacks = [replace(item, most=np.minimum(item.most, self.left)) for item in self._knapsacks]
+        patterns, drawings = np.minimum(self._patterns, self.left), self._drawings
+        _, first = np.unique(patterns, axis=0, return_index=True)
+        kept = [number for number in sorted(first.tolist()) if patterns[number].any()]
+        self._patterns, self._drawings = patterns[kept], [drawings[number] for number in kept]
+
+    def _fill(self, number: int) -> None:
+        """Fill one array with what is wanted of a pattern."""
+        wanted = np.minimum(self._patterns[number], self.left)
+        if not wanted.any():
+            return
+        self.left = self.left - wanted  # copies share arrays
+        self.arrays -= 1
+        tiles = []
+        for tile in self._drawings[number].tiles:
+            if wanted[tile[0]]:
+                wanted[tile[0]] -= 1
+                tiles.append(tile)
+        fill = Fill(tuple(tiles), (), sum(self.shapes[tile[0]].load for tile in tiles))
+        self.fills = [*self.fills, fill]
+
+    def _solve(self) -> tuple[float, NDArray[np.float64], NDArray[np.float64]] | None:
+        """Arrays in all, the price of each shape, and the arrays of each pattern."""
+        # Imported here, because it takes time that other networks need not wait for.
+        from scipy.optimize import linprog  # noqa: PLC0415
+
+        running_clock().spend(ROUND_WORK)
+        solution = linprog(
+            np.ones(len(self._patterns)),
+            A_ub=-self._patterns.T.astype(np.float64),
+            b_ub=-self.left.astype(np.float64),
+            method="highs",
+            options={"time_limit": running_clock().seconds_left},
+        )
+        if solution.x is None:
+            return None
+        return float(solution.fun), -solution.ineqlin.marginals, solution.x
+
+    def _generate_greedily(self, prices: NDArray[np.float64]) -> bool:
+        """Add patterns worth more than an array from a greedy rule; False if it finds none."""
+        return any(self._add(greedy_patterns(knapsack, prices)) for knapsack in self._knapsacks)
+
+    def _generate_dearest(self, prices: NDArray[np.float64]) -> bool:
+        """Add the pattern that is worth most; False if that is not more than an array, or there are too few arrays."""
+        wanted = float(prices @ self.left) / (self.arrays + TOLERANCE)
+        fill = pattern_of(self.shapes, self._knapsacks, prices, self.lines, wanted)
+        if fill is None:
+            return False
+        self._append([pattern_counts(fill, len(prices))], [fill])
+        return True
+
+    def _add(self, contents: Sequence[NDArray[np.int64]]) -> bool:
+        """Add those contents that can be arranged; False if there are none."""
+        running_clock().spend(ARRANGE_WORK * sum(int(content.sum()) for content in contents))
+        drawings = [arranged(self.shapes, content, self.lines) for content in contents]
+        found = [(content, fill) for content, fill in zip(contents, drawings, strict=True) if fill is not None]
+        self._append([content for content, _ in found], [fill for _, fill in found])
+        return bool(found)
+
+    def _append(self, contents: Sequence[NDArray[np.int64]], drawings: Sequence[Fill]) -> None:
+        self._patterns = np.concatenate([self._patterns, np.array(contents, np.int64).reshape(-1, len(self.shapes))])
+        self._drawings = [*self._drawings, *drawings]
