@@ -72,7 +72,7 @@ def _number(value: float) -> str:
 
 @dataclass(frozen=True)
 class CompileAdvice:
-    """What to do after a program was compiled.
+    """Next steps after a program was compiled.
 
     ``arguments`` are the words that the command was called with.
     """
@@ -87,7 +87,7 @@ class CompileAdvice:
         return command_line(["run", self.path, *self.options.words()])
 
     def lines(self, facts: Facts, dataset: Dataset, objective: str) -> Iterator[str]:
-        """What helps where noisy devices cost more than a point of accuracy."""
+        """Lines of advice where noisy devices cost more than a point of accuracy."""
         accuracy = facts["accuracy"]
         if accuracy is None or accuracy["ideal"] - accuracy["emulated_mean"] < LOSS_WORTH_A_WORD:
             return

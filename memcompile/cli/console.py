@@ -1,4 +1,4 @@
-"""What all commands share: options about data, output, and progress bars."""
+"""Shared parts of all commands: options about data, output, and progress bars."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def _facts(
 
 
 def step_facts(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
-    """What became of each step on held-back images."""
+    """Facts of each step's result on held-back images."""
     return [asdict(step) for step in steps]
 
 
