@@ -73,7 +73,7 @@ def _to_uint8(levels: NDArray[np.int64], peak: int) -> NDArray[np.uint8]:
 def classifies_digits(
     inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64], batching: Batching, classify: Classify
 ) -> bool:
-    """Whether a network classifies digits: it has ten scores a sample, and they agree with the labels.
+    """Return True if a network classifies digits: it has ten scores a sample, and they agree with the labels.
 
     Parameters
     ----------

@@ -103,14 +103,14 @@ def _reading(path: Path, what: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ArrayHeader:
-    """What an archive declares about one of its arrays."""
+    """Shape and type that an archive declares for one of its arrays."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
     @property
     def is_numeric(self) -> bool:
-        """Whether the values are numbers or booleans."""
+        """True if the values are numbers or booleans."""
         return self.dtype.kind in "biuf"
 
     def __str__(self) -> str:

@@ -48,10 +48,10 @@ CALIBRATION_SAMPLES = 512
 """The most samples that calibration gets."""
 
 GENERATED_SAMPLES = 8
-"""How many samples are made up where no data is given."""
+"""Number of samples that are generated where no data is given."""
 
 GENERATED_BYTES = 2**30
-"""How much memory made-up samples may take, at 8 bytes a value."""
+"""Largest memory of generated samples, in bytes, at 8 bytes a value."""
 
 Part = Literal["test", "train"]
 Data = Path | str | Mapping[str, NDArray[Any]] | None
@@ -97,7 +97,7 @@ class Dataset(Described):
 
     @property
     def batching(self) -> Batching:
-        """Where samples lie in the arrays."""
+        """Axes of the arrays along which samples lie."""
         return self.layout or Batching(dict.fromkeys(self.inputs, 0))
 
     @property
@@ -367,7 +367,7 @@ def _choose_arrays(path: Path, headers: Mapping[str, ArrayHeader], inputs: Mappi
 
 
 def _is_run(header: ArrayHeader, wanted: TensorType) -> bool:
-    """Whether an array has the shape of an input, or is a stack of such."""
+    """Return True if an array has the shape of an input, or is a stack of such."""
     rank = len(wanted.shape)
     sizes = header.shape[len(header.shape) - rank :]
     fits = all(need in (None, size) for size, need in zip(sizes, wanted.shape, strict=False))
@@ -418,7 +418,7 @@ def _training_part(directory: Path, inputs: Mapping[str, TensorType]) -> Dataset
 
 
 def has_training_part(directory: Path) -> bool:
-    """Whether a directory in a published format holds the training images, too."""
+    """Return True if a directory in a published format holds the training images, too."""
     names = [f"data_batch_{number}{end}" for number in range(1, 6) for end in ("", ".bin")]
     return bool(find_idx(directory, "train", "images")) or any((directory / name).is_file() for name in names)
 
