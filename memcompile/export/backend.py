@@ -99,7 +99,7 @@ class IdealBackend(Backend):
 
     @classmethod
     def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> bool:
-        """Whether onnxruntime, and so memcompile, can run the model."""
+        """Return True if onnxruntime, and so memcompile, can run the model."""
         try:
             model_in_memory(model, _name(model))
         except ModelError:

@@ -135,7 +135,7 @@ class _RowTiles:
     rounding: NDArray[np.float64]
     elements: NDArray[np.int64]
     alone: bool
-    """Whether it is one tile in one matrix of one copy: a plain matrix, which multiplies faster."""
+    """True if it is one tile in one matrix of one replica: a plain matrix, which multiplies faster."""
 
     def shown(self, array: NDArray[Any]) -> NDArray[Any]:
         """An array of the tiles, without the axes of copies, row tiles and matrices if there is one tile."""
@@ -219,7 +219,7 @@ class _LayerModel:
         return add.reshape(f"{name}/flat", value, (-1, 1, math.prod(sizes)))
 
     def _applied(self, value: str) -> str:
-        """What drives the lines in each phase, [images, phases, elements]; all at once on perfect hardware."""
+        """Drive of the lines in each phase, [images, phases, elements]; all phases at once on perfect hardware."""
         add, name, quantizer = self.builder, self.layer.name, self.layer.quantizer
         if isinstance(quantizer, InputQuantizer) and not self.exact:
             value = self._digits(value, quantizer)
@@ -274,7 +274,7 @@ class _LayerModel:
         return add.node("MatMul", f"{prefix}/subtract_pairs", [codes, add.constant(f"{prefix}/pair_counts", counts)])
 
     def _windows(self, prefix: str, copies: _Copies, tiles: _RowTiles) -> str:
-        """Where windows begin in flat images, in a shape that goes with that of the tiles."""
+        """First elements of windows in flat images, in a shape that broadcasts with that of the tiles."""
         starts, _ = _elements(copies, self.padding, self.layer)
         return self.builder.constant(f"{prefix}/windows", tiles.shown(starts[:, None, None, :, None]))
 
@@ -443,7 +443,7 @@ def _padding(layer: MappedLayer, copies: Sequence[_Copies]) -> list[tuple[int, i
 def _elements(
     copies: _Copies, padding: Sequence[tuple[int, int]], layer: MappedLayer
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where windows read in padded, flattened images.
+    """Elements that windows read in padded, flattened images.
 
     Returns
     -------
