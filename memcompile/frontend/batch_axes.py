@@ -39,7 +39,7 @@ _MADE_UP_NAME = re.compile(r"unk_.*|.*dynamic.*dim.*|.*_dim_\d+|dim\d+|[sudx]\d+
 
 @dataclass(frozen=True)
 class Found:
-    """Where the samples lie, and the inputs' types with all sizes fixed but those of a free batch.
+    """Sample axes of a model, and its inputs' types with all sizes fixed but that of a free batch.
 
     ``assumed`` are inputs some of whose sizes were assumed.
     """
@@ -88,7 +88,7 @@ def find_batching(file: ModelFile, inputs: Mapping[str, TensorType], data: Mappi
 
 
 def _found(attempts: Sequence[Attempt], answer: Any, file: ModelFile, inputs: Mapping[str, TensorType]) -> Found:
-    """What the search found; the most likely layout where the model could not be run at all."""
+    """Result of the search; the most likely layout where the model could not be run at all."""
     number, rung, size, outputs = answer or (0, 0, attempts[0].candidate.size, {})
     candidate, shapes = attempts[number].candidate, attempts[number].shapes[rung]
     kinds = {
@@ -173,7 +173,7 @@ def _guessed(inputs: Mapping[str, TensorType], names: Mapping[str, list[str]]) -
 
 
 def _fits(candidate: Candidate, inputs: Mapping[str, TensorType], data: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether data have the layout of a candidate; images may have one of their own."""
+    """Return True if data have the layout of a candidate; images may have one of their own."""
     counts = set()
     for name, array in data.items():
         axis, wanted = candidate.axes[name], inputs[name].shape

@@ -46,7 +46,7 @@ class Candidate:
 
     @property
     def whole(self) -> bool:
-        """Whether a run is one sample."""
+        """True if a run is one sample."""
         return all(axis is None for axis in self.axes.values())
 
 
@@ -134,7 +134,7 @@ class _Trial:
 
     @property
     def is_small(self) -> bool:
-        """Whether the inputs of a run hold few enough values to be tried."""
+        """True if the inputs of a run hold few enough values to be tried."""
         values = [math.prod(SAMPLES if size is None else size for size in shape) for shape in self.shapes.values()]
         return sum(values) <= MOST_VALUES
 
@@ -337,7 +337,7 @@ def _change_of_others(change: NDArray[np.float64], axis: int, sample: int, sampl
 
 
 def _is_made_of(whole: NDArray[Any], parts: Sequence[NDArray[Any]], axis: int, tolerance: float) -> bool:
-    """Whether a result is its parts joined along an axis."""
+    """Return True if a result is its parts joined along an axis."""
     if any(part.ndim != whole.ndim for part in parts):
         return False
     rest = {(*part.shape[:axis], *part.shape[axis + 1 :]) for part in parts}
@@ -345,7 +345,7 @@ def _is_made_of(whole: NDArray[Any], parts: Sequence[NDArray[Any]], axis: int, t
 
 
 def _is_alike(whole: NDArray[Any], other: NDArray[Any], tolerance: float) -> bool:
-    """Whether two results are the same up to a share of the largest number."""
+    """Return True if two results are the same up to a share of the largest number."""
     if whole.shape != other.shape or whole.dtype.kind not in "biuf":
         return whole.shape == other.shape
     old, new = (np.nan_to_num(each.astype(np.float64)) for each in (whole, other))

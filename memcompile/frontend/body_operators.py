@@ -135,7 +135,7 @@ def _operands(operator: OnnxNode, shapes: Sizes) -> tuple[Shape, ...]:
 
 
 def _times(node: onnx.NodeProto, constants: Sequence[onnx.TensorProto], shapes: Sizes) -> int:
-    """How often a body is run, where that is static."""
+    """Iterations of a body where their number is static, else 1."""
     if node.op_type == "Loop":
         count = next(
             (tensor for tensor in constants if tensor.name == node.input[0] and not is_elsewhere(tensor)), None

@@ -24,7 +24,7 @@ def _is_if(node: onnx.NodeProto) -> bool:
 
 
 def has_branches(model: onnx.ModelProto) -> bool:
-    """Whether there is an If among the operators of the main graph."""
+    """Return True if there is an If among the operators of the main graph."""
     return any(_is_if(node) for node in model.graph.node)
 
 
@@ -72,7 +72,7 @@ def _static_sizes(
     sizes: Sizes,
     open_sizes: dict[str, list[int | None]],
 ) -> NDArray[np.int64] | None:
-    """What a Shape, or a Gather from one, gives if the sizes it gives are static; a Shape with free ones is noted."""
+    """Static result of a Shape or of a Gather from one, else None; a Shape with free sizes is noted."""
     if node.domain or not node.input:
         return None
     attributes = {item.name: item.i for item in node.attribute}

@@ -206,7 +206,7 @@ def model_in_memory(model: onnx.ModelProto, name: str) -> ModelFile:
 
 
 def _input_types(model: onnx.ModelProto, weights: Weights, where: Path | str) -> list[list[Any]]:
-    """What a caller must feed, as onnxruntime sees it: name, type and shape of each input."""
+    """Name, type and shape of each input that a caller must feed, as onnxruntime sees it."""
     try:
         session = open_model(model, weights, once=True)
     except Exception as error:  # onnxruntime's exceptions have no common base class

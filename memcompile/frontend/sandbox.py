@@ -34,7 +34,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Limits:
-    """What the import of a model may take.
+    """Time and memory that the import of a model may take.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class WorkError(Exception):
 
 
 class _Process:
-    """What is known of this process."""
+    """State of the sandbox in this process."""
 
     def __init__(self) -> None:
         self.may_fork = False
@@ -110,7 +110,7 @@ def run_guarded(work: Callable[..., Any], arguments: tuple[Any, ...], limits: Li
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a library's exception tells of memory it did not get; there is no class for it."""
+    """Return True if a library's exception reports a failed allocation; there is no class for it."""
     text = str(error).lower()
     return any(sign in text for sign in ("failed to allocate memory", "bad_alloc", "bad allocation"))
 

@@ -33,7 +33,7 @@ class FileStamp:
 
     @property
     def holds(self) -> bool:
-        """Whether the file is there and has not changed."""
+        """True if the file is there and has not changed."""
         return bool(self.facts) and self == FileStamp.of(self.path)
 
 
@@ -66,7 +66,7 @@ class Weights:
 
     @property
     def in_place(self) -> bool:
-        """Whether onnxruntime can read the arrays where they are: all files are there and have not changed."""
+        """True if onnxruntime can read the arrays where they are: all files are there and have not changed."""
         return self.folder is not None and all(file.holds for file in self.files)
 
 

@@ -1,4 +1,4 @@
-"""What is checked of a model before anything believes it: functions, validity, NaN."""
+"""Checks of a model before it is trusted: functions, validity, NaN."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def parse(data: bytes, path: Path) -> onnx.ModelProto:
 
 
 def is_elsewhere(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor's values are not in the model."""
+    """Return True if a tensor's values are not in the model."""
     return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
 
 
@@ -153,7 +153,7 @@ def _domain(domain: str) -> str:
 
 
 def validity_doubt(model: onnx.ModelProto) -> str | None:
-    """What ``onnx.checker`` has against a model; None if nothing.
+    """Objection of ``onnx.checker`` to a model; None if there is none.
 
     Only a reason to give where onnxruntime refuses the model, too: onnxruntime runs models that the checker refuses.
 
@@ -324,7 +324,7 @@ def subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
 
 
 def refused(what: str, error: Exception, mend: str = "") -> Exception:
-    """What a library refuses is the model's fault, except where it got no memory: the guard tells of that."""
+    """Error for a model that a library refuses; a MemoryError, for the guard, where the library got no memory."""
     if out_of_memory(error):
         return MemoryError(str(error))
     return ModelError(f"{what}: {first_line(error)}{mend}")

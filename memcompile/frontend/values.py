@@ -16,7 +16,7 @@ Value = Any
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What is in a value: ``numbers`` [N], all of them in order, and the ``structure`` that holds them.
+    """Contents of a value: ``numbers`` [N], all of them in order, and the ``structure`` that holds them.
 
     The structure names shapes of tensors and keys of maps.
     """
@@ -41,7 +41,7 @@ def contents(value: Value, kinds: str = "biuf") -> Contents:
 
 
 def is_map_sequence(value: Value) -> bool:
-    """Whether a value is a sequence of maps, as ZipMap makes it: one for each image."""
+    """Return True if a value is a sequence of maps, as ZipMap makes it: one for each image."""
     return isinstance(value, list) and bool(value) and all(isinstance(element, dict) for element in value)
 
 
@@ -123,7 +123,7 @@ def _plain(values: Any) -> NDArray[Any]:
 
 
 def _remark(name: str, value: Value, arrays: Sequence[str]) -> str:
-    """How a value that is no tensor is laid down."""
+    """Remark on the arrays in which a value that is no tensor is stored."""
     if value is None:
         return f"{name} is an optional that holds nothing: no array"
     if not value:

@@ -70,7 +70,7 @@ def read_model_bytes(path: Path) -> tuple[bytes, str]:
 
 
 def _names_itself(path: Path) -> bool:
-    """Whether a model may say that its weights are in its own file: not behind a link to another folder."""
+    """Return True if a model may keep weights in its own file: not behind a link to another folder."""
     own = path.resolve()
     try:
         return own.parent == path.parent.resolve() and external_bytes(path, "", {"location": own.name}) > 0
@@ -198,7 +198,7 @@ def _values(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
 
 
 def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
-    """Where a tensor's values are said to be."""
+    """Location, offset and length that a tensor gives for its values."""
     return {item.key: item.value for item in tensor.external_data}
 
 
