@@ -127,7 +127,7 @@ class Converter:
         return Fraction(self.codes_per_level, self.levels_per_code)
 
     def _guard(self, target: Target) -> float:
-        """What keeps currents of cells without errors that are half way between two codes from being rounded down.
+        """Shift that keeps exact currents half way between two codes from being rounded down.
 
         Cells are on the grid, and a line may be off by the sum of their rounding errors. The exact current plus one
         half is a multiple of some fraction of a code: a shift of more than the error and less than that fraction
@@ -166,7 +166,7 @@ class Converter:
         return sums if sums.dtype == np.float64 else self.to_levels(sums)
 
     def factor_to_levels(self, sums: NDArray[Any]) -> tuple[float, float]:
-        """What makes level steps of the same sums: a factor and a divisor."""
+        """Factor and divisor that turn such sums into level steps."""
         return (1.0, 1.0) if sums.dtype == np.float64 else (float(self.levels_per_code), float(self.codes_per_level))
 
 

@@ -54,7 +54,7 @@ class CellSpec(Section):
 
 
 class InputSpec(Section):
-    """How an input value is applied to a line."""
+    """Application of an input value to a line."""
 
     bits: Annotated[int, Field(ge=2, le=8)]
     """Bits of an input value, least significant first."""
@@ -84,7 +84,7 @@ class AdcSpec(Section):
     range_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """End of range as a share of the largest possible line current; below 1 large currents saturate."""
     range: Literal["fixed", "aligned", "calibrated"] = "fixed"
-    """Where the range ends: at range_share; there or further, so that a code is level steps; or layer by layer.
+    """End of the range: at range_share; there or further, so that a code is level steps; or layer by layer.
 
     A fixed range ends at range_share, at the highest code. An aligned one is lengthened until a code is a whole part
     of a level step or a whole number of them. Calibrated ranges are shares of their own for each layer, at most
@@ -146,7 +146,7 @@ class WriteVerifySpec(Section):
     """
 
     emulated: bool = True
-    """Whether these pulses take the place of the programming error; if not, they only price writes."""
+    """True if these pulses take the place of the programming error; if not, they only price writes."""
 
     set_step_us: PositiveFloat
     """Mean rise of a SET pulse, in microsiemens."""
@@ -195,7 +195,7 @@ class ReadNoiseSpec(Section):
     proportional_share: NonNegativeFloat = 0.0
     """Standard deviation of the Gaussian noise that grows with g, as a share of g."""
     lasts: Literal["phase", "step"] = "phase"
-    """Whether each bit phase has its own noise or all phases of a step share it."""
+    """Time for which one draw of the noise lasts: a bit phase, or all phases of a step."""
 
 
 class RelaxationSpec(Section):
