@@ -1,4 +1,4 @@
-"""Where the samples of a batch lie in the inputs and outputs of a network."""
+"""Axes along which the samples of a batch lie in the inputs and outputs of a network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OTHER_SIZES = "where the model leaves a size open, compile it for another one wi
 
 @dataclass(frozen=True)
 class Batching:
-    """How many samples a run of the network takes, and where they lie.
+    """Number of samples that a run of the network takes, and the axes along which they lie.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Batching:
 
     @property
     def one_by_one(self) -> bool:
-        """Whether runs are not put together, although their size is free or one.
+        """True if runs are not joined, although their size is free or one.
 
         Rows of values inside such a network do not begin with the sample, so what the samples of one run have to do
         with each other would depend on how many there are.

@@ -1,4 +1,4 @@
-"""How the windows of a layer become rows and columns of a weight matrix.
+"""Rows and columns of a weight matrix from the windows of a layer.
 
 A *linear layer* is a convolution over any number of spatial axes; a matrix product is the case
 with kernel size 1 over the vectors of one image. An *unrolling* says how one copy of the layer's
@@ -255,7 +255,7 @@ class Unrolling:
         return cut.reshape(batch, self.matrices, self.rows, self.windows)
 
     def addresses(self) -> tuple[list[tuple[int, int]], NDArray[np.int64], NDArray[np.int64]]:
-        """Where :meth:`vectors` finds its values.
+        """Places from which :meth:`vectors` takes its values.
 
         Row r of matrix m reads place ``windows[w] + rows[m, r]`` in window w.
 

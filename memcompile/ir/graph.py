@@ -66,7 +66,7 @@ def fixed_batch(kinds: Iterable[TensorType]) -> int | None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Node:
-    """What every node has: a name, the values it reads and the values it makes."""
+    """Base of all nodes: a name, the values it reads and the values it makes."""
 
     name: str
     inputs: tuple[str, ...]
@@ -150,7 +150,7 @@ class CalibratedLayer(UnrolledLayer):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IntegerLayer(Node):
-    """What all layers with weights in units of the hardware share (never built itself).
+    """Base of all layers with weights in units of the hardware (never built itself).
 
     Weights are integers; on targets with continuous cells they are float32 shares of the
     conductance window, -1..1. ``scale`` is [out_channels] float32: the digital factor of a sum,
@@ -267,7 +267,7 @@ class Replica:
 
     @cached_property
     def has_all_windows(self) -> bool:
-        """Whether the copy works on all windows, in order."""
+        """True if the replica works on all windows, in order."""
         return len(self.windows) == self.unrolling.windows and bool((np.diff(self.windows) == 1).all())
 
 
@@ -285,7 +285,7 @@ class MappedLayer(PairedLayer):
 
 @dataclass(frozen=True, eq=False)
 class QuantizedConstant:
-    """What a constant was before DequantizeLinear: (values - zero_point) * scale along ``axis``."""
+    """Form of a constant before DequantizeLinear: (values - zero_point) * scale along ``axis``."""
 
     values: NDArray[Any]
     scale: NDArray[Any]
@@ -365,7 +365,7 @@ class Graph(Described):
         return MappingProxyType({node.name: node for node in self.nodes})
 
     def is_tensor(self, value: str) -> bool:
-        """Whether a value is known to be a tensor, not a sequence, map or optional."""
+        """Return True if a value is known to be a tensor, not a sequence, map or optional."""
         kind = self.types.get(value)
         return kind is not None and not isinstance(kind, OtherType)
 

@@ -45,7 +45,7 @@ def weight_limit(target: Target, slices: int, base: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class PassContext:
-    """What passes may know besides the graph.
+    """Facts besides the graph that passes may use.
 
     ``calibration`` holds [samples, ...] per model input, ``representative`` says that these are real
     samples, not made-up ones; ``chips`` is the hard budget, or None to
@@ -68,7 +68,7 @@ class PassContext:
 
     @property
     def base(self) -> int:
-        """What one step of a slice counts in steps of the slice before it."""
+        """Value of one step of a slice in steps of the slice before it."""
         if self.slice_base is not None:
             return self.slice_base
         return self.target.slice_base() if self.slices == 1 else self.target.default_slice_base()
@@ -105,7 +105,7 @@ class Pass(ABC):
     produces: ClassVar[Forms]
     """Forms that it leaves or makes."""
     fidelity: ClassVar[Fidelity]
-    """What it does to the numbers; chooses its differential test."""
+    """Effect on the numbers; chooses its differential test."""
 
     @classmethod
     def pass_name(cls) -> str:

@@ -1,4 +1,4 @@
-"""Where and when tiles work: the tile table, and what is on the arrays at one time."""
+"""Placed and scheduled tiles: the tile table, and the part of it that is on the arrays at one time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memcompile.ir.geometry import Unrolling
 
 
 class _Copy(Protocol):
-    """What the tile table needs to know of a copy."""
+    """Fields of a replica that the tile table needs."""
 
     @property
     def unrolling(self) -> Unrolling: ...
@@ -25,7 +25,7 @@ class _Copy(Protocol):
 
 
 class _Layer(Protocol):
-    """What the tile table needs to know of a layer."""
+    """Fields of a layer that the tile table needs."""
 
     @property
     def replicas(self) -> Sequence[_Copy]: ...
@@ -33,7 +33,7 @@ class _Layer(Protocol):
 
 @dataclass(frozen=True)
 class Cut:
-    """How each weight matrix of a copy is cut: tile edges along rows and along columns.
+    """Cut of each weight matrix of a replica: tile edges along rows and along columns.
 
     ``rows`` and ``columns`` start with 0 and end with the matrix size.
     """
@@ -181,7 +181,7 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where and when: placed and scheduled tiles with the solver's certificates.
+    """Placed and scheduled tiles with the solver's certificates.
 
     ``pauses`` are rows (rhythm, window, steps), int32 and ascending: for one image alone, a tile of
     this rhythm waits so many steps before this window of its copy; rhythm 0 has no pauses.
@@ -204,7 +204,7 @@ class Placement:
     batch: int = 0
 
     def parts(self) -> Iterator[Part]:
-        """What is on the arrays at one time, segment by segment."""
+        """Parts that are on the arrays at one time, segment by segment."""
         if not self.segments:
             yield Part(self, np.arange(len(self.tiles)), None)
             return
@@ -227,7 +227,7 @@ class Placement:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What is on the arrays at one time, as a placement of its own.
+    """Part of the network that is on the arrays at one time, as a placement of its own.
 
     ``rows`` are its tiles' numbers in the whole table; ``layers`` run from the first to the last that
     has a tile here, None where all tiles of the network are here.
