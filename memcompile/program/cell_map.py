@@ -41,7 +41,7 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Addresses:
-    """Where cells sit, flat over cells; ``array`` counts through all chips, ``crossing`` the cells of a crossing."""
+    """Places of cells, flat over cells; ``array`` counts through all chips, ``crossing`` the cells of a crossing."""
 
     segment: NDArray[np.int64]
     array: NDArray[np.int64]
@@ -144,7 +144,7 @@ class CellMap:
         return Pairs(*columns)
 
     def addresses(self, cells: NDArray[np.int64]) -> Addresses:
-        """Where some cells sit."""
+        """Places of some cells."""
         array = self._target.array
         line, column = np.divmod(cells, array.cell_columns)
         write, input_line = np.divmod(line, array.input_lines)

@@ -51,7 +51,7 @@ Stage = DigitalStage | MappedLayer
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a program came to be: all of it is decided by the model, the data and the options.
+    """Origin of a program: all of it is decided by the model, the data and the options.
 
     ``multiply_adds`` are those of one sample of the whole network, and ``multiply_adds_on_arrays`` those of them that
     crossbar layers do; None where they were not counted.
@@ -126,7 +126,7 @@ class Program(Described):
 
     @cached_property
     def batching(self) -> Batching:
-        """Where the samples of a batch lie in inputs and outputs."""
+        """Axes of the samples of a batch in inputs and outputs."""
         return self.layout or Batching.along_first(self.inputs)
 
     @cached_property
@@ -141,7 +141,7 @@ class Program(Described):
 
     @cached_property
     def cell_map(self) -> CellMap:
-        """Where the cells of every weight sit."""
+        """Places of the cells of every weight."""
         return CellMap(self.layers, self.placement, self.target)
 
     @property
