@@ -1,4 +1,4 @@
-"""What a program costs by the constants of its target: time, energy, area and writing.
+"""Cost of a program by the constants of its target: time, energy, area and writing.
 
 Everything follows from the tile table and the schedule: a tile works one step for each window of
 its copy, each step has the phases of its layer's input, and in a phase the tile's own lines work. Constants
@@ -26,7 +26,7 @@ Energy = Mapping[str, float]
 
 
 class Counting(Enum):
-    """What counts as a multiply-accumulate operation, which is two operations.
+    """Way of counting multiply-accumulate operations, each of which is two operations.
 
     P. Yao et al. (2020) count every cell of an array in every step. A signed weight takes two cells
     or more, and parallel windows hold cells that no weight sits in, so the network itself does less.
@@ -40,7 +40,7 @@ class Counting(Enum):
 
 @dataclass(frozen=True)
 class Activity:
-    """What the tiles of one layer do for one image.
+    """Activity of the tiles of one layer for one image.
 
     ``tile_steps`` counts products of one tile with one vector, ``phases`` their phases, and the
     next three the input lines, output lines (that is conversions) and cells that work, summed over
@@ -77,7 +77,7 @@ class Activity:
 
 @dataclass(frozen=True)
 class TransferCost:
-    """What writing all weights once takes, with pulses of nominal size and cells delivered at g_min.
+    """Cost of writing all weights once, with pulses of nominal size and cells delivered at g_min.
 
     ``most_pulses`` is that of the cell with the most.
     """
@@ -88,7 +88,7 @@ class TransferCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a program costs; None where the target lacks the constants.
+    """Cost of a program; None where the target lacks the constants.
 
     ``energy_pj`` is that of one image by component, in picojoules. ``interval_us`` lies between two
     images in the steady state, ``latency_us`` is that of one image alone, in microseconds. Where the
@@ -139,7 +139,7 @@ class Cost:
 
 
 def program_cost(program: Program) -> Cost:
-    """What a program costs by the constants of its target."""
+    """Cost of a program by the constants of its target."""
     target, placement = program.target, program.placement
     activities = layer_activities(program)
     arrays, a_pass = placement.chips * target.chip.arrays, pass_cost(program)
@@ -157,7 +157,7 @@ def program_cost(program: Program) -> Cost:
 
 
 def layer_activities(program: Program) -> tuple[Activity, ...]:
-    """What each crossbar layer does for one image, in execution order."""
+    """Activity of each crossbar layer for one image, in execution order."""
     tiles, target = program.placement.tiles, program.target
     cell_map = program.cell_map
     heights, widths = tiles.heights.astype(np.int64), cell_map.widths.astype(np.int64)
@@ -244,7 +244,7 @@ def _with_writing(energy_pj: Energy | None, a_pass: PassCost | None, target: Tar
 
 
 def _not_included(activities: tuple[Activity, ...], crossing_values: int, spec: EnergySpec | None) -> tuple[str, ...]:
-    """What no figure holds, in words."""
+    """Parts of the cost that no figure holds, in words."""
     missing = ["digital operators", "buffers", "routing", "idle arrays"]
     additions = sum(activity.additions for activity in activities)
     if additions and (spec is None or spec.addition_pj is None):
@@ -255,7 +255,7 @@ def _not_included(activities: tuple[Activity, ...], crossing_values: int, spec: 
 
 
 def transfer_cost(layers: tuple[MappedLayer, ...], target: Target) -> TransferCost | None:
-    """What writing all copies of all weights takes; None where the target gives no pulses.
+    """Cost of writing all replicas of all weights; None where the target gives no pulses.
 
     Cells in which no weight sits, of parallel windows and full pairs alike, stay as delivered. Device
     errors are left out: neither the spread of pulses nor stuck cells change the count.

@@ -281,7 +281,7 @@ def _in_segments(facts: Facts) -> list[str]:
 
 
 def _limits(facts: Facts) -> list[str]:
-    """What keeps the interval from being shorter, where the search says so."""
+    """Line about the resource that keeps the interval from being shorter, where the search says so."""
     found = [item["limited_by"] for item in facts["certificates"] if item["quantity"] == "initiation_interval"]
     return [f"limited by       {words}" for words in found if words]
 

@@ -1,4 +1,4 @@
-"""Where a weight sits: chip, array, lines, polarity, slice, level and conductance of its cells."""
+"""Place of a weight: chip, array, lines, polarity, slice, level and conductance of its cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one pass of a batch of images takes where the arrays are written segment by segment."""
+"""Cost of one pass of a batch of images where the arrays are written segment by segment."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class PassCost:
 
 
 def pass_cost(program: Program) -> PassCost | None:
-    """What a pass takes; None where all arrays are written once, or the target gives no pulses."""
+    """Cost of a pass; None where all arrays are written once, or the target gives no pulses."""
     spec, placement = program.target.write_verify, program.placement
     if spec is None or not placement.segments:
         return None
@@ -95,7 +95,7 @@ def _segment_costs(program: Program, levels: LevelWrites, spec: WriteVerifySpec)
 
 
 def _of_tiles(program: Program, of_level: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What a quantity of cells, given for each level, adds up to for each tile, [tiles]."""
+    """Sum of a quantity of cells, given for each level, over each tile, [tiles]."""
     found = [np.zeros(0, np.int64)]
     for layer in program.layers:
         of_weight = sums_of_weights(layer, of_level)

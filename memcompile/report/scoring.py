@@ -126,7 +126,7 @@ def _by_row(values: Iterable[Value], labels: NDArray[Any], names: Sequence[str])
 
 
 def _stand_for(marks: NDArray[Any], places: NDArray[np.int64]) -> bool:
-    """Whether each of several values stands for one place of the largest score, and the other way round."""
+    """Return True if values and places of the largest score correspond one to one, and there are several."""
     pairs = set(zip(marks.tolist(), places.tolist(), strict=True))
     return 1 < len(pairs) == len({mark for mark, _ in pairs}) == len({place for _, place in pairs})
 
