@@ -1,4 +1,4 @@
-"""How many values wait at once between the layers: the sizes of the line buffers.
+"""Sizes of the line buffers: the most values that wait at once between the layers.
 
 An element of a value is held from the step on in which it can be read up to the last step in which
 something reads it. What is read in the first step in which it can be, and never again, passes by

@@ -1,4 +1,4 @@
-"""When each element of each value exists, and how long it is needed.
+"""Steps in which each element of each value exists, and the last one in which it is needed.
 
 A network is walked in order with a *step* for every element of every value: the first step in
 which it can be read. Elements of network inputs exist at step 0. Crossbar layers take steps, and
@@ -202,7 +202,7 @@ def window_steps(unrolling: Unrolling, x: Steps) -> Steps:
 
 
 def window_reads(unrolling: Unrolling, positions: Steps) -> Iterable[Steps]:
-    """What all windows read at each of their offsets, [*grid]; 0 where that is padding."""
+    """Positions that all windows read at each of their offsets, [*grid]; 0 where that is padding."""
     padded = np.pad(positions, _padding(unrolling))
     for places in _offset_places(unrolling):
         yield padded[places]
@@ -255,7 +255,7 @@ def _window_strides(unrolling: Unrolling) -> list[int]:
 
 
 def _offset_places(unrolling: Unrolling) -> Iterable[tuple[slice, ...]]:
-    """Where, in the padded input, all windows read at each of their offsets."""
+    """Slices of the padded input that all windows read at each of their offsets."""
     strides = _window_strides(unrolling)
     for offset in itertools.product(*unrolling.offsets):
         yield tuple(
