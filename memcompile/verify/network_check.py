@@ -156,7 +156,7 @@ def _nodes(step: _Step) -> Sequence[UnrolledLayer | OnnxNode]:
 def _model_values(
     steps: Sequence[_Step], makers: Mapping[str, OnnxNode], model: ModelFile, sample: Mapping[str, NDArray[Any]]
 ) -> dict[str, Any]:
-    """What onnxruntime has for each value of the model that a step reads or makes."""
+    """Values of the model that a step reads or makes, from onnxruntime."""
     touched = (value for step in steps for node in _nodes(step) for value in (*read_values(node), *node.outputs))
     wanted = [value for value in dict.fromkeys(touched) if value in makers]
     if not wanted:
@@ -278,12 +278,12 @@ def _operators(
 
 
 def _is_whole(value: NDArray[Any]) -> bool:
-    """Whether a value has wide whole numbers: sums, which are exact."""
+    """Return True if a value has wide whole numbers: sums, which are exact."""
     return value.dtype.kind in "iu" and value.dtype.itemsize > 1
 
 
 def _reach(approximation: Approximation, whole: bool) -> NDArray[np.float64]:
-    """How far a value is moved: its slack, and where exact sums are scaled, roundings of the operators."""
+    """Largest shift of a value: its slack, and where exact sums are scaled, roundings of the operators."""
     value, slack = approximation.value, np.asarray(approximation.slack, np.float64)
     if not _is_whole(value):
         return slack
@@ -345,7 +345,13 @@ def _compare_size(where: str, name: str, value: Any, expected: Any, share: float
 
 
 def _comparable(where: str, name: str, value: Any, expected: Any) -> bool:
-    """Whether two values are tensors of numbers; raises MiscompileError where only the shape or type differs."""
+    """Return True if two values are comparable tensors of numbers.
+
+    Raises
+    ------
+    MiscompileError
+        Only the shape or type differs.
+    """
     if not isinstance(expected, np.ndarray) or not isinstance(value, np.ndarray) or expected.dtype.kind not in "fiu":
         return False
     if (value.shape, value.dtype) != (expected.shape, expected.dtype):

@@ -1,4 +1,4 @@
-"""What the verifier finds: a broken rule, and where."""
+"""Violation that the verifier finds: a broken rule, and where."""
 
 from __future__ import annotations
 
