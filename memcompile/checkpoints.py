@@ -27,7 +27,7 @@ _ARRAYS = ("pending", "cell_pulses", "start_right", "start_error", "best_right",
 
 @dataclass(frozen=True, eq=False)
 class TuningState:
-    """Where a run is: enough to go on as if it had not stopped.
+    """State of a run: enough to go on as if it had not stopped.
 
     ``best`` is the chip to go back to, ``start_outcome`` and ``best_outcome`` are what held-back images say of the chip
     before tuning in situ and of that one.
@@ -48,7 +48,7 @@ class TuningState:
 
     @property
     def tuning(self) -> WriteReport:
-        """What rewriting took in all epochs."""
+        """Cost of rewriting in all epochs."""
         return sum((record.report for record in self.records), WriteReport())
 
 
@@ -114,7 +114,7 @@ class Checkpoint:
         write_atomically(self.path, buffer.getvalue())
 
     def resume(self, epochs: int, notify: Callable[[str], None]) -> TuningState | None:
-        """Where an interrupted run of the same kind was after at most so many epochs; None if there is none.
+        """State of an interrupted run of the same kind after at most so many epochs; None if there is none.
 
         Raises
         ------

@@ -87,7 +87,7 @@ class InternalError(MemcompileError):
 
 
 def _versions() -> str:
-    """What a report of a fault has to name."""
+    """Versions that a report of a fault has to name."""
     found = []
     for package in ("memcompile", "onnxruntime", "onnx", "numpy", "ortools", "numba"):
         try:

@@ -1,4 +1,4 @@
-"""What the C library's heap keeps of freed memory."""
+"""Limit of the freed memory that the C library's heap keeps."""
 
 from __future__ import annotations
 

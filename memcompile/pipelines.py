@@ -299,7 +299,7 @@ def _sample(dataset: Dataset) -> dict[str, NDArray[Any]]:
 
 
 def _data_warnings(dataset: Dataset, found: Found, calibrated: bool) -> tuple[str, ...]:
-    """What a user should know of data that were made up and of inputs without a batch."""
+    """Warnings about generated data and about inputs without a batch."""
     warnings = []
     if dataset.generated and calibrated:
         warnings.append(

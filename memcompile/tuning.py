@@ -47,7 +47,7 @@ TUNING_IMAGES = 1 << 30
 
 @dataclass(frozen=True)
 class TuningPlan:
-    """What to do and with how much data.
+    """Steps of tuning and the data for each.
 
     ``recalibration_images`` of 0 leaves the digital scales alone; ``options.epochs`` of 0 leaves
     the cells alone after ``write_again_share`` (corrections as a share of the weights, of which
