@@ -264,7 +264,7 @@ class Emulator(Described):
         return {name: self._joined(name, parts, counts, run_others) for name in wanted}
 
     def explain(self) -> dict[str, str]:
-        """Which method each crossbar layer goes through, and why, by layer name."""
+        """Method that each crossbar layer goes through, and the reason, by layer name."""
         if self._literal is not None:
             reason = "literal: asked for; every step, phase and cell as placed"
             return dict.fromkeys((layer.name for layer in self.program.layers), reason)
@@ -272,7 +272,7 @@ class Emulator(Described):
         return {layer.name: f"{path}: {why}" for layer, (path, why) in zip(self.program.layers, paths, strict=True)}
 
     def writing(self) -> WriteReport | None:
-        """What writing all arrays once takes: pulses, time, energy, and cells that missed the margin.
+        """Cost of writing all arrays once: pulses, time, energy, and cells that missed the margin.
 
         None where the target emulates no pulses (``write_verify.emulated``), the programming error is
         switched off, or the program was transferred to a chip, whose report came with the transfer.
@@ -409,7 +409,7 @@ def quantized_input(
 
 
 def _fits(geometry: Geometry, x: NDArray[Any]) -> bool:
-    """Whether a tensor has the shape a layer was compiled for."""
+    """Return True if a tensor has the shape a layer was compiled for."""
     if geometry.layout == "channels_first":
         return x.shape[1:] == (geometry.in_channels, *geometry.input_size)
     image = math.prod(geometry.input_size) * geometry.in_channels

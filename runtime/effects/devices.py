@@ -83,7 +83,7 @@ class Devices:
         return self.converters[int(self.program.placement.tiles.layer[row])]
 
     def tile(self, row: int) -> NDArray[Any]:
-        """What the converters see of one tile, [rows, output lines], in converter units.
+        """Conductances of one tile as its converters see them, [rows, output lines], in converter units.
 
         The cells' conductances, or the difference of both cells of a crossing; if there are such effects,
         what the wires leave of them, times what a one drives on the input lines and the converters' gains.
@@ -112,7 +112,7 @@ class Devices:
         return converter.to_grid(seen).astype(converter.dtype)
 
     def subtracted(self, cells: NDArray[Any]) -> NDArray[Any]:
-        """What output lines add up, [..., output lines], of what cells contribute, [..., columns of cells]."""
+        """Sums of output lines, [..., output lines], from contributions of cells, [..., columns of cells]."""
         if self._per_crossing == 1:
             return cells
         difference: NDArray[Any] = cells[..., 0::2] - cells[..., 1::2]
@@ -143,18 +143,18 @@ class Devices:
 
     @property
     def solves_each_step(self) -> bool:
-        """Whether currents are no product: cells do not obey Ohm's law, and wires take some of their voltage."""
+        """True if currents are no product: cells do not obey Ohm's law, and wires take some of their voltage."""
         return self.effects.nonlinear_iv and self.effects.wires
 
     @property
     def drives_by_line(self) -> bool:
-        """Whether what a digit drives is not proportional from one input line to the other."""
+        """True if the drive of a digit is not proportional from one input line to the other."""
         analog = self.program.target.input.highest_digit > 1
         return self.effects.nonlinear_iv and self.effects.dac_error and analog
 
     @cached_property
     def drive(self) -> Drive | None:
-        """What digits drive through a cell where that is not the digit itself."""
+        """Drive of digits through a cell where that is not the digit itself."""
         analog = self.program.target.input.highest_digit > 1
         return Drive.of(self.program.target) if self.effects.nonlinear_iv and analog else None
 
@@ -171,7 +171,7 @@ class Devices:
         return converter.to_grid(solved * converter.highest_digit * self.gains(row))
 
     def drives(self, row: int, digits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What digits drive through the cells of a tile, [items, rows], beside :meth:`drive_of_one`."""
+        """Drive of digits through the cells of a tile, [items, rows], beside :meth:`drive_of_one`."""
         if self.drive is None:
             return digits
         if not self.effects.dac_error:
@@ -181,7 +181,7 @@ class Devices:
         return np.rint(highest * current / self.drive.step) * self.drive.step
 
     def drive_of_one(self, row: int) -> Cells:
-        """What a one drives through a cell on each input line of a tile, next to what it should."""
+        """Drive of a one through a cell on each input line of a tile, as a multiple of the nominal one."""
         voltages = self.voltages(row)
         if not self.effects.nonlinear_iv:
             return voltages
@@ -269,12 +269,12 @@ class Devices:
 
     @property
     def _spares_blanks(self) -> bool:
-        """Whether cells that hold no weight have a smaller error; that of a transferred chip is measured."""
+        """True if cells that hold no weight have a smaller error; that of a transferred chip is measured."""
         share = self.program.target.programming.blank_share
         return share < 1 and self.effects.programming_error and self.program.chip is None
 
     def _holds_weight(self, number: int, segment: int) -> NDArray[np.bool_]:
-        """Which cells of an array belong to the pair of some weight, [input lines, columns of cells]."""
+        """Mask of the cells of an array that belong to the pair of some weight, [input lines, columns of cells]."""
         shape = self.program.target.array
         holds = np.zeros((shape.input_lines, shape.cell_columns), bool)
         for row in self._rows_in(number, segment):
@@ -334,7 +334,7 @@ class Devices:
         return seed_of_write(self.seed, self.pass_number * segments + segment) if segments else self.seed
 
     def _slices(self, levels: NDArray[Any], number: int, segment: int) -> ArraySlices:
-        """What the pairs of an array hold, and which slice of a weight each is."""
+        """Signed levels of the pairs of an array, and the slice of a weight that each one holds."""
         signed = levels[:, 0::2].astype(np.float64) - levels[:, 1::2]
         place, base = np.zeros(signed.shape, np.int8), np.ones(signed.shape, np.int64)
         tiles = self.program.placement.tiles
@@ -380,7 +380,7 @@ class Devices:
         return write(start_us, aims_us, shares, spec, cell, cycles_of_array(number, write_seed))
 
     def writing(self) -> WriteReport | None:
-        """What writing all arrays once takes, pulse by pulse; None where no pulses are emulated.
+        """Cost of writing all arrays once, pulse by pulse; None where no pulses are emulated.
 
         Cells of no weight are verified at the lowest level; stuck ones take all pulses until they are given up.
         """
@@ -398,7 +398,7 @@ class Devices:
         return total
 
     def _goals_us(self, levels: NDArray[Any], number: int) -> tuple[Cells, NDArray[np.bool_]]:
-        """What programming aims at, stuck cells moved in ``levels`` too, and which cells are stuck."""
+        """Goals of programming, stuck cells moved in ``levels`` too, and the mask of stuck cells."""
         target = self.program.target
         stuck = stick(levels, target, number, self.seed) if self.effects.stuck_cells else np.zeros(levels.shape, bool)
         cell = target.cell

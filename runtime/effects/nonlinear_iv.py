@@ -41,7 +41,7 @@ class NonlinearIv(Effect):
     switch = "nonlinear_iv"
 
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
-        """Whether other voltages come about."""
+        """Return True if cells get voltages other than zero and the read voltage."""
         target = program.target
         between = target.input.bits_per_phase > 1 or not on.isdisjoint({"dac_error", "wires"})
         return target.cell.nonlinearity_per_v > 0 and between
@@ -68,7 +68,7 @@ def sharpness(target: Target) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Drive:
-    """What each digit drives through a cell, as a multiple of what digit 1 drives where Ohm's law holds.
+    """Drive of each digit through a cell, as a multiple of that of digit 1 where Ohm's law holds.
 
     ``counts`` [highest digit + 1] are whole numbers of ``step``, a power of two, so that line sums
     are exact in double precision, in whatever order they are formed.

@@ -67,7 +67,7 @@ ONE_BITS = 0x3F800000
 
 
 class Purpose(IntEnum):
-    """What a random number is for; keeps the streams apart."""
+    """Purpose of a random number; keeps the streams apart."""
 
     PROGRAMMING = 1
     STUCK = 2

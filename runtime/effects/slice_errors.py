@@ -20,7 +20,7 @@ from memcompile.runtime.effects.cells import Cells
 
 @dataclass(frozen=True, eq=False)
 class ArraySlices:
-    """What the pairs of one array hold, all [input lines, pairs].
+    """Levels and slices of the pairs of one array, all [input lines, pairs].
 
     ``levels`` are signed, ``place`` is the slice that a pair holds, 0 for the least significant and for pairs that
     leave nothing to another, and ``base`` what a step counts in steps of the next slice, the pair to the left.
@@ -32,7 +32,7 @@ class ArraySlices:
 
     @property
     def several(self) -> bool:
-        """Whether there is a slice below another."""
+        """True if there is a slice below another."""
         return bool(self.place.any())
 
 

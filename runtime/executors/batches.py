@@ -19,7 +19,7 @@ from memcompile.ir.graph import TensorType
 
 @dataclass(frozen=True)
 class Batches:
-    """How many images run at once.
+    """Number of images that run at once.
 
     ``fixed`` is the batch the model was exported with, None where it is free; ``batching`` says where images lie.
     """
@@ -28,7 +28,7 @@ class Batches:
     fixed: int | None
     batching: Batching
     even: bool = False
-    """Whether chunks may be smaller, so that threads get equal shares."""
+    """True if chunks may be smaller, so that threads get equal shares."""
 
     @classmethod
     def of(
@@ -169,7 +169,7 @@ def _check_one(name: str, kind: TensorType, array: NDArray[Any], batching: Batch
 
 
 def _words(axis: int | None, batching: Batching) -> str:
-    """What the axes of an input count."""
+    """Meaning of an input's axes, in words."""
     if batching.whole:
         return "a run takes one such array, a further first dimension counts runs"
     if axis is None:
@@ -178,7 +178,7 @@ def _words(axis: int | None, batching: Batching) -> str:
 
 
 def _all_finite(array: NDArray[Any]) -> bool:
-    """Whether all numbers are finite; a finite sum says so without an array of flags."""
+    """Return True if all numbers are finite; a finite sum says so without an array of flags."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
 

@@ -51,11 +51,11 @@ class DigitLines:
     counts: LineCounts
     """Of the lines that there are."""
     drive: Drive | None = None
-    """What digits drive in place of themselves, where cells do not obey Ohm's law."""
+    """Drive of digits in place of themselves, where cells do not obey Ohm's law."""
 
     @property
     def step(self) -> float:
-        """What sums of lines count in."""
+        """Unit of the sums of lines."""
         return self.cells.step * (self.drive.step if self.drive else 1.0)
 
     def sums(self, vectors: NDArray[np.uint8]) -> NDArray[np.integer[Any]]:
@@ -71,7 +71,7 @@ class DigitLines:
 
     @property
     def noisy(self) -> bool:
-        """Whether any conversion is noisy."""
+        """True if any conversion is noisy."""
         return self.variances is not None or self.sigma > 0
 
 

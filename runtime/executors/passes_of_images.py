@@ -1,4 +1,4 @@
-"""Which images see which write of the arrays, for networks that are written in segments."""
+"""Assignment of images to writes of the arrays, for networks that are written in segments."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ class ScheduleWalk:
 
 
 class _LayerInput:
-    """What a layer can read at one time."""
+    """Part of a layer's input that exists at one time."""
 
     def __init__(
         self, layer: MappedLayer, pair: Twice, quantize: Quantize, images: NDArray[np.int64], workers: Workers
@@ -166,13 +166,13 @@ class _LayerInput:
         return self._vectors[copy]
 
     def missing(self, copy: int) -> NDArray[np.bool_]:
-        """Which of their elements do not exist yet, of the same shape."""
+        """Mask of their elements that do not exist yet, of the same shape."""
         if copy not in self._missing:
             self._missing[copy] = self.layer.replicas[copy].unrolling.vectors(self.absent)
         return self._missing[copy]
 
     def undefined(self, copy: int) -> NDArray[np.bool_]:
-        """Which of their elements are not a number, whatever the stand-in."""
+        """Mask of their elements that are not a number, whatever the stand-in."""
         values = self.layer.geometry.to_channels_first(self.undefined_values).reshape(self.x.shape)
         undefined: NDArray[np.bool_] = self.layer.replicas[copy].unrolling.vectors(values)
         return undefined

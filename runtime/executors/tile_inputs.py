@@ -89,7 +89,7 @@ def _pieces(places: NDArray[np.int64]) -> NDArray[np.int64]:
 def images_channels_last(
     unrolling: Unrolling, x: NDArray[np.int16], quantizer: InputQuantizer, phase: int, workers: Workers
 ) -> NDArray[np.uint8]:
-    """What drives the lines in one phase, as padded images whose channels come last, flat: [batch, bytes].
+    """Digits on the lines in one phase, as padded images whose channels come last, flat: [batch, bytes].
 
     Parameters
     ----------

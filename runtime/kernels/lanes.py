@@ -212,7 +212,7 @@ def where_odd(_typing: Any, whole: Any, a: Any, b: Any) -> Any:
 
 
 def _begin(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    """Where the values of an array, or of a pointer to some, begin."""
+    """Address of the first value of an array, or of a pointer to some."""
     return value if isinstance(kind, pointer_type) else make_array(kind)(context, builder, value).data
 
 

@@ -65,7 +65,7 @@ class Writer:
         self.rounds += 1
 
     def take_report(self) -> WriteReport:
-        """What was written since the last call; sums start anew, so that they never depend on earlier ones."""
+        """Counts of writes since the last call; sums start anew, so that they never depend on earlier ones."""
         report, self.report = self.report, self._no_writes()
         return report
 
@@ -205,7 +205,7 @@ class Writer:
 
 
 def held_levels(program: Program, writer: Writer, pairs: Pairs) -> dict[int, NDArray[np.float32]]:
-    """What the cells of each layer hold in truth, the mean over its copies, by layer number.
+    """Levels that the cells of each layer really hold, the mean over its replicas, by layer number.
 
     [groups, group_rows, group_columns] in levels of the least significant slice.
     """
