@@ -17,7 +17,7 @@ from memcompile.report.facts import Facts
 from memcompile.tuning import TuningPlan, check_tuning
 
 LOSS_WORTH_A_WORD = 0.01
-"""Share of right answers lost to noisy devices from which on the report says what helps."""
+"""Least share of right answers lost to noisy devices at which the report gives advice."""
 
 
 def program_path(model: Path, target: str) -> Path:
@@ -30,7 +30,7 @@ def program_path(model: Path, target: str) -> Path:
 
 
 def derived_path(program: Path, word: str) -> Path:
-    """Default file of what is made from a program: PROGRAM.WORD.mcp beside it."""
+    """Default path of a file that is made from a program: PROGRAM.WORD.mcp beside it."""
     return program.with_name(f"{program.name.removesuffix('.mcp')}.{word}.mcp")
 
 

@@ -13,17 +13,17 @@ from memcompile.errors import MemcompileError
 from memcompile.ir.batching import Batching
 
 DIGITS_TRAINING_SAMPLES = 1000
-"""The first so many of the 1,797 digits are the training part, the rest is scored."""
+"""Digits of the training part, the first of the 1,797; the rest is scored."""
 
 DIGITS_JUDGED = 200
-"""The first so many digits say whether a network classifies digits."""
+"""Digits, the first of them, on which it is decided whether a network classifies digits."""
 
 DIGITS_AGREEMENT = 0.5
 """A network classifies digits if it is right on more than this share; chance is 0.1, and an untrained network with a
 lucky order of its outputs seldom reaches 0.3."""
 
 Classify = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, Any]]
-"""From the inputs of one batch to a network's outputs."""
+"""Function from the inputs of one batch to a network's outputs."""
 
 
 _DIGITS_PEAK = 16

@@ -288,7 +288,7 @@ def _cifar_binary(path: Path, content: bytes) -> tuple[NDArray[np.uint8], NDArra
 
 
 class _Inert:
-    """Stands in for whatever class or function a batch names: keeps the arguments, does nothing."""
+    """Stand-in for any class or function that a batch names: keeps the arguments, does nothing."""
 
     state: object = None
 

@@ -102,7 +102,7 @@ def fit_samples(
     normalisation
         Applied to the uint8 images of float inputs.
     advice
-        Said of shapes that do not fit, besides to give others.
+        Further advice in the message about shapes that do not fit.
 
     Raises
     ------

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 CALIBRATION_SAMPLES = 512
-"""The most samples that calibration gets."""
+"""Largest number of samples for calibration."""
 
 GENERATED_SAMPLES = 8
 """Number of samples that are generated where no data is given."""
@@ -66,7 +66,7 @@ class Dataset(Described):
     Attributes
     ----------
     name
-        Where the samples come from, for reports.
+        Origin of the samples, for reports.
     inputs
         Scored samples by input name, each [N, ...].
     labels
@@ -74,9 +74,9 @@ class Dataset(Described):
     calibration
         Samples for calibration by input name, each [M, ...] with M up to `CALIBRATION_SAMPLES`.
     generated
-        True if the samples are made up, so that no accuracy means anything.
+        True if the samples are generated, so that accuracy means nothing.
     layout
-        Where samples lie in the arrays; None stands for axis 0.
+        Axes along which samples lie in the arrays; None stands for axis 0.
     one_run
         The data are those of a single run of a network that has no batch axis, without the axis of runs.
     """
@@ -162,35 +162,33 @@ def load_dataset(
     Parameters
     ----------
     path
-        A NumPy .npz archive: arrays named like the model's inputs (a one-input model takes the
-        only array, or the only one whose shape fits, under any name), and optionally `labels`.
-        Its first samples also serve calibration.
-        Or a directory that holds MNIST's IDX files, or the batches of either CIFAR-10 version: the
-        test part is scored, the training part's first images serve calibration.
-        Or the arrays of an archive, by name.
-        None takes scikit-learn's digits if the model has one float input of 28x28 or 8x8 grey
-        images and, as ``classify`` says, is a classifier of digits; made-up samples otherwise.
+        A NumPy .npz archive: arrays named like the model's inputs (a one-input model takes the only array, or the only
+        one whose shape fits, under any name), and optionally `labels`. Its first samples also serve calibration. Or a
+        directory that holds MNIST's IDX files, or the batches of either CIFAR-10 version: the test part is scored, the
+        training part's first images serve calibration. Or the arrays of an archive, by name. None takes scikit-learn's
+        digits if the model has one float input of 28x28 or 8x8 grey images and, as ``classify`` says, is a classifier
+        of digits; generated samples otherwise.
     inputs
         Type of each model input.
     mean, std
         Per-channel normalisation (x - mean) / std of uint8 images, after scaling to 0..1.
     seed
-        Seed of made-up samples.
+        Seed of generated samples.
     part
-        Which part of a published data set is scored: ``"train"`` takes the training images (for
-        tuning). An archive has one part.
+        Part of a published data set that is scored: ``"train"`` takes the training images (for tuning). An archive has
+        one part.
     batching
-        Where samples lie in the inputs; along axis 0 of all but scalars when None. An array has the shape of the input
-        with any number of samples along its axis; one value that all samples share has just the shape of the input.
-        Where a run is one sample, an array of the input's own shape is one run (or the same for all), and one with a
-        further first axis is as many runs as that is long.
+        Axes along which samples lie in the inputs; axis 0 of all but scalars when None. An array has the shape of the
+        input with any number of samples along its axis; one value that all samples share has just the shape of the
+        input. Where a run is one sample, an array of the input's own shape is one run (or the same for all), and one
+        with a further first axis is as many runs as that is long.
     stored
-        What :func:`read_archive` has read from ``path``.
+        Result of :func:`read_archive` for ``path``.
     classify
         Runs the network on one batch. A network is a classifier of digits if it has ten scores a sample that
         are right for more than `DIGITS_AGREEMENT` of the first `DIGITS_JUDGED` digits; None takes it for one.
     compiled
-        The inputs are those of a program, which have a size wherever the model may have left it open.
+        True if the inputs are those of a program, which have a fixed size even where the model left it open.
 
     Raises
     ------

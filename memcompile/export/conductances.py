@@ -1,4 +1,4 @@
-"""Hands a program's conductances to whoever programs real arrays."""
+"""Export of a program's conductances, to program real arrays with."""
 
 from __future__ import annotations
 

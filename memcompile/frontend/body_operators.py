@@ -32,7 +32,7 @@ class Body:
     owner, kind, part
         Name and kind of the operator, and the attribute that holds the body.
     times
-        How often it is run for one run of its owner; 1 where that depends on the inputs.
+        Runs of the body in one run of its owner; 1 where their number depends on the inputs.
     products
         Its operators that multiply, each with the shapes of its operands; no shapes where they are not known.
     inner
@@ -75,7 +75,7 @@ def _has_products(graph: onnx.GraphProto) -> bool:
 
 
 def _inferred(model: onnx.ModelProto, inputs: Sizes) -> dict[str, dict[str, list[int]]]:
-    """Static shapes of values, by place of their graph; nothing more than is known where onnx cannot infer."""
+    """Static shapes of values, by place of their graph; only those already known where onnx cannot infer more."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     for value in fixed.graph.input:

@@ -44,7 +44,7 @@ _PRODUCTS: Mapping[tuple[str, str], _Places] = MappingProxyType(
 
 
 def use_unsigned_weights(model: onnx.ModelProto, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write signed weights that unsigned bytes are multiplied by as unsigned ones, with zero points 128 higher.
+    """Turn signed weights that are multiplied with unsigned bytes into unsigned ones, with zero points 128 higher.
 
     On processors without instructions for such products onnxruntime adds two of them in 16 bits, which overflow; its
     products of unsigned bytes are exact everywhere. The ONNX specification allows no overflow.

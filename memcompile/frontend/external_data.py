@@ -14,7 +14,7 @@ from memcompile.errors import ModelError
 
 
 def external_bytes(model: Path, tensor: str, entries: Mapping[str, str]) -> int:
-    """Check where a tensor's values are said to be, and return how many bytes they are.
+    """Check the place that a model gives for a tensor's values, and return their number of bytes.
 
     Parameters
     ----------

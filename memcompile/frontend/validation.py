@@ -84,9 +84,9 @@ def refuse_undecodable_names(model: onnx.ModelProto, path: Path) -> None:
 
 
 def refuse_endless_functions(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse functions that never end, or that written out are too many operators.
+    """Refuse functions that never end, or that expand to too many operators.
 
-    A chain of thirty functions, each of which calls the next one twice, is a thousand million operators.
+    A chain of thirty functions, each of which calls the next one twice, expands to a billion operators.
 
     Raises
     ------
@@ -264,7 +264,7 @@ def refuse_bad_weights(model: onnx.ModelProto, weights: Mapping[str, NDArray[Any
 
 
 def inlined(model: onnx.ModelProto, where: Path | str) -> onnx.ModelProto:
-    """Write model-local functions out where they are called.
+    """Inline model-local functions where they are called.
 
     Raises
     ------
@@ -331,7 +331,7 @@ def refused(what: str, error: Exception, mend: str = "") -> Exception:
 
 
 def first_line(error: BaseException) -> str:
-    """The telling line of a library's message, without its own location prefix."""
+    """The informative line of a library's message, without its own location prefix."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:400] if lines else type(error).__name__
 

@@ -243,7 +243,7 @@ def _combined(digits: Sequence[NDArray[Any]], base: int) -> NDArray[Any]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TiledLayer(PairedLayer):
-    """A layer with one copy's unrolling and cut."""
+    """A layer with one replica's unrolling and cut."""
 
     unrolling: Unrolling
     cut: Cut
@@ -251,7 +251,7 @@ class TiledLayer(PairedLayer):
 
 @dataclass(frozen=True, eq=False)
 class Replica:
-    """One copy of a layer's tiles and the windows it works on.
+    """One replica of a layer and the windows it works on.
 
     ``windows`` are window numbers (row-major in the unrolling's grid), int32.
     """
@@ -262,7 +262,7 @@ class Replica:
 
     @property
     def tiles(self) -> int:
-        """Tiles of this copy."""
+        """Tiles of this replica."""
         return self.unrolling.matrices * self.cut.tiles
 
     @cached_property
@@ -273,7 +273,7 @@ class Replica:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MappedLayer(PairedLayer):
-    """A layer with all its copies.
+    """A layer with all its replicas.
 
     ``range_share`` is the end of its converters' range as a share of the largest possible line
     current, or None for the range of the target.

@@ -183,9 +183,9 @@ class Segment:
 class Placement:
     """Placed and scheduled tiles with the solver's certificates.
 
-    ``pauses`` are rows (rhythm, window, steps), int32 and ascending: for one image alone, a tile of
-    this rhythm waits so many steps before this window of its copy; rhythm 0 has no pauses.
-    ``pipelined_latency_steps`` is the latency of an image in the steady state.
+    ``pauses`` are rows (rhythm, window, steps), int32 and ascending: for one image alone, a tile of this rhythm waits
+    so many steps before this window of its replica; rhythm 0 has no pauses. ``pipelined_latency_steps`` is the latency
+    of an image in the steady state.
 
     ``segments`` are empty where all tiles are on the arrays at once. Else the arrays are written
     anew for each of them, once for each ``batch`` of images; every segment counts its steps from

@@ -110,7 +110,7 @@ class CellMap:
         return block
 
     def _expand(self, number: int, copy: int) -> NDArray[np.int64]:
-        """Weight numbers of the matrices of a copy, [matrices, rows, columns]."""
+        """Weight numbers of the matrices of a replica, [matrices, rows, columns]."""
         layer = self._layers[number]
         geometry = layer.geometry
         shape = (geometry.groups, geometry.group_rows, geometry.group_columns)

@@ -1,8 +1,7 @@
 """The compiled program: the only contract between the passes and the runtime.
 
-A program is the target, the stages in execution order (crossbar layers with their cell levels
-and copies; digital subgraphs as ONNX models), where and when each tile works, and how the
-program came to be.
+A program is the target, the stages in execution order (crossbar layers with their cell levels and replicas; digital
+subgraphs as ONNX models), where and when each tile works, and how the program came to be.
 """
 
 from __future__ import annotations
@@ -156,7 +155,7 @@ class Program(Described):
 
     @property
     def cells_used(self) -> int:
-        """Cells that tiles take, all copies counted."""
+        """Cells that tiles take, all replicas counted."""
         return int(self.cell_map.cells.sum())
 
     @property

@@ -61,7 +61,7 @@ class QuantizerPart(_Part):
 
 
 class ReplicaPart(_Part):
-    """One copy of a layer's tiles."""
+    """One replica of a layer."""
 
     window: Axes
     bundle: Count

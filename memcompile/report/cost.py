@@ -1,9 +1,8 @@
 """Cost of a program by the constants of its target: time, energy, area and writing.
 
-Everything follows from the tile table and the schedule: a tile works one step for each window of
-its copy, each step has the phases of its layer's input, and in a phase the tile's own lines work. Constants
-that a target does not give make figures that are None, and ``Cost.not_included`` names what no
-figure holds.
+Everything follows from the tile table and the schedule: a tile works one step for each window of its replica, each step
+has the phases of its layer's input, and in a phase the tile's own lines work. Constants that a target does not give
+make figures that are None, and ``Cost.not_included`` names what no figure holds.
 """
 
 from __future__ import annotations
@@ -191,7 +190,7 @@ def layer_activities(program: Program) -> tuple[Activity, ...]:
 def _conductance_steps_us(layer: MappedLayer, cell_macs: int, cell: CellSpec) -> float:
     """Conductance of all cells of a layer's tiles, summed over steps, in microsiemens.
 
-    A copy holds each kernel once per output position of its window; all other cells are at g_min.
+    A replica holds each kernel once per output position of its window; all other cells are at g_min.
     """
     kernel_steps = sum(replica.unrolling.window_outputs * len(replica.windows) for replica in layer.replicas)
     return cell.g_min_us * cell_macs + cell.level_step_us * kernel_steps * float(layer.cells.sum(dtype=np.float64))

@@ -24,8 +24,8 @@ from memcompile.timing.operator_reads import Constants, Found, Shape, operator_r
 
 Steps = NDArray[np.int64]
 Work = Callable[[int, Sequence[Steps]], Sequence[Steps]]
-"""From a layer's number and, per copy, the step from which each of its windows can be read, [windows],
-to the step from which the results of each window can be read."""
+"""From a layer's number and, per replica, the step from which each of its windows can be read, [windows], to the step
+from which the results of each window can be read."""
 Watch = Callable[[OnnxNode, Found, Mapping[str, Steps], Mapping[str, Steps]], None]
 """Sees an operator, what its outputs read, the values before it and its results."""
 
@@ -49,7 +49,7 @@ class Flow:
 
     @classmethod
     def of_graph(cls, graph: Graph) -> Flow:
-        """The flow of a graph whose layers have their copies."""
+        """The flow of a graph whose layers have their replicas."""
         inputs = {name: graph.types[name] for name in graph.inputs}
         return cls(graph.nodes, inputs, graph.outputs, {node.name: graph.constants for node in graph.nodes})
 
@@ -176,7 +176,7 @@ def spatial_steps(geometry: Geometry, x: Steps) -> Steps | None:
 
 
 def alike_copies(layer: MappedLayer) -> list[tuple[Unrolling, list[int]]]:
-    """Copies of a layer, by number, together with those that have the same windows."""
+    """Replicas of a layer, by number, together with those that have the same windows."""
     copies: dict[Unrolling, list[int]] = {}
     for number, copy in enumerate(layer.replicas):
         copies.setdefault(copy.unrolling, []).append(number)
@@ -184,7 +184,7 @@ def alike_copies(layer: MappedLayer) -> list[tuple[Unrolling, list[int]]]:
 
 
 def _together(layer: MappedLayer, copies: Sequence[int], steps: Sequence[Steps]) -> tuple[NDArray[np.int32], Steps]:
-    """Windows of some copies, and their steps, one copy after the other."""
+    """Windows of some replicas, and their steps, one replica after the other."""
     windows = np.concatenate([layer.replicas[copy].windows for copy in copies])
     return windows, np.concatenate([steps[copy] for copy in copies])
 
@@ -214,7 +214,7 @@ def read_until(layer: MappedLayer, x: Steps, steps: Sequence[Steps]) -> Steps:
     Parameters
     ----------
     steps
-        Per copy the step in which each of its windows is worked on, [windows].
+        Per replica the step in which each of its windows is worked on, [windows].
     """
     geometry = layer.geometry
     if spatial_steps(geometry, x) is None:
@@ -265,7 +265,7 @@ def _offset_places(unrolling: Unrolling) -> Iterable[tuple[slice, ...]]:
 
 
 def output_steps(layer: MappedLayer, x: Steps, done: Sequence[Steps]) -> Steps:
-    """Step of each element of a layer's output, given the step of each window of each copy."""
+    """Step of each element of a layer's output, given the step of each window of each replica."""
     geometry = layer.geometry
     positions = np.zeros(geometry.positions, np.int64)
     for unrolling, copies in alike_copies(layer):

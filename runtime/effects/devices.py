@@ -282,7 +282,7 @@ class Devices:
         return holds
 
     def _laid_out(self, row: int) -> tuple[int, Unrolling]:
-        """Layer of a tile, and how its copy is laid out."""
+        """Layer of a tile, and how its replica is laid out."""
         tiles = self.program.placement.tiles
         layer = int(tiles.layer[row])
         return layer, self.program.layers[layer].replicas[int(tiles.replica[row])].unrolling
@@ -297,7 +297,7 @@ class Devices:
     def _lay(self, cells: NDArray[Any], row: int, expanded: NDArray[Any]) -> None:
         """Write what a tile's cells hold where they are in the array.
 
-        ``expanded`` are the weight matrices of its copy, [polarities, slices, matrices, rows, columns].
+        ``expanded`` are the weight matrices of its replica, [polarities, slices, matrices, rows, columns].
         """
         tiles = self.program.placement.tiles
         block = expanded[

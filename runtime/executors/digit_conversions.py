@@ -122,7 +122,7 @@ def convert_digits(
     noise
         What keys the read noise, with the phase.
     totals
-        [batch * windows, columns of the copy], contiguous: sums of codes.
+        [batch * windows, columns of the replica], contiguous: sums of codes.
     columns
         Those of the tile.
     """

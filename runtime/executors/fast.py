@@ -35,7 +35,7 @@ Path = Literal["product", "linear", "conversions", "digits", "literal"]
 
 
 class LayerInputs:
-    """Input vectors of one layer, cut out and packed once for all its tiles and copies."""
+    """Input vectors of one layer, cut out and packed once for all its tiles and replicas."""
 
     def __init__(self, x: NDArray[Any], quantizer: InputQuantizer | ExactInput, workers: Workers) -> None:
         self.x = x
@@ -190,7 +190,7 @@ class FastExecutor:
         return y.transpose(0, 2, 1)
 
     def _place(self, replica: Replica, converter: Converter, totals: NDArray[Any], y: NDArray[np.float64]) -> None:
-        """Write the sums of one copy, in level steps, where they belong in the layer's output.
+        """Write the sums of one replica, in level steps, where they belong in the layer's output.
 
         ``totals`` is [batch, windows, matrices, columns]: level steps if float64, else codes; ``y`` is
         [batch, positions, channels].

@@ -45,7 +45,7 @@ class DrivenInputs:
 
 @dataclass(frozen=True, eq=False)
 class LinearMatrices:
-    """The programmed weights of one copy of a layer, in level steps, and their read noise."""
+    """The programmed weights of one replica of a layer, in level steps, and their read noise."""
 
     weights: IntegerMatrix
     variances: IntegerMatrix | None

@@ -22,7 +22,7 @@ from memcompile.runtime.executors.tile_inputs import row_order
 from memcompile.runtime.kernels.compiled import Workers
 
 PREPARED_BYTES = 400_000_000
-"""Memory for what executors prepare once per tile or copy."""
+"""Memory for what executors prepare once per tile or replica."""
 
 
 class Machine:
@@ -130,12 +130,12 @@ class Machine:
         return row_order(unrolling, int(tiles.matrix[row]), begin, end).rows
 
     def tiles_of(self, layer: int, replica: int) -> NDArray[np.int64]:
-        """Rows of the tile table that belong to one copy of a layer."""
+        """Rows of the tile table that belong to one replica of a layer."""
         return self._copies[layer, replica]
 
     @cached_property
     def _copies(self) -> dict[tuple[int, int], NDArray[np.int64]]:
-        """Rows of the tile table of each layer's copies."""
+        """Rows of the tile table of each layer's replicas."""
         keys = np.stack([self.tiles.layer, self.tiles.replica], axis=1)
         order = np.lexsort((keys[:, 1], keys[:, 0]))
         cuts = np.flatnonzero(np.diff(keys[order], axis=0).any(axis=1)) + 1

@@ -162,10 +162,10 @@ def convert_sums(
 ) -> None:
     """Convert the line sums of one phase of items ``begin`` to ``end``; adds to columns from ``first_column`` on.
 
-    ``all_sums`` is [end - begin, digits * lines], ``all_totals`` [items, columns of the copy], contiguous, whole
+    ``all_sums`` is [end - begin, digits * lines], ``all_totals`` [items, columns of the replica], contiguous, whole
     numbers of the type of ``all_factors``, which with ``lines_each`` and ``all_columns`` are those of ``LineCounts`` of
-    the executors' conversions. Read noise has the standard deviation ``all_spreads``, float32 [end - begin, lines],
-    or ``all_deviations``, float32 [end - begin], if there is none. ``base``, ``step``, codes, ``all_rounding`` and
+    the executors' conversions. Read noise has the standard deviation ``all_spreads``, float32 [end - begin, lines], or
+    ``all_deviations``, float32 [end - begin], if there is none. ``base``, ``step``, codes, ``all_rounding`` and
     ``room``, which holds a block, are of one floating-point type, in which currents are worked out. Sixteen lines or
     fewer take half a block of noise, the other half is that of the neighbouring window.
     """
@@ -318,7 +318,7 @@ def cut_rows(images: Any, windows: Any, rows: Any, items: Any, begin: int, end: 
 def place_sums(
     totals: Any, positions: Any, slots: int, columns: int, factor: float, divisor: float, y: Any, begin: int, end: int
 ) -> None:
-    """Write the sums of one copy, times a factor, where they belong in a layer's output.
+    """Write the sums of one replica, times a factor, where they belong in a layer's output.
 
     ``totals`` is [images, windows, matrices, columns of a matrix], whose columns run over the groups of a bundle
     (``slots``), the outputs of a window and ``columns`` of a group. ``positions`` [windows, outputs of a

@@ -225,7 +225,7 @@ class InSituTuner:
         self.program = replace(self.program, stages=tuple(stages), chip=self.writer.state())
 
     def _rewrite(self, number: int, pending: NDArray[np.float64]) -> None:
-        """Write pairs of all copies whose pending change is beyond the threshold; it is then done."""
+        """Write pairs of all replicas whose pending change is beyond the threshold; it is then done."""
         pairs, step_us = self._pairs, self.program.target.cell.level_step_us
         due = np.flatnonzero(np.abs(pending) * step_us > self.options.threshold_us)
         if not len(due):

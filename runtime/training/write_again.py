@@ -75,7 +75,7 @@ def sensitivities(
 
 
 class _Weights:
-    """All weights of all copies, as pairs of cells: [slices of the program, weights].
+    """All weights of all replicas, as pairs of cells: [slices of the program, weights].
 
     Where a layer has fewer slices than another its missing pairs are -1.
     """
@@ -113,7 +113,7 @@ def write_worst_again(
     Parameters
     ----------
     share
-        Corrections, as a share of the weights in all copies; 1 or more is possible.
+        Corrections, as a share of the weights in all replicas; 1 or more is possible.
     sensitivity
         What :func:`sensitivities` gives; None ranks by the error alone.
     """
