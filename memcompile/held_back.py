@@ -1,8 +1,8 @@
 """Decision whether a step made a chip better, on images that it was not fitted to.
 
-The same images, with the same read noise, run before and after. Where enough of them changed sides the classes
-decide; else each image's error does, if it fell beyond doubt and no class was lost on balance. Without labels
-the classes are those that ideal devices see, and the error is that of the outputs.
+The same images, with the same read noise, run before and after. Where the classes of enough images change, these
+decide; otherwise the error of the images does, if its fall is significant and no fewer images are right. Without labels
+the right classes are those that ideal devices see, and the error is that of the outputs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from memcompile.runtime.training.hybrid_training import probabilities
 MOST_IMAGES = 400
 """Images held back at most."""
 SHARE = 5
-"""One image in so many is held back where nothing is left over."""
+"""One in this many images is held back where none are left over."""
 # Image numbers key the read noise; neither tuning nor scoring sees that of held-back images.
 FIRST_IMAGE = 1 << 31
 CLASS_EVIDENCE = 1.5
@@ -88,7 +88,7 @@ class HeldBackImages:
     Parameters
     ----------
     reference
-        Whose outputs count as right where there are no labels, such as ideal devices.
+        Emulator whose outputs count as right where there are no labels, such as ideal devices.
     inputs
         [N, ...] per program input.
     labels

@@ -80,9 +80,9 @@ def default_passes() -> tuple[Pass, ...]:
         QuantizeWeights(),
         SliceWeights(),
         SplitDifferential(),
-        # The mapping proper: what the blocks are, how many copies, where, and when.
+        # The mapping proper: what the blocks are, how many replicas, where, and when.
         TileMatrices(),
-        # Where one copy is too large for the chips; the two passes that follow then leave it as it is.
+        # Where one replica of each layer is too large for the chips; the two passes that follow then leave it as it is.
         CutSegments(),
         Replicate(),
         # Needs to know how layers are cut, which is settled now; where tiles lie does not matter.

@@ -54,7 +54,7 @@ class Emulator(Described):
     Parameters
     ----------
     program
-        What to run.
+        Program to run.
     seed
         Selects the sample of devices and all noise, 0 <= seed < 2^64. A program that is transferred to a
         chip has devices of its own, by ``program.chip.seed``; the seed then selects the read noise alone.
@@ -75,7 +75,7 @@ class Emulator(Described):
         Time since programming, in seconds; relaxation and drift depend on it. In a program of several
         segments each segment is this old when it is used.
     conditions
-        All that the chip has been through since programming, instead of ``time_s`` alone.
+        Time and reads since programming, instead of ``time_s`` alone.
     whole
         The inputs have no common batch axis; only :meth:`run_whole` takes such inputs.
 
@@ -205,15 +205,15 @@ class Emulator(Described):
     def run_from(
         self, first_stage: int, values: Mapping[str, NDArray[Any]], *, first_image: int = 0, also: Sequence[str] = ()
     ) -> dict[str, NDArray[Any]]:
-        """Run only the stages from one on, on what the earlier ones made.
+        """Run only the stages from one on, on values that the earlier ones made.
 
         Parameters
         ----------
         first_stage
             Number of the first stage to run.
         values
-            What :func:`values_before` lists, [images, ...] each, of images numbered from
-            ``first_image`` on; the result is then that of :meth:`run`, bit for bit.
+            Values that :func:`values_before` lists, [images, ...] each, of images numbered from ``first_image`` on; the
+            result is then that of :meth:`run`, bit for bit.
         also
             Intermediate values to return beside the outputs.
 

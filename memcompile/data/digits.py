@@ -49,8 +49,7 @@ def digits8() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def digits28() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Render scikit-learn's digits like MNIST: 20x20 pixels in the middle of 28x28.
 
-    The 8x8 digits are enlarged by bilinear interpolation in whole numbers, so that the images
-    are the same on every machine.
+    The 8x8 digits are enlarged by bilinear interpolation in integers, so that the images are the same on every machine.
 
     Returns
     -------

@@ -443,7 +443,7 @@ def _embedded_digits(inputs: Mapping[str, TensorType], layout: Batching, part: P
 
 
 def _generated(inputs: Mapping[str, TensorType], layout: Batching, seed: int) -> Dataset:
-    """Standard normal floats, and zeros and ones for whole numbers."""
+    """Standard normal floats, and zeros and ones for integers."""
     rng = np.random.default_rng(seed)
     samples: dict[str, NDArray[Any]] = {}
     for name, wanted in inputs.items():

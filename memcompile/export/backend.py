@@ -26,7 +26,7 @@ from memcompile.program.program import Program, Provenance
 from memcompile.runtime.emulator import Emulator
 from memcompile.verify.verifier import Verifier
 
-# One copy of each layer: nobody waits for these programs.
+# One replica of each layer: nobody waits for these programs.
 _SETTINGS = ("replicate.objective=arrays", "replicate.effort=fast")
 
 

@@ -174,7 +174,7 @@ class _LayerModel:
     # --- from the input to what is on the lines ---------------------------------------------------
 
     def _quantized(self) -> str:
-        """Whole numbers, channels first; inputs that are applied as they are, as float64."""
+        """Integers, channels first; inputs that are applied as they are, as float64."""
         add, name, geometry, quantizer = self.builder, self.layer.name, self.layer.geometry, self.layer.quantizer
         value = self.layer.inputs[0]
         if geometry.layout == "channels_last":
@@ -233,7 +233,7 @@ class _LayerModel:
         return value
 
     def _digits(self, value: str, quantizer: InputQuantizer) -> str:
-        """The digits of whole numbers, by floor(x / 2^k) - base * floor(x / (2^k * base)), exact in float32."""
+        """The digits of integers, by floor(x / 2^k) - base * floor(x / (2^k * base)), exact in float32."""
         add, name, base = self.builder, f"{self.layer.name}/phases", quantizer.highest_digit + 1
         weights = np.array(quantizer.phase_weights, np.float32)[:, None]
         if quantizer.signed and quantizer.bits_per_phase > 1:

@@ -38,7 +38,7 @@ BATCH = "batch"
 HEADROOM_BYTES = 16 * 1024**2
 """Room for everything in a file that is not a constant."""
 ROUNDING_SHIFT = 1.5 * 2.0**23
-"""Added to a float32 below 2^22 and subtracted again, it leaves the nearest whole number, ties to even."""
+"""Added to a float32 below 2^22 and subtracted again, it leaves the nearest integer, ties to even."""
 
 
 class ModelBuilder:
@@ -117,14 +117,14 @@ class ModelBuilder:
         return self.node("Clip", name, [value, *names])
 
     def round(self, name: str, value: str) -> str:
-        """Round float32 values below 2^22 to the nearest whole number, ties to even."""
+        """Round float32 values below 2^22 to the nearest integer, ties to even."""
         if self.opset >= 11:
             return self.node("Round", name, [value])
         shift = self.constant(f"{name}/shift", np.array(ROUNDING_SHIFT, np.float32))
         return self.node("Sub", name, [self.node("Add", f"{name}/up", [value, shift]), shift])
 
     def round_whole(self, name: str, value: str) -> str:
-        """Round float64 values to the nearest whole number, ties to even."""
+        """Round float64 values to the nearest integer, ties to even."""
         if self.opset >= 11:
             return self.node("Round", name, [value])
         shift = self.constant(f"{name}/shift", np.array(1.5 * 2.0**52))
@@ -159,7 +159,7 @@ class ModelBuilder:
         return self.node("Reshape", name, [value, self.constant(f"{name}/shape", np.array(shape, np.int64))])
 
     def all_but_last(self, name: str, value: str) -> str:
-        """The first elements of a vector of whole numbers."""
+        """All elements but the last of a vector of integers."""
         if self.opset < 10:
             return self.node("Slice", name, [value], starts=[0], ends=[-1])
         edges = [self.constant(f"{name}/{word}", np.array([at], np.int64)) for word, at in (("begin", 0), ("end", -1))]

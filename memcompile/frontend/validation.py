@@ -168,7 +168,7 @@ def validity_doubt(model: onnx.ModelProto) -> str | None:
     for value, _ in before:
         value.type.tensor_type.shape.SetInParent()
         value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or onnx.TensorProto.FLOAT
-    # Only of tensors without numbers the checker does not want to see any.
+    # The checker wants to see the numbers of a tensor unless it has none.
     elsewhere = [(tensor, tensor.SerializeToString()) for tensor in model.graph.initializer if is_elsewhere(tensor)]
     for tensor, _ in elsewhere:
         tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))

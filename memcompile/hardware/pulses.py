@@ -29,11 +29,11 @@ class WriteReport:
 
     @property
     def verify_reads(self) -> int:
-        """Reads that closed the loops."""
+        """Verify reads of all writes."""
         return self.writes + self.pulses
 
     def __add__(self, other: WriteReport) -> WriteReport:
-        """Both, one after the other."""
+        """Sum of two reports."""
         energy_j = self.pulse_energy_j + other.pulse_energy_j
         known = [each.failures for each in (self, other) if each.failures is not None]
         failures = sum(known) if known else None
@@ -98,14 +98,14 @@ class LevelWrites:
 
     @classmethod
     def once(cls, cell: CellSpec, spec: WriteVerifySpec) -> LevelWrites:
-        """Cells are delivered at the lowest level and written once."""
+        """Cost of cells that are delivered at the lowest level and written once."""
         goals_us, lowest_us = _levels_us(cell)
         pulses, energy_j = nominal_pulses(lowest_us, goals_us, spec)
         return cls(np.ones(cell.levels, np.int64), pulses, energy_j)
 
     @classmethod
     def and_back(cls, cell: CellSpec, spec: WriteVerifySpec) -> LevelWrites:
-        """Cells are written, and brought back to the lowest level before something else is written there.
+        """Cost of cells that are written, and brought back to the lowest level before something else is written there.
 
         A cell at the lowest level is verified once and needs no way back.
         """

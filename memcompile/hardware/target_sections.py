@@ -60,7 +60,7 @@ class ArraySpec(Section):
 
     @property
     def crossings(self) -> int:
-        """Crossings of an input and an output line, which is what tiles take up."""
+        """Crossings of an input and an output line; tiles are measured in these."""
         return self.input_lines * self.output_lines
 
     @property
@@ -108,7 +108,7 @@ class EnergySpec(Section):
 
 
 class AreaSpec(Section):
-    """Area of one array with its periphery, in square micrometres, by what it grows with.
+    """Area of one array with its periphery, in square micrometres, by component.
 
     array + cell * cells + input_line * input lines + output_line * output lines, whether used or not.
     """

@@ -50,8 +50,8 @@ class Batching:
     def one_by_one(self) -> bool:
         """True if runs are not joined, although their size is free or one.
 
-        Rows of values inside such a network do not begin with the sample, so what the samples of one run have to do
-        with each other would depend on how many there are.
+        Inside such a network samples are not the first axis of values, so that the coupling of the samples of a run
+        would depend on their number.
         """
         return self.whole or any(axis not in (0, None) for axis in self.inputs.values())
 

@@ -109,11 +109,11 @@ class DigitalNode(Node):
 class LinearLayer(Node):
     """A linear operator with static weights, bound for crossbars.
 
-    ``weight`` is [out_channels, in_channels / groups, *kernel] float32, ``bias`` [out_channels]
-    float32; the bias is added digitally. ``bias_size`` [out_channels] float64 is the sum of the
-    magnitudes of the numbers that a folded bias was made of, None where it is the operator's own:
-    the network itself rounds in proportion to them. ``integer`` layers multiply whole numbers of a quantised
-    model, bytes as inputs; they stay what they are where the target can hold them.
+    ``weight`` is [out_channels, in_channels / groups, *kernel] float32, ``bias`` [out_channels] float32; the bias is
+    added digitally. ``bias_size`` [out_channels] float64 is the sum of the magnitudes of the numbers that a folded bias
+    was made of, None where it is the operator's own: the network itself rounds in proportion to them. ``integer``
+    layers multiply integers of a quantised model, with bytes as inputs; these stay unchanged where the target can hold
+    them.
     """
 
     geometry: Geometry
@@ -297,10 +297,10 @@ class QuantizedConstant:
 class Graph(Described):
     """A network: nodes in topological order, constants, and types of values.
 
-    ``observed_shapes`` are the concrete shapes of values that linear operators read, seen when
-    onnxruntime ran the model once; a sequence or map counts as one vector of the numbers in it.
-    ``quantized`` says of constants that came through DequantizeLinear what they were. ``batching`` says where samples
-    lie in inputs and outputs; None stands for axis 0 everywhere.
+    ``observed_shapes`` are the concrete shapes of values that linear operators read, seen when onnxruntime ran the
+    model once; a sequence or map counts as one vector of the numbers in it. ``quantized`` holds the form before it of
+    constants that came through DequantizeLinear. ``batching`` gives the axes of samples in inputs and outputs; None
+    stands for axis 0 everywhere.
     """
 
     name: str
@@ -383,7 +383,7 @@ class Graph(Described):
 
 
 def as_dtype(values: NDArray[np.floating[Any]], dtype: str) -> NDArray[Any]:
-    """Numbers in a layer's output type; whole types round, and what float32 cannot hold is infinite."""
+    """Numbers in a layer's output type; integer types round, and numbers beyond float32 become infinite."""
     with np.errstate(over="ignore"):
         if dtype == "float16":
             values = values.astype(np.float32)  # the way of onnxruntime's Cast, which rounds twice

@@ -47,13 +47,12 @@ def weight_limit(target: Target, slices: int, base: int) -> int:
 class PassContext:
     """Facts besides the graph that passes may use.
 
-    ``calibration`` holds [samples, ...] per model input, ``representative`` says that these are real
-    samples, not made-up ones; ``chips`` is the hard budget, or None to
-    take as many as the network needs; ``slice_base`` is what
-    one step of a slice counts in steps of the slice before it (as the target's errors allow when
-    None, more where only that holds whole weights, less where that holds all weights of a layer);
-    ``batch`` is the number of images for which a network that is larger than its chips is written onto
-    them, segment by segment, or None if that is not wanted; ``progress`` opens a bar for a description and a total.
+    ``calibration`` holds [samples, ...] per model input, ``representative`` says that these are real samples, not
+    made-up ones; ``chips`` is the hard budget, or None to take as many as the network needs; ``slice_base`` is the
+    value of one step of a slice in steps of the slice before it (as the target's errors allow when None, more where
+    only that holds whole weights, less where that holds all weights of a layer); ``batch`` is the number of images for
+    which a network that is larger than its chips is written onto them, segment by segment, or None if that is not
+    wanted; ``progress`` opens a bar for a description and a total.
     """
 
     target: Target
@@ -91,7 +90,7 @@ class PassContext:
 
     @property
     def whole_weight_limit(self) -> int:
-        """Largest weight of a quantised model that the slices hold, with whatever base that takes."""
+        """Largest weight of a quantised model that the slices hold, with the base that it takes."""
         return weight_limit(self.target, self.slices, self.slice_base or self.target.slice_base())
 
 

@@ -1,7 +1,7 @@
 """The compiled program: the only contract between the passes and the runtime.
 
 A program is the target, the stages in execution order (crossbar layers with their cell levels and replicas; digital
-subgraphs as ONNX models), where and when each tile works, and how the program came to be.
+subgraphs as ONNX models), the placement and schedule of the tiles, and the program's origin.
 """
 
 from __future__ import annotations
@@ -81,10 +81,9 @@ class ChipState:
 class Program(Described):
     """A network mapped onto chips.
 
-    ``stages`` are in execution order. ``constants`` are values that no stage makes but that a
-    stage or an output reads. ``placement.tiles`` counts crossbar layers in stage order. ``chip`` is
-    the chip that the program was transferred to, once it was. ``layout`` says where samples lie; None
-    stands for axis 0 of all inputs and outputs.
+    ``stages`` are in execution order. ``constants`` are values that no stage makes but that a stage or an output reads.
+    ``placement.tiles`` counts crossbar layers in stage order. ``chip`` is the chip that the program was transferred to,
+    once it was. ``layout`` gives the axes of samples; None stands for axis 0 of all inputs and outputs.
     """
 
     target: Target

@@ -1,8 +1,8 @@
 """Cost of a program by the constants of its target: time, energy, area and writing.
 
 Everything follows from the tile table and the schedule: a tile works one step for each window of its replica, each step
-has the phases of its layer's input, and in a phase the tile's own lines work. Constants that a target does not give
-make figures that are None, and ``Cost.not_included`` names what no figure holds.
+has the phases of its layer's input, and in a phase the tile's own lines work. Figures whose constants the target does
+not give are None, and ``Cost.not_included`` names the parts that no figure includes.
 """
 
 from __future__ import annotations
@@ -89,14 +89,13 @@ class TransferCost:
 class Cost:
     """Cost of a program; None where the target lacks the constants.
 
-    ``energy_pj`` is that of one image by component, in picojoules. ``interval_us`` lies between two
-    images in the steady state, ``latency_us`` is that of one image alone, in microseconds. Where the
-    arrays are written in segments, ``a_pass`` says what a batch of images takes, ``interval_us`` is its
-    share of an image and ``latency_us`` the whole pass, at whose end all its results exist; the energy
-    of writing is then a component, ``transfer`` is None.
-    ``area_mm2`` is that of all arrays of all chips with their periphery, in square millimetres.
-    ``cell_heat_pj`` checks ``energy.cell_pj``: what the cells take at their own conductances,
-    voltage^2 * g * duration, if all input digits are equally likely; it is part of no other figure.
+    ``energy_pj`` is that of one image by component, in picojoules. ``interval_us`` lies between two images in the
+    steady state, ``latency_us`` is that of one image alone, in microseconds. Where the arrays are written in segments,
+    ``a_pass`` is the cost of a batch of images, ``interval_us`` is its share of an image and ``latency_us`` the whole
+    pass, at whose end all its results exist; the energy of writing is then a component, ``transfer`` is None.
+    ``area_mm2`` is that of all arrays of all chips with their periphery, in square millimetres. ``cell_heat_pj`` checks
+    ``energy.cell_pj``: the energy of the cells at their own conductances, voltage^2 * g * duration, if all input digits
+    are equally likely; it is part of no other figure.
     """
 
     activities: tuple[Activity, ...]
@@ -243,7 +242,7 @@ def _with_writing(energy_pj: Energy | None, a_pass: PassCost | None, target: Tar
 
 
 def _not_included(activities: tuple[Activity, ...], crossing_values: int, spec: EnergySpec | None) -> tuple[str, ...]:
-    """Parts of the cost that no figure holds, in words."""
+    """Parts of the cost that no figure includes, in words."""
     missing = ["digital operators", "buffers", "routing", "idle arrays"]
     additions = sum(activity.additions for activity in activities)
     if additions and (spec is None or spec.addition_pj is None):

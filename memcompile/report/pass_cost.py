@@ -19,7 +19,7 @@ from memcompile.runtime.effects.switches import Effects
 
 @dataclass(frozen=True)
 class SegmentCost:
-    """One segment in a pass: its tiles, what writing and erasing them takes, and the time of both parts.
+    """One segment in a pass: its tiles, the cost of writing and erasing them, and the time of both parts.
 
     ``computing_us`` is that of the whole batch, with the steps in which the pipeline fills.
     """
@@ -99,7 +99,7 @@ def _of_tiles(program: Program, of_level: NDArray[np.int64]) -> NDArray[np.int64
     found = [np.zeros(0, np.int64)]
     for layer in program.layers:
         of_weight = sums_of_weights(layer, of_level)
-        # In the order of the tile table: copy, matrix, rows, columns.
+        # In the order of the tile table: replica, matrix, rows, columns.
         found += [sums_of_tiles(of_weight, copy.unrolling, copy.cut).ravel() for copy in layer.replicas]
     return np.concatenate(found)
 

@@ -1,9 +1,8 @@
 """Sizes of the line buffers: the most values that wait at once between the layers.
 
-An element of a value is held from the step on in which it can be read up to the last step in which
-something reads it. What is read in the first step in which it can be, and never again, passes by
-and is not held. In the steady state several images are under way, and what is held of each of them
-counts.
+An element of a value is held from the step on in which it can be read up to the last step in which something reads it.
+What is read in the first step in which it can be, and never again, passes by and is not held. In the steady state
+several images are under way, and the elements held of all of them count.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Buffers:
-    """Buffers of all values that are held at all, in network order, and what all of them hold at once.
+    """Buffers of all values that are held at all, in network order, and the most that they hold together.
 
     ``alone`` and ``steady`` are the most elements in any step; buffers are largest in different
     steps, so their sum is more. With segments each figure is that of the segment with most.

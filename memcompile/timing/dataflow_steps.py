@@ -1,9 +1,8 @@
 """Steps in which each element of each value exists, and the last one in which it is needed.
 
-A network is walked in order with a *step* for every element of every value: the first step in
-which it can be read. Elements of network inputs exist at step 0. Crossbar layers take steps, and
-what they take is decided by whoever walks: a scheduler, the verifier, or a bound. Digital
-operators take no steps of their own; an element exists as soon as all it depends on does.
+A network is walked in order with a *step* for every element of every value: the first step in which it can be read.
+Elements of network inputs exist at step 0. Crossbar layers take steps, as many as the caller decides: a scheduler, the
+verifier, or a bound. Digital operators take no steps of their own; an element exists as soon as all it depends on does.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Watch = Callable[[OnnxNode, Found, Mapping[str, Steps], Mapping[str, Steps]], No
 
 
 MOST_ELEMENTS = 2**28
-"""Elements of a network input beyond which they are not told apart."""
+"""Largest network input, in elements, whose elements are told apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +151,7 @@ def _latest(operands: Iterable[tuple[Steps, NDArray[np.int64] | None]]) -> Steps
 def thin(*steps: Steps) -> tuple[Steps, ...]:
     """Arrays of one shape, cut to one entry along each axis along which all of them repeat themselves.
 
-    Channels made in the same step share their memory, so that there is little to be looked at.
+    Channels made in the same step share their memory, so that there is little to compute.
     """
     alike = [all(axis == 0 for axis in strides) for strides in zip(*(item.strides for item in steps), strict=True)]
     places = tuple(slice(0, 1) if same else slice(None) for same in alike)

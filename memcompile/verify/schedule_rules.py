@@ -41,7 +41,7 @@ def _pauses(placement: Placement) -> Iterator[Violation]:
 
 
 def _idle_ends(part: Part, timetable: Timetable) -> Iterator[Violation]:
-    """A schedule that goes on after its last tile has worked, or an interval in which nobody could work so long."""
+    """A schedule that goes on after its last tile has worked, or an interval longer than the work of all tiles."""
     placement, tiles = part.placement, part.placement.tiles
     if not len(tiles):
         return

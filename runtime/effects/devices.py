@@ -85,8 +85,8 @@ class Devices:
     def tile(self, row: int) -> NDArray[Any]:
         """Conductances of one tile as its converters see them, [rows, output lines], in converter units.
 
-        The cells' conductances, or the difference of both cells of a crossing; if there are such effects,
-        what the wires leave of them, times what a one drives on the input lines and the converters' gains.
+        The cells' conductances, or the difference of both cells of a crossing; if there are such effects, these behind
+        the wires, times the drive of a one on the input lines and the converters' gains.
         """
         if not (self.effects.wires or self.effects.dac_error or self.effects.adc_error):
             return self.subtracted(self.cells(row))
@@ -233,7 +233,7 @@ class Devices:
     def read_sigma(self, row: int) -> Cells:
         """Read noise of each cell of a tile when its line is driven, [rows, columns of cells], in units.
 
-        Grows with what a one drives on the line; open cells of dead lines have none.
+        Grows with the drive of a one on the line; open cells of dead lines have none.
         """
         cells, target = self.cells(row).astype(np.float64), self.program.target
         sigma = read_sigma(cells, target.read_noise, self.converter_of(row).unit_us)
@@ -282,7 +282,7 @@ class Devices:
         return holds
 
     def _laid_out(self, row: int) -> tuple[int, Unrolling]:
-        """Layer of a tile, and how its replica is laid out."""
+        """Layer of a tile, and the unrolling of its replica."""
         tiles = self.program.placement.tiles
         layer = int(tiles.layer[row])
         return layer, self.program.layers[layer].replicas[int(tiles.replica[row])].unrolling
@@ -295,7 +295,7 @@ class Devices:
         return rows
 
     def _lay(self, cells: NDArray[Any], row: int, expanded: NDArray[Any]) -> None:
-        """Write what a tile's cells hold where they are in the array.
+        """Write the contents of a tile's cells at their places in the array.
 
         ``expanded`` are the weight matrices of its replica, [polarities, slices, matrices, rows, columns].
         """
@@ -329,7 +329,7 @@ class Devices:
         return self._in_units(levels, aged_us, converter)
 
     def _write_seed(self, segment: int) -> int:
-        """Decides what is drawn anew in each write; the chip's own seed where there is one write only."""
+        """Seed of what is drawn anew in each write; the chip's own seed where there is one write only."""
         segments = len(self.program.placement.segments)
         return seed_of_write(self.seed, self.pass_number * segments + segment) if segments else self.seed
 
@@ -405,7 +405,7 @@ class Devices:
         return cell.g_min_us + levels.astype(np.float64) * cell.level_step_us, stuck
 
     def _aged_us(self, cells_us: Cells, number: int, write_seed: int) -> Cells:
-        """Cells after what the chip has been through since they were written."""
+        """Cells under the conditions of the chip since they were written."""
         array = WrittenArray(self.program.target, number, self.seed, write_seed, self.conditions)
         for effect in self.effects.aging():
             cells_us = effect.moved_us(cells_us, array)

@@ -219,9 +219,9 @@ def join_values(
 ) -> Value:
     """Join what chunks of images give for one value, whatever its type.
 
-    Tensors are joined by :func:`join`; of whole runs, what is no tensor becomes a list with one value a run. Else of a
-    sequence either the number of elements goes with that of images, as that of maps does, and the chunks' elements
-    follow each other; or it does not, and each element is joined.
+    Tensors are joined by :func:`join`; of whole runs, values that are not tensors become a list with one value a run.
+    Otherwise, if a sequence has more elements for more images, as sequences of maps do, the chunks' elements follow
+    each other; if not, each element is joined.
 
     Parameters
     ----------

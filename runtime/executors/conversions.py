@@ -75,9 +75,9 @@ class TileLines:
     sigma: NDArray[np.float32]
     """[rows + 1]: read noise of a line by the number of driven input lines."""
     gain: NDArray[np.float32]
-    """[lines]: what the converter multiplies noise with."""
+    """[lines]: gain of the converter, with which noise is multiplied."""
     rounding: NDArray[np.float32]
-    """[lines]: what a current is rounded with, one half plus the converter's offset."""
+    """[lines]: number added to a current before it is rounded down, one half plus the converter's offset."""
     min_code: np.float32
     """Zero, or below where lines carry the differences of pairs."""
     max_code: np.float32
@@ -204,7 +204,7 @@ def convert_tile(
     inputs
         Driven lines of all windows.
     weights
-        What a one counts in each phase, [phases].
+        Weight of a one in each phase, [phases].
     windows
         Windows to work on.
     images

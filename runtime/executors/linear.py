@@ -126,7 +126,7 @@ def multiply(
     numbers
         Inputs in two's complement, [matrices, batch * windows, rows].
     noise
-        What keys the read noise.
+        Keys of the read noise.
     """
     matrices, items, _ = numbers.shape
     totals = np.empty((items, matrices, lines.weights.columns))

@@ -91,11 +91,11 @@ class Backward:
         Parameters
         ----------
         values
-            What :meth:`forward` measured.
+            Values that :meth:`forward` measured.
         error
             Gradient of the loss for the last layer's output, [images, classes].
         levels
-            What the cells of each layer hold, as :class:`LayerGradient` has it.
+            Levels that the cells of each layer hold, in the layout of :class:`LayerGradient`.
         """
         output = program.layers[-1].outputs[0]
         gradients: dict[str, NDArray[Any]] = {output: error.astype(np.float32).reshape(values[output].shape)}

@@ -5,8 +5,8 @@ effect of an error e of a weight w is estimated as
 
     e^2 * F(w),   F(w) = mean over images of (d loss / d w)^2,
 
-the diagonal of the Fisher information (LeCun et al. 1990; Kirkpatrick et al. 2017): to second
-order, half of it is how far the class probabilities move (their Kullback-Leibler divergence).
+the diagonal of the Fisher information (LeCun et al. 1990; Kirkpatrick et al. 2017): to second order, half of it is the
+Kullback-Leibler divergence by which the class probabilities move.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class _Weights:
         self.digit[pairs.slice, place] = pairs.digit
 
     def held(self, writer: Writer) -> NDArray[np.float64]:
-        """Levels that the pairs hold in truth, [slices, weights]."""
+        """Levels that the pairs really hold, [slices, weights]."""
         return np.where(self.plus >= 0, writer.measure_pairs(self.plus, self.plus + 1), 0.0)
 
     def errors(self, held: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -115,7 +115,7 @@ def write_worst_again(
     share
         Corrections, as a share of the weights in all replicas; 1 or more is possible.
     sensitivity
-        What :func:`sensitivities` gives; None ranks by the error alone.
+        Result of :func:`sensitivities`; None ranks by the error alone.
     """
     weights = _Weights(program)
     importance = np.ones(len(weights.weight))
