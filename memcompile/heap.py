@@ -1,4 +1,4 @@
-"""Limit of the freed memory that the C library's heap keeps."""
+"""Return of freed memory from the C library's heap to the system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decision whether a step made a chip better, on images that it was not fitted to.
+"""Test whether a step made a chip better, on images that it was not fitted to.
 
 The same images, with the same read noise, run before and after. Where the classes of enough images change, these
 decide; otherwise the error of the images does, if its fall is significant and no fewer images are right. Without labels

@@ -1,4 +1,4 @@
-"""Export of a program's conductances, to program real arrays with."""
+"""Export of a program's conductances, for programming real arrays."""
 
 from __future__ import annotations
 

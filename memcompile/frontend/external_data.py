@@ -1,4 +1,4 @@
-"""Weights outside a model's own file: regular files beside or below it, nowhere else.
+"""Weights outside a model's own file: in regular files beside or below it, nowhere else.
 
 A model names those files itself, and may have come from anywhere. Each name is therefore followed
 to what it leads to, and each size is compared with the file's, before a byte is read.

@@ -92,8 +92,8 @@ def load_weights(model: onnx.ModelProto, file: FileStamp) -> tuple[onnx.ModelPro
 
     Returns
     -------
-    The model with only the places of large initializers, and their values; with their files if all of them lie in
-    files.
+    The model with only the places of large initializers, and their values; with their files if the places of all are
+    known.
 
     Raises
     ------

@@ -54,7 +54,7 @@ class CellSpec(Section):
 
 
 class InputSpec(Section):
-    """Application of an input value to a line."""
+    """Input values, and the voltages and phases that apply them to a line."""
 
     bits: Annotated[int, Field(ge=2, le=8)]
     """Bits of an input value, least significant first."""

@@ -34,9 +34,9 @@ class ArraySpec(Section):
     difference of their currents, and its converter is signed.
     """
     input_line_name: str = "input line"
-    """The hardware's name of an input line (orientation of the array)."""
+    """Name of an input line on this hardware (orientation of the array)."""
     output_line_name: str = "output line"
-    """The hardware's name of an output line (orientation of the array)."""
+    """Name of an output line on this hardware (orientation of the array)."""
 
     @property
     def signed_lines(self) -> bool:

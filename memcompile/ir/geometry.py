@@ -1,4 +1,4 @@
-"""Rows and columns of a weight matrix from the windows of a layer.
+"""Mapping of a layer's windows to the rows and columns of weight matrices.
 
 A *linear layer* is a convolution over any number of spatial axes; a matrix product is the case with kernel size 1 over
 the vectors of one image. An *unrolling* says how one replica of the layer's kernels is laid out for one step: the

@@ -104,7 +104,7 @@ class Pass(ABC):
     produces: ClassVar[Forms]
     """Forms that it leaves or makes."""
     fidelity: ClassVar[Fidelity]
-    """Effect on the numbers; chooses its differential test."""
+    """Change to the numbers; chooses its differential test."""
 
     @classmethod
     def pass_name(cls) -> str:

@@ -1,4 +1,4 @@
-"""Application of a layer's input to the lines: quantised, bit by bit, or as it is."""
+"""Quantisers of a layer's input, which is applied to the lines bit by bit, or as it is."""
 
 from __future__ import annotations
 

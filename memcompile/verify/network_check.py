@@ -5,9 +5,9 @@ step of that now and then, which later layers amplify. So no error is carried on
 that a pass wrote, reads what onnxruntime itself has there, and its result is compared where the model has a value of
 that name. Operators that are the model's own need no comparison.
 
-What rounding explains, per element, with u the unit roundoff of the layer's type, v that of the sums, n the terms:
-every summation order gives sum w_i x_i within n v sum |w_i| |x_i|, each stored result is within u of itself, and a
-half precision input may have been read before it was rounded (u sum |w_i| |x_i|). See N. J. Higham, Accuracy and
+The difference that rounding explains, per element, with u the unit roundoff of the layer's type, v that of the sums, n
+the terms: every summation order gives sum w_i x_i within n v sum |w_i| |x_i|, each stored result is within u of itself,
+and a half precision input may have been read before it was rounded (u sum |w_i| |x_i|). See N. J. Higham, Accuracy and
 Stability of Numerical Algorithms, chapter 3.
 """
 

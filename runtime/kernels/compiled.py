@@ -1,7 +1,7 @@
 """Finds the compiled kernels and runs them on several threads.
 
-Where Numba cannot be imported everything runs on NumPy; ``MEMCOMPILE_NUMBA=0`` switches it off. The
-results are the same without it, bit for bit, and so they are for any number of threads.
+Without Numba everything runs on NumPy; ``MEMCOMPILE_NUMBA=0`` switches it off. The results are the same without it, bit
+for bit, and so they are for any number of threads.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def sensitivities(
 class _Weights:
     """All weights of all replicas, as pairs of cells: [slices of the program, weights].
 
-    Where a layer has fewer slices than another its missing pairs are -1.
+    Missing pairs of layers with fewer slices are -1.
     """
 
     def __init__(self, program: Program) -> None:
