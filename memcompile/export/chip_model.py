@@ -124,10 +124,10 @@ class _Copies:
 class _RowTiles:
     """Row tiles of some replicas that are multiplied together.
 
-    ``cells`` [replicas, row tiles, matrices, rows, lines] are conductances in converter units, ``rounding`` [replicas,
-    row tiles, matrices, 1, lines] is one half plus the converters' offsets, in codes. ``elements`` [row tiles,
-    matrices, 1, rows] says which element of a padded, flattened image is on which input line for a window that begins
-    at element 0. Shorter tiles have rows of no conductance at the end.
+    ``cells`` [replicas, row tiles, matrices, rows, lines] are conductances in converter units, ``rounding``
+    [replicas, row tiles, matrices, 1, lines] is one half plus the converters' offsets, in codes.
+    ``elements`` [row tiles, matrices, 1, rows] says which element of a padded, flattened image is on which
+    input line for a window that begins at element 0. Shorter tiles have rows of no conductance at the end.
     """
 
     cells: NDArray[np.floating[Any]]

@@ -285,7 +285,7 @@ class MappedLayer(PairedLayer):
 
 @dataclass(frozen=True, eq=False)
 class QuantizedConstant:
-    """Form of a constant before DequantizeLinear: (values - zero_point) * scale along ``axis``."""
+    """Quantised form of a constant, before DequantizeLinear: (values - zero_point) * scale along ``axis``."""
 
     values: NDArray[Any]
     scale: NDArray[Any]
@@ -298,7 +298,7 @@ class Graph(Described):
     """A network: nodes in topological order, constants, and types of values.
 
     ``observed_shapes`` are the concrete shapes of values that linear operators read, seen when onnxruntime ran the
-    model once; a sequence or map counts as one vector of the numbers in it. ``quantized`` holds the form before it of
+    model once; a sequence or map counts as one vector of the numbers in it. ``quantized`` holds the quantised form of
     constants that came through DequantizeLinear. ``batching`` gives the axes of samples in inputs and outputs; None
     stands for axis 0 everywhere.
     """

@@ -48,7 +48,7 @@ class PassContext:
     """Facts besides the graph that passes may use.
 
     ``calibration`` holds [samples, ...] per model input, ``representative`` says that these are real samples, not
-    made-up ones; ``chips`` is the hard budget, or None to take as many as the network needs; ``slice_base`` is the
+    generated ones; ``chips`` is the hard budget, or None to take as many as the network needs; ``slice_base`` is the
     value of one step of a slice in steps of the slice before it (as the target's errors allow when None, more where
     only that holds whole weights, less where that holds all weights of a layer); ``batch`` is the number of images for
     which a network that is larger than its chips is written onto them, segment by segment, or None if that is not

@@ -44,7 +44,7 @@ class MultiplyAdds:
     of_operators: dict[str, int] = field(default_factory=dict)
     on_arrays: int = 0
     _linear: dict[str, int] = field(default_factory=dict)
-    """Those of them that a layer can do: without products of values with values."""
+    """Those of them that a layer can do: products of values with values are left out."""
     _images: int = 1
 
     @property

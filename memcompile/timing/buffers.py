@@ -2,7 +2,7 @@
 
 An element of a value is held from the step on in which it can be read up to the last step in which something reads it.
 What is read in the first step in which it can be, and never again, passes by and is not held. In the steady state
-several images are under way, and the elements held of all of them count.
+several images are under way, and elements of all of them are held.
 """
 
 from __future__ import annotations
