@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 MAX_BYTES = 8 * 2**30
-"""The most bytes of values that one data file may declare: 8 GiB."""
+"""Largest number of bytes of values that one data file may declare: 8 GiB."""
 
 MnistPart = Literal["train", "t10k"]
 """MNIST's training and test part, as its files name them."""

@@ -280,7 +280,7 @@ class _OutputAxes:
     def joined(
         self, together: Mapping[str, NDArray[Any]], alone: Sequence[Mapping[str, NDArray[Any]]], tolerance: float
     ) -> _OutputAxes:
-        """Without axes along which results of samples that run alone do not make up those of all together."""
+        """The same without axes along which results of samples that run alone do not make up those of all together."""
         possible, mixed = dict[str, list[int]](), self.mixed
         for name, axes in self.possible.items():
             whole, parts = together[name], [each[name] for each in alone]
@@ -301,7 +301,7 @@ class _OutputAxes:
         samples: int,
         tolerance: float,
     ) -> _OutputAxes:
-        """Without axes along which the replaced sample has changed what belongs to others."""
+        """The same without axes along which the replaced sample has changed the results of others."""
         possible, constant = dict(self.possible), set(self.constant)
         for name, axes in self.possible.items():
             if before[name].shape != after[name].shape or before[name].dtype.kind not in "biuf":

@@ -1,4 +1,4 @@
-"""From an ONNX file to the graph IR and back.
+"""Import of ONNX files into the graph IR, and the way back.
 
 onnxruntime decides what a model means: every type and every shape here was reported or observed by it, so nothing
 depends on our own shape rules.

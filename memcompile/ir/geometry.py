@@ -300,7 +300,7 @@ class Unrolling:
         return padded[(slice(None), slice(None), *inside)]
 
     def _places(self) -> Iterator[tuple[slice, ...]]:
-        """For each input of a window: where all windows read it in padded images."""
+        """Slices of padded images that all windows read, one for each input of a window."""
         steps = [count * stride for count, stride in zip(self.window, self.geometry.strides, strict=True)]
         for offset in itertools.product(*self.offsets):
             where = (

@@ -138,7 +138,7 @@ class Pass(ABC):
 
 
 class Instrument(Protocol):
-    """Looks at the graph after each pass."""
+    """Observer of the graph after each pass."""
 
     def after_pass(self, number: int, name: str, graph: Graph, context: PassContext) -> None:
         """Called with pass number 0 and name ``import`` for the graph as imported, then per pass."""

@@ -74,8 +74,8 @@ class TileTable:
     are the block of the weight matrix. ``segment`` is the same for tiles that are on the arrays at one time; it is 0
     where all are there at once. ``array`` counts over all chips, ``input_line`` and ``output_line`` are the block's
     first lines; column j, slice s, polarity p sits on output line
-    ``output_line + 2 * slices * (j - column_begin) + 2 * s + p``, or, where both cells of a pair are at one crossing, on
-    ``output_line + slices * (j - column_begin) + s``.
+    ``output_line + 2 * slices * (j - column_begin) + 2 * s + p``, or, where both cells of a pair are at one crossing,
+    on ``output_line + slices * (j - column_begin) + s``.
 
     For one image alone ``start`` is its first step and ``rhythm`` says where it pauses. In the steady state ``slot`` is
     its first step of the interval; steps beyond the end of the interval go on at its beginning. ``lag`` says how many

@@ -16,7 +16,7 @@ Facts = dict[str, Any]
 
 
 def cost_facts(program: Program) -> Facts:
-    """Everything the report says about cost, with the keys that docs/json.md documents."""
+    """Facts of the report about cost, with the keys that docs/json.md documents."""
     cost, spec = program_cost(program), program.target.energy
     transfer = cost.transfer
     return {

@@ -26,7 +26,7 @@ class OperatorFate:
     side: str
     why: str
     share: float = 0.0
-    """Of the network's multiply-adds."""
+    """Share of the network's multiply-adds."""
 
 
 @dataclass

@@ -25,7 +25,7 @@ Facts = dict[str, Any]
 
 
 def program_facts(program: Program, evaluation: Evaluation | None = None) -> Facts:
-    """Everything the report says, with the keys that docs/json.md documents."""
+    """Facts of the report, with the keys that docs/json.md documents."""
     placement, target = program.placement, program.target
     certificates = {item.quantity: item for item in placement.certificates}
     arrays, interval = certificates.get("arrays"), certificates.get("initiation_interval")

@@ -93,7 +93,7 @@ def _amounts(begin: Steps, end: Steps, period: int) -> NDArray[np.int64]:
 
 
 StepsOf = Callable[[NDArray[np.int64]], Iterator[tuple[int, Steps]]]
-"""From the rows of one layer's tiles to pairs of a row and its steps, for each different timetable."""
+"""Function from the rows of one layer's tiles to pairs of a row and its steps, for each different timetable."""
 
 
 def _steps_alone(flow: Flow, part: Part) -> StepsOf:
@@ -120,7 +120,7 @@ def _steps_steady(flow: Flow, part: Part) -> StepsOf:
 
 
 def _held(flow: Flow, part: Part, steps_of: StepsOf) -> Iterator[tuple[str, Steps, Steps]]:
-    """From which step until which each element of each value is held."""
+    """First and last step in which each element of each value is held."""
     tiles = part.placement.tiles
     edges = np.searchsorted(tiles.layer, np.arange(len(flow.layers) + 1))
     until: dict[str, Steps] = {}

@@ -23,10 +23,10 @@ from memcompile.timing.operator_reads import Constants, Found, Shape, operator_r
 
 Steps = NDArray[np.int64]
 Work = Callable[[int, Sequence[Steps]], Sequence[Steps]]
-"""From a layer's number and, per replica, the step from which each of its windows can be read, [windows], to the step
-from which the results of each window can be read."""
+"""Function from a layer's number and, per replica, the step from which each of its windows can be read, [windows], to
+the step from which the results of each window can be read."""
 Watch = Callable[[OnnxNode, Found, Mapping[str, Steps], Mapping[str, Steps]], None]
-"""Sees an operator, what its outputs read, the values before it and its results."""
+"""Observer of an operator, the reads of its outputs, the values before it and its results."""
 
 
 MOST_ELEMENTS = 2**28

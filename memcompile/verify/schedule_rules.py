@@ -131,7 +131,7 @@ def _early_reads_in_pipeline(flow: Flow, part: Part) -> list[Violation]:
 
 
 StepsOf = Callable[[NDArray[np.int64]], Iterator[tuple[int, Steps]]]
-"""From the rows of one replica's tiles to a row and its steps, for each different timetable."""
+"""Function from the rows of one replica's tiles to a row and its steps, for each different timetable."""
 
 
 def _walk(flow: Flow, part: Part, steps_of: StepsOf, where: str) -> list[Violation]:

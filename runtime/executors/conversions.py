@@ -82,7 +82,7 @@ class TileLines:
     """Zero, or below where lines carry the differences of pairs."""
     max_code: np.float32
     counts: LineCounts
-    """Of the lines that there are."""
+    """Counts of the lines, without those that fill up blocks."""
 
     @cached_property
     def noisy(self) -> bool:

@@ -49,7 +49,7 @@ class DigitLines:
     """Zero, or below where lines carry the differences of pairs."""
     max_code: float
     counts: LineCounts
-    """Of the lines that there are."""
+    """Counts of the lines, without those that fill up blocks."""
     drive: Drive | None = None
     """Drive of digits in place of themselves, where cells do not obey Ohm's law."""
 

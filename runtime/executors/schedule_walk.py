@@ -27,7 +27,7 @@ from memcompile.timing.timetable import Timetable
 
 Twice = tuple[NDArray[Any], NDArray[Any]]
 Quantize = Callable[[MappedLayer, NDArray[Any], NDArray[np.int64], Workers], tuple[NDArray[Any], NDArray[np.int64]]]
-"""From a layer, its input and the image numbers to the quantised input and the number of each of its items."""
+"""Function from a layer, its input and the image numbers to the quantised input and the number of each item."""
 
 
 class ScheduleWalk:

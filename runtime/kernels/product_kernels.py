@@ -36,7 +36,7 @@ from memcompile.runtime.kernels.lanes import (
 )
 
 SUMMABLE = 1 << 15
-"""So many squares of bytes stay below 2^31."""
+"""Number of squares of bytes whose sum stays below 2^31."""
 
 
 @_compile(inline="always")

@@ -24,9 +24,9 @@ from memcompile.runtime.training.gradients import IMAGES_AT_ONCE, Backward, Laye
 from memcompile.runtime.training.transfer import Writer, held_levels
 
 LAST = "last"
-"""Stands for the last crossbar layer's name."""
+"""Stand-in for the name of the last crossbar layer."""
 ALL = "all"
-"""Stands for all names."""
+"""Stand-in for the names of all crossbar layers."""
 
 
 @dataclass(frozen=True)
