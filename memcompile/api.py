@@ -54,7 +54,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
         Name of a built-in target, path of a target file, or a :class:`Target`.
     data
         Samples to calibrate with: path of a .npz archive or of a directory with MNIST or CIFAR-10, or arrays by the
-        name of their input, [samples, ...] each. Digits of scikit-learn or made-up samples when None.
+        name of their input, [samples, ...] each. Digits of scikit-learn or generated samples when None.
     mean, std
         Per-channel normalisation (x - mean) / std of uint8 images, after scaling to 0..1.
     input_shapes
@@ -63,7 +63,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
         One batch of tensors or arrays, one per input, to export a PyTorch module with.
     objective
         throughput: shortest interval between images; accuracy: the same with one output position a step; latency:
-        fewest steps for one image; arrays: one copy of each layer in the fewest arrays.
+        fewest steps for one image; arrays: one replica of each layer in the fewest arrays.
     effort
         Work that the searches may take.
     chips
@@ -71,9 +71,9 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     batch
         Images of a batch for which a network larger than its chips is written onto them segment by segment.
     slices, slice_base
-        Differential pairs per weight, and what a slice's step counts in steps of the one below.
+        Differential pairs per weight, and the value of a slice's step in steps of the one below.
     seed
-        Seed of made-up samples.
+        Seed of generated samples.
     settings
         Further options of passes, ``"PASS.OPTION=VALUE"``.
     passes
@@ -84,7 +84,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     Raises
     ------
     MemcompileError
-        Whatever is wrong with the model, the data, the target, the options or the budget.
+        Any fault of the model, the data, the target, the options or the budget.
     """
     return compile_model(
         model,
@@ -107,7 +107,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
 
 
 def _mapping_settings(objective: str, effort: str) -> tuple[str, ...]:
-    """Settings of what is not the default."""
+    """Settings of the options that differ from their defaults."""
     chosen = {"objective": (objective, "throughput"), "effort": (effort, "normal")}
     return tuple(f"replicate.{name}={value}" for name, (value, default) in chosen.items() if value != default)
 
@@ -153,7 +153,7 @@ def evaluate(
     Raises
     ------
     MemcompileError
-        Whatever is wrong with the model or the data.
+        Any fault of the model or the data.
     """
     file = open_network(model, None, example_inputs)
     dataset = _dataset(program, data, mean, std, seed)
@@ -181,18 +181,18 @@ def tune(
     progress: ProgressBar = no_progress,
     notify: Callable[[str], None] = lambda line: None,
 ) -> TuningResult:
-    """Transfer a program to one emulated chip and win the lost accuracy back.
+    """Transfer a program to one emulated chip and recover the lost accuracy.
 
     Parameters
     ----------
     data, mean, std
         Training samples with labels, as for :func:`compile`; of a directory the training part.
     plan
-        What is done; :class:`memcompile.tuning.TuningPlan` has the defaults and the seed of the chip.
+        Steps of tuning; :class:`memcompile.tuning.TuningPlan` has the defaults and the seed of the chip.
     images
         Samples to fit with; those that follow judge each step. All when None, of which the last fifth judges.
     checkpoint
-        File that a killed run goes on from.
+        File from which a killed run resumes.
 
     Raises
     ------

@@ -20,7 +20,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def make_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Have a file written through a temporary neighbour that then takes its name.
+    """Write a file through a temporary neighbour that is then renamed to it.
 
     A link is followed. What is no regular file, such as a pipe or ``/dev/null``, is written to as it is.
 
@@ -65,7 +65,7 @@ def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let signals wait: between a file and its name in a variable, nobody could remove it."""
+    """Hold signals back while a new file's name is in no variable yet, so that the file can be removed."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

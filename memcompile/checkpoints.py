@@ -1,4 +1,4 @@
-"""Checkpoints of hybrid training: where a run is, in a file that a killed run goes on from."""
+"""Checkpoints of hybrid training: the state of a run, in a file from which a killed run resumes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _ARRAYS = ("pending", "cell_pulses", "start_right", "start_error", "best_right",
 
 @dataclass(frozen=True, eq=False)
 class TuningState:
-    """Where a run is: enough to go on as if it had not stopped.
+    """State of a run: enough to go on as if it had not stopped.
 
-    ``best`` is the chip to go back to, ``start_outcome`` and ``best_outcome`` are what held-back images say of the chip
-    before tuning in situ and of that one.
+    ``best`` is the chip to go back to, ``start_outcome`` and ``best_outcome`` are the results of held-back images on
+    the chip before in-situ tuning and on ``best``.
     """
 
     program: Program
@@ -48,7 +48,7 @@ class TuningState:
 
     @property
     def tuning(self) -> WriteReport:
-        """What rewriting took in all epochs."""
+        """Cost of rewriting in all epochs."""
         return sum((record.report for record in self.records), WriteReport())
 
 
@@ -87,7 +87,7 @@ class Checkpoint:
         return cls(path, digest.hexdigest())
 
     def save(self, state: TuningState) -> None:
-        """Write where the run is."""
+        """Write the state of the run."""
         if self.path is None:
             return
         facts = {
@@ -114,7 +114,7 @@ class Checkpoint:
         write_atomically(self.path, buffer.getvalue())
 
     def resume(self, epochs: int, notify: Callable[[str], None]) -> TuningState | None:
-        """Where an interrupted run of the same kind was after at most so many epochs; None if there is none.
+        """State of an interrupted run of the same kind after at most so many epochs; None if there is none.
 
         Raises
         ------

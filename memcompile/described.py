@@ -9,7 +9,7 @@ MOST_LINES = 10
 
 
 class Described:
-    """What ``repr`` and notebooks show of an object: a line that says what it is, and a few facts."""
+    """Base of objects whose ``repr`` is a line that says what they are, and a few facts; notebooks show the same."""
 
     def described(self) -> Sequence[str]:
         """Lines, the most important first; those beyond ten are left out."""
@@ -22,5 +22,5 @@ class Described:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
+        """The text of ``repr`` for notebooks."""
         return f"<pre>{html.escape(repr(self))}</pre>"

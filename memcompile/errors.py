@@ -75,7 +75,7 @@ class InternalError(MemcompileError):
     what
         The fault, and where it is.
     way_round
-        What the user can do until it is mended.
+        Workaround for the user until the fault is fixed.
     """
 
     def __init__(self, what: str, way_round: str) -> None:
@@ -87,7 +87,7 @@ class InternalError(MemcompileError):
 
 
 def _versions() -> str:
-    """What a report of a fault has to name."""
+    """Versions that a report of a fault has to name."""
     found = []
     for package in ("memcompile", "onnxruntime", "onnx", "numpy", "ortools", "numba"):
         try:

@@ -1,4 +1,4 @@
-"""What the C library's heap keeps of freed memory."""
+"""Return of freed memory from the C library's heap to the system."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Whether a step made a chip better, judged on images that it was not fitted to.
+"""Test whether a step made a chip better, on images that it was not fitted to.
 
-The same images, with the same read noise, run before and after. Where enough of them changed sides the classes
-decide; else each image's error does, if it fell beyond doubt and no class was lost on balance. Without labels
-the classes are those that ideal devices see, and the error is that of the outputs.
+The same images, with the same read noise, run before and after. Where the classes of enough images change, these
+decide; otherwise the error of the images does, if its fall is significant and no fewer images are right. Without labels
+the right classes are those that ideal devices see, and the error is that of the outputs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from memcompile.runtime.training.hybrid_training import probabilities
 MOST_IMAGES = 400
 """Images held back at most."""
 SHARE = 5
-"""One image in so many is held back where nothing is left over."""
+"""One in this many images is held back where none are left over."""
 # Image numbers key the read noise; neither tuning nor scoring sees that of held-back images.
 FIRST_IMAGE = 1 << 31
 CLASS_EVIDENCE = 1.5
@@ -33,7 +33,7 @@ ERROR_EVIDENCE = 2.0
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a chip makes of each held-back image: whether its class is right, and an error, both [images]."""
+    """Result of a chip on each held-back image: True if its class is right, and an error, both [images]."""
 
     right: NDArray[np.bool_]
     error: NDArray[np.float64]
@@ -46,7 +46,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What became of one step: shares of right answers before it and at its end, and whether it was kept.
+    """Result of one step: shares of right answers before it and at its end, and whether it was kept.
 
     ``images`` were held back, of which ``gained`` were right only with the step, and ``lost`` only without it.
     """
@@ -61,7 +61,7 @@ class StepRecord:
 
 
 def better(before: Outcome, after: Outcome) -> bool:
-    """Whether the same images say that a chip has become better."""
+    """Return True if the same images say that a chip has become better."""
     gained, lost = _changed(before, after)
     if gained != lost and abs(gained - lost) >= CLASS_EVIDENCE * math.sqrt(gained + lost):
         return gained > lost
@@ -88,7 +88,7 @@ class HeldBackImages:
     Parameters
     ----------
     reference
-        Whose outputs count as right where there are no labels, such as ideal devices.
+        Emulator whose outputs count as right where there are no labels, such as ideal devices.
     inputs
         [N, ...] per program input.
     labels
@@ -115,7 +115,7 @@ class HeldBackImages:
         self._labels, self.classes = (labels if fits else None), (labels if fits else seen.argmax(axis=1))
 
     def outcome(self, chip: Program, seed: int, time_s: float = 0.0) -> Outcome:
-        """What a chip makes of the images."""
+        """Result of a chip on the images."""
         if not self.count:
             return Outcome(np.zeros(0, np.bool_), np.zeros(0))
         outputs = Emulator(chip, seed, time_s=time_s).run(self._inputs, first_image=FIRST_IMAGE)
@@ -132,7 +132,7 @@ class HeldBackImages:
 
 
 def _holds_scores(array: NDArray[Any], images: int) -> bool:
-    """Whether an output is one row of scores an image."""
+    """Return True if an output is one row of scores an image."""
     return array.ndim >= 2 and array.shape[0] == images and math.prod(array.shape[1:]) > 1
 
 

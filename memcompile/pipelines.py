@@ -80,9 +80,9 @@ def default_passes() -> tuple[Pass, ...]:
         QuantizeWeights(),
         SliceWeights(),
         SplitDifferential(),
-        # The mapping proper: what the blocks are, how many copies, where, and when.
+        # The mapping proper: what the blocks are, how many replicas, where, and when.
         TileMatrices(),
-        # Where one copy is too large for the chips; the two passes that follow then leave it as it is.
+        # Where one replica of each layer is too large for the chips; the two passes that follow then leave it as it is.
         CutSegments(),
         Replicate(),
         # Needs to know how layers are cut, which is settled now; where tiles lie does not matter.
@@ -139,17 +139,17 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
 ) -> Compilation:
     """Compile a model and keep everything that was read on the way.
 
-    ``passes`` is a pipeline of one's own instead of :func:`default_passes`; ``settings`` then change its options.
-    With ``batch`` a network that is larger than ``chips`` chips is cut into segments that are written
-    onto them one after the other, once for each batch of so many images. With ``check`` the program is compared
-    with the model on one batch of samples. ``example_inputs`` are for a PyTorch module. ``limits`` hold where
-    onnxruntime first meets the model; None trusts it. The command line sets limits. ``time_limit_s`` holds for all
-    searches of the mapping together; where it is finite, results depend on the machine.
+    ``passes`` is a pipeline of one's own instead of :func:`default_passes`; ``settings`` then change its options. With
+    ``batch`` a network that is larger than ``chips`` chips is cut into segments that are written onto them one after
+    the other, once for each batch of so many images. With ``check`` the program is compared with the model on one batch
+    of samples. ``example_inputs`` are for a PyTorch module. ``limits`` apply where onnxruntime first loads and runs the
+    model; None trusts it. The command line sets limits. ``time_limit_s`` holds for all searches of the mapping
+    together; where it is finite, results depend on the machine.
 
     Raises
     ------
     MemcompileError
-        Whatever is wrong with the model, the data, the target, the options or the budget.
+        Any fault of the model, the data, the target, the options or the budget.
     """
     hardware = load_target(target) if isinstance(target, str) else target
     check_options(hardware, chips, slices, slice_base, seed)
@@ -247,7 +247,7 @@ def check_batch(chips: int | None, batch: int | None) -> None:
 
 
 def _bind(inputs: Mapping[str, TensorType], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorType]:
-    """Put sizes the user gave into free dimensions."""
+    """Set free dimensions to the sizes that the user gave."""
     bound = dict(inputs)
     for name, shape in shapes.items():
         if name not in inputs:
@@ -299,7 +299,7 @@ def _sample(dataset: Dataset) -> dict[str, NDArray[Any]]:
 
 
 def _data_warnings(dataset: Dataset, found: Found, calibrated: bool) -> tuple[str, ...]:
-    """What a user should know of data that were made up and of inputs without a batch."""
+    """Warnings about generated data and about inputs without a batch."""
     warnings = []
     if dataset.generated and calibrated:
         warnings.append(

@@ -1,8 +1,8 @@
 """Hybrid training from end to end: transfer, write again, recalibrate, tune in situ; refresh later.
 
-Each step is judged on images that it was not fitted to (:mod:`memcompile.held_back`) and undone where these do not
-say that it helped. Digital scales and offsets are then what they were. Cells that were written are written back, which
-leaves new errors; after writing the worst again, which corrects measured errors, that is done only where it did harm.
+Each step is judged on images that it was not fitted to (:mod:`memcompile.held_back`) and undone unless these show that
+it helped. Undoing restores digital scales and offsets. Cells that were written are written back, which leaves new
+errors; after writing the worst again, which corrects measured errors, that is done only where it did harm.
 
 A checkpoint is written after each stage and each epoch. Everything random is keyed by the seed
 and by counters that the checkpoint holds, so a killed run that is started again ends with the
@@ -47,7 +47,7 @@ TUNING_IMAGES = 1 << 30
 
 @dataclass(frozen=True)
 class TuningPlan:
-    """What to do and with how much data.
+    """Steps of tuning and the data for each.
 
     ``recalibration_images`` of 0 leaves the digital scales alone; ``options.epochs`` of 0 leaves
     the cells alone after ``write_again_share`` (corrections as a share of the weights, of which
@@ -67,11 +67,11 @@ class TuningPlan:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TuningResult(Described):
-    """A tuned program and what it took.
+    """A tuned program and the cost of tuning.
 
-    ``transfer`` and ``tuning`` say what writing took; ``transfer_most_pulses`` and ``most_pulses``
-    count the pulses of the cell that has had the most, after transfer (writing again included) and at the end.
-    ``steps`` say what was done and kept, on ``fitted_images`` images, ``undoing`` what writing cells back took.
+    ``transfer`` and ``tuning`` are the costs of writing; ``transfer_most_pulses`` and ``most_pulses`` count the pulses
+    of the cell that has had the most, after transfer (writing again included) and at the end. ``steps`` record what was
+    done and kept, on ``fitted_images`` images; ``undoing`` is the cost of writing cells back.
     """
 
     program: Program
@@ -105,7 +105,7 @@ def tune(
     progress: ProgressBar = no_progress,
     notify: Callable[[str], None] = lambda line: None,
 ) -> TuningResult:
-    """Transfer a program to one emulated chip and win the lost accuracy back.
+    """Transfer a program to one emulated chip and recover the lost accuracy.
 
     Parameters
     ----------
@@ -114,10 +114,10 @@ def tune(
     labels
         Their classes, int64 [N]; needed unless the plan has no epochs.
     images
-        How many of them to fit with; those that follow are held back to judge each step on. When all are fitted
-        with (None), the last fifth is held back instead.
+        Number of images to fit with; those that follow are held back to judge each step on. When all are fitted with
+        (None), the last fifth is held back instead.
     checkpoint
-        File that a killed run goes on from; removed at the end, and where the run fails. One that is damaged or of
+        File from which a killed run resumes; removed at the end, and where the run fails. One that is damaged or of
         another run is set aside, as FILE.stale.
     notify
         Gets a line for the user.
@@ -317,7 +317,7 @@ def refresh(
     time_s
         Age of the chip: time since its cells were written, in seconds.
     images
-        How many of them to fit with; the rest judges, as in :func:`tune`.
+        Number of images to fit with; the rest judges, as in :func:`tune`.
 
     Returns
     -------

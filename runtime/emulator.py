@@ -54,7 +54,7 @@ class Emulator(Described):
     Parameters
     ----------
     program
-        What to run.
+        Program to run.
     seed
         Selects the sample of devices and all noise, 0 <= seed < 2^64. A program that is transferred to a
         chip has devices of its own, by ``program.chip.seed``; the seed then selects the read noise alone.
@@ -75,7 +75,7 @@ class Emulator(Described):
         Time since programming, in seconds; relaxation and drift depend on it. In a program of several
         segments each segment is this old when it is used.
     conditions
-        All that the chip has been through since programming, instead of ``time_s`` alone.
+        Time and reads since programming, instead of ``time_s`` alone.
     whole
         The inputs have no common batch axis; only :meth:`run_whole` takes such inputs.
 
@@ -205,15 +205,15 @@ class Emulator(Described):
     def run_from(
         self, first_stage: int, values: Mapping[str, NDArray[Any]], *, first_image: int = 0, also: Sequence[str] = ()
     ) -> dict[str, NDArray[Any]]:
-        """Run only the stages from one on, on what the earlier ones made.
+        """Run only the stages from one on, on values that the earlier ones made.
 
         Parameters
         ----------
         first_stage
             Number of the first stage to run.
         values
-            What :func:`values_before` lists, [images, ...] each, of images numbered from
-            ``first_image`` on; the result is then that of :meth:`run`, bit for bit.
+            Values that :func:`values_before` lists, [images, ...] each, of images numbered from ``first_image`` on; the
+            result is then that of :meth:`run`, bit for bit.
         also
             Intermediate values to return beside the outputs.
 
@@ -264,7 +264,7 @@ class Emulator(Described):
         return {name: self._joined(name, parts, counts, run_others) for name in wanted}
 
     def explain(self) -> dict[str, str]:
-        """Which method each crossbar layer goes through, and why, by layer name."""
+        """Method that each crossbar layer goes through, and the reason, by layer name."""
         if self._literal is not None:
             reason = "literal: asked for; every step, phase and cell as placed"
             return dict.fromkeys((layer.name for layer in self.program.layers), reason)
@@ -272,7 +272,7 @@ class Emulator(Described):
         return {layer.name: f"{path}: {why}" for layer, (path, why) in zip(self.program.layers, paths, strict=True)}
 
     def writing(self) -> WriteReport | None:
-        """What writing all arrays once takes: pulses, time, energy, and cells that missed the margin.
+        """Cost of writing all arrays once: pulses, time, energy, and cells that missed the margin.
 
         None where the target emulates no pulses (``write_verify.emulated``), the programming error is
         switched off, or the program was transferred to a chip, whose report came with the transfer.
@@ -409,7 +409,7 @@ def quantized_input(
 
 
 def _fits(geometry: Geometry, x: NDArray[Any]) -> bool:
-    """Whether a tensor has the shape a layer was compiled for."""
+    """Return True if a tensor has the shape a layer was compiled for."""
     if geometry.layout == "channels_first":
         return x.shape[1:] == (geometry.in_channels, *geometry.input_size)
     image = math.prod(geometry.input_size) * geometry.in_channels

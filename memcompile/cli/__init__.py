@@ -1,1 +1,1 @@
-"""The command line: one module a command, and what all commands share."""
+"""The command line: one module a command, and the parts that all commands share."""

@@ -17,7 +17,7 @@ from memcompile.report.facts import Facts
 from memcompile.tuning import TuningPlan, check_tuning
 
 LOSS_WORTH_A_WORD = 0.01
-"""Share of right answers lost to noisy devices from which on the report says what helps."""
+"""Least share of right answers lost to noisy devices at which the report gives advice."""
 
 
 def program_path(model: Path, target: str) -> Path:
@@ -30,7 +30,7 @@ def program_path(model: Path, target: str) -> Path:
 
 
 def derived_path(program: Path, word: str) -> Path:
-    """Default file of what is made from a program: PROGRAM.WORD.mcp beside it."""
+    """Default path of a file that is made from a program: PROGRAM.WORD.mcp beside it."""
     return program.with_name(f"{program.name.removesuffix('.mcp')}.{word}.mcp")
 
 
@@ -72,7 +72,7 @@ def _number(value: float) -> str:
 
 @dataclass(frozen=True)
 class CompileAdvice:
-    """What to do after a program was compiled.
+    """Next steps after a program was compiled.
 
     ``arguments`` are the words that the command was called with.
     """
@@ -87,7 +87,7 @@ class CompileAdvice:
         return command_line(["run", self.path, *self.options.words()])
 
     def lines(self, facts: Facts, dataset: Dataset, objective: str) -> Iterator[str]:
-        """What helps where noisy devices cost more than a point of accuracy."""
+        """Lines of advice where noisy devices cost more than a point of accuracy."""
         accuracy = facts["accuracy"]
         if accuracy is None or accuracy["ideal"] - accuracy["emulated_mean"] < LOSS_WORTH_A_WORD:
             return

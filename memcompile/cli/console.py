@@ -1,4 +1,4 @@
-"""What all commands share: options about data, output, and progress bars."""
+"""Shared parts of all commands: options about data, output, and progress bars."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class _OwnConsole(Console):
 
 
 def discard_output() -> None:
-    """Send what is still in the buffer of standard output nowhere, or it would fail again when the process ends."""
+    """Discard what standard output still buffers; writing it would fail again when the process ends."""
     with suppress(OSError, ValueError):  # no file behind it, as in tests
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -178,7 +178,7 @@ def _progress_bar(description: str, total: int) -> Iterator[Advance]:
 
 
 def check_writable(path: Path, option: str = "-o") -> None:
-    """Refuse a hopeless output before the work, not after it; ``option`` is the one that names it."""
+    """Refuse a path that cannot be written before the work, not after it; ``option`` is the one that gives it."""
     if path.is_dir():
         raise UsageError(f"{path} is a directory; give a file name with {option}")
     if not path.parent.is_dir():

@@ -51,7 +51,7 @@ def export_command(program: Path, **options: Any) -> None:
 
 
 def _check(options: dict[str, Any]) -> None:
-    """Refuse what contradicts itself, and hopeless outputs, before the work."""
+    """Refuse contradictory options, and paths that cannot be written, before the work."""
     npz, onnx = options["npz"], options["onnx"]
     given = [option for option, name in (("--seed", "seed"), ("--time", "time_s")) if options[name] is not None]
     if npz is None and onnx is None:
@@ -91,7 +91,7 @@ def _export_model(program: Program, path: Path, options: dict[str, Any], out: Ou
 
 
 def _chip(program: Program, seed: int, time_s: float, ideal: bool) -> str:
-    """Words for what a model computes."""
+    """Name of the chip that a model computes."""
     if ideal or program.target.cell.continuous:
         return "ideal devices"
     age = f", {time_s:g} s after programming," if time_s else ""

@@ -1,4 +1,4 @@
-"""``memcompile refresh``: win back what drift took from a tuned chip, without writing a cell."""
+"""``memcompile refresh``: recover the accuracy that a tuned chip lost to drift, without writing a cell."""
 
 from __future__ import annotations
 

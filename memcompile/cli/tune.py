@@ -178,7 +178,7 @@ def _facts(
 
 
 def step_facts(steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
-    """What became of each step on held-back images."""
+    """Facts of each step's result on held-back images."""
     return [asdict(step) for step in steps]
 
 
@@ -195,7 +195,7 @@ def step_lines(steps: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _endurance_lines(facts: dict[str, Any]) -> list[str]:
-    """The share of a cell's life that is gone, where the target says how long it is."""
+    """Line on the share of a cell's endurance that is used up, where the target gives it."""
     share = facts["tuning"]["endurance_share"]
     if share is None:
         return []

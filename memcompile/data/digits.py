@@ -13,17 +13,17 @@ from memcompile.errors import MemcompileError
 from memcompile.ir.batching import Batching
 
 DIGITS_TRAINING_SAMPLES = 1000
-"""The first so many of the 1,797 digits are the training part, the rest is scored."""
+"""Digits of the training part, the first of the 1,797; the rest is scored."""
 
 DIGITS_JUDGED = 200
-"""The first so many digits say whether a network classifies digits."""
+"""Digits, the first of them, on which it is decided whether a network classifies digits."""
 
 DIGITS_AGREEMENT = 0.5
 """A network classifies digits if it is right on more than this share; chance is 0.1, and an untrained network with a
 lucky order of its outputs seldom reaches 0.3."""
 
 Classify = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, Any]]
-"""From the inputs of one batch to a network's outputs."""
+"""Function from the inputs of one batch to a network's outputs."""
 
 
 _DIGITS_PEAK = 16
@@ -49,8 +49,7 @@ def digits8() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def digits28() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Render scikit-learn's digits like MNIST: 20x20 pixels in the middle of 28x28.
 
-    The 8x8 digits are enlarged by bilinear interpolation in whole numbers, so that the images
-    are the same on every machine.
+    The 8x8 digits are enlarged by bilinear interpolation in integers, so that the images are the same on every machine.
 
     Returns
     -------
@@ -73,7 +72,7 @@ def _to_uint8(levels: NDArray[np.int64], peak: int) -> NDArray[np.uint8]:
 def classifies_digits(
     inputs: Mapping[str, NDArray[Any]], labels: NDArray[np.int64], batching: Batching, classify: Classify
 ) -> bool:
-    """Whether a network classifies digits: it has ten scores a sample, and they agree with the labels.
+    """Return True if a network classifies digits: it has ten scores a sample, and they agree with the labels.
 
     Parameters
     ----------

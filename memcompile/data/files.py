@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 MAX_BYTES = 8 * 2**30
-"""The most bytes of values that one data file may declare: 8 GiB."""
+"""Largest number of bytes of values that one data file may declare: 8 GiB."""
 
 MnistPart = Literal["train", "t10k"]
 """MNIST's training and test part, as its files name them."""
@@ -103,14 +103,14 @@ def _reading(path: Path, what: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ArrayHeader:
-    """What an archive declares about one of its arrays."""
+    """Shape and type that an archive declares for one of its arrays."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
     @property
     def is_numeric(self) -> bool:
-        """Whether the values are numbers or booleans."""
+        """True if the values are numbers or booleans."""
         return self.dtype.kind in "biuf"
 
     def __str__(self) -> str:
@@ -288,7 +288,7 @@ def _cifar_binary(path: Path, content: bytes) -> tuple[NDArray[np.uint8], NDArra
 
 
 class _Inert:
-    """Stands in for whatever class or function a batch names: keeps the arguments, does nothing."""
+    """Stand-in for any class or function that a batch names: keeps the arguments, does nothing."""
 
     state: object = None
 

@@ -102,7 +102,7 @@ def fit_samples(
     normalisation
         Applied to the uint8 images of float inputs.
     advice
-        Said of shapes that do not fit, besides to give others.
+        Further advice in the message about shapes that do not fit.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def fit_samples(
 
 
 def shape_fits(header: ArrayHeader, wanted: TensorType) -> bool:
-    """Whether a stored array of numbers could be fitted, judged by its header alone."""
+    """Return True if a stored array of numbers could be fitted, judged by its header alone."""
     if not header.shape:
         return False
     if _matches(header.shape[1:], wanted.shape[1:]):

@@ -45,13 +45,13 @@ __all__ = [
 ]
 
 CALIBRATION_SAMPLES = 512
-"""The most samples that calibration gets."""
+"""Largest number of samples for calibration."""
 
 GENERATED_SAMPLES = 8
-"""How many samples are made up where no data is given."""
+"""Number of samples that are generated where no data is given."""
 
 GENERATED_BYTES = 2**30
-"""How much memory made-up samples may take, at 8 bytes a value."""
+"""Largest memory of generated samples, in bytes, at 8 bytes a value."""
 
 Part = Literal["test", "train"]
 Data = Path | str | Mapping[str, NDArray[Any]] | None
@@ -66,7 +66,7 @@ class Dataset(Described):
     Attributes
     ----------
     name
-        Where the samples come from, for reports.
+        Origin of the samples, for reports.
     inputs
         Scored samples by input name, each [N, ...].
     labels
@@ -74,9 +74,9 @@ class Dataset(Described):
     calibration
         Samples for calibration by input name, each [M, ...] with M up to `CALIBRATION_SAMPLES`.
     generated
-        True if the samples are made up, so that no accuracy means anything.
+        True if the samples are generated, so that accuracy means nothing.
     layout
-        Where samples lie in the arrays; None stands for axis 0.
+        Axes along which samples lie in the arrays; None stands for axis 0.
     one_run
         The data are those of a single run of a network that has no batch axis, without the axis of runs.
     """
@@ -97,7 +97,7 @@ class Dataset(Described):
 
     @property
     def batching(self) -> Batching:
-        """Where samples lie in the arrays."""
+        """Axes of the arrays along which samples lie."""
         return self.layout or Batching(dict.fromkeys(self.inputs, 0))
 
     @property
@@ -162,35 +162,33 @@ def load_dataset(
     Parameters
     ----------
     path
-        A NumPy .npz archive: arrays named like the model's inputs (a one-input model takes the
-        only array, or the only one whose shape fits, under any name), and optionally `labels`.
-        Its first samples also serve calibration.
-        Or a directory that holds MNIST's IDX files, or the batches of either CIFAR-10 version: the
-        test part is scored, the training part's first images serve calibration.
-        Or the arrays of an archive, by name.
-        None takes scikit-learn's digits if the model has one float input of 28x28 or 8x8 grey
-        images and, as ``classify`` says, is a classifier of digits; made-up samples otherwise.
+        A NumPy .npz archive: arrays named like the model's inputs (a one-input model takes the only array, or the only
+        one whose shape fits, under any name), and optionally `labels`. Its first samples also serve calibration. Or a
+        directory that holds MNIST's IDX files, or the batches of either CIFAR-10 version: the test part is scored, the
+        training part's first images serve calibration. Or the arrays of an archive, by name. None takes scikit-learn's
+        digits if the model has one float input of 28x28 or 8x8 grey images and, as ``classify`` says, is a classifier
+        of digits; generated samples otherwise.
     inputs
         Type of each model input.
     mean, std
         Per-channel normalisation (x - mean) / std of uint8 images, after scaling to 0..1.
     seed
-        Seed of made-up samples.
+        Seed of generated samples.
     part
-        Which part of a published data set is scored: ``"train"`` takes the training images (for
-        tuning). An archive has one part.
+        Part of a published data set that is scored: ``"train"`` takes the training images (for tuning). An archive has
+        one part.
     batching
-        Where samples lie in the inputs; along axis 0 of all but scalars when None. An array has the shape of the input
-        with any number of samples along its axis; one value that all samples share has just the shape of the input.
-        Where a run is one sample, an array of the input's own shape is one run (or the same for all), and one with a
-        further first axis is as many runs as that is long.
+        Axes along which samples lie in the inputs; axis 0 of all but scalars when None. An array has the shape of the
+        input with any number of samples along its axis; one value that all samples share has just the shape of the
+        input. Where a run is one sample, an array of the input's own shape is one run (or the same for all), and one
+        with a further first axis is as many runs as that is long.
     stored
-        What :func:`read_archive` has read from ``path``.
+        Result of :func:`read_archive` for ``path``.
     classify
         Runs the network on one batch. A network is a classifier of digits if it has ten scores a sample that
         are right for more than `DIGITS_AGREEMENT` of the first `DIGITS_JUDGED` digits; None takes it for one.
     compiled
-        The inputs are those of a program, which have a size wherever the model may have left it open.
+        True if the inputs are those of a program, which have a fixed size even where the model left it open.
 
     Raises
     ------
@@ -367,7 +365,7 @@ def _choose_arrays(path: Path, headers: Mapping[str, ArrayHeader], inputs: Mappi
 
 
 def _is_run(header: ArrayHeader, wanted: TensorType) -> bool:
-    """Whether an array has the shape of an input, or is a stack of such."""
+    """Return True if an array has the shape of an input, or is a stack of such."""
     rank = len(wanted.shape)
     sizes = header.shape[len(header.shape) - rank :]
     fits = all(need in (None, size) for size, need in zip(sizes, wanted.shape, strict=False))
@@ -418,7 +416,7 @@ def _training_part(directory: Path, inputs: Mapping[str, TensorType]) -> Dataset
 
 
 def has_training_part(directory: Path) -> bool:
-    """Whether a directory in a published format holds the training images, too."""
+    """Return True if a directory in a published format holds the training images, too."""
     names = [f"data_batch_{number}{end}" for number in range(1, 6) for end in ("", ".bin")]
     return bool(find_idx(directory, "train", "images")) or any((directory / name).is_file() for name in names)
 
@@ -445,7 +443,7 @@ def _embedded_digits(inputs: Mapping[str, TensorType], layout: Batching, part: P
 
 
 def _generated(inputs: Mapping[str, TensorType], layout: Batching, seed: int) -> Dataset:
-    """Standard normal floats, and zeros and ones for whole numbers."""
+    """Standard normal floats, and zeros and ones for integers."""
     rng = np.random.default_rng(seed)
     samples: dict[str, NDArray[Any]] = {}
     for name, wanted in inputs.items():

@@ -26,7 +26,7 @@ from memcompile.program.program import Program, Provenance
 from memcompile.runtime.emulator import Emulator
 from memcompile.verify.verifier import Verifier
 
-# One copy of each layer: nobody waits for these programs.
+# One replica of each layer: nobody waits for these programs.
 _SETTINGS = ("replicate.objective=arrays", "replicate.effort=fast")
 
 
@@ -99,7 +99,7 @@ class IdealBackend(Backend):
 
     @classmethod
     def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> bool:
-        """Whether onnxruntime, and so memcompile, can run the model."""
+        """Return True if onnxruntime, and so memcompile, can run the model."""
         try:
             model_in_memory(model, _name(model))
         except ModelError:

@@ -1,11 +1,10 @@
 """One emulated chip as an ONNX model: programmed conductances as weights, converters as Floor and Clip.
 
-Per crossbar layer the model quantises the input, pads it, and takes it apart into phases. Per copy
-of the layer it gathers the input vectors of the copy's windows, multiplies them with the
-conductances of all row tiles, converts each line in each phase, and adds the codes up: phases,
-row tiles, pairs with their slices. The copies' results are put in order, scaled, and given the
-bias. All arithmetic is exact in the type it is done in, so that a runtime with IEEE arithmetic
-gets the emulator's codes, in whatever order it sums.
+Per crossbar layer the model quantises the input, pads it, and takes it apart into phases. Per replica of the layer it
+gathers the input vectors of the replica's windows, multiplies them with the conductances of all row tiles, converts
+each line in each phase, and adds the codes up: phases, row tiles, pairs with their slices. The replicas' results are
+put in order, scaled, and given the bias. All arithmetic is exact in the type it is done in, so that a runtime with IEEE
+arithmetic gets the emulator's codes, in whatever order it sums.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def chip_model(
     time_s
         Time since programming, in seconds.
     conditions
-        All that the chip has been through since programming, instead of ``time_s`` alone.
+        Time and reads since programming, instead of ``time_s`` alone.
     ideal
         Perfect devices and converters: integer arithmetic of the quantised network.
 
@@ -113,7 +112,7 @@ def _doc(machine: Machine) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Copies:
-    """Copies of a layer that are laid out and cut alike and work on equally many windows, [copies, windows]."""
+    """Replicas of a layer that are laid out and cut alike and work on equally many windows, [replicas, windows]."""
 
     numbers: tuple[int, ...]
     unrolling: Unrolling
@@ -123,10 +122,10 @@ class _Copies:
 
 @dataclass(frozen=True, eq=False)
 class _RowTiles:
-    """Row tiles of some copies that are multiplied together.
+    """Row tiles of some replicas that are multiplied together.
 
-    ``cells`` [copies, row tiles, matrices, rows, lines] are conductances in converter units, ``rounding``
-    [copies, row tiles, matrices, 1, lines] is one half plus the converters' offsets, in codes.
+    ``cells`` [replicas, row tiles, matrices, rows, lines] are conductances in converter units, ``rounding``
+    [replicas, row tiles, matrices, 1, lines] is one half plus the converters' offsets, in codes.
     ``elements`` [row tiles, matrices, 1, rows] says which element of a padded, flattened image is on which
     input line for a window that begins at element 0. Shorter tiles have rows of no conductance at the end.
     """
@@ -135,10 +134,10 @@ class _RowTiles:
     rounding: NDArray[np.float64]
     elements: NDArray[np.int64]
     alone: bool
-    """Whether it is one tile in one matrix of one copy: a plain matrix, which multiplies faster."""
+    """True if it is one tile in one matrix of one replica: a plain matrix, which multiplies faster."""
 
     def shown(self, array: NDArray[Any]) -> NDArray[Any]:
-        """An array of the tiles, without the axes of copies, row tiles and matrices if there is one tile."""
+        """An array of the tiles, without the axes of replicas, row tiles and matrices if there is one tile."""
         return array.reshape(array.shape[-2:]) if self.alone else array
 
 
@@ -156,7 +155,7 @@ class _LayerModel:
         self.converter = machine.devices.converters[number]
         self.wide = self.exact or self.converter.dtype is np.float64
         self.tiles: dict[tuple[int, int], list[int]] = {}
-        """Rows of the tile table by copy and first row of the weight matrix."""
+        """Rows of the tile table by replica and first row of the weight matrix."""
         table = machine.tiles
         for tile in np.flatnonzero(table.layer == number).tolist():
             self.tiles.setdefault((int(table.replica[tile]), int(table.row_begin[tile])), []).append(tile)
@@ -175,7 +174,7 @@ class _LayerModel:
     # --- from the input to what is on the lines ---------------------------------------------------
 
     def _quantized(self) -> str:
-        """Whole numbers, channels first; inputs that are applied as they are, as float64."""
+        """Integers, channels first; inputs that are applied as they are, as float64."""
         add, name, geometry, quantizer = self.builder, self.layer.name, self.layer.geometry, self.layer.quantizer
         value = self.layer.inputs[0]
         if geometry.layout == "channels_last":
@@ -219,7 +218,7 @@ class _LayerModel:
         return add.reshape(f"{name}/flat", value, (-1, 1, math.prod(sizes)))
 
     def _applied(self, value: str) -> str:
-        """What drives the lines in each phase, [images, phases, elements]; all at once on perfect hardware."""
+        """Drive of the lines in each phase, [images, phases, elements]; all phases at once on perfect hardware."""
         add, name, quantizer = self.builder, self.layer.name, self.layer.quantizer
         if isinstance(quantizer, InputQuantizer) and not self.exact:
             value = self._digits(value, quantizer)
@@ -234,7 +233,7 @@ class _LayerModel:
         return value
 
     def _digits(self, value: str, quantizer: InputQuantizer) -> str:
-        """The digits of whole numbers, by floor(x / 2^k) - base * floor(x / (2^k * base)), exact in float32."""
+        """The digits of integers, by floor(x / 2^k) - base * floor(x / (2^k * base)), exact in float32."""
         add, name, base = self.builder, f"{self.layer.name}/phases", quantizer.highest_digit + 1
         weights = np.array(quantizer.phase_weights, np.float32)[:, None]
         if quantizer.signed and quantizer.bits_per_phase > 1:
@@ -256,7 +255,7 @@ class _LayerModel:
     # --- from the lines to sums -------------------------------------------------------------------
 
     def _sums(self, prefix: str, copies: _Copies, applied: str) -> str:
-        """Sums of some copies, [images, copies * matrices * windows * columns] in this order, float64."""
+        """Sums of some replicas, [images, replicas * matrices * windows * columns] in this order, float64."""
         add, unrolling, slices = self.builder, copies.unrolling, self.layer.slices
         if self.exact:
             _, elements = _elements(copies, self.padding, self.layer)
@@ -274,12 +273,12 @@ class _LayerModel:
         return add.node("MatMul", f"{prefix}/subtract_pairs", [codes, add.constant(f"{prefix}/pair_counts", counts)])
 
     def _windows(self, prefix: str, copies: _Copies, tiles: _RowTiles) -> str:
-        """Where windows begin in flat images, in a shape that goes with that of the tiles."""
+        """First elements of windows in flat images, in a shape that broadcasts with that of the tiles."""
         starts, _ = _elements(copies, self.padding, self.layer)
         return self.builder.constant(f"{prefix}/windows", tiles.shown(starts[:, None, None, :, None]))
 
     def _product(self, prefix: str, windows: str, applied: str, tiles: _RowTiles) -> str:
-        """Line currents, [images, phases, copies, row tiles, matrices, windows, lines], or as ``shown``."""
+        """Line currents, [images, phases, replicas, row tiles, matrices, windows, lines], or as ``shown``."""
         add = self.builder
         index = [windows, add.constant(f"{prefix}/input_lines", tiles.shown(tiles.elements))]
         vectors = [applied, add.node("Add", f"{prefix}/elements", index)]
@@ -291,7 +290,7 @@ class _LayerModel:
         )
 
     def _codes(self, prefix: str, currents: str, tiles: _RowTiles) -> str:
-        """Codes of all phases and row tiles, added up: [images, copies, matrices, windows, lines] float64."""
+        """Codes of all phases and row tiles, added up: [images, replicas, matrices, windows, lines] float64."""
         add, quantizer, converter = self.builder, self.layer.quantizer, self.converter
         assert isinstance(quantizer, InputQuantizer), "exact inputs have no phases to be converted"
         assert converter.min_code is not None
@@ -312,7 +311,7 @@ class _LayerModel:
         return codes if tiles.alone else add.sum_over(f"{prefix}/add_tiles", codes, 2)
 
     def _row_tiles(self, copies: _Copies) -> Iterator[_RowTiles]:
-        """All row tiles of some copies, as many at a time as memory allows."""
+        """All row tiles of some replicas, as many at a time as memory allows."""
         unrolling, edges = copies.unrolling, copies.cut.rows
         values = copies.windows.size * unrolling.matrices * unrolling.columns * self.lines
         bytes_of_tile = self.layer.quantizer.phase_count * values * (8 if self.wide else 4)
@@ -349,7 +348,7 @@ class _LayerModel:
     # --- from sums to the output ------------------------------------------------------------------
 
     def _in_positions(self, prefix: str, copies: _Copies, sums: str) -> str:
-        """Sums of some copies by output position and channel, [images, positions, out channels]."""
+        """Sums of some replicas by output position and channel, [images, positions, out channels]."""
         add, unrolling, geometry = self.builder, copies.unrolling, self.layer.geometry
         matrices, bundle, channels = unrolling.matrices, unrolling.bundle, geometry.group_columns
         if matrices * bundle > 1:
@@ -365,7 +364,7 @@ class _LayerModel:
         return add.node("Gather", f"{prefix}/drop_empty_groups", [sums, real], axis=2)
 
     def _in_order(self, parts: Sequence[str]) -> str:
-        """All copies' sums in the order of output positions, [images, positions, out channels]."""
+        """All replicas' sums in the order of output positions, [images, positions, out channels]."""
         add, name = self.builder, self.layer.name
         sums = parts[0] if len(parts) == 1 else add.node("Concat", f"{name}/all_copies", parts, axis=1)
         made = np.concatenate([part.unrolling.window_positions()[part.windows].ravel() for part in self.copies])
@@ -414,7 +413,7 @@ def _narrowed(weights: NDArray[Any]) -> NDArray[np.floating[Any]]:
 
 
 def _copies(layer: MappedLayer) -> tuple[_Copies, ...]:
-    """The copies of a layer in as few groups as possible."""
+    """The replicas of a layer in as few groups as possible."""
     groups: dict[tuple[Unrolling, Cut, int], list[int]] = {}
     for number, replica in enumerate(layer.replicas):
         groups.setdefault((replica.unrolling, replica.cut, len(replica.windows)), []).append(number)
@@ -425,14 +424,14 @@ def _copies(layer: MappedLayer) -> tuple[_Copies, ...]:
 
 
 def _perfect_copy(layer: MappedLayer) -> _Copies:
-    """One copy for all windows, not cut: perfect copies are all alike."""
+    """One replica for all windows, not cut: perfect replicas are all alike."""
     unrolling = Unrolling.im2col(layer.geometry)
     cut = Cut((0, unrolling.rows), (0, unrolling.columns))
     return _Copies((0,), unrolling, cut, np.arange(unrolling.windows, dtype=np.int32)[None])
 
 
 def _padding(layer: MappedLayer, copies: Sequence[_Copies]) -> list[tuple[int, int]]:
-    """Zeros around images, before and after along (images, channels, *axes), that all copies' windows read."""
+    """Zeros around images, before and after along (images, channels, *axes), that all replicas' windows read."""
     geometry = layer.geometry
     groups = max(part.unrolling.matrices * part.unrolling.bundle for part in copies)
     spatial = np.array([part.unrolling.padding() for part in copies]).max(axis=0)[2:]
@@ -443,11 +442,11 @@ def _padding(layer: MappedLayer, copies: Sequence[_Copies]) -> list[tuple[int, i
 def _elements(
     copies: _Copies, padding: Sequence[tuple[int, int]], layer: MappedLayer
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where windows read in padded, flattened images.
+    """Elements that windows read in padded, flattened images.
 
     Returns
     -------
-    [copies, windows] and [matrices, rows]: the element on row r of matrix m in window w is the sum of both.
+    [replicas, windows] and [matrices, rows]: the element on row r of matrix m in window w is the sum of both.
     """
     unrolling, geometry = copies.unrolling, layer.geometry
     sizes = [before + size + after for size, (before, after) in zip(geometry.input_size, padding[2:], strict=True)]

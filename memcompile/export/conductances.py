@@ -1,4 +1,4 @@
-"""Hands a program's conductances to whoever programs real arrays."""
+"""Export of a program's conductances, for programming real arrays."""
 
 from __future__ import annotations
 

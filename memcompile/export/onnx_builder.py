@@ -1,8 +1,7 @@
-"""Builds ONNX models node by node, in the operator set that a program's digital stages are of.
+"""Builds ONNX models node by node, in the operator set of a program's digital stages.
 
-Only operators of the default domain are added, in the form that this operator set wants. The operators of
-digital stages are taken over as they are, but for layer normalisations that onnxruntime knows and the operator set
-does not.
+Only operators of the default domain are added, in the form that this operator set requires. The operators of digital
+stages are taken over as they are, but for layer normalisations that onnxruntime knows and the operator set does not.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from memcompile.ir.graph import TensorType
 DEFAULT_OPSET = 17
 """Operator set of models without digital stages."""
 OLDEST_OPSET = 7
-"""The first one whose operators broadcast, and the first that onnxruntime takes."""
+"""Oldest operator set that is supported: the first whose operators broadcast, and the first that onnxruntime runs."""
 OLDEST_IR_VERSION = 8
-"""Files of this version can be read by every onnxruntime that memcompile runs with."""
+"""Version of the file format that every supported onnxruntime can read."""
 OPEN_SIZES = (1, 2, 16)
 """Open sizes that a model is run with to see how many axes its outputs have."""
 BATCH = "batch"
@@ -39,7 +38,7 @@ BATCH = "batch"
 HEADROOM_BYTES = 16 * 1024**2
 """Room for everything in a file that is not a constant."""
 ROUNDING_SHIFT = 1.5 * 2.0**23
-"""Added to a float32 below 2^22 and subtracted again, it leaves the nearest whole number, ties to even."""
+"""Added to a float32 below 2^22 and subtracted again, it leaves the nearest integer, ties to even."""
 
 
 class ModelBuilder:
@@ -118,14 +117,14 @@ class ModelBuilder:
         return self.node("Clip", name, [value, *names])
 
     def round(self, name: str, value: str) -> str:
-        """Round float32 values below 2^22 to the nearest whole number, ties to even."""
+        """Round float32 values below 2^22 to the nearest integer, ties to even."""
         if self.opset >= 11:
             return self.node("Round", name, [value])
         shift = self.constant(f"{name}/shift", np.array(ROUNDING_SHIFT, np.float32))
         return self.node("Sub", name, [self.node("Add", f"{name}/up", [value, shift]), shift])
 
     def round_whole(self, name: str, value: str) -> str:
-        """Round float64 values to the nearest whole number, ties to even."""
+        """Round float64 values to the nearest integer, ties to even."""
         if self.opset >= 11:
             return self.node("Round", name, [value])
         shift = self.constant(f"{name}/shift", np.array(1.5 * 2.0**52))
@@ -160,7 +159,7 @@ class ModelBuilder:
         return self.node("Reshape", name, [value, self.constant(f"{name}/shape", np.array(shape, np.int64))])
 
     def all_but_last(self, name: str, value: str) -> str:
-        """The first elements of a vector of whole numbers."""
+        """All elements but the last of a vector of integers."""
         if self.opset < 10:
             return self.node("Slice", name, [value], starts=[0], ends=[-1])
         edges = [self.constant(f"{name}/{word}", np.array([at], np.int64)) for word, at in (("begin", 0), ("end", -1))]
@@ -200,7 +199,7 @@ class ModelBuilder:
             self._add(own_node)
 
     def _add(self, node: onnx.NodeProto) -> None:
-        """Add an operator of a digital stage; those of its subgraphs are seen to as well."""
+        """Add an operator of a digital stage; likewise those of its subgraphs."""
         for graph in (each for attribute in node.attribute for each in subgraphs(attribute)):
             outside, self._nodes = self._nodes, []
             for inner in graph.node:
@@ -224,7 +223,7 @@ class ModelBuilder:
         return onnx.helper.tensor_dtype_to_np_dtype(self._constants[node.input[1]].data_type).name
 
     def _write_normalisation(self, node: onnx.NodeProto, kind: str) -> None:
-        """Write a layer normalisation out; of halves in float32, as onnxruntime computes it."""
+        """Write a layer normalisation out; half precision in float32, as onnxruntime computes it."""
         settings = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
         axis, half, name = settings.get("axis", -1), kind == "float16", node.name
         dtype = np.dtype("float32" if half else kind)
@@ -381,9 +380,9 @@ def _declare_outputs(model: onnx.ModelProto) -> None:
 
 
 def _observed_ranks(session: ort.InferenceSession, outputs: Sequence[str]) -> dict[str, int]:
-    """Axes of outputs that onnxruntime reports no axis of: of scalars, and of what it cannot infer.
+    """Number of axes of outputs for which onnxruntime reports none: scalars, and outputs that it cannot infer.
 
-    They are seen on zeros or ones, for small open sizes; where the model runs on none of them, they stay unknown.
+    They are observed in runs on zeros or ones with small open sizes, and stay unknown where no such run succeeds.
     """
     for value, size in itertools.product((0, 1), OPEN_SIZES if outputs else ()):
         feeds = {

@@ -1,9 +1,8 @@
 """Finds along which axis of each input, and of each output, the samples of a batch lie.
 
-A model's declaration proposes axes, by the names of its open sizes or by equal sizes along axis 0;
-running it decides (:mod:`memcompile.batch_trials`). A model for which nothing holds takes one sample a
-run. The search needs sizes; those that nothing fixes are assumed, and larger ones are tried where
-onnxruntime fails.
+A model's declaration proposes axes, by the names of its open sizes or by equal sizes along axis 0; running it decides
+(:mod:`memcompile.frontend.batch_trials`). If no layout holds, a run takes one sample. The search needs sizes; those
+that nothing fixes are assumed, and larger ones are tried where onnxruntime fails.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ ASSUMED_IMAGE_SIZES = (224, 256, 512, 1024)
 MOST_GUESSES = 32
 """Combinations of axes without names that are tried."""
 DRAWN_VALUES = 1 << 20
-"""Values of the user's data that inputs are made of, at most."""
+"""Largest number of the user's values from which inputs are made."""
 _BATCH_NAME = re.compile(r"n|b|bs|.*batch.*", re.IGNORECASE)
 # Names that exporters make up for a size they know nothing of.
 _MADE_UP_NAME = re.compile(r"unk_.*|.*dynamic.*dim.*|.*_dim_\d+|dim\d+|[sudx]\d+|-1|\?|none", re.IGNORECASE)
@@ -39,7 +38,7 @@ _MADE_UP_NAME = re.compile(r"unk_.*|.*dynamic.*dim.*|.*_dim_\d+|dim\d+|[sudx]\d+
 
 @dataclass(frozen=True)
 class Found:
-    """Where the samples lie, and the inputs' types with all sizes fixed but those of a free batch.
+    """Sample axes of a model, and its inputs' types with all sizes fixed but that of a free batch.
 
     ``assumed`` are inputs some of whose sizes were assumed.
     """
@@ -59,8 +58,8 @@ def find_batching(file: ModelFile, inputs: Mapping[str, TensorType], data: Mappi
     inputs
         Types of its inputs, with the sizes that the user fixed.
     data
-        The user's data by input, as far as there are any: their shapes fix open sizes and decide between layouts, their
-        values are what the model is run on.
+        The user's data by input, if any: their shapes fix open sizes and decide between layouts, and the model is run
+        on their values.
     """
     names = _size_names(file)
     candidates = [*_declared(file.inputs, names), *_guessed(file.inputs, names)]
@@ -88,7 +87,7 @@ def find_batching(file: ModelFile, inputs: Mapping[str, TensorType], data: Mappi
 
 
 def _found(attempts: Sequence[Attempt], answer: Any, file: ModelFile, inputs: Mapping[str, TensorType]) -> Found:
-    """What the search found; the most likely layout where the model could not be run at all."""
+    """Result of the search; the most likely layout where the model could not be run at all."""
     number, rung, size, outputs = answer or (0, 0, attempts[0].candidate.size, {})
     candidate, shapes = attempts[number].candidate, attempts[number].shapes[rung]
     kinds = {
@@ -150,7 +149,7 @@ def _declared(inputs: Mapping[str, TensorType], names: Mapping[str, list[str]]) 
 
 
 def _squares(names: Mapping[str, list[str]]) -> set[str]:
-    """Names of sizes of squares, such as adjacency matrices: these count no samples."""
+    """Names of the sizes of square inputs, such as adjacency matrices, which count no samples."""
     return {word for own in names.values() for word in own if word and own.count(word) > 1}
 
 
@@ -173,7 +172,7 @@ def _guessed(inputs: Mapping[str, TensorType], names: Mapping[str, list[str]]) -
 
 
 def _fits(candidate: Candidate, inputs: Mapping[str, TensorType], data: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether data have the layout of a candidate; images may have one of their own."""
+    """Return True if data have the layout of a candidate; images may have one of their own."""
     counts = set()
     for name, array in data.items():
         axis, wanted = candidate.axes[name], inputs[name].shape

@@ -1,7 +1,7 @@
 """Runs a network to find out whether samples of a batch lie along the proposed axes, and where in its outputs.
 
-A few samples together show the axes that grow. Some of them alone must give what they give among the others, and with
-one sample replaced the results of all others must stay as they are.
+A few samples together show the axes that grow. A sample that runs alone must give what it gives among the others, and
+replacing one sample must leave the results of all others unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sample's results when it runs alone, as a share of the largest. A range that is 
 all a little; where axis 0 may be taken for the batch that is allowed."""
 
 QUIET = 1 / 16
-"""Share of their values that floats are tried at, too: a saturated softmax hides that a sample looks at the others."""
+"""Factor on floats in a further trial: a saturated softmax hides that a sample depends on the others."""
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 
@@ -34,9 +34,9 @@ Shapes = Mapping[str, tuple[int | None, ...]]
 class Candidate:
     """Axes along which samples may lie; None for inputs that all samples share, for all if a run is one sample.
 
-    ``size`` is the fixed number of samples, ``tolerance`` what other samples' results may change by; None where
-    names say that axis 0 is the batch, and only samples that run alone may speak against it. ``by_data`` needs data of
-    this layout.
+    ``size`` is the fixed number of samples, ``tolerance`` the largest change of other samples' results; None where
+    names say that axis 0 is the batch, which only samples that run alone may disprove. ``by_data`` needs data of this
+    layout.
     """
 
     axes: Mapping[str, int | None]
@@ -46,7 +46,7 @@ class Candidate:
 
     @property
     def whole(self) -> bool:
-        """Whether a run is one sample."""
+        """True if a run is one sample."""
         return all(axis is None for axis in self.axes.values())
 
 
@@ -80,15 +80,15 @@ def search(
     session
         The model.
     attempts
-        Layouts to try; the last takes a run for one sample.
+        Layouts to try; in the last one a run is one sample.
     dtypes
         Types of the inputs.
     draws
         Values that inputs are made of, by input; normal ones where there are none.
     at_once
-        Whether the data as they are can be tried as one run.
+        True if the data as they are can be tried as one run.
     ranged
-        Whether the model quantises ranges of a whole batch.
+        True if the model finds quantisation ranges over a whole batch.
 
     Returns
     -------
@@ -134,7 +134,7 @@ class _Trial:
 
     @property
     def is_small(self) -> bool:
-        """Whether the inputs of a run hold few enough values to be tried."""
+        """True if the inputs of a run hold few enough values to be tried."""
         values = [math.prod(SAMPLES if size is None else size for size in shape) for shape in self.shapes.values()]
         return sum(values) <= MOST_VALUES
 
@@ -186,7 +186,7 @@ class _Trial:
     def _tested(
         self, axes: _OutputAxes, feeds: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]], samples: int
     ) -> dict[str, int | None] | None:
-        """The axes of outputs along which samples have nothing to do with each other."""
+        """Axes of outputs along which samples are independent."""
         tolerance = self.candidate.tolerance
         if not self.size:
             runs = (self.run(self._alone(feeds, sample)) for sample in range(samples))
@@ -233,9 +233,9 @@ class _Trial:
 class _OutputAxes:
     """Axes along which samples may lie, by output.
 
-    ``possible`` are those whose size says so; where it says nothing, ``otherwise`` is taken. ``constant`` are
-    outputs that a replaced sample has left alone as a whole. ``mixed`` says that one is not made of what samples
-    that run alone give.
+    ``possible`` are those that sizes allow; where sizes tell nothing, ``otherwise`` is taken. ``constant`` are outputs
+    that a replaced sample has left unchanged as a whole. ``mixed`` is True if an output is not made of the results of
+    samples that run alone.
     """
 
     possible: Mapping[str, list[int]]
@@ -246,7 +246,7 @@ class _OutputAxes:
 
     @classmethod
     def of(cls, possible: Mapping[str, list[int]], otherwise: Mapping[str, int | None]) -> _OutputAxes:
-        """Before anything was tested."""
+        """Axes before any test."""
         return cls(possible, otherwise, frozenset(name for name, axes in possible.items() if axes), frozenset(possible))
 
     @classmethod
@@ -280,7 +280,7 @@ class _OutputAxes:
     def joined(
         self, together: Mapping[str, NDArray[Any]], alone: Sequence[Mapping[str, NDArray[Any]]], tolerance: float
     ) -> _OutputAxes:
-        """Without axes along which results of samples that run alone do not make up those of all together."""
+        """The same without axes along which results of samples that run alone do not make up those of all together."""
         possible, mixed = dict[str, list[int]](), self.mixed
         for name, axes in self.possible.items():
             whole, parts = together[name], [each[name] for each in alone]
@@ -301,7 +301,7 @@ class _OutputAxes:
         samples: int,
         tolerance: float,
     ) -> _OutputAxes:
-        """Without axes along which the replaced sample has changed what belongs to others."""
+        """The same without axes along which the replaced sample has changed the results of others."""
         possible, constant = dict(self.possible), set(self.constant)
         for name, axes in self.possible.items():
             if before[name].shape != after[name].shape or before[name].dtype.kind not in "biuf":
@@ -316,7 +316,7 @@ class _OutputAxes:
         return replace(self, possible=possible, constant=frozenset(constant))
 
     def chosen(self, tolerance: float) -> dict[str, int | None] | None:
-        """The axes, if what was tested allows for samples; where no output is an array, nothing speaks against them."""
+        """The axes, if the tests allow samples along them; where no output is an array, nothing rules them out."""
         if not self.possible:
             return {}
         untouched = tolerance == LENIENT or all(self.possible[name] or name in self.constant for name in self.possible)
@@ -325,7 +325,7 @@ class _OutputAxes:
 
 
 def _scaled(array: NDArray[Any], share: float) -> NDArray[Any]:
-    """A share of floats; whole numbers as they are."""
+    """Scaled floats; integers as they are."""
     return (array * share).astype(array.dtype) if array.dtype.kind == "f" else array
 
 
@@ -337,7 +337,7 @@ def _change_of_others(change: NDArray[np.float64], axis: int, sample: int, sampl
 
 
 def _is_made_of(whole: NDArray[Any], parts: Sequence[NDArray[Any]], axis: int, tolerance: float) -> bool:
-    """Whether a result is its parts joined along an axis."""
+    """Return True if a result is its parts joined along an axis."""
     if any(part.ndim != whole.ndim for part in parts):
         return False
     rest = {(*part.shape[:axis], *part.shape[axis + 1 :]) for part in parts}
@@ -345,7 +345,7 @@ def _is_made_of(whole: NDArray[Any], parts: Sequence[NDArray[Any]], axis: int, t
 
 
 def _is_alike(whole: NDArray[Any], other: NDArray[Any], tolerance: float) -> bool:
-    """Whether two results are the same up to a share of the largest number."""
+    """Return True if two results are the same up to a share of the largest number."""
     if whole.shape != other.shape or whole.dtype.kind not in "biuf":
         return whole.shape == other.shape
     old, new = (np.nan_to_num(each.astype(np.float64)) for each in (whole, other))

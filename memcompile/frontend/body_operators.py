@@ -32,7 +32,7 @@ class Body:
     owner, kind, part
         Name and kind of the operator, and the attribute that holds the body.
     times
-        How often it is run for one run of its owner; 1 where that depends on the inputs.
+        Runs of the body in one run of its owner; 1 where their number depends on the inputs.
     products
         Its operators that multiply, each with the shapes of its operands; no shapes where they are not known.
     inner
@@ -75,7 +75,7 @@ def _has_products(graph: onnx.GraphProto) -> bool:
 
 
 def _inferred(model: onnx.ModelProto, inputs: Sizes) -> dict[str, dict[str, list[int]]]:
-    """Static shapes of values, by place of their graph; nothing more than is known where onnx cannot infer."""
+    """Static shapes of values, by place of their graph; only those already known where onnx cannot infer more."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     for value in fixed.graph.input:
@@ -135,7 +135,7 @@ def _operands(operator: OnnxNode, shapes: Sizes) -> tuple[Shape, ...]:
 
 
 def _times(node: onnx.NodeProto, constants: Sequence[onnx.TensorProto], shapes: Sizes) -> int:
-    """How often a body is run, where that is static."""
+    """Iterations of a body where their number is static, else 1."""
     if node.op_type == "Loop":
         count = next(
             (tensor for tensor in constants if tensor.name == node.input[0] and not is_elsewhere(tensor)), None

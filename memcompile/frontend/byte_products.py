@@ -20,7 +20,7 @@ _CONTRIB = "com.microsoft"
 
 @dataclass(frozen=True)
 class _Places:
-    """Where an operator's inputs are; the zero point of data is None where the operator quantises them itself."""
+    """Input numbers of an operator; that of data's zero point is None where the operator quantises data itself."""
 
     data: int
     data_zero: int | None
@@ -44,7 +44,7 @@ _PRODUCTS: Mapping[tuple[str, str], _Places] = MappingProxyType(
 
 
 def use_unsigned_weights(model: onnx.ModelProto, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write signed weights that unsigned bytes are multiplied by as unsigned ones, with zero points 128 higher.
+    """Turn signed weights that are multiplied with unsigned bytes into unsigned ones, with zero points 128 higher.
 
     On processors without instructions for such products onnxruntime adds two of them in 16 bits, which overflow; its
     products of unsigned bytes are exact everywhere. The ONNX specification allows no overflow.
@@ -90,7 +90,7 @@ def _unsigned_values(graph: onnx.GraphProto, initializers: Mapping[str, onnx.Ten
 def _is_mixed(
     node: onnx.NodeProto, places: _Places, initializers: Mapping[str, onnx.TensorProto], unsigned: set[str]
 ) -> bool:
-    """Whether a product is one of unsigned data with signed initializers."""
+    """Return True if a product is one of unsigned data with signed initializers."""
     inputs = dict(enumerate(node.input))
     data = [inputs.get(place, "") for place in (places.data, places.data_zero) if place is not None]
     if places.data_zero is not None and unsigned.isdisjoint(data):

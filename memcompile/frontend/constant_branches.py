@@ -24,7 +24,7 @@ def _is_if(node: onnx.NodeProto) -> bool:
 
 
 def has_branches(model: onnx.ModelProto) -> bool:
-    """Whether there is an If among the operators of the main graph."""
+    """Return True if there is an If among the operators of the main graph."""
     return any(_is_if(node) for node in model.graph.node)
 
 
@@ -32,19 +32,19 @@ def has_branches(model: onnx.ModelProto) -> bool:
 
 
 def constant_conditions(model: onnx.ModelProto, sizes: Sizes) -> list[list[Any]]:
-    """Conditions of If operators of the main graph that no input changes: name and truth of each.
+    """Conditions of If operators of the main graph that depend on no input: name and value of each.
 
     Parameters
     ----------
     model
         Its operators are in topological order.
     sizes
-        Sizes of values, None where they are free: what is made of static ones alone does not change either.
+        Sizes of values, None where they are free: what is computed from static ones alone is constant, too.
 
     Raises
     ------
     Exception
-        Whatever onnxruntime raises where it cannot compute a condition; it has no common base class.
+        onnxruntime cannot compute a condition; its exceptions have no common base class.
     """
     known = {tensor.name: tensor for tensor in model.graph.initializer if not is_elsewhere(tensor)}
     open_sizes: dict[str, list[int | None]] = {}
@@ -72,7 +72,7 @@ def _static_sizes(
     sizes: Sizes,
     open_sizes: dict[str, list[int | None]],
 ) -> NDArray[np.int64] | None:
-    """What a Shape, or a Gather from one, gives if the sizes it gives are static; a Shape with free ones is noted."""
+    """Static result of a Shape or of a Gather from one, else None; a Shape with free sizes is noted."""
     if node.domain or not node.input:
         return None
     attributes = {item.name: item.i for item in node.attribute}
@@ -129,7 +129,7 @@ def _cone(
 
 
 def with_branches(model: onnx.ModelProto, truths: Mapping[str, bool]) -> onnx.ModelProto:
-    """A copy of a model in which the taken branch stands in the place of each If whose condition is known."""
+    """A copy of a model in which each If whose condition is known is replaced by the branch that it takes."""
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
     taken = set(_names(whole))

@@ -1,4 +1,4 @@
-"""Where a model may keep weights outside its own file: in regular files beside or below it, nowhere else.
+"""Weights outside a model's own file: in regular files beside or below it, nowhere else.
 
 A model names those files itself, and may have come from anywhere. Each name is therefore followed
 to what it leads to, and each size is compared with the file's, before a byte is read.
@@ -14,7 +14,7 @@ from memcompile.errors import ModelError
 
 
 def external_bytes(model: Path, tensor: str, entries: Mapping[str, str]) -> int:
-    """Check where a tensor's values are said to be, and return how many bytes they are.
+    """Check the place that a model gives for a tensor's values, and return their number of bytes.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""From an ONNX file to the graph IR and back.
+"""Import of ONNX files into the graph IR, and the way back.
 
-onnxruntime is the judge of what a model means: every type and every shape here was reported or
-observed by it, so nothing depends on our own shape rules.
+onnxruntime decides what a model means: every type and every shape here was reported or observed by it, so nothing
+depends on our own shape rules.
 """
 
 from __future__ import annotations
@@ -50,16 +50,15 @@ from memcompile.ir.batching import Batching
 from memcompile.ir.graph import Graph, OnnxNode, OtherType, TensorType, read_only
 
 MAX_FIXED_BATCH = 1 << 16
-"""Images of a model's fixed batch: the compiler follows each value of all of them."""
+"""Largest fixed batch of a model: the compiler follows each value of all its images."""
 
 
 @dataclass(frozen=True, eq=False)
 class ModelFile:
     """A model that was read and that onnxruntime accepts.
 
-    ``inputs`` are the types a caller must feed; free dimensions are None. ``limits`` hold where
-    onnxruntime first meets the model; None trusts it. ``weights`` are the large initializers, whose
-    values are not in ``model``.
+    ``inputs`` are the types a caller must feed; free dimensions are None. ``limits`` apply where onnxruntime first
+    loads and runs the model; None trusts it. ``weights`` are the large initializers, whose values are not in ``model``.
     """
 
     name: str
@@ -103,7 +102,7 @@ def read_model(path: Path, limits: Limits | None = None) -> ModelFile:
     Parameters
     ----------
     limits
-        What checking it and loading it into onnxruntime may take; None trusts the file.
+        Time and memory for checking it and loading it into onnxruntime; None trusts the file.
 
     Raises
     ------
@@ -182,7 +181,7 @@ def _judged(model: onnx.ModelProto, weights: Weights, limits: Limits | None, pat
 
 
 def _load(model: onnx.ModelProto, weights: Weights, path: Path) -> list[list[Any]]:
-    """Have onnx write functions out and onnxruntime load a model; returns the types of its inputs."""
+    """Inline functions with onnx and load the model with onnxruntime; returns the types of its inputs."""
     return _input_types(inlined(model, path), weights, path)
 
 
@@ -206,7 +205,7 @@ def model_in_memory(model: onnx.ModelProto, name: str) -> ModelFile:
 
 
 def _input_types(model: onnx.ModelProto, weights: Weights, where: Path | str) -> list[list[Any]]:
-    """What a caller must feed, as onnxruntime sees it: name, type and shape of each input."""
+    """Name, type and shape of each input that a caller must feed, as onnxruntime sees it."""
     try:
         session = open_model(model, weights, once=True)
     except Exception as error:  # onnxruntime's exceptions have no common base class
@@ -237,8 +236,8 @@ def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]], batching: 
         One value per model input, with the batch the model is to be observed at (one image where
         the batch is free); shapes of the values that linear operators read are observed on it.
     batching
-        Where samples lie. All other sizes of the inputs are then those of the sample for good. None takes axis 0, and
-        types as the model declares them.
+        Axes along which samples lie; all other sizes of the inputs are then fixed to those of the sample. None takes
+        axis 0, and types as the model declares them.
 
     Raises
     ------
@@ -272,7 +271,7 @@ def with_constant_branches(
     sample: Mapping[str, NDArray[Any]],
     sizes: Mapping[str, tuple[int | None, ...]] = MappingProxyType({}),
 ) -> ModelFile:
-    """The model with the branches of If written out whose condition is the same for all inputs.
+    """The model with each If whose condition is the same for all inputs replaced by its branch.
 
     Parameters
     ----------
@@ -436,7 +435,7 @@ def _observe(
     sample: Mapping[str, NDArray[Any]],
     sizes: Mapping[str, tuple[int | None, ...]],
 ) -> tuple[dict[str, TensorType], dict[str, tuple[int, ...]]]:
-    """Types of all values, and the shapes that linear operators' inputs and what is no tensor have on the sample."""
+    """Types of all values, and shapes of linear operators' inputs and of values that are not tensors, on the sample."""
     wanted = [value for value in observed_values(nodes) if value not in constants and value not in file.inputs]
     made = [value for node in nodes for value in node.outputs if value]
     sequences = [node.inputs[0] for node in nodes if node.op_type in ("GRU", "LSTM", "RNN")]

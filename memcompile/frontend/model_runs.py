@@ -1,4 +1,4 @@
-"""Runs of a model that nobody vouches for yet: within limits, to see types, shapes and what fails."""
+"""Runs of an untrusted model within limits, to observe types, shapes and failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from memcompile.frontend.weights import open_model
 def guarded(
     work: Callable[..., Any], arguments: tuple[Any, ...], limits: Limits | None, where: Path | str, doing: str
 ) -> Any:
-    """Do work of onnx and onnxruntime within limits; what it raises becomes a ModelError of its message."""
+    """Run work of onnx and onnxruntime within limits; its exceptions become ModelErrors with the same messages."""
     try:
         return work(*arguments) if limits is None else run_guarded(work, arguments, limits)
     except MemoryError as error:
@@ -37,7 +37,7 @@ def guarded(
 
 @dataclass(frozen=True, eq=False)
 class ModelRuns:
-    """A model to be run within limits."""
+    """A model with the limits of its runs."""
 
     name: str
     model: onnx.ModelProto
@@ -45,7 +45,7 @@ class ModelRuns:
     limits: Limits | None
 
     def work(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Do work on a session of the model.
+        """Run a function on a session of the model.
 
         Parameters
         ----------
@@ -85,8 +85,8 @@ class ModelRuns:
 
         Returns
         -------
-        Name, onnxruntime's type and shape of each value, and the observed shapes by name; also of what is no tensor,
-        which counts as one vector of the numbers in it.
+        Name, onnxruntime's type and shape of each value, and the observed shapes by name; also of values that are not
+        tensors, which count as one vector of their numbers.
 
         Raises
         ------
@@ -118,7 +118,7 @@ def _run_once(
     sizes: Mapping[str, Sequence[int | None]],
     sequences: Sequence[str],
 ) -> list[Any]:
-    """Types of all values (name, type, shape), and the shapes of wanted ones and of what is no tensor on a sample."""
+    """Name, type and shape of all values, and observed shapes of wanted ones and of values that are not tensors."""
     try:
         exposed = expose(model, made)
         _forget_shapes(exposed.graph)
@@ -148,7 +148,7 @@ def _run_once(
 def _evaluated_shapes(
     model: onnx.ModelProto, weights: Weights, shapes: Mapping[str, list[int | None]]
 ) -> dict[str, list[int | None]]:
-    """Shapes of outputs with the sizes that onnxruntime finds once it has evaluated what is constant."""
+    """Shapes of outputs with the sizes that onnxruntime finds by evaluating constants."""
     found = {}
     for value in open_model(model, weights, once=True).get_outputs():
         old, new = shapes[value.name], session_shape(value)
@@ -163,7 +163,7 @@ def session_shape(value: Any) -> list[int | None]:
 
 
 def _forget_shapes(graph: onnx.GraphProto) -> None:
-    """Remove what a model says of shapes inside it: onnxruntime would believe it even where it is wrong."""
+    """Remove a model's declarations of inner shapes: onnxruntime would trust them even where they are wrong."""
     del graph.value_info[:]
     for value in graph.output:
         if value.type.WhichOneof("value") == "tensor_type":

@@ -1,4 +1,4 @@
-"""Which values of a model are looked at when it is run once: those that products read."""
+"""Values of a model that are observed when it is run once: those that products read."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Leaves large numbers out of a model file as it is read, and says where they are instead.
+"""Leaves large initializers out of a model file as it is read, and refers to their place in the file instead.
 
-Protobuf copies what it holds again and again, and frees memory only with the whole message. onnxruntime takes
-weights in place only where the model says in which file they are, and some of its graph rewrites read them there.
-So initializers become external data of the model's own file, at their true places; protobuf does not tell those.
+Protobuf copies what it holds again and again, and frees memory only with the whole message. onnxruntime takes weights
+in place only where the model says in which file they are, and some of its graph rewrites read them there. So
+initializers become external data of the model's own file, at their true offsets; protobuf does not report those.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ class _Field(NamedTuple):
 
 
 class _UnknownLayoutError(Exception):
-    """The bytes are not laid out as any exporter does it."""
+    """The bytes are laid out in a way that no exporter uses."""
 
 
 def with_places(data: FileBytes, least_bytes: int, location: str) -> bytes | None:
-    """A serialised model whose initializers of so many bytes are external data in the file ``location``, its own.
+    """A serialised model whose initializers from ``least_bytes`` on are external data in its own file ``location``.
 
     None where there are none, or the layout is unusual, such as a graph in several pieces, which protobuf would join.
 

@@ -1,4 +1,4 @@
-"""Runs work on files that nobody vouches for in a child process with limits on memory and time.
+"""Runs work on untrusted files in a child process with limits on memory and time.
 
 A kilobyte of ONNX may ask onnxruntime for a terabyte, loop without end or crash it. None of that
 can be stopped from within the process. The child is a fork: it costs some ten milliseconds, reads
@@ -34,7 +34,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Limits:
-    """What the import of a model may take.
+    """Time and memory that the import of a model may take.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class WorkError(Exception):
 
 
 class _Process:
-    """What is known of this process."""
+    """State of the sandbox in this process."""
 
     def __init__(self) -> None:
         self.may_fork = False
@@ -73,21 +73,21 @@ _process = _Process()
 
 
 def allow_fork() -> None:
-    """Say that this process has no threads but those that wait for work of this one."""
+    """Declare that this process has no other threads but idle workers of its own."""
     _process.may_fork = True
 
 
 def run_guarded(work: Callable[..., Any], arguments: tuple[Any, ...], limits: Limits) -> Any:
-    """Do work in a child process.
+    """Run a function in a child process.
 
-    Where the system cannot fork, the work is done in this process and no limit holds.
+    On a system without fork it runs in this process, and no limit holds.
 
     Parameters
     ----------
     work
-        A function at the top of its module. It returns what JSON can hold.
+        A function at the top of its module that returns what JSON can hold.
     arguments
-        What it is called with; they are pickled on the way to a helper.
+        Its arguments; they are pickled on the way to a helper.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def run_guarded(work: Callable[..., Any], arguments: tuple[Any, ...], limits: Li
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a library's exception tells of memory it did not get; there is no class for it."""
+    """Return True if a library's exception reports a failed allocation; there is no class for it."""
     text = str(error).lower()
     return any(sign in text for sign in ("failed to allocate memory", "bad_alloc", "bad allocation"))
 
@@ -160,7 +160,7 @@ def _too_much(limits: Limits) -> dict[str, Any]:
 
 
 def _read_all(pipe: int, deadline: float) -> bytes | None:
-    """Everything until the other end is closed; None if it is not in time."""
+    """All bytes until the other end is closed; None if that takes too long."""
     parts: list[bytes] = []
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
@@ -265,7 +265,7 @@ def _helper() -> socket.socket:
 
 
 def serve() -> None:
-    """Be the helper: fork for each request on standard input, until nobody is left to ask."""
+    """Serve as the helper: fork for each request on standard input until that is closed."""
     allow_fork()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that answer

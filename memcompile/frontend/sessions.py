@@ -17,7 +17,7 @@ from memcompile.errors import ModelError
 
 @dataclass(frozen=True)
 class FileStamp:
-    """A file, and what tells whether it is still the same."""
+    """A file with the facts that tell whether it has changed."""
 
     path: Path
     facts: tuple[int, ...]
@@ -33,7 +33,7 @@ class FileStamp:
 
     @property
     def holds(self) -> bool:
-        """Whether the file is there and has not changed."""
+        """True if the file is there and has not changed."""
         return bool(self.facts) and self == FileStamp.of(self.path)
 
 
@@ -46,8 +46,8 @@ class Weights:
     arrays
         Their values, by name.
     folder
-        Where the files are in which the model says the values are: onnxruntime wants to see them, and then reads
-        the arrays where they are. Without it, it copies them.
+        Folder of the files that hold the values according to the model: onnxruntime requires these files, and then
+        reads the arrays in place. Without a folder it copies them.
     files
         These files, as they were when they were read.
     """
@@ -66,7 +66,7 @@ class Weights:
 
     @property
     def in_place(self) -> bool:
-        """Whether onnxruntime can read the arrays where they are: all files are there and have not changed."""
+        """True if onnxruntime can read the arrays where they are: all files are there and have not changed."""
         return self.folder is not None and all(file.holds for file in self.files)
 
 
@@ -103,7 +103,7 @@ def open_session(
     weights
         Initializers whose values the model leaves out. The caller keeps this object for as long as the session.
     once
-        The session runs one batch: weights are not copied into the order that is fastest for many.
+        The session runs one batch: weights are not copied into the order that is fastest for many runs.
     frugal
         The session gives its memory back after each run. Otherwise it keeps that of its largest run, which adds up
         where many sessions are open.
@@ -111,7 +111,7 @@ def open_session(
     Raises
     ------
     Exception
-        Whatever onnxruntime raises; it has no common base class.
+        onnxruntime's own exceptions, which have no common base class.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4

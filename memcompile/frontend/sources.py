@@ -19,7 +19,7 @@ from memcompile.frontend.sandbox import Limits
 
 
 class TorchModule(Protocol):
-    """What is needed of a ``torch.nn.Module``."""
+    """Interface that is needed of a ``torch.nn.Module``."""
 
     training: bool
 

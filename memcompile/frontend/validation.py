@@ -1,4 +1,4 @@
-"""What is checked of a model before anything believes it: functions, validity, NaN."""
+"""Checks of a model before it is trusted: functions, validity, NaN."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def parse(data: bytes, path: Path) -> onnx.ModelProto:
 
 
 def is_elsewhere(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor's values are not in the model."""
+    """Return True if a tensor's values are not in the model."""
     return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
 
 
@@ -84,9 +84,9 @@ def refuse_undecodable_names(model: onnx.ModelProto, path: Path) -> None:
 
 
 def refuse_endless_functions(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse functions that never end, or that written out are too many operators.
+    """Refuse functions that never end, or that expand to too many operators.
 
-    A chain of thirty functions, each of which calls the next one twice, is a thousand million operators.
+    A chain of thirty functions, each of which calls the next one twice, expands to a billion operators.
 
     Raises
     ------
@@ -153,7 +153,7 @@ def _domain(domain: str) -> str:
 
 
 def validity_doubt(model: onnx.ModelProto) -> str | None:
-    """What ``onnx.checker`` has against a model; None if nothing.
+    """Objection of ``onnx.checker`` to a model; None if there is none.
 
     Only a reason to give where onnxruntime refuses the model, too: onnxruntime runs models that the checker refuses.
 
@@ -168,7 +168,7 @@ def validity_doubt(model: onnx.ModelProto) -> str | None:
     for value, _ in before:
         value.type.tensor_type.shape.SetInParent()
         value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or onnx.TensorProto.FLOAT
-    # Only of tensors without numbers the checker does not want to see any.
+    # The checker wants to see the numbers of a tensor unless it has none.
     elsewhere = [(tensor, tensor.SerializeToString()) for tensor in model.graph.initializer if is_elsewhere(tensor)]
     for tensor, _ in elsewhere:
         tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
@@ -264,7 +264,7 @@ def refuse_bad_weights(model: onnx.ModelProto, weights: Mapping[str, NDArray[Any
 
 
 def inlined(model: onnx.ModelProto, where: Path | str) -> onnx.ModelProto:
-    """Write model-local functions out where they are called.
+    """Inline model-local functions where they are called.
 
     Raises
     ------
@@ -324,14 +324,14 @@ def subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
 
 
 def refused(what: str, error: Exception, mend: str = "") -> Exception:
-    """What a library refuses is the model's fault, except where it got no memory: the guard tells of that."""
+    """Error for a model that a library refuses; a MemoryError, for the guard, where the library got no memory."""
     if out_of_memory(error):
         return MemoryError(str(error))
     return ModelError(f"{what}: {first_line(error)}{mend}")
 
 
 def first_line(error: BaseException) -> str:
-    """The telling line of a library's message, without its own location prefix."""
+    """The informative line of a library's message, without its own location prefix."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:400] if lines else type(error).__name__
 

@@ -21,9 +21,9 @@ def value_info(name: str, kind: TensorType) -> onnx.ValueInfoProto:
 
 
 def other_type(kind: str) -> OtherType | None:
-    """Type of a sequence, map or optional from onnxruntime's word for it, such as ``seq(tensor(float))``.
+    """Type of a sequence, map or optional from onnxruntime's name for it, such as ``seq(tensor(float))``.
 
-    None where a word has no counterpart that a model could declare, such as that of a sparse tensor.
+    None where a name has no counterpart that a model could declare, such as that of a sparse tensor.
     """
     proto = _type_proto(kind)
     return None if proto is None else OtherType(kind, (), proto.SerializeToString(deterministic=True))

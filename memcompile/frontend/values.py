@@ -16,7 +16,7 @@ Value = Any
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What is in a value: ``numbers`` [N], all of them in order, and the ``structure`` that holds them.
+    """Contents of a value: ``numbers`` [N], all of them in order, and the ``structure`` that holds them.
 
     The structure names shapes of tensors and keys of maps.
     """
@@ -41,7 +41,7 @@ def contents(value: Value, kinds: str = "biuf") -> Contents:
 
 
 def is_map_sequence(value: Value) -> bool:
-    """Whether a value is a sequence of maps, as ZipMap makes it: one for each image."""
+    """Return True if a value is a sequence of maps, as ZipMap makes it: one for each image."""
     return isinstance(value, list) and bool(value) and all(isinstance(element, dict) for element in value)
 
 
@@ -55,10 +55,10 @@ class PlainArrays:
     """Values as plain arrays.
 
     A tensor is an array of its name, with strings in NumPy's own type. A sequence of maps is a matrix with a row per
-    map and a column per key, and the keys are NAME.keys; where a map lacks a key there is NaN, or for what is no
-    float the zero of its type, and NAME.present says where there is something. The elements of any other sequence are
-    NAME.0, NAME.1 and so on. ``written`` are the values of which there is an array, ``remarks`` say of what is no
-    tensor how it is laid down.
+    map and a column per key, and the keys are NAME.keys; where a map lacks a key the value is NaN (zero in types other
+    than floats), and NAME.present marks the keys that are there. The elements of any other sequence are NAME.0, NAME.1
+    and so on. ``written`` are the values of which there is an array, ``remarks`` say how values that are not tensors
+    are stored.
     """
 
     arrays: Mapping[str, NDArray[Any]]
@@ -67,7 +67,7 @@ class PlainArrays:
 
     @classmethod
     def of(cls, values: Mapping[str, Value]) -> PlainArrays:
-        """Lay values down; a name of which something is taken gets a _ at its end."""
+        """Store values as arrays; a name of which some array is taken gets a _ at its end."""
         arrays: dict[str, NDArray[Any]] = {}
         written, remarks = [], []
         for name, value in values.items():
@@ -123,7 +123,7 @@ def _plain(values: Any) -> NDArray[Any]:
 
 
 def _remark(name: str, value: Value, arrays: Sequence[str]) -> str:
-    """How a value that is no tensor is laid down."""
+    """Remark on the arrays in which a value that is no tensor is stored."""
     if value is None:
         return f"{name} is an optional that holds nothing: no array"
     if not value:

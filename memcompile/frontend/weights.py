@@ -1,6 +1,6 @@
 """Reads a model file, with large weights in arrays beside the model.
 
-Everybody reads these arrays where they are: graph constants, and onnxruntime's sessions.
+All readers use these arrays in place: graph constants, and onnxruntime's sessions.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def read_model_bytes(path: Path) -> tuple[bytes, str]:
 
 
 def _names_itself(path: Path) -> bool:
-    """Whether a model may say that its weights are in its own file: not behind a link to another folder."""
+    """Return True if a model may keep weights in its own file: not behind a link to another folder."""
     own = path.resolve()
     try:
         return own.parent == path.parent.resolve() and external_bytes(path, "", {"location": own.name}) > 0
@@ -81,19 +81,19 @@ def _names_itself(path: Path) -> bool:
 def load_weights(model: onnx.ModelProto, file: FileStamp) -> tuple[onnx.ModelProto, Weights]:
     """Read external data, and take large initializers out of the model.
 
-    A model of functions keeps them, for it is written out by onnx, which needs all of it.
+    A model with functions keeps them, because onnx inlines functions and needs the whole model.
 
     Parameters
     ----------
     model
-        Parsed from what :func:`read_model_bytes` gives.
+        Parsed result of :func:`read_model_bytes`.
     file
         The model's own, as it was before it was read.
 
     Returns
     -------
-    A model that says of large initializers only where they are, and their values: with their files where that is
-    true of all.
+    The model with only the places of large initializers, and their values; with their files if the places of all are
+    known.
 
     Raises
     ------
@@ -151,8 +151,8 @@ def open_model(
 ) -> ort.InferenceSession:
     """Open a session of a model that leaves out weights.
 
-    onnxruntime reads weights from their files for some rewrites. Where a file has gone or is another one by now, the
-    session gets copies instead. Options are those of :func:`memcompile.frontend.sessions.open_session`.
+    onnxruntime reads weights from their files for some rewrites. If a file is gone or has changed, the session gets
+    copies instead. Options are those of :func:`memcompile.frontend.sessions.open_session`.
     """
     if weights.folder is not None and not weights.in_place:
         model, weights = with_weights(model, weights), NO_WEIGHTS
@@ -184,7 +184,7 @@ def _plain_bytes(tensor: onnx.TensorProto) -> int:
 
 
 def _values(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
-    """Plain numbers of a tensor; from its file they are read to where they stay."""
+    """Plain numbers of a tensor; those in a file are read straight into their array."""
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
     if not is_elsewhere(tensor):
         return np.frombuffer(tensor.raw_data, dtype).reshape(tensor.dims).astype(dtype.newbyteorder("="))
@@ -198,7 +198,7 @@ def _values(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
 
 
 def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
-    """Where a tensor's values are said to be."""
+    """Location, offset and length that a tensor gives for its values."""
     return {item.key: item.value for item in tensor.external_data}
 
 

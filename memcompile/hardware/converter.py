@@ -10,8 +10,8 @@ product is formed from digits of conductances, read noise allows for a coarser g
 the standard deviation of a cell's rounding error stays below 1/``NOISE_PER_ROUNDING`` of that of its read
 noise. All are far below any effect.
 
-The size of a code is a ratio of whole numbers of level steps. Codes of all phases and tiles of a layer are added up
-as whole numbers, and one multiplication and one division make level steps of the sum.
+The ratio of a code to a level step is one of integers. Codes of all phases and tiles of a layer are added up as
+integers, and one multiplication and one division turn the sum into level steps.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from memcompile.hardware.target import Target
 
 NOISE_PER_ROUNDING = 128
-"""Standard deviations of the rounding error of a conductance in one of a cell's read noise, at least."""
+"""Least ratio of a cell's read noise to the rounding error of its conductance, both as standard deviations."""
 LARGEST_TERM = 1 << 32
-"""Limit of the smaller of the two whole numbers whose ratio a code is to a level step: nine digits, exact as floats."""
+"""Limit of the smaller integer in the ratio of a code to a level step: nine digits, exact as floats."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Converter:
 
     @classmethod
     def exact(cls, target: Target, read_sigma_us: float = 0.0) -> Converter:
-        """No converter: currents in level steps, on a grid that double precision sums exactly."""
+        """Converter that does not round: currents in level steps, on a grid that double precision sums exactly."""
         grid_bits = None if target.cell.continuous else _noise_bits(16, target.cell.level_step_us, read_sigma_us)
         digit, signed = target.input.highest_digit, target.array.signed_lines
         return cls(1, 1, target.cell.level_step_us, grid_bits, None, digit, signed)
@@ -127,11 +127,11 @@ class Converter:
         return Fraction(self.codes_per_level, self.levels_per_code)
 
     def _guard(self, target: Target) -> float:
-        """What keeps currents of cells without errors that are half way between two codes from being rounded down.
+        """Shift that keeps exact currents half way between two codes from being rounded down.
 
         Cells are on the grid, and a line may be off by the sum of their rounding errors. The exact current plus one
-        half is a multiple of some fraction of a code: a shift of more than the error and less than that fraction
-        leaves all codes those of exact arithmetic. Zero where there is none.
+        half is a multiple of some fraction of a code: a shift of more than the error and less than that fraction leaves
+        all codes those of exact arithmetic. Zero where there is no such shift.
         """
         assert self.grid_bits is not None
         grid, whole = 1 << self.grid_bits, self._per_level
@@ -166,7 +166,7 @@ class Converter:
         return sums if sums.dtype == np.float64 else self.to_levels(sums)
 
     def factor_to_levels(self, sums: NDArray[Any]) -> tuple[float, float]:
-        """What makes level steps of the same sums: a factor and a divisor."""
+        """Factor and divisor that turn such sums into level steps."""
         return (1.0, 1.0) if sums.dtype == np.float64 else (float(self.levels_per_code), float(self.codes_per_level))
 
 
@@ -191,7 +191,7 @@ def aligned_share(target: Target, range_share: float) -> float:
 
 
 def _aligned(reach: Fraction, signed: bool) -> Fraction:
-    """Codes a level step where one of the two is a whole multiple of the other, for a range of ``reach`` or longer.
+    """Codes per level step, an integer or one over an integer, for a range of ``reach`` or longer.
 
     If k = floor(reach) is at least 1, one code is 1/k level step and an array without errors is converted exactly:
     the part of the current that comes from g_min is the same on both lines of a pair, so both are rounded
@@ -205,7 +205,7 @@ def _aligned(reach: Fraction, signed: bool) -> Fraction:
 
 
 def _in_whole_terms(ratio: Fraction) -> Fraction:
-    """The nearest ratio of whole numbers of which the smaller one is at most ``LARGEST_TERM``."""
+    """The nearest ratio of integers of which the smaller one is at most ``LARGEST_TERM``."""
     if ratio < 1:
         return 1 / (1 / ratio).limit_denominator(LARGEST_TERM)
     return ratio.limit_denominator(LARGEST_TERM)

@@ -1,4 +1,4 @@
-"""What closed-loop writing takes: pulses of nominal size, verify reads, time and energy."""
+"""Cost of closed-loop writing: pulses of nominal size, verify reads, time and energy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WHOLE_PULSE = 1e-9
 
 @dataclass(frozen=True)
 class WriteReport:
-    """What closed-loop writes took: cells written (each time anew), pulses, and their energy in joules.
+    """Counts of closed-loop writes: cells written (each time anew), pulses, and their energy in joules.
 
     Each write also takes a verify read before the first and after each pulse. ``failures`` are
     cells that still missed the margin after the last pulse; None where pulses are of nominal size.
@@ -29,11 +29,11 @@ class WriteReport:
 
     @property
     def verify_reads(self) -> int:
-        """Reads that closed the loops."""
+        """Verify reads of all writes."""
         return self.writes + self.pulses
 
     def __add__(self, other: WriteReport) -> WriteReport:
-        """Both, one after the other."""
+        """Sum of two reports."""
         energy_j = self.pulse_energy_j + other.pulse_energy_j
         known = [each.failures for each in (self, other) if each.failures is not None]
         failures = sum(known) if known else None
@@ -86,7 +86,7 @@ def nominal_pulses(
 
 @dataclass(frozen=True, eq=False)
 class LevelWrites:
-    """What it takes to write one cell from the lowest level to each level, all [levels].
+    """Cost of writing one cell from the lowest level to each level, all [levels].
 
     ``writes`` counts closed loops, ``pulses`` are of nominal size, ``energy_j`` is that of the
     pulses, in joules.
@@ -98,14 +98,14 @@ class LevelWrites:
 
     @classmethod
     def once(cls, cell: CellSpec, spec: WriteVerifySpec) -> LevelWrites:
-        """Cells are delivered at the lowest level and written once."""
+        """Cost of cells that are delivered at the lowest level and written once."""
         goals_us, lowest_us = _levels_us(cell)
         pulses, energy_j = nominal_pulses(lowest_us, goals_us, spec)
         return cls(np.ones(cell.levels, np.int64), pulses, energy_j)
 
     @classmethod
     def and_back(cls, cell: CellSpec, spec: WriteVerifySpec) -> LevelWrites:
-        """Cells are written, and brought back to the lowest level before something else is written there.
+        """Cost of cells that are written, and brought back to the lowest level before something else is written there.
 
         A cell at the lowest level is verified once and needs no way back.
         """
@@ -119,7 +119,7 @@ class LevelWrites:
         return self.pulses * spec.pulse_ns + (self.writes + self.pulses) * spec.verify_ns
 
     def report(self, cells: NDArray[np.int64]) -> WriteReport:
-        """What so many cells of each level take, [levels]."""
+        """Cost of writing so many cells of each level, [levels]."""
         return WriteReport(int(cells @ self.writes), int(cells @ self.pulses), float(cells @ self.energy_j))
 
 

@@ -54,7 +54,7 @@ class CellSpec(Section):
 
 
 class InputSpec(Section):
-    """How an input value is applied to a line."""
+    """Input values, and the voltages and phases that apply them to a line."""
 
     bits: Annotated[int, Field(ge=2, le=8)]
     """Bits of an input value, least significant first."""
@@ -65,7 +65,7 @@ class InputSpec(Section):
     phase_ns: PositiveFloat
     """Duration of one phase, in nanoseconds."""
     dac_sigma_share: NonNegativeFloat = 0.0
-    """Standard deviation of an input line's voltage from what it should be, as a share of it."""
+    """Standard deviation of an input line's voltage, as a share of the nominal one."""
 
     @property
     def highest_digit(self) -> int:
@@ -84,10 +84,10 @@ class AdcSpec(Section):
     range_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """End of range as a share of the largest possible line current; below 1 large currents saturate."""
     range: Literal["fixed", "aligned", "calibrated"] = "fixed"
-    """Where the range ends: at range_share; there or further, so that a code is level steps; or layer by layer.
+    """End of the range: at range_share; there or further, so that a code is level steps; or layer by layer.
 
-    A fixed range ends at range_share, at the highest code. An aligned one is lengthened until a code is a whole part
-    of a level step or a whole number of them. Calibrated ranges are shares of their own for each layer, at most
+    A fixed range ends at range_share, at the highest code. An aligned one is lengthened until a code is an integer
+    fraction or an integer multiple of a level step. Calibrated ranges are shares of their own for each layer, at most
     range_share, chosen from calibration data.
     """
     gain_sigma_share: NonNegativeFloat = 0.0
@@ -138,7 +138,7 @@ class ProgrammingSpec(Section):
 
 
 class WriteVerifySpec(Section):
-    """Closed-loop programming pulse by pulse: what writing takes, and the error it leaves if emulated.
+    """Closed-loop programming pulse by pulse: its cost, and the error that it leaves if emulated.
 
     A SET pulse raises g by step * d * (1 + N(0, cycle_sigma)), a RESET pulse lowers it so, with one
     d = max(0.05, 1 + N(0, device_sigma)) per cell and one normal number per pulse; g stays within
@@ -146,7 +146,7 @@ class WriteVerifySpec(Section):
     """
 
     emulated: bool = True
-    """Whether these pulses take the place of the programming error; if not, they only price writes."""
+    """True if these pulses take the place of the programming error; if not, they only price writes."""
 
     set_step_us: PositiveFloat
     """Mean rise of a SET pulse, in microsiemens."""
@@ -195,7 +195,7 @@ class ReadNoiseSpec(Section):
     proportional_share: NonNegativeFloat = 0.0
     """Standard deviation of the Gaussian noise that grows with g, as a share of g."""
     lasts: Literal["phase", "step"] = "phase"
-    """Whether each bit phase has its own noise or all phases of a step share it."""
+    """Time for which one draw of the noise lasts: a bit phase, or all phases of a step."""
 
 
 class RelaxationSpec(Section):
@@ -261,7 +261,7 @@ class Target(Described, Section):
     energy: EnergySpec | None = None
     area: AreaSpec | None = None
     sources: dict[str, str]
-    """Per field (``section.field``): where the value is from, or why it is assumed."""
+    """Source of each field (``section.field``), or the reason for an assumption."""
 
     @classmethod
     def load(cls, name: str) -> Target:

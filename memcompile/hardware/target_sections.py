@@ -27,20 +27,20 @@ class ArraySpec(Section):
     output_lines: Annotated[int, Field(ge=2, le=65_536)]
     """Lines whose current is converted."""
     pairs: Literal["output_lines", "crossings"] = "output_lines"
-    """Where the two cells of a differential pair are: on neighbouring output lines, or both at one crossing.
+    """Place of the two cells of a differential pair: on neighbouring output lines, or both at one crossing.
 
     On two output lines each has a conversion, and codes are subtracted. Cells of one crossing get opposite
     voltages, as in a 2T2R cell or on two input lines that act as one: the output line carries the
     difference of their currents, and its converter is signed.
     """
     input_line_name: str = "input line"
-    """What the hardware calls an input line (orientation of the array)."""
+    """Name of an input line on this hardware (orientation of the array)."""
     output_line_name: str = "output line"
-    """What the hardware calls an output line (orientation of the array)."""
+    """Name of an output line on this hardware (orientation of the array)."""
 
     @property
     def signed_lines(self) -> bool:
-        """Whether an output line carries the difference of a pair, so that its converter is signed."""
+        """True if an output line carries the difference of a pair, so that its converter is signed."""
         return self.pairs == "crossings"
 
     @property
@@ -60,7 +60,7 @@ class ArraySpec(Section):
 
     @property
     def crossings(self) -> int:
-        """Crossings of an input and an output line, which is what tiles take up."""
+        """Crossings of an input and an output line; tiles are measured in these."""
         return self.input_lines * self.output_lines
 
     @property
@@ -84,7 +84,7 @@ class EnergySpec(Section):
     """
 
     array_pj: NonNegativeFloat = 0.0
-    """What a working array takes in a phase, however many of its lines work."""
+    """Energy of a working array in a phase, in picojoules, however many of its lines work."""
     cell_pj: NonNegativeFloat = 0.0
     """Per cell at the crossing of a working input and a working output line, driven or not."""
     driver_pj: NonNegativeFloat = 0.0
@@ -108,7 +108,7 @@ class EnergySpec(Section):
 
 
 class AreaSpec(Section):
-    """Area of one array with its periphery, in square micrometres, by what it grows with.
+    """Area of one array with its periphery, in square micrometres, by component.
 
     array + cell * cells + input_line * input lines + output_line * output lines, whether used or not.
     """

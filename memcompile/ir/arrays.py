@@ -1,4 +1,4 @@
-"""Arrays that nobody writes to."""
+"""Read-only arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the samples of a batch lie in the inputs and outputs of a network."""
+"""Axes along which the samples of a batch lie in the inputs and outputs of a network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OTHER_SIZES = "where the model leaves a size open, compile it for another one wi
 
 @dataclass(frozen=True)
 class Batching:
-    """How many samples a run of the network takes, and where they lie.
+    """Number of samples that a run of the network takes, and the axes along which they lie.
 
     Attributes
     ----------
@@ -48,10 +48,10 @@ class Batching:
 
     @property
     def one_by_one(self) -> bool:
-        """Whether runs are not put together, although their size is free or one.
+        """True if runs are not joined, although their size is free or one.
 
-        Rows of values inside such a network do not begin with the sample, so what the samples of one run have to do
-        with each other would depend on how many there are.
+        Inside such a network samples are not the first axis of values, so that the coupling of the samples of a run
+        would depend on their number.
         """
         return self.whole or any(axis not in (0, None) for axis in self.inputs.values())
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was found, what is proven, and by what means.
+    """Value found, bound proven, and the method of both.
 
     ``bound`` never exceeds ``value`` (both are minimised). ``limited_by`` names the resource that is
     short, "" where nothing is said of it.

@@ -1,10 +1,9 @@
-"""How the windows of a layer become rows and columns of a weight matrix.
+"""Mapping of a layer's windows to the rows and columns of weight matrices.
 
-A *linear layer* is a convolution over any number of spatial axes; a matrix product is the case
-with kernel size 1 over the vectors of one image. An *unrolling* says how one copy of the layer's
-kernels is laid out for one step: the kernel itself (im2col), or a larger *parallel window* that
-is multiplied with shifted copies of the kernels so that one step yields several output positions
-(SDK mapping, Zhang et al. 2020; VW-SDK, Rhe et al. 2022).
+A *linear layer* is a convolution over any number of spatial axes; a matrix product is the case with kernel size 1 over
+the vectors of one image. An *unrolling* says how one replica of the layer's kernels is laid out for one step: the
+kernel itself (im2col), or a larger *parallel window* that is multiplied with shifted copies of the kernels so that one
+step yields several output positions (SDK mapping, Zhang et al. 2020; VW-SDK, Rhe et al. 2022).
 """
 
 from __future__ import annotations
@@ -104,13 +103,12 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Unrolling:
-    """One way to lay a copy of the layer's kernels out as weight matrices.
+    """One way to lay a replica of the layer's kernels out as weight matrices.
 
-    ``window`` is the number of output positions per spatial axis that one step yields, and
-    ``bundle`` the number of groups that share one block-diagonal matrix. The copy consists of
-    ``matrices`` weight matrices of ``rows`` x ``columns``. Rows run over (group in the bundle,
-    input channel of the group, *window input position); columns over (group in the bundle,
-    *output position in the window, output channel of the group).
+    ``window`` is the number of output positions per spatial axis that one step yields, and ``bundle`` the number of
+    groups that share one block-diagonal matrix. The replica consists of ``matrices`` weight matrices of ``rows`` x
+    ``columns``. Rows run over (group in the bundle, input channel of the group, *window input position); columns over
+    (group in the bundle, *output position in the window, output channel of the group).
     """
 
     geometry: Geometry
@@ -135,7 +133,7 @@ class Unrolling:
 
     @property
     def matrices(self) -> int:
-        """Number of weight matrices of one copy."""
+        """Number of weight matrices of one replica."""
         return -(-self.geometry.groups // self.bundle)
 
     @property
@@ -165,7 +163,7 @@ class Unrolling:
 
     @property
     def windows(self) -> int:
-        """Steps for one image with one copy."""
+        """Steps for one image with one replica."""
         return math.prod(self.grid)
 
     def expand(self, kernels: NDArray[Any]) -> NDArray[Any]:
@@ -255,7 +253,7 @@ class Unrolling:
         return cut.reshape(batch, self.matrices, self.rows, self.windows)
 
     def addresses(self) -> tuple[list[tuple[int, int]], NDArray[np.int64], NDArray[np.int64]]:
-        """Where :meth:`vectors` finds its values.
+        """Places from which :meth:`vectors` takes its values.
 
         Row r of matrix m reads place ``windows[w] + rows[m, r]`` in window w.
 
@@ -302,7 +300,7 @@ class Unrolling:
         return padded[(slice(None), slice(None), *inside)]
 
     def _places(self) -> Iterator[tuple[slice, ...]]:
-        """For each input of a window: where all windows read it in padded images."""
+        """Slices of padded images that all windows read, one for each input of a window."""
         steps = [count * stride for count, stride in zip(self.window, self.geometry.strides, strict=True)]
         for offset in itertools.product(*self.offsets):
             where = (

@@ -66,7 +66,7 @@ def fixed_batch(kinds: Iterable[TensorType]) -> int | None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Node:
-    """What every node has: a name, the values it reads and the values it makes."""
+    """Base of all nodes: a name, the values it reads and the values it makes."""
 
     name: str
     inputs: tuple[str, ...]
@@ -109,11 +109,11 @@ class DigitalNode(Node):
 class LinearLayer(Node):
     """A linear operator with static weights, bound for crossbars.
 
-    ``weight`` is [out_channels, in_channels / groups, *kernel] float32, ``bias`` [out_channels]
-    float32; the bias is added digitally. ``bias_size`` [out_channels] float64 is the sum of the
-    magnitudes of the numbers that a folded bias was made of, None where it is the operator's own:
-    the network itself rounds in proportion to them. ``integer`` layers multiply whole numbers of a quantised
-    model, bytes as inputs; they stay what they are where the target can hold them.
+    ``weight`` is [out_channels, in_channels / groups, *kernel] float32, ``bias`` [out_channels] float32; the bias is
+    added digitally. ``bias_size`` [out_channels] float64 is the sum of the magnitudes of the numbers that a folded bias
+    was made of, None where it is the operator's own: the network itself rounds in proportion to them. ``integer``
+    layers multiply integers of a quantised model, with bytes as inputs; these stay unchanged where the target can hold
+    them.
     """
 
     geometry: Geometry
@@ -150,7 +150,7 @@ class CalibratedLayer(UnrolledLayer):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IntegerLayer(Node):
-    """What all layers with weights in units of the hardware share (never built itself).
+    """Base of all layers with weights in units of the hardware (never built itself).
 
     Weights are integers; on targets with continuous cells they are float32 shares of the
     conductance window, -1..1. ``scale`` is [out_channels] float32: the digital factor of a sum,
@@ -243,7 +243,7 @@ def _combined(digits: Sequence[NDArray[Any]], base: int) -> NDArray[Any]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TiledLayer(PairedLayer):
-    """A layer with one copy's unrolling and cut."""
+    """A layer with one replica's unrolling and cut."""
 
     unrolling: Unrolling
     cut: Cut
@@ -251,7 +251,7 @@ class TiledLayer(PairedLayer):
 
 @dataclass(frozen=True, eq=False)
 class Replica:
-    """One copy of a layer's tiles and the windows it works on.
+    """One replica of a layer and the windows it works on.
 
     ``windows`` are window numbers (row-major in the unrolling's grid), int32.
     """
@@ -262,18 +262,18 @@ class Replica:
 
     @property
     def tiles(self) -> int:
-        """Tiles of this copy."""
+        """Tiles of this replica."""
         return self.unrolling.matrices * self.cut.tiles
 
     @cached_property
     def has_all_windows(self) -> bool:
-        """Whether the copy works on all windows, in order."""
+        """True if the replica works on all windows, in order."""
         return len(self.windows) == self.unrolling.windows and bool((np.diff(self.windows) == 1).all())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MappedLayer(PairedLayer):
-    """A layer with all its copies.
+    """A layer with all its replicas.
 
     ``range_share`` is the end of its converters' range as a share of the largest possible line
     current, or None for the range of the target.
@@ -285,7 +285,7 @@ class MappedLayer(PairedLayer):
 
 @dataclass(frozen=True, eq=False)
 class QuantizedConstant:
-    """What a constant was before DequantizeLinear: (values - zero_point) * scale along ``axis``."""
+    """Quantised form of a constant, before DequantizeLinear: (values - zero_point) * scale along ``axis``."""
 
     values: NDArray[Any]
     scale: NDArray[Any]
@@ -297,10 +297,10 @@ class QuantizedConstant:
 class Graph(Described):
     """A network: nodes in topological order, constants, and types of values.
 
-    ``observed_shapes`` are the concrete shapes of values that linear operators read, seen when
-    onnxruntime ran the model once; a sequence or map counts as one vector of the numbers in it.
-    ``quantized`` says of constants that came through DequantizeLinear what they were. ``batching`` says where samples
-    lie in inputs and outputs; None stands for axis 0 everywhere.
+    ``observed_shapes`` are the concrete shapes of values that linear operators read, seen when onnxruntime ran the
+    model once; a sequence or map counts as one vector of the numbers in it. ``quantized`` holds the quantised form of
+    constants that came through DequantizeLinear. ``batching`` gives the axes of samples in inputs and outputs; None
+    stands for axis 0 everywhere.
     """
 
     name: str
@@ -365,7 +365,7 @@ class Graph(Described):
         return MappingProxyType({node.name: node for node in self.nodes})
 
     def is_tensor(self, value: str) -> bool:
-        """Whether a value is known to be a tensor, not a sequence, map or optional."""
+        """Return True if a value is known to be a tensor, not a sequence, map or optional."""
         kind = self.types.get(value)
         return kind is not None and not isinstance(kind, OtherType)
 
@@ -383,7 +383,7 @@ class Graph(Described):
 
 
 def as_dtype(values: NDArray[np.floating[Any]], dtype: str) -> NDArray[Any]:
-    """Numbers in a layer's output type; whole types round, and what float32 cannot hold is infinite."""
+    """Numbers in a layer's output type; integer types round, and numbers beyond float32 become infinite."""
     with np.errstate(over="ignore"):
         if dtype == "float16":
             values = values.astype(np.float32)  # the way of onnxruntime's Cast, which rounds twice

@@ -1,4 +1,4 @@
-"""What passes promise each other: the forms of a graph that each one consumes and produces.
+"""Contracts between passes: the forms of a graph that each one consumes and produces.
 
 A pass takes away the forms that it consumes, and one that leaves a form as it is produces it again. So the order of
 a whole pipeline is checked before its first pass runs.
@@ -15,7 +15,7 @@ from pydantic import Field
 from memcompile.errors import UsageError
 
 Fidelity = Literal["lossless", "lossy", "exact"]
-"""What a pass does to the numbers that a graph computes, and so how it is tested.
+"""Change of a pass to the numbers that a graph computes, which decides how it is tested.
 
 ``lossless``: nothing but float32 rounding; against onnxruntime. ``lossy``: it quantises; within the error that this
 explains. ``exact``: not a bit; against the quantised network.
@@ -29,7 +29,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Form(Enum):
-    """What a graph holds at some stage; values are the words of messages."""
+    """Form of a graph at some stage; values are the words of messages."""
 
     OPERATORS = "operators"
     LINEAR = "linear layers"
@@ -47,9 +47,9 @@ class Form(Enum):
 
 Forms = frozenset[Form]
 IMPORTED: Forms = frozenset({Form.OPERATORS})
-"""What the importer makes."""
+"""Forms that the importer makes."""
 COMPLETE: Forms = frozenset({Form.DIGITAL, Form.MAPPED, Form.PLACED, Form.SCHEDULED})
-"""What a program is made from."""
+"""Forms that a program is made from."""
 
 
 class Contract(Protocol):
@@ -87,7 +87,7 @@ def check_order(passes: Sequence[Contract], start: Forms = IMPORTED, end: Forms 
 
 
 def _why_absent(form: Form, passes: Sequence[Contract], number: int) -> str:
-    """Why pass ``number`` does not find a form, and what to do."""
+    """Reason why pass ``number`` does not find a form, and what to do."""
     taken = [item for item in passes[:number] if form in item.consumes - item.produces]
     later = [item for item in passes[number:] if form in item.produces - item.consumes]
     if taken:

@@ -45,15 +45,14 @@ def weight_limit(target: Target, slices: int, base: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class PassContext:
-    """What passes may know besides the graph.
+    """Facts besides the graph that passes may use.
 
-    ``calibration`` holds [samples, ...] per model input, ``representative`` says that these are real
-    samples, not made-up ones; ``chips`` is the hard budget, or None to
-    take as many as the network needs; ``slice_base`` is what
-    one step of a slice counts in steps of the slice before it (as the target's errors allow when
-    None, more where only that holds whole weights, less where that holds all weights of a layer);
-    ``batch`` is the number of images for which a network that is larger than its chips is written onto
-    them, segment by segment, or None if that is not wanted; ``progress`` opens a bar for a description and a total.
+    ``calibration`` holds [samples, ...] per model input, ``representative`` says that these are real samples, not
+    generated ones; ``chips`` is the hard budget, or None to take as many as the network needs; ``slice_base`` is the
+    value of one step of a slice in steps of the slice before it (as the target's errors allow when None, more where
+    only that holds whole weights, less where that holds all weights of a layer); ``batch`` is the number of images for
+    which a network that is larger than its chips is written onto them, segment by segment, or None if that is not
+    wanted; ``progress`` opens a bar for a description and a total.
     """
 
     target: Target
@@ -68,7 +67,7 @@ class PassContext:
 
     @property
     def base(self) -> int:
-        """What one step of a slice counts in steps of the slice before it."""
+        """Value of one step of a slice in steps of the slice before it."""
         if self.slice_base is not None:
             return self.slice_base
         return self.target.slice_base() if self.slices == 1 else self.target.default_slice_base()
@@ -91,7 +90,7 @@ class PassContext:
 
     @property
     def whole_weight_limit(self) -> int:
-        """Largest weight of a quantised model that the slices hold, with whatever base that takes."""
+        """Largest weight of a quantised model that the slices hold, with the base that it takes."""
         return weight_limit(self.target, self.slices, self.slice_base or self.target.slice_base())
 
 
@@ -105,7 +104,7 @@ class Pass(ABC):
     produces: ClassVar[Forms]
     """Forms that it leaves or makes."""
     fidelity: ClassVar[Fidelity]
-    """What it does to the numbers; chooses its differential test."""
+    """Change to the numbers; chooses its differential test."""
 
     @classmethod
     def pass_name(cls) -> str:
@@ -139,7 +138,7 @@ class Pass(ABC):
 
 
 class Instrument(Protocol):
-    """Looks at the graph after each pass."""
+    """Observer of the graph after each pass."""
 
     def after_pass(self, number: int, name: str, graph: Graph, context: PassContext) -> None:
         """Called with pass number 0 and name ``import`` for the graph as imported, then per pass."""

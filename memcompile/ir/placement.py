@@ -1,4 +1,4 @@
-"""Where and when tiles work: the tile table, and what is on the arrays at one time."""
+"""Placed and scheduled tiles: the tile table, and the part of it that is on the arrays at one time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memcompile.ir.geometry import Unrolling
 
 
 class _Copy(Protocol):
-    """What the tile table needs to know of a copy."""
+    """Fields of a replica that the tile table needs."""
 
     @property
     def unrolling(self) -> Unrolling: ...
@@ -25,7 +25,7 @@ class _Copy(Protocol):
 
 
 class _Layer(Protocol):
-    """What the tile table needs to know of a layer."""
+    """Fields of a layer that the tile table needs."""
 
     @property
     def replicas(self) -> Sequence[_Copy]: ...
@@ -33,7 +33,7 @@ class _Layer(Protocol):
 
 @dataclass(frozen=True)
 class Cut:
-    """How each weight matrix of a copy is cut: tile edges along rows and along columns.
+    """Cut of each weight matrix of a replica: tile edges along rows and along columns.
 
     ``rows`` and ``columns`` start with 0 and end with the matrix size.
     """
@@ -70,17 +70,16 @@ TILE_COLUMNS = (
 class TileTable:
     """All tiles of a program, one row a tile, each column an int32 array.
 
-    ``layer`` counts the crossbar layers in graph order, ``replica`` and ``matrix`` within the
-    layer. Rows and columns are the block of the weight matrix. ``segment`` says with which other tiles
-    it is on the arrays; it is 0 where all are there at once. ``array`` counts over all chips,
-    ``input_line`` and ``output_line`` are the block's first lines; column j, slice s, polarity p
-    sits on output line ``output_line + 2 * slices * (j - column_begin) + 2 * s + p``, or, where both
-    cells of a pair are at one crossing, on ``output_line + slices * (j - column_begin) + s``.
+    ``layer`` counts the crossbar layers in graph order, ``replica`` and ``matrix`` within the layer. Rows and columns
+    are the block of the weight matrix. ``segment`` is the same for tiles that are on the arrays at one time; it is 0
+    where all are there at once. ``array`` counts over all chips, ``input_line`` and ``output_line`` are the block's
+    first lines; column j, slice s, polarity p sits on output line
+    ``output_line + 2 * slices * (j - column_begin) + 2 * s + p``, or, where both cells of a pair are at one crossing,
+    on ``output_line + slices * (j - column_begin) + s``.
 
-    For one image alone ``start`` is its first step and ``rhythm`` says where it pauses. In the steady
-    state ``slot`` is its first step of the interval; steps beyond the end of the interval go on at its
-    beginning. ``lag`` says how many intervals before that step the image entered on which the tile then
-    begins to work. What is not decided yet is -1.
+    For one image alone ``start`` is its first step and ``rhythm`` says where it pauses. In the steady state ``slot`` is
+    its first step of the interval; steps beyond the end of the interval go on at its beginning. ``lag`` says how many
+    intervals before that step the image entered on which the tile then begins to work. Undecided entries are -1.
     """
 
     layer: NDArray[np.int32]
@@ -181,11 +180,11 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where and when: placed and scheduled tiles with the solver's certificates.
+    """Placed and scheduled tiles with the solver's certificates.
 
-    ``pauses`` are rows (rhythm, window, steps), int32 and ascending: for one image alone, a tile of
-    this rhythm waits so many steps before this window of its copy; rhythm 0 has no pauses.
-    ``pipelined_latency_steps`` is the latency of an image in the steady state.
+    ``pauses`` are rows (rhythm, window, steps), int32 and ascending: for one image alone, a tile of this rhythm waits
+    so many steps before this window of its replica; rhythm 0 has no pauses. ``pipelined_latency_steps`` is the latency
+    of an image in the steady state.
 
     ``segments`` are empty where all tiles are on the arrays at once. Else the arrays are written
     anew for each of them, once for each ``batch`` of images; every segment counts its steps from
@@ -204,7 +203,7 @@ class Placement:
     batch: int = 0
 
     def parts(self) -> Iterator[Part]:
-        """What is on the arrays at one time, segment by segment."""
+        """Parts that are on the arrays at one time, segment by segment."""
         if not self.segments:
             yield Part(self, np.arange(len(self.tiles)), None)
             return
@@ -227,7 +226,7 @@ class Placement:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What is on the arrays at one time, as a placement of its own.
+    """Part of the network that is on the arrays at one time, as a placement of its own.
 
     ``rows`` are its tiles' numbers in the whole table; ``layers`` run from the first to the last that
     has a tile here, None where all tiles of the network are here.

@@ -1,4 +1,4 @@
-"""How a layer's input is applied to the lines: quantised, bit by bit, or as it is."""
+"""Quantisers of a layer's input, which is applied to the lines bit by bit, or as it is."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class InputQuantizer:
 
     @property
     def phase_weights(self) -> tuple[int, ...]:
-        """What a one counts in each phase, least significant first."""
+        """Weight of a one in each phase, least significant first."""
         weights = [1 << shift for shift in range(0, self.bits, self.bits_per_phase)]
         if not self.signed:
             return tuple(weights)
@@ -65,12 +65,12 @@ class InputQuantizer:
         return quantized
 
     def phases(self, vectors: NDArray[Any]) -> Iterator[tuple[NDArray[np.float64], int]]:
-        """What drives the lines in each phase, and what the phase counts."""
+        """Digits on the lines in each phase, and the weight of the phase."""
         for phase, weight in enumerate(self.phase_weights):
             yield self.digits(vectors, phase).astype(np.float64), weight
 
     def digits(self, x: NDArray[np.int16], phase: int) -> NDArray[np.uint8]:
-        """What drives the lines in one phase, 0..highest_digit, for quantised inputs of any shape."""
+        """Digits on the lines in one phase, 0..highest_digit, for quantised inputs of any shape."""
         sign, shift, mask = self.digit_of(phase)
         if sign:
             x = np.maximum(x if sign > 0 else -x, 0)

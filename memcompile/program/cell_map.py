@@ -41,7 +41,7 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Addresses:
-    """Where cells sit, flat over cells; ``array`` counts through all chips, ``crossing`` the cells of a crossing."""
+    """Places of cells, flat over cells; ``array`` counts through all chips, ``crossing`` the cells of a crossing."""
 
     segment: NDArray[np.int64]
     array: NDArray[np.int64]
@@ -110,7 +110,7 @@ class CellMap:
         return block
 
     def _expand(self, number: int, copy: int) -> NDArray[np.int64]:
-        """Weight numbers of the matrices of a copy, [matrices, rows, columns]."""
+        """Weight numbers of the matrices of a replica, [matrices, rows, columns]."""
         layer = self._layers[number]
         geometry = layer.geometry
         shape = (geometry.groups, geometry.group_rows, geometry.group_columns)
@@ -144,7 +144,7 @@ class CellMap:
         return Pairs(*columns)
 
     def addresses(self, cells: NDArray[np.int64]) -> Addresses:
-        """Where some cells sit."""
+        """Places of some cells."""
         array = self._target.array
         line, column = np.divmod(cells, array.cell_columns)
         write, input_line = np.divmod(line, array.input_lines)

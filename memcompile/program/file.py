@@ -1,11 +1,10 @@
 """The program file: a zip container without pickle, readable with nothing but zip, JSON and npy.
 
-``program.json`` describes everything and lists every other member with its size and SHA-256;
-``layers/N/*.npy`` hold cell levels, scales, biases and windows, ``tiles.npy`` the tile table
-[tiles, columns], ``pauses.npy`` where tiles pause, ``digital/N.onnx`` the digital subgraphs,
-``constants/N.npy`` the rest, and ``chip/conductances_us.npy`` the cells of a chip that the program
-was transferred to. Same
-program, same bytes: members have a fixed order and time stamp.
+``program.json`` describes everything and lists every other member with its size and SHA-256; ``layers/N/*.npy`` hold
+cell levels, scales, biases and windows, ``tiles.npy`` the tile table [tiles, columns], ``pauses.npy`` the pauses of
+tiles, ``digital/N.onnx`` the digital subgraphs, ``constants/N.npy`` the rest, and ``chip/conductances_us.npy`` the
+cells of a chip that the program was transferred to. Same program, same bytes: members have a fixed order and time
+stamp.
 """
 
 from __future__ import annotations

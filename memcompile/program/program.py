@@ -1,8 +1,7 @@
 """The compiled program: the only contract between the passes and the runtime.
 
-A program is the target, the stages in execution order (crossbar layers with their cell levels
-and copies; digital subgraphs as ONNX models), where and when each tile works, and how the
-program came to be.
+A program is the target, the stages in execution order (crossbar layers with their cell levels and replicas; digital
+subgraphs as ONNX models), the placement and schedule of the tiles, and the program's origin.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ Stage = DigitalStage | MappedLayer
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a program came to be: all of it is decided by the model, the data and the options.
+    """Origin of a program: all of it is decided by the model, the data and the options.
 
     ``multiply_adds`` are those of one sample of the whole network, and ``multiply_adds_on_arrays`` those of them that
     crossbar layers do; None where they were not counted.
@@ -82,10 +81,9 @@ class ChipState:
 class Program(Described):
     """A network mapped onto chips.
 
-    ``stages`` are in execution order. ``constants`` are values that no stage makes but that a
-    stage or an output reads. ``placement.tiles`` counts crossbar layers in stage order. ``chip`` is
-    the chip that the program was transferred to, once it was. ``layout`` says where samples lie; None
-    stands for axis 0 of all inputs and outputs.
+    ``stages`` are in execution order. ``constants`` are values that no stage makes but that a stage or an output reads.
+    ``placement.tiles`` counts crossbar layers in stage order. ``chip`` is the chip that the program was transferred to,
+    once it was. ``layout`` gives the axes of samples; None stands for axis 0 of all inputs and outputs.
     """
 
     target: Target
@@ -126,7 +124,7 @@ class Program(Described):
 
     @cached_property
     def batching(self) -> Batching:
-        """Where the samples of a batch lie in inputs and outputs."""
+        """Axes of the samples of a batch in inputs and outputs."""
         return self.layout or Batching.along_first(self.inputs)
 
     @cached_property
@@ -141,7 +139,7 @@ class Program(Described):
 
     @cached_property
     def cell_map(self) -> CellMap:
-        """Where the cells of every weight sit."""
+        """Places of the cells of every weight."""
         return CellMap(self.layers, self.placement, self.target)
 
     @property
@@ -156,7 +154,7 @@ class Program(Described):
 
     @property
     def cells_used(self) -> int:
-        """Cells that tiles take, all copies counted."""
+        """Cells that tiles take, all replicas counted."""
         return int(self.cell_map.cells.sum())
 
     @property

@@ -1,4 +1,4 @@
-"""What ``program.json`` must hold: strict types, no unknown keys, numbers within reason."""
+"""Schema of ``program.json``: strict types, no unknown keys, numbers within reason."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class QuantizerPart(_Part):
 
 
 class ReplicaPart(_Part):
-    """One copy of a layer's tiles."""
+    """One replica of a layer."""
 
     window: Axes
     bundle: Count
@@ -105,7 +105,7 @@ class DigitalPart(_Part):
 
 
 class CertificatePart(_Part):
-    """What was found and what is proven."""
+    """Value found and bound proven."""
 
     quantity: str
     value: Natural
@@ -115,7 +115,7 @@ class CertificatePart(_Part):
 
 
 class SegmentPart(_Part):
-    """How long an image takes in one segment."""
+    """Interval and latencies of one segment."""
 
     initiation_interval_steps: Natural
     latency_steps: Natural
@@ -123,7 +123,7 @@ class SegmentPart(_Part):
 
 
 class PlacementPart(_Part):
-    """Where and when the tiles work."""
+    """Placement and schedule of the tiles."""
 
     chips: Natural
     tiles: str
@@ -139,7 +139,7 @@ class PlacementPart(_Part):
 
 
 class ProvenancePart(_Part):
-    """How the program came to be."""
+    """Origin of the program."""
 
     model: str
     model_sha256: str
@@ -158,7 +158,7 @@ class ChipPart(_Part):
 
 
 class LayoutPart(_Part):
-    """Where samples lie; only in a program in which that is not axis 0 of all inputs and outputs."""
+    """Axes of samples; only in a program in which that is not axis 0 of all inputs and outputs."""
 
     inputs: dict[str, Natural | None]
     outputs: dict[str, Natural | None]

@@ -1,4 +1,4 @@
-"""What writing takes, tile by tile."""
+"""Cost of writing, tile by tile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memcompile.ir.graph import Cut, PairedLayer
 
 
 def sums_of_weights(layer: PairedLayer, of_level: NDArray[Any]) -> NDArray[Any]:
-    """What a quantity of cells, given for each level, adds up to for each weight.
+    """Sum of a quantity of cells, given for each level, over the cells of each weight.
 
     Returns
     -------
@@ -23,7 +23,7 @@ def sums_of_weights(layer: PairedLayer, of_level: NDArray[Any]) -> NDArray[Any]:
 
 
 def sums_of_tiles(of_weight: NDArray[Any], unrolling: Unrolling, cut: Cut) -> NDArray[Any]:
-    """What a quantity of weights adds up to for each tile of a copy; places without a weight count nothing.
+    """Sum of a quantity of weights over each tile of a replica; places without a weight count nothing.
 
     Parameters
     ----------

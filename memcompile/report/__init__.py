@@ -1,1 +1,1 @@
-"""What is said of a program: facts, cost, accuracy, look-up of weights, and why an operator stays digital."""
+"""Reports on a program: facts, cost, accuracy, look-up of weights, and why an operator stays digital."""

@@ -1,9 +1,8 @@
-"""What a program costs by the constants of its target: time, energy, area and writing.
+"""Cost of a program by the constants of its target: time, energy, area and writing.
 
-Everything follows from the tile table and the schedule: a tile works one step for each window of
-its copy, each step has the phases of its layer's input, and in a phase the tile's own lines work. Constants
-that a target does not give make figures that are None, and ``Cost.not_included`` names what no
-figure holds.
+Everything follows from the tile table and the schedule: a tile works one step for each window of its replica, each step
+has the phases of its layer's input, and in a phase the tile's own lines work. Figures whose constants the target does
+not give are None, and ``Cost.not_included`` names the parts that no figure includes.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Energy = Mapping[str, float]
 
 
 class Counting(Enum):
-    """What counts as a multiply-accumulate operation, which is two operations.
+    """Way of counting multiply-accumulate operations, each of which is two operations.
 
     P. Yao et al. (2020) count every cell of an array in every step. A signed weight takes two cells
     or more, and parallel windows hold cells that no weight sits in, so the network itself does less.
@@ -40,7 +39,7 @@ class Counting(Enum):
 
 @dataclass(frozen=True)
 class Activity:
-    """What the tiles of one layer do for one image.
+    """Activity of the tiles of one layer for one image.
 
     ``tile_steps`` counts products of one tile with one vector, ``phases`` their phases, and the
     next three the input lines, output lines (that is conversions) and cells that work, summed over
@@ -77,7 +76,7 @@ class Activity:
 
 @dataclass(frozen=True)
 class TransferCost:
-    """What writing all weights once takes, with pulses of nominal size and cells delivered at g_min.
+    """Cost of writing all weights once, with pulses of nominal size and cells delivered at g_min.
 
     ``most_pulses`` is that of the cell with the most.
     """
@@ -88,16 +87,15 @@ class TransferCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a program costs; None where the target lacks the constants.
+    """Cost of a program; None where the target lacks the constants.
 
-    ``energy_pj`` is that of one image by component, in picojoules. ``interval_us`` lies between two
-    images in the steady state, ``latency_us`` is that of one image alone, in microseconds. Where the
-    arrays are written in segments, ``a_pass`` says what a batch of images takes, ``interval_us`` is its
-    share of an image and ``latency_us`` the whole pass, at whose end all its results exist; the energy
-    of writing is then a component, ``transfer`` is None.
-    ``area_mm2`` is that of all arrays of all chips with their periphery, in square millimetres.
-    ``cell_heat_pj`` checks ``energy.cell_pj``: what the cells take at their own conductances,
-    voltage^2 * g * duration, if all input digits are equally likely; it is part of no other figure.
+    ``energy_pj`` is that of one image by component, in picojoules. ``interval_us`` lies between two images in the
+    steady state, ``latency_us`` is that of one image alone, in microseconds. Where the arrays are written in segments,
+    ``a_pass`` is the cost of a batch of images, ``interval_us`` is its share of an image and ``latency_us`` the whole
+    pass, at whose end all its results exist; the energy of writing is then a component, ``transfer`` is None.
+    ``area_mm2`` is that of all arrays of all chips with their periphery, in square millimetres. ``cell_heat_pj`` checks
+    ``energy.cell_pj``: the energy of the cells at their own conductances, voltage^2 * g * duration, if all input digits
+    are equally likely; it is part of no other figure.
     """
 
     activities: tuple[Activity, ...]
@@ -139,7 +137,7 @@ class Cost:
 
 
 def program_cost(program: Program) -> Cost:
-    """What a program costs by the constants of its target."""
+    """Cost of a program by the constants of its target."""
     target, placement = program.target, program.placement
     activities = layer_activities(program)
     arrays, a_pass = placement.chips * target.chip.arrays, pass_cost(program)
@@ -157,7 +155,7 @@ def program_cost(program: Program) -> Cost:
 
 
 def layer_activities(program: Program) -> tuple[Activity, ...]:
-    """What each crossbar layer does for one image, in execution order."""
+    """Activity of each crossbar layer for one image, in execution order."""
     tiles, target = program.placement.tiles, program.target
     cell_map = program.cell_map
     heights, widths = tiles.heights.astype(np.int64), cell_map.widths.astype(np.int64)
@@ -191,7 +189,7 @@ def layer_activities(program: Program) -> tuple[Activity, ...]:
 def _conductance_steps_us(layer: MappedLayer, cell_macs: int, cell: CellSpec) -> float:
     """Conductance of all cells of a layer's tiles, summed over steps, in microsiemens.
 
-    A copy holds each kernel once per output position of its window; all other cells are at g_min.
+    A replica holds each kernel once per output position of its window; all other cells are at g_min.
     """
     kernel_steps = sum(replica.unrolling.window_outputs * len(replica.windows) for replica in layer.replicas)
     return cell.g_min_us * cell_macs + cell.level_step_us * kernel_steps * float(layer.cells.sum(dtype=np.float64))
@@ -244,7 +242,7 @@ def _with_writing(energy_pj: Energy | None, a_pass: PassCost | None, target: Tar
 
 
 def _not_included(activities: tuple[Activity, ...], crossing_values: int, spec: EnergySpec | None) -> tuple[str, ...]:
-    """What no figure holds, in words."""
+    """Parts of the cost that no figure includes, in words."""
     missing = ["digital operators", "buffers", "routing", "idle arrays"]
     additions = sum(activity.additions for activity in activities)
     if additions and (spec is None or spec.addition_pj is None):
@@ -255,7 +253,7 @@ def _not_included(activities: tuple[Activity, ...], crossing_values: int, spec: 
 
 
 def transfer_cost(layers: tuple[MappedLayer, ...], target: Target) -> TransferCost | None:
-    """What writing all copies of all weights takes; None where the target gives no pulses.
+    """Cost of writing all replicas of all weights; None where the target gives no pulses.
 
     Cells in which no weight sits, of parallel windows and full pairs alike, stay as delivered. Device
     errors are left out: neither the spread of pulses nor stuck cells change the count.

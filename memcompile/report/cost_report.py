@@ -1,4 +1,4 @@
-"""What a program costs, as data with stable keys and as text."""
+"""Cost of a program, as data with stable keys and as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Facts = dict[str, Any]
 
 
 def cost_facts(program: Program) -> Facts:
-    """Everything the report says about cost, with the keys that docs/json.md documents."""
+    """Facts of the report about cost, with the keys that docs/json.md documents."""
     cost, spec = program_cost(program), program.target.energy
     transfer = cost.transfer
     return {
@@ -75,7 +75,7 @@ def _counting_facts(cost: Cost, counting: Counting) -> Facts:
 
 
 def write_facts(program: Program, report: WriteReport, most_pulses: int) -> Facts:
-    """What writing cells took; null where the target does not say."""
+    """Facts of writing cells; null where the target does not say."""
     spec, target = program.target.write_verify, program.target
     endurance = spec.endurance_pulses if spec else None
     return {
@@ -98,7 +98,7 @@ def figure(value: float) -> str:
 
 
 def write_line(facts: Facts) -> str:
-    """What writing took, for a person."""
+    """Cost of writing in one line for a person."""
     if facts["pulses"] is None:
         return f"{facts['cell_writes']:,} cells written; the target gives no pulses"
     parts = [
@@ -113,7 +113,7 @@ def write_line(facts: Facts) -> str:
 
 
 def cost_lines(facts: Facts) -> list[str]:
-    """What a person reads about cost, a line each; none about what the target has no constants for."""
+    """Lines about cost for a person; none about what the target has no constants for."""
     lines = []
     if facts["energy_pj"] is not None:
         lines.append(f"energy           {_energy_line(facts)}")
@@ -140,7 +140,7 @@ def cost_lines(facts: Facts) -> list[str]:
 
 
 def _pass_lines(facts: Facts) -> list[str]:
-    """What writing and erasing all segments once takes."""
+    """Lines about writing and erasing all segments once."""
     lines = [f"writing          {write_line(facts)}, to write and erase all segments once"]
     if facts["endurance_share"]:
         passes = figure(1 / facts["endurance_share"])

@@ -1,4 +1,4 @@
-"""How good a program is: accuracy where there are labels, signal to noise where there are none."""
+"""Quality of a program: accuracy where there are labels, signal to noise where there are none."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Quality:
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Described):
-    """What was measured; accuracy only with labels."""
+    """Measured quality of a program; accuracy only with labels."""
 
     data: str
     accuracy: Accuracy | None

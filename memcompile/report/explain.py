@@ -1,4 +1,4 @@
-"""Why each operator is analog or digital."""
+"""Reasons why each operator is analog or digital."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from memcompile.report.multiply_adds import MultiplyAdds
 
 @dataclass
 class OperatorFate:
-    """What became of one operator of the model."""
+    """Fate of one operator of the model: analog, digital or folded, and the reason."""
 
     name: str
     operator: str
     side: str
     why: str
     share: float = 0.0
-    """Of the network's multiply-adds."""
+    """Share of the network's multiply-adds."""
 
 
 @dataclass
@@ -95,13 +95,13 @@ def _share(share: float) -> str:
 
 
 def _same_whole_weights(layer: QuantizedLayer, whole: UnrolledLayer) -> bool:
-    """Whether integers are those of a quantised model, or in a channel a whole multiple that its scale takes back."""
+    """Return True if integers are a quantised model's own, or in a channel a whole multiple that its scale undoes."""
     multiples = np.rint(layer.quantizer.scale / layer.scale.astype(np.float64))
     return np.array_equal(layer.levels, whole.matrix * multiples.reshape(len(whole.matrix), 1, -1))
 
 
 def _kept(layer: Node, whole: UnrolledLayer) -> str:
-    """Whether the numbers of a quantised model are still the model's own."""
+    """Note on whether the numbers of a quantised model are still the model's own."""
     assert isinstance(layer, QuantizedLayer)
     lost = []
     if layer.quantizer.scale != 1.0:

@@ -25,7 +25,7 @@ Facts = dict[str, Any]
 
 
 def program_facts(program: Program, evaluation: Evaluation | None = None) -> Facts:
-    """Everything the report says, with the keys that docs/json.md documents."""
+    """Facts of the report, with the keys that docs/json.md documents."""
     placement, target = program.placement, program.target
     certificates = {item.quantity: item for item in placement.certificates}
     arrays, interval = certificates.get("arrays"), certificates.get("initiation_interval")
@@ -281,7 +281,7 @@ def _in_segments(facts: Facts) -> list[str]:
 
 
 def _limits(facts: Facts) -> list[str]:
-    """What keeps the interval from being shorter, where the search says so."""
+    """Line about the resource that keeps the interval from being shorter, where the search says so."""
     found = [item["limited_by"] for item in facts["certificates"] if item["quantity"] == "initiation_interval"]
     return [f"limited by       {words}" for words in found if words]
 

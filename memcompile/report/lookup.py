@@ -1,4 +1,4 @@
-"""Where a weight sits: chip, array, lines, polarity, slice, level and conductance of its cells."""
+"""Place of a weight: chip, array, lines, polarity, slice, level and conductance of its cells."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class WeightCell:
 
 
 def find_weight(program: Program, layer_name: str, output: int, kernel_input: int) -> list[WeightCell]:
-    """All cells of one weight, in all copies.
+    """All cells of one weight, in all replicas.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def find_weight(program: Program, layer_name: str, output: int, kernel_input: in
 
 
 def _copy_cells(program: Program, number: int, copy: int, output: int, kernel_input: int) -> Iterator[WeightCell]:
-    """Cells of one weight in one copy, in the order of its matrices, their rows and columns."""
+    """Cells of one weight in one replica, in the order of its matrices, their rows and columns."""
     tiles, cell_map, geometry = program.placement.tiles, program.cell_map, program.layers[number].geometry
     group, column = divmod(output, geometry.group_columns)
     weight = (group * geometry.group_rows + kernel_input) * geometry.group_columns + column

@@ -1,8 +1,8 @@
 """Counts multiply-add operations: of a network, and of its part on arrays.
 
-A product counts where its operands are, whether its weights are static or not: output elements times the numbers summed
-for each. Pooling, normalisation and everything else without a product counts nothing. A layer counts what the operator
-counted that it came from, so that taps on padding and cells in which no weight sits do not matter.
+Every product counts, whether its weights are static or not, as output elements times the numbers summed for each.
+Pooling, normalisation and everything else without a product counts nothing. A layer counts as much as the operator that
+it came from, so that taps on padding and cells without a weight do not matter.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class MultiplyAdds:
     of_operators: dict[str, int] = field(default_factory=dict)
     on_arrays: int = 0
     _linear: dict[str, int] = field(default_factory=dict)
-    """Of them what a layer can do: without products of values with values."""
+    """Those of them that a layer can do: products of values with values are left out."""
     _images: int = 1
 
     @property
@@ -53,7 +53,7 @@ class MultiplyAdds:
         return sum(self.of_operators.values())
 
     def after_pass(self, number: int, name: str, graph: Graph, context: PassContext) -> None:
-        """Count once weights are constants, and see what became of each operator."""
+        """Count once weights are constants, and once linear operators have become layers."""
         if name == FoldConstants.pass_name():
             self._count(graph)
         elif name == RemoveDeadNodes.pass_name():
@@ -126,7 +126,7 @@ def _shape(graph: Graph, name: str) -> Shape | None:
 
 
 def multiply_adds(node: OnnxNode, shapes: Sequence[Shape]) -> int:
-    """Multiply-adds of a product whose operands have these shapes; 0 for what is no product."""
+    """Multiply-adds of a product whose operands have these shapes; 0 for operators without a product."""
     count = _COUNTS.get(node.op_type)
     try:
         return 0 if count is None or not shapes or any(0 in shape for shape in shapes) else count(node, shapes)

@@ -1,4 +1,4 @@
-"""What one pass of a batch of images takes where the arrays are written segment by segment."""
+"""Cost of one pass of a batch of images where the arrays are written segment by segment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from memcompile.runtime.effects.switches import Effects
 
 @dataclass(frozen=True)
 class SegmentCost:
-    """One segment in a pass: its tiles, what writing and erasing them takes, and the time of both parts.
+    """One segment in a pass: its tiles, the cost of writing and erasing them, and the time of both parts.
 
     ``computing_us`` is that of the whole batch, with the steps in which the pipeline fills.
     """
@@ -61,7 +61,7 @@ class PassCost:
 
 
 def pass_cost(program: Program) -> PassCost | None:
-    """What a pass takes; None where all arrays are written once, or the target gives no pulses."""
+    """Cost of a pass; None where all arrays are written once, or the target gives no pulses."""
     spec, placement = program.target.write_verify, program.placement
     if spec is None or not placement.segments:
         return None
@@ -95,11 +95,11 @@ def _segment_costs(program: Program, levels: LevelWrites, spec: WriteVerifySpec)
 
 
 def _of_tiles(program: Program, of_level: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What a quantity of cells, given for each level, adds up to for each tile, [tiles]."""
+    """Sum of a quantity of cells, given for each level, over each tile, [tiles]."""
     found = [np.zeros(0, np.int64)]
     for layer in program.layers:
         of_weight = sums_of_weights(layer, of_level)
-        # In the order of the tile table: copy, matrix, rows, columns.
+        # In the order of the tile table: replica, matrix, rows, columns.
         found += [sums_of_tiles(of_weight, copy.unrolling, copy.cut).ravel() for copy in layer.replicas]
     return np.concatenate(found)
 

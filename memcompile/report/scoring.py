@@ -60,9 +60,9 @@ def score_samples(outputs: Mapping[str, Value], dataset: Dataset, names: Sequenc
 def score(outputs: Mapping[str, Value], labels: NDArray[Any], names: Sequence[str] = ()) -> float:
     """Share of samples for which the network's outputs name the class of their label.
 
-    The class is that of the largest score: the key of a map for each sample, as ZipMap makes it, or the place in a
-    row of scores. An output with one whole number or word for each sample is the class itself, where there are no
-    scores or where each of its values stands for one place in the row.
+    The class is that of the largest score: the key of a map for each sample, as ZipMap makes it, or the place in a row
+    of scores. An output with one integer or word for each sample is the class itself, where there are no scores or
+    where each of its values stands for one place in the row.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def _by_map(values: Iterable[Value], labels: NDArray[Any]) -> Classes | None:
 
 
 def _by_row(values: Iterable[Value], labels: NDArray[Any], names: Sequence[str]) -> Classes | None:
-    """Classes from a row of scores for each sample, or told by an output of their own."""
+    """Classes from a row of scores for each sample, or from an output of their own."""
     tensors = [value for value in values if isinstance(value, np.ndarray) and value.shape[:1] == labels.shape]
     rows = [value for value in tensors if value.ndim >= 2 and value.size > len(value) and value.dtype.kind in "biuf"]
     told = [value.reshape(-1) for value in tensors if value.size == len(value) and value.dtype.kind in "iuO"]
@@ -126,7 +126,7 @@ def _by_row(values: Iterable[Value], labels: NDArray[Any], names: Sequence[str])
 
 
 def _stand_for(marks: NDArray[Any], places: NDArray[np.int64]) -> bool:
-    """Whether each of several values stands for one place of the largest score, and the other way round."""
+    """Return True if values and places of the largest score correspond one to one, and there are several."""
     pairs = set(zip(marks.tolist(), places.tolist(), strict=True))
     return 1 < len(pairs) == len({mark for mark, _ in pairs}) == len({place for _, place in pairs})
 

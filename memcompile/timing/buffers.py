@@ -1,9 +1,8 @@
-"""How many values wait at once between the layers: the sizes of the line buffers.
+"""Sizes of the line buffers: the most values that wait at once between the layers.
 
-An element of a value is held from the step on in which it can be read up to the last step in which
-something reads it. What is read in the first step in which it can be, and never again, passes by
-and is not held. In the steady state several images are under way, and what is held of each of them
-counts.
+An element of a value is held from the step on in which it can be read up to the last step in which something reads it.
+What is read in the first step in which it can be, and never again, passes by and is not held. In the steady state
+several images are under way, and elements of all of them are held.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Buffers:
-    """Buffers of all values that are held at all, in network order, and what all of them hold at once.
+    """Buffers of all values that are held at all, in network order, and the most that they hold together.
 
     ``alone`` and ``steady`` are the most elements in any step; buffers are largest in different
     steps, so their sum is more. With segments each figure is that of the segment with most.
@@ -94,7 +93,7 @@ def _amounts(begin: Steps, end: Steps, period: int) -> NDArray[np.int64]:
 
 
 StepsOf = Callable[[NDArray[np.int64]], Iterator[tuple[int, Steps]]]
-"""From the rows of one layer's tiles to pairs of a row and its steps, for each different timetable."""
+"""Function from the rows of one layer's tiles to pairs of a row and its steps, for each different timetable."""
 
 
 def _steps_alone(flow: Flow, part: Part) -> StepsOf:
@@ -121,7 +120,7 @@ def _steps_steady(flow: Flow, part: Part) -> StepsOf:
 
 
 def _held(flow: Flow, part: Part, steps_of: StepsOf) -> Iterator[tuple[str, Steps, Steps]]:
-    """From which step until which each element of each value is held."""
+    """First and last step in which each element of each value is held."""
     tiles = part.placement.tiles
     edges = np.searchsorted(tiles.layer, np.arange(len(flow.layers) + 1))
     until: dict[str, Steps] = {}

@@ -1,9 +1,8 @@
-"""When each element of each value exists, and how long it is needed.
+"""Steps in which each element of each value exists, and the last one in which it is needed.
 
-A network is walked in order with a *step* for every element of every value: the first step in
-which it can be read. Elements of network inputs exist at step 0. Crossbar layers take steps, and
-what they take is decided by whoever walks: a scheduler, the verifier, or a bound. Digital
-operators take no steps of their own; an element exists as soon as all it depends on does.
+A network is walked in order with a *step* for every element of every value: the first step in which it can be read.
+Elements of network inputs exist at step 0. Crossbar layers take steps, as many as the caller decides: a scheduler, the
+verifier, or a bound. Digital operators take no steps of their own; an element exists as soon as all it depends on does.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from memcompile.timing.operator_reads import Constants, Found, Shape, operator_r
 
 Steps = NDArray[np.int64]
 Work = Callable[[int, Sequence[Steps]], Sequence[Steps]]
-"""From a layer's number and, per copy, the step from which each of its windows can be read, [windows],
-to the step from which the results of each window can be read."""
+"""Function from a layer's number and, per replica, the step from which each of its windows can be read, [windows], to
+the step from which the results of each window can be read."""
 Watch = Callable[[OnnxNode, Found, Mapping[str, Steps], Mapping[str, Steps]], None]
-"""Sees an operator, what its outputs read, the values before it and its results."""
+"""Observer of an operator, the reads of its outputs, the values before it and its results."""
 
 
 MOST_ELEMENTS = 2**28
-"""Elements of a network input beyond which they are not told apart."""
+"""Largest network input, in elements, whose elements are told apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +48,7 @@ class Flow:
 
     @classmethod
     def of_graph(cls, graph: Graph) -> Flow:
-        """The flow of a graph whose layers have their copies."""
+        """The flow of a graph whose layers have their replicas."""
         inputs = {name: graph.types[name] for name in graph.inputs}
         return cls(graph.nodes, inputs, graph.outputs, {node.name: graph.constants for node in graph.nodes})
 
@@ -152,7 +151,7 @@ def _latest(operands: Iterable[tuple[Steps, NDArray[np.int64] | None]]) -> Steps
 def thin(*steps: Steps) -> tuple[Steps, ...]:
     """Arrays of one shape, cut to one entry along each axis along which all of them repeat themselves.
 
-    Channels made in the same step share their memory, so that there is little to be looked at.
+    Channels made in the same step share their memory, so that there is little to compute.
     """
     alike = [all(axis == 0 for axis in strides) for strides in zip(*(item.strides for item in steps), strict=True)]
     places = tuple(slice(0, 1) if same else slice(None) for same in alike)
@@ -176,7 +175,7 @@ def spatial_steps(geometry: Geometry, x: Steps) -> Steps | None:
 
 
 def alike_copies(layer: MappedLayer) -> list[tuple[Unrolling, list[int]]]:
-    """Copies of a layer, by number, together with those that have the same windows."""
+    """Replicas of a layer, by number, together with those that have the same windows."""
     copies: dict[Unrolling, list[int]] = {}
     for number, copy in enumerate(layer.replicas):
         copies.setdefault(copy.unrolling, []).append(number)
@@ -184,7 +183,7 @@ def alike_copies(layer: MappedLayer) -> list[tuple[Unrolling, list[int]]]:
 
 
 def _together(layer: MappedLayer, copies: Sequence[int], steps: Sequence[Steps]) -> tuple[NDArray[np.int32], Steps]:
-    """Windows of some copies, and their steps, one copy after the other."""
+    """Windows of some replicas, and their steps, one replica after the other."""
     windows = np.concatenate([layer.replicas[copy].windows for copy in copies])
     return windows, np.concatenate([steps[copy] for copy in copies])
 
@@ -202,7 +201,7 @@ def window_steps(unrolling: Unrolling, x: Steps) -> Steps:
 
 
 def window_reads(unrolling: Unrolling, positions: Steps) -> Iterable[Steps]:
-    """What all windows read at each of their offsets, [*grid]; 0 where that is padding."""
+    """Positions that all windows read at each of their offsets, [*grid]; 0 where that is padding."""
     padded = np.pad(positions, _padding(unrolling))
     for places in _offset_places(unrolling):
         yield padded[places]
@@ -214,7 +213,7 @@ def read_until(layer: MappedLayer, x: Steps, steps: Sequence[Steps]) -> Steps:
     Parameters
     ----------
     steps
-        Per copy the step in which each of its windows is worked on, [windows].
+        Per replica the step in which each of its windows is worked on, [windows].
     """
     geometry = layer.geometry
     if spatial_steps(geometry, x) is None:
@@ -255,7 +254,7 @@ def _window_strides(unrolling: Unrolling) -> list[int]:
 
 
 def _offset_places(unrolling: Unrolling) -> Iterable[tuple[slice, ...]]:
-    """Where, in the padded input, all windows read at each of their offsets."""
+    """Slices of the padded input that all windows read at each of their offsets."""
     strides = _window_strides(unrolling)
     for offset in itertools.product(*unrolling.offsets):
         yield tuple(
@@ -265,7 +264,7 @@ def _offset_places(unrolling: Unrolling) -> Iterable[tuple[slice, ...]]:
 
 
 def output_steps(layer: MappedLayer, x: Steps, done: Sequence[Steps]) -> Steps:
-    """Step of each element of a layer's output, given the step of each window of each copy."""
+    """Step of each element of a layer's output, given the step of each window of each replica."""
     geometry = layer.geometry
     positions = np.zeros(geometry.positions, np.int64)
     for unrolling, copies in alike_copies(layer):

@@ -1,4 +1,4 @@
-"""Which input elements each output element of an ONNX operator depends on.
+"""Input elements that each output element of an ONNX operator depends on.
 
 Each rule states a superset of what an operator reads, element by element; an operator without a
 rule, or with an attribute that no rule knows, depends on everything. So a step derived from it may
@@ -25,7 +25,7 @@ Constants = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Reads:
-    """What one output of an operator reads.
+    """Reads of one output of an operator.
 
     ``operands`` are pairs of an input's number and, in the output's ``shape``, the flat index of
     the input's element that the output element depends on, -1 for none; None stands for the element
@@ -51,7 +51,7 @@ SCALED = {"BatchNormalization", "QuantizeLinear", "DequantizeLinear"}
 
 
 def operator_reads(operator: OnnxNode, shapes: Sequence[Shape | None], constants: Constants) -> Found:
-    """What each output of an operator reads; an output that is missing depends on everything.
+    """Reads of each output of an operator; an output that is missing depends on everything.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """The schedule of one image alone: which tile works in which step on which window.
 
-A tile works on the windows of its copy in order, one a step, from its ``start`` on. Where it has to
-wait for inputs or for its array it pauses; tiles with the same pauses have the same *rhythm*.
+A tile works on the windows of its replica in order, one a step, from its ``start`` on. Where it has to wait for inputs
+or for its array it pauses; tiles with the same pauses have the same *rhythm*.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Timetable:
 
 
 def tile_loads(layers: Sequence[MappedLayer], tiles: TileTable) -> NDArray[np.int64]:
-    """Steps of each tile per image: the windows of its copy."""
+    """Steps of each tile per image: the windows of its replica."""
     most = max((len(layer.replicas) for layer in layers), default=0)
     windows = np.zeros((len(layers), most), np.int64)
     for number, layer in enumerate(layers):

@@ -168,7 +168,7 @@ def _steps(graph: Graph) -> Iterator[tuple[Node, ...]]:
 
 @cache
 def multiplies_bytes_exactly() -> bool:
-    """Whether onnxruntime's kernels hold the sum of any two products of an unsigned and a signed byte.
+    """Return True if onnxruntime's kernels hold the sum of any two products of an unsigned and a signed byte.
 
     Those for processors without dot-product instructions cut it to 16 bits.
     """

@@ -1,13 +1,13 @@
 """Compares layers with onnxruntime's result before anything is quantised, each on onnxruntime's own values.
 
 Two sums of the same numbers differ in their last bits, and a network that rounds inside (QuantizeLinear) makes a whole
-step of that now and then, which later layers blow up. So no error is carried on: each layer, and each digital operator
+step of that now and then, which later layers amplify. So no error is carried on: each layer, and each digital operator
 that a pass wrote, reads what onnxruntime itself has there, and its result is compared where the model has a value of
 that name. Operators that are the model's own need no comparison.
 
-What rounding explains, per element, with u the unit roundoff of the layer's type, v that of the sums, n the terms:
-every summation order gives sum w_i x_i within n v sum |w_i| |x_i|, each stored result is within u of itself, and a
-half precision input may have been read before it was rounded (u sum |w_i| |x_i|). See N. J. Higham, Accuracy and
+The difference that rounding explains, per element, with u the unit roundoff of the layer's type, v that of the sums, n
+the terms: every summation order gives sum w_i x_i within n v sum |w_i| |x_i|, each stored result is within u of itself,
+and a half precision input may have been read before it was rounded (u sum |w_i| |x_i|). See N. J. Higham, Accuracy and
 Stability of Numerical Algorithms, chapter 3.
 """
 
@@ -34,20 +34,20 @@ FLOAT_SHARE = 0.001
 ROUNDED_SHARE = 0.01
 """The same of half precision, and of operators outside the default domain, which may round inside as they please."""
 LEAST_SLACK = 1e-6
-"""Further difference there: softmax and sigmoid blow up shares of next to nothing."""
+"""Further absolute difference there: softmax and sigmoid amplify relative errors of tiny values."""
 OPERATOR_ROUNDINGS = 4
 """Roundings of an operator beside a sum: BatchNormalization's division, root, product and addition."""
 FOLDED_ROUNDINGS = 2 * OPERATOR_ROUNDINGS
 """Roundings of what was folded into a layer: a batch normalisation, and as many again in Mul and Add."""
 LARGEST_BYTE = 255
-"""No byte and its zero point are further apart."""
+"""Largest distance between a byte and its zero point."""
 LARGEST_FACTORS = (127, 64)
-"""Unsigned byte and magnitude of a signed one, one of which a product exceeds if two such do not fit 16 bits."""
+"""Unsigned byte and magnitude of a signed one: of two products that overflow 16 bits, one exceeds both."""
 # Operators on bytes with exact sums, and where they have the weights' zero point.
 _WHOLE_SUMS = MappingProxyType({"ConvInteger": 3, "MatMulInteger": 3, "QLinearConv": 5, "QLinearMatMul": 5})
 # onnxruntime has no kernels for half precision sums on x86-64; others may add up in half precision.
 _SUMS_HALVES_IN_FLOAT32 = platform.machine().lower() in ("x86_64", "amd64")
-# Each element of the result depends on one element of each input, and never turns back as that one grows.
+# Each element of the result depends on one element of each input, and is monotonic in it.
 _ELEMENTWISE = frozenset(
     (
         *("Add", "Cast", "Clip", "Concat", "DequantizeLinear", "Div", "Expand", "Flatten", "Gather", "Identity"),
@@ -156,7 +156,7 @@ def _nodes(step: _Step) -> Sequence[UnrolledLayer | OnnxNode]:
 def _model_values(
     steps: Sequence[_Step], makers: Mapping[str, OnnxNode], model: ModelFile, sample: Mapping[str, NDArray[Any]]
 ) -> dict[str, Any]:
-    """What onnxruntime has for each value of the model that a step reads or makes."""
+    """Values of the model that a step reads or makes, from onnxruntime."""
     touched = (value for step in steps for node in _nodes(step) for value in (*read_values(node), *node.outputs))
     wanted = [value for value in dict.fromkeys(touched) if value in makers]
     if not wanted:
@@ -247,7 +247,7 @@ def _operators(
 ) -> dict[str, Approximation]:
     """Values that operators make, and their distances from the model's.
 
-    Each input in turn is moved up and down by its slack: operators that never turn back stay between the results.
+    Each input in turn is moved up and down by its slack: monotonic operators stay between the results.
     """
     made = [value for node in nodes for value in node.outputs if value]
     read = dict.fromkeys(value for node in nodes for value in read_values(node))
@@ -278,12 +278,12 @@ def _operators(
 
 
 def _is_whole(value: NDArray[Any]) -> bool:
-    """Whether a value has wide whole numbers: sums, which are exact."""
+    """Return True if a value has integers wider than bytes: sums, which are exact."""
     return value.dtype.kind in "iu" and value.dtype.itemsize > 1
 
 
 def _reach(approximation: Approximation, whole: bool) -> NDArray[np.float64]:
-    """How far a value is moved: its slack, and where exact sums are scaled, roundings of the operators."""
+    """Largest shift of a value: its slack, and where exact sums are scaled, roundings of the operators."""
     value, slack = approximation.value, np.asarray(approximation.slack, np.float64)
     if not _is_whole(value):
         return slack
@@ -345,7 +345,13 @@ def _compare_size(where: str, name: str, value: Any, expected: Any, share: float
 
 
 def _comparable(where: str, name: str, value: Any, expected: Any) -> bool:
-    """Whether two values are tensors of numbers; raises MiscompileError where only the shape or type differs."""
+    """Return True if two values are comparable tensors of numbers.
+
+    Raises
+    ------
+    MiscompileError
+        Only the shape or type differs.
+    """
     if not isinstance(expected, np.ndarray) or not isinstance(value, np.ndarray) or expected.dtype.kind not in "fiu":
         return False
     if (value.shape, value.dtype) != (expected.shape, expected.dtype):

@@ -41,7 +41,7 @@ def _pauses(placement: Placement) -> Iterator[Violation]:
 
 
 def _idle_ends(part: Part, timetable: Timetable) -> Iterator[Violation]:
-    """A schedule that goes on after its last tile has worked, or an interval in which nobody could work so long."""
+    """A schedule that goes on after its last tile has worked, or an interval longer than the work of all tiles."""
     placement, tiles = part.placement, part.placement.tiles
     if not len(tiles):
         return
@@ -131,7 +131,7 @@ def _early_reads_in_pipeline(flow: Flow, part: Part) -> list[Violation]:
 
 
 StepsOf = Callable[[NDArray[np.int64]], Iterator[tuple[int, Steps]]]
-"""From the rows of one copy's tiles to a row and its steps, for each different timetable."""
+"""Function from the rows of one replica's tiles to a row and its steps, for each different timetable."""
 
 
 def _walk(flow: Flow, part: Part, steps_of: StepsOf, where: str) -> list[Violation]:

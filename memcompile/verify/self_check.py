@@ -28,7 +28,7 @@ from memcompile.program.program import Program
 from memcompile.verify.network_check import InputRange, check_network
 
 PART_WEIGHTS = 1 << 18
-"""Weights of a layer that are looked at together, about."""
+"""Weights of a layer that are checked at a time, approximately."""
 UNIT = float(np.finfo(np.float32).eps) / 2
 """Unit roundoff of scales and biases."""
 LEAST = float(np.finfo(np.float32).smallest_subnormal)
@@ -36,7 +36,7 @@ LEAST = float(np.finfo(np.float32).smallest_subnormal)
 DOUBLE = 16 * float(np.finfo(np.float64).eps)
 """Relative error of what is computed in double precision, with room for a few operations."""
 STRAY_STEPS = 2
-"""Steps that an input may lie below the zero of a range without sign: the same sum in another order does that."""
+"""Steps that an input may lie below the zero of an unsigned range: the same sum in another order does that."""
 STRAY_SHARE = 1.1
 """Factor between largest inputs: where a network quantises inside, other steps are taken in calibration."""
 
@@ -112,7 +112,7 @@ def _check_layer(
     compensated: bool,
     shortest_range: float,
 ) -> None:
-    """Compare one layer; a function of its own, so that nothing of a layer is held while the next one is looked at."""
+    """Compare one layer; a function of its own, so that nothing of a layer is held while the next one is checked."""
     same = ("geometry", "inputs", "outputs", "dtype")
     if changed := [fact for fact in same if getattr(layer, fact) != getattr(mapped, fact)]:
         fact = changed[0]

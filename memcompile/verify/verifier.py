@@ -75,7 +75,7 @@ class Verifier:
 
 
 def _way_round(graph: Graph) -> str:
-    """What may compile a network whose graph is broken."""
+    """Advice on what may compile a network whose graph is broken."""
     if any(isinstance(node, TiledLayer | MappedLayer) for node in graph.nodes):
         return (
             "--set replicate.objective=arrays --set replicate.effort=fast maps one copy of each layer without a search "
@@ -313,7 +313,7 @@ def _replicas(layer: MappedLayer) -> Iterator[Violation]:
 
 
 def _replica(layer: MappedLayer, number: int) -> Iterator[Violation]:
-    """What is wrong with one copy, up to the first thing that makes further checks meaningless."""
+    """Violations of one replica, up to the first that makes further checks meaningless."""
     replica, where = layer.replicas[number], f"{layer.name} replica {number}"
     unrolling, windows = replica.unrolling, replica.windows
     if unrolling.geometry != layer.geometry:
@@ -363,7 +363,7 @@ def placement_violations(stages: Sequence[Stage], placement: Placement, target: 
 
 
 def _is_scheduled(placement: Placement) -> bool:
-    """Whether each of the tiles has all its steps."""
+    """Return True if each of the tiles has all its steps."""
     tiles = placement.tiles
     return len(tiles) > 0 and all(getattr(tiles, column).min() >= 0 for column in ("array", *STEP_COLUMNS))
 

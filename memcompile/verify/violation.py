@@ -1,4 +1,4 @@
-"""What the verifier finds: a broken rule, and where."""
+"""Violation of one of the verifier's rules: the rule, the place, and the fault."""
 
 from __future__ import annotations
 

@@ -14,5 +14,5 @@ class Adc(Effect):
     switch = "adc"
 
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
-        """Whether sums are converted."""
+        """Return True if sums are converted."""
         return not program.target.cell.continuous

@@ -17,7 +17,7 @@ class AdcError(Effect):
     switch = "adc_error"
 
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
-        """Whether a size is above zero."""
+        """Return True if a size is above zero."""
         adc = program.target.adc
         return "adc" in on and adc.gain_sigma_share + adc.offset_sigma_codes > 0
 

@@ -17,7 +17,7 @@ class DacError(Effect):
     switch = "dac_error"
 
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
-        """Whether the size is above zero."""
+        """Return True if the size is above zero."""
         return program.target.input.dac_sigma_share > 0
 
 

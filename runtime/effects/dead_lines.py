@@ -19,13 +19,13 @@ class DeadLines(Effect):
     switch = "dead_lines"
 
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
-        """Whether a share is above zero."""
+        """Return True if a share is above zero."""
         faults = program.target.faults
         return faults.dead_input_line_share + faults.dead_output_line_share > 0
 
 
 def cells_on_working_lines(target: Target, array: int, seed: int) -> NDArray[np.bool_]:
-    """Which cells of an array sit on two working lines, [input lines, columns of cells]."""
+    """Mask of the cells of an array that sit on two working lines, [input lines, columns of cells]."""
     shape, faults = target.array, target.faults
     inputs = uniforms(shape.input_lines, array, 0, stream(Purpose.DEAD_INPUT, 0), seed)
     outputs = uniforms(shape.output_lines, array, 0, stream(Purpose.DEAD_OUTPUT, 0), seed)

@@ -83,10 +83,10 @@ class Devices:
         return self.converters[int(self.program.placement.tiles.layer[row])]
 
     def tile(self, row: int) -> NDArray[Any]:
-        """What the converters see of one tile, [rows, output lines], in converter units.
+        """Conductances of one tile as its converters see them, [rows, output lines], in converter units.
 
-        The cells' conductances, or the difference of both cells of a crossing; if there are such effects,
-        what the wires leave of them, times what a one drives on the input lines and the converters' gains.
+        The cells' conductances, or the difference of both cells of a crossing; if there are such effects, these behind
+        the wires, times the drive of a one on the input lines and the converters' gains.
         """
         if not (self.effects.wires or self.effects.dac_error or self.effects.adc_error):
             return self.subtracted(self.cells(row))
@@ -112,7 +112,7 @@ class Devices:
         return converter.to_grid(seen).astype(converter.dtype)
 
     def subtracted(self, cells: NDArray[Any]) -> NDArray[Any]:
-        """What output lines add up, [..., output lines], of what cells contribute, [..., columns of cells]."""
+        """Sums of output lines, [..., output lines], from contributions of cells, [..., columns of cells]."""
         if self._per_crossing == 1:
             return cells
         difference: NDArray[Any] = cells[..., 0::2] - cells[..., 1::2]
@@ -143,18 +143,18 @@ class Devices:
 
     @property
     def solves_each_step(self) -> bool:
-        """Whether currents are no product: cells do not obey Ohm's law, and wires take some of their voltage."""
+        """True if currents are no product: cells do not obey Ohm's law, and wires take some of their voltage."""
         return self.effects.nonlinear_iv and self.effects.wires
 
     @property
     def drives_by_line(self) -> bool:
-        """Whether what a digit drives is not proportional from one input line to the other."""
+        """True if the drive of a digit is not proportional from one input line to the other."""
         analog = self.program.target.input.highest_digit > 1
         return self.effects.nonlinear_iv and self.effects.dac_error and analog
 
     @cached_property
     def drive(self) -> Drive | None:
-        """What digits drive through a cell where that is not the digit itself."""
+        """Drive of digits through a cell where that is not the digit itself."""
         analog = self.program.target.input.highest_digit > 1
         return Drive.of(self.program.target) if self.effects.nonlinear_iv and analog else None
 
@@ -171,7 +171,7 @@ class Devices:
         return converter.to_grid(solved * converter.highest_digit * self.gains(row))
 
     def drives(self, row: int, digits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What digits drive through the cells of a tile, [items, rows], beside :meth:`drive_of_one`."""
+        """Drive of digits through the cells of a tile, [items, rows], beside :meth:`drive_of_one`."""
         if self.drive is None:
             return digits
         if not self.effects.dac_error:
@@ -181,7 +181,7 @@ class Devices:
         return np.rint(highest * current / self.drive.step) * self.drive.step
 
     def drive_of_one(self, row: int) -> Cells:
-        """What a one drives through a cell on each input line of a tile, next to what it should."""
+        """Drive of a one through a cell on each input line of a tile, as a multiple of the nominal one."""
         voltages = self.voltages(row)
         if not self.effects.nonlinear_iv:
             return voltages
@@ -233,7 +233,7 @@ class Devices:
     def read_sigma(self, row: int) -> Cells:
         """Read noise of each cell of a tile when its line is driven, [rows, columns of cells], in units.
 
-        Grows with what a one drives on the line; open cells of dead lines have none.
+        Grows with the drive of a one on the line; open cells of dead lines have none.
         """
         cells, target = self.cells(row).astype(np.float64), self.program.target
         sigma = read_sigma(cells, target.read_noise, self.converter_of(row).unit_us)
@@ -269,12 +269,12 @@ class Devices:
 
     @property
     def _spares_blanks(self) -> bool:
-        """Whether cells that hold no weight have a smaller error; that of a transferred chip is measured."""
+        """True if cells that hold no weight have a smaller error; that of a transferred chip is measured."""
         share = self.program.target.programming.blank_share
         return share < 1 and self.effects.programming_error and self.program.chip is None
 
     def _holds_weight(self, number: int, segment: int) -> NDArray[np.bool_]:
-        """Which cells of an array belong to the pair of some weight, [input lines, columns of cells]."""
+        """Mask of the cells of an array that belong to the pair of some weight, [input lines, columns of cells]."""
         shape = self.program.target.array
         holds = np.zeros((shape.input_lines, shape.cell_columns), bool)
         for row in self._rows_in(number, segment):
@@ -282,7 +282,7 @@ class Devices:
         return holds
 
     def _laid_out(self, row: int) -> tuple[int, Unrolling]:
-        """Layer of a tile, and how its copy is laid out."""
+        """Layer of a tile, and the unrolling of its replica."""
         tiles = self.program.placement.tiles
         layer = int(tiles.layer[row])
         return layer, self.program.layers[layer].replicas[int(tiles.replica[row])].unrolling
@@ -295,9 +295,9 @@ class Devices:
         return rows
 
     def _lay(self, cells: NDArray[Any], row: int, expanded: NDArray[Any]) -> None:
-        """Write what a tile's cells hold where they are in the array.
+        """Write the contents of a tile's cells at their places in the array.
 
-        ``expanded`` are the weight matrices of its copy, [polarities, slices, matrices, rows, columns].
+        ``expanded`` are the weight matrices of its replica, [polarities, slices, matrices, rows, columns].
         """
         tiles = self.program.placement.tiles
         block = expanded[
@@ -329,12 +329,12 @@ class Devices:
         return self._in_units(levels, aged_us, converter)
 
     def _write_seed(self, segment: int) -> int:
-        """Decides what is drawn anew in each write; the chip's own seed where there is one write only."""
+        """Seed of what is drawn anew in each write; the chip's own seed where there is one write only."""
         segments = len(self.program.placement.segments)
         return seed_of_write(self.seed, self.pass_number * segments + segment) if segments else self.seed
 
     def _slices(self, levels: NDArray[Any], number: int, segment: int) -> ArraySlices:
-        """What the pairs of an array hold, and which slice of a weight each is."""
+        """Signed levels of the pairs of an array, and the slice of a weight that each one holds."""
         signed = levels[:, 0::2].astype(np.float64) - levels[:, 1::2]
         place, base = np.zeros(signed.shape, np.int8), np.ones(signed.shape, np.int64)
         tiles = self.program.placement.tiles
@@ -380,7 +380,7 @@ class Devices:
         return write(start_us, aims_us, shares, spec, cell, cycles_of_array(number, write_seed))
 
     def writing(self) -> WriteReport | None:
-        """What writing all arrays once takes, pulse by pulse; None where no pulses are emulated.
+        """Cost of writing all arrays once, pulse by pulse; None where no pulses are emulated.
 
         Cells of no weight are verified at the lowest level; stuck ones take all pulses until they are given up.
         """
@@ -398,14 +398,14 @@ class Devices:
         return total
 
     def _goals_us(self, levels: NDArray[Any], number: int) -> tuple[Cells, NDArray[np.bool_]]:
-        """What programming aims at, stuck cells moved in ``levels`` too, and which cells are stuck."""
+        """Goals of programming, stuck cells moved in ``levels`` too, and the mask of stuck cells."""
         target = self.program.target
         stuck = stick(levels, target, number, self.seed) if self.effects.stuck_cells else np.zeros(levels.shape, bool)
         cell = target.cell
         return cell.g_min_us + levels.astype(np.float64) * cell.level_step_us, stuck
 
     def _aged_us(self, cells_us: Cells, number: int, write_seed: int) -> Cells:
-        """Cells after what the chip has been through since they were written."""
+        """Cells under the conditions of the chip since they were written."""
         array = WrittenArray(self.program.target, number, self.seed, write_seed, self.conditions)
         for effect in self.effects.aging():
             cells_us = effect.moved_us(cells_us, array)

@@ -17,7 +17,7 @@ class Drift(Aging):
     switch = "drift"
 
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
-        """Whether the reference time is over."""
+        """Return True if the reference time is over."""
         spec = program.target.drift
         return spec is not None and conditions.time_s > spec.reference_s
 

@@ -1,4 +1,4 @@
-"""What an effect is: one imperfection of the hardware, its switch, its size, and how it moves cells.
+"""Base of effects: one imperfection of the hardware, its switch, its size, and how it moves cells.
 
 One file an effect: it has the formula with its source, says when it acts, and draws what it needs. `switches.py` lists
 them in the order in which they act.
@@ -20,7 +20,7 @@ from memcompile.runtime.effects.cells import Cells
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a chip has been through since its cells were written.
+    """Conditions of a chip since its cells were written.
 
     Raises
     ------
@@ -66,7 +66,7 @@ class Effect(ABC):
 
     @abstractmethod
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
-        """Whether its size is above zero; ``on`` are the effects before it that act."""
+        """Return True if its size is above zero; ``on`` are the effects before it that act."""
 
 
 class Aging(Effect):

@@ -1,4 +1,4 @@
-"""The current of a cell against its voltage, and what the digits of an input drive through it.
+"""The current of a cell against its voltage, and the drive of an input's digits through it.
 
 A cell of conductance g carries
 
@@ -28,20 +28,20 @@ from memcompile.program.program import Program
 from memcompile.runtime.effects.effect import Conditions, Effect
 
 DRIVE_BITS = 16
-"""Resolution of what a digit drives; finer than the converters of any input by eight bits or more."""
+"""Resolution of a digit's drive, in bits; finer than the converters of any input by eight bits or more."""
 SQUARE_BITS = 32
 
 
 class NonlinearIv(Effect):
     """Acts where cells do not obey Ohm's law and get other voltages than the read voltage and none.
 
-    At these two a cell carries what it was programmed to.
+    At these two a cell carries its programmed current.
     """
 
     switch = "nonlinear_iv"
 
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
-        """Whether other voltages come about."""
+        """Return True if cells get voltages other than zero and the read voltage."""
         target = program.target
         between = target.input.bits_per_phase > 1 or not on.isdisjoint({"dac_error", "wires"})
         return target.cell.nonlinearity_per_v > 0 and between
@@ -68,10 +68,10 @@ def sharpness(target: Target) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Drive:
-    """What each digit drives through a cell, as a multiple of what digit 1 drives where Ohm's law holds.
+    """Drive of each digit through a cell, as a multiple of that of digit 1 where Ohm's law holds.
 
-    ``counts`` [highest digit + 1] are whole numbers of ``step``, a power of two, so that line sums
-    are exact in double precision, in whatever order they are formed.
+    ``counts`` [highest digit + 1] are integers in units of ``step``, a power of two, so that line sums are exact in
+    double precision, in whatever order they are formed.
     """
 
     counts: NDArray[np.uint16]
@@ -86,15 +86,15 @@ class Drive:
         return cls(np.rint(highest * relative_current(digits, sharpness(target)) / step).astype(np.uint16), step)
 
     def inputs(self, quantizer: InputQuantizer) -> NDArray[np.int64]:
-        """Sum over phases of what an input drives times what its phase counts, by input byte, [256], in steps."""
+        """Sum over phases of an input's drive times the phase weight, by input byte, [256], in steps."""
         return sum_over_phases(quantizer, self.counts.astype(np.int64))
 
     def squares(self) -> tuple[NDArray[np.uint32], float]:
-        """Square of what each digit drives, in whole numbers of a step of their own; digits' read noise adds up so."""
+        """Square of each digit's drive, as integers in a step of their own; the read noise of digits adds up so."""
         return _whole(np.square(self.counts * self.step))
 
     def squared_inputs(self, quantizer: InputQuantizer) -> tuple[NDArray[np.uint32], float]:
-        """Sum over phases of (phase weight * drive)^2, by input byte, [256], in whole numbers of a step."""
+        """Sum over phases of (phase weight * drive)^2, by input byte, [256], as integers in a step."""
         total = np.zeros(256)
         for phase, weight in enumerate(quantizer.phase_weights):
             total += np.square(weight * self.step * self.counts[_digits_of_bytes(quantizer, phase)])
@@ -102,12 +102,12 @@ class Drive:
 
 
 def drive_step(target: Target) -> float:
-    """Grid of what digits drive."""
+    """Grid of the drive of digits."""
     return 2.0 ** (target.input.bits_per_phase - DRIVE_BITS)
 
 
 def sum_over_phases(quantizer: InputQuantizer, of_digit: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sum over phases of phase weight times what a digit counts, by input in two's complement, [256]."""
+    """Sum over phases of phase weight times the value of a digit, by input in two's complement, [256]."""
     total = np.zeros(256, np.int64)
     for phase, weight in enumerate(quantizer.phase_weights):
         total += weight * of_digit[_digits_of_bytes(quantizer, phase)]
@@ -120,6 +120,6 @@ def _digits_of_bytes(quantizer: InputQuantizer, phase: int) -> NDArray[np.uint8]
 
 
 def _whole(values: NDArray[np.float64]) -> tuple[NDArray[np.uint32], float]:
-    """Non-negative numbers as whole numbers of a step, the largest of them about 2^32."""
+    """Non-negative numbers as integers in a step, the largest of them about 2^32."""
     step = float(values.max()) / (2**SQUARE_BITS - 1)
     return np.rint(values / step).astype(np.uint32), step

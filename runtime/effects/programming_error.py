@@ -19,7 +19,7 @@ class ProgrammingError(Effect):
     switch = "programming_error"
 
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
-        """Whether written cells differ from their goals."""
+        """Return True if written cells differ from their goals."""
         spec = program.target.programming
         sizes = (spec.sigma_us, spec.sigma_proportional_share, *spec.sigma_polynomial_us, *spec.mean_polynomial_us)
         means = [mean for _, mean in spec.mean_table_us]

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: every number is a function of the seed and of what it is for.
+"""Counter-based random numbers: every number is a function of the seed and of its purpose.
 
 Philox4x32-7 (Salmon et al., SC 2011) turns a 128-bit counter and the 64-bit seed into four
 32-bit words; pairs of words become pairs of Gaussian numbers by the Box-Muller transform.
@@ -67,7 +67,7 @@ ONE_BITS = 0x3F800000
 
 
 class Purpose(IntEnum):
-    """What a random number is for; keeps the streams apart."""
+    """Purpose of a random number; keeps the streams apart."""
 
     PROGRAMMING = 1
     STUCK = 2
@@ -194,7 +194,7 @@ def read_gaussians(
     Parameters
     ----------
     window, image
-        What the items are, [items] each.
+        Window and image of each item, [items] each.
     """
     keys = philox(0, window, image, stream, seed)  # type: ignore[arg-type]
     k0, k1, k2, k3 = (word.astype(np.uint32)[:, None] for word in keys)

@@ -19,11 +19,11 @@ class ReadDisturb(Aging):
     switch = "read_disturb"
 
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
-        """Whether cells were read."""
+        """Return True if cells were read."""
         return program.target.read_disturb is not None and conditions.reads > 0
 
     def moved_us(self, cells_us: Cells, array: WrittenArray) -> Cells:
-        """How far reads shift it belongs to the cell, whatever is written to it."""
+        """Conductances after the reads of the array; the shift belongs to the cell, whatever is written to it."""
         spec, cell, reads = array.target.read_disturb, array.target.cell, array.conditions.reads
         return cells_us if spec is None else disturbed(cells_us, spec, cell, reads, array.number, array.seed)
 

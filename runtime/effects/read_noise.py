@@ -21,7 +21,7 @@ class ReadNoise(Effect):
     switch = "read_noise"
 
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
-        """Whether a size is above zero."""
+        """Return True if a size is above zero."""
         noise = program.target.read_noise
         return noise.sigma_us + noise.proportional_share > 0
 

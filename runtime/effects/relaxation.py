@@ -19,7 +19,7 @@ class Relaxation(Aging):
     switch = "relaxation"
 
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
-        """Whether any time has passed."""
+        """Return True if any time has passed."""
         return program.target.relaxation is not None and conditions.time_s > 0
 
     def moved_us(self, cells_us: Cells, array: WrittenArray) -> Cells:

@@ -1,9 +1,9 @@
 """Slices written one after the other: the measured error of each is left to the next.
 
-The most significant slice is written first. What its pairs hold in truth is measured, and the difference, which
-counts as much as the base in steps of the next slice, is added to what that one has to hold, as far as its
-range reaches. So the error of the last slice remains instead of that of the first.
-:mod:`memcompile.runtime.training.transfer` does the same to the cells of a whole chip.
+The most significant slice is written first. The levels that its pairs really hold are measured, and the difference,
+times the base, is added to the goal of the next slice, as far as its range reaches. So the error of the last slice
+remains instead of that of the first. :mod:`memcompile.runtime.training.transfer` does the same to the cells of a whole
+chip.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from memcompile.runtime.effects.cells import Cells
 
 @dataclass(frozen=True, eq=False)
 class ArraySlices:
-    """What the pairs of one array hold, all [input lines, pairs].
+    """Levels and slices of the pairs of one array, all [input lines, pairs].
 
     ``levels`` are signed, ``place`` is the slice that a pair holds, 0 for the least significant and for pairs that
-    leave nothing to another, and ``base`` what a step counts in steps of the next slice, the pair to the left.
+    leave nothing to another, and ``base`` the value of a step in steps of the next slice, the pair to the left.
     """
 
     levels: Cells
@@ -32,14 +32,14 @@ class ArraySlices:
 
     @property
     def several(self) -> bool:
-        """Whether there is a slice below another."""
+        """True if there is a slice below another."""
         return bool(self.place.any())
 
 
 def goals_us(slices: ArraySlices, cell: CellSpec, write: Callable[[Cells], Cells]) -> Cells:
     """Conductances to aim at, [input lines, columns of cells], two neighbouring columns a pair.
 
-    ``write`` gives the conductances that aiming at some leaves. What it draws for a cell must not depend on the goals
+    ``write`` maps goals to the conductances that writing leaves. What it draws for a cell must not depend on the goals
     of others: the goals of upper slices are final when lower ones are found.
     """
     levels = slices.levels.copy()

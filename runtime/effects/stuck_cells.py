@@ -20,7 +20,7 @@ class StuckCells(Effect):
     switch = "stuck_cells"
 
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
-        """Whether a share is above zero."""
+        """Return True if a share is above zero."""
         faults = program.target.faults
         return faults.stuck_low_share + faults.stuck_high_share > 0
 

@@ -1,4 +1,4 @@
-"""Which imperfections of the hardware the emulator applies."""
+"""Switches of the imperfections of the hardware that the emulator applies."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Wires(Effect):
     switch = "wires"
 
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
-        """Whether a resistance is above zero."""
+        """Return True if a resistance is above zero."""
         wires = program.target.wires
         return wires is not None and wires.input_segment_ohm + wires.output_segment_ohm > 0
 

@@ -19,7 +19,7 @@ from memcompile.ir.graph import TensorType
 
 @dataclass(frozen=True)
 class Batches:
-    """How many images run at once.
+    """Number of images that run at once.
 
     ``fixed`` is the batch the model was exported with, None where it is free; ``batching`` says where images lie.
     """
@@ -28,7 +28,7 @@ class Batches:
     fixed: int | None
     batching: Batching
     even: bool = False
-    """Whether chunks may be smaller, so that threads get equal shares."""
+    """True if chunks may be smaller, so that threads get equal shares."""
 
     @classmethod
     def of(
@@ -169,7 +169,7 @@ def _check_one(name: str, kind: TensorType, array: NDArray[Any], batching: Batch
 
 
 def _words(axis: int | None, batching: Batching) -> str:
-    """What the axes of an input count."""
+    """Meaning of an input's axes, in words."""
     if batching.whole:
         return "a run takes one such array, a further first dimension counts runs"
     if axis is None:
@@ -178,7 +178,7 @@ def _words(axis: int | None, batching: Batching) -> str:
 
 
 def _all_finite(array: NDArray[Any]) -> bool:
-    """Whether all numbers are finite; a finite sum says so without an array of flags."""
+    """Return True if all numbers are finite; a finite sum says so without an array of flags."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
 
@@ -219,9 +219,9 @@ def join_values(
 ) -> Value:
     """Join what chunks of images give for one value, whatever its type.
 
-    Tensors are joined by :func:`join`; of whole runs, what is no tensor becomes a list with one value a run. Else of a
-    sequence either the number of elements goes with that of images, as that of maps does, and the chunks' elements
-    follow each other; or it does not, and each element is joined.
+    Tensors are joined by :func:`join`; of whole runs, values that are not tensors become a list with one value a run.
+    Otherwise, if a sequence has more elements for more images, as sequences of maps do, the chunks' elements follow
+    each other; if not, each element is joined.
 
     Parameters
     ----------

@@ -12,8 +12,8 @@ T = TypeVar("T")
 class BoundedCache:
     """Keeps what still fits; the rest is made anew each time it is asked for.
 
-    Nothing is ever thrown out: what is made goes through layers in a fixed cycle, where throwing
-    out the oldest would throw out exactly what comes next.
+    Nothing is ever evicted: requests go through layers in a fixed cycle, in which evicting the oldest value would evict
+    exactly the one needed next.
     """
 
     def __init__(self, limit_bytes: int) -> None:

@@ -28,14 +28,14 @@ MIN_ITEMS = 64
 
 @dataclass(frozen=True, eq=False)
 class LineCounts:
-    """What the codes of a tile's output lines count."""
+    """Weights of the codes of a tile's output lines in the sums of its columns."""
 
     each: np.uint64
     """Lines of a column where the first counts all and a second is subtracted; 0 where there are several slices."""
     columns: NDArray[np.uint64]
     """The column of each line, [lines]."""
     factors: NDArray[np.int64]
-    """What a code of each line counts there, [lines]."""
+    """Weight of a code of each line in its column, [lines]."""
 
     @classmethod
     def of(cls, lines: int, columns: int, powers: NDArray[np.int64]) -> LineCounts:
@@ -75,18 +75,18 @@ class TileLines:
     sigma: NDArray[np.float32]
     """[rows + 1]: read noise of a line by the number of driven input lines."""
     gain: NDArray[np.float32]
-    """[lines]: what the converter multiplies noise with."""
+    """[lines]: gain of the converter, with which noise is multiplied."""
     rounding: NDArray[np.float32]
-    """[lines]: what a current is rounded with, one half plus the converter's offset."""
+    """[lines]: number added to a current before it is rounded down, one half plus the converter's offset."""
     min_code: np.float32
     """Zero, or below where lines carry the differences of pairs."""
     max_code: np.float32
     counts: LineCounts
-    """Of the lines that there are."""
+    """Counts of the lines, without those that fill up blocks."""
 
     @cached_property
     def noisy(self) -> bool:
-        """Whether any conversion is noisy."""
+        """True if any conversion is noisy."""
         return bool(self.sigma.any() or self.variances.any())
 
     @property
@@ -101,7 +101,7 @@ class TileLines:
 
     @cached_property
     def converts_idle_phases(self) -> bool:
-        """Whether lines without current have a code other than zero, so that no phase may be skipped."""
+        """True if lines without current have a code other than zero, so that no phase may be skipped."""
         return bool((self.rounding >= 1).any() or (self.min_code < 0 and (self.rounding < 0).any()))
 
 
@@ -143,7 +143,7 @@ def in_vectors(cells: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class Phases:
-    """Which of a tile's input lines each bit phase drives, for all windows of a layer.
+    """Input lines of a tile that each bit phase drives, for all windows of a layer.
 
     There are always ``PHASES``; those beyond the input's bits are not used.
     """
@@ -204,7 +204,7 @@ def convert_tile(
     inputs
         Driven lines of all windows.
     weights
-        What a one counts in each phase, [phases].
+        Weight of a one in each phase, [phases].
     windows
         Windows to work on.
     images

@@ -39,7 +39,7 @@ class DigitLines:
     variances: IntegerMatrix | None
     sigma: float
     gain: NDArray[np.float32]
-    """[lines]: what the converter multiplies noise with.
+    """[lines]: gain of the converter, with which noise is multiplied.
 
     Here and in the other arrays lines are filled up with zeros as :func:`filled` does.
     """
@@ -49,17 +49,17 @@ class DigitLines:
     """Zero, or below where lines carry the differences of pairs."""
     max_code: float
     counts: LineCounts
-    """Of the lines that there are."""
+    """Counts of the lines, without those that fill up blocks."""
     drive: Drive | None = None
-    """What digits drive in place of themselves, where cells do not obey Ohm's law."""
+    """Drive of digits in place of themselves, where cells do not obey Ohm's law."""
 
     @property
     def step(self) -> float:
-        """What sums of lines count in."""
+        """Unit of the sums of lines."""
         return self.cells.step * (self.drive.step if self.drive else 1.0)
 
     def sums(self, vectors: NDArray[np.uint8]) -> NDArray[np.integer[Any]]:
-        """Exact sums of what digits drive, [items, rows] to [items, digits of cells * lines]."""
+        """Exact sums of the drive of digits, [items, rows] to [items, digits of cells * lines]."""
         driven = vectors[None]
         sums = self.cells.wide_sums(self.drive.counts[driven]) if self.drive else self.cells.sums(driven)
         return sums.reshape(len(vectors), -1)
@@ -71,7 +71,7 @@ class DigitLines:
 
     @property
     def noisy(self) -> bool:
-        """Whether any conversion is noisy."""
+        """True if any conversion is noisy."""
         return self.variances is not None or self.sigma > 0
 
 
@@ -114,15 +114,15 @@ def convert_digits(
     lines
         Lines of one tile.
     digits
-        What the tile's input lines get, [batch * windows, rows].
+        Digits on the tile's input lines, [batch * windows, rows].
     phase
         Number of the phase.
     weight
-        What a one counts in this phase.
+        Weight of a one in this phase.
     noise
-        What keys the read noise, with the phase.
+        Keys of the read noise, with the phase.
     totals
-        [batch * windows, columns of the copy], contiguous: sums of codes.
+        [batch * windows, columns of the replica], contiguous: sums of codes.
     columns
         Those of the tile.
     """

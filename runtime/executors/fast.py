@@ -35,7 +35,7 @@ Path = Literal["product", "linear", "conversions", "digits", "literal"]
 
 
 class LayerInputs:
-    """Input vectors of one layer, cut out and packed once for all its tiles and copies."""
+    """Input vectors of one layer, cut out and packed once for all its tiles and replicas."""
 
     def __init__(self, x: NDArray[Any], quantizer: InputQuantizer | ExactInput, workers: Workers) -> None:
         self.x = x
@@ -69,7 +69,7 @@ class LayerInputs:
         return items.reshape(unrolling.matrices, -1, unrolling.rows)
 
     def applied(self, unrolling: Unrolling, phase: int) -> NDArray[np.uint8]:
-        """What one phase applies: padded images whose channels come last, flat."""
+        """Digits of one phase: padded images whose channels come last, flat."""
         assert isinstance(self._quantizer, InputQuantizer), "exact inputs have no digits"
         return images_channels_last(unrolling, self.x, self._quantizer, phase, self._workers)
 
@@ -80,7 +80,7 @@ class LayerInputs:
 
     @property
     def phase_weights(self) -> tuple[int, ...]:
-        """What a one counts in each phase."""
+        """Weight of a one in each phase."""
         assert isinstance(self._quantizer, InputQuantizer), "exact inputs have no phases to be converted"
         return self._quantizer.phase_weights
 
@@ -102,7 +102,7 @@ def cut_rows(unrolling: Unrolling, x: NDArray[np.uint8], workers: Workers) -> ND
 
 @lru_cache(maxsize=256)
 def _reads_whole_images(unrolling: Unrolling) -> bool:
-    """Whether the one input vector of an image is the image as it lies in memory, as in dense layers."""
+    """Return True if the one input vector of an image is the image as it lies in memory, as in dense layers."""
     padding, windows, rows = unrolling.addresses()
     values = unrolling.geometry.in_channels * math.prod(unrolling.geometry.input_size)
     if len(windows) > 1 or rows.shape != (1, values) or any(map(any, padding)):
@@ -111,7 +111,7 @@ def _reads_whole_images(unrolling: Unrolling) -> bool:
 
 
 def in_order(stage: MappedLayer, replica: Replica) -> bool:
-    """Whether a copy's sums are those of the layer, one window a position and one matrix a group."""
+    """Return True if a replica's sums are those of the layer, one window a position and one matrix a group."""
     return replica.has_all_windows and replica.unrolling == Unrolling.im2col(stage.geometry)
 
 
@@ -190,7 +190,7 @@ class FastExecutor:
         return y.transpose(0, 2, 1)
 
     def _place(self, replica: Replica, converter: Converter, totals: NDArray[Any], y: NDArray[np.float64]) -> None:
-        """Write the sums of one copy, in level steps, where they belong in the layer's output.
+        """Write the sums of one replica, in level steps, where they belong in the layer's output.
 
         ``totals`` is [batch, windows, matrices, columns]: level steps if float64, else codes; ``y`` is
         [batch, positions, channels].

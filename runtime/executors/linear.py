@@ -21,7 +21,7 @@ BLOCK_VALUES = 1 << 18
 
 @dataclass(frozen=True, eq=False)
 class DrivenInputs:
-    """What whole inputs drive through cells, all phases together, by input in two's complement, [256].
+    """Drive of whole inputs through cells, all phases together, by input in two's complement, [256].
 
     An input counts ``least`` + ``from_least``, in ``step``; the sum over phases of (phase weight * drive)^2 is
     ``squares``, in ``square_step``.
@@ -45,7 +45,7 @@ class DrivenInputs:
 
 @dataclass(frozen=True, eq=False)
 class LinearMatrices:
-    """The programmed weights of one copy of a layer, in level steps, and their read noise."""
+    """The programmed weights of one replica of a layer, in level steps, and their read noise."""
 
     weights: IntegerMatrix
     variances: IntegerMatrix | None
@@ -55,7 +55,7 @@ class LinearMatrices:
     """[256]: sum over phases of (phase weight * digit)^2, by input in two's complement."""
     signed: bool
     driven: DrivenInputs | None = None
-    """What inputs drive in place of themselves, where cells do not obey Ohm's law."""
+    """Drive of inputs in place of themselves, where cells do not obey Ohm's law."""
 
     @classmethod
     def of(
@@ -79,7 +79,7 @@ class LinearMatrices:
 
     @property
     def drive_step(self) -> float:
-        """What sums count in, beside the step of the weights."""
+        """Unit of sums, beside the step of the weights."""
         return 1.0 if self.driven is None else self.driven.step
 
     @property
@@ -89,7 +89,7 @@ class LinearMatrices:
 
     @property
     def noisy(self) -> bool:
-        """Whether any output is noisy."""
+        """True if any output is noisy."""
         return self.variances is not None or self.variance > 0
 
     def sums(self, numbers: NDArray[np.uint8]) -> NDArray[np.integer[Any]]:
@@ -126,7 +126,7 @@ def multiply(
     numbers
         Inputs in two's complement, [matrices, batch * windows, rows].
     noise
-        What keys the read noise.
+        Keys of the read noise.
     """
     matrices, items, _ = numbers.shape
     totals = np.empty((items, matrices, lines.weights.columns))

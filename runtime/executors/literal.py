@@ -42,7 +42,7 @@ class LiteralExecutor:
         x: NDArray[Any],
         images: NDArray[np.int64],
     ) -> NDArray[np.float64]:
-        """Work through the windows of one copy; returns sums [batch, windows, matrices, columns]."""
+        """Work through the windows of one replica; returns sums [batch, windows, matrices, columns]."""
         table, unrolling = self.machine.tiles, replica.unrolling
         vectors = unrolling.patches(x, replica.windows)
         totals = np.zeros((len(x), len(replica.windows), unrolling.matrices, unrolling.columns))

@@ -1,4 +1,4 @@
-"""What both executors share: the program, the switched-on effects, the converter and the devices."""
+"""Parts that both executors share: the program, the switched-on effects, the converter and the devices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from memcompile.runtime.executors.tile_inputs import row_order
 from memcompile.runtime.kernels.compiled import Workers
 
 PREPARED_BYTES = 400_000_000
-"""Memory for what executors prepare once per tile or copy."""
+"""Memory for what executors prepare once per tile or replica."""
 
 
 class Machine:
@@ -58,12 +58,12 @@ class Machine:
 
     @property
     def differs_between_passes(self) -> bool:
-        """Whether writing the arrays anew gives other conductances."""
+        """True if writing the arrays anew gives other conductances."""
         return bool(self.program.placement.segments) and (self.effects.programming_error or self.effects.relaxation)
 
     @property
     def noise_spans_phases(self) -> bool:
-        """Whether all bit phases of a step see the same read noise."""
+        """True if all bit phases of a step see the same read noise."""
         return self.effects.read_noise and self.target.read_noise.lasts == "step"
 
     def lines(self, row: int) -> TileLines:
@@ -130,12 +130,12 @@ class Machine:
         return row_order(unrolling, int(tiles.matrix[row]), begin, end).rows
 
     def tiles_of(self, layer: int, replica: int) -> NDArray[np.int64]:
-        """Rows of the tile table that belong to one copy of a layer."""
+        """Rows of the tile table that belong to one replica of a layer."""
         return self._copies[layer, replica]
 
     @cached_property
     def _copies(self) -> dict[tuple[int, int], NDArray[np.int64]]:
-        """Rows of the tile table of each layer's copies."""
+        """Rows of the tile table of each layer's replicas."""
         keys = np.stack([self.tiles.layer, self.tiles.replica], axis=1)
         order = np.lexsort((keys[:, 1], keys[:, 0]))
         cuts = np.flatnonzero(np.diff(keys[order], axis=0).any(axis=1)) + 1
@@ -143,7 +143,7 @@ class Machine:
 
 
 def _drowns_float32(cells: NDArray[Any], noise: NDArray[np.float64], rounding: NDArray[np.float64]) -> bool:
-    """Whether read noise hides what float32 rounds off the current of a line.
+    """Return True if read noise hides what float32 rounds off the current of a line.
 
     Digits d bring at most max|cell| sqrt(rows) sqrt(sum d^2), and noise of at least sigma sqrt(sum d^2). Cells without
     noise are open and carry no current.

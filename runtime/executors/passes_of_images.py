@@ -1,4 +1,4 @@
-"""Which images see which write of the arrays, for networks that are written in segments."""
+"""Assignment of images to writes of the arrays, for networks that are written in segments."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class PassExecutors(Generic[E]):
         images
             Number of each image of a chunk, ascending.
         items
-            What the layer sees, as many for each image; if they cannot be shared out, all belong
-            to the first image.
+            Number of the layer's items, the same for each image; if they cannot be divided so, all belong to the first
+            image.
         """
         passes = images // self._batch if self._batch else np.zeros(1, np.int64)
         if passes[0] == passes[-1] or items % len(images):

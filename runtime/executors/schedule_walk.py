@@ -1,4 +1,4 @@
-"""Runs a program in the steps of its schedule of one image: what the literal executor goes through.
+"""Runs a program in the steps of its schedule of one image: the path of the literal executor.
 
 In each step the tiles that are due read their input vectors from whatever exists by then. Values
 that do not exist yet are there twice, with two different stand-ins; where the two copies of a value
@@ -27,7 +27,7 @@ from memcompile.timing.timetable import Timetable
 
 Twice = tuple[NDArray[Any], NDArray[Any]]
 Quantize = Callable[[MappedLayer, NDArray[Any], NDArray[np.int64], Workers], tuple[NDArray[Any], NDArray[np.int64]]]
-"""From a layer, its input and the image numbers to the quantised input and the number of each of its items."""
+"""Function from a layer, its input and the image numbers to the quantised input and the number of each item."""
 
 
 class ScheduleWalk:
@@ -103,7 +103,7 @@ class ScheduleWalk:
         self._output(number).add(copy, turn, matrix, columns, result)
 
     def _finish_step(self) -> None:
-        """Results of windows that all tiles of a copy have worked on exist from the next step on."""
+        """Results of windows that all tiles of a replica have worked on exist from the next step on."""
         converters = self.machine.devices.converters
         changed = [output.publish(converters[number].to_levels) for number, output in self.outputs.items()]
         if any(changed):
@@ -145,7 +145,7 @@ class ScheduleWalk:
 
 
 class _LayerInput:
-    """What a layer can read at one time."""
+    """Part of a layer's input that exists at one time."""
 
     def __init__(
         self, layer: MappedLayer, pair: Twice, quantize: Quantize, images: NDArray[np.int64], workers: Workers
@@ -160,19 +160,19 @@ class _LayerInput:
         self._missing: dict[int, NDArray[np.bool_]] = {}
 
     def vectors(self, copy: int) -> NDArray[Any]:
-        """Input vectors of all windows of a copy, [items, matrices, rows, windows]."""
+        """Input vectors of all windows of a replica, [items, matrices, rows, windows]."""
         if copy not in self._vectors:
             self._vectors[copy] = self.layer.replicas[copy].unrolling.vectors(self.x)
         return self._vectors[copy]
 
     def missing(self, copy: int) -> NDArray[np.bool_]:
-        """Which of their elements do not exist yet, of the same shape."""
+        """Mask of their elements that do not exist yet, of the same shape."""
         if copy not in self._missing:
             self._missing[copy] = self.layer.replicas[copy].unrolling.vectors(self.absent)
         return self._missing[copy]
 
     def undefined(self, copy: int) -> NDArray[np.bool_]:
-        """Which of their elements are not a number, whatever the stand-in."""
+        """Mask of their elements that are not a number, whatever the stand-in."""
         values = self.layer.geometry.to_channels_first(self.undefined_values).reshape(self.x.shape)
         undefined: NDArray[np.bool_] = self.layer.replicas[copy].unrolling.vectors(values)
         return undefined
@@ -206,7 +206,7 @@ class _LayerOutput:
         self.worked[key] = self.worked.get(key, 0) + 1
 
     def publish(self, to_levels: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> bool:
-        """Write what all tiles of a copy have contributed to; returns whether there was any."""
+        """Write what all tiles of a replica have contributed to; returns whether there was any."""
         complete = [key for key, count in self.worked.items() if count == self.tiles_of_copy[key[0]]]
         for key in complete:
             self._write(*key, to_levels(self.sums.pop(key)))

@@ -27,9 +27,9 @@ LONG, SHORT = 16, 4
 class RowOrder:
     """The rows of a tile that are ever driven, sorted by where they lie.
 
-    ``rows`` counts from the tile's first row. In a window that begins at place 0 of an image, row i of
-    them reads ``places[i]``. ``pieces`` are rows (first row, first place, bytes), int64: what copies all. A piece
-    may run into the next ones, which are copied after it, and never beyond the last row or place.
+    ``rows`` counts from the tile's first row. In a window that begins at place 0 of an image, row i of them reads
+    ``places[i]``. ``pieces`` [pieces, 3], int64, are (first row, first place, bytes) and together copy all rows. A
+    piece may run into the next ones, which are copied after it, and never beyond the last row or place.
     """
 
     rows: NDArray[np.int64]
@@ -89,7 +89,7 @@ def _pieces(places: NDArray[np.int64]) -> NDArray[np.int64]:
 def images_channels_last(
     unrolling: Unrolling, x: NDArray[np.int16], quantizer: InputQuantizer, phase: int, workers: Workers
 ) -> NDArray[np.uint8]:
-    """What drives the lines in one phase, as padded images whose channels come last, flat: [batch, bytes].
+    """Digits on the lines in one phase, as padded images whose channels come last, flat: [batch, bytes].
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def tile_vectors(
     Parameters
     ----------
     images
-        What :func:`images_channels_last` gives.
+        Result of :func:`images_channels_last`.
     """
     _, _, starts, _ = _layout(unrolling)
     starts = starts[windows]

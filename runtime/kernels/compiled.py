@@ -1,7 +1,7 @@
 """Finds the compiled kernels and runs them on several threads.
 
-Where Numba cannot be imported everything runs on NumPy; ``MEMCOMPILE_NUMBA=0`` switches it off. The
-results are the same without it, bit for bit, and so they are for any number of threads.
+Without Numba everything runs on NumPy; ``MEMCOMPILE_NUMBA=0`` switches it off. The results are the same without it, bit
+for bit, and so they are for any number of threads.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Workers:
         return ThreadPoolExecutor(self.threads)
 
     def room(self, values: int) -> NDArray[np.float32]:
-        """Memory of this thread for so many values, which hold what its last use left.
+        """Memory of this thread for so many values, uninitialised: they hold what its last use left.
 
         It begins with a line of the processor's cache: a vector that straddles two takes twice as long to load.
         """
@@ -74,7 +74,7 @@ class Workers:
     def in_order(self, tasks: Sequence[Callable[[], T]]) -> Iterator[T]:
         """Results of tasks, in their order; each task stays on one thread, with all its ranges.
 
-        What a task raises is raised in its turn, and tasks that have not begun are dropped then.
+        An exception of a task is raised in its turn, and tasks that have not begun are dropped then.
         """
         if self.threads == 1 or len(tasks) == 1:
             for task in tasks:

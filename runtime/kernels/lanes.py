@@ -115,7 +115,7 @@ def _called(name: str) -> Any:
 
 
 floor = _called("llvm.floor")
-"""``floor(x)``: largest whole numbers that are not above."""
+"""``floor(x)``: largest integers that are not above."""
 root = _called("llvm.sqrt")
 """``root(x)``: square roots."""
 
@@ -150,7 +150,7 @@ def _converted(sources: tuple[Lanes, ...], result: Lanes, method: str) -> Any:
 
 
 to_floats = _converted((INTS,), FLOATS, "sitofp")
-"""Whole numbers as float32, rounded to nearest."""
+"""Integers as float32, rounded to nearest."""
 to_floats_nearest = _converted((DOUBLES,), FLOATS, "fptrunc")
 """Float64 as float32, rounded to nearest."""
 bits_of = _converted((FLOATS,), INTS, "bitcast")
@@ -163,8 +163,8 @@ of_bits = _converted((INTS,), FLOATS, "bitcast")
 def like(_typing: Any, a: Any, scalar: Any) -> Any:
     """``like(a, scalar)``: the same numbers in the type of a scalar.
 
-    Whole numbers and float32 become floating-point numbers, rounded to nearest; floating-point numbers
-    that are whole become whole numbers.
+    Integers and float32 become floating-point numbers, rounded to nearest; floating-point numbers that are whole become
+    integers.
     """
     result = Lanes(scalar)
 
@@ -202,7 +202,7 @@ odds = _halved(1)
 
 @intrinsic
 def where_odd(_typing: Any, whole: Any, a: Any, b: Any) -> Any:
-    """``where_odd(whole, a, b)``: a where a whole number is odd, b elsewhere."""
+    """``where_odd(whole, a, b)``: a where an integer is odd, b elsewhere."""
 
     def build(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
         odd = builder.trunc(values[0], ir.VectorType(ir.IntType(1), COUNT))
@@ -212,7 +212,7 @@ def where_odd(_typing: Any, whole: Any, a: Any, b: Any) -> Any:
 
 
 def _begin(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    """Where the values of an array, or of a pointer to some, begin."""
+    """Address of the first value of an array, or of a pointer to some."""
     return value if isinstance(kind, pointer_type) else make_array(kind)(context, builder, value).data
 
 

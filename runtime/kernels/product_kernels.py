@@ -36,7 +36,7 @@ from memcompile.runtime.kernels.lanes import (
 )
 
 SUMMABLE = 1 << 15
-"""So many squares of bytes stay below 2^31."""
+"""Number of squares of bytes whose sum stays below 2^31."""
 
 
 @_compile(inline="always")
@@ -162,10 +162,10 @@ def convert_sums(
 ) -> None:
     """Convert the line sums of one phase of items ``begin`` to ``end``; adds to columns from ``first_column`` on.
 
-    ``all_sums`` is [end - begin, digits * lines], ``all_totals`` [items, columns of the copy], contiguous, whole
-    numbers of the type of ``all_factors``, which with ``lines_each`` and ``all_columns`` are those of ``LineCounts`` of
-    the executors' conversions. Read noise has the standard deviation ``all_spreads``, float32 [end - begin, lines],
-    or ``all_deviations``, float32 [end - begin], if there is none. ``base``, ``step``, codes, ``all_rounding`` and
+    ``all_sums`` is [end - begin, digits * lines], ``all_totals`` [items, columns of the replica], contiguous, integers
+    in the type of ``all_factors``, which with ``lines_each`` and ``all_columns`` are those of ``LineCounts`` of the
+    executors' conversions. Read noise has the standard deviation ``all_spreads``, float32 [end - begin, lines], or
+    ``all_deviations``, float32 [end - begin], if there is none. ``base``, ``step``, codes, ``all_rounding`` and
     ``room``, which holds a block, are of one floating-point type, in which currents are worked out. Sixteen lines or
     fewer take half a block of noise, the other half is that of the neighbouring window.
     """
@@ -229,7 +229,7 @@ def squared_scale(vectors: Any, squares: Any, variance: float, scale: Any) -> No
 
 
 ROUND = np.float32(1.5 * 2.0**23)
-"""Added and subtracted, leaves the nearest whole number (half to even) of what is below 2^22."""
+"""Added and subtracted, leaves the nearest integer (half to even) of numbers below 2^22."""
 
 
 @_compile(nogil=True)
@@ -267,7 +267,7 @@ def rescale_channels_last(
 ) -> None:
     """Sums times factor / divisor, rescaled: [items, positions, channels] into float32 [items, channels, positions].
 
-    ``sums`` are whole numbers or float64. Sixteen channels of sixteen positions at a time are worked out and turned.
+    ``sums`` are integers or float64. Sixteen channels of sixteen positions at a time are worked out and turned.
     """
     positions, channels = U(sums.shape[1]), U(sums.shape[2])
     whole_positions, whole_channels = positions // HALF * HALF, channels // HALF * HALF
@@ -318,7 +318,7 @@ def cut_rows(images: Any, windows: Any, rows: Any, items: Any, begin: int, end: 
 def place_sums(
     totals: Any, positions: Any, slots: int, columns: int, factor: float, divisor: float, y: Any, begin: int, end: int
 ) -> None:
-    """Write the sums of one copy, times a factor, where they belong in a layer's output.
+    """Write the sums of one replica, times a factor, where they belong in a layer's output.
 
     ``totals`` is [images, windows, matrices, columns of a matrix], whose columns run over the groups of a bundle
     (``slots``), the outputs of a window and ``columns`` of a group. ``positions`` [windows, outputs of a

@@ -212,7 +212,7 @@ class _Pool:
         return np.pad(own, [(0, 0), (0, 0), *more], constant_values=outside)
 
     def places(self) -> Iterator[tuple[slice, ...]]:
-        """Where each tap of the kernel reads, for all windows at once."""
+        """Slices that each tap of the kernel reads, for all windows at once."""
         for tap in itertools.product(*map(range, self.kernel)):
             yield (
                 slice(None),
@@ -226,7 +226,7 @@ class _Pool:
             )
 
     def cropped(self, padded: Array) -> Array:
-        """What belongs to the input itself."""
+        """Part of a padded array that belongs to the input itself."""
         inside = (slice(first, first + size) for first, size in zip(self.begin, self.size, strict=True))
         return padded[(slice(None), slice(None), *inside)]
 

@@ -1,9 +1,8 @@
 """Gradients of a loss through a measured forward pass.
 
-Going forward, every value was measured on the chip, with all its errors. Going back, a crossbar
-layer is the linear map that its cells hold as read back (the mean over its copies), its input
-quantiser passes gradients where it did not clip (straight-through estimate, Bengio et al. 2013),
-and digital operators have their own adjoints.
+Going forward, every value was measured on the chip, with all its errors. Going back, a crossbar layer is the linear map
+that its cells hold as read back (the mean over its replicas), its input quantiser passes gradients where it did not
+clip (straight-through estimate, Bengio et al. 2013), and digital operators have their own adjoints.
 """
 
 from __future__ import annotations
@@ -92,11 +91,11 @@ class Backward:
         Parameters
         ----------
         values
-            What :meth:`forward` measured.
+            Values that :meth:`forward` measured.
         error
             Gradient of the loss for the last layer's output, [images, classes].
         levels
-            What the cells of each layer hold, as :class:`LayerGradient` has it.
+            Levels that the cells of each layer hold, in the layout of :class:`LayerGradient`.
         """
         output = program.layers[-1].outputs[0]
         gradients: dict[str, NDArray[Any]] = {output: error.astype(np.float32).reshape(values[output].shape)}

@@ -24,14 +24,14 @@ from memcompile.runtime.training.gradients import IMAGES_AT_ONCE, Backward, Laye
 from memcompile.runtime.training.transfer import Writer, held_levels
 
 LAST = "last"
-"""Stands for the last crossbar layer's name."""
+"""Stand-in for the name of the last crossbar layer."""
 ALL = "all"
-"""Stands for all names."""
+"""Stand-in for the names of all crossbar layers."""
 
 
 @dataclass(frozen=True)
 class TuningOptions:
-    """How to tune.
+    """Options of hybrid training.
 
     ``learning_rate`` is per image and in units of the weights as floats. ``layers`` are names of
     crossbar layers, ``last`` or ``all``. ``patience`` stops after so many epochs whose loss was not
@@ -49,7 +49,7 @@ class TuningOptions:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch did: mean loss, share of right answers, and what rewriting cells took.
+    """Result of one epoch: mean loss, share of right answers, and the cost of rewriting cells.
 
     ``held_back`` is the share of right answers after it on images that were not tuned with.
     """
@@ -65,7 +65,7 @@ class EpochRecord:
 
     @property
     def report(self) -> WriteReport:
-        """What rewriting cells took."""
+        """Cost of rewriting cells."""
         return WriteReport(self.writes, self.pulses, self.pulse_energy_j, self.failures)
 
 
@@ -104,7 +104,7 @@ def probabilities(scores: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def stopped_early(records: Sequence[EpochRecord], patience: int) -> bool:
-    """Whether the last ``patience`` epochs brought no loss below the least one before them."""
+    """Return True if the last ``patience`` epochs brought no loss below the least one before them."""
     if not patience or len(records) <= patience:
         return False
     return min(record.loss for record in records[-patience:]) >= min(record.loss for record in records[:-patience])
@@ -225,7 +225,7 @@ class InSituTuner:
         self.program = replace(self.program, stages=tuple(stages), chip=self.writer.state())
 
     def _rewrite(self, number: int, pending: NDArray[np.float64]) -> None:
-        """Write pairs of all copies whose pending change is beyond the threshold; it is then done."""
+        """Write pairs of all replicas whose pending change is beyond the threshold; it is then done."""
         pairs, step_us = self._pairs, self.program.target.cell.level_step_us
         due = np.flatnonzero(np.abs(pending) * step_us > self.options.threshold_us)
         if not len(due):

@@ -55,7 +55,7 @@ def recalibrate(
     time_s
         Age of the chip, in seconds.
     reference
-        Whose outputs are wanted; ideal devices when None. It reads with other noise than the chip.
+        Emulator whose outputs are wanted; ideal devices when None. It reads with other noise than the chip.
     scales
         Fit scales, and not offsets alone.
     advance

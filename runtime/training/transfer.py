@@ -1,9 +1,9 @@
 """Transfer: writing a program's weights into the cells of one chip.
 
-Each cell is written closed loop, which leaves a Gaussian error, or the one its pulses leave where the
-target emulates them. With several slices the most significant one is written first; what it holds in
-truth is then measured and the difference is left to the next slice, so that only the error of the last
-slice remains (as far as its range reaches).
+Each cell is written closed loop, which leaves a Gaussian error, or the one its pulses leave where the target emulates
+them. With several slices the most significant one is written first; the levels that it really holds are then measured
+and the difference is left to the next slice, so that only the error of the last slice remains (as far as its range
+reaches).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BACK_ROUNDS = 8
 
 
 class Writer:
-    """Writes cells of one chip, closed loop, and counts what that takes.
+    """Writes cells of one chip, closed loop, and counts writes and pulses.
 
     ``report`` sums up what was written since it was last taken, and ``cell_pulses`` [arrays, input_lines,
     cell_columns] counts the pulses of each cell. Pulses are those emulated, else of nominal size, and
@@ -65,7 +65,7 @@ class Writer:
         self.rounds += 1
 
     def take_report(self) -> WriteReport:
-        """What was written since the last call; sums start anew, so that they never depend on earlier ones."""
+        """Counts of writes since the last call; sums start anew, so that they never depend on earlier ones."""
         report, self.report = self.report, self._no_writes()
         return report
 
@@ -135,7 +135,7 @@ class Writer:
         self.cells_us[self._high] = cell.g_max_us
 
     def _count(self, cells: NDArray[np.int64], wanted_us: NDArray[np.floating]) -> None:
-        """Add what it takes to bring cells from where they are to where they are wanted."""
+        """Add the cost of bringing cells from their conductances to the wanted ones."""
         spec, now_us = self.program.target.write_verify, self.cells_us.reshape(-1)[cells].astype(np.float64)
         if spec is None:
             self.report += WriteReport(writes=len(cells))
@@ -153,7 +153,7 @@ class Writer:
     def correct_pairs(
         self, plus: NDArray[np.int64], minus: NDArray[np.int64], levels: NDArray[np.floating], *, minus_first: bool
     ) -> None:
-        """Bring pairs to signed levels by writing one cell of each, against what the other one holds in truth.
+        """Bring pairs to signed levels by writing one cell of each, against the level that the other one really holds.
 
         That leaves the error of one write instead of two. ``minus_first`` says which cell is
         written where either has the room; a cell that is stuck does not move, so that callers
@@ -169,7 +169,7 @@ class Writer:
     def bring_back(self, cells_us: NDArray[np.float32]) -> None:
         """Write the cells that have changed back to what they held, [arrays, input_lines, cell_columns].
 
-        What a cell held cannot be had again exactly: each write leaves a new error. Cells that miss by more than
+        A former conductance cannot be restored exactly: each write leaves a new error. Cells that miss by more than
         ``BACK_TOLERANCE`` of its standard deviation are written again, ``BACK_ROUNDS`` times at most.
         """
         cell, spec, goal_us = self.program.target.cell, self.program.target, cells_us.reshape(-1).astype(np.float64)
@@ -186,7 +186,7 @@ class Writer:
             self.write(cells, goal_us[cells])
 
     def measure_pairs(self, plus: NDArray[np.int64], minus: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Signed levels that pairs hold in truth (many reads average the read noise away)."""
+        """Signed levels that pairs really hold (many reads average the read noise away)."""
         flat = self.cells_us.reshape(-1).astype(np.float64)
         return (flat[plus] - flat[minus]) / self.program.target.cell.level_step_us
 
@@ -205,7 +205,7 @@ class Writer:
 
 
 def held_levels(program: Program, writer: Writer, pairs: Pairs) -> dict[int, NDArray[np.float32]]:
-    """What the cells of each layer hold in truth, the mean over its copies, by layer number.
+    """Levels that the cells of each layer really hold, the mean over its replicas, by layer number.
 
     [groups, group_rows, group_columns] in levels of the least significant slice.
     """

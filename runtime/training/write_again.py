@@ -5,8 +5,8 @@ effect of an error e of a weight w is estimated as
 
     e^2 * F(w),   F(w) = mean over images of (d loss / d w)^2,
 
-the diagonal of the Fisher information (LeCun et al. 1990; Kirkpatrick et al. 2017): to second
-order, half of it is how far the class probabilities move (their Kullback-Leibler divergence).
+the diagonal of the Fisher information (LeCun et al. 1990; Kirkpatrick et al. 2017): to second order, half of it is the
+Kullback-Leibler divergence by which the class probabilities move.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def sensitivities(
 
 
 class _Weights:
-    """All weights of all copies, as pairs of cells: [slices of the program, weights].
+    """All weights of all replicas, as pairs of cells: [slices of the program, weights].
 
-    Where a layer has fewer slices than another its missing pairs are -1.
+    Missing pairs of layers with fewer slices are -1.
     """
 
     def __init__(self, program: Program) -> None:
@@ -95,7 +95,7 @@ class _Weights:
         self.digit[pairs.slice, place] = pairs.digit
 
     def held(self, writer: Writer) -> NDArray[np.float64]:
-        """Levels that the pairs hold in truth, [slices, weights]."""
+        """Levels that the pairs really hold, [slices, weights]."""
         return np.where(self.plus >= 0, writer.measure_pairs(self.plus, self.plus + 1), 0.0)
 
     def errors(self, held: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -113,9 +113,9 @@ def write_worst_again(
     Parameters
     ----------
     share
-        Corrections, as a share of the weights in all copies; 1 or more is possible.
+        Corrections, as a share of the weights in all replicas; 1 or more is possible.
     sensitivity
-        What :func:`sensitivities` gives; None ranks by the error alone.
+        Result of :func:`sensitivities`; None ranks by the error alone.
     """
     weights = _Weights(program)
     importance = np.ones(len(weights.weight))
