@@ -107,6 +107,16 @@ def test_a_model_in_memory_with_weights_elsewhere_is_refused() -> None:
         memcompile.compile(model)
 
 
+def test_attributes_of_a_model_in_memory_name_no_files_either() -> None:
+    model = models.conv_bn()
+    outside = onnx.TensorProto(name="outside", data_type=onnx.TensorProto.FLOAT, dims=[1])
+    outside.external_data.add(key="location", value="weights.bin")
+    outside.data_location = onnx.TensorProto.EXTERNAL
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["outside"], value=outside))
+    with pytest.raises(ModelError, match="tensor 'outside' lies in a file beside the model"):
+        memcompile.compile(model)
+
+
 def test_other_objects_are_no_networks() -> None:
     with pytest.raises(UsageError, match=r"a path, an onnx.ModelProto or a torch.nn.Module, and this is a int"):
         memcompile.compile(3)  # type: ignore[arg-type]

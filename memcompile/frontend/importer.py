@@ -41,6 +41,7 @@ from memcompile.frontend.validation import (
     refuse_endless_functions,
     refuse_undecodable_names,
     refused,
+    tensors,
     use_default_domain,
     validity_doubt,
 )
@@ -128,10 +129,10 @@ def read_proto(model: onnx.ModelProto, name: str, limits: Limits | None = None) 
     """
     own = onnx.ModelProto()
     own.CopyFrom(model)
-    outside = next((tensor.name for tensor in own.graph.initializer if is_elsewhere(tensor)), None)
+    outside = next((tensor.name for tensor in tensors(own) if is_elsewhere(tensor)), None)
     if outside is not None:
         raise ModelError(
-            f"{name}: initializer {outside!r} lies in a file beside the model; give the path of the model instead, "
+            f"{name}: tensor {outside!r} lies in a file beside the model; give the path of the model instead, "
             "or load it with onnx.load, which reads the file"
         )
     digest = hashlib.sha256(own.SerializeToString(deterministic=True)).hexdigest()
@@ -411,11 +412,17 @@ def digital_operators(model: bytes, where: str) -> tuple[tuple[OnnxNode, ...], d
     Raises
     ------
     ProgramError
-        The bytes are no ONNX model; ``where`` names the stage.
+        The bytes are no ONNX model, or one with values in files; ``where`` names the stage.
     """
     try:
-        graph = onnx.ModelProto.FromString(model).graph
-        return operators_of(graph), _constants(graph)
+        proto = onnx.ModelProto.FromString(model)
+        outside = next((tensor.name for tensor in tensors(proto) if is_elsewhere(tensor)), None)
+        if outside is not None:  # neither onnx nor onnxruntime may look for the file
+            raise ProgramError(
+                f"the model of digital stage {where} has tensor {outside!r} in a file, and a program holds all it "
+                "needs; compile the model again"
+            )
+        return operators_of(proto.graph), _constants(proto.graph)
     except (DecodeError, ValueError, TypeError, KeyError) as error:
         raise ProgramError(
             f"the model of digital stage {where} is damaged ({first_line(error)}); compile the model again"

@@ -15,6 +15,7 @@ from typing import Any
 
 import models
 import numpy as np
+import onnx
 import pytest
 import stages
 from factories import make_program, random_layer, two_layer_program
@@ -253,6 +254,24 @@ def test_pickled_arrays_are_refused(data: bytes) -> None:
     for name in members:
         if name.endswith(".npy"):
             assert "allow_pickle" in refused(signed(document, {**members, name: pickled_array()}))
+
+
+@pytest.mark.parametrize("form", ["initializer", "attribute"])
+@pytest.mark.parametrize("place", ["beside.bin", "/etc/hostname", "../beside.bin"])
+def test_digital_stages_name_no_files(data: bytes, form: str, place: str) -> None:
+    document, members = unpack(data)
+    name = next(name for name in members if name.endswith(".onnx"))
+    model = onnx.ModelProto.FromString(members[name])
+    tensor = onnx.TensorProto(name="outside", data_type=onnx.TensorProto.FLOAT, dims=[1])
+    tensor.external_data.add(key="location", value=place)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    if form == "initializer":
+        model.graph.initializer.append(tensor)
+    else:
+        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["outside"], value=tensor))
+    members[name] = model.SerializeToString()
+    with pytest.raises(ProgramError, match="has tensor 'outside' in a file, and a program holds all it needs"):
+        verify_program(decode_program(signed(document, members), "FILE"))
 
 
 def npy(array: np.ndarray) -> bytes:
