@@ -21,7 +21,10 @@ from typing import Protocol
 from stand_ins import write_stand_ins
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PAGES = (REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+PAGES = (
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+)
 INCLUDED = ("README.md", "CONTRIBUTING.md", "examples", "benchmarks", "docs")
 """What the commands of a page may use of the repository."""
 NEEDS_TORCH = "import torch"

@@ -161,7 +161,8 @@ class Emulator(Described):
 
         Returns
         -------
-        Outputs and values of ``also`` by name.
+        dict of ndarray
+            Outputs and values of ``also`` by name.
 
         Raises
         ------
