@@ -27,7 +27,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 from annotated_types import Ge, Gt, Le, Lt, MaxLen
-from pages import NEEDS_TORCH, PAGES, Processes, outputs_of, prepare
+from pages import NEEDS_TORCH, PAGES, WIDTH, Processes, outputs_of, prepare
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -114,7 +114,8 @@ def _pass_text(number: int, item: Pass) -> str:
     file = kind.__module__.rpartition(".")[2]
     lines = [f"## {number}. {item.pass_name()}", "", f"*{item.summary}* ([source](../passes/{file}.py))", ""]
     lines += _paragraphs(_without_raises(kind.__doc__ or ""))
-    lines += [f"Consumes {_forms(item.consumes)}; produces {_forms(item.produces)}; {item.fidelity}.", ""]
+    contract = f"Consumes {_forms(item.consumes)}; produces {_forms(item.produces)}; {item.fidelity}."
+    lines += [*textwrap.wrap(contract, WIDTH), ""]
     options = item.option_types()
     if options:
         texts = attribute_docstrings(kind)
