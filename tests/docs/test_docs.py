@@ -9,6 +9,7 @@ import re
 import shlex
 import struct
 import sys
+import tomllib
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,10 @@ import pytest
 from places import REPOSITORY
 
 from memcompile.cli.main import main
+from memcompile.data.files import MAX_BYTES as MAX_DATA_BYTES
+from memcompile.frontend.sandbox import GIB, Limits
+from memcompile.frontend.validation import MAX_MODEL_BYTES
+from memcompile.hardware.target import MAX_TARGET_BYTES
 from memcompile.ir.graph import TILE_COLUMNS
 from memcompile.pipelines import compile_model
 from memcompile.program.file import VERSION, encode_program
@@ -268,6 +273,28 @@ def test_program_file_is_documented() -> None:
     text = (REPOSITORY / "docs" / "program_file.md").read_text(encoding="utf-8")
     assert f"| `version` | {VERSION};" in text
     assert not [name for name in TILE_COLUMNS if name not in text]
+
+
+def test_security_page_names_the_limits() -> None:
+    text = (REPOSITORY / "docs" / "security.md").read_text(encoding="utf-8")
+    limits = Limits()
+    assert f"{limits.seconds:g} s a step" in text
+    assert f"{limits.memory_bytes // GIB} GiB beyond" in text
+    assert f"{MAX_MODEL_BYTES // GIB} GiB at most; parsed" in text
+    assert f"{MAX_DATA_BYTES // GIB} GiB at most as declared" in text
+    assert f"TOML of {MAX_TARGET_BYTES // 10**6} MB at most" in text
+
+
+def test_citation_names_this_version() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+    assert f"version: {project['version']}" in lines
+    assert f"license: {project['license']}" in lines
+
+
+def test_the_workflow_runs_the_gate() -> None:
+    workflow = (REPOSITORY / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert re.findall(r"- run: (.*)", workflow) == ["bash .ci/run"]
 
 
 @pytest.mark.parametrize("page", page_ids(PROSE))
