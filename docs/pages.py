@@ -25,7 +25,7 @@ PAGES = (
     *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((REPOSITORY / "docs").glob("*.md")),
 )
-INCLUDED = ("README.md", "CONTRIBUTING.md", "examples", "benchmarks", "docs")
+INCLUDED = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "examples", "benchmarks", "docs")
 """What the commands of a page may use of the repository."""
 NEEDS_TORCH = "import torch"
 """Python blocks that need PyTorch contain this; without PyTorch they do not run."""

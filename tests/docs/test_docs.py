@@ -88,7 +88,7 @@ class ThisProcess:
 
     def python(self, body: str) -> str:
         self._capsys.readouterr()
-        exec(compile(body, "<block>", "exec"), self._scope)
+        exec(compile(body, "<block>", "exec", dont_inherit=True), self._scope)
         return self._capsys.readouterr().out
 
 
