@@ -33,6 +33,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=1000, help="test images (default: %(default)s)")
     parser.add_argument("--emulated-images", type=int, default=100, help="of them, emulated (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="emulated chips (default: %(default)s)")
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="PASS.OPTION=VALUE", help="option of a pass"
+    )
     parser.add_argument("--mean", type=float, nargs="+", default=MEAN, help="default: %(default)s")
     parser.add_argument("--std", type=float, nargs="+", default=STD, help="default: %(default)s")
     return parser.parse_args(arguments)
@@ -42,7 +45,13 @@ def report(options: argparse.Namespace, slices: int) -> str:
     """Compile with some number of slices; returns a row of the table."""
     begin = time.monotonic()
     compilation = compile_model(
-        options.model, options.target, data=options.data, mean=options.mean, std=options.std, slices=slices
+        options.model,
+        options.target,
+        data=options.data,
+        mean=options.mean,
+        std=options.std,
+        slices=slices,
+        settings=options.settings,
     )
     seconds = time.monotonic() - begin
     evaluation = evaluate(

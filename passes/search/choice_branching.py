@@ -29,7 +29,7 @@ INTERVAL_SHARE = 0.7
 """Share of the work left that one interval may take."""
 BISECTION_SHARE = 0.8
 """Share of the work left that the bound may take; the rest is for packing."""
-NEAR_SHARE = 0.5
+NEAR_SHARE = 0.2
 """Share of the work that is kept for other searches once the plan is near the bound."""
 WHOLE = 1e-6
 """Distance from a whole number that is the solver's rounding."""
@@ -71,7 +71,7 @@ def close_by_branching(
     """A plan at least as good, and a bound at least as high, by two bisections.
 
     The bound is the first interval that whole choices may keep; near it, only half of the work goes
-    into the last steps, and half of it is kept once the plan is near, too. Choices that were not
+    into the last steps, and part of it is kept once the plan is near, too. Choices that were not
     ruled out on the way are then packed for intervals between the bound and the plan's.
     """
     proposals = []

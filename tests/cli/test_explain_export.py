@@ -15,10 +15,12 @@ from memcompile.pipelines import compile_model
 from memcompile.report.explain import Explanation
 from memcompile.report.lookup import find_weight
 
+QUICK = ("--set", "replicate.effort=fast")
+
 
 def test_every_operator_is_explained() -> None:
     explanation = Explanation()
-    compile_model(MODEL, instruments=(explanation,))
+    compile_model(MODEL, instruments=(explanation,), settings=("replicate.effort=fast",))
     sides = {fate.name: (fate.side, fate.why) for fate in explanation.fates}
     assert sides["C1"] == ("analog", "linear operator with static weights")
     assert sides["relu1"] == ("digital", "not a linear operator with weights")
@@ -59,7 +61,7 @@ def test_folded_operators_are_explained(tmp_path: Path) -> None:
 
 
 def test_exported_conductances_are_what_show_says(tmp_path: Path) -> None:
-    program = memcompile.compile(MODEL, slices=2)
+    program = memcompile.compile(MODEL, slices=2, settings=("replicate.effort=fast",))
     arrays = conductance_arrays(program)
     columns = list(arrays["index_columns"])
     seen = {tuple(row[[columns.index(c) for c in ("array", "input_line", "output_line")]]) for row in arrays["index"]}
@@ -74,7 +76,7 @@ def test_exported_conductances_are_what_show_says(tmp_path: Path) -> None:
 
 def test_export_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main([str(MODEL), "-o", "net.mcp", "--no-evaluation", "--explain"]) == 0
+    assert main([str(MODEL), "-o", "net.mcp", "--no-evaluation", "--explain", *QUICK]) == 0
     assert "analog" in capsys.readouterr().out
     assert main(["export", "net.mcp", "--npz", "cells.npz"]) == 0
     with np.load("cells.npz") as cells:
@@ -86,7 +88,7 @@ def test_run_says_which_method_each_layer_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main([str(MODEL), "-o", "net.mcp", "--no-evaluation", "--quiet"]) == 0
+    assert main([str(MODEL), "-o", "net.mcp", "--no-evaluation", "--quiet", *QUICK]) == 0
     assert main(["run", "net.mcp", "--images", "5", "--time", "2h", "--explain"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[:3]] == ["C1", "C3", "FC"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from pathlib import Path
 
 import models
@@ -142,8 +143,19 @@ def small_target(**sections: dict) -> Target:
     )
 
 
-def reprogrammed(batch: int, target: Target | None = None) -> Program:
-    return memcompile.compile(MODEL, target or small_target(), chips=1, batch=batch)
+def compiled_in_segments(batch: int) -> Program:
+    return memcompile.compile(MODEL, small_target(), chips=1, batch=batch)
+
+
+@cache
+def reprogrammed(batch: int) -> Program:
+    """The same, compiled once for all tests."""
+    return compiled_in_segments(batch)
+
+
+@pytest.fixture(scope="module")
+def whole() -> Program:
+    return memcompile.compile(MODEL, small_target())
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +165,10 @@ def digits() -> np.ndarray:
 
 
 @pytest.mark.parametrize("batch", [1, 100, 100_000])
-def test_a_reprogrammed_network_computes_what_the_whole_one_does(batch: int, digits: np.ndarray) -> None:
-    whole, cut = memcompile.compile(MODEL, small_target()), reprogrammed(batch)
+def test_a_reprogrammed_network_computes_what_the_whole_one_does(
+    batch: int, whole: Program, digits: np.ndarray
+) -> None:
+    cut = reprogrammed(batch)
     assert whole.placement.chips > 1
     assert len(cut.placement.segments) > 1
     assert cut.placement.batch == batch
@@ -237,13 +251,13 @@ def test_a_network_that_fits_is_not_cut() -> None:
 
 
 def test_same_options_same_bytes() -> None:
-    first, second = (encode_program(reprogrammed(50)) for _ in range(2))
+    first, second = (encode_program(compiled_in_segments(50)) for _ in range(2))
     assert first == second
     assert encode_program(verify_program(decode_program(first, "here"))) == first
 
 
 def test_several_chips_share_the_writing() -> None:
-    one, three = (memcompile.compile(MODEL, small_target(), chips=chips, batch=1) for chips in (1, 3))
+    one, three = reprogrammed(1), memcompile.compile(MODEL, small_target(), chips=3, batch=1)
     assert three.placement.chips == 3
     assert int(three.placement.tiles.array.max()) < 6
     passes = [program_cost(program).a_pass for program in (one, three)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -45,6 +46,20 @@ def target_without_errors() -> Target:
 @pytest.fixture(scope="module")
 def program() -> Program:
     return memcompile.compile(MODEL)
+
+
+@pytest.fixture(scope="module")
+def perfect() -> Program:
+    """A program for a target whose cells have no errors."""
+    return memcompile.compile(MODEL, target_without_errors())
+
+
+@pytest.fixture(scope="module")
+def compiled_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program file that the command line writes."""
+    path = tmp_path_factory.mktemp("compiled") / "net.mcp"
+    assert main([str(MODEL), "-o", str(path), "--no-evaluation", "--quiet"]) == 0
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -147,10 +162,9 @@ def test_transfer_is_decided_by_the_seed(program: Program) -> None:
     assert encode_program(first) != encode_program(other)
 
 
-def test_transfer_without_errors_is_ideal(test_digits: Dataset) -> None:
-    program = memcompile.compile(MODEL, target_without_errors())
-    chip, _ = transfer(program, seed=0)
-    ideal = Emulator.ideal(program).run(test_digits.inputs)
+def test_transfer_without_errors_is_ideal(perfect: Program, test_digits: Dataset) -> None:
+    chip, _ = transfer(perfect, seed=0)
+    ideal = Emulator.ideal(perfect).run(test_digits.inputs)
     outputs = Emulator(chip).run(test_digits.inputs)
     np.testing.assert_array_equal(outputs["logits"], ideal["logits"])
 
@@ -172,20 +186,18 @@ def test_lower_slice_absorbs_the_error_of_the_upper(two_slices: Program) -> None
     assert spread[1] < 0.4 * spread[0]
 
 
-def test_recalibration_keeps_a_perfect_chip(test_digits: Dataset) -> None:
-    program = memcompile.compile(MODEL, target_without_errors())
-    chip, _ = transfer(program, seed=0)
+def test_recalibration_keeps_a_perfect_chip(perfect: Program, test_digits: Dataset) -> None:
+    chip, _ = transfer(perfect, seed=0)
     fitted = recalibrate(chip, test_digits.inputs)
-    for before, after in zip(program.layers, fitted.layers, strict=True):
+    for before, after in zip(perfect.layers, fitted.layers, strict=True):
         np.testing.assert_allclose(after.scale, before.scale, rtol=1e-5)
         np.testing.assert_allclose(after.bias, before.bias, atol=1e-4)
 
 
-def test_recalibration_undoes_a_wrong_scale(test_digits: Dataset) -> None:
+def test_recalibration_undoes_a_wrong_scale(perfect: Program, test_digits: Dataset) -> None:
     """A chip whose first layer reads 20 % high and shifted gets its outputs back."""
-    program = memcompile.compile(MODEL, target_without_errors())
-    chip, _ = transfer(program, seed=0)
-    ideal = Emulator.ideal(program).run(test_digits.inputs)
+    chip, _ = transfer(perfect, seed=0)
+    ideal = Emulator.ideal(perfect).run(test_digits.inputs)
     assert chip.chip is not None
     cells = chip.chip.conductances_us.copy()
     # Levels above g_min grow by a tenth everywhere: every weight does, and so every channel's scale.
@@ -295,13 +307,11 @@ def test_tuning_all_layers_lowers_the_loss(program: Program, digits: Dataset) ->
     assert records[-1].loss < 0.8 * records[0].loss
 
 
-def test_parallel_copies_share_one_master_weight(program: Program, digits: Dataset) -> None:
+def test_parallel_copies_share_one_master_weight(perfect: Program, digits: Dataset) -> None:
     """Copies have their own errors, but get the same changes."""
-    layer = program.layers[0]
+    layer = perfect.layers[0]
     assert len(layer.replicas) > 1 or layer.replicas[0].unrolling.window_outputs > 1
     options = TuningOptions(epochs=1, threshold_us=0.02, layers=(layer.name,))
-    values = target_without_errors().model_dump()
-    perfect = memcompile.compile(MODEL, Target.model_validate(values))
     some = digits.head(200)
     tuned = tune(perfect, some.inputs, some.labels, TuningPlan(0, options=options, undo=False)).program
     assert tuned.chip is not None
@@ -324,12 +334,14 @@ def test_early_stop(program: Program, digits: Dataset) -> None:
     assert all(min(losses[end - 2 : end]) < min(losses[: end - 2]) for end in range(3, len(losses)))
 
 
-def test_a_chip_keeps_its_faults_and_drift_whatever_noise_it_is_read_with(test_digits: Dataset) -> None:
+def test_a_chip_keeps_its_faults_and_drift_whatever_noise_it_is_read_with(
+    program: Program, test_digits: Dataset
+) -> None:
     """So `run --time` reads the chip that `tune` wrote and `refresh` fits, with any --seed."""
     values = load_target("yao2020").model_dump()
     values["drift"] = {"exponent_mean": 0.1, "exponent_sigma": 0.1, "reference_s": 1.0}
     values["faults"] = {"stuck_low_share": 0.01, "stuck_high_share": 0.01}
-    chip, _ = transfer(replace(memcompile.compile(MODEL), target=Target.model_validate(values)), seed=3)
+    chip, _ = transfer(replace(program, target=Target.model_validate(values)), seed=3)
     assert chip.chip is not None
     images = test_digits.head(20).inputs
 
@@ -505,9 +517,11 @@ def test_refusals(program: Program, digits: Dataset) -> None:
         tune(empty, digits.inputs, digits.labels)
 
 
-def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(
+    compiled_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main([str(MODEL), "-o", "net.mcp", "--no-evaluation", "--quiet"]) == 0
+    shutil.copy(compiled_file, "net.mcp")
     arguments = ["tune", "net.mcp", "--images", "300", "--epochs", "2", "--score-images", "200", "--json", "-"]
     assert main(arguments) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -549,10 +563,10 @@ def test_lines_leave_out_what_the_target_does_not_give(
 
 
 def test_command_line_with_everything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    compiled_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main([str(MODEL), "-o", "net.mcp", "--no-evaluation", "--quiet"]) == 0
+    shutil.copy(compiled_file, "net.mcp")
     sizes = ["--images", "100", "--score-images", "100", "--json", "-"]
     options = ["--layers", "C3,last", "--digital-scales", "--patience", "2", "--write-again", "0.1"]
     assert main(["tune", "net.mcp", "--epochs", "1", "--write-again-by", "effect", *options, *sizes]) == 0
@@ -569,10 +583,10 @@ def test_command_line_with_everything(
     assert "no crossbar layer is called 'C9'" in capsys.readouterr().err
 
 
-def test_learning_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning_curve(compiled_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
-    assert main([str(MODEL), "-o", "net.mcp", "--no-evaluation", "--quiet"]) == 0
+    shutil.copy(compiled_file, "net.mcp")
     arguments = ["tune", "net.mcp", "--images", "100", "--epochs", "1", "--score-images", "50", "--quiet"]
     assert main([*arguments, "--curve", "curve.png"]) == 0
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
