@@ -1,1 +1,1 @@
-"""The physics of cells and wires: programming, relaxation, drift, resistance and non-linear currents."""
+"""The physics of cells, lines and converters, one file an effect; ``switches`` lists them in the order they act."""

@@ -8,7 +8,7 @@ from memcompile.hardware.target import Target
 from memcompile.program.program import Program
 from memcompile.runtime.effects.cells import Cells, draw
 from memcompile.runtime.effects.effect import Conditions, Effect
-from memcompile.runtime.effects.random_numbers import Purpose
+from memcompile.runtime.random_numbers import Purpose
 
 
 class AdcError(Effect):

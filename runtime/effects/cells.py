@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.runtime.effects.random_numbers import Purpose, gaussians, stream
+from memcompile.runtime.random_numbers import Purpose, gaussians, stream
 
 Cells = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from memcompile.hardware.target import Target
 from memcompile.program.program import Program
 from memcompile.runtime.effects.effect import Conditions, Effect
-from memcompile.runtime.effects.random_numbers import Purpose, stream, uniforms
+from memcompile.runtime.random_numbers import Purpose, stream, uniforms
 
 
 class DeadLines(Effect):

@@ -10,7 +10,7 @@ from memcompile.hardware.target import CellSpec, ProgrammingSpec
 from memcompile.program.program import Program
 from memcompile.runtime.effects.cells import Cells, draw
 from memcompile.runtime.effects.effect import Conditions, Effect
-from memcompile.runtime.effects.random_numbers import Purpose
+from memcompile.runtime.random_numbers import Purpose
 
 
 class ProgrammingError(Effect):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from memcompile.hardware.target import CellSpec, WriteVerifySpec
 from memcompile.runtime.effects.cells import Cells, draw
-from memcompile.runtime.effects.random_numbers import Purpose, gaussians, stream
+from memcompile.runtime.random_numbers import Purpose, gaussians, stream
 
 LEAST_STEP_SHARE = 0.05
 """No cell's mean step is below this share of the nominal one, but that of a stuck cell."""

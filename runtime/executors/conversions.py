@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.runtime.effects.random_numbers import HALF_BLOCK, LINES_PER_BLOCK, key_words, read_gaussians
 from memcompile.runtime.kernels.compiled import PHASES, Workers, kernels
+from memcompile.runtime.random_numbers import HALF_BLOCK, LINES_PER_BLOCK, key_words, read_gaussians
 
 TABLE_VALUES = 96 << 10
 """Partial sums of a block of lines at most; with them the cache of its own that a core has is half full."""

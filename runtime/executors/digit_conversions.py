@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.runtime.effects.nonlinear_iv import Drive
-from memcompile.runtime.effects.random_numbers import HALF_BLOCK, LINES_PER_BLOCK, ItemNoise, key_words
 from memcompile.runtime.executors.conversions import LineCounts, in_whole_blocks
 from memcompile.runtime.executors.integer_product import IntegerMatrix
 from memcompile.runtime.kernels.compiled import Workers, product_kernels
+from memcompile.runtime.random_numbers import HALF_BLOCK, LINES_PER_BLOCK, ItemNoise, key_words
 
 BLOCK_VALUES = 1 << 18
 """Sums of digits that a thread handles at once; some megabytes stay in a processor's caches."""

@@ -21,7 +21,6 @@ from memcompile.hardware.converter import Converter
 from memcompile.ir.geometry import Unrolling
 from memcompile.ir.graph import MappedLayer, Replica
 from memcompile.ir.quantizers import ExactInput, InputQuantizer
-from memcompile.runtime.effects.random_numbers import ItemNoise, Purpose, stream
 from memcompile.runtime.executors.conversions import Phases, convert_tile, pack_phases, rows_per_table
 from memcompile.runtime.executors.digit_conversions import convert_digits
 from memcompile.runtime.executors.linear import LinearMatrices, multiply
@@ -29,6 +28,7 @@ from memcompile.runtime.executors.literal import LiteralExecutor
 from memcompile.runtime.executors.machine import Machine
 from memcompile.runtime.executors.tile_inputs import RowOrder, images_channels_last, row_order, tile_vectors
 from memcompile.runtime.kernels.compiled import Workers, product_kernels
+from memcompile.runtime.random_numbers import ItemNoise, Purpose, stream
 
 FLOAT32_EXACT = 1 << 24
 Path = Literal["product", "linear", "conversions", "digits", "literal"]

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.runtime.effects.nonlinear_iv import Drive
-from memcompile.runtime.effects.random_numbers import LINES_PER_BLOCK, ItemNoise, key_words
 from memcompile.runtime.executors.digit_conversions import summed_variances, variance_matrix
 from memcompile.runtime.executors.integer_product import IntegerMatrix
 from memcompile.runtime.kernels.compiled import Workers, product_kernels
+from memcompile.runtime.random_numbers import LINES_PER_BLOCK, ItemNoise, key_words
 
 BLOCK_VALUES = 1 << 18
 """Sums of digits that a thread handles at once; some megabytes stay in a processor's caches."""

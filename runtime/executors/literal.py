@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.ir.graph import MappedLayer, Replica
-from memcompile.runtime.effects.random_numbers import Purpose, gaussians, stream
 from memcompile.runtime.executors.machine import Machine
+from memcompile.runtime.random_numbers import Purpose, gaussians, stream
 
 
 class LiteralExecutor:

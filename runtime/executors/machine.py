@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from memcompile.hardware.converter import NOISE_PER_ROUNDING, Converter
 from memcompile.program.program import Program
-from memcompile.runtime.effects.devices import Devices
 from memcompile.runtime.effects.effect import NEW, Conditions
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.executors.cache import BoundedCache
 from memcompile.runtime.executors.conversions import LineCounts, TileLines, in_vectors, in_whole_blocks
+from memcompile.runtime.executors.devices import Devices
 from memcompile.runtime.executors.digit_conversions import DigitLines, filled, variance_matrix
 from memcompile.runtime.executors.integer_product import IntegerMatrix
 from memcompile.runtime.executors.tile_inputs import row_order

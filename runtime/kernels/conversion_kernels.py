@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from memcompile.runtime.effects import random_numbers as numbers
+from memcompile.runtime import random_numbers as numbers
 from memcompile.runtime.kernels import compiled
 from memcompile.runtime.kernels.lanes import (
     COUNT,

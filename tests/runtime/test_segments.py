@@ -16,9 +16,9 @@ from memcompile.program.file import decode_program, encode_program
 from memcompile.program.program import Program
 from memcompile.report.lookup import find_weight
 from memcompile.runtime.effects.effect import Conditions
-from memcompile.runtime.effects.random_numbers import seed_of_write
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.executors.machine import Machine
+from memcompile.runtime.random_numbers import seed_of_write
 from memcompile.tuning import tune
 from memcompile.verify.verifier import verify_program
 

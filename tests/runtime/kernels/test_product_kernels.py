@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from memcompile.hardware.converter import Converter
 from memcompile.ir.geometry import Geometry
-from memcompile.runtime.effects.random_numbers import HALF_BLOCK, LINES_PER_BLOCK, ItemNoise, read_gaussians
 from memcompile.runtime.executors.edges import rescale
 from memcompile.runtime.executors.fast import code_type
 from memcompile.runtime.kernels.compiled import Workers
+from memcompile.runtime.random_numbers import HALF_BLOCK, LINES_PER_BLOCK, ItemNoise, read_gaussians
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32])

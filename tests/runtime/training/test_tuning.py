@@ -26,8 +26,8 @@ from memcompile.ir.pass_manager import Advance
 from memcompile.program.file import encode_program
 from memcompile.program.program import Program
 from memcompile.report.scoring import score
-from memcompile.runtime.effects.devices import Devices
 from memcompile.runtime.emulator import Effects, Emulator
+from memcompile.runtime.executors.devices import Devices
 from memcompile.runtime.training.hybrid_training import TuningOptions, probabilities
 from memcompile.runtime.training.recalibrate import recalibrate
 from memcompile.runtime.training.transfer import Writer, transfer

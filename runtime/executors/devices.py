@@ -30,13 +30,13 @@ from memcompile.runtime.effects.effect import NEW, Conditions, WrittenArray
 from memcompile.runtime.effects.nonlinear_iv import Drive, relative_current, sharpness
 from memcompile.runtime.effects.nonlinear_wires import NonlinearTile
 from memcompile.runtime.effects.programming_error import with_programming_error
-from memcompile.runtime.effects.random_numbers import seed_of_write
 from memcompile.runtime.effects.read_noise import read_sigma
 from memcompile.runtime.effects.slice_errors import ArraySlices, goals_us
 from memcompile.runtime.effects.stuck_cells import stick
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.effects.wires import US_PER_S, effective_conductances_us
 from memcompile.runtime.effects.write_verify import Written, cycles_of_array, step_shares, write
+from memcompile.runtime.random_numbers import seed_of_write
 
 CACHE_CELLS = 1 << 26
 """Cells kept in memory; further arrays are programmed anew, with the same errors, when used."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from memcompile.runtime.effects.random_numbers import Purpose, read_gaussians, stream
+from memcompile.runtime.random_numbers import Purpose, read_gaussians, stream
 
 LINES, PHASES, WINDOWS, IMAGES, TILES = 96, 4, 40, 50, 2
 LIMIT = 5.0
