@@ -44,7 +44,7 @@ class CutSegments(Pass):
     Raises
     ------
     UsageError
-        The target has no write times.
+        The target has no ``write_verify`` section.
     """
 
     summary: ClassVar[str] = "cut a network that is larger than its chips into segments, if asked to"
