@@ -56,7 +56,7 @@ def choose_together(
     precision: float = 0.0,
     failures: float = math.inf,
 ) -> WindowPlan:
-    """Return a plan at least as good, by bisection down to a share of its interval or ``failures`` in a row."""
+    """Return a plan at least as good, by bisection until the gap is small or ``failures`` intervals fail in a row."""
     low, failed = bound, 0
     while plan.interval - low > precision * plan.interval and failed < failures and not effort.clock.is_over:
         middle = (low + plan.interval) // 2
