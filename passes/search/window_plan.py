@@ -156,7 +156,7 @@ class PriceTable:
         return float(self._rates(interval).total.max())
 
     def shortage(self, interval: int) -> Shortage:
-        """Return the shortest of all counted resources for this interval."""
+        """Return the scarcest of all counted resources for this interval."""
         rates = self._rates(interval)
         # Of ways with the same shortage, the one with the highest price of cells, then the plainest.
         dearest_first = rates.total[::-1]
