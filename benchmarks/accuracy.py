@@ -58,7 +58,7 @@ class Remedy:
 
 
 def remedies(epochs: int, recalibration_images: int) -> dict[str, Remedy]:
-    """What each row stands for."""
+    """Remedy of each row."""
     off, last = TuningOptions(epochs=0), TuningOptions(epochs=epochs)
     deep = replace(last, layers=(ALL,), digital_scales=True, learning_rate=0.002)
     transferred, tuned = TuningPlan(0, options=off), TuningPlan(0, options=last)

@@ -134,7 +134,7 @@ def _draw_array(axes: Axes, program: Program, number: int) -> None:
 
 
 def _draw_steps(axes: Axes, program: Program, arrays: int) -> None:
-    """Which tile works in which step of the initiation interval."""
+    """Draw the tile that works in each step of the initiation interval."""
     tiles = program.placement.tiles
     interval = program.placement.initiation_interval_steps
     for tile in range(len(tiles)):

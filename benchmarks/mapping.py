@@ -193,7 +193,7 @@ def map_rows(
 
 
 def certificate_rows(name: str, placement: Placement, known: str, wanted: str, seconds: float) -> Iterator[Row]:
-    """What was found and proven of a mapping; traffic only where there are several chips."""
+    """Rows of the values and bounds of a mapping; traffic only where there are several chips."""
     wishes = {"initiation_interval": wanted, "arrays": "gap <= 5 %", "crossing_values": ""}
     for item in placement.certificates:
         first = item.quantity == "initiation_interval"

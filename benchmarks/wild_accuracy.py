@@ -28,7 +28,7 @@ from memcompile.runtime.emulator import Emulator
 
 @dataclass(frozen=True)
 class Trained:
-    """What a file was trained on, and what its inputs are: (pixel / 255 - mean) / std, or pixel - zero as int8."""
+    """Training data of a file, and the form of its inputs: (pixel / 255 - mean) / std, or pixel - zero as int8."""
 
     data: str
     mean: tuple[float, ...] | None = None

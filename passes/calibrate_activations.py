@@ -24,8 +24,8 @@ class CalibrateActivations(Pass):
     A layer that saw a negative input gets a signed quantiser (two's complement), any other an
     unsigned one. Clipping a few outliers often costs less than the coarser step that keeps them,
     so ``candidates`` steps between ``shortest`` and all of the largest magnitude are tried.
-    Targets with continuous cells apply inputs as they are. Bytes of a quantised model stay what
-    they are if the target applies eight bits.
+    Targets with continuous cells apply inputs unquantised. Bytes of a quantised model are kept
+    if the target applies eight bits.
     """
 
     summary: ClassVar[str] = "choose each layer's input quantiser from calibration data"
@@ -95,7 +95,7 @@ class CalibrateActivations(Pass):
 
 
 def _own(layer: UnrolledLayer, graph: Graph, bits: int) -> InputQuantizer | None:
-    """The quantiser that leaves a layer's bytes as they are; None if there is no such."""
+    """The quantiser that keeps a layer's bytes; None if there is none."""
     if not layer.integer or bits < 8:
         return None
     return InputQuantizer(1.0, bits, signed=graph.types[layer.inputs[0]].dtype == "int8")

@@ -20,7 +20,7 @@ from memcompile.passes.quantization.calibration_batches import calibration_batch
 from memcompile.verify.interpreter import Interpreter
 
 Ranges = Mapping[float, Converter]
-"""Ranges to choose from, the longest first: share of the largest line current, and the converter it makes."""
+"""Candidate ranges, the longest first: share of the largest line current, and the converter with that range."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class CalibrateRanges(Pass):
     A short range clips large currents, a long one rounds all of them coarsely. Input vectors of
     the quantised network drive the layer's tiles, as they are cut, through ideal cells; the error
     is that of the layer's sums, after pairs, phases, slices and tiles are put together. Of ranges that are
-    equally good the longest is taken. Beside each range, the next shorter one is tried at which a code is a whole part
-    of a level step or a whole number of them: where large currents are rare, it converts levels exactly.
+    equally good the longest is taken. Beside each range, the next shorter one is tried at which a code is an integer
+    multiple or fraction of a level step: where large currents are rare, it converts levels exactly.
     """
 
     summary: ClassVar[str] = "choose each layer's converter range from calibration data"
@@ -41,9 +41,9 @@ class CalibrateRanges(Pass):
     images: Count = 32
     """Calibration images used, at most."""
     vectors: Count = 256
-    """Input vectors taken in per layer, about; each image gives an equal number, at drawn positions."""
+    """Approximate number of input vectors per layer; each image gives an equal number, at random positions."""
     candidates: Count = 49
-    """Ranges tried at most, in equal ratios, and as many beside them; none whose codes are finer than levels."""
+    """Most ranges tried, in equal ratios, and as many beside them; none with codes finer than levels."""
     shortest: Share = 1 / 4096
     """Shortest range tried, as a share of the target's."""
 
@@ -59,7 +59,7 @@ class CalibrateRanges(Pass):
         return graph.map_nodes({layer.name: replace(layer, range_share=shares[layer.name]) for layer in layers})
 
     def _ranges(self, target: Target) -> Ranges:
-        """Ranges that differ in what a code counts."""
+        """Candidate ranges with different code steps."""
         shares = target.adc.range_share * np.geomspace(1.0, self.shortest, self.candidates)
         found: dict[Converter, float] = {}
         for share in shares.tolist():
@@ -94,7 +94,7 @@ class CalibrateRanges(Pass):
 
 
 def _different(replicas: Sequence[Replica]) -> Iterator[Replica]:
-    """One for all copies that are unrolled and cut alike, with the windows of all of them."""
+    """One replica for all that are unrolled and cut alike, with the windows of all of them."""
     alike: dict[tuple[Unrolling, Cut], list[NDArray[np.int32]]] = {}
     for copy in replicas:
         alike.setdefault((copy.unrolling, copy.cut), []).append(copy.windows)
@@ -105,7 +105,7 @@ def _different(replicas: Sequence[Replica]) -> Iterator[Replica]:
 def _squared_errors(
     layer: MappedLayer, copy: Replica, x: NDArray[Any], windows: NDArray[np.int32], ranges: Ranges, target: Target
 ) -> NDArray[np.float64]:
-    """Sum over input vectors and columns of one copy, for each range."""
+    """Sum over input vectors and columns of one replica, for each range."""
     unrolling, total = copy.unrolling, np.zeros(len(ranges))
     vectors = unrolling.patches(x, windows)
     vectors = vectors.reshape(-1, *vectors.shape[2:])
@@ -133,7 +133,7 @@ def _tile_errors(
             currents = currents[:1] - currents[1:]
         driven_sum = driven.sum(axis=1)[:, None]
         for number, converter in enumerate(ranges.values()):
-            # What all cells have in common cancels where a line carries a difference.
+            # The conductance common to all cells cancels where a line carries a difference.
             g_min = 0.0 if converter.signed else converter.nominal(np.zeros(1), target)
             codes = converter.convert(
                 currents * converter.codes_per_level / converter.levels_per_code + driven_sum * g_min

@@ -34,7 +34,7 @@ from memcompile.timing.timetable import step_ns
 class CutSegments(Pass):
     """Cuts a network that is larger than its chips into segments that fit them.
 
-    Only where that is asked for and the network does not fit. All images of a batch go through one
+    Applies only where requested and where the network does not fit. All images of a batch go through one
     segment, then the next segment is written over it. The cut makes the time for a batch short:
     writing and erasing each cell, plus the batch times each segment's interval. Cuts are between
     tiles, so that a layer may lie in several segments; its sums are then completed digitally. The
@@ -44,7 +44,7 @@ class CutSegments(Pass):
     Raises
     ------
     UsageError
-        The target does not say what writing takes.
+        The target has no ``write_verify`` section.
     """
 
     summary: ClassVar[str] = "cut a network that is larger than its chips into segments, if asked to"
@@ -86,7 +86,7 @@ def _fits(layers: Sequence[TiledLayer], context: PassContext) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Prices:
-    """What cells and steps cost: ``write_ns`` [levels] for a cell there and back, ``interval_ns`` for a step."""
+    """Costs of cells and steps: ``write_ns`` [levels] to write and erase a cell, ``interval_ns`` per step."""
 
     target: Target
     arrays: int
@@ -108,7 +108,7 @@ class _Prices:
 
 
 def _cheapest_window(layer: TiledLayer, prices: _Prices, windows: bool) -> tuple[CopyOption, float]:
-    """The window with the least time, in nanoseconds, if no array ever waited, and that time."""
+    """Return the window with the least time if no array ever waited, and that time in nanoseconds."""
     limits = tile_limits(prices.target, layer.slices)
     table = useful_windows(layer.geometry, *limits)
     write_ns = float(sums_of_weights(layer, prices.write_ns).sum())
@@ -121,7 +121,7 @@ def _cheapest_window(layer: TiledLayer, prices: _Prices, windows: bool) -> tuple
 
 
 def _cut_layer(layer: TiledLayer, option: CopyOption, prices: _Prices) -> CutLayer:
-    """The tiles of a copy, column by column: row tiles of one column, whose sums are joined, follow each other."""
+    """The tiles of a replica, column by column: row tiles of one column, whose sums are joined, follow each other."""
     cut = option.cut
     column = layer.slices * prices.target.array.lines_per_pair
     heights, widths = np.diff(cut.rows), np.diff(cut.columns) * column
@@ -134,13 +134,13 @@ def _cut_layer(layer: TiledLayer, option: CopyOption, prices: _Prices) -> CutLay
 
 
 def _column_order(option: CopyOption) -> NDArray[np.int64]:
-    """From place in the line of tiles to number in the tile table, which lists tiles row by row."""
+    """Map the position in the line of tiles to the number in the tile table, which lists tiles row by row."""
     rows, columns = len(option.cut.rows) - 1, len(option.cut.columns) - 1
     return np.arange(option.tiles).reshape(option.unrolling.matrices, rows, columns).transpose(0, 2, 1).ravel()
 
 
 def _copies(cut: Sequence[CutLayer], segments: Sequence[PlannedSegment]) -> list[tuple[Replica, ...]]:
-    """The copies of each layer; a layer in several segments has one."""
+    """The replicas of each layer; a layer in several segments has one."""
     counts = {
         stretch.layer: copies
         for segment in segments

@@ -20,8 +20,8 @@ _Affine = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 class FoldBatchnorm(Pass):
     """Folds BatchNormalization, and Mul, Div, Add, Sub with per-channel constants.
 
-    y = a (W x + b) + c becomes (a W) x + (a b + c). Only where nothing else reads the value in
-    between.
+    y = a (W x + b) + c becomes (a W) x + (a b + c). Applies only where nothing else reads the
+    value in between.
     """
 
     summary: ClassVar[str] = "fold batch normalisation and per-channel Mul/Add into the layer before"
@@ -48,7 +48,7 @@ class FoldBatchnorm(Pass):
 def _follower(layer: LinearLayer, graph: Graph) -> tuple[OnnxNode, _Affine] | None:
     """The only reader of a layer's output, if it is a per-channel affine map."""
     if layer.integer:
-        return None  # its weights have to stay whole
+        return None  # its weights have to stay integers
     value = layer.outputs[0]
     readers = graph.consumers.get(value, ())
     if value in graph.outputs or len(readers) != 1 or not isinstance(readers[0], OnnxNode):
@@ -75,7 +75,7 @@ def _batchnorm(node: OnnxNode, layer: LinearLayer, graph: Graph) -> _Affine | No
     gamma, beta, mean, variance = (np.asarray(part, np.float64) for part in parameters)
     if gamma.shape != (layer.geometry.out_channels,):
         return None  # before opset 9, spatial=0 means one number per position
-    with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is not folded
+    with np.errstate(divide="ignore", invalid="ignore"):  # nothing that is not finite is folded
         scale = gamma / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
         return scale, beta - mean * scale, np.abs(beta) + np.abs(mean * scale)
 

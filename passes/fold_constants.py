@@ -1,4 +1,4 @@
-"""Evaluates whatever does not depend on the network's inputs."""
+"""Evaluates operators that do not depend on the network's inputs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class FoldConstants(Pass):
 
 
 def _quantized(node: OnnxNode, constants: Mapping[str, Any]) -> QuantizedConstant:
-    """What a dequantised constant was."""
+    """Return the quantised form of a dequantised constant."""
     values, scale, *zero = (constants[name] for name in node.inputs if name)
     zero_point = zero[0] if zero else np.zeros((), values.dtype)
     return QuantizedConstant(values, scale, zero_point, int(node.attributes.get("axis", 1)))
@@ -69,7 +69,7 @@ def _foldable(node: OnnxNode, constant: set[str], graph: Graph) -> bool:
 
 
 def _folded_names(foldable: Sequence[OnnxNode], graph: Graph) -> set[str]:
-    """Operators to fold; a sequence, map or optional is no constant, so only folded ones may read it."""
+    """Names of operators to fold; a sequence, map or optional is no constant, so only folded operators may read it."""
     names = {node.name for node in foldable}
     for node in reversed(foldable):
         for value in node.outputs:

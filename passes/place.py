@@ -1,4 +1,4 @@
-"""Decides in which array and on which lines each tile sits."""
+"""Places each tile in an array and on its lines."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Place(Pass):
     """Packs tiles into the fewest arrays that keep the planned interval.
 
     First fit over equally filled arrays finds a packing for any number of tiles; when it misses
-    the lower bound and the tiles are few, CP-SAT looks for a better one and proves it. Arrays are
-    then numbered along the pipeline, so that copies stay on one chip or on neighbouring chips.
+    the lower bound and the tiles are few, CP-SAT searches for a better one and proves it. Arrays are
+    then numbered along the pipeline, so that replicas stay on one chip or on neighbouring chips.
 
     Raises
     ------
@@ -42,9 +42,9 @@ class Place(Pass):
     fidelity: ClassVar[Fidelity] = "exact"
 
     exact_tiles: int = 200
-    """Most tiles for which CP-SAT is asked."""
+    """Most tiles for which CP-SAT is used."""
     exact_arrays: int = 32
-    """Most arrays at hand for which CP-SAT is asked."""
+    """Most available arrays for which CP-SAT is used."""
     solver_limit: Amount = 1.0
     """Limit of each CP-SAT solve, in its deterministic time (about seconds)."""
     work: Amount = 2.0
@@ -91,7 +91,7 @@ class Place(Pass):
         placement: Placement,
         clock: Clock,
     ) -> tuple[NDArray[np.int64], Certificate]:
-        """Places [tiles, 3] (array, input line, output line) and what is proven of their number."""
+        """Places [tiles, 3] (array, input line, output line), and the certificate of the number of arrays."""
         lines = (context.target.array.input_lines, context.target.array.output_lines)
         budget = placement.chips * context.target.chip.arrays
         shapes, members = group_tiles(sizes[:, 0], sizes[:, 1], sizes[:, 2])
@@ -122,7 +122,7 @@ class Place(Pass):
         method: str,
         clock: Clock,
     ) -> tuple[Packing | None, int, str]:
-        """Fewer than ``found`` arrays if CP-SAT manages, from the fewest possible upwards."""
+        """A packing in fewer than ``found`` arrays by CP-SAT, tried from the lower bound upwards."""
         for arrays in range(bound, found):
             if clock.is_over:
                 break

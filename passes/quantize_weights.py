@@ -18,22 +18,22 @@ from memcompile.ir.quantizers import InputQuantizer
 from memcompile.passes.quantization.compensated_rounding import output_variance, rounded
 from memcompile.passes.quantization.input_moments import InputMoments, measure_moments
 
-# Weights looked at together: more would not stay in the cache, with fewer threads wait for each other.
+# Weights per block: more would not stay in the cache, with fewer threads wait for each other.
 BLOCK_WEIGHTS = 1 << 18
 # Rounds of least-squares step and rounding after the search; each can only lower the error.
 REFINEMENTS = 3
-# With several slices, share of the power that a grid which leaves levels unused must explain more: single precision
-# does not tell grids apart that are all fine enough, and what is unused of the most significant slice is lost.
+# With several slices, further share of the power that a grid with unused levels must explain: single precision does
+# not separate grids that are all fine enough, and unused levels of the most significant slice are lost.
 COARSER_GAIN = 1e-5
-# Largest base of a layer of whole weights, in bases of other layers.
+# Largest base of a layer of integer weights, in bases of other layers.
 WIDEST_BASE = 1.5
-# Multiples of a channel of whole weights that are tried before a power of two.
+# Multiples of a channel of integer weights that are tried before a power of two.
 MULTIPLES_TRIED = 16
-# Error of a whole output that the scale of a multiple may make; 0.5 would change a rounded sum.
+# Largest error of an integer output from the scale of a multiple; 0.5 would change a rounded sum.
 MULTIPLE_ERROR = 0.125
-# Float32 holds all whole numbers up to here.
+# Float32 holds all integers up to here.
 WHOLE_FLOAT32 = 1 << 24
-# Float32 holds squares of numbers of so many bits.
+# Bits of the largest numbers whose squares float32 holds.
 SQUARED_BITS = 63
 
 
@@ -41,7 +41,7 @@ SQUARED_BITS = 63
 class QuantizeWeights(Pass):
     """Integer weights per output channel, with the step that minimises the squared error.
 
-    The slices decide how far the integers reach (PassContext.weight_limit). A step below
+    The slices set the largest integer (PassContext.weight_limit). A step below
     max|w| / limit clips the largest weights; a step above it leaves levels unused, which is exact
     for a channel that was trained on a coarser common grid. The integers q of a candidate are
     judged with the best step for them, <w, q> / <q, q>, which leaves the squared error
@@ -50,12 +50,12 @@ class QuantizeWeights(Pass):
 
     With real calibration data each weight is then rounded up or down such that the errors of a
     channel's weights cancel on the inputs they meet (:mod:`memcompile.passes.quantization.compensated_rounding`), and
-    the mean of what is left goes into the bias. A channel for which that is no better keeps the
+    the mean of the remaining error goes into the bias. A channel that does not gain keeps the
     nearest levels. Time and memory grow with the calibration images and the square of a layer's rows.
 
-    Whole weights of a quantised model stay what they are if the slices reach that far. With several slices each
-    channel is multiplied by as large a whole number as fits, which its scale takes back exactly: a
-    weight that uses little of the most significant slice drowns in the error of that slice.
+    Integer weights of a quantised model are kept if they lie within the slices' limit. With several slices each
+    channel is multiplied by the largest integer that fits, which its scale divides out exactly: a
+    weight that uses little of the most significant slice is lost in the error of that slice.
     Continuous cells hold each float32 weight exactly: the channel's scale is a power of two.
     """
 
@@ -68,13 +68,13 @@ class QuantizeWeights(Pass):
     shortest: Share = 0.4
     """Smallest clipping point tried, as a share of the channel's largest weight."""
     compensate: bool = True
-    """Let rounding errors cancel on the calibration data, where these are real."""
+    """Let rounding errors cancel on the calibration data, if these are real."""
     images: Count = 256
-    """Calibration images used for that, at most."""
+    """Calibration images used for compensation, at most."""
     vectors: Count = 8192
-    """Input vectors of these images used per layer, about."""
+    """Approximate number of input vectors of these images per layer."""
     damping: Amount = 0.01
-    """Share of the mean variance added to each input's, against too few vectors."""
+    """Share of the mean variance added to each input's variance, as regularisation for few vectors."""
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         layers = [node for node in graph.nodes if isinstance(node, CalibratedLayer)]
@@ -119,7 +119,7 @@ class QuantizeWeights(Pass):
                 list(pool.map(quantize, blocks))
         levels = np.empty(layer.matrix.shape, found.dtype)
         levels[...] = found.reshape(groups, columns, rows).transpose(0, 2, 1)
-        with np.errstate(over="ignore"):  # what becomes infinite is refused
+        with np.errstate(over="ignore"):  # an infinite scale is refused
             scale = (step * layer.quantizer.scale).astype(np.float32)
         scale = np.maximum(scale, np.finfo(np.float32).smallest_subnormal)  # zero would hold no weight
         return carry(
@@ -202,12 +202,12 @@ def level_dtype(limit: int) -> np.dtype[Any]:
 
 
 def _keeps_integers(layer: CalibratedLayer, limit: int) -> bool:
-    """Whether a layer's weights are whole numbers that the slices reach."""
+    """Return True if a layer's weights are integers within the slices' limit."""
     return layer.integer and bool(np.abs(layer.matrix).max(initial=0) <= limit)
 
 
 def _keep(layer: CalibratedLayer, context: PassContext) -> QuantizedLayer:
-    """Whole weights as they are, or a multiple of them in each channel."""
+    """Integer weights unchanged, or a multiple of them in each channel."""
     levels, scale = layer.matrix, np.full(layer.geometry.out_channels, layer.quantizer.scale, np.float32)
     if context.slices > 1:
         multiples = _multiples(layer, _limit_of_whole(np.abs(layer.matrix).max(axis=1, initial=0).reshape(-1), context))
@@ -218,9 +218,9 @@ def _keep(layer: CalibratedLayer, context: PassContext) -> QuantizedLayer:
 
 
 def _limit_of_whole(largest: NDArray[Any], context: PassContext) -> int:
-    """Reach of the slices of which multiples of the channels' largest whole weights use most, [channels].
+    """Limit of the slices that multiples of the channels' largest integer weights, [channels], use best.
 
-    Of bases near that of other layers, whose lower slices still have room for errors.
+    Only bases near that of other layers are tried: their lower slices still have room for errors.
     """
     largest = np.maximum(largest.astype(np.int64), 1)
     bases = range(2, 1 + min(int(WIDEST_BASE * context.base), context.target.slice_base()))
@@ -232,9 +232,9 @@ def _limit_of_whole(largest: NDArray[Any], context: PassContext) -> int:
 
 
 def _multiples(layer: CalibratedLayer, limit: int) -> NDArray[np.int64]:
-    """Largest whole multiple of each channel's weights within the limit that its scale takes back exactly.
+    """Largest integer multiple of each channel's weights within the limit that its scale divides out exactly.
 
-    A float32 scale divided by m is off by a share e of itself, which rounding to whole sums hides while e times the
+    A float32 scale divided by m is off by a share e of itself, which rounding to integer sums hides while e times the
     largest output stays well below 1/2. Powers of two have no error.
     """
     sizes, quantizer = np.abs(layer.matrix).astype(np.float64), layer.quantizer
@@ -263,7 +263,7 @@ def _hold(layer: CalibratedLayer) -> QuantizedLayer:
 
 
 def _blocks(channels: int, weights: int) -> Iterator[slice]:
-    """Cut channels of some weights each into blocks that are looked at together."""
+    """Cut channels of ``weights`` weights each into blocks that are processed together."""
     width = max(BLOCK_WEIGHTS // max(weights, 1), 1)
     for begin in range(0, channels, width):
         yield slice(begin, begin + width)
@@ -282,7 +282,7 @@ def _round(weights: NDArray[np.float64], step: NDArray[np.float64], limit: int) 
 
 
 def _power(levels: NDArray[np.float32], limit: int) -> NDArray[np.float32]:
-    """Sum of squared levels of each channel; levels [channels, weights of a channel], whole numbers up to limit."""
+    """Sum of squared levels of each channel; levels [channels, weights of a channel], integers up to limit."""
     if levels.shape[1] * limit**2 < WHOLE_FLOAT32:  # exact in any order, also in that of a matrix product
         power: NDArray[np.float32] = np.matmul(levels[:, None, :], levels[:, :, None])[:, 0, 0]
     else:

@@ -1,4 +1,4 @@
-"""Chooses the number of chips, and the window and copies of each layer."""
+"""Chooses the number of chips, and the window and replicas of each layer."""
 
 from __future__ import annotations
 
@@ -72,31 +72,31 @@ EXACT_LIMIT = 1.0
 WORK = {"fast": 4.0, "normal": 11.0, "best": math.inf}
 """Work of all searches together, about seconds of a processor."""
 SINGLE_SHARE = 0.25
-"""Shares of the work that is left which one search after the other may take."""
+"""Share of the remaining work for single replicas; each further search has a share of its own."""
 MASTER_SHARE = 0.25
 COARSE = 1 / 32
-"""Share of the interval that is left to the searches after the first."""
+"""Share of the interval left open by the first search."""
 BRANCH_SHARE = 0.8
 FINE_SHARE = 0.5
 FINE_FAILURES = {"normal": 4, "best": math.inf}
-"""Intervals in a row that may be tried in vain by the last search, which halves what is left each time."""
+"""Failed intervals in a row after which the fine search, a bisection, ends."""
 PATTERN_SHARE = 0.6
 JOINT_SHARE = 0.6
 
 
 @dataclass(frozen=True)
 class Replicate(Pass):
-    """Gives each layer the window and as many copies as shorten the interval between images.
+    """Gives each layer the window and the number of replicas that shorten the interval between images.
 
-    Without a budget the network gets as many chips as one copy of it needs; what one copy leaves
-    free on those chips is used for larger windows and further copies. The windows of a layer go
-    round its copies, so that neighbouring windows are worked on at once. A parallel window has
-    cells in which no weight sits, whose errors join the sums, and ``accuracy`` does without.
+    Without a budget the network gets as many chips as one replica of each layer needs; the arrays that
+    these leave free on those chips are used for larger windows and further replicas. The windows of
+    a layer are dealt round its replicas, so that neighbouring windows are computed at once. A parallel
+    window has cells without a weight, whose errors add to the sums; ``accuracy`` uses none.
 
     Raises
     ------
     CapacityError
-        One copy does not fit the budget.
+        One replica does not fit the budget.
     """
 
     summary: ClassVar[str] = "choose chips, windows and copies of each layer for a short interval"
@@ -106,9 +106,9 @@ class Replicate(Pass):
 
     objective: Objective = "throughput"
     """throughput: shortest interval; accuracy: the same with one output position a step; latency: fewest steps
-    for one image; arrays: one copy, fewest arrays."""
+    for one image; arrays: one replica of each layer, fewest arrays."""
     effort: Effort = "normal"
-    """Work that the searches may take together; best sets no limit."""
+    """Work limit of all searches together; best sets no limit."""
     parallel_windows: bool = True
     """Try windows of several output positions; otherwise one position a step."""
     time_limit_s: Amount = math.inf
@@ -116,7 +116,7 @@ class Replicate(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         if graph.placement is not None:
-            return graph  # in segments, with their copies
+            return graph  # in segments, with their replicas
         layers = [node for node in graph.nodes if isinstance(node, TiledLayer)]
         if not layers:
             return graph.replace(placement=Placement(chips=0, tiles=TileTable.of(())))
@@ -124,7 +124,7 @@ class Replicate(Pass):
             return self._planned(graph, layers, context, clock)
 
     def _planned(self, graph: Graph, layers: Sequence[TiledLayer], context: PassContext, clock: Clock) -> Graph:
-        """The graph with its copies, and what is proven of them."""
+        """The graph with its replicas and their certificates."""
         kinds = layer_kinds(layers, context.target, None, windows=False)
         with running(clock.part(SINGLE_SHARE)):
             single = single_copies(kinds, context.target)
@@ -151,7 +151,7 @@ class Replicate(Pass):
 
     @property
     def _windows(self) -> bool:
-        """Whether windows of several output positions are tried."""
+        """True if windows of several output positions are tried."""
         return self.parallel_windows and self.objective != "accuracy"
 
     def _hasten(
@@ -163,7 +163,7 @@ class Replicate(Pass):
         target: Target,
         clock: Clock,
     ) -> _Found:
-        """The fewest steps for one image alone, and what is proven of it."""
+        """Search the fewest steps for one image alone; returns replicas and certificates."""
         lines = (target.array.input_lines, target.array.output_lines)
         table = PriceTable(layer_kinds(layers, target, arrays, self._windows), lines)
         shortest = self._shorten(layers, single, arrays, target, clock)
@@ -181,7 +181,7 @@ class Replicate(Pass):
             if clock.is_over and found:
                 break
             if item is shortest:
-                # As it would be placed for the shortest interval: in fewer arrays, by chance better.
+                # Also as ``place`` packs it for the shortest interval: in fewer arrays, sometimes with fewer steps.
                 found += self._in_fewest_arrays(graph, layers, item, tiles, arrays, target)
         latency, best = min(found, key=lambda item: item[0])
         ones = [(all_windows(Unrolling.im2col(layer.geometry), layer.cut),) for layer in layers]
@@ -209,7 +209,7 @@ class Replicate(Pass):
     def _shorten(
         self, layers: Sequence[TiledLayer], single: WindowPlan, arrays: int, target: Target, clock: Clock
     ) -> _Found:
-        """The shortest interval on these arrays, and what is proven of it."""
+        """Search the shortest interval on these arrays; returns replicas and certificates."""
         lines = (target.array.input_lines, target.array.output_lines)
         kinds = layer_kinds(layers, target, arrays, self._windows)
         table = PriceTable(kinds, lines)
@@ -224,7 +224,7 @@ class Replicate(Pass):
         method = f"{proof} over {windows} and any number of copies, one tile a step per array"
         found = _Found(chosen_replicas(plan), plan.interval, (), plan.packing)
         if len(layers) <= JOINT_LAYERS and arrays <= JOINT_ARRAYS:
-            # Windows of such a network may be mixed, which the bound for one window a layer does not cover.
+            # Windows of such a network may be mixed, which the bound for one window per layer does not cover.
             bound = joint_bound(table, arrays, found.interval, clock)
             method = "CP-SAT over nested windows and any number of copies, one tile a step per array"
             found = self._mix_windows(kinds, lines, arrays, bound, found, clock)
@@ -235,8 +235,8 @@ class Replicate(Pass):
     def _close_gap(
         self, table: PriceTable, arrays: int, bound: int, plan: WindowPlan, clock: Clock
     ) -> tuple[WindowPlan, int]:
-        """Searches that take longer and longer, until one leaves a gap that is small enough."""
-        # First what improves the plan soonest: the clock may run out at any time.
+        """Run increasingly long searches until the gap between plan and bound is small enough."""
+        # The fastest improvement comes first: the clock may run out at any time.
         with running(clock.part(MASTER_SHARE)) as part:
             master = replace(MASTER_EFFORTS[self.effort], clock=part)
             bound = raise_bound(table, arrays, bound, plan.interval, master)
@@ -264,7 +264,7 @@ class Replicate(Pass):
         found: _Found,
         clock: Clock,
     ) -> _Found:
-        """Copies that mix windows within layers, where that makes the interval shorter still."""
+        """Replicas that mix windows within layers, where that shortens the interval further."""
         if self.effort == "fast" or bound == found.interval:
             return found
         options = joint_options(kinds)
@@ -278,7 +278,7 @@ class Replicate(Pass):
 
 
 def limits_of(table: PriceTable, interval: int, layers: Sequence[TiledLayer]) -> str:
-    """What keeps an interval from being one step shorter, in words."""
+    """Describe in words the resource that keeps an interval from being one step shorter."""
     if interval <= 1:
         return "nothing: no image takes less than a step"
     return table.shortage(interval - 1).words([layer.name for layer in layers])
@@ -286,7 +286,7 @@ def limits_of(table: PriceTable, interval: int, layers: Sequence[TiledLayer]) ->
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """Copies of each layer, the interval they keep, what is proven, and a packing if one is known."""
+    """Replicas of each layer, the interval they keep, certificates, and a packing if one is known."""
 
     replicas: tuple[tuple[Replica, ...], ...]
     interval: int
@@ -296,7 +296,7 @@ class _Found:
 
 
 def _packed_jointly(plan: JointPlan, lines: tuple[int, int], arrays: int) -> Packing | None:
-    """A packing of a joint plan where first fit, from which placement goes on, finds none."""
+    """A packing of a joint plan where first fit, with which placement begins, finds none."""
     counts: Counter[tuple[int, int, int]] = Counter()
     for content in plan.contents:
         for *tile, number in content:
@@ -315,12 +315,12 @@ def _packed_jointly(plan: JointPlan, lines: tuple[int, int], arrays: int) -> Pac
 
 
 def flow_of(graph: Graph, layers: Sequence[TiledLayer], replicas: Sequence[tuple[Replica, ...]]) -> Flow:
-    """The flow of a graph whose layers have these copies."""
+    """The flow of a graph whose layers have these replicas."""
     return Flow.of_graph(with_copies(graph, layers, replicas))
 
 
 def with_copies(graph: Graph, layers: Sequence[TiledLayer], replicas: Sequence[tuple[Replica, ...]]) -> Graph:
-    """The graph with these copies of each layer."""
+    """The graph with these replicas of each layer."""
     changed = {
         layer.name: carry(MappedLayer, layer, replicas=copies) for layer, copies in zip(layers, replicas, strict=True)
     }
@@ -328,12 +328,12 @@ def with_copies(graph: Graph, layers: Sequence[TiledLayer], replicas: Sequence[t
 
 
 def all_windows(unrolling: Unrolling, cut: Cut) -> Replica:
-    """One copy that works on all windows."""
+    """One replica that computes all windows."""
     return Replica(unrolling, cut, read_only(np.arange(unrolling.windows, dtype=np.int32)))
 
 
 def packed_exactly(layers: Sequence[MappedLayer], target: Target, arrays: int, interval: int) -> Packing | None:
-    """A packing of given copies, for a plan that came without one."""
+    """A packing of given replicas, for a plan that came without one."""
     tiles = TileTable.of(layers)
     shapes, _ = group_tiles(tiles.heights, tiles.widths(column_lines(layers, target)), tile_loads(layers, tiles))
     lines = (target.array.input_lines, target.array.output_lines)
@@ -351,7 +351,7 @@ def draft_places(layers: Sequence[MappedLayer], target: Target, packing: Packing
 
 
 def chosen_replicas(plan: WindowPlan) -> tuple[tuple[Replica, ...], ...]:
-    """Copies of each layer, in layer order."""
+    """Replicas of each layer, in layer order."""
     by_layer = {}
     for kind, choices in zip(plan.kinds, plan.choices, strict=True):
         shared = {choice: share_windows(choice) for choice in choices}
@@ -369,10 +369,10 @@ def joint_options(kinds: Sequence[LayerKind]) -> list[tuple[CopyOption, ...]]:
 
 
 def layer_kinds(layers: Sequence[TiledLayer], target: Target, arrays: int | None, windows: bool) -> list[LayerKind]:
-    """Layers of equal geometry and slices together, with their options; the tiled copy comes first.
+    """Layers of equal geometry and slices together, with their options; the replica as tiled comes first.
 
     Options larger than ``arrays`` arrays are left out; None leaves out all that need more crossings
-    than the tiled copy. Without ``windows`` a step yields one output position.
+    than the replica as tiled. Without ``windows`` a step yields one output position.
     """
     members: dict[tuple[object, ...], list[int]] = {}
     for number, layer in enumerate(layers):
@@ -393,7 +393,7 @@ def layer_kinds(layers: Sequence[TiledLayer], target: Target, arrays: int | None
 
 
 def single_copies(kinds: Sequence[LayerKind], target: Target) -> WindowPlan:
-    """One copy of each layer in few arrays: the options with least crossings, or as tiled."""
+    """One replica of each layer in few arrays: the options with least crossings, or as tiled."""
     lines = (target.array.input_lines, target.array.output_lines)
     plans = []
     for pick in (_fewest_crossings, _as_tiled):
@@ -404,7 +404,7 @@ def single_copies(kinds: Sequence[LayerKind], target: Target) -> WindowPlan:
 
 
 def fewest_arrays(shapes: Sequence[TileShape], lines: tuple[int, int]) -> Packing:
-    """Pack without regard to the interval; few tiles exactly."""
+    """Pack into few arrays at any interval; few tiles exactly."""
     bound = arrays_bound(shapes, lines, None)
     packing = pack(shapes, lines, None, None, enough=bound)
     assert packing is not None, "without a limit every tile finds an array"
@@ -426,12 +426,12 @@ def _as_tiled(kind: LayerKind) -> CopyOption:
 
 
 def chips_for(layers: Sequence[TiledLayer], single: WindowPlan, context: PassContext) -> int:
-    """The budget, or as many chips as one copy of each layer needs.
+    """The budget, or as many chips as one replica of each layer needs.
 
     Raises
     ------
     CapacityError
-        One copy does not fit the budget.
+        One replica does not fit the budget.
     """
     per_chip, needed = context.target.chip.arrays, single.packing.arrays
     if context.chips is None:
@@ -442,7 +442,7 @@ def chips_for(layers: Sequence[TiledLayer], single: WindowPlan, context: PassCon
 
 
 def share_windows(choice: Choice) -> tuple[Replica, ...]:
-    """Copies of a layer; copy r works on windows r, r + copies, r + 2 copies, ..."""
+    """Replicas of a layer; of n replicas, replica r computes windows r, r + n, r + 2 n, ..."""
     option, copies = choice.option, choice.copies
     windows = np.arange(option.windows, dtype=np.int32)
     return tuple(
@@ -452,7 +452,7 @@ def share_windows(choice: Choice) -> tuple[Replica, ...]:
 
 
 def capacity_message(layers: Sequence[TiledLayer], target: Target, chips: int, arrays: int) -> str:
-    """What is needed, what is there, which layers take most and what would help."""
+    """Error message: arrays needed and available, the layers that take most, and remedies."""
     per_chip = target.chip.arrays
     lines = (target.array.input_lines, target.array.output_lines)
     sizes = []

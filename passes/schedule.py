@@ -1,4 +1,4 @@
-"""Decides when each tile works."""
+"""Assigns steps to each tile."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from memcompile.timing.timetable import find_rhythms, step_ns
 class Schedule(Pass):
     """Gives each tile its steps, for one image alone and in the pipelined steady state.
 
-    A tile works through its copy's windows in order, one a step; the tiles of one array take
-    turns. For one image alone a window is worked on as soon as its inputs exist and its array is
+    A tile works through its replica's windows in order, one a step; the tiles of one array take
+    turns. For one image alone a window is computed as soon as its inputs exist and its array is
     free, so that layers overlap as far as their data allows. Digital operators take no steps. In
     the steady state images follow each other, and only the arrays bind: the interval is the largest
-    sum of steps in an array. Each tile begins as soon as it can go on without a pause and its array
-    has as many turns in a row for it, and does so anew in every interval. Where the arrays are written anew for each
+    sum of steps in an array. Each tile begins as soon as it can run without a pause and its array
+    has enough free turns in a row, and repeats this in every interval. Where the arrays are written anew for each
     segment, each segment has a schedule of its own.
     """
 
@@ -90,7 +90,7 @@ def _with_filling(placement: Placement, segments: Sequence[Segment], step: float
 def _certificates(
     graph: Graph, context: PassContext, loads: NDArray[np.int64], interval: int, latency: int
 ) -> tuple[Certificate, ...]:
-    """What was planned, with the values that the schedule has."""
+    """Certificates of the plan, with the values of the schedule."""
     assert graph.placement is not None
     planned = [item for item in graph.placement.certificates if item.quantity == "initiation_interval"]
     others = tuple(
@@ -108,7 +108,7 @@ def _certificates(
 def _bound(
     layers: Sequence[MappedLayer], tiles: TileTable, loads: NDArray[np.int64], context: PassContext
 ) -> tuple[int, str]:
-    """Bound for these very tiles, for a graph that no planning pass has gone over."""
+    """Bound for these tiles, for a graph without a planning pass."""
     if not len(tiles):
         return 0, "no tiles"
     array, chips = context.target.array, context.chips

@@ -1,4 +1,4 @@
-"""Decides which operators go to crossbars: linear ones with static weights."""
+"""Selects the operators that go to crossbars: linear ones with static weights."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ OPERATORS: Mapping[str, tuple[Reason, Lower]] = MappingProxyType(
         "RNN": (recurrent_reason, lower_recurrent),
     }
 )
-# Composites of plain operators, by kind. None says that an operator is a plain one; a text, why it stays digital.
+# Composites of plain operators, by kind. None stands for a plain operator, a text for the reason to stay digital.
 Decompose = Callable[[OnnxNode, Graph], Decomposition | str | None]
 COMPOSITES: Mapping[str, Decompose] = MappingProxyType(
     {
@@ -87,12 +87,12 @@ COMPOSITES: Mapping[str, Decompose] = MappingProxyType(
 class SelectCrossbarOperators(Pass):
     """Turns linear operators with static weights into crossbar layers.
 
-    These are Conv, ConvTranspose, Gemm, MatMul, their quantised forms, short LSTM, GRU and RNN, and composites in which
-    one of them hides: Einsum of data and weights, ReduceSum of a Mul, MatMul with vectors, the fused operators of
+    These are Conv, ConvTranspose, Gemm, MatMul, their quantised forms, short LSTM, GRU and RNN, and composites that
+    contain one of them: Einsum of data and weights, ReduceSum of a Mul, MatMul with vectors, the fused operators of
     onnxruntime, its products of dynamically quantised data or with weights of few bits, and the projection of an
-    attention. Whatever a layer cannot do itself, such as turning its input round, interleaving its outputs, an
+    attention. Anything a layer cannot do itself, such as permuting its input, interleaving its outputs, an
     activation, or the scale and zero point of data that are quantised in each run, becomes digital operators beside
-    it. A composite whose product cannot become a layer stays what it is.
+    it. A composite whose product cannot become a layer stays unchanged.
     """
 
     summary: ClassVar[str] = "turn linear operators with static weights into crossbar layers"
@@ -122,7 +122,7 @@ class SelectCrossbarOperators(Pass):
 
 
 def _written(node: OnnxNode, graph: Graph, context: PassContext) -> tuple[Node | Lowering | Decomposition, ...]:
-    """What takes the place of an operator: itself, or layers and other operators, and what is known beside them."""
+    """Return the replacement of an operator: itself, or layers and other operators after their decompositions."""
     parts = _decomposed(node, graph)
     if isinstance(parts, str):
         return (node,)
@@ -142,7 +142,7 @@ def _lowered(node: OnnxNode, graph: Graph, context: PassContext) -> Lowering:
 
 
 def _decomposed(node: OnnxNode, graph: Graph) -> Decomposition | str | None:
-    """The parts of a composite whose product goes to crossbars; else why it does not, or None for a plain operator."""
+    """Return the parts of a composite whose product is mapped; else the reason, or None for a plain operator."""
     decompose = COMPOSITES.get(node.kind)
     parts = None if decompose is None or _is_empty(node, graph) else decompose(node, graph)
     if not isinstance(parts, Decomposition):
@@ -152,7 +152,7 @@ def _decomposed(node: OnnxNode, graph: Graph) -> Decomposition | str | None:
 
 
 def reason_to_stay_digital(node: OnnxNode, graph: Graph) -> str | None:
-    """Why an operator is not mapped to crossbars; None if it is."""
+    """Return the reason why an operator is not mapped to crossbars; None if it is."""
     parts = _decomposed(node, graph)
     if parts is None:
         return _plain_reason(node, graph)

@@ -17,7 +17,7 @@ from memcompile.ir.pass_manager import Pass, PassContext
 class SliceWeights(Pass):
     """Writes each weight as digits of a balanced number of the slices' base.
 
-    All digits but the last lie within half a base of zero; the last takes what is left, -L..+L.
+    All digits but the last lie within half a base of zero; the last takes the rest, -L..+L.
     Unless a base is given it is the smallest that holds the layer's weights. A continuous weight is one slice.
     """
 

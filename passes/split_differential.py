@@ -30,7 +30,7 @@ class SplitDifferential(Pass):
         for node in graph.nodes:
             if isinstance(node, SlicedLayer):
                 cells = np.stack([np.maximum(node.digits, 0), np.maximum(-node.digits, 0)])
-                if cells.dtype.kind != "f":  # continuous cells stay what they are
+                if cells.dtype.kind != "f":  # continuous cells keep their type
                     cells = cells.astype(np.uint8)
                 changed[node.name] = carry(PairedLayer, node, cells=read_only(cells))
         return graph.map_nodes(changed)

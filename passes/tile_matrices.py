@@ -14,7 +14,7 @@ from memcompile.passes.packing.tiling import full_cut, largest_bundle, tile_limi
 
 @dataclass(frozen=True)
 class TileMatrices(Pass):
-    """Cuts each weight matrix at the array's size: full tiles first, the rest last.
+    """Cuts each weight matrix at the array's size: full tiles first, the remainder last.
 
     All pairs and slices of a weight are neighbours on one array, so a tile holds at most
     ``output_lines // (lines_per_pair * slices)`` columns. Groups of a grouped convolution that fit one tile

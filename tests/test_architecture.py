@@ -77,7 +77,7 @@ def test_tests_import_them_by_their_full_names_too() -> None:
 
 @pytest.mark.parametrize("path", TEST_SOURCES, ids=lambda path: str(path.relative_to(TESTS)))
 def test_nothing_is_imported_from_test_modules(path: Path) -> None:
-    """What several of them need lies in ``tests/support``."""
+    """Helpers of several test modules lie in ``tests/support``."""
     parts = {part for name in imports(path) for part in name.split(".")}
     assert not {part for part in parts if part.startswith("test_") or part == "conftest"}
 

@@ -108,7 +108,7 @@ def walked(program: Program, x: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
 
 
 def results(program: Program, x: NDArray[np.float32]) -> dict[str, str]:
-    """What a program is and what it computes: on ideal devices, on a chip when it is new and later, and tuned."""
+    """Digests of a program and of its outputs: on ideal devices, on a chip when it is new and later, and tuned."""
     found = {
         "program": of_program(program),
         "ideal": of_outputs(Emulator.ideal(program).run(x)),

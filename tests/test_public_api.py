@@ -1,4 +1,4 @@
-"""What ``import memcompile`` offers: functions with real keywords, networks of any kind, objects that print briefly."""
+"""Public names of ``import memcompile``: functions with real keywords, networks of any kind, brief objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One kind of operator a module: what it becomes as crossbar layers with digital operators around them.
+"""Lowering of operators to crossbar layers with digital operators around them, one kind of operator per module.
 
-The pass ``select_crossbar_operators`` asks them in turn; they import no pass.
+The pass ``select_crossbar_operators`` calls them in turn; they import no pass.
 """

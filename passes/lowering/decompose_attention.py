@@ -26,7 +26,7 @@ def decompose_attention(node: OnnxNode, graph: Graph) -> Decomposition | str:
 
 
 def decompose_quantized_attention(node: OnnxNode, graph: Graph) -> Decomposition | str:
-    """The projection of bytes as whole sums, rescaled, and MultiHeadAttention."""
+    """The projection of bytes as integer sums, rescaled, and MultiHeadAttention."""
     data, weight, bias, data_scale, scale, mask, data_zero, zero, past = (*node.inputs, *("",) * 9)[:9]
     if any(name not in graph.constants for name in (weight, scale, *filter(None, [zero]))):
         return "its weights are not static"

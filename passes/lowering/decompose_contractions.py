@@ -1,4 +1,4 @@
-"""Products with a static operand that are no plain MatMul: Einsum, Mul with ReduceSum, MatMul with vectors.
+"""Products with a static operand other than a plain MatMul: Einsum, Mul with ReduceSum, MatMul with vectors.
 
 All are contractions: each axis of the data, the weights and the result has a letter, and letters that the result
 lacks are summed over.
@@ -116,7 +116,7 @@ def _terms(node: OnnxNode, ranks: Sequence[int], swapped: bool) -> tuple[str, st
 def _contraction(
     node: OnnxNode, graph: Graph, data: str, term: str, weights: NDArray[np.generic], weight_term: str, result: str
 ) -> Decomposition | str:
-    """A MatMul with the weights as one matrix or a stack, and whatever turns axes before and after it."""
+    """A MatMul with the weights as one matrix or a stack, and the permutations of axes before and after it."""
     shape, known = graph.observed_shapes[data], sizes_of(graph, data)
     if len(set(term)) < len(shape):
         return "an axis of its data occurs twice"
@@ -165,7 +165,7 @@ Sizes = dict[str, tuple[int, Size]]
 def _own_weights(
     weights: NDArray[np.float32], term: str, sizes: Sizes, result: str
 ) -> tuple[NDArray[np.float32], dict[str, int]]:
-    """Weights with each letter once, and none that only they have and the result lacks, or along which they are one."""
+    """Weights with each letter once, summed over letters of their own, less axes along which they are constant."""
     extent = dict(zip(term, weights.shape, strict=True))
     kept = [
         letter
@@ -177,7 +177,7 @@ def _own_weights(
 
 
 def _is_one_for_all(letter: str, extent: int, sizes: Sizes, result: str) -> bool:
-    """Whether weights are the same along an axis of the data; to sum over one product is to multiply."""
+    """Return True if weights are constant along an axis of the data; to sum over one product is to multiply."""
     return extent == 1 and letter in sizes and (letter in result or sizes[letter][1] != 1)
 
 
@@ -189,7 +189,7 @@ def _matrix_product(
     sizes: Sizes,
     matrix: NDArray[np.float32],
 ) -> tuple[str, list[str]]:
-    """One matrix for all: data [*vectors, rows] to [*vectors, *columns]."""
+    """One matrix for all vectors: data [*vectors, rows] to [*vectors, *columns]."""
     vectors, summed, columns = groups
     value = parts.transposed(value, [own.index(letter) for letter in (*vectors, *summed)])
     if len(summed) > 1 or not vectors:
@@ -209,7 +209,7 @@ def _stacked(
     sizes: Sizes,
     matrices: NDArray[np.float32],
 ) -> tuple[str, list[str]] | str:
-    """To each item of a stack its own matrix: [images, *stack, others, rows] to [images, *stack, *others, *columns]."""
+    """One matrix per item of a stack: [images, *stack, others, rows] to [images, *stack, *others, *columns]."""
     vectors, stack, summed, columns = groups
     first, others = vectors[:1], vectors[1:]
     if any(sizes[letter][1] is None for letter in others):

@@ -41,7 +41,7 @@ def decompose_matmul_nbits(node: OnnxNode, graph: Graph) -> Decomposition | str:
 
 
 def _dequantized(node: OnnxNode, graph: Graph, bits: int) -> NDArray[np.float32]:
-    """Weights [N, K]: (number - zero point) * scale, both of which go with a block of inputs."""
+    """Weights [N, K]: (number - zero point) * scale, both of which are per block of inputs."""
     inputs, outputs, block = (int(node.attributes[name]) for name in ("K", "N", "block_size"))
     blocks = -(-inputs // block)
     numbers = _unpacked(graph.constants[node.inputs[1]].reshape(outputs, -1), bits)[:, :inputs]
@@ -59,7 +59,7 @@ def _dequantized(node: OnnxNode, graph: Graph, bits: int) -> NDArray[np.float32]
 
 
 def _unpacked(packed: NDArray[Any], bits: int) -> NDArray[np.float32]:
-    """Whole numbers of the rows of some bytes, the lowest bits first."""
+    """Integers packed in rows of bytes, the lowest bits first."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     numbers = (packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)
     return numbers.reshape(len(packed), -1).astype(np.float32)
@@ -98,7 +98,7 @@ def decompose_matmul_integer_to_float(node: OnnxNode, graph: Graph) -> Decomposi
 
 
 def _rescaled(parts: Decomposition, value: str, scales: tuple[str, str], bias: str) -> str:
-    """Whole sums times both scales, in the order and precision of onnxruntime, and the bias."""
+    """Integer sums times both scales, in the order and precision of onnxruntime, and the bias."""
     value = parts.operator("Cast", value, to=1)
     value = parts.operator("Mul", value, parts.operator("Mul", *scales))
     return parts.operator("Add", value, bias) if bias else value
@@ -135,7 +135,7 @@ def decompose_qgemm(node: OnnxNode, graph: Graph) -> Decomposition | str:
 
 
 def decompose_channels_last(node: OnnxNode, graph: Graph) -> Decomposition | str:
-    """QLinearConv, between the axes turned round where its channels are the last."""
+    """QLinearConv, between two permutations of axes where its channels are last."""
     data = node.inputs[0]
     if data not in graph.observed_shapes or data in graph.constants:
         return "its data input is static"

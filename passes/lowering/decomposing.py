@@ -78,7 +78,7 @@ class Decomposition:
         return value
 
     def seen(self, value: str, shape: Sequence[int], known: Sequence[Size] = ()) -> str:
-        """Say which shape a value had when the network was observed, and what of it is static; returns the value."""
+        """Record the shape of a value when the network was observed, and its static sizes; returns the value."""
         self.observed[value] = tuple(shape)
         self.types[value] = TensorType(self.types[value].dtype, tuple(known))
         return value
@@ -106,7 +106,7 @@ class Decomposition:
 
     @property
     def surroundings(self) -> Graph:
-        """The graph with the operators beside the composite, and what is known of the values between them."""
+        """The graph with the operators beside the composite, and the known shapes and types of values between them."""
         return replace(
             self.graph,
             nodes=(*self.graph.nodes, *self.nodes),
@@ -131,12 +131,12 @@ class Decomposition:
         return value if axes == sorted(axes) else self.operator("Transpose", value, perm=axes)
 
     def reshaped(self, value: str, sizes: Sequence[int]) -> str:
-        """Reshape; 0 keeps the size of the axis at the same place, -1 is what is left."""
+        """Reshape; 0 keeps the size of the axis at the same place, -1 is inferred."""
         return self.operator("Reshape", value, self.constant(np.array(sizes, np.int64)))
 
 
 def sizes_of(graph: Graph, value: str) -> tuple[Size, ...]:
-    """Static sizes of an observed value, None where they are not."""
+    """Sizes of an observed value, None where they are not static."""
     seen = graph.observed_shapes[value]
     known = graph.types[value].shape
     return known if len(known) == len(seen) else (None,) * len(seen)

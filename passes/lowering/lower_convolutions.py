@@ -17,7 +17,7 @@ from memcompile.passes.lowering.lowering import Lowering, float_reason, opset, r
 
 
 def convolution_reason(node: OnnxNode, graph: Graph) -> str | None:
-    """Why a Conv or ConvTranspose stays digital; None if it does not."""
+    """Return the reason why a Conv or ConvTranspose stays digital; None if it is mapped."""
     reason = float_reason(node, graph, *node.inputs[:2])
     if reason is not None:
         return reason
@@ -38,12 +38,12 @@ def convolution_reason(node: OnnxNode, graph: Graph) -> str | None:
 
 
 def _one_sample(graph: Graph) -> bool:
-    """Whether a run is one sample, so that all items belong to it."""
+    """Return True if a run is one sample, so that all items belong to it."""
     return graph.batching is not None and graph.batching.one_by_one
 
 
 def lower_conv(node: OnnxNode, graph: Graph) -> Lowering:
-    """One layer; several items of a sample, such as the frames of a recording, lie along a further spatial axis."""
+    """One layer; several items of a sample, such as frames of a recording, form a further spatial axis."""
     low = Lowering(node, graph)
     data, weight, bias = node.inputs[0], graph.constants[node.inputs[1]], _bias(node, graph)
     dtype, shape = graph.types[node.outputs[0]].dtype, graph.observed_shapes[data]
@@ -134,7 +134,7 @@ def _axes(node: OnnxNode, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _transposed_output(
     node: OnnxNode, size: Sequence[int], kernel: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Padding before each axis, and output size, as the ONNX specification of ConvTranspose says."""
+    """Padding before each axis, and output size, as the ONNX specification of ConvTranspose defines them."""
     rank = len(kernel)
     strides, dilations = _axes(node, rank)
     extra = tuple(node.attributes.get("output_padding", (0,) * rank))

@@ -29,7 +29,7 @@ def _sides(node: OnnxNode, graph: Graph) -> tuple[str, str, bool]:
 
 
 def product_reason(node: OnnxNode, graph: Graph) -> str | None:
-    """Why a Gemm or MatMul stays digital; None if it does not."""
+    """Return the reason why a Gemm or MatMul stays digital; None if it is mapped."""
     data, weight, on_the_left = _sides(node, graph)
     reason = float_reason(node, graph, data, weight)
     if reason is not None:
@@ -61,7 +61,7 @@ def lower_matmul(node: OnnxNode, graph: Graph) -> Lowering:
 
 
 def _arrangement(graph: Graph, data: str, matrices: Sequence[int]) -> str | None:
-    """How a stack of matrices meets its data: one matrix for all, all for the same data, or to each its own."""
+    """Return how a stack of matrices pairs with its data: single matrix, shared data, or paired; None if otherwise."""
     stack, shape = tuple(matrices[:-2]), graph.observed_shapes[data]
     if math.prod(stack) == 1 and len(shape) >= len(matrices):
         return "single"
@@ -92,7 +92,7 @@ def _plain(
 def _shared(
     low: Lowering, data: str, shape: tuple[int, ...], matrices: NDArray[np.float32], dtype: str
 ) -> tuple[str, int]:
-    """All matrices of the stack side by side: one layer with the columns of all."""
+    """All matrices of the stack side by side as the columns of one layer."""
     stack, (rows, columns) = matrices.shape[:-2], matrices.shape[-2:]
     many = math.prod(stack)
     wide = matrices.reshape(many, rows, columns).transpose(1, 0, 2).reshape(rows, many * columns)
@@ -111,7 +111,7 @@ def _shared(
 def _paired(
     low: Lowering, data: str, shape: tuple[int, ...], matrices: NDArray[np.float32], dtype: str
 ) -> tuple[str, int]:
-    """To each matrix its own data: a grouped layer, one group a matrix."""
+    """Own data for each matrix: a grouped layer with one group per matrix."""
     stack, (rows, columns) = matrices.shape[:-2], matrices.shape[-2:]
     many, vectors, rank = math.prod(stack), shape[-2], len(shape)
     outer = shape[: rank - 2 - len(stack)]
@@ -126,7 +126,7 @@ def _paired(
 
 
 def _folded_bias(node: OnnxNode, graph: Graph) -> NDArray[np.float32] | None:
-    """The product beta * C where it is static and one number a column; None where it has to be added digitally."""
+    """The product beta * C where it is static with one number per column; None where it has to be added digitally."""
     transposed_weight = node.attributes.get("transB", 0)
     columns = graph.constants[node.inputs[1]].shape[0 if transposed_weight else 1]
     if len(node.inputs) < 3 or not node.inputs[2]:

@@ -1,6 +1,6 @@
 """Quantised operators: QLinearConv, QLinearMatMul, ConvInteger, MatMulInteger, and float ones between Q and DQ.
 
-All become a layer of whole numbers, which sums x * (w - w_zero) on the crossbar and keeps the
+All become an integer layer, which sums x * (w - w_zero) on the crossbar and keeps the
 model's own scales; the zero point of the input, the bias and the rescaling are digital:
 sum (x - x_zero)(w - w_zero) = sum x (w - w_zero) - x_zero * sum (w - w_zero), where the last sum
 runs over the taps that do not meet padding.
@@ -36,7 +36,7 @@ _PLACES: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
 
 @dataclass(frozen=True, eq=False)
 class _Product:
-    """A product of whole numbers; zero points are scalars, or one number per output channel for weights.
+    """An integer product; zero points are scalars, or one number per output channel for weights.
 
     The zero point of the data may be a value, which DynamicQuantizeLinear makes.
 
@@ -51,7 +51,7 @@ class _Product:
 
 
 def quantized_reason(node: OnnxNode, graph: Graph) -> str | None:
-    """Why a quantised operator stays digital; None if it does not."""
+    """Return the reason why a quantised operator stays digital; None if it is mapped."""
     data, data_zero, weight, _ = _PLACES[node.op_type]
     inputs = dict(enumerate(node.inputs))
     moving = data_zero if _is_dynamic_zero(inputs.get(data_zero, ""), graph) else data
@@ -65,7 +65,7 @@ def quantized_reason(node: OnnxNode, graph: Graph) -> str | None:
 
 
 def _is_dynamic_zero(name: str, graph: Graph) -> bool:
-    """Whether a zero point is the one that DynamicQuantizeLinear found."""
+    """Return True if a zero point is a result of DynamicQuantizeLinear."""
     producer = graph.producers.get(name)
     return isinstance(producer, OnnxNode) and producer.kind == "DynamicQuantizeLinear" and name == producer.outputs[2]
 
@@ -83,7 +83,7 @@ def _shape_reason(node: OnnxNode, graph: Graph) -> str | None:
 
 
 def lower_quantized(node: OnnxNode, graph: Graph) -> Lowering:
-    """A layer of whole numbers, and for the QLinear operators the rescaling to the output's type."""
+    """An integer layer, and for the QLinear operators the rescaling to the output's type."""
     low = Lowering(node, graph)
     data, data_zero, weight, weight_zero = _PLACES[node.op_type]
     convolution = "Conv" in node.op_type
@@ -123,7 +123,7 @@ def _data_zero(node: OnnxNode, graph: Graph, place: int) -> int | str:
 
 
 def _summed(low: Lowering, product: _Product, shape: tuple[int, ...], bias: NDArray[Any]) -> str:
-    """Whole sums with the digital part added, int32."""
+    """Integer sums with the digital part added, int32."""
     geometry, kernels = _layer(low, product, shape)
     value = low.layer(product.data, shape, geometry, kernels, dtype="int32", integer=True)
     fixed = bias.astype(np.int64).reshape((-1,) + (1,) * (geometry.rank if product.convolution else 0))
@@ -146,7 +146,7 @@ def _layer(low: Lowering, product: _Product, shape: tuple[int, ...]) -> tuple[Ge
 
 
 def _offset(geometry: Geometry, product: _Product, kernels: NDArray[np.int32], zero: int) -> NDArray[np.int64]:
-    """What a zero point of the input adds: [columns], or [out_channels, *output_size] where padding matters."""
+    """Return the offset of an input's zero point: [columns], or [out_channels, *output_size] with padding."""
     if not product.convolution:
         columns: NDArray[np.int64] = -zero * product.weight.sum(axis=0, dtype=np.int64)
         return columns
@@ -162,7 +162,7 @@ def _offset(geometry: Geometry, product: _Product, kernels: NDArray[np.int32], z
 
 
 def _scaled(low: Lowering, value: str, factor: NDArray[np.float32], product: _Product) -> str:
-    """Whole sums times a factor, one for all or one per output channel."""
+    """Integer sums times a factor, one for all or one per output channel."""
     axes = product.weight.ndim - 2 if product.convolution else 0
     per_channel = low.constant(factor.reshape(-1, *(1,) * axes) if factor.size > 1 else factor.reshape(()))
     value = low.operator("Cast", value, dtype="float32", to=1)
@@ -173,7 +173,7 @@ def _scaled(low: Lowering, value: str, factor: NDArray[np.float32], product: _Pr
 
 
 def between_quantizers(node: OnnxNode, graph: Graph) -> bool:
-    """Whether a Conv, Gemm or MatMul multiplies dequantised bytes by dequantised bytes."""
+    """Return True if a Conv, Gemm or MatMul multiplies dequantised bytes by dequantised bytes."""
     if node.op_type == "ConvTranspose" or len(node.inputs) < 2 or node.inputs[1] not in graph.quantized:
         return False
     if len(node.inputs) > 2 and node.inputs[2] and node.inputs[2] not in graph.constants:
@@ -206,14 +206,14 @@ def between_quantizers(node: OnnxNode, graph: Graph) -> bool:
 
 
 def largest_byte(node: OnnxNode, graph: Graph) -> int:
-    """No weight less its zero point is larger, for a node :func:`between_quantizers`."""
+    """Upper bound of a weight less its zero point, for a node :func:`between_quantizers`."""
     quantized = graph.quantized[node.inputs[1]]
     values, zeros = quantized.values.astype(np.int32), quantized.zero_point.astype(np.int32)
     return int(max(values.max() - zeros.min(), zeros.max() - values.min()))
 
 
 def lower_between_quantizers(node: OnnxNode, graph: Graph) -> Lowering:
-    """A layer of whole numbers that reads the bytes; both scales and the bias are digital."""
+    """An integer layer that reads the bytes; both scales and the bias are digital."""
     low = Lowering(node, graph)
     producer, quantized = graph.producers[node.inputs[0]], graph.quantized[node.inputs[1]]
     assert isinstance(producer, OnnxNode)

@@ -17,7 +17,7 @@ from memcompile.ir.graph import Graph, OnnxNode
 from memcompile.passes.lowering.lowering import Lowering, opset, reshaped, vector_geometry
 
 LONGEST = 32
-"""Steps at most: each has a copy of the recurrent weights."""
+"""Most time steps: each has its own cells for the recurrent weights."""
 _GATES: Mapping[str, int] = MappingProxyType({"LSTM": 4, "GRU": 3, "RNN": 1})
 _DEFAULTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
@@ -25,7 +25,7 @@ _DEFAULTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def recurrent_reason(node: OnnxNode, graph: Graph) -> str | None:
-    """Why a recurrent operator stays digital; None if it does not."""
+    """Return the reason why a recurrent operator stays digital; None if it is mapped."""
     if any(name not in graph.constants for name in (*node.inputs[1:3], *filter(None, node.inputs[3:4]))):
         return "its weights are not static"
     data = node.inputs[0]
@@ -81,7 +81,7 @@ class _Direction:
         return self.low.operator(op_type, *inputs, dtype="float32")
 
     def gate(self, value: str, first: int, count: int = 1) -> str:
-        """Some gates of [batch, gates * hidden]."""
+        """A slice of gates of [batch, gates * hidden]."""
         places = self.low.constant(np.arange(first * self.hidden, (first + count) * self.hidden, dtype=np.int64))
         return self.low.operator("Gather", value, places, dtype="float32", axis=1)
 
@@ -137,7 +137,7 @@ class _Direction:
 
 
 def lower_recurrent(node: OnnxNode, graph: Graph) -> Lowering:
-    """All steps of all directions, and their states put together as the operator's outputs."""
+    """All steps of all directions, with their states joined into the operator's outputs."""
     low = Lowering(node, graph)
     direction = node.attributes.get("direction", "forward")
     forward = list(range(graph.observed_shapes[node.inputs[0]][0]))

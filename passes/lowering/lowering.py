@@ -14,11 +14,11 @@ from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import Graph, LinearLayer, Node, OnnxNode, TensorType, read_only
 
 MAX_WINDOWS = 2**22
-"""Output positions of a layer. Mapping and schedule go through them one by one, at about a kilobyte each."""
+"""Most output positions of a layer: mapping and schedule visit each, at about a kilobyte apiece."""
 
 
 class Lowering:
-    """What takes the place of one operator.
+    """Layers and digital operators that replace one operator.
 
     Values are made in order by :meth:`layer` and :meth:`operator`; :meth:`finish` says which of
     them is the operator's result. The first layer keeps the operator's name.
@@ -150,7 +150,7 @@ _FLOATS = ("float16", "float32", "float64")
 
 
 def float_reason(node: OnnxNode, graph: Graph, data: str, weight: str) -> str | None:
-    """Why a linear operator on floats cannot be mapped, whatever its kind."""
+    """Return the reason why a linear operator on floats of any kind cannot be mapped; None if it can."""
     if weight not in graph.constants:
         return "its weights are not static"
     if data in graph.constants or data not in graph.observed_shapes:

@@ -1,1 +1,1 @@
-"""Tiles into arrays: limits of a tile, heuristics, exact packing, array patterns and lower bounds."""
+"""Packing of tiles into arrays: limits of a tile, heuristics, exact packing, array patterns and lower bounds."""

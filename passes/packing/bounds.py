@@ -1,7 +1,7 @@
 """Lower bounds for packing tiles into arrays.
 
-A *dual feasible function* f maps sizes in 0..1 so that whatever fits one bin still sums to at
-most 1 after f. Applied to heights and to widths, the area after f bounds the number of bins from
+A *dual feasible function* f maps sizes in 0..1 so that the sizes of any items that fit one bin still
+sum to at most 1 after f. Applied to heights and to widths, the area after f bounds the number of bins from
 below (Fekete and Schepers, Math. Oper. Res. 29, 353, 2004); applied to loads, their sum does.
 """
 
@@ -21,13 +21,13 @@ PARTS = (1, 2, 3, 4)
 
 
 def arrays_bound(shapes: Sequence[TileShape], lines: tuple[int, int], interval: int | None) -> int:
-    """Fewest arrays that can hold the tiles with at most ``interval`` steps each (None: any number)."""
+    """Lower bound for the arrays that hold the tiles with at most ``interval`` steps each (None: any number)."""
     if not shapes:
         return 0
     count = np.array([shape.count for shape in shapes], np.int64)
     heights = transformed([shape.height for shape in shapes], lines[0])
     widths = transformed([shape.width for shape in shapes], lines[1])
-    # Floating point only picks the best pair of functions; its bound is then computed exactly.
+    # Floating point only selects the best pair of functions; its bound is then computed exactly.
     area = np.einsum("hi,wi,i->hw", heights / lines[0], widths / lines[1], count.astype(float))
     h, w = np.unravel_index(int(np.argmax(area)), area.shape)
     best = -(-int((heights[h] * widths[w] * count).sum()) // (lines[0] * lines[1]))
@@ -38,7 +38,7 @@ def arrays_bound(shapes: Sequence[TileShape], lines: tuple[int, int], interval: 
 
 
 def packing_interval_bound(shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int) -> int:
-    """Shortest interval that these very tiles allow on ``arrays`` arrays."""
+    """Lower bound for the interval of these tiles on ``arrays`` arrays."""
     if not shapes:
         return 0
     total = sum(shape.load * shape.count for shape in shapes)
@@ -58,7 +58,7 @@ def transformed(sizes: Sequence[int], capacity: int) -> NDArray[np.int64]:
 
     f(x) = capacity if x > capacity - e, 0 if x < e, else x, for several thresholds e; and, for
     several k, x where (k + 1) x is a multiple of the capacity, else floor((k + 1) x / capacity)
-    k-th parts of the capacity, rounded down to a whole number.
+    k-th parts of the capacity, rounded down to an integer.
 
     Returns
     -------

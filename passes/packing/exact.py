@@ -13,7 +13,7 @@ from memcompile.passes.solving.solver import Solver
 
 @dataclass(frozen=True)
 class ExactPacking:
-    """A packing, if one was found, and whether it is proven that there is none."""
+    """A packing if one was found, and True if it is proven that there is none."""
 
     packing: Packing | None
     impossible: bool
@@ -24,10 +24,10 @@ def pack_exactly(
 ) -> ExactPacking:
     """Distribute tiles over ``arrays`` arrays and arrange the tiles of each.
 
-    The distribution knows steps, cells, and output lines under tiles higher than half an array
-    (no two such tiles share a line). That is necessary; whether it suffices is seen when the
-    rectangles of each array are arranged. If they cannot be, a second distribution arranges each
-    array in two shelves at most, which suffices.
+    The distribution limits steps, cells, and output lines under tiles higher than half an array
+    (no two such tiles share a line). These limits are necessary; the rectangles of each array are
+    then arranged. If that fails, a second distribution arranges each array in two shelves at most,
+    whose limits are sufficient.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def pack_exactly(
 def _distribute(
     shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, effort: float
 ) -> tuple[list[list[int]] | None, bool]:
-    """Number of tiles of each shape per array, or None and whether that is proven."""
+    """Number of tiles of each shape per array; else None, and True if it is proven that there is none."""
     model = cp_sat.CpModel()
     counts = _counts(model, shapes, lines, arrays)
     for array in range(arrays):
@@ -70,7 +70,7 @@ def _distribute(
 def _counts(
     model: cp_sat.CpModel, shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int
 ) -> list[list[cp_sat.IntVar]]:
-    """How many tiles of each shape each array holds: all of them together, as many as fit at most."""
+    """Variables for the tiles of each shape in each array: at most as many as fit, in total all of the shape."""
     counts = []
     for shape in shapes:
         fit = (lines[0] // shape.height) * (lines[1] // shape.width)

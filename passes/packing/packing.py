@@ -35,7 +35,7 @@ class TileShape:
 
 @dataclass(frozen=True)
 class Fill:
-    """What one array holds.
+    """Content of one array.
 
     ``tiles`` are (shape number, first input line, first output line); ``free`` are the maximal
     free rectangles; ``load`` is the sum of the loads of the tiles.
@@ -48,7 +48,7 @@ class Fill:
 
 @dataclass(frozen=True)
 class Packing:
-    """Equally filled arrays: each fill with how many arrays have it, in order of opening."""
+    """Groups of equally filled arrays: each fill with its number of arrays, in order of opening."""
 
     fills: tuple[tuple[Fill, int], ...]
 
@@ -118,7 +118,7 @@ def pack(
     Parameters
     ----------
     shapes
-        What to pack; every shape fits an empty array.
+        Tiles to pack; every shape fits an empty array.
     lines
         Input lines and output lines of an array.
     interval
@@ -126,12 +126,12 @@ def pack(
     arrays
         Most arrays allowed; None for no limit.
     enough
-        A packing of this many arrays is known to be best: stop there.
+        Number of arrays known to be optimal: the search stops there.
 
     Returns
     -------
-    The best packing found, or None if none keeps within ``arrays``; once the time is up, of the first
-    order only.
+    The best packing found, or None if none keeps within ``arrays``; once the time is up, only the
+    first order is tried.
     """
     limit = interval if interval is not None else sum(shape.load * shape.count for shape in shapes)
     best: Packing | None = None
@@ -193,7 +193,7 @@ _ORDERS: tuple[_Order, ...] = (
     lambda tile, lines, interval: (-tile.load, -_share(tile, lines)),
     lambda tile, lines, interval: (-tile.width, -tile.height, -tile.load),
 )
-"""Sort keys to try: large tiles first, in several senses of large."""
+"""Sort keys of first fit: large tiles first, by several measures of size."""
 
 
 def _first_fit(
@@ -203,7 +203,7 @@ def _first_fit(
     limit: int,
     arrays: int | None,
 ) -> Packing | None:
-    """First fit with arrays of equal filling taken together."""
+    """First fit over groups of equally filled arrays."""
     empty = Fill((), ((0, 0, *lines),), 0)
     groups: list[tuple[Fill, int]] = []
     opened = 0
@@ -229,7 +229,7 @@ def _first_fit(
 def _pour(
     fill: Fill, count: int, number: int, shape: TileShape, left: int, limit: int
 ) -> tuple[list[tuple[Fill, int]], int]:
-    """Fill a group of equal arrays with tiles of one shape; what the group becomes, and tiles left."""
+    """Fill a group of equal arrays with tiles of one shape; returns the groups it splits into, and the tiles left."""
     stages = _stack(fill, number, shape, limit, left)
     capacity = len(stages) - 1
     if capacity == 0:
@@ -276,7 +276,8 @@ def _insert(fill: Fill, number: int, shape: TileShape, limit: int) -> Fill | Non
 def _without(free: tuple[Rectangle, ...], taken: Rectangle) -> tuple[Rectangle, ...]:
     """Maximal free rectangles after one more rectangle is taken.
 
-    A rectangle that does not meet it stays maximal: pieces lie within others that were free, and none of those held it.
+    A free rectangle that does not meet it stays maximal: new pieces lie within others that were free, and none of
+    those contained it.
     """
     line, output, height, width = taken
     kept: list[Rectangle] = []

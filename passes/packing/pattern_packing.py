@@ -1,9 +1,10 @@
 """Packs few kinds of tiles into a given number of arrays by column generation and diving.
 
-Arrays are alike, so a search that asks of each array what it holds meets every solution many times
-over. Here the unknowns are how many arrays get each *pattern* (:mod:`memcompile.passes.packing.patterns`).
-Taken in parts that is a linear programme; patterns it takes whole are kept, then one of those it
-takes most of, and it is solved again for the tiles and arrays that are left.
+Arrays are interchangeable, so a search with variables for the content of each array meets every
+solution many times over. Here the variables are the numbers of arrays with each *pattern*
+(:mod:`memcompile.passes.packing.patterns`). Relaxed to fractions that is a linear program. Its
+integral part is fixed, else one array with the pattern of the largest fraction, and it is solved
+again for the tiles and arrays that are left.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from memcompile.passes.packing.patterns import (
 from memcompile.passes.solving.clock import Clock, running, running_clock
 
 ROUND_WORK = 0.003
-"""Work of a round of pattern generation, whatever its size."""
+"""Fixed work of a round of column generation."""
 ARRANGE_WORK = 2e-5
 """Work of arranging a tile of a pattern."""
 SLACK = 0.95
-"""Share of the arrays at hand with which the programme may do before better patterns are not sought any more."""
+"""Share of the available arrays below which the linear program stops looking for better patterns."""
 WHOLE = 1e-6
-"""Distance from a whole number that is the solver's rounding."""
+"""Integrality tolerance of the linear program's solution."""
 
 
 def pack_around_full(
@@ -69,7 +70,7 @@ def pack_around_full(
 def _packed(
     shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, effort: float
 ) -> list[Fill] | None:
-    """What each array holds, of so many at most."""
+    """Return the content of each array, at most ``arrays`` of them; None if no packing was found."""
     with running(Clock.after(math.inf, effort)) as clock:
         root = _Dive(shapes, lines, arrays, interval)
         amounts = root.solve(clock)
@@ -83,7 +84,7 @@ def _packed(
 
 
 class _Dive:
-    """Arrays that are filled for good, and the programme of what is left.
+    """Diving heuristic: arrays that are fixed, and the linear program of what is left.
 
     ``left``, int64 [shapes], are the tiles to be packed. ``patterns``, int64 [patterns, shapes], hold
     no more than that, and ``drawings`` say where their tiles lie.
@@ -100,7 +101,7 @@ class _Dive:
         self._add([np.where(np.arange(len(shapes)) == n, self._knapsacks[1].most, 0) for n in range(len(shapes))])
 
     def fill(self, amounts: NDArray[np.float64], most_at_once: int, clock: Clock) -> list[Fill] | None:
-        """What each array holds, so many fixed at a time; None if the arrays do not suffice."""
+        """Fix ``most_at_once`` arrays at a time; returns the content of each, None if the arrays do not suffice."""
         while self.left.any():
             self._keep(amounts, most_at_once)
             if not self.left.any():
@@ -112,7 +113,7 @@ class _Dive:
         return self.fills
 
     def solve(self, clock: Clock) -> NDArray[np.float64] | None:
-        """Arrays of each pattern, in parts, that hold what is left; None if there are too few arrays."""
+        """Fractional arrays of each pattern that hold the tiles left; None if there are too few arrays."""
         found = None
         while not clock.is_over:
             solved = self._solve()
@@ -128,7 +129,7 @@ class _Dive:
         return found
 
     def _keep(self, amounts: NDArray[np.float64], most_at_once: int) -> None:
-        """Fill arrays for good: as many as take a pattern whole, or one with the pattern most of which is taken."""
+        """Fix arrays: the integral part of each pattern's amount, else one array of the largest fraction."""
         whole = np.floor(amounts + WHOLE).astype(np.int64)
         if not whole.any():
             whole[np.argmax(np.round(amounts, 6))] = 1
@@ -142,11 +143,11 @@ class _Dive:
         self._patterns, self._drawings = patterns[kept], [drawings[number] for number in kept]
 
     def _fill(self, number: int) -> None:
-        """Fill one array with what is wanted of a pattern."""
+        """Fill one array with the tiles of a pattern that are still to be packed."""
         wanted = np.minimum(self._patterns[number], self.left)
         if not wanted.any():
             return
-        self.left = self.left - wanted  # copies share arrays
+        self.left = self.left - wanted  # not in place: a copied dive shares the array
         self.arrays -= 1
         tiles = []
         for tile in self._drawings[number].tiles:
@@ -157,7 +158,7 @@ class _Dive:
         self.fills = [*self.fills, fill]
 
     def _solve(self) -> tuple[float, NDArray[np.float64], NDArray[np.float64]] | None:
-        """Arrays in all, the price of each shape, and the arrays of each pattern."""
+        """Solve the linear program: total arrays, the dual price of each shape, and the arrays of each pattern."""
         # Imported here, because it takes time that other networks need not wait for.
         from scipy.optimize import linprog  # noqa: PLC0415
 
@@ -174,11 +175,11 @@ class _Dive:
         return float(solution.fun), -solution.ineqlin.marginals, solution.x
 
     def _generate_greedily(self, prices: NDArray[np.float64]) -> bool:
-        """Add patterns worth more than an array from a greedy rule; False if it finds none."""
+        """Add patterns of negative reduced cost from a greedy rule; False if it finds none."""
         return any(self._add(greedy_patterns(knapsack, prices)) for knapsack in self._knapsacks)
 
     def _generate_dearest(self, prices: NDArray[np.float64]) -> bool:
-        """Add the pattern that is worth most; False if that is not more than an array, or there are too few arrays."""
+        """Add the dearest pattern; False if its reduced cost is not negative, or there are provably too few arrays."""
         wanted = float(prices @ self.left) / (self.arrays + TOLERANCE)
         fill = pattern_of(self.shapes, self._knapsacks, prices, self.lines, wanted)
         if fill is None:
@@ -187,7 +188,7 @@ class _Dive:
         return True
 
     def _add(self, contents: Sequence[NDArray[np.int64]]) -> bool:
-        """Add those contents that can be arranged; False if there are none."""
+        """Add the contents that can be arranged; False if there are none."""
         running_clock().spend(ARRANGE_WORK * sum(int(content.sum()) for content in contents))
         drawings = [arranged(self.shapes, content, self.lines) for content in contents]
         found = [(content, fill) for content, fill in zip(contents, drawings, strict=True) if fill is not None]

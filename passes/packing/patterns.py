@@ -1,10 +1,10 @@
 """Array patterns: the possible contents of one array, and the dearest one at given prices.
 
-The content of an array is a *pattern*: how many tiles of each shape it holds. Choosing how many
-arrays get each pattern is a linear programme whose columns are generated as needed (Gilmore and
-Gomory, Oper. Res. 9, 849, 1961): its dual prices of the tile shapes are handed to a knapsack that
-looks for a pattern worth more than one array. Whatever the prices, demand over the dearest
-pattern is a bound (Farley, Oper. Res. 38, 922, 1990).
+The content of an array is a *pattern*: the number of tiles of each shape it holds. The number of
+arrays with each pattern solves a linear program by column generation (Gilmore and Gomory, Oper.
+Res. 9, 849, 1961): its duals price the tile shapes, and a knapsack looks for a pattern worth more
+than one array. At any prices, the worth of the demand over that of the dearest pattern is a lower
+bound (Farley, Oper. Res. 38, 922, 1990).
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ SEEDS = 40
 FUNCTIONS = 5
 """Dual feasible functions per direction that limit the content of an array."""
 ARRANGE_LIMIT = 0.05
-"""Deterministic time to arrange the tiles of one array where the heuristic does not manage."""
+"""Deterministic time to arrange the tiles of one array where the heuristic fails."""
 RELAXED_CONFLICTS = (2, 0.2)
 """Linearisation level that relaxes conflicts too, and deterministic time for one knapsack.
 
-What is not closed by then weakens the bound only.
+A gap left open by then only weakens the bound.
 """
 KNAPSACK_LIMITS = ((1, 0.02), RELAXED_CONFLICTS)
-"""Most knapsacks are easy, and solved soonest without relaxed conflicts; hard ones take ten times as long."""
+"""Stages of a knapsack: most are easy and fastest without relaxed conflicts; hard ones take ten times as long."""
 
 TERM_WORK = 2.5e-6
 """Work of a term of a knapsack's model."""
 FILL_WORK = 3e-6
-"""Work of asking whether an array has room for a shape."""
+"""Work of testing if an array has room for a shape."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Conflicts:
 
     @classmethod
     def of(cls, sizes: NDArray[np.int64], lines: tuple[int, int]) -> Conflicts:
-        """For each low and wide shape the tiles too high to stand above it, or above each other.
+        """Conflicts of each low and wide shape: tiles too high to stand above it, or above each other.
 
         Together with one tile of the shape they need columns of their own; and the same with rows
-        for narrow and high ones. Of shapes that take few columns too little would be gained.
+        for narrow and high ones. Shapes of few columns are left out: their conflicts hardly tighten the limits.
         """
         parts = [np.zeros((0, 2 + len(sizes)), np.int64)]
         for across, along in ((0, 1), (1, 0)):
@@ -112,16 +112,16 @@ class Knapsack:
         asked: NDArray[np.int64],
         own_lines: bool = False,
     ) -> Knapsack:
-        """Steps, and cells counted under several pairs of dual feasible functions.
+        """Limits on steps, and on cells under several pairs of dual feasible functions.
 
         Parameters
         ----------
         sizes
             [shapes, 3]: input lines, output lines, steps.
         asked
-            [shapes]: most tiles of each shape that can be asked for; an array holds no more.
+            [shapes]: largest demand for tiles of each shape; an array holds no more.
         own_lines
-            Every tile gets output lines of its own: stricter, but then the tiles fit for certain.
+            Every tile gets its own output lines: stricter, but sufficient for the tiles to fit.
         """
         height, width, load = sizes.T
         fit = (lines[0] // height) * (lines[1] // width)
@@ -139,12 +139,12 @@ class Knapsack:
 
     @cached_property
     def uses(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Rows of the matrix that count a shape, and what a tile of it takes there, for each shape."""
+        """Rows of the matrix with a nonzero coefficient, and these coefficients, for each shape."""
         found = [np.flatnonzero(column > 0) for column in self.matrix.T]
         return [(rows, self.matrix[rows, shape]) for shape, rows in enumerate(found)]
 
     def tightened(self, content: NDArray[np.int64]) -> Knapsack | None:
-        """With the pair of functions that shows best that a content does not fit; None if none does."""
+        """Knapsack with the pair of functions that a content violates most; None if it violates none."""
         held = np.flatnonzero(content)
         area = (self.heights[:, held] * content[held]) @ self.widths[:, held].T
         high, broad = np.unravel_index(int(np.argmax(area)), area.shape) if area.size else (0, 0)
@@ -210,12 +210,12 @@ class Filling:
         self.counts = np.zeros(len(knapsack.most), np.int64)
         self._knapsack = knapsack
         self._left = np.array(knapsack.limits, np.int64)
-        # Room that each conflict leaves, and whether the array holds its shape.
+        # Room that each conflict leaves, and True if the array holds its shape.
         self._apart = knapsack.conflicts.limits.copy()
         self._held = np.zeros(len(self._apart), bool)
 
     def room(self, shape: int) -> int:
-        """How many more tiles of a shape the array may hold."""
+        """Number of further tiles of a shape that the array may hold."""
         knapsack, conflicts = self._knapsack, self._knapsack.conflicts
         number = int(knapsack.most[shape] - self.counts[shape])
         if number <= 0:
@@ -233,7 +233,7 @@ class Filling:
         return max(0, min(number, int((self._apart[binding] // conflicts.sizes[binding, shape]).min())))
 
     def may_hold(self, shapes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether cells and steps leave room for a tile of each shape; where not, there will never be any."""
+        """Return True for each shape if cells and steps leave room for a tile; False stays False as tiles are added."""
         fits = self._knapsack.matrix[:, shapes] <= self._left[:, None]
         wanted: NDArray[np.bool_] = self.counts[shapes] < self._knapsack.most[shapes]
         return np.logical_and(wanted, np.logical_and.reduce(fits, axis=0))
@@ -270,7 +270,7 @@ def greedy_patterns(knapsack: Knapsack, prices: NDArray[np.float64]) -> list[NDA
 
 
 def _few_transforms(sizes: NDArray[np.int64], capacity: int, every: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """The sizes, halves of the capacity, and what the first dual feasible functions make of them."""
+    """The sizes, halves of the capacity, and the sizes under the first dual feasible functions."""
     distinct = {row.tobytes(): row for row in every[:1]}
     half = np.where(2 * sizes > capacity, capacity, np.where(2 * sizes == capacity, sizes, 0))
     distinct.setdefault(half.tobytes(), half)
@@ -289,7 +289,7 @@ def pattern_of(
 ) -> Fill | None:
     """A content worth more than an array that can be arranged, from the loosest limits that give one.
 
-    None as well if no content is worth as much as is ``wanted``.
+    None also if no content is worth ``wanted``.
     """
     for knapsack in knapsacks:
         dearest, content = knapsack.dearest(prices, (RELAXED_CONFLICTS,))

@@ -1,9 +1,9 @@
-"""Distributes few tiles over few arrays so that every array can be arranged for certain.
+"""Distributes few tiles over few arrays such that every array can be arranged.
 
 An array is cut at one input line into a lower and an upper *shelf*. A tile stands on a shelf that
 is high enough, or on output lines of its own that reach over both shelves, where as many tiles of
-its shape as fit are stacked. Output lines of each shelf, and of what reaches over both, are then
-all there is to count.
+its shape as fit are stacked. Only the output lines of each shelf, and of tiles that reach over
+both, then have to be counted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def distribute_on_shelves(
 
 
 class _ShelvedArray:
-    """One array of the model: where it is cut, and how many tiles of each shape stand where."""
+    """One array of the model: the line of its cut, and the tiles of each shape on each shelf and across both."""
 
     def __init__(
         self, model: cp_sat.CpModel, shapes: Sequence[TileShape], lines: tuple[int, int], interval: int

@@ -1,4 +1,4 @@
-"""The largest tile that an array holds, and cuts of weight matrices into tiles of that size."""
+"""Largest tile of an array, and cuts of weight matrices into tiles of that size."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def largest_bundle(geometry: Geometry, rows: int, columns: int) -> int:
 
 
 def full_cut(unrolling: Unrolling, rows: int, columns: int) -> Cut:
-    """Cut into tiles of ``rows`` x ``columns``, with what is left over in the last ones."""
+    """Cut into tiles of ``rows`` x ``columns``, with the remainder in the last ones."""
     return Cut(
         rows=(*range(0, unrolling.rows, rows), unrolling.rows),
         columns=(*range(0, unrolling.columns, columns), unrolling.columns),

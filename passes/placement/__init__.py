@@ -1,1 +1,1 @@
-"""Arrays onto chips, and tiles into steps."""
+"""Assignment of arrays to chips, and of tiles to steps."""

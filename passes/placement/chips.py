@@ -1,4 +1,4 @@
-"""Decides which array lies on which chip, so that few values cross chips."""
+"""Assigns arrays to chips such that few values cross chips."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def number_arrays(
 
 
 def pipeline(traffic: Traffic, weights_per_chip: int) -> NDArray[np.int64]:
-    """List tiles along the pipeline: by layer, copy and matrix, and then by columns or by rows.
+    """List tiles along the pipeline: by layer, replica and matrix, and then by columns or by rows.
 
     Row tiles of the same columns that share a chip are added there, and one sum leaves it; column
     tiles of the same rows share their inputs. Each layer gets the order with less traffic when its
@@ -84,18 +84,18 @@ def number_along(arrays: NDArray[np.int64], order: NDArray[np.int64], tiles: Til
 def whole_chips_first(
     arrays: NDArray[np.int64], tiles: TileTable, price: Sequence[int], arrays_per_chip: int, chips: int
 ) -> NDArray[np.int64]:
-    """Give each layer as few chips as it needs, where the rest of the layers lets it.
+    """Give each layer as few chips as it needs, where the other layers leave room.
 
     An array belongs to the layer that fills most of it. Each layer takes whole chips as often as
-    it can; what is left of the layers is grouped into chips such that few of these rests are torn
-    apart. Chips are then numbered along the pipeline.
+    it can; the remaining arrays of the layers are grouped into chips such that few of these
+    remainders are split. Chips are then numbered along the pipeline.
 
     Parameters
     ----------
     arrays
         Array of each tile, numbered along the pipeline without gaps.
     price
-        Per layer, what each further chip costs at least.
+        Lower bound for the cost of each further chip, per layer.
     """
     owner = _owners(arrays, tiles)
     filled: list[list[int]] = []
@@ -113,15 +113,15 @@ def whole_chips_first(
 
 
 def group_rests(rests: list[list[int]], room: int, chips: int) -> list[list[int]]:
-    """Group lists of arrays into chips with room for some each; few lists are torn, cheap ones first.
+    """Group lists of arrays into chips of ``room`` arrays; few lists are split, cheap ones first.
 
-    The first list is joined by others that fill its chip best. If the chips are too few for whole
-    lists, the last one is torn to fill the chip.
+    The first list is joined by others that fill its chip best. If the chips are too few for
+    unsplit lists, the last one is split to fill the chip.
 
     Parameters
     ----------
     rests
-        Lists that are dear to tear come first.
+        Lists, the costliest to split first.
     """
     left = list(rests)
     slack = chips * room - sum(map(len, left))
@@ -143,8 +143,8 @@ def group_rests(rests: list[list[int]], room: int, chips: int) -> list[list[int]
 def fill(sizes: Sequence[int], room: int) -> list[int]:
     """Indices of sizes whose sum comes closest to ``room`` from below (subset sum).
 
-    Of several ways to a sum, the one counts that needs the fewest of the first sizes. More of a size than fit
-    together reach nothing that those before them do not.
+    Among the subsets with that sum the one with the fewest of the first sizes is taken. More items of a size than
+    fit together reach no further sum.
     """
     reached = np.zeros(room + 1, np.bool_)
     reached[0] = True
@@ -168,7 +168,7 @@ def fill(sizes: Sequence[int], room: int) -> list[int]:
 
 
 def _owners(arrays: NDArray[np.int64], tiles: TileTable) -> NDArray[np.int64]:
-    """The layer that fills most of each array, [arrays]; the first of equals."""
+    """Layer that fills most of each array, [arrays]; the first of equals."""
     layers = int(tiles.layer.max()) + 1
     keys, cells = np.unique(arrays * layers + tiles.layer, return_inverse=True)
     filled = np.bincount(cells.ravel(), _cells(tiles))

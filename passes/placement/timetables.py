@@ -1,9 +1,9 @@
-"""Finds when each tile works: list schedules of one image, and the pipelined steady state.
+"""Schedules the steps of each tile: list schedule of one image, and the pipelined steady state.
 
 For one image a tile may work on a window as soon as the inputs of that window exist and its array
 is free. Layers are served in network order, so an array that holds tiles of several layers works
 on the earliest layer that has something to do; within a layer, windows that can be read first go
-first. All tiles of one copy wait for the same inputs, so arrays that hold tiles of the same copies
+first. All tiles of one replica wait for the same inputs, so arrays that hold tiles of the same replicas
 have the same timetable, which is found once.
 """
 
@@ -25,7 +25,7 @@ class OneImage:
     """The timetable of one image alone.
 
     ``tables`` are the distinct timetables, each the step of every window of a tile in the order of
-    its copy's windows; ``table`` is the number of each tile's, [tiles]. ``latency`` is the first
+    its replica's windows; ``table`` is the number of each tile's, [tiles]. ``latency`` is the first
     step after the last.
     """
 
@@ -37,7 +37,7 @@ class OneImage:
 def one_image(flow: Flow, tiles: TileTable, layers: range | None = None) -> OneImage:
     """Serve layers in order; each tile works as soon as its inputs exist and its array is free.
 
-    With ``layers`` only these are served, with the tiles given, and all that is made elsewhere exists.
+    With ``layers`` only these are served, with the given tiles; values of other layers exist from the start.
     """
     scheduler = _Scheduler(tiles)
     values = flow.walk(scheduler.work, layers)
@@ -58,7 +58,7 @@ class _Scheduler:
         self.state = np.zeros(int(tiles.array.max(initial=-1)) + 1, np.int64)
 
     def work(self, layer: int, ready: Sequence[Steps]) -> list[Steps]:
-        """Steps after which the results of each window of each copy exist."""
+        """Steps after which the results of each window of each replica exist."""
         done = [np.zeros(len(steps), np.int64) for steps in ready]
         known: dict[tuple[int, bytes], tuple[tuple[int, ...], int]] = {}
         for array, rows in self._by_array(layer):
@@ -99,8 +99,8 @@ def take_turns(busy: Steps, ready: Sequence[Steps]) -> list[Steps]:
 
     Returns
     -------
-    Per tile: step of each window, ascending. Some window is worked on in every free step in which
-    one can be; windows that could be read first go first.
+    Per tile: step of each window, ascending. Every free step computes a window if one can
+    be read; windows that could be read first go first.
     """
     waits = np.concatenate([np.maximum.accumulate(steps) for steps in ready])
     turns = np.concatenate([np.arange(len(steps)) for steps in ready])
@@ -148,7 +148,7 @@ Gap = tuple[int, int]
 
 @dataclass(frozen=True)
 class ArrayTurns:
-    """The free turns of an array, and how many steps the tiles take that have no turns yet.
+    """Free turns of an array, and total steps of the tiles that have no turns yet.
 
     Some gap has room for all of these together, so that each of them gets its turns in one piece.
     """
@@ -158,7 +158,7 @@ class ArrayTurns:
 
 
 class _Turns:
-    """Gives out the turns of arrays, tile by tile."""
+    """Assigns the turns of arrays, tile by tile."""
 
     def __init__(self, tiles: TileTable, loads: NDArray[np.int64]) -> None:
         self.tiles, self.loads = tiles, loads
@@ -171,8 +171,8 @@ class _Turns:
         self.known: dict[tuple[ArrayTurns, int, int], tuple[int, ArrayTurns]] = {}
 
     def work(self, layer: int, ready: Sequence[Steps]) -> list[Steps]:
-        """Steps after which the results of each window of each copy exist."""
-        # Window i of a tile that begins in step b is worked on in step b + i.
+        """Steps after which the results of each window of each replica exist."""
+        # Window i of a tile that begins in step b is computed in step b + i.
         need = np.array([int(np.max(steps - np.arange(len(steps)), initial=0)) for steps in ready])
         rows = np.arange(self.edges[layer], self.edges[layer + 1])
         first = need[self.tiles.replica[rows]]
@@ -196,7 +196,7 @@ def take_turn(turns: ArrayTurns, earliest: int, load: int, interval: int) -> tup
     middle where that would leave none.
     """
     left = turns.left - load
-    if turns.gaps == ((0, interval),):  # all the way round, so that whatever is left is in one piece
+    if turns.gaps == ((0, interval),):  # cyclic, so that the rest is in one piece
         rest = ((earliest + load) % interval, interval - load)
         return earliest, ArrayTurns((rest,) if rest[1] else (), left)
     first, number = min(
@@ -213,7 +213,7 @@ def take_turn(turns: ArrayTurns, earliest: int, load: int, interval: int) -> tup
 
 
 def _first_step(gaps: Sequence[Gap], number: int, earliest: int, load: int, left: int, interval: int) -> float:
-    """First step from ``earliest`` on with turns in one gap; infinite if what is left would have no room."""
+    """First step from ``earliest`` on with turns in one gap; infinite if the remaining load would have no room."""
     phase, length = gaps[number]
     spare = length - load
     elsewhere = any(size >= left for at, (_, size) in enumerate(gaps) if at != number)

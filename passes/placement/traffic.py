@@ -13,15 +13,15 @@ from memcompile.passes.search.layer_graph import mapped_layers, values_from_laye
 
 
 class Traffic:
-    """What crosses chips for one image, once each tile has its array.
+    """Values that cross chips for one image, once each tile has its array.
 
     The sums of a layer meet on its *home*, the chip that holds most of its cells; the digital
     operators that follow work there, those with several sources on the home of the last of them in
     graph order. Counted are
 
     - the input values of a layer that a chip's tiles read (the channels of their rows at the
-      positions of their copy's windows), for each chip that is not where the value was made;
-    - the sums that a chip other than the home sends there: for each copy, one value per window
+      positions of their replica's windows), for each chip that is not where the value was made;
+    - the sums that a chip other than the home sends there: for each replica, one value per window
       for each column the chip holds tiles of. Row tiles of one column on one chip are added
       before they are sent;
     - whole values that digital operators read from another chip, such as the shortcut of a
@@ -71,7 +71,7 @@ class Traffic:
         return sent
 
     def bound(self, arrays: NDArray[np.int64], arrays_per_chip: int) -> int:
-        """What no assignment of these arrays to chips can avoid.
+        """Lower bound for the values that cross chips, over all assignments of these arrays to chips.
 
         A layer with tiles in n arrays lies on at least ceil(n / arrays_per_chip) chips. All but
         one of them are not its home and send at least the sums of the smallest tile; all but one
@@ -89,7 +89,7 @@ class Traffic:
         return total
 
     def further_chip(self) -> list[int]:
-        """Per layer: values that each chip beyond the first costs at least."""
+        """Lower bound for the values that each chip beyond the first costs, per layer."""
         return [self._further_chip(number, layer) for number, layer in enumerate(self._layers)]
 
     def _further_chip(self, number: int, layer: MappedLayer) -> int:
@@ -110,11 +110,11 @@ class Traffic:
         return slice(int(self._edges[number]), int(self._edges[number + 1]))
 
     def _reads_inside(self, layer: MappedLayer) -> bool:
-        """Whether the input of a layer is made on some chip."""
+        """Return True if the input of a layer is computed on a chip."""
         return layer.inputs[0] in self._inside
 
     def _size(self, value: str) -> int:
-        """Elements of a value per image; of one that nobody saw, those of its known dimensions."""
+        """Elements of a value per image; of a value that was not observed, those of its known dimensions."""
         shape = self._graph.observed_shapes.get(value)
         if shape is not None:
             batching = self._graph.batching
@@ -144,7 +144,7 @@ class Traffic:
 
 
 class LayerReads:
-    """Which values of its input the copies of one layer read."""
+    """Input values that the replicas of one layer read."""
 
     def __init__(self, layer: MappedLayer) -> None:
         self._layer = layer
@@ -163,11 +163,11 @@ class LayerReads:
         return np.minimum(begin, geometry.in_channels), np.minimum(end, geometry.in_channels)
 
     def positions_of_copies(self) -> NDArray[np.int64]:
-        """Input positions that each copy reads, [copies]."""
+        """Input positions that each replica reads, [replicas]."""
         return np.array([self.positions(frozenset((copy,))) for copy in range(len(self._layer.replicas))], np.int64)
 
     def values(self, reads: NDArray[np.int64]) -> int:
-        """Distinct values in reads [n, 3] of (copy, first channel, channel after the last)."""
+        """Distinct values in reads [n, 3] of (replica, first channel, channel after the last)."""
         edges = np.unique(reads[:, 1:])
         total = 0
         for begin, end in itertools.pairwise(edges.tolist()):
@@ -176,7 +176,7 @@ class LayerReads:
         return total
 
     def positions(self, copies: frozenset[int]) -> int:
-        """Distinct input positions that some copies read together."""
+        """Distinct input positions that some replicas read together."""
         if copies not in self._counts:
             mask = np.zeros(math.prod(self._layer.geometry.input_size), bool)
             for copy in copies:
@@ -191,7 +191,7 @@ class LayerReads:
 
 
 def read_positions(replica: Replica) -> NDArray[np.bool_]:
-    """Which input positions (row-major) the windows of a copy read: [positions]; padding is not read."""
+    """Mask of the input positions (row-major) that the windows of a replica read: [positions]; padding is not read."""
     unrolling, geometry = replica.unrolling, replica.unrolling.geometry
     corner = np.unravel_index(replica.windows, unrolling.grid)
     mask = np.zeros(geometry.input_size, bool)

@@ -1,1 +1,1 @@
-"""What quantising passes measure on calibration data, and rounding that makes up for earlier errors."""
+"""Measurements of quantising passes on calibration data, and rounding that compensates for earlier errors."""

@@ -14,11 +14,11 @@ from memcompile.ir.graph import Graph
 from memcompile.program.coupled_samples import any_couples_samples
 
 IMAGES_AT_ONCE = 32
-"""Images of a batch, where the model leaves that open."""
+"""Images of a batch, where the model leaves the batch size open."""
 
 
 def calibration_batches(graph: Graph, data: Mapping[str, NDArray[Any]], images: int) -> list[dict[str, NDArray[Any]]]:
-    """At most so many samples, [batch, ...] per model input; of a fixed batch there are whole ones only."""
+    """At most ``images`` samples in batches, [batch, ...] per model input; a fixed batch size gives full ones only."""
     batching = graph.batching or Batching.along_first({name: graph.types[name] for name in graph.inputs})
     count = min(images, batching.count(data))
     size = 1 if batching.one_by_one else batching.size
@@ -27,6 +27,6 @@ def calibration_batches(graph: Graph, data: Mapping[str, NDArray[Any]], images: 
     if size is None:
         edges = [*range(0, count, IMAGES_AT_ONCE), count]
         return [batching.feeds(data, slice(a, b)) for a, b in itertools.pairwise(edges)]
-    # Too few samples for one batch go round.
+    # Too few samples for one batch are repeated.
     parts = [np.arange(size) % count] if count < size else list(np.arange(count // size * size).reshape(-1, size))
     return [batching.feeds(data, part) for part in parts]

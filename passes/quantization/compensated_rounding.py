@@ -1,8 +1,8 @@
-"""Rounding in which later weights make up for the errors of earlier ones.
+"""Rounding in which later weights compensate for the errors of earlier ones.
 
 The error of a channel's output is sum_i e_i x_i, where e_i is the rounding error of weight i. Its variance
-over the inputs, with their covariance C, is e^T C e: what the mean contributes is a constant that the
-digital offset takes. Rounding each weight to the nearest level minimises e^T e instead. With the
+over the inputs, with their covariance C, is e^T C e: the mean contributes a constant that goes into
+the digital offset. Rounding each weight to the nearest level minimises e^T e instead. With the
 Cholesky factor C = L L^T,
 
     e^T C e = sum_i L_ii^2 (e_i + sum_{j > i} L_ji / L_ii e_j)^2,
@@ -32,22 +32,22 @@ def rounded(weights: Array, covariance: Array, limit: int, damping: float) -> Ar
     weights
         In steps, [groups, rows, columns].
     covariance
-        Of the rows' inputs, [groups, rows, rows]; any positive multiple of it gives the same.
+        Of the rows' inputs, [groups, rows, rows]; the result does not depend on its scale.
     limit
-        Largest level; what is beyond is clipped.
+        Largest level; larger weights are clipped.
     damping
-        Variance, as a share of the rows' mean variance, that each input is thought to have besides.
+        Variance added to each input's, as a share of the rows' mean variance.
 
     Returns
     -------
-    Whole levels, less than a step away from each weight that is not clipped, [groups, rows, columns].
+    Integer levels, less than a step away from each weight that is not clipped, [groups, rows, columns].
     """
     rows = weights.shape[1]
     variance = np.einsum("gii->gi", covariance)
     mean = variance.mean(axis=1)
     # Inputs that never vary leave nothing to weigh: then each weight counts the same.
     damped = covariance + np.eye(rows) * np.where(mean > 0, damping * mean, 1.0)[:, None, None]
-    # The last weight is rounded first, with most others still free to make up for its error.
+    # The last weight is rounded first, with most others still free to compensate for its error.
     order = np.argsort(variance, axis=1, kind="stable")
     groups = np.arange(len(weights))[:, None]
     damped = damped[groups[..., None], order[:, :, None], order[:, None, :]]
@@ -83,7 +83,7 @@ def _nearest_plane(weights: Array, covariance: Array, low: Array, high: Array) -
 
 
 def _descend(levels: Array, weights: Array, covariance: Array, low: Array, high: Array) -> None:
-    """Change one level after the other to the best one, the others as they are; each change lowers e^T C e."""
+    """Coordinate descent: set one level after the other to its best value; each change lowers e^T C e."""
     pull = np.matmul(covariance, levels - weights)
     for _ in range(SWEEPS):
         changes = 0

@@ -1,4 +1,4 @@
-"""Measures how a layer's inputs vary together, on calibration data."""
+"""Measures means and covariances of a layer's inputs on calibration data."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ BLOCK_ROWS = 1152
 """Rows whose covariance is kept together: of a longer matrix only the blocks along the diagonal are."""
 
 VALUES_AT_ONCE = 1 << 20
-"""Input vectors are cut out of so many images at once that they have about as many values."""
+"""Approximate number of input values cut out at once, which sets the number of images at once."""
 
 
 @dataclass(eq=False)
 class InputMoments:
     """Sums over input vectors of one layer, in steps of its input quantiser.
 
-    Whole numbers below 2^53, so that they depend neither on the order of summation nor on threads.
+    Integers below 2^53, so that they depend neither on the order of summation nor on threads.
     ``sums`` is [groups, group_rows], ``products`` [groups, rows, rows] of each block of rows.
     """
 
@@ -65,10 +65,10 @@ class InputMoments:
         ]
 
     def add(self, vectors: NDArray[np.int16]) -> None:
-        """Take in input vectors, [vectors, groups, group_rows]."""
+        """Add input vectors, [vectors, groups, group_rows]."""
         assert isinstance(self.layer.quantizer, InputQuantizer)
         largest = max(-self.layer.quantizer.lowest, self.layer.quantizer.highest)
-        # float32 holds sums of so many products exactly.
+        # float32 holds sums of up to this many products exactly.
         at_once = max((1 << 24) // largest**2, 1)
         self.count += len(vectors)
         self.sums += vectors.sum(axis=0, dtype=np.float64)
@@ -88,7 +88,7 @@ def measure_moments(
     images
         Calibration images used, at most.
     vectors
-        Input vectors taken in per layer, about; each image gives an equal number, at drawn positions.
+        Approximate number of input vectors per layer; each image gives an equal number, at random positions.
     """
     moments = {layer.name: InputMoments(layer) for layer in layers}
     if not moments:

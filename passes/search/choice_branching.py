@@ -1,11 +1,10 @@
-"""Rules out intervals by branching over whole choices.
+"""Branch and price over integral choices: rules out intervals, and proposes choices to pack.
 
-The linear programme over choices and array patterns (:class:`ChoiceProgram`) lets a layer take
-half of one window and half of another, and so promises intervals that no mapping keeps. Where it
-does, the search fixes how many layers of a kind take one of the choices, at least the next whole
-number or at most the one before, and asks again, until every branch is ruled out or one is left
-in which all choices are whole. Those are worth packing: the mapping that is found is often near
-the bound.
+The linear program over choices and array patterns (:class:`ChoiceProgram`) lets a layer take half
+of one window and half of another, and so allows intervals that no mapping keeps. Where it does,
+the search branches on the number of layers of a kind that take one of the choices, rounded up or
+down, and solves again, until every branch is ruled out or all choices of one are integral. Those
+are worth packing: the resulting mapping is often near the bound.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ from memcompile.passes.solving.clock import FOREVER, Clock, running
 Choices = tuple[tuple[Choice, ...], ...]
 """The choice of each layer, kind by kind."""
 INTERVAL_SHARE = 0.7
-"""Share of the work left that one interval may take."""
+"""Share of the remaining work that one interval may take."""
 BISECTION_SHARE = 0.8
-"""Share of the work left that the bound may take; the rest is for packing."""
+"""Share of the remaining work that the bound may take; the rest is for packing."""
 NEAR_SHARE = 0.2
 """Share of the work that is kept for other searches once the plan is near the bound."""
 WHOLE = 1e-6
-"""Distance from a whole number that is the solver's rounding."""
+"""Integrality tolerance of the linear program's solution."""
 
 
 @dataclass(frozen=True)
 class BranchEffort:
     """Deterministic limits of the search.
 
-    The gap that is small enough, as a share of the interval; rounds of pattern generation times
-    hundreds of tile shapes, all intervals together; packings tried, and solver time for each.
+    Accepted gap, as a share of the interval; rounds of column generation times hundreds of tile
+    shapes, all intervals together; packings tried, and solver time for each.
     """
 
     gap: float
@@ -55,9 +54,9 @@ EFFORTS = {"normal": BranchEffort(0.015, 400.0, 16, 1.0), "best": BranchEffort(0
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the search found: ``impossible`` is None if it was cut short.
+    """Result of the search: ``impossible`` is None if it was cut short.
 
-    ``choices`` of each kind's layers are whole, and not ruled out by the bound: worth packing.
+    ``choices`` of each kind's layers are integral, and not ruled out by the bound: worth packing.
     """
 
     impossible: bool | None
@@ -68,11 +67,11 @@ class Verdict:
 def close_by_branching(
     table: PriceTable, arrays: int, bound: int, plan: WindowPlan, effort: BranchEffort
 ) -> tuple[WindowPlan, int]:
-    """A plan at least as good, and a bound at least as high, by two bisections.
+    """Return a plan at least as good, and a bound at least as high, by two bisections.
 
-    The bound is the first interval that whole choices may keep; near it, only half of the work goes
+    The bound is the first interval that integral choices may keep; near it, only half of the work goes
     into the last steps, and part of it is kept once the plan is near, too. Choices that were not
-    ruled out on the way are then packed for intervals between the bound and the plan's.
+    ruled out are then packed for intervals between the bound and the plan's.
     """
     proposals = []
     low, high, left = bound, plan.interval, effort.work
@@ -88,7 +87,7 @@ def close_by_branching(
             verdict = branch(program, math.ceil(left / program.weight))
         left -= verdict.rounds * program.weight
         if verdict.impossible is None:
-            break  # others near it would take as long without a result
+            break  # intervals near it would take as long without a result
         if verdict.impossible:
             low = middle + 1
             continue
@@ -109,7 +108,7 @@ def _pack_shortest(
     proposals: Sequence[tuple[int, Choices]],
     effort: BranchEffort,
 ) -> WindowPlan:
-    """The shortest interval that one of the proposals, each made for an interval of its own, packs for."""
+    """Plan of the shortest interval for which one of the proposals packs, each made for its own interval."""
     low, left = bound, effort.packings
     while low < plan.interval and left > 0 and plan.interval - bound > effort.gap * plan.interval:
         if effort.clock.is_over:
@@ -144,7 +143,7 @@ def _choices(program: ChoiceProgram, amounts: NDArray[np.float64]) -> Choices:
 
 
 def branch(program: ChoiceProgram, rounds: int) -> Verdict:
-    """Decide whether whole choices keep the interval of a programme, as far as patterns can tell."""
+    """Decide if integral choices keep the interval of a linear program, within the relaxation of patterns."""
     spent = 0
     branches = [(program.fewest.copy(), program.most.copy())]
     while branches:
@@ -161,12 +160,12 @@ def branch(program: ChoiceProgram, rounds: int) -> Verdict:
             return Verdict(False, _choices(program, np.rint(amounts)), spent)
         below = (program.fewest, np.where(np.arange(len(amounts)) == column, math.floor(amounts[column]), program.most))
         above = (np.where(np.arange(len(amounts)) == column, math.ceil(amounts[column]), program.fewest), program.most)
-        branches += [below, above]  # above comes first: it leads to whole choices in few steps
+        branches += [below, above]  # above comes first: it leads to integral choices in few steps
     return Verdict(True, None, spent)
 
 
 def _most_divided(amounts: NDArray[np.float64]) -> int | None:
-    """The choice furthest from a whole number of layers; of equals the first; None if all are whole."""
+    """Choice with the most fractional number of layers, the first of equals; None if all are integral."""
     distance = np.abs(amounts - np.rint(amounts))
     column = int(np.argmax(np.round(distance, 6)))
     return column if distance[column] > WHOLE else None

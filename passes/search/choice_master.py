@@ -1,7 +1,7 @@
-"""Chooses windows and copies of all layers together by what they take up, exactly.
+"""Chooses windows and replicas of all layers together by their demand, with an integer program.
 
-One price between cells and steps gives every layer its cheapest choice and so jumps over most
-combinations of choices. Here an integer programme has a variable for each option of each layer
+One price between cells and steps gives every layer its cheapest choice and so misses most
+combinations of choices. Here an integer program has a variable for each option of each layer
 kind and a row for each way to count cells and steps (:class:`PriceTable`). If it has no solution,
 no mapping of the family keeps the interval; a solution is a proposal to pack.
 """
@@ -24,16 +24,16 @@ from memcompile.passes.solving.clock import FOREVER, Clock
 from memcompile.passes.solving.solver import Solver
 
 EXACT_ARRAYS = 64
-"""Most arrays that tiles which share arrays are packed into by patterns."""
+"""Most arrays into which tiles that share arrays are packed by patterns."""
 EXACT_SHAPES = 40
 """Most shapes of such tiles."""
 SPREAD_UNIT = 1 << 16
-"""Arrays taken up in practice are counted in this unit; they only rank proposals."""
+"""Unit of the arrays taken up in practice, which only rank proposals."""
 
 
 @dataclass(frozen=True)
 class MasterEffort:
-    """Solver's deterministic time for a proposal and for packing it; shares of the steps left idle."""
+    """Solver's deterministic time for a proposal and for packing it; shares of idle steps to try."""
 
     limit: float
     packing: float
@@ -56,7 +56,7 @@ def choose_together(
     precision: float = 0.0,
     failures: float = math.inf,
 ) -> WindowPlan:
-    """A plan at least as good, by bisection down to a share of its interval, or until so many in a row found none."""
+    """Return a plan at least as good, by bisection until the gap is small or ``failures`` intervals fail in a row."""
     low, failed = bound, 0
     while plan.interval - low > precision * plan.interval and failed < failures and not effort.clock.is_over:
         middle = (low + plan.interval) // 2
@@ -101,7 +101,7 @@ def _pack_proposals(table: PriceTable, arrays: int, interval: int, effort: Maste
 def pack_few(
     shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, effort: float
 ) -> Packing | None:
-    """First fit, and patterns where few arrays are shared by few kinds of tiles."""
+    """Pack by first fit, and by patterns where few kinds of tiles share few arrays."""
     packing = pack(shapes, lines, interval, arrays, enough=arrays)
     shared = [shape for shape in shapes if (shape.height, shape.width) != lines]
     full = sum(shape.count for shape in shapes) - sum(shape.count for shape in shared)
@@ -111,11 +111,11 @@ def pack_few(
 
 
 class ChoiceMaster:
-    """The integer programme of one interval.
+    """The integer program of one interval.
 
-    For each way to count, arrays taken as a whole plus arrays filled by parts must not exceed the
-    arrays at hand, nor must arrays taken as a whole plus the steps of the other tiles. Fewer
-    copies never take up more, so each option comes with the fewest that keep the interval.
+    For each way to count, arrays taken as a whole plus arrays filled in part must not exceed the
+    available arrays, nor must arrays taken as a whole plus the steps of the other tiles. Fewer
+    replicas never take more, so each option has the fewest that keep the interval.
     """
 
     def __init__(self, table: PriceTable, arrays: int, interval: int) -> None:
@@ -141,7 +141,7 @@ class ChoiceMaster:
         self._limit(self.area, arrays * cells)
 
     def is_impossible(self, effort: float) -> bool:
-        """Whether no choice of the family keeps the interval; False if undecided."""
+        """Return True if no choice of the family keeps the interval; False if undecided."""
         self._limit(self.steps, self.arrays * self.interval)
         return Solver(effort).solve(self.model) == cp_sat.INFEASIBLE
 
@@ -151,7 +151,7 @@ class ChoiceMaster:
         Parameters
         ----------
         idle
-            Share of all steps the choices must leave unused, as room for the packing.
+            Share of all steps that the choices must leave idle, as room for the packing.
         """
         self._limit(self.steps, int(self.arrays * self.interval * (1 - idle)))
         spread = [
@@ -183,5 +183,5 @@ class ChoiceMaster:
 
 
 def _whole(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Products of counts and halves of lines are integers but for rounding."""
+    """Round products of counts and halves of lines, which are integers but for rounding."""
     return np.rint(values).astype(np.int64)

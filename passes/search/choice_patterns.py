@@ -1,8 +1,8 @@
-"""Choices of windows and copies for all layers together with array patterns: bounds and plans.
+"""Column generation over choices of windows and replicas and array patterns: bounds and plans.
 
-Every way to give a layer windows and copies (a *choice*) asks for tiles, and the tiles must be
-covered by array patterns. Taken in parts, that is a linear programme: if it needs more arrays
-than there are, no mapping of the family keeps the interval. Taken whole, it is a plan.
+A window and a number of replicas of a layer (a *choice*) demands tiles, and array patterns must
+cover the tiles. Relaxed to fractions that is a linear program: if it needs more arrays than there
+are, no mapping of the family keeps the interval. An integral solution is a plan.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from memcompile.passes.solving.solver import Solver
 
 @dataclass(frozen=True)
 class _Column:
-    """A choice of a layer kind with the tiles it asks for: shape number to count."""
+    """Choice of a layer kind with the tiles it demands: shape number to count."""
 
     kind: int
     choice: Choice
@@ -40,21 +40,21 @@ class _Column:
 
 
 MOST_SHAPES = 2000
-"""Tile shapes beyond which a programme is not solved: the conflicts of its arrays grow with their square."""
+"""Most tile shapes of a linear program that is solved: the conflicts of its arrays grow with their square."""
 ROUND_WORK = 0.005
-"""Work of a round of pattern generation, whatever its size."""
+"""Fixed work of a round of column generation."""
 PIVOT_WORK = 1e-7
-"""Work of a pivot of the linear programme, for each of its rows and columns."""
+"""Work of a pivot of the linear program, for each of its rows and columns."""
 
 Pattern = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""The shapes that an array holds, ascending, and how many tiles of each."""
+"""Shapes in an array, ascending, and the number of tiles of each."""
 
 
 @dataclass
 class ChoiceProgram:
-    """The linear programme of one interval.
+    """The linear program of one interval.
 
-    ``whole`` is False for bounds: a column then stands for a range of copies, with the fewest
+    ``whole`` is False for bounds: a column then stands for a range of replica numbers, with the fewest
     tiles and the fewest steps of the range, and patterns need not be arrangeable.
     """
 
@@ -98,16 +98,16 @@ class ChoiceProgram:
 
     @property
     def is_too_large(self) -> bool:
-        """Whether there are more shapes than can be looked at."""
+        """True if there are too many shapes to solve the linear program."""
         return len(self.shapes) > MOST_SHAPES
 
     def unrestrict(self) -> None:
-        """Let every choice be taken by any number of the layers of its kind."""
+        """Remove the branching limits on the number of layers that take each choice."""
         self.fewest = np.zeros(len(self.columns))
         self.most = self.table.layers[self.kind].astype(np.float64)
 
     def _most_asked(self) -> NDArray[np.int64]:
-        """Most tiles of each shape that any choices of all layers ask for, [shapes]."""
+        """Largest demand for tiles of each shape over all choices of all layers, [shapes]."""
         shapes, columns, counts = self.asked
         most = np.zeros(len(self.shapes), np.int64)
         for kind, layers in enumerate(self.table.layers.tolist()):
@@ -124,14 +124,14 @@ class ChoiceProgram:
 
     @property
     def weight(self) -> float:
-        """What a round of pattern generation costs: about in proportion to the tile shapes."""
+        """Relative cost of a round of column generation: about proportional to the number of tile shapes."""
         return max(1.0, len(self.shapes) / 100)
 
     def possible(self, rounds: int) -> tuple[bool | None, int]:
-        """Whether the programme needs at most the arrays at hand (None if undecided), and rounds spent.
+        """Return True if the available arrays suffice (None if undecided), and the rounds spent.
 
-        ``fewest`` and ``most``, float64 [columns], say how many layers of its kind take a choice.
-        If it is possible, ``amounts``, float64 [columns], are how many do.
+        ``fewest`` and ``most``, float64 [columns], limit the number of layers that take a choice.
+        If it is possible, ``amounts``, float64 [columns], are these numbers in the solution.
         """
         layers = self.table.layers
         if (self._of_kinds(self.most) < layers).any() or (self._of_kinds(self.fewest) > layers).any():
@@ -161,7 +161,7 @@ class ChoiceProgram:
         return None, rounds
 
     def _tighten(self, contents: Sequence[NDArray[np.int64]]) -> bool:
-        """Whether a content was found not to fit; then no pattern is left that breaks the new limit."""
+        """Add a limit that a content breaks; returns True if there was one, and removes patterns that break it."""
         for content in contents:
             tighter = self.knapsacks[0].tightened(content)
             if tighter is not None:
@@ -172,7 +172,7 @@ class ChoiceProgram:
         return False
 
     def _arrangeable(self, prices: NDArray[np.float64]) -> list[NDArray[np.int64]]:
-        """Contents worth more than an array whose tiles can be arranged."""
+        """Arrangeable contents of negative reduced cost."""
         added: list[NDArray[np.int64]] = []
         for knapsack in self.knapsacks:
             added += [
@@ -186,7 +186,7 @@ class ChoiceProgram:
         return [] if fill is None else [pattern_counts(fill, len(prices))]
 
     def _asked(self, prices: NDArray[np.float64]) -> float:
-        """What the tiles of the cheapest choices are worth; over the dearest array it is a bound."""
+        """Worth of the tiles of the cheapest choices; divided by that of the dearest array it is a lower bound."""
         shapes, columns, counts = self.asked
         cost = np.bincount(columns, prices[shapes] * counts, len(self.columns))
         total = float(cost @ self.fewest)
@@ -200,9 +200,9 @@ class ChoiceProgram:
         return total
 
     def _solve(self) -> tuple[float, NDArray[np.float64]] | None:
-        """Number of arrays, and price of each shape; ``amounts`` are the layers that take each choice.
+        """Solve: number of arrays, and dual price of each shape; ``amounts`` are the layers that take each choice.
 
-        None if the time was up before.
+        None if the time ran out.
         """
         # Imported here, because it takes time that other networks need not wait for.
         from scipy.optimize import linprog  # noqa: PLC0415
@@ -239,7 +239,7 @@ class ChoiceProgram:
         return float(solution.fun), -solution.ineqlin.marginals
 
     def plan(self, effort: float) -> WindowPlan | None:
-        """Whole choices and whole arrays from the patterns found, with CP-SAT; None if there are none."""
+        """Integral choices and arrays from the patterns found, by CP-SAT; None if there is no such plan."""
         model = cp_sat.CpModel()
         layers = self.table.layers.tolist()
         taken = [model.new_int_var(0, layers[column.kind], "") for column in self.columns]
@@ -264,7 +264,7 @@ class ChoiceProgram:
     def _left_over(
         self, taken: Sequence[cp_sat.IntVar], used: Sequence[cp_sat.IntVar]
     ) -> list[list[cp_sat.LinearExprT]]:
-        """Of each shape, terms whose sum is how many tiles the arrays hold beyond those asked for."""
+        """Terms, per shape, whose sum is the number of tiles in the arrays beyond the demand."""
         found: list[list[cp_sat.LinearExprT]] = [[] for _ in self.shapes]
         for (held, counts), item in zip(self.patterns, used, strict=True):
             for shape, count in zip(held.tolist(), counts.tolist(), strict=True):
@@ -275,7 +275,7 @@ class ChoiceProgram:
         return found
 
     def _plan(self, choices: Sequence[Choice], used: Sequence[int]) -> WindowPlan | None:
-        """Put the chosen tiles into the chosen arrays."""
+        """Assign the chosen tiles to the chosen arrays."""
         kinds, lines = self.table.kinds, self.table.lines
         given = iter(choices)
         by_layer = [tuple(next(given) for _ in kind.members) for kind in kinds]

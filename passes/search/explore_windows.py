@@ -1,9 +1,9 @@
-"""Lists the ways to lay one copy of a layer out: parallel windows of every rectangle, bundles of groups.
+"""Enumerates layouts of one replica of a layer: parallel windows of every rectangle, bundles of groups.
 
 A *parallel window* of several output positions reads more inputs and uses more columns, but takes
 fewer steps (SDK, Zhang et al. 2020; VW-SDK, Rhe et al. 2022). Rows are cut across channel
 borders, so a window costs windows * ceil(rows / R) * ceil(columns / C) steps in tiles of R x C.
-Options that another one beats in steps, in work and in crossings are dropped.
+Dominated options, with no fewer steps, work and crossings than another, are dropped.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from memcompile.passes.packing.tiling import full_cut, largest_bundle
 
 @dataclass(frozen=True)
 class CopyOption:
-    """One way to lay out a copy.
+    """Layout of one replica.
 
     ``sizes`` are (input lines, output lines, number of tiles); ``windows`` are the steps of one
-    image that a single copy takes in each of its tiles.
+    image that a single replica takes in each of its tiles.
     """
 
     unrolling: Unrolling
@@ -48,17 +48,17 @@ class CopyOption:
 
     @property
     def tiles(self) -> int:
-        """Tiles of one copy."""
+        """Tiles of one replica."""
         return sum(count for _, _, count in self.sizes)
 
     @property
     def crossings(self) -> int:
-        """Crossings of lines that one copy takes."""
+        """Crossings of lines that one replica takes."""
         return sum(height * width * count for height, width, count in self.sizes)
 
     @property
     def work(self) -> int:
-        """Steps of one image, summed over tiles; the number of copies does not change it."""
+        """Steps of one image, summed over tiles; it does not depend on the number of replicas."""
         return self.windows * self.tiles
 
 
@@ -72,7 +72,7 @@ class WindowTable:
     windows: NDArray[np.int64]
     tiles: NDArray[np.int64]
     entries: NDArray[np.int64]
-    """Of the weight matrices, zeros included."""
+    """Entries of the weight matrices, zeros included."""
 
     @property
     def work(self) -> NDArray[np.int64]:
@@ -82,7 +82,7 @@ class WindowTable:
 
 
 def window_table(geometry: Geometry, rows: int, columns: int, most_weights: int) -> WindowTable:
-    """Count every window and bundle of a layer.
+    """Tabulate every window and bundle of a layer.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def window_table(geometry: Geometry, rows: int, columns: int, most_weights: int)
 
 
 def _bundles(geometry: Geometry, rows: int, columns: int) -> Sequence[int]:
-    """Numbers of groups put on one block diagonal: 1, powers of two, and the most that fits a tile."""
+    """Numbers of groups on one block diagonal: 1, powers of two, and the most that fits a tile."""
     most = largest_bundle(geometry, rows, columns)
     return sorted({most, *(2**power for power in range(most.bit_length()) if 2**power <= most)})
 
@@ -150,7 +150,7 @@ def _products(axes: Sequence[range], most: int) -> Iterator[tuple[int, ...]]:
 def explore_windows(
     geometry: Geometry, rows: int, columns: int, column_lines: int, most_crossings: int
 ) -> tuple[CopyOption, ...]:
-    """Undominated ways to lay out a copy in at most ``most_crossings`` crossings, fewest first.
+    """Undominated layouts of a replica in at most ``most_crossings`` crossings, fewest first.
 
     Parameters
     ----------
@@ -200,9 +200,9 @@ class StepPlan:
 
 
 def fewest_steps(geometry: Geometry, rows: int, columns: int) -> StepPlan:
-    """Steps of one image when each tile of a layer takes its turns in one array.
+    """Fewest steps of one image when all tiles of a layer take turns in one array.
 
-    Windows that fit the output whole may be joined by smaller ones along the far edges: the
+    Windows that lie inside the output may be joined by smaller ones along the far edges: the
     output is then cut into a core and two strips, each with its own window. The bound is the
     least number of tiles per output position over all rectangular windows, times the positions.
     """
@@ -221,7 +221,7 @@ def fewest_steps(geometry: Geometry, rows: int, columns: int) -> StepPlan:
 
 
 def useful_windows(geometry: Geometry, rows: int, columns: int) -> WindowTable:
-    """All windows but those that are so large that they take as much work as im2col, or more."""
+    """All windows except those so large that they take at least the work of im2col."""
     return window_table(geometry, rows, columns, _useful_weights(geometry, rows, columns))
 
 
@@ -234,7 +234,7 @@ def option_of(
 
 
 def _useful_weights(geometry: Geometry, rows: int, columns: int) -> int:
-    """Matrix entries beyond which no window has fewer tiles per position than im2col."""
+    """Most matrix entries with which a window can have fewer tiles per position than im2col."""
     im2col = Unrolling.im2col(geometry)
     tiles = im2col.matrices * -(-im2col.rows // rows) * -(-im2col.columns // columns)
     # tiles >= entries / (rows * columns), and entries >= channels * outputs^2 per group.

@@ -1,10 +1,10 @@
-"""Lower bound for the interval of a small network, whichever way its windows are mixed.
+"""Lower bound for the interval of a small network with any mixture of nested windows.
 
-The joint model mixes nested windows within a layer, which bounds for one window a layer know nothing
-of, and it lists neither all windows nor all numbers of copies, so what it finds impossible is no
+The joint model mixes nested windows within a layer, which bounds for one window per layer do not
+cover, and it lists neither all windows nor all numbers of replicas, so its infeasibility is no
 bound either. Here every layer takes any chain of nested windows, among all its options, with any
-number of copies. Only what all arrays have together is counted, in all ways of
-:class:`PriceTable`. One window a layer is the chain of one, so the bound holds for the plans of all
+number of replicas. Only the total capacity of all arrays is counted, in all ways of
+:class:`PriceTable`. One window per layer is a chain of one, so the bound holds for the plans of all
 searches.
 """
 
@@ -19,7 +19,7 @@ from memcompile.passes.solving.clock import FOREVER, Clock
 from memcompile.passes.solving.solver import Solver
 
 MOST_OPTIONS = 64
-"""Options of a layer beyond which only its steps are counted: chains are as many as pairs of options."""
+"""Most options of a layer; beyond, the bound counts steps only: chains grow with pairs of options."""
 LIMIT = 0.25
 """Deterministic time to rule out one interval."""
 
@@ -39,7 +39,7 @@ def joint_bound(table: PriceTable, arrays: int, high: int, clock: Clock = FOREVE
 
 
 def least_steps(table: PriceTable) -> int:
-    """Steps of all tiles if every layer had its best window everywhere, and no edges."""
+    """Steps of all tiles if every layer had its best window everywhere, without edges."""
     return sum(len(kind.members) * _least_steps(kind) for kind in table.kinds)
 
 
@@ -49,9 +49,9 @@ def _least_steps(kind: LayerKind) -> int:
 
 
 def is_impossible(table: PriceTable, arrays: int, interval: int, effort: float) -> bool:
-    """Whether no mixture of windows and no number of copies keeps the interval; False if undecided.
+    """Return True if no mixture of windows and no number of replicas keeps the interval; False if undecided.
 
-    What is impossible for an interval is so for all shorter ones.
+    An impossible interval makes all shorter ones impossible.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def is_impossible(table: PriceTable, arrays: int, interval: int, effort: float) 
     area: list[list[int]] = [[] for _ in range(WAYS)]
     steps: list[list[int]] = [[] for _ in range(WAYS)]
     for kind, use in zip(table.kinds, table.uses, strict=True):
-        # Areas are counts of halves of lines times lines, so they are whole numbers of cells.
+        # Areas are counts of halves of lines times lines, so they are integer numbers of cells.
         filled = np.rint((use.whole + use.part) * cells).astype(np.int64).tolist()
         idle = np.rint(use.whole * interval).astype(np.int64).tolist()
         working = np.rint(use.working).astype(np.int64).tolist()

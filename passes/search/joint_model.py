@@ -1,12 +1,12 @@
-"""Chooses windows, copies, arrays and loads of a small network together, exactly in its family.
+"""Chooses windows, replicas, arrays and loads of a small network together, exactly within its family.
 
-A layer may mix two window sizes that nest: the larger take whole windows of the output, the
-smaller what is left, with the edges. A layer whose kernel fits one tile may mix any chain of
+A layer may mix two nested window sizes: the larger take windows inside the output, the
+smaller the rest, with the edges. A layer whose kernel fits one tile may mix any chain of
 nested one-tile windows, with any number of windows in each array; the others choose among
-*schemes*, mixtures whose copies share their windows evenly.
+*schemes*, mixtures whose replicas share their windows evenly.
 
-For one interval T after the other, a master problem picks the schemes that fit all arrays taken
-together, and a second problem distributes their tiles over the single arrays; schemes it proves
+For one interval T after the other, a master problem selects schemes that fit the arrays in
+total, and a second problem distributes their tiles over the single arrays; schemes it proves
 impossible are cut off (logic-based Benders decomposition). All is solved by CP-SAT.
 """
 
@@ -23,7 +23,7 @@ from memcompile.passes.solving.solver import Solver
 
 @dataclass(frozen=True)
 class Part:
-    """Copies of one option: its number in the layer's list, and the windows of each copy."""
+    """Replicas of one option: its number in the layer's list, and the windows of each replica."""
 
     option: int
     loads: tuple[int, ...]
@@ -54,7 +54,7 @@ class JointProblem:
     arrays: int
 
     def is_free(self, layer: int) -> bool:
-        """Whether the loads of the layer's copies are chosen array by array."""
+        """Return True if the loads of the layer's replicas are chosen array by array."""
         return self.layers[layer][0].tiles == 1 and self.layers[layer][0].windows > 1
 
     def free_options(self, layer: int) -> dict[int, CopyOption]:
@@ -66,12 +66,12 @@ class JointProblem:
         return sum(width * count for height, width, count in option.sizes if 2 * height > self.lines[0])
 
     def full_width(self, option: CopyOption) -> int:
-        """Output lines when every tile has lines of its own."""
+        """Output lines if every tile has its own lines."""
         return sum(width * count for _, width, count in option.sizes)
 
 
 def nested(outer: CopyOption, inner: CopyOption) -> int:
-    """How many whole windows of ``inner`` make up one of ``outer``; 0 if the sizes do not nest."""
+    """Number of windows of ``inner`` that make up one of ``outer``; 0 if the sizes do not nest."""
     outer_window, inner_window = outer.unrolling.window, inner.unrolling.window
     if outer_window == inner_window or outer.unrolling.bundle != inner.unrolling.bundle:
         return 0
@@ -81,19 +81,19 @@ def nested(outer: CopyOption, inner: CopyOption) -> int:
 
 
 def whole_windows(option: CopyOption) -> int:
-    """Windows that lie whole inside the output."""
+    """Number of windows that lie entirely inside the output."""
     size = option.unrolling.geometry.output_size
     return math.prod(length // count for length, count in zip(size, option.unrolling.window, strict=True))
 
 
 def evenly(windows: int, copies: int) -> tuple[int, ...]:
-    """Split windows among copies, the larger shares first."""
+    """Split windows among replicas, the larger shares first."""
     least, longer = divmod(windows, copies)
     return (least + 1,) * longer + (least,) * (copies - longer)
 
 
 def schemes_of(options: Sequence[CopyOption], interval: int) -> list[Scheme]:
-    """One option, or a larger window and a nested smaller one for the rest; one spare copy at most."""
+    """One option, or a larger window and a nested smaller one for the rest; at most one spare replica."""
     found: list[Scheme] = []
     for inner, option in enumerate(options):
         found += [(part,) for part in _parts(inner, option.windows, interval)]
@@ -114,13 +114,13 @@ def schemes_of(options: Sequence[CopyOption], interval: int) -> list[Scheme]:
 
 
 def _parts(option: int, windows: int, interval: int) -> list[Part]:
-    """The fewest copies that keep the interval, or one more."""
+    """The fewest replicas that keep the interval, or one more."""
     fewest = -(-windows // interval)
     return [Part(option, evenly(windows, copies)) for copies in (fewest, fewest + 1) if copies <= windows]
 
 
 class Master:
-    """Picks schemes whose total demand fits all arrays taken together, for one interval."""
+    """Master problem of one interval: selects schemes whose total demand fits the arrays in total."""
 
     def __init__(self, problem: JointProblem, interval: int) -> None:
         self.problem, self.interval = problem, interval
@@ -152,7 +152,7 @@ class Master:
         self.model.add(sum(work) <= problem.arrays * interval)
         self.model.add(sum(area) <= problem.arrays * problem.lines[0] * problem.lines[1])
         self.model.add(sum(tall) <= problem.arrays * problem.lines[1])
-        # Among the schemes that fit, those with few cells leave most freedom to the arrays.
+        # Of the schemes that fit, those with few cells leave most freedom to the arrays.
         self.model.minimize(sum(area))
 
     def propose(self, effort: float) -> dict[int, int] | None:
@@ -175,14 +175,14 @@ class Master:
         }
 
     def forbid(self, choice: dict[int, int]) -> None:
-        """Cut off one combination of schemes."""
+        """Add a no-good cut against one combination of schemes."""
         self.model.add_bool_or(~self.picked[layer][number] for layer, number in choice.items())
 
 
 def cover(model: cp_sat.CpModel, options: Mapping[int, CopyOption]) -> dict[int, cp_sat.IntVar]:
     """Number of windows of each option of a layer, so that every output position is computed once.
 
-    Active windows form a chain of nested sizes; all but the smallest lie whole inside the output.
+    Active windows form a chain of nested sizes; all but the smallest lie entirely inside the output.
     """
     free = list(options)
     windows = {u: model.new_int_var(0, options[u].windows, "") for u in free}
@@ -205,7 +205,7 @@ def cover(model: cp_sat.CpModel, options: Mapping[int, CopyOption]) -> dict[int,
 
 
 class Distribution:
-    """Distributes the tiles of chosen schemes, and the free copies, over the single arrays."""
+    """Distributes the tiles of chosen schemes, and the free replicas, over the single arrays."""
 
     def __init__(self, problem: JointProblem, interval: int, schemes: dict[int, Scheme], own_lines: bool) -> None:
         self.problem, self.interval, self.own_lines = problem, interval, own_lines
@@ -240,7 +240,7 @@ class Distribution:
                     self._occupy(array, height, width, number)
 
     def _free_layer(self, layer: int) -> None:
-        """At most one copy of an option in an array: a second one would only wait for the first."""
+        """Allow at most one replica of an option per array: a second one would only wait for the first."""
         problem, model = self.problem, self.model
         self.free[layer] = {}
         for number, total in cover(model, problem.free_options(layer)).items():
@@ -293,4 +293,4 @@ class Distribution:
             (height, width, solver.value(load), solver.value(number))
             for height, width, load, number in self.tiles[array]
         ]
-        return tuple(tile for tile in listed if tile[2] and tile[3])  # a copy without windows is none
+        return tuple(tile for tile in listed if tile[2] and tile[3])  # a replica without windows does not count

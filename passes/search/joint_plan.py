@@ -1,4 +1,4 @@
-"""Searches the shortest interval of a small network with the joint model, and turns it into copies."""
+"""Searches the shortest interval of a small network with the joint model, and builds its replicas."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def search_jointly(problem: JointProblem, lowest: int, beat: int, effort: JointE
         if plan is not None:
             return plan
         proven = proven and impossible
-        # As long as all schemes are ruled out, step by step; then with a wider stride, to find a plan in time.
+        # Step by step as long as all schemes are ruled out; then with a wider stride, to find a plan in time.
         interval += 1 if proven else max(1, interval // 64)
     return None
 
 
 def _first_possible(problem: JointProblem, lowest: int, beat: int, effort: JointEffort) -> int:
-    """Smallest interval whose master problem has a solution, or where it could not be decided."""
+    """Smallest interval whose master problem has a solution or stays undecided."""
     low, high = lowest, beat
     while low < high and not effort.clock.is_over:
         middle = (low + high) // 2
@@ -64,7 +64,7 @@ def _first_possible(problem: JointProblem, lowest: int, beat: int, effort: Joint
 
 
 def _try_interval(problem: JointProblem, interval: int, effort: JointEffort) -> tuple[JointPlan | None, bool]:
-    """A plan of this interval; or None, and whether it is proven that there is none."""
+    """A plan of this interval; else None, and True if it is proven that there is none."""
     master = Master(problem, interval)
     proven = True
     for _ in range(effort.proposals):
@@ -94,11 +94,11 @@ def _try_interval(problem: JointProblem, interval: int, effort: JointEffort) -> 
 
 
 def replicas_of(options: Sequence[CopyOption], scheme: Scheme) -> tuple[Replica, ...]:
-    """The copies of a scheme with the windows each works on.
+    """Replicas of a scheme with the windows that each computes.
 
-    Larger windows take the first whole windows of the output that are still free; the smallest
-    take what is left. The windows of an option go round its copies in proportion to their loads,
-    so that neighbouring windows are worked on at once.
+    Larger windows take the first windows inside the output that are still free; the smallest take
+    the rest. The windows of an option are dealt round its replicas in proportion to their loads,
+    so that neighbouring windows are computed at once.
     """
     parts = sorted(scheme, key=lambda part: (-options[part.option].unrolling.window_outputs, part.option))
     geometry = options[0].unrolling.geometry
@@ -121,7 +121,7 @@ def replicas_of(options: Sequence[CopyOption], scheme: Scheme) -> tuple[Replica,
 
 
 def deal(windows: NDArray[np.int64], loads: Sequence[int]) -> list[NDArray[np.int32]]:
-    """Deal windows out to copies round by round, to each as many as its load."""
+    """Deal windows out to replicas round by round, to each as many as its load."""
     turn = np.concatenate([(np.arange(load) + 0.5) / load for load in loads])
     copy = np.repeat(np.arange(len(loads)), loads)
     order = np.lexsort((copy, turn))

@@ -1,7 +1,7 @@
-"""Lower bounds for the steps that one image alone takes, whatever the windows and copies.
+"""Lower bounds for the latency of one image over all windows and numbers of replicas.
 
-They hold for every schedule in which layers overlap as far as their data allows. Nothing is said
-about the order of windows: each output position of a layer may come first.
+They hold for every schedule in which layers overlap as far as their data allows. They assume
+no order of windows: each output position of a layer may come first.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from memcompile.timing.dataflow_steps import Flow, Steps, last_step
 
 
 def latency_bound(table: PriceTable, arrays: int, flow: Flow) -> int:
-    """The largest of three bounds.
+    """Return the largest of three bounds.
 
     The longest path: a layer's output position exists one step after its inputs at the earliest.
     A layer's own steps: no more positions can be finished than the rate of the layer allows, from
-    the step on in which the first can be. The work that is left: all layers that cannot begin
-    before some step need the array steps of their cheapest windows after it.
+    the step on in which the first can be. The remaining work: all layers that cannot begin
+    before a step need the array steps of their cheapest windows after it.
 
     Parameters
     ----------
     table
         Options of each layer.
     flow
-        The network with one copy of each layer, one position a step.
+        The network with one replica of each layer, one position a step.
     """
     rates = _rates(table, arrays)
     begins: list[int] = []
@@ -81,7 +81,7 @@ def _work_left(table: PriceTable, arrays: int, begins: Sequence[int]) -> list[in
 
 
 def _least_work(table: PriceTable, kind: int) -> int:
-    """Array steps of a layer if every window were whole: no mixture of windows takes fewer."""
+    """Array steps of a layer if all windows lay inside the output: no mixture of windows takes fewer."""
     positions = table.kinds[kind].options[0].unrolling.geometry.positions
     tiles = table.work[kind] / table.windows[kind]
     return math.ceil(float((tiles * positions / _outputs(table, kind)).min()) - 1e-9)

@@ -1,9 +1,9 @@
-"""Proposes window and copies of each layer so that one image alone takes few steps.
+"""Proposes window and replicas of each layer for a short latency of one image.
 
 Where layers overlap little, their steps add up, and arrays are shared out among them: a price per
-array turns that into one minimum per layer. Where they overlap well the slowest layer decides, and
-the plan of the shortest interval is as good; which of all plans is best shows when each is
-scheduled.
+array separates that into one minimum per layer. Where they overlap well the slowest layer dominates,
+and the plan of the shortest interval is as good; the best of all plans is found by scheduling
+each.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from memcompile.passes.packing.packing import pack
 from memcompile.passes.search.window_plan import Choice, PriceTable, WindowPlan, shapes_of
 
 PRICES = np.geomspace(1e-3, 1e5, 65)
-"""Steps an array may cost."""
+"""Prices of an array in steps."""
 
 
 def latency_plans(table: PriceTable, arrays: int) -> list[WindowPlan]:
-    """Plans that fit, from a bisection over the price of an array, most copies first."""
+    """Plans that fit, from a bisection over the price of an array, most replicas first."""
     plans: list[WindowPlan] = []
     low, high = 0, len(PRICES) - 1
     while low <= high:
@@ -36,7 +36,7 @@ def latency_plans(table: PriceTable, arrays: int) -> list[WindowPlan]:
 
 
 def _fitting(table: PriceTable, choices: Sequence[Choice], arrays: int) -> WindowPlan | None:
-    """Pack so that the tiles of a layer rarely wait for each other; None if it does not fit."""
+    """Pack such that the tiles of a layer rarely wait for each other; None if they do not fit."""
     by_layer = tuple((choice,) * len(kind.members) for kind, choice in zip(table.kinds, choices, strict=True))
     shapes = shapes_of(by_layer)
     if arrays_bound(shapes, table.lines, None) > arrays:
@@ -54,7 +54,7 @@ def _fitting(table: PriceTable, choices: Sequence[Choice], arrays: int) -> Windo
 
 
 def _cheapest(table: PriceTable, price: float) -> list[Choice]:
-    """Per layer kind: the choice with the fewest steps plus price times arrays."""
+    """Choice with the least steps plus price times arrays, per layer kind."""
     picked = []
     for kind, item in enumerate(table.kinds):
         windows, spread = table.windows[kind], table.spread[kind]
@@ -64,7 +64,7 @@ def _cheapest(table: PriceTable, price: float) -> list[Choice]:
             number = np.clip(copies, 1, windows).astype(np.int64)
             cost = -(-windows // number) + price * number * spread
             option = int(np.argmin(cost))
-            # Copies that do not shorten the largest share are of no use.
+            # Replicas that do not shorten the largest share are of no use.
             useful = -(-int(windows[option]) // -(-int(windows[option]) // int(number[option])))
             if best is None or float(cost[option]) < best[0]:
                 best = (float(cost[option]), option, useful)

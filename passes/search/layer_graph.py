@@ -1,4 +1,4 @@
-"""The crossbar layers of a graph and what they depend on."""
+"""Crossbar layers of a graph and their dependences."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["column_lines", "layer_sources", "mapped_layers", "tile_loads", "valu
 
 
 def mapped_layers(graph: Graph) -> tuple[MappedLayer, ...]:
-    """Layers with copies, in graph order: the order of ``TileTable.layer``."""
+    """Layers with replicas, in graph order: the order of ``TileTable.layer``."""
     return tuple(node for node in graph.nodes if isinstance(node, MappedLayer))
 
 
 def layer_sources(graph: Graph) -> list[tuple[int, ...]]:
-    """Per crossbar layer: the numbers of the crossbar layers it reads, directly or through digital nodes."""
+    """Numbers of the crossbar layers that each crossbar layer reads, directly or through digital nodes."""
     behind = _layers_behind(graph)
     layers = [node for node in graph.nodes if isinstance(node, IntegerLayer)]
     return [

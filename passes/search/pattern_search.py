@@ -1,4 +1,4 @@
-"""Closes the gap between bound and interval with patterns, for networks of any but the largest size."""
+"""Narrows the gap between bound and interval by column generation over patterns, except for the largest networks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from memcompile.passes.solving.clock import FOREVER, Clock
 class PatternEffort:
     """Deterministic limits of the search.
 
-    Work for bounds and for plans, all intervals together, in rounds of pattern generation times
-    hundreds of tile shapes; and solver time for making one plan whole.
+    Work for bounds and for plans, all intervals together, in rounds of column generation times
+    hundreds of tile shapes; and solver time to make one plan integral.
     """
 
     bound_work: float
@@ -30,10 +30,10 @@ EFFORTS = {"normal": PatternEffort(60.0, 25.0, 0.5), "best": PatternEffort(6000.
 def close_gap(
     table: PriceTable, arrays: int, bound: int, plan: WindowPlan, effort: PatternEffort
 ) -> tuple[WindowPlan, int]:
-    """A plan at least as good, and a bound at least as high, by bisection.
+    """Return a plan at least as good, and a bound at least as high, by bisection.
 
-    The bound is the first interval that choices and arrays taken in parts can keep. Plans of whole
-    ones are then sought between it and the plan at hand.
+    The bound is the first interval that fractional choices and arrays can keep. Integral plans are
+    then searched between it and the given plan.
     """
     bound = _raise_bound(table, arrays, bound, plan.interval, effort)
     low, left = bound, effort.plan_work

@@ -1,9 +1,9 @@
-"""Chooses window and number of copies of each layer for the shortest interval, at any scale.
+"""Chooses window and number of replicas of each layer for the shortest interval, by Lagrangian relaxation.
 
-For an interval of T steps a layer with an option of W windows needs ceil(W / T) copies. Two
-resources are short, cells and steps; a price between them turns the choice into one minimum per
-layer, and a sweep over prices visits the choices worth packing. The same prices give a bound:
-whatever is chosen, the priced demand must not exceed the arrays at hand (Lagrangian relaxation).
+For an interval of T steps a layer with an option of W windows needs ceil(W / T) replicas. Two
+resources are short, cells and steps; a price between them separates the choice into one minimum
+per layer, and a sweep over prices visits the choices worth packing. The same prices give the
+Lagrangian bound: the priced demand of any choice must not exceed the available arrays.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from memcompile.passes.search.explore_windows import CopyOption
 
 @dataclass(frozen=True)
 class LayerKind:
-    """Layers with the same options: the layer numbers, and the ways to lay out a copy."""
+    """Layers with the same options: the layer numbers, and the layouts of a replica."""
 
     members: tuple[int, ...]
     options: tuple[CopyOption, ...]
@@ -31,7 +31,7 @@ class LayerKind:
 
 @dataclass(frozen=True)
 class Choice:
-    """An option with a number of copies that share its windows evenly."""
+    """An option with a number of replicas that share its windows evenly."""
 
     option: CopyOption
     copies: int
@@ -52,7 +52,7 @@ class WindowPlan:
 
 
 def tiles_of(choice: Choice) -> dict[tuple[int, int, int], int]:
-    """Tiles of all copies of a choice: (input lines, output lines, steps) to count."""
+    """Tiles of all replicas of a choice: (input lines, output lines, steps) to count."""
     counts: dict[tuple[int, int, int], int] = {}
     least, longer = divmod(choice.option.windows, choice.copies)
     for load, copies in ((least + 1, longer), (least, choice.copies - longer)):
@@ -74,18 +74,18 @@ def shapes_of(choices: Iterable[Sequence[Choice]]) -> list[TileShape]:
 WAYS = 8
 """Ways to count cells and steps in bounds."""
 RESOURCES = ("cells", "output lines", "input lines", "whole arrays")
-"""What the first four ways count; the other four count the same, and arrays that a tile fills as a whole."""
+"""Resources counted by the first four ways; the other four also count a tile that fills an array as a whole array."""
 BOUND_PRICES = np.linspace(0, 1, 21)
 """Prices of cells against steps that are tried in bounds: at 0 steps alone count, at 1 cells alone."""
 MOST_NAMED = 3
-"""Layers named among those that take most of what is short."""
+"""Most layers named as the largest consumers of a short resource."""
 
 
 @dataclass(frozen=True)
 class _Uses:
-    """What one copy takes up, float64 [options, WAYS].
+    """Demand of one replica, float64 [options, WAYS].
 
-    Tiles that count as a whole array whatever the price, arrays filled by the others, and the
+    Tiles that count as a whole array at any price, arrays filled by the others, and the
     number of tiles whose steps count. In any array ``whole + price * part + (1 - price) * steps /
     interval`` sums to at most 1 for each way.
     """
@@ -107,10 +107,10 @@ class _Rates:
 
 @dataclass(frozen=True)
 class Shortage:
-    """What keeps an interval from being shorter.
+    """Resource that keeps an interval from being shorter.
 
-    ``resource`` is one of :data:`RESOURCES`; ``steps_share`` says how far the time on the converters
-    counts beside it, 0..1; ``shares`` are the layers' shares of the demand, by layer number.
+    ``resource`` is one of :data:`RESOURCES`; ``steps_share``, 0..1, is the weight of the time on the
+    converters beside it; ``shares`` are the layers' shares of the demand, by layer number.
     """
 
     resource: str
@@ -134,7 +134,7 @@ class PriceTable:
     higher (wider) than half an array counted as whole columns (rows), because no two such tiles
     stand above (beside) each other, and smaller ones in that direction not at all. Each way comes
     twice: with the steps of all tiles, and with a tile that counts as a whole array priced as one,
-    because its array's other steps are lost to all tiles that count at all.
+    because its array's other steps are lost to all tiles that are counted.
     """
 
     def __init__(self, kinds: Sequence[LayerKind], lines: tuple[int, int]) -> None:
@@ -148,17 +148,17 @@ class PriceTable:
 
     @property
     def areas(self) -> list[NDArray[np.float64]]:
-        """Arrays that a copy of each option fills, per kind [options, the four ways to count cells]."""
+        """Arrays that a replica of each option fills, per kind [options, the four ways to count cells]."""
         return [use.part[:, : WAYS // 2] for use in self.uses]
 
     def bound(self, interval: int) -> float:
-        """Arrays that any choice with one window per layer needs for this interval."""
+        """Lagrangian bound: arrays that any choice with one window per layer needs for this interval."""
         return float(self._rates(interval).total.max())
 
     def shortage(self, interval: int) -> Shortage:
-        """What is shortest, of all that is counted, for this interval."""
+        """Return the scarcest of all counted resources for this interval."""
         rates = self._rates(interval)
-        # Where several ways show the same shortage, the one with most of the cells and the plainest.
+        # Of ways with the same shortage, the one with the highest price of cells, then the plainest.
         dearest_first = rates.total[::-1]
         row, way = np.unravel_index(int(np.argmax(np.round(dearest_first, 9))), dearest_first.shape)
         price = len(BOUND_PRICES) - 1 - row
@@ -170,10 +170,10 @@ class PriceTable:
         return Shortage(RESOURCES[way % len(RESOURCES)], float(1 - BOUND_PRICES[price]), shares)
 
     def survivors(self, interval: int, arrays: int) -> list[tuple[int, int, int, int]]:
-        """Choices that no price rules out for this interval: (kind, option, copies, steps of a copy).
+        """Choices that no price rules out for this interval: (kind, option, replicas, steps of a replica).
 
-        Copies are in ranges that get wider with their number. An entry stands for its range in
-        bounds: it has the fewest copies of the range, and the fewest steps a copy then has.
+        Numbers of replicas form ranges that widen with the number. An entry stands for its range in
+        bounds: it has the fewest replicas and the fewest steps per replica of the range.
         """
         found = []
         rates = self._rates(interval)
@@ -201,7 +201,7 @@ class PriceTable:
         return _Rates(prices, tuple(least), tuple(steps), np.asarray(total))
 
     def _allowed(self, rates: _Rates, kind: int, option: int, copies: int, arrays: int) -> bool:
-        """Whether the cheapest choices of all other layers leave room for this one, at every price."""
+        """Return True if the cheapest choices of all other layers leave room for this one at every price."""
         use = self.uses[kind]
         area = copies * (use.whole[option] + rates.prices[:, None] * use.part[option])
         own = area + rates.steps[kind][:, option]
@@ -223,7 +223,7 @@ class PriceTable:
 
 
 def _uses(options: Sequence[CopyOption], lines: tuple[int, int]) -> _Uses:
-    """What a copy of each option takes up, counted in all ways."""
+    """Demand of a replica of each option, counted in all ways."""
     whole, part, working = np.zeros((3, len(options), WAYS))
     for number, option in enumerate(options):
         for height, width, count in option.sizes:
@@ -245,7 +245,7 @@ def _half(size: int, capacity: int) -> float:
 
 
 def _spread(option: CopyOption, lines: tuple[int, int]) -> float:
-    """Arrays that a copy takes up in practice: equal tiles in rows and columns, nothing between."""
+    """Arrays that a replica takes in practice: equal tiles in rows and columns, nothing between."""
     return sum(count / ((lines[0] // height) * (lines[1] // width)) for height, width, count in option.sizes)
 
 
@@ -256,7 +256,7 @@ PRICES = {
 
 
 def interval_bound(table: PriceTable, arrays: int) -> int:
-    """Shortest interval that one window per layer, with any number of copies, can reach."""
+    """Lower bound for the interval with one window per layer and any number of replicas."""
     low, high = 1, max(int(table.windows[kind].max()) for kind in range(len(table.kinds)))
     while table.bound(high) > arrays + 1e-6:
         high *= 2
@@ -270,7 +270,7 @@ def interval_bound(table: PriceTable, arrays: int) -> int:
 
 
 def try_interval(table: PriceTable, interval: int, arrays: int, prices: Sequence[float]) -> WindowPlan | None:
-    """A plan that keeps this interval on these arrays, if a price finds one."""
+    """Return a plan that keeps this interval on these arrays; None if no price finds one."""
     for choices in table.choices(interval, prices):
         by_layer = tuple((choice,) * len(kind.members) for kind, choice in zip(table.kinds, choices, strict=True))
         shapes = shapes_of(by_layer)
@@ -285,7 +285,7 @@ def try_interval(table: PriceTable, interval: int, arrays: int, prices: Sequence
 def shortest_interval(
     table: PriceTable, arrays: int, single: WindowPlan, bound: int, prices: Sequence[float]
 ) -> WindowPlan:
-    """Bisect for the shortest interval that a plan reaches; ``single`` is what remains."""
+    """Bisect for the shortest interval that a plan reaches; ``single`` is the fallback."""
     best, low = single, bound
     while low < best.interval:
         middle = math.isqrt(low * best.interval) if best.interval > 4 * low else (low + best.interval) // 2
@@ -298,7 +298,7 @@ def shortest_interval(
 
 
 def balanced(plan: WindowPlan, lines: tuple[int, int]) -> WindowPlan:
-    """The same choices in no more arrays, packed for the shortest interval first fit reaches."""
+    """The same choices in no more arrays, packed for the shortest interval that first fit reaches."""
     shapes = shapes_of(plan.choices)
     low = packing_interval_bound(shapes, lines, plan.packing.arrays)
     best = plan

@@ -1,1 +1,1 @@
-"""Networks larger than their chips: what a segment costs, and where to cut."""
+"""Networks larger than their chips: costs of a segment, and cut points."""

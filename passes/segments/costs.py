@@ -1,8 +1,8 @@
-"""What a segment costs: the time to write its tiles, and the steps that a batch of images takes in it.
+"""Costs of a segment: the time to write its tiles, and the steps that a batch of images takes in it.
 
 A segment holds the tiles of a stretch of the network: the end of one layer, whole layers, the
-beginning of another one. Whole layers may get several copies, where the arrays have room and the
-shorter interval is worth the longer writing.
+beginning of another one. Whole layers may get several replicas, where the arrays have room and
+the shorter interval is worth the longer write time.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ S = TypeVar("S", bound=np.generic)
 Size = tuple[int, int]
 """Input lines and output lines of a tile."""
 FEW_COPIES = 8
-"""Up to so many copies each number is tried; beyond, each is a quarter above the one before."""
+"""Largest number of replicas up to which each number is tried; beyond, in steps of a quarter."""
 PRECISION = 64
-"""An interval is not searched for anything shorter than it by less than such a part."""
+"""Inverse of the relative tolerance of the interval search."""
 ORDERS = (0, 3)
-"""First fit places large tiles first, or tiles with many steps first."""
+"""Orders of first fit: large tiles first, or tiles with many steps first."""
 ROUNDS = 3
-"""Rounds in which the copies of one layer after the other are chosen anew."""
+"""Rounds of coordinate descent over the numbers of replicas of the layers."""
 
 
 @dataclass(frozen=True, eq=False)
 class CutLayer:
-    """One copy of a layer with its tiles in the order in which they are written.
+    """One replica of a layer with its tiles in the order of writing.
 
-    ``sizes`` are the different sizes of its tiles and ``size`` [tiles] the number of each tile's;
-    ``write_ns`` [tiles] is the time to write a tile and to erase it again, in nanoseconds.
+    ``sizes`` are the different sizes of its tiles and ``size`` [tiles] the number of each tile's size;
+    ``write_ns`` [tiles] is the time to write and erase a tile, in nanoseconds.
     """
 
     option: CopyOption
@@ -46,7 +46,7 @@ class CutLayer:
 
     @property
     def tiles(self) -> int:
-        """Tiles of the copy."""
+        """Tiles of the replica."""
         return len(self.size)
 
     @property
@@ -66,7 +66,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class SegmentChoice:
-    """The copies of each stretch of a segment, its interval in steps, and what it costs in nanoseconds."""
+    """Replicas of each stretch of a segment, its interval in steps, and its cost in nanoseconds."""
 
     copies: tuple[int, ...]
     interval: int
@@ -75,10 +75,10 @@ class SegmentChoice:
 
 @dataclass(frozen=True, eq=False)
 class _Loads:
-    """What the stretches of a segment bring, each an array [stretches], and their tiles by size.
+    """Loads of the stretches of a segment, each an array [stretches], and their tiles by size.
 
-    ``windows`` are steps of an image, ``write_ns`` and ``cells`` those of one copy, ``work`` the steps
-    summed over tiles, and ``most_copies`` what there is room for.
+    ``windows`` are steps of an image, ``write_ns`` and ``cells`` those of one replica, ``work`` the steps
+    summed over tiles, and ``most_copies`` the most replicas that fit.
     """
 
     sizes: tuple[tuple[tuple[Size, int], ...], ...]
@@ -99,7 +99,7 @@ class SegmentCosts:
     lines
         Input lines and output lines of an array.
     interval_ns
-        What one step of the interval costs: images of a batch times the duration of a step, in nanoseconds.
+        Cost of one step of the interval: images of a batch times the duration of a step, in nanoseconds.
     """
 
     def __init__(self, layers: Sequence[CutLayer], lines: Size, arrays: int, interval_ns: float) -> None:
@@ -110,18 +110,18 @@ class SegmentCosts:
         self.cells = arrays * lines[0] * lines[1]
 
     def write_ns(self, stretch: Stretch) -> float:
-        """Time to write and erase one copy of a stretch."""
+        """Time to write and erase one replica of a stretch."""
         total = self._write_ns[stretch.layer]
         return float(total[stretch.end] - total[stretch.begin])
 
     def cells_and_work(self, stretch: Stretch) -> tuple[int, int]:
-        """Cells of one copy of a stretch, and its steps of an image, summed over tiles."""
+        """Cells of one replica of a stretch, and its steps of an image, summed over tiles."""
         tiles = self._tiles(stretch)
         cells = sum(height * width * count for (height, width), count in tiles)
         return cells, self.layers[stretch.layer].windows * sum(count for _, count in tiles)
 
     def of(self, stretches: Sequence[Stretch]) -> SegmentChoice | None:
-        """The best choice of copies that the search finds; None if one copy does not fit the arrays."""
+        """Best choice of replicas that the search finds; None if one replica does not fit the arrays."""
         loads = self._loads(stretches)
         best = self._choice(loads, np.ones(len(stretches), np.int64))
         if best is None or loads.most_copies.max() == 1 or running_clock().is_over:
@@ -140,7 +140,7 @@ class SegmentCosts:
         return best
 
     def _best(self, best: SegmentChoice, loads: _Loads, copies: NDArray[np.int64]) -> SegmentChoice:
-        """The best of a choice and of others, whose copies are [choices, stretches]."""
+        """Best of a given choice and of others, whose numbers of replicas are [choices, stretches]."""
         least_ns = self._least_costs(loads, copies)
         for number in np.argsort(least_ns, kind="stable").tolist():
             if least_ns[number] >= best.cost_ns or running_clock().is_over:
@@ -170,7 +170,7 @@ class SegmentCosts:
         )
 
     def _least_costs(self, loads: _Loads, copies: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What no packing of these copies undercuts, [choices]; infinite where their cells are too many."""
+        """Lower bound for the cost of these replicas, [choices]; infinite where they have too many cells."""
         interval = np.maximum((-(-loads.windows // copies)).max(axis=1), -(-loads.work.sum() // self.arrays))
         least_ns: NDArray[np.float64] = copies @ loads.write_ns + self.interval_ns * interval
         return np.where(copies @ loads.cells > self.cells, np.inf, least_ns)
@@ -199,12 +199,12 @@ class SegmentCosts:
 
 
 def running(values: NDArray[S]) -> NDArray[S]:
-    """Sums of the first 0, 1, ... entries along the first axis."""
+    """Prefix sums along the first axis, beginning with 0."""
     return np.concatenate([np.zeros_like(values[:1]), np.cumsum(values, axis=0)])
 
 
 def _aims(longest: int) -> list[int]:
-    """Intervals to aim at, each a sixteenth below the one before."""
+    """Target intervals, each a sixteenth below the one before."""
     aims = [longest]
     while aims[-1] > 1:
         aims.append(aims[-1] - max(1, aims[-1] // 16))
@@ -212,7 +212,7 @@ def _aims(longest: int) -> list[int]:
 
 
 def _numbers(most: int) -> list[int]:
-    """Numbers of copies to try, up to a number."""
+    """Numbers of replicas to try, up to ``most``."""
     numbers = [1]
     while numbers[-1] < most:
         more = 1 if numbers[-1] < FEW_COPIES else numbers[-1] // 4
@@ -226,9 +226,9 @@ def longest_load(packing: Packing) -> int:
 
 
 def shortest_packing(shapes: Sequence[TileShape], lines: Size, arrays: int) -> Packing | None:
-    """A packing with a short interval; None if first fit finds none for so many arrays.
+    """A packing with a short interval; None if first fit finds none for ``arrays`` arrays.
 
-    The interval is searched by halving, down to a sixty-fourth of it: thousands of segments are weighed.
+    The bisection stops at a relative tolerance of 1 / ``PRECISION``: thousands of segments are evaluated.
     """
     best = pack(shapes, lines, None, arrays, enough=arrays)
     if best is None:

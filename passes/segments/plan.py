@@ -1,10 +1,10 @@
 """Cuts a network into segments: exact dynamic programming over the cut points, and a lower bound.
 
 The tiles of all layers form one line, in network order. Segments are stretches of this line, so
-that nothing is read before it is complete, whatever the network looks like. The cheapest way to
+that nothing is read before it is complete, in any network. The cheapest way to
 cut the first j tiles is the cheapest way to cut the first i and one segment from i to j, for the
 best i: Bellman's recursion, which finds the best of all cuts for the given cost of a segment. A cheap
-lower bound of that cost leaves out most segments.
+lower bound of that cost prunes most segments.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from memcompile.passes.segments.costs import SegmentChoice, SegmentCosts, Stretc
 from memcompile.passes.solving.clock import running_clock
 
 MOST_SEGMENTS_TRIED = 400_000
-"""Segments weighed at most; larger networks are cut inside of layers only every so many tiles."""
+"""Most segments evaluated; larger networks are cut inside of layers only every few tiles."""
 
 CutPoint = tuple[int, int]
-"""Layer, and tile of the layer before which the cut is."""
+"""Layer, and the tile of the layer before which the cut lies."""
 
 
 @dataclass(frozen=True)
 class PlannedSegment:
-    """The stretches of a segment, and what was chosen for it."""
+    """Stretches of a segment, and the choice made for it."""
 
     stretches: tuple[Stretch, ...]
     choice: SegmentChoice
@@ -64,9 +64,9 @@ def cheapest_path(
     Parameters
     ----------
     edges_to
-        From a point to the points where its edges begin, and a lower bound for the length of each.
+        Function from a point to the points where its edges begin, and a lower bound for the length of each.
     length_of
-        Length of the edge from one point to another; called for as few as prove the shortest.
+        Length of the edge from one point to another; called only where the bound does not exclude the edge.
     """
     length, before = np.full(count, np.inf), np.zeros(count, np.int64)
     length[0] = 0.0
@@ -74,7 +74,7 @@ def cheapest_path(
         firsts, least = edges_to(last)
         at_least = length[firsts] + least
         for place in np.argsort(at_least, kind="stable").tolist():
-            # Once the time is up, any edge will do.
+            # Once the time is up, any edge is accepted.
             if at_least[place] >= length[last] or (length[last] < np.inf and running_clock().is_over):
                 break
             first = int(firsts[place])
@@ -93,7 +93,7 @@ class LeastCosts:
     """Lower bounds for segments between cut points, from sums over all tiles before each point.
 
     ``cells``, ``work`` (steps of an image, summed over tiles) and ``write_ns`` are [points]; so is
-    ``torn``: the windows of the layer that is cut there, whose two parts have one copy each, else 0.
+    ``torn``: the windows of the layer that is cut there, whose two parts have one replica each, else 0.
     """
 
     costs: SegmentCosts
@@ -104,7 +104,7 @@ class LeastCosts:
 
     @classmethod
     def of(cls, costs: SegmentCosts, points: Sequence[CutPoint]) -> LeastCosts:
-        """Sum up what lies between neighbouring cut points."""
+        """Sum up the stretches between neighbouring cut points."""
         between = [stretches_between(costs, first, last) for first, last in itertools.pairwise(points)]
         sizes = np.array([costs.cells_and_work(stretch) for (stretch,) in between], np.int64).reshape(-1, 2)
         times = np.array([costs.write_ns(stretch) for (stretch,) in between])
@@ -112,7 +112,7 @@ class LeastCosts:
         return cls(costs, running(sizes[:, 0]), running(sizes[:, 1]), running(times), torn)
 
     def edges_to(self, last: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Where segments that end at a point may begin, and what they cost at least."""
+        """Begins of the segments that may end at a point, and lower bounds for their costs."""
         begin = int(np.searchsorted(self.cells, self.cells[last] - self.costs.cells))
         firsts = np.arange(begin, last)
         interval = -(-(self.work[last] - self.work[firsts]) // self.costs.arrays)
@@ -121,7 +121,7 @@ class LeastCosts:
 
 
 def cut_points(costs: SegmentCosts) -> list[CutPoint]:
-    """Where the line of tiles may be cut, ascending: before each layer, and inside layers as often as is affordable."""
+    """Possible cuts of the line of tiles, ascending: before each layer, and inside layers as often as is affordable."""
     tiles = sum(layer.tiles for layer in costs.layers)
     cells = sum(costs.cells_and_work(Stretch(number, 0, layer.tiles))[0] for number, layer in enumerate(costs.layers))
     together = tiles * costs.cells / cells  # tiles of a full segment, on average
@@ -131,7 +131,7 @@ def cut_points(costs: SegmentCosts) -> list[CutPoint]:
 
 
 def stretches_between(costs: SegmentCosts, first: CutPoint, last: CutPoint) -> tuple[Stretch, ...]:
-    """What lies between two cut points, layer by layer."""
+    """Stretches between two cut points, layer by layer."""
     ends = [
         (layer, first[1] if layer == first[0] else 0, last[1] if layer == last[0] else costs.layers[layer].tiles)
         for layer in range(first[0], min(last[0] + 1, len(costs.layers)))

@@ -1,4 +1,4 @@
-"""When searches have to end: by counted work, the same on every machine, and by the clock if one is set."""
+"""Limits of searches: counted work, the same on every machine, and the wall clock if a limit is set."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(eq=False)
 class Clock:
-    """What is left of time and work; after that, searches return the best they have.
+    """Time and work that are left; once they are spent, searches return the best result so far.
 
-    All searches of a mapping spend from one clock. Work is counted, not measured, in what takes
-    about a second of a processor: of solvers their deterministic time, else numbers of operations.
+    All searches of a mapping spend from one clock. Work is counted, not measured, in units of
+    about a second of a processor: deterministic time of solvers, else numbers of operations.
     ``end_s`` is in seconds of :func:`time.monotonic`; where it is infinite, results do not depend
     on the machine.
     """
@@ -23,13 +23,13 @@ class Clock:
     end_s: float = math.inf
     work_left: float = math.inf
     whole: Clock | None = None
-    """The clock that this one is a part of."""
+    """Clock that this one is a part of."""
     waiting_s: float = math.inf
-    """Seconds that a clock has which begins to run with the first search."""
+    """Seconds of a clock that starts with the first search."""
 
     @classmethod
     def after(cls, seconds: float, work: float = math.inf) -> Clock:
-        """The clock that runs out after so many seconds from now, or so much work; part of the running one, if any."""
+        """Clock that runs out after these seconds from now or this work; part of the running one, if any."""
         whole = running_clock()
         whole.begin()
         if whole is FOREVER:
@@ -53,7 +53,7 @@ class Clock:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left."""
+        """True if no time or no work is left."""
         return self.work_left <= 0 or (self.end_s < math.inf and time.monotonic() >= self.end_s)
 
     def limit(self, deterministic: float) -> float:
@@ -73,7 +73,7 @@ _RUNNING: ContextVar[Clock] = ContextVar("clock", default=FOREVER)
 
 @contextmanager
 def running(clock: Clock) -> Iterator[Clock]:
-    """Let whatever is solved in this block spend from a clock."""
+    """Make all solves in this block spend from a clock."""
     token = _RUNNING.set(clock)
     try:
         yield clock
@@ -82,5 +82,5 @@ def running(clock: Clock) -> Iterator[Clock]:
 
 
 def running_clock() -> Clock:
-    """The clock that work is spent from now."""
+    """Clock from which work is currently spent."""
     return _RUNNING.get()

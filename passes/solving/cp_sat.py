@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ortools.sat.python.cp_model import *  # noqa: F403 - what type checkers see
+    from ortools.sat.python.cp_model import *  # noqa: F403 - for type checkers
 else:
 
     def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from memcompile.passes.solving.clock import running_clock
 LINEARIZED = 2
 """Linear relaxation of all constraints, which bounds need; the solver's own default is 1."""
 SET_UP_WORK = 0.002
-"""Work that every solve takes, whatever its model."""
+"""Fixed work of every solve."""
 PART_WORK = 2e-5
 """Work of building and loading a variable or a constraint."""
 
@@ -50,5 +50,5 @@ class Solver:
 
     @property
     def best_objective_bound(self) -> float:
-        """Bound that the objective is proven to keep."""
+        """Proven bound of the objective."""
         return self._solver.best_objective_bound

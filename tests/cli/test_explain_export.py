@@ -1,4 +1,4 @@
-"""Why operators are where they are, and conductances for real arrays."""
+"""Reasons for the place of each operator, and conductances for real arrays."""
 
 from __future__ import annotations
 

@@ -45,9 +45,9 @@ stand_ins = importlib.import_module("stand_ins")
 PROSE = (*pages.PAGES, REPOSITORY / "CHANGELOG.md")
 DECIDED = re.compile(r": (kept|undone, not shown to help)$", re.MULTILINE)
 UNDOING = re.compile(r"^undoing .*\n", re.MULTILINE)
-"""What tuning makes of a step; only what was undone takes writes to undo."""
+"""Outcome of a tuning step; only undone steps print a line of writes to undo them."""
 ADVICE = re.compile(r"^(accuracy lost to devices|parallel windows take part of it).*\n?", re.MULTILINE)
-"""What the report recommends where noisy devices cost accuracy."""
+"""Advice of the report where noisy devices cost accuracy."""
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 PATH = re.compile(r"`(?P<path>(?:memcompile|passes|runtime|tests|docs|examples|benchmarks)/[\w./]*)`")

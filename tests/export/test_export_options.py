@@ -86,7 +86,7 @@ def test_bits_are_the_same_at_every_level_of_optimisation(name: str, target: str
 
 @pytest.mark.parametrize("kind", [onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16])
 def test_digital_operators_need_the_default_options(kind: int, tmp_path: Path) -> None:
-    """What docs/export.md says: lower levels leave operators alone that the emulator's sessions replace."""
+    """Claim of docs/export.md: lower levels leave operators alone that the emulator's sessions replace."""
     (tmp_path / "m.onnx").write_bytes(gelu(kind).SerializeToString())
     x = np.random.default_rng(23).standard_normal((3000, 8))
     feeds = {"x": x.astype(np.float16 if kind == onnx.TensorProto.FLOAT16 else np.float32)}

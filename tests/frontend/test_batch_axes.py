@@ -1,4 +1,4 @@
-"""Where the samples of a batch lie: found for each input, and everything follows; the right value is onnxruntime's."""
+"""Batch axis of each input, and all that follows from it; the right value is onnxruntime's."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ CASES = {
 
 
 def wanted(case: Case) -> dict[str, NDArray[Any]]:
-    """What onnxruntime gives, run by run where a run is one sample or the batch is fixed."""
+    """Outputs of onnxruntime, run by run where a run is one sample or the batch is fixed."""
     batching, session = Batching(case.axes), stages.reference
     if case.runs:
         rank = {value.name: len(value.type.tensor_type.shape.dim) for value in case.model.graph.input}

@@ -1,4 +1,4 @@
-"""What running shows of a batch: rows that have to do with each other are no samples, whatever a size is called."""
+"""Batch axes found by running the model: rows that depend on each other are no samples, however a size is named."""
 
 from __future__ import annotations
 

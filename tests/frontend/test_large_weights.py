@@ -124,7 +124,7 @@ def test_rewrites_of_the_graph_see_them(write: Write, outside: bool) -> None:
 
 
 def test_of_files_laid_out_in_another_way_are_copied(write: Write) -> None:
-    """Where their places are not known, this costs memory, never a weight."""
+    """Unknown places of weights cost memory, never a weight."""
     path = write(model(), False)
     want = run_float(read_model(path), X)["y"]
     with path.open("ab") as stream:

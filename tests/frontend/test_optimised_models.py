@@ -108,7 +108,7 @@ def test_rewritten(name: str, level: str, save_model: Callable[..., Path]) -> No
 
 
 def test_layouts_of_this_processor_compile(save_model: Callable[..., Path]) -> None:
-    """Where onnxruntime reorders convolutions for the processor they stay digital; elsewhere nothing changes."""
+    """Convolutions that onnxruntime reorders for the processor stay digital; elsewhere nothing changes."""
     path = rewritten(save_model(small_cnn()), "all")
     blocked = sum(item.domain.endswith("nchwc") and item.op_type == "Conv" for item in onnx.load(path).graph.node)
     check(path, (2, 3, 8, 8), 3 - blocked, 1e-5)

@@ -37,7 +37,7 @@ def shortened(data: bytes) -> bytes | None:
 
 
 def test_places_hold_the_raw_data_of_initializers(tmp_path: Path) -> None:
-    """What onnx reads from these places makes the model what it was."""
+    """Reading the raw data from these places gives the original model."""
     made = model()
     path = tmp_path / "m.onnx"
     path.write_bytes(made.SerializeToString())

@@ -63,7 +63,7 @@ def with_range(program: Program, share: float) -> Program:
 
 
 def squared_error(program: Program, x: np.ndarray) -> float:
-    """What the converters alone do to the output of a layer, summed over images."""
+    """Squared error of a layer's output from the converters alone, summed over images."""
     layer = program.layers[0]
     error = Emulator(program, effects=ADC_ONLY).run(x)["y"] - Emulator.ideal(program).run(x)["y"]
     return float(np.square(error / layer.scale.astype(np.float64)).sum())

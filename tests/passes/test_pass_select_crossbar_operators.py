@@ -1,4 +1,4 @@
-"""Which operators become crossbar layers, and that these compute what onnxruntime computes."""
+"""Selection of operators for crossbar layers, whose results equal onnxruntime's."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def nodal_solution_us(
 def ngspice_currents(
     elements: Sequence[str], volts: NDArray[np.float64], outputs: int, folder: Path
 ) -> NDArray[np.float64]:
-    """What ngspice finds for the currents out of a crossbar of these elements, in amperes, [outputs].
+    """Simulate the currents out of a crossbar of these elements with ngspice, in amperes, [outputs].
 
     Nodes ``d0, d1, ...`` are driven with ``volts``, nodes ``s0, s1, ...`` are held at zero.
     """

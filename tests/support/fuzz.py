@@ -53,7 +53,7 @@ OUR_FAULTS = {1, 70, 71}
 
 @dataclass
 class Findings:
-    """What a run saw: exit codes by kind, and faults with the inputs that showed them."""
+    """Results of a run: exit codes by kind, and faults with the inputs that showed them."""
 
     codes: Counter[tuple[str, int]] = field(default_factory=Counter)
     faults: dict[str, list[str]] = field(default_factory=dict)

@@ -181,7 +181,7 @@ def _function() -> onnx.ModelProto:
 
 @cache
 def valid_models() -> list[onnx.ModelProto]:
-    """What models are made from; all compile."""
+    """Models from which damaged ones are made; all compile."""
     small = (models.conv_bn, models.matmul_add, models.skip_connection, models.grouped_conv, models.constant_chain)
     return [make() for make in (*small, _product, _recurrent, _loop, _shapes, _quantized, _function)]
 

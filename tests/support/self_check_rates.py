@@ -384,7 +384,7 @@ NETWORK_FAULTS: Mapping[str, Fault] = {
 
 
 def exceeds_rounding(made: Compiled, of: UnrolledLayer, changed: UnrolledLayer) -> bool:
-    """Whether some output of a layer changes by twice what rounding of a sum and its stored result can be."""
+    """Return True if some output of a layer changes by more than twice the rounding of a sum and its stored result."""
     kinds = {node.op_type: node for node in operators(made.imported)}
     if "LSTM" in kinds:
         return False  # not one sum
@@ -437,7 +437,7 @@ def faulty(made: Compiled, rng: np.random.Generator) -> Iterator[tuple[str, Call
 
 @dataclass
 class Rates:
-    """What a run counted."""
+    """Counts of a run."""
 
     sound: int = 0
     refused: int = 0

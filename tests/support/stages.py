@@ -42,7 +42,7 @@ def import_model(model: onnx.ModelProto, feeds: Feeds, name: str = "model.onnx")
 def context_for(
     feeds: Feeds, target: Target | None = None, slices: int = 1, chips: int | None = None, batch: int | None = None
 ) -> PassContext:
-    """What the passes know: the reference chip, and the feeds as calibration data."""
+    """Pass context with the reference chip by default, and the feeds as calibration data."""
     return PassContext(target or load_target("yao2020"), feeds, slices=slices, chips=chips, batch=batch)
 
 

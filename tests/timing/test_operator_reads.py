@@ -1,4 +1,4 @@
-"""What operators read, proven on onnxruntime: whatever a rule leaves out may change without effect."""
+"""Elements that operators read, checked with onnxruntime: elements that a rule leaves out may change without effect."""
 
 from __future__ import annotations
 

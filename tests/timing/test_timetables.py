@@ -148,7 +148,7 @@ def test_layers_overlap_as_soon_as_their_inputs_exist() -> None:
 
 
 def leaves_room(busy: set[int], interval: int, step: int, load: int, left: int) -> bool:
-    """Whether the turns from a step on are free, and then others in a row for all that is left."""
+    """Return True if the turns from a step on are free, and enough others in a row for the remaining load."""
     taken = {(step + turn) % interval for turn in range(load)}
     free = [phase not in busy | taken for phase in range(interval)]
     runs = [all(free[(phase + turn) % interval] for turn in range(left)) for phase in range(interval)]

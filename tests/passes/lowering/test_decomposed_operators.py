@@ -326,7 +326,7 @@ def test_weights_of_few_bits(name: str) -> None:
 
 
 def dynamic(op_type: str, zero: bool = True, per_channel: bool = False, **attributes: Any) -> Case:
-    """What onnxruntime's quantize_dynamic writes."""
+    """Model as onnxruntime's quantize_dynamic writes it."""
     convolution = op_type == "ConvInteger"
     columns = () if not per_channel else (4, 1, 1) if convolution else (4,)
     weights: dict[str, Any] = {"w": signed(4, 3, 3, 3) if convolution else signed(8, 4), "ws": step(*columns)}

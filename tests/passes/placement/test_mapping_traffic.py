@@ -1,4 +1,4 @@
-"""Which array lies on which chip, and the values that cross chips."""
+"""Assignment of arrays to chips, and the values that cross chips."""
 
 from __future__ import annotations
 

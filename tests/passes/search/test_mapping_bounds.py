@@ -119,7 +119,7 @@ def mapped_for(tiled: Graph, target: Target, chips: int, replicate: Replicate) -
 
 
 def values_of(certificate: Certificate, placements: Sequence[Placement]) -> list[int]:
-    """What other mappings of the same network on the same chips have."""
+    """Values of a certificate's quantity in other mappings of the same network on the same chips."""
     if certificate.quantity == "latency":
         return [placement.latency_steps for placement in placements]
     if certificate.quantity == "initiation_interval":

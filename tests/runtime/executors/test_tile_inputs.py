@@ -57,7 +57,7 @@ def test_vectors_are_those_of_the_unrolling(numba: str, data: st.DataObject) -> 
 
 
 def test_pieces_cover_each_row_and_stay_inside() -> None:
-    """What a piece writes beyond its own rows is written again by a later one."""
+    """Values that a piece writes beyond its own rows are overwritten by a later one."""
     geometry = Geometry(14, 4, (3, 3), (8, 8), 1, (1, 1), (1, 1), (1, 1), (1, 1))
     order = row_order(Unrolling.im2col(geometry), 0, 5, 121)
     held = np.full(len(order.rows), -1)

@@ -62,7 +62,7 @@ def digits(network: Program) -> Dataset:
 
 @pytest.mark.parametrize("slices", [1, 2])
 def test_transfer_leaves_the_chip_that_the_program_runs_on(slices: int) -> None:
-    """Where pulses of a cell are alike, both ways to write a chip of one seed must leave the same cells."""
+    """Both ways to write a chip of one seed leave the same cells if all pulses of a cell are alike."""
     target = emulated_target(EVEN_PULSES, faults={"stuck_low_share": 0.02, "stuck_high_share": 0.02})
     program = layer_of(target, slices)
     chip, writer = transfer(program, 3)
