@@ -99,7 +99,7 @@ class Replicate(Pass):
         One replica does not fit the budget.
     """
 
-    summary: ClassVar[str] = "choose chips, windows and copies of each layer for a short interval"
+    summary: ClassVar[str] = "choose chips, windows and replicas of each layer for a short interval"
     consumes: ClassVar[Forms] = frozenset({Form.TILED})
     produces: ClassVar[Forms] = frozenset({Form.MAPPED})
     fidelity: ClassVar[Fidelity] = "exact"

@@ -78,8 +78,8 @@ def _way_round(graph: Graph) -> str:
     """Advice on what may compile a network whose graph is broken."""
     if any(isinstance(node, TiledLayer | MappedLayer) for node in graph.nodes):
         return (
-            "--set replicate.objective=arrays --set replicate.effort=fast maps one copy of each layer without a search "
-            "and may do, as may another --target"
+            "--set replicate.objective=arrays --set replicate.effort=fast maps one replica of each layer without a "
+            "search and may do, as may another --target"
         )
     return "the same network in other operators may do, such as a graph optimiser writes, as may another --target"
 

@@ -431,7 +431,7 @@ def test_the_instrument_lists_all_violations_and_names_the_pass() -> None:
     ("name", "advice"),
     [
         ("fold_constants", "the same network in other operators may do"),
-        ("replicate", "--set replicate.objective=arrays --set replicate.effort=fast maps one copy of each layer"),
+        ("replicate", "--set replicate.objective=arrays --set replicate.effort=fast maps one replica of each layer"),
     ],
 )
 def test_the_instrument_says_how_to_go_round_a_fault_and_what_a_report_needs(name: str, advice: str) -> None:
