@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,17 +127,26 @@ def test_sizes_of_two_names_are_one_batch_if_running_shows_it(
         assert dict(many.batching.inputs) == {"x": 0, "e": 0}
 
 
-@pytest.mark.parametrize("names", [("A", "B", "C"), ("N", "N", "M"), (None, None, None)], ids=str)
+THREE = [
+    ("sum, then pairs", (5, 5, 5)),
+    ("sum, then pairs", (5, 5, 3)),
+    ("sum, then pairs", (1, 5, 5)),
+    ("queries, keys, values", (5, 5, 5)),
+    ("queries, keys, values", (5, 3, 3)),
+    ("queries, keys, values", (1, 5, 5)),
+]
+THREE_NAMES = [("A", "B", "C"), ("N", "N", "M"), (None, None, None)]
+
+
+def agree(names: Sequence[str | None], rows: Sequence[int]) -> bool:
+    """Return True if one name stands for one size; onnxruntime may refuse a model whose declaration is wrong."""
+    sizes = [(name, size) for name, size in zip(names, rows, strict=True) if name is not None]
+    return len(dict(sizes)) == len(set(sizes))
+
+
 @pytest.mark.parametrize(
-    ("kind", "rows"),
-    [
-        ("sum, then pairs", (5, 5, 5)),
-        ("sum, then pairs", (5, 5, 3)),
-        ("sum, then pairs", (1, 5, 5)),
-        ("queries, keys, values", (5, 5, 5)),
-        ("queries, keys, values", (5, 3, 3)),
-        ("queries, keys, values", (1, 5, 5)),
-    ],
+    ("kind", "rows", "names"),
+    [(kind, rows, names) for kind, rows in THREE for names in THREE_NAMES if agree(names, rows)],
     ids=str,
 )
 def test_three_inputs(kind: str, rows: tuple[int, ...], names: Names, save_model: Save, tmp_path: Path) -> None:
