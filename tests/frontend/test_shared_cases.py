@@ -5,7 +5,6 @@ These files are not part of the repository; equals of them that never skip are i
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from memcompile.pipelines import compile_model
 from memcompile.program.file import load_program
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
+from memcompile.verify.verifier import verify_program
 
 
 @dataclass(frozen=True)
@@ -197,34 +197,12 @@ def test_an_open_length_becomes_the_one_given(shared_dir: Path) -> None:
     assert len(program.layers) > 10
 
 
-# --- time ----------------------------------------------------------------------------------------
-
-LIMIT_S = 1.0
-OVERHEAD_S = 6.0
-"""Processor time of everything besides the searches of these networks, on a slow machine."""
+# --- searches that once went on for minutes --------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["many_tile_shapes", "tiny_resnet_slow"])
-def test_a_time_limit_is_kept(name: str, shared_dir: Path) -> None:
-    """In processor time, which other processes do not lengthen; without the limit it is 30 s and more."""
-    path = present(shared_dir, f"cases/{name}/model")
-    begin = time.process_time()
-    compile_model(path, time_limit_s=LIMIT_S)
-    assert time.process_time() - begin < LIMIT_S + OVERHEAD_S
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "target", "most_s"),
-    [("many_tile_shapes", "yao2020", 90), ("many_tile_shapes", "ideal", 30), ("tiny_resnet_slow", "yao2020", 60)],
-)
-def test_the_search_ends_when_it_finds_nothing_for_long(
-    name: str, target: str, most_s: float, shared_dir: Path
-) -> None:
-    """Processor time; these once took 114, over 60 and 93 s."""
-    path = present(shared_dir, f"cases/{name}/model")
-    begin = time.process_time()
-    program = compile_model(path, target).program
-    assert time.process_time() - begin < most_s
-    if name == "tiny_resnet_slow":
-        assert program.placement.initiation_interval_steps <= 256
+def test_a_search_that_is_cut_short_leaves_a_sound_mapping(name: str, shared_dir: Path) -> None:
+    """What the searches take is measured by `python -m benchmarks.networks`; what they find has to hold anyway."""
+    program = verify_program(compile_model(present(shared_dir, f"cases/{name}/model"), time_limit_s=1.0).program)
+    for certificate in program.placement.certificates:
+        assert certificate.bound <= certificate.value
