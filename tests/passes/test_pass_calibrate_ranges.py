@@ -19,6 +19,7 @@ from memcompile.hardware.target import Target
 from memcompile.ir.graph import Graph, MappedLayer
 from memcompile.ir.printer import print_graph
 from memcompile.passes.calibrate_ranges import CalibrateRanges
+from memcompile.passes.replicate import Replicate
 from memcompile.pipelines import emit_program
 from memcompile.program.file import decode_program, encode_program
 from memcompile.program.program import Program, Provenance
@@ -42,9 +43,10 @@ def target(bits: int = 6, **sections: dict[str, Any]) -> Target:
 
 def mapped(model: onnx.ModelProto, x: np.ndarray, hardware: Target, **options: Any) -> Graph:
     """A model whose ranges were calibrated on ``x``."""
-    graph = stages.after("replicate", model, {"x": x}, target=hardware)
+    graph = stages.after("tile_matrices", model, {"x": x}, target=hardware)
     context = stages.context_for({"x": x}, hardware)
-    return stages.run_verified(graph, (CalibrateRanges(**options), *stages_after_ranges()), context)
+    passes = (Replicate(effort="fast"), CalibrateRanges(**options), *stages_after_ranges())
+    return stages.run_verified(graph, passes, context)
 
 
 def stages_after_ranges() -> tuple[Any, ...]:
