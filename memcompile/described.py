@@ -21,6 +21,9 @@ class Described:
             lines = [*lines[: MOST_LINES - 1], f"  ... {len(lines) - MOST_LINES + 1} more"]
         return "\n".join(lines)
 
+    def __str__(self) -> str:
+        return repr(self)
+
     def _repr_html_(self) -> str:
         """The text of ``repr`` for notebooks."""
         return f"<pre>{html.escape(repr(self))}</pre>"

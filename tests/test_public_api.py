@@ -176,6 +176,7 @@ def test_objects_print_in_at_most_ten_lines(program: memcompile.Program) -> None
     for item in shown:
         lines = repr(item).splitlines()
         assert len(lines) <= 10, lines
+        assert str(item) == repr(item)
         assert max(map(len, lines)) <= 140, lines
         assert item._repr_html_().startswith("<pre>")
     assert repr(program).startswith("Program of five_layer_cnn.onnx for yao2020, not transferred to a chip\n")

@@ -101,13 +101,14 @@ class Program(Described):
         digital = len(self.stages) - len(self.layers)
         steps = next((item for item in self.placement.certificates if item.quantity == "initiation_interval"), None)
         rate = f"{steps.value:,} steps an image (bound {steps.bound:,})" if steps else "in segments"
+        chips = self.placement.chips
         chip = "not transferred to a chip" if self.chip is None else f"on the chip of seed {self.chip.seed}"
         return (
             f"Program of {self.provenance.model} for {self.target.name}, {chip}",
             f"  inputs {', '.join(f'{name}: {kind}' for name, kind in self.inputs.items())}",
             f"  outputs {', '.join(self.outputs)}",
             f"  {len(self.layers)} crossbar layers, {digital} digital stages",
-            f"  {self.arrays_used:,} arrays on {self.placement.chips:,} chips, {self.cells_used:,} cells, {rate}",
+            f"  {self.arrays_used:,} arrays on {chips:,} chip{'s' * (chips != 1)}, {self.cells_used:,} cells, {rate}",
         )
 
     def save(self, path: Path | str) -> None:
