@@ -286,5 +286,6 @@ def _convert_in_numpy(
 
 def _line_sums(on: NDArray[np.float32], cells: NDArray[np.float32], width: int) -> NDArray[np.float32]:
     """Sums of each line over the rows that are on, [items, lines]; exact, see :mod:`memcompile.hardware.converter`."""
-    sums: NDArray[np.float32] = on @ cells.transpose(1, 0, 2).reshape(cells.shape[1], -1)[:, :width]
+    with np.errstate(over="ignore"):  # the converter clips what becomes infinite, as in the compiled kernels
+        sums: NDArray[np.float32] = on @ cells.transpose(1, 0, 2).reshape(cells.shape[1], -1)[:, :width]
     return sums
