@@ -10,9 +10,9 @@ cells share an output line.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,6 @@ class CellMap:
         self.tiles = placement.tiles
         self.column_lines = column_lines(layers, target)
         """Output lines of a column of weights in each layer, int32 [layers]."""
-        self._expanded: dict[tuple[int, int], NDArray[np.int64]] = {}
 
     # --- tiles ------------------------------------------------------------------------------------
 
@@ -96,26 +95,27 @@ class CellMap:
 
     # --- weights ----------------------------------------------------------------------------------
 
-    def weights_of(self, tile: int) -> NDArray[np.int64]:
-        """Flat number of the weight at each place of a tile, -1 for structural zeros, int64 [rows, columns]."""
-        tiles = self.tiles
-        key = (int(tiles.layer[tile]), int(tiles.replica[tile]))
-        if key not in self._expanded:
-            self._expanded = {key: self._expand(*key)}
-        block: NDArray[np.int64] = self._expanded[key][
-            tiles.matrix[tile],
-            tiles.row_begin[tile] : tiles.row_end[tile],
-            tiles.column_begin[tile] : tiles.column_end[tile],
-        ]
-        return block
+    def blocks(self, tiles: Iterable[int]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Each of some tiles with the flat number of the weight at each of its places, int64 [rows, columns].
 
-    def _expand(self, number: int, copy: int) -> NDArray[np.int64]:
+        Structural zeros are -1. A replica is expanded once for all its tiles that follow each other.
+        """
+        table, key, expanded = self.tiles, None, np.zeros((0, 0, 0), np.int64)
+        for tile in tiles:
+            own = (int(table.layer[tile]), int(table.replica[tile]))
+            if own != key:
+                key, expanded = own, self._expanded(*own)
+            rows = slice(table.row_begin[tile], table.row_end[tile])
+            columns = slice(table.column_begin[tile], table.column_end[tile])
+            yield tile, expanded[table.matrix[tile], rows, columns]
+
+    def _expanded(self, number: int, replica: int) -> NDArray[np.int64]:
         """Weight numbers of the matrices of a replica, [matrices, rows, columns]."""
         layer = self._layers[number]
         geometry = layer.geometry
         shape = (geometry.groups, geometry.group_rows, geometry.group_columns)
         numbers = np.arange(1, geometry.weights + 1).reshape(shape)
-        return layer.replicas[copy].unrolling.expand(numbers) - 1
+        return layer.replicas[replica].unrolling.expand(numbers) - 1
 
     def first_cells(self, tile: int, row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.int64]:
         """Number of the first cell of the weights at some places of a tile; the others follow."""
@@ -129,19 +129,24 @@ class CellMap:
     def pairs(self, *, blanks: bool = False) -> Pairs:
         """All pairs that hold a weight, or with ``blanks`` those of the structural zeros of parallel windows."""
         parts: list[tuple[NDArray[np.generic], ...]] = []
-        for tile in range(len(self.tiles)):
+        signed_of = lru_cache(maxsize=1)(self._signed_levels)
+        for tile, weights in self.blocks(range(len(self.tiles))):
             number = int(self.tiles.layer[tile])
-            layer, weights = self._layers[number], self.weights_of(tile)
             row, column = np.nonzero((weights < 0) == blanks)
             weight, first = weights[row, column], self.first_cells(tile, row, column)
-            cells = layer.cells if self._target.cell.continuous else layer.cells.astype(np.int8)
-            signed = cells[0] - cells[1]
-            for place in range(layer.slices):
-                digit = np.where(weight < 0, 0, signed[place].reshape(-1)[weight])
+            for place, signed in enumerate(signed_of(number)):
+                digit = np.where(weight < 0, 0, signed[weight])
                 same, plus = np.ones(len(weight), np.int32), first + 2 * place
                 parts.append((plus, plus + 1, same * number, (same * place).astype(np.int8), weight, digit))
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros(0, int)] * 6
         return Pairs(*columns)
+
+    def _signed_levels(self, number: int) -> NDArray[Any]:
+        """Signed levels of the pairs of a layer, [slices, weights]."""
+        layer = self._layers[number]
+        cells = layer.cells if self._target.cell.continuous else layer.cells.astype(np.int8)
+        signed: NDArray[Any] = (cells[0] - cells[1]).reshape(layer.slices, -1)
+        return signed
 
     def addresses(self, cells: NDArray[np.int64]) -> Addresses:
         """Places of some cells."""

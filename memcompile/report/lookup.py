@@ -70,8 +70,9 @@ def _copy_cells(program: Program, number: int, copy: int, output: int, kernel_in
     group, column = divmod(output, geometry.group_columns)
     weight = (group * geometry.group_rows + kernel_input) * geometry.group_columns + column
     places = []
-    for tile in np.flatnonzero((tiles.layer == number) & (tiles.replica == copy)).tolist():
-        rows, columns = np.nonzero(cell_map.weights_of(tile) == weight)
+    of_replica = np.flatnonzero((tiles.layer == number) & (tiles.replica == copy)).tolist()
+    for tile, weights in cell_map.blocks(of_replica):
+        rows, columns = np.nonzero(weights == weight)
         first = cell_map.first_cells(tile, rows, columns)
         in_matrix = (tiles.row_begin[tile] + rows, tiles.column_begin[tile] + columns)
         places += [(int(tiles.matrix[tile]), int(r), int(c), int(f)) for r, c, f in zip(*in_matrix, first, strict=True)]

@@ -53,8 +53,8 @@ def test_addresses_give_the_cell_numbers_back(program: Program) -> None:
 
 def test_cells_lie_in_their_tile(program: Program) -> None:
     cell_map, tiles = program.cell_map, program.placement.tiles
-    for tile in range(len(tiles)):
-        rows, columns = np.nonzero(cell_map.weights_of(tile) >= -1)
+    for tile, weights in cell_map.blocks(range(len(tiles))):
+        rows, columns = np.nonzero(weights >= -1)
         where = cell_map.addresses(cell_map.first_cells(tile, rows, columns))
         lines, outputs = cell_map.input_lines_of(tile), cell_map.output_lines_of(tile)
         assert (where.array == tiles.array[tile]).all()
