@@ -28,6 +28,7 @@ from memcompile.held_back import HeldBackImages, Outcome, StepRecord, better, re
 from memcompile.ir.graph import fixed_batch
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.program.program import Program
+from memcompile.runtime.effects.effect import NEW, Conditions
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.hybrid_training import (
     EpochRecord,
@@ -242,15 +243,15 @@ def _fit_digital(
     before: Outcome,
     fit: Callable[..., Program],
     held: HeldBackImages,
-    time_s: float = 0.0,
+    conditions: Conditions = NEW,
     undo: bool = True,
 ) -> tuple[Program, Outcome, list[StepRecord]]:
     """Fit offsets alone, then scales and offsets; of those that help the chip as it was, the one with more right."""
     assert chip.chip is not None
     seed, best, outcome, steps = chip.chip.seed, chip, before, list[StepRecord]()
     for what, scales in (("offsets alone", False), ("scales and offsets", True)):
-        fitted = fit(chip, seed=seed, first_image=TUNING_IMAGES, time_s=time_s, scales=scales)
-        after = held.outcome(fitted, seed, time_s)
+        fitted = fit(chip, seed=seed, first_image=TUNING_IMAGES, conditions=conditions, scales=scales)
+        after = held.outcome(fitted, seed, conditions)
         leads = outcome is before or after.share > outcome.share or better(outcome, after)
         helps = (leads and better(before, after)) or not undo
         steps.append(record(f"{word} {what}", outcome, after, None if helps else outcome))
@@ -303,6 +304,7 @@ def refresh(
     inputs: Mapping[str, NDArray[Any]],
     time_s: float,
     *,
+    reads: float = 0.0,
     images: int | None = None,
     progress: ProgressBar = no_progress,
 ) -> tuple[Program, tuple[StepRecord, ...]]:
@@ -316,6 +318,8 @@ def refresh(
         Images, [N, ...] per input, without labels.
     time_s
         Age of the chip: time since its cells were written, in seconds.
+    reads
+        Reads of each cell since then.
     images
         Number of images to fit with; the rest judges, as in :func:`tune`.
 
@@ -336,10 +340,11 @@ def refresh(
     fresh, count = Emulator(program, program.chip.seed), len(next(iter(inputs.values())))
     (inputs, _), held_back = split(inputs, None, min(images or count, count), fixed_batch(program.inputs.values()) or 1)
     held = HeldBackImages(fresh, *held_back)
-    before = held.outcome(program, program.chip.seed, time_s)
+    conditions = Conditions(time_s, reads)
+    before = held.outcome(program, program.chip.seed, conditions)
     with progress("refreshing", 2 * len(program.layers)) as advance:
         fit = partial(recalibrate, inputs=inputs, reference=fresh, advance=advance)
-        refreshed, _, steps = _fit_digital("refresh", program, before, fit, held, time_s)
+        refreshed, _, steps = _fit_digital("refresh", program, before, fit, held, conditions)
     return refreshed, tuple(steps)
 
 

@@ -74,8 +74,8 @@ class Emulator(Described):
     time_s
         Time since programming, in seconds; relaxation and drift depend on it. In a program of several
         segments each segment is this old when it is used.
-    conditions
-        Time and reads since programming, instead of ``time_s`` alone.
+    reads
+        Reads of each cell since programming, for read disturb.
     whole
         The inputs have no common batch axis; only :meth:`run_whole` takes such inputs.
 
@@ -96,15 +96,12 @@ class Emulator(Described):
         chunk: int | None = None,
         threads: int | None = None,
         time_s: float = 0.0,
-        conditions: Conditions | None = None,
+        reads: float = 0.0,
         whole: bool = False,
     ) -> None:
         if not 0 <= seed < 1 << 64:
             raise UsageError(f"seed {seed} is out of range; give 0 <= seed < 2^64")
-        if conditions is None:
-            conditions = Conditions(time_s)
-        elif time_s:
-            raise UsageError("time_s and conditions are given; give the time as part of the conditions")
+        conditions = Conditions(time_s, reads)
         if executor not in ("fast", "literal"):
             raise UsageError(f"no executor is called {executor!r}; there are 'fast' and 'literal'")
         self.program = program

@@ -48,6 +48,17 @@ def duration(ctx: click.Context, param: click.Parameter, value: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
+def reads_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Option of commands that run a chip that has been in use."""
+    return click.option(
+        "--reads",
+        type=click.FloatRange(0, max=1e18),
+        default=0.0,
+        metavar="N",
+        help="Reads of each cell since programming, for read disturb.",
+    )(function)
+
+
 def words(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
     """Read a list of names such as conv1,fc."""
     return tuple(name.strip() for name in value.split(",") if name.strip())

@@ -33,6 +33,12 @@ def _age(ctx: click.Context, param: click.Parameter, value: str | None) -> float
     metavar="DURATION",
     help="Time since programming, with --onnx: 90s, 10min, 2h, 3d [default: 0s].",
 )
+@click.option(
+    "--reads",
+    type=click.FloatRange(0, max=1e18),
+    metavar="N",
+    help="Reads of each cell since programming, with --onnx [default: 0].",
+)
 @click.option("--ideal", is_flag=True, help="With --onnx: ideal devices, integer arithmetic of the quantised network.")
 def export_command(program: Path, **options: Any) -> None:
     """Write what PROGRAM puts on its arrays: for real arrays, or for another runtime.
@@ -53,7 +59,8 @@ def export_command(program: Path, **options: Any) -> None:
 def _check(options: dict[str, Any]) -> None:
     """Refuse contradictory options, and paths that cannot be written, before the work."""
     npz, onnx = options["npz"], options["onnx"]
-    given = [option for option, name in (("--seed", "seed"), ("--time", "time_s")) if options[name] is not None]
+    of_chip = (("--seed", "seed"), ("--time", "time_s"), ("--reads", "reads"))
+    given = [option for option, name in of_chip if options[name] is not None]
     if npz is None and onnx is None:
         raise UsageError("nothing to write; give --onnx FILE for a model, --npz FILE for conductances, or both")
     if onnx is None and (given or options["ideal"]):
@@ -76,10 +83,11 @@ def _export_arrays(program: Program, path: Path, out: Output) -> None:
 
 
 def _export_model(program: Program, path: Path, options: dict[str, Any], out: Output) -> None:
-    seed, time_s, ideal = options["seed"] or 0, options["time_s"] or 0.0, options["ideal"]
-    model = chip_model(program, seed, time_s=time_s, ideal=ideal)
+    seed, ideal = options["seed"] or 0, options["ideal"]
+    time_s, reads = options["time_s"] or 0.0, options["reads"] or 0.0
+    model = chip_model(program, seed, time_s=time_s, reads=reads, ideal=ideal)
     write_atomically(path, model)
-    out.say(f"{_chip(program, seed, time_s, ideal)} written to {path}, {len(model):,} bytes")
+    out.say(f"{_chip(program, seed, time_s, reads, ideal)} written to {path}, {len(model):,} bytes")
     noise = program.target.read_noise
     if not ideal and noise.sigma_us + noise.proportional_share > 0:
         out.say("read noise is not in the model: it is drawn anew at each read; memcompile run has it")
@@ -90,9 +98,10 @@ def _export_model(program: Program, path: Path, options: dict[str, Any], out: Ou
         )
 
 
-def _chip(program: Program, seed: int, time_s: float, ideal: bool) -> str:
+def _chip(program: Program, seed: int, time_s: float, reads: float, ideal: bool) -> str:
     """Name of the chip that a model computes."""
     if ideal or program.target.cell.continuous:
         return "ideal devices"
-    age = f", {time_s:g} s after programming," if time_s else ""
+    since = [f"{time_s:g} s"] * bool(time_s) + [f"{reads:g} reads"] * bool(reads)
+    age = f", {' and '.join(since)} after programming," if since else ""
     return f"chip {seed}{age}" if program.chip is None else f"the chip that the program was transferred to{age}"

@@ -21,6 +21,7 @@ from memcompile.cli.console import (
     data_options,
     discard_output,
     duration,
+    reads_option,
     write_npz,
 )
 from memcompile.cli.export import export_command
@@ -43,7 +44,6 @@ from memcompile.report.explain import Explanation
 from memcompile.report.facts import program_facts
 from memcompile.report.lookup import find_weight
 from memcompile.report.scoring import class_names, score_samples
-from memcompile.runtime.effects.effect import Conditions
 from memcompile.runtime.emulator import Emulator
 from memcompile.verify.verifier import verify_program
 
@@ -319,13 +319,7 @@ class DumpIr:
     metavar="DURATION",
     help="Time since programming, for drift: 90s, 10min, 2h, 3d.",
 )
-@click.option(
-    "--reads",
-    type=click.FloatRange(0, max=1e18),
-    default=0.0,
-    metavar="N",
-    help="Reads of each cell since programming, for read disturb.",
-)
+@reads_option
 @click.option("--explain", is_flag=True, help="Say which method each layer goes through, and why.")
 @data_options
 def run_command(program: Path, **options: Any) -> None:
@@ -344,8 +338,8 @@ def run_command(program: Path, **options: Any) -> None:
     if options["ideal"]:
         emulator = Emulator.ideal(loaded, options["executor"])
     else:
-        conditions = Conditions(options["time_s"], options["reads"])
-        emulator = Emulator(loaded, options["seed"], executor=options["executor"], conditions=conditions)
+        since = {name: options[name] for name in ("time_s", "reads")}
+        emulator = Emulator(loaded, options["seed"], executor=options["executor"], **since)
     if options["explain"]:
         for layer, method in emulator.explain().items():
             out.say(f"{layer}: {method}")

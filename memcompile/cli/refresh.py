@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from memcompile.cli.advice import DataOptions, command_line, derived_path
-from memcompile.cli.console import Output, check_writable, data_options, duration, scoring_options
+from memcompile.cli.console import Output, check_writable, data_options, duration, reads_option, scoring_options
 from memcompile.cli.tune import step_facts, step_lines, tuning_data
 from memcompile.program.file import load_program, save_program
 from memcompile.report.scoring import class_names, score
@@ -29,6 +29,7 @@ from memcompile.verify.verifier import verify_program
     metavar="DURATION",
     help="Age of the chip, since its cells were written: 90s, 10min, 2h, 3d.",
 )
+@reads_option
 @click.option("--images", type=click.IntRange(1), default=300, show_default=True, help="Training images to fit with.")
 @scoring_options
 @data_options
@@ -42,23 +43,18 @@ def refresh_command(program: Path, **options: Any) -> None:
     check_writable(target)
     source = verify_program(load_program(program))
     training, test = tuning_data(source, options)
-    refreshed, steps = refresh(
-        source, training.inputs, options["time_s"], images=options["images"], progress=out.progress
-    )
+    since = {name: options[name] for name in ("time_s", "reads")}
+    refreshed, steps = refresh(source, training.inputs, **since, images=options["images"], progress=out.progress)
     save_program(refreshed, target)
     accuracy, names = {}, class_names(source)
-    for name, chip, time_s in (
-        ("fresh", source, 0.0),
-        ("aged", source, options["time_s"]),
-        ("refreshed", refreshed, options["time_s"]),
-    ):
+    for name, chip, conditions in (("fresh", source, {}), ("aged", source, since), ("refreshed", refreshed, since)):
         assert chip.chip is not None
         assert test.labels is not None
         with out.progress(f"scoring {name}", test.count) as advance:
-            outputs = Emulator(chip, chip.chip.seed, time_s=time_s).run(test.inputs, progress=advance)
+            outputs = Emulator(chip, chip.chip.seed, **conditions).run(test.inputs, progress=advance)
         accuracy[name] = score(outputs, test.labels, names)
     facts = {
-        "time_s": options["time_s"],
+        **since,
         "training_data": training.name,
         "training_images": min(options["images"], training.count),
         "test_data": test.name,
@@ -75,7 +71,7 @@ def refresh_command(program: Path, **options: Any) -> None:
     ]
     out.facts(facts, lines)
     scored = replace(DataOptions.of(options), data=options["test"] or options["data"])
-    again = command_line(
-        ["run", target, *scored.words(), "--time", f"{options['time_s']:f}".rstrip("0").rstrip(".") + "s"]
-    )
+    age = ["--time", f"{options['time_s']:f}".rstrip("0").rstrip(".") + "s"]
+    age += ["--reads", f"{options['reads']:.15g}"] if options["reads"] else []
+    again = command_line(["run", target, *scored.words(), *age])
     out.say(f"refreshed program written to {target}; next: {again}")

@@ -24,7 +24,6 @@ from memcompile.ir.geometry import Unrolling
 from memcompile.ir.graph import Cut, MappedLayer
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.program.program import DigitalStage, Program
-from memcompile.runtime.effects.effect import Conditions
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.executors.machine import Machine
 
@@ -37,7 +36,7 @@ def chip_model(
     seed: int = 0,
     *,
     time_s: float = 0.0,
-    conditions: Conditions | None = None,
+    reads: float = 0.0,
     ideal: bool = False,
 ) -> bytes:
     """Serialise an ONNX model that computes what one emulated chip does, without its read noise.
@@ -49,8 +48,8 @@ def chip_model(
         its own. Of a program in segments it is the chip as written for the first batch of images.
     time_s
         Time since programming, in seconds.
-    conditions
-        Time and reads since programming, instead of ``time_s`` alone.
+    reads
+        Reads of each cell since programming.
     ideal
         Perfect devices and converters: integer arithmetic of the quantised network.
 
@@ -65,7 +64,7 @@ def chip_model(
         The model of a digital stage is damaged.
     """
     effects = Effects.none() if ideal else replace(Effects(), read_noise=False)
-    machine = Emulator(program, seed, effects=effects, time_s=time_s, conditions=conditions).machine
+    machine = Emulator(program, seed, effects=effects, time_s=time_s, reads=reads).machine
     if machine.devices.solves_each_step or machine.devices.drives_by_line:
         raise UsageError(
             f"the cells of target {program.target.name} are nonlinear, and wires or errors of the input voltages move "

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from memcompile.ir.graph import MappedLayer, read_only
 from memcompile.program.program import Program, Stage
+from memcompile.runtime.effects.effect import NEW, Conditions
 from memcompile.runtime.emulator import Emulator
 
 LEAST_CORRELATION = 0.5
@@ -37,7 +38,7 @@ def recalibrate(
     *,
     seed: int = 0,
     first_image: int = 0,
-    time_s: float = 0.0,
+    conditions: Conditions = NEW,
     reference: Emulator | None = None,
     scales: bool = True,
     advance: Callable[[int], None] | None = None,
@@ -52,8 +53,8 @@ def recalibrate(
         Images, [N, ...] per input, without labels.
     seed
         Decides the read noise, which is keyed by image numbers from ``first_image`` on.
-    time_s
-        Age of the chip, in seconds.
+    conditions
+        Time and reads since the chip was written.
     reference
         Emulator whose outputs are wanted; ideal devices when None. It reads with other noise than the chip.
     scales
@@ -65,7 +66,7 @@ def recalibrate(
     wanted_from = reference or Emulator.ideal(program)
     wanted: dict[str, NDArray[Any]] = {**program.constants, **inputs}
     measured: dict[str, NDArray[Any]] = dict(wanted)
-    chip = Emulator(program, seed, time_s=time_s)
+    chip = Emulator(program, seed, **vars(conditions))
     stages: list[Stage] = []
     last_read = {value: number for number, stage in enumerate(program.stages) for value in stage.inputs}
     for number, stage in enumerate(program.stages):

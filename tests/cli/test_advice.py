@@ -135,8 +135,8 @@ def test_a_refreshed_chip_is_run_at_its_age(say: Say, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(models.digits_classifier(8).SerializeToString())
     say(f"m.onnx -o m.v1 --no-evaluation --quiet {FAST}")
     say("tune m.v1 --epochs 0 --images 50 --score-images 20 --quiet")
-    (run,) = say("refresh m.v1.tuned.mcp --time 90min --images 50 --score-images 20 --seed 2")
-    assert run == ["run", "m.v1.tuned.refreshed.mcp", "--seed", "2", "--time", "5400s"]
+    (run,) = say("refresh m.v1.tuned.mcp --time 90min --reads 2.5e6 --images 50 --score-images 20 --seed 2")
+    assert run == ["run", "m.v1.tuned.refreshed.mcp", "--seed", "2", "--time", "5400s", "--reads", "2500000"]
     say(shlex.join(run))
 
 

@@ -118,7 +118,9 @@ def test_all_effects_at_once(name: str, bits_per_phase: int) -> None:
 @pytest.mark.parametrize("name", SECTIONS)
 def test_each_effect(name: str) -> None:
     program, x = small_program(SECTIONS[name])
-    exported.assert_agrees(program, {"x": x}, seed=3, time_s=100.0)
+    model = exported.assert_agrees(program, {"x": x}, seed=3, time_s=100.0, reads=2e6)
+    plain = chip_model(small_program({})[0], 3, time_s=100.0, reads=2e6)
+    assert model.graph != onnx.load_from_string(plain).graph, "the effect is in the model"
 
 
 @pytest.mark.parametrize("signed", [False, True])

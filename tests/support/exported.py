@@ -30,17 +30,17 @@ def run(model: bytes, feeds: Mapping[str, NDArray[Any]], *, optimise: bool = Tru
 
 
 def assert_agrees(
-    program: Program, feeds: Mapping[str, NDArray[Any]], seed: int = 0, time_s: float = 0.0, *, ideal: bool = False
+    program: Program, feeds: Mapping[str, NDArray[Any]], seed: int = 0, *, ideal: bool = False, **since: float
 ) -> onnx.ModelProto:
     """The model of a chip is valid and gives the emulator's bits; returns it.
 
     On continuous cells, outputs agree to ``CONTINUOUS_ERROR`` of the largest.
     """
-    data = chip_model(program, seed, time_s=time_s, ideal=ideal)
+    data = chip_model(program, seed, ideal=ideal, **since)
     model = onnx.load_from_string(data)
     onnx.checker.check_model(model, full_check=True)
     effects = Effects.none() if ideal else replace(Effects(), read_noise=False)
-    want = Emulator(program, seed, effects=effects, time_s=time_s).run(feeds)
+    want = Emulator(program, seed, effects=effects, **since).run(feeds)
     got = run(data, feeds)
     assert list(got) == list(want)
     declared = {value.name: value.type for value in open_session(data).get_outputs()}

@@ -14,10 +14,9 @@ from scipy import stats
 from memcompile.hardware.target import CellSpec, DriftSpec, ProgrammingSpec, RelaxationSpec
 from memcompile.ir.geometry import Geometry
 from memcompile.program.program import Program
-from memcompile.runtime.effects.effect import Conditions
 from memcompile.runtime.emulator import Effects, Emulator
 
-AGED = Conditions(time_s=100.0, reads=2e6)
+AGED = {"time_s": 100.0, "reads": 2e6}
 PULSES = {
     "set_step_us": 0.8,
     "reset_step_us": 0.7,
@@ -82,7 +81,7 @@ def run(names: tuple[str, ...], executor: str, images: int = 0, seed: int = 5, *
     program, x = program_with(*names)
     inputs = np.repeat(x[:1], images, axis=0) if images else x
     effects = Effects(**switches)
-    return Emulator(program, seed, effects=effects, executor=executor, conditions=AGED).run(inputs)["y"][:, 0]  # type: ignore[arg-type]
+    return Emulator(program, seed, effects=effects, executor=executor, **AGED).run(inputs)["y"][:, 0]  # type: ignore[arg-type]
 
 
 PAIRS = list(itertools.combinations(STATIC, 2))
@@ -138,7 +137,7 @@ def many_cells(*names: str) -> tuple[np.ndarray, np.ndarray, CellSpec]:
     program, _ = program_with(*names)
     found, levels = [], []
     for seed in range(40):
-        devices = Emulator(program, seed, effects=Effects(adc=False), conditions=AGED).machine.devices
+        devices = Emulator(program, seed, effects=Effects(adc=False), **AGED).machine.devices
         for number in np.unique(program.placement.tiles.array).tolist():
             found.append(devices.array(number) * devices.converter.unit_us)
             levels.append(devices.levels(number))

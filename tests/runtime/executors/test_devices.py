@@ -36,15 +36,15 @@ from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.training.transfer import transfer
 
 CELL = factories.make_target().cell
-AGED = Conditions(time_s=100.0, reads=2e6)
+AGED = {"time_s": 100.0, "reads": 2e6}
 
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_executors_agree_bit_for_bit_without_read_noise(name: str) -> None:
     program, x = small_program(SECTIONS[name])
     effects = Effects(read_noise=False)
-    fast = Emulator(program, 3, effects=effects, conditions=AGED).run(x)["y"]
-    literal = Emulator(program, 3, effects=effects, executor="literal", conditions=AGED).run(x)["y"]
+    fast = Emulator(program, 3, effects=effects, **AGED).run(x)["y"]
+    literal = Emulator(program, 3, effects=effects, executor="literal", **AGED).run(x)["y"]
     assert np.array_equal(fast, literal)
     plain, _ = small_program({})
     assert not np.array_equal(Emulator(plain, 3, effects=effects).run(x)["y"], fast)
@@ -67,12 +67,8 @@ def test_each_effect_has_a_switch(name: str) -> None:
     switch = switches.get(name, name.replace(" ", "_"))
     base = Effects(**{**vars(Effects.none()), "adc": name == "adc"})
     on = dataclasses.replace(base, **{switch: True})
-    assert not np.array_equal(
-        Emulator(program, effects=on, conditions=AGED).run(x)["y"], Emulator.ideal(program).run(x)["y"]
-    )
-    assert np.array_equal(
-        Emulator(program, effects=base, conditions=AGED).run(x)["y"], Emulator.ideal(program).run(x)["y"]
-    )
+    assert not np.array_equal(Emulator(program, effects=on, **AGED).run(x)["y"], Emulator.ideal(program).run(x)["y"])
+    assert np.array_equal(Emulator(program, effects=base, **AGED).run(x)["y"], Emulator.ideal(program).run(x)["y"])
 
 
 NOISES: dict[str, dict[str, Any]] = {
@@ -344,8 +340,8 @@ def test_conditions_are_numbers_from_zero() -> None:
         Emulator(program, time_s=-1)
     with pytest.raises(UsageError, match="reads inf is out of range"):
         Conditions(reads=float("inf"))
-    with pytest.raises(UsageError, match="time_s and conditions are given"):
-        Emulator(program, time_s=1.0, conditions=AGED)
+    with pytest.raises(UsageError, match="reads -1 is out of range"):
+        Emulator(program, reads=-1)
 
 
 def test_run_tells_what_emulated_writing_took(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
