@@ -322,19 +322,21 @@ class Target(Described, Section):
         """Largest base whose lower slice has room for the error of the slice above it.
 
         A digit of base b lies within b / 2 of zero, and one more step of the slice above counts b: what is left
-        of L + 1/2 levels must hold ``ERROR_ROOM`` standard deviations of a pair's error, b times.
+        of L + 1/2 levels must hold the mean and ``ERROR_ROOM`` standard deviations of a pair's error, b times.
         """
-        room = self.signed_levels + 0.5
-        return min(max(math.floor(room / (0.5 + ERROR_ROOM * self._pair_sigma_levels())), 2), self.slice_base())
+        room, mean_levels, sigma_levels = self.signed_levels + 0.5, *self._pair_error_levels()
+        return min(max(math.floor(room / (0.5 + mean_levels + ERROR_ROOM * sigma_levels)), 2), self.slice_base())
 
-    def _pair_sigma_levels(self) -> float:
-        """Largest standard deviation of the error that writing leaves in a pair, in level steps."""
+    def _pair_error_levels(self) -> tuple[float, float]:
+        """Largest mean and standard deviation of the error that writing leaves in a pair, in level steps."""
         cell, pulses = self.cell, self.emulated_pulses
         if pulses is not None:
-            return math.sqrt(2 / 3) * pulses.margin_us / cell.level_step_us
+            return 0.0, math.sqrt(2 / 3) * pulses.margin_us / cell.level_step_us
         levels_us = np.linspace(cell.g_min_us, cell.g_max_us, cell.levels)
         sigma_us = self.programming.sigma_at_us(levels_us, cell.g_max_us)
-        return math.hypot(float(sigma_us.max()), float(sigma_us[0])) / cell.level_step_us
+        mean_us = self.programming.mean_at_us(levels_us, cell.g_max_us)
+        largest = float(np.abs(mean_us - mean_us[0]).max()), math.hypot(float(sigma_us.max()), float(sigma_us[0]))
+        return largest[0] / cell.level_step_us, largest[1] / cell.level_step_us
 
 
 def polynomial_us(x: NDArray[np.float64], coefficients: tuple[float, ...]) -> NDArray[np.float64]:

@@ -206,6 +206,12 @@ def test_slices_and_pairs_hold_the_same_integers(slices: int, levels: int) -> No
     assert np.array_equal(paired.integer_matrix(), weights.levels)
 
 
+def test_default_base_leaves_room_for_the_mean_error_of_a_pair() -> None:
+    """A mean of one level at the upper end: 7.5 / (0.5 + 1 + 1.75 * 0.3 * sqrt(2) / 2.57) is 4.2."""
+    mean_us = [[2.0, 0.0], [20.0, 18 / 7]]
+    assert make_target(programming={"sigma_us": 0.3, "mean_table_us": mean_us}).default_slice_base() == 4
+
+
 @pytest.mark.parametrize(("sigma_us", "base"), [(0.0, 15), (0.3, 9), (1.02, 5), (3.0, 2), (1e9, 2)])
 def test_default_base_leaves_room_for_the_error_of_a_pair(sigma_us: float, base: int) -> None:
     """7.5 levels hold half a base and 1.75 standard deviations of a pair, sigma * sqrt(2) / 2.57 uS, base times."""
