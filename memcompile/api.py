@@ -12,7 +12,7 @@ from memcompile.errors import UsageError
 from memcompile.frontend.sources import Network, open_network
 from memcompile.hardware.target import Target
 from memcompile.ir.pass_manager import Pass, ProgressBar, no_progress
-from memcompile.passes.replicate import Effort, Objective
+from memcompile.passes.replicate import Effort, Objective, Replicate
 from memcompile.pipelines import DEFAULT_TARGET, compile_model
 from memcompile.program.file import load_program
 from memcompile.program.program import Program
@@ -21,6 +21,7 @@ from memcompile.report.evaluation import Evaluation
 from memcompile.runtime.emulator import Emulator
 from memcompile.tuning import TuningPlan, TuningResult
 from memcompile.tuning import tune as tune_chip
+from memcompile.verify.verifier import verify_program
 
 
 def compile(  # noqa: A001, PLR0913 - the public name; its options are those of the command line
@@ -106,21 +107,22 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     ).program
 
 
-def _mapping_settings(objective: str, effort: str) -> tuple[str, ...]:
-    """Settings of the options that differ from their defaults."""
-    chosen = {"objective": (objective, "throughput"), "effort": (effort, "normal")}
-    return tuple(f"replicate.{name}={value}" for name, (value, default) in chosen.items() if value != default)
+def _mapping_settings(objective: Objective, effort: Effort) -> tuple[str, ...]:
+    """Settings of what is not the default."""
+    asked, usual = Replicate(objective=objective, effort=effort), Replicate()
+    names = (name for name in ("objective", "effort") if getattr(asked, name) != getattr(usual, name))
+    return tuple(f"replicate.{name}={getattr(asked, name)}" for name in names)
 
 
 def load(path: Path | str) -> Program:
-    """Read a program file.
+    """Read and check a program file.
 
     Raises
     ------
     ProgramError
-        The file is missing, damaged, or of another version.
+        The file is missing, damaged, inconsistent, or of another version.
     """
-    return load_program(path)
+    return verify_program(load_program(path))
 
 
 def evaluate(

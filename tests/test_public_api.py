@@ -16,7 +16,7 @@ import pytest
 
 import memcompile
 from memcompile.cli.main import cli
-from memcompile.errors import DataError, ModelError, TargetError, UsageError
+from memcompile.errors import DataError, ModelError, ProgramError, TargetError, UsageError
 from memcompile.pipelines import compile_model
 from memcompile.program.file import encode_program
 from memcompile.report.facts import program_facts
@@ -70,6 +70,14 @@ def test_save_load_and_evaluate(program: memcompile.Program, tmp_path: Path) -> 
     assert found.accuracy.images == 50
     assert found.accuracy.reference > 0.9
     assert "accuracy" in program_facts(loaded, found)
+
+
+def test_load_checks_what_it_reads(program: memcompile.Program, tmp_path: Path) -> None:  # type: ignore[name-defined]
+    tiles = program.placement.tiles
+    moved = tiles.with_columns(output_line=tiles.output_line + 1)
+    replace(program, placement=replace(program.placement, tiles=moved)).save(tmp_path / "p.mcp")
+    with pytest.raises(ProgramError, match="line"):
+        memcompile.load(tmp_path / "p.mcp")
 
 
 def test_data_may_be_arrays(save_model: Callable[..., Path]) -> None:
