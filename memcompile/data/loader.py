@@ -9,8 +9,9 @@ per channel and laid out as the model wants them. All other arrays are taken as 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -272,11 +273,7 @@ def read_archive(path: Path, inputs: Mapping[str, TensorType]) -> Archive:
     DataError
         The archive cannot be read, or does not hold an array for each input.
     """
-    headers = read_npz_headers(path)
-    chosen = _choose_arrays(path, headers, inputs)
-    has_labels = _LABELS in headers and _LABELS not in chosen.values()
-    arrays = read_npz(path, [*chosen.values(), *([_LABELS] if has_labels else [])])
-    return Archive(path, {name: arrays[stored] for name, stored in chosen.items()}, arrays.get(_LABELS))
+    return _archive(path, read_npz_headers(path), inputs, partial(read_npz, path))
 
 
 def arrays_as_archive(arrays: Mapping[str, NDArray[Any]], inputs: Mapping[str, TensorType]) -> Archive:
@@ -288,11 +285,21 @@ def arrays_as_archive(arrays: Mapping[str, NDArray[Any]], inputs: Mapping[str, T
         There is no array for each input.
     """
     held = {name: np.asarray(array) for name, array in arrays.items()}
-    where = Path("arrays in memory")
     headers = {name: ArrayHeader(array.shape, array.dtype) for name, array in held.items()}
-    chosen = _choose_arrays(where, headers, inputs)
-    labels = held[_LABELS] if _LABELS in held and _LABELS not in chosen.values() else None
-    return Archive(where, {name: held[stored] for name, stored in chosen.items()}, labels)
+    return _archive(Path("arrays in memory"), headers, inputs, lambda names: {name: held[name] for name in names})
+
+
+def _archive(
+    path: Path,
+    headers: Mapping[str, ArrayHeader],
+    inputs: Mapping[str, TensorType],
+    read: Callable[[Sequence[str]], Mapping[str, NDArray[Any]]],
+) -> Archive:
+    """The stored arrays for a model's inputs, and the labels; only these are read."""
+    chosen = _choose_arrays(path, headers, inputs)
+    has_labels = _LABELS in headers and _LABELS not in chosen.values()
+    arrays = read([*chosen.values(), *([_LABELS] if has_labels else [])])
+    return Archive(path, {name: arrays[stored] for name, stored in chosen.items()}, arrays.get(_LABELS))
 
 
 def open_archive(data: Data, inputs: Mapping[str, TensorType]) -> Archive | None:
