@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from memcompile.passes.packing.packing import Fill, Packing, TileShape
 from memcompile.passes.packing.patterns import (
     TOLERANCE,
+    WHOLE,
     Knapsack,
     arranged,
     greedy_patterns,
@@ -34,8 +35,6 @@ ARRANGE_WORK = 2e-5
 """Work of arranging a tile of a pattern."""
 SLACK = 0.95
 """Share of the available arrays below which the linear program stops looking for better patterns."""
-WHOLE = 1e-6
-"""Integrality tolerance of the linear program's solution."""
 
 
 def pack_around_full(

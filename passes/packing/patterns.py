@@ -27,6 +27,8 @@ from memcompile.passes.solving.solver import Solver
 
 PRICE_UNIT = 1 << 24
 """Prices are rounded up to integers in this unit, which keeps bounds valid."""
+WHOLE = 1e-6
+"""Integrality tolerance of the solution of a linear program."""
 TOLERANCE = 1e-5
 SEEDS = 40
 """Patterns made by the greedy rule for each round of prices."""

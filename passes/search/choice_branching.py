@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.passes.packing.bounds import arrays_bound
+from memcompile.passes.packing.patterns import WHOLE
 from memcompile.passes.search.choice_master import pack_few
 from memcompile.passes.search.choice_patterns import ChoiceProgram
 from memcompile.passes.search.window_plan import Choice, PriceTable, WindowPlan, shapes_of
@@ -30,8 +31,6 @@ BISECTION_SHARE = 0.8
 """Share of the remaining work that the bound may take; the rest is for packing."""
 NEAR_SHARE = 0.2
 """Share of the work that is kept for other searches once the plan is near the bound."""
-WHOLE = 1e-6
-"""Integrality tolerance of the linear program's solution."""
 
 
 @dataclass(frozen=True)
