@@ -169,7 +169,7 @@ _WITHOUT = {
     "energy": "the report gives no energy",
     "area": "the report gives no area",
 }
-"""What happens without a section, where no effect of the emulator is behind it."""
+"""Meaning of a missing section that no effect of the emulator is behind."""
 
 
 def target_fields_part() -> str:

@@ -26,7 +26,7 @@ PAGES = (
     *sorted((REPOSITORY / "docs").glob("*.md")),
 )
 INCLUDED = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "examples", "benchmarks", "docs")
-"""What the commands of a page may use of the repository."""
+"""Parts of the repository that the commands of a page may use."""
 NEEDS_TORCH = "import torch"
 """Python blocks that need PyTorch contain this; without PyTorch they do not run."""
 BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -54,7 +54,7 @@ class Block:
 
     @property
     def is_setup(self) -> bool:
-        """Whether a bash block sets up an environment, which only continuous integration does."""
+        """Return True if a bash block sets up an environment, which only continuous integration does."""
         return "venv" in self.body or "pip install" in self.body
 
 

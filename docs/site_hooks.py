@@ -86,7 +86,7 @@ def _resolved(folder: str, target: str) -> str | None:
 
 
 def _in_site(path: str) -> str:
-    """Where the site has a file of the repository."""
+    """Path in the site of a file of the repository."""
     if path in TOP_PAGES:
         return TOP_PAGES[path]
     if path.startswith("docs/") and not path.endswith(".py"):
@@ -95,7 +95,7 @@ def _in_site(path: str) -> str:
 
 
 def _in_repository(uri: str) -> str:
-    """Where the repository has a page of the site."""
+    """Path in the repository of a page of the site."""
     return next((path for path, name in TOP_PAGES.items() if name == uri), f"docs/{uri}")
 
 

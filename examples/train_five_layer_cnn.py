@@ -49,7 +49,7 @@ CELL_ERROR = 0.4
 
 BATCH = 128
 DIGITS_REPEATS = 10
-"""How often the 1,000 digits are shown per epoch, next to 60,000 images of MNIST."""
+"""Repetitions of the 1,000 digits per epoch, next to 60,000 images of MNIST."""
 
 Arrays = dict[str, NDArray[np.float32]]
 

@@ -22,13 +22,13 @@ from memcompile.runtime.effects.stuck_cells import StuckCells
 from memcompile.runtime.effects.wires import Wires
 
 EFFECTS: tuple[Effect, ...] = (
-    # What writing leaves in cells, then what moves them afterwards.
+    # Errors of writing, then changes of written cells.
     StuckCells(),
     ProgrammingError(),
     Relaxation(),
     Drift(),
     ReadDisturb(),
-    # What is between a cell and the number that its line gives.
+    # Errors on the way from a cell to the code of its line.
     DeadLines(),
     DacError(),
     Wires(),

@@ -23,7 +23,7 @@ NUMBERED = sorted(EXAMPLES.glob("[0-9]*.py"))
 
 @dataclass(frozen=True)
 class Finished:
-    """What a script printed."""
+    """Output of a script."""
 
     stdout: str
     stderr: str

@@ -202,7 +202,7 @@ def test_an_open_length_becomes_the_one_given(shared_dir: Path) -> None:
 
 @pytest.mark.parametrize("name", ["many_tile_shapes", "tiny_resnet_slow"])
 def test_a_search_that_is_cut_short_leaves_a_sound_mapping(name: str, shared_dir: Path) -> None:
-    """What the searches take is measured by `python -m benchmarks.networks`; what they find has to hold anyway."""
+    """Mappings hold however short the search; `python -m benchmarks.networks` measures its time."""
     program = verify_program(compile_model(present(shared_dir, f"cases/{name}/model"), time_limit_s=1.0).program)
     for certificate in program.placement.certificates:
         assert certificate.bound <= certificate.value
