@@ -1,4 +1,4 @@
-"""The public functions: compile, load, evaluate, tune."""
+"""The public functions: compile, load, evaluate, calibrate, tune."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from memcompile.chip_calibration import Calibrator, obstacle
 from memcompile.data.loader import Data, Dataset, load_dataset
 from memcompile.errors import UsageError
 from memcompile.frontend.sources import Network, open_network
@@ -137,6 +138,7 @@ def evaluate(
     emulated_images: int | None = None,
     chips: int = 3,
     seed: int = 0,
+    calibrate: bool = True,
     progress: ProgressBar = no_progress,
 ) -> Evaluation:
     """Measure a program against the network it was made from.
@@ -151,6 +153,8 @@ def evaluate(
         Samples on emulated chips at most; as many as a fixed amount of work allows when None.
     chips
         Emulated chips, of seeds ``seed``, ``seed + 1``, ...
+    calibrate
+        Calibrate the lines of each chip on calibration samples, without labels, as :func:`calibrate` does.
 
     Raises
     ------
@@ -167,8 +171,45 @@ def evaluate(
         emulated_images=emulated_images,
         seeds=chips,
         seed=seed,
+        calibrate=calibrate,
         progress=progress,
     )
+
+
+def calibrate(
+    program: Program,
+    data: Data = None,
+    seed: int = 0,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    progress: ProgressBar = no_progress,
+) -> Program:
+    """Give each output line of one emulated chip a digital gain and offset, fitted without labels.
+
+    Parameters
+    ----------
+    data, mean, std
+        Samples, as for :func:`compile`; the first hundreds are used.
+    seed
+        The chip. ``Emulator(result, seed)`` runs it; other chips need a calibration of their own.
+
+    Returns
+    -------
+    The program with the corrections of the chip, or unchanged if images that were held back do not show them to help.
+
+    Raises
+    ------
+    UsageError
+        Chips of the program cannot be calibrated.
+    MemcompileError
+        The data do not fit the program.
+    """
+    dataset = _dataset(program, data, mean, std, seed)
+    why = obstacle(program, dataset.batching.count(dataset.calibration), dataset.generated)
+    if why:
+        raise UsageError(f"chips of this program cannot be calibrated: {why}")
+    return Calibrator(program, dataset.calibration).chip(seed, progress).program
 
 
 def tune(

@@ -1,7 +1,7 @@
 """Hybrid training from end to end: transfer, write again, recalibrate, tune in situ; refresh later.
 
 Each step is judged on images that it was not fitted to (:mod:`memcompile.held_back`) and undone unless these show that
-it helped. Undoing restores digital scales and offsets. Cells that were written are written back, which leaves new
+it helped. Undoing restores digital gains and offsets. Cells that were written are written back, which leaves new
 errors; after writing the worst again, which corrects measured errors, that is done only where it did harm.
 
 A checkpoint is written after each stage and each epoch. Everything random is keyed by the seed
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.checkpoints import Checkpoint, TuningState
+from memcompile.chip_calibration import FIRST_IMAGE, fit_lines
 from memcompile.described import Described
 from memcompile.errors import DataError, MemcompileError, UsageError
 from memcompile.hardware.pulses import WriteReport
@@ -28,7 +28,7 @@ from memcompile.held_back import HeldBackImages, Outcome, StepRecord, better, re
 from memcompile.ir.graph import fixed_batch
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.program.program import Program
-from memcompile.runtime.effects.effect import NEW, Conditions
+from memcompile.runtime.effects.effect import Conditions
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.hybrid_training import (
     EpochRecord,
@@ -38,19 +38,15 @@ from memcompile.runtime.training.hybrid_training import (
     tuned_layers,
     weights_of,
 )
-from memcompile.runtime.training.recalibrate import recalibrate
 from memcompile.runtime.training.transfer import Writer, transfer
 from memcompile.runtime.training.write_again import Ranking, sensitivities, write_worst_again
-
-# Image numbers key the read noise; tuning must not see the noise that scoring sees.
-TUNING_IMAGES = 1 << 30
 
 
 @dataclass(frozen=True)
 class TuningPlan:
     """Steps of tuning and the data for each.
 
-    ``recalibration_images`` of 0 leaves the digital scales alone; ``options.epochs`` of 0 leaves
+    ``recalibration_images`` of 0 leaves the digital gains and offsets of lines alone; ``options.epochs`` of 0 leaves
     the cells alone after ``write_again_share`` (corrections as a share of the weights, of which
     those come first whose error has the largest ``write_again_by``, estimated on so many images).
     Without ``undo`` a step is kept whatever held-back images say.
@@ -224,10 +220,10 @@ def _begin(
         chip, outcome, undoing = _write_again_or_back(chip, outcome, writer, inputs, held, plan, progress, steps)
     if plan.recalibration_images:
         some = {name: array[: plan.recalibration_images] for name, array in inputs.items()}
-        with progress("recalibrating", 2 * len(program.layers)) as advance:
-            fit = partial(recalibrate, inputs=some, advance=advance)
-            chip, outcome, tried = _fit_digital("recalibrate", chip, outcome, fit, held, undo=plan.undo)
-        steps += tried
+        chip, outcome, step = fit_lines(
+            "recalibrate", chip, outcome, held, some, seed=plan.seed, undo=plan.undo, progress=progress
+        )
+        steps.append(step)
     layers = tuned_layers(program, plan.options.layers) if plan.options.epochs else ()
     pending = np.zeros(weights_of(program, layers))
     most = int(writer.cell_pulses.max(initial=0))
@@ -235,29 +231,6 @@ def _begin(
     return TuningState(
         chip, chip, outcome, outcome, tuple(steps), (), pending, writer.rounds, report, most, pulses, undoing
     )
-
-
-def _fit_digital(
-    word: str,
-    chip: Program,
-    before: Outcome,
-    fit: Callable[..., Program],
-    held: HeldBackImages,
-    conditions: Conditions = NEW,
-    undo: bool = True,
-) -> tuple[Program, Outcome, list[StepRecord]]:
-    """Fit offsets alone, then scales and offsets; of those that help the chip as it was, the one with more right."""
-    assert chip.chip is not None
-    seed, best, outcome, steps = chip.chip.seed, chip, before, list[StepRecord]()
-    for what, scales in (("offsets alone", False), ("scales and offsets", True)):
-        fitted = fit(chip, seed=seed, first_image=TUNING_IMAGES, conditions=conditions, scales=scales)
-        after = held.outcome(fitted, seed, conditions)
-        leads = outcome is before or after.share > outcome.share or better(outcome, after)
-        helps = (leads and better(before, after)) or not undo
-        steps.append(record(f"{word} {what}", outcome, after, None if helps else outcome))
-        if helps:
-            best, outcome = fitted, after
-    return best, outcome, steps
 
 
 def _write_again_or_back(
@@ -295,7 +268,7 @@ def _write_again(
     if plan.write_again_by == "effect":
         some = {name: array[: plan.write_again_images] for name, array in inputs.items()}
         with progress("weighing errors", len(next(iter(some.values())))) as advance:
-            sensitivity = sensitivities(chip, writer, some, plan.seed, first_image=TUNING_IMAGES, advance=advance)
+            sensitivity = sensitivities(chip, writer, some, plan.seed, first_image=FIRST_IMAGE, advance=advance)
     return write_worst_again(chip, writer, plan.write_again_share, sensitivity)
 
 
@@ -308,7 +281,7 @@ def refresh(
     images: int | None = None,
     progress: ProgressBar = no_progress,
 ) -> tuple[Program, tuple[StepRecord, ...]]:
-    """Fit the digital scales and offsets of an aged chip to what it computed when it was fresh; no cell is written.
+    """Fit the digital gain and offset of each line of an aged chip to what it computed when fresh; no cell is written.
 
     Parameters
     ----------
@@ -342,10 +315,18 @@ def refresh(
     held = HeldBackImages(fresh, *held_back)
     conditions = Conditions(time_s, reads)
     before = held.outcome(program, program.chip.seed, conditions)
-    with progress("refreshing", 2 * len(program.layers)) as advance:
-        fit = partial(recalibrate, inputs=inputs, reference=fresh, advance=advance)
-        refreshed, _, steps = _fit_digital("refresh", program, before, fit, held, conditions)
-    return refreshed, tuple(steps)
+    refreshed, _, step = fit_lines(
+        "refresh",
+        program,
+        before,
+        held,
+        inputs,
+        seed=program.chip.seed,
+        conditions=conditions,
+        reference=fresh,
+        progress=progress,
+    )
+    return refreshed, (step,)
 
 
 def _tune(
@@ -367,7 +348,7 @@ def _tune(
             plan.options,
             plan.seed,
             state.pending,
-            first_image=TUNING_IMAGES,
+            first_image=FIRST_IMAGE,
             advance=advance,
         )
     done = len(state.records)

@@ -342,7 +342,7 @@ class Emulator(Described):
         quantized, items = quantized_input(layer, x, images, workers)
         number = self._numbers[layer.name]
         sums, converter = self._sums(number, quantized, items, images), self.machine.devices.converters[number]
-        y = rescale(layer, sums, converter, workers)
+        y = rescale(self.machine.rescalings[number], sums, layer.dtype, converter, workers)
         y = y.reshape(len(quantized), geometry.out_channels, *geometry.output_size)
         return geometry.from_channels_first(y, x.shape)
 

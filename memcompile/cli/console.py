@@ -64,8 +64,8 @@ def words(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, 
     return tuple(name.strip() for name in value.split(",") if name.strip())
 
 
-def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of every command that reads data."""
+def sample_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every command that reads samples."""
     for option in (
         click.option("--std", callback=numbers, metavar="A,B,..", help="Divide uint8 images by this, per channel."),
         click.option(
@@ -74,11 +74,30 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--data", type=Path, metavar="NPZ|DIR", help="Samples: an npz, or a folder with MNIST or CIFAR-10 files."
         ),
+    ):
+        function = option(function)
+    return function
+
+
+def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every command that works on samples."""
+    function = sample_options(function)
+    for option in (
         click.option("--quiet", is_flag=True, help="Print nothing but errors."),
         click.option("--seed", type=int, default=0, show_default=True, help="Decides everything random."),
     ):
         function = option(function)
     return function
+
+
+def calibration_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Option of every command that emulates the chip of a seed."""
+    return click.option(
+        "--no-calibration",
+        is_flag=True,
+        help="Leave chips as their cells were written; by default each line gets a digital gain and offset from "
+        "calibration samples, without labels.",
+    )(function)
 
 
 def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from memcompile.atomic import write_atomically
-from memcompile.cli.console import Output, check_writable, duration, write_npz
+from memcompile.cli.calibration import calibrated_chip, samples_of
+from memcompile.cli.console import (
+    Output,
+    calibration_option,
+    check_writable,
+    duration,
+    sample_options,
+    write_npz,
+)
 from memcompile.errors import UsageError
 from memcompile.export.chip_model import chip_model
 from memcompile.export.conductances import conductance_arrays
@@ -40,6 +48,8 @@ def _age(ctx: click.Context, param: click.Parameter, value: str | None) -> float
     help="Reads of each cell since programming, with --onnx [default: 0].",
 )
 @click.option("--ideal", is_flag=True, help="With --onnx: ideal devices, integer arithmetic of the quantised network.")
+@calibration_option
+@sample_options
 def export_command(program: Path, **options: Any) -> None:
     """Write what PROGRAM puts on its arrays: for real arrays, or for another runtime.
 
@@ -59,8 +69,9 @@ def export_command(program: Path, **options: Any) -> None:
 def _check(options: dict[str, Any]) -> None:
     """Refuse contradictory options, and paths that cannot be written, before the work."""
     npz, onnx = options["npz"], options["onnx"]
-    of_chip = (("--seed", "seed"), ("--time", "time_s"), ("--reads", "reads"))
-    given = [option for option, name in of_chip if options[name] is not None]
+    of_chip = ("seed", "time_s", "reads", "data", "mean", "std")
+    given = [f"--{name.removesuffix('_s')}" for name in of_chip if options[name] is not None]
+    given += ["--no-calibration"] if options["no_calibration"] else []
     if npz is None and onnx is None:
         raise UsageError("nothing to write; give --onnx FILE for a model, --npz FILE for conductances, or both")
     if onnx is None and (given or options["ideal"]):
@@ -85,6 +96,9 @@ def _export_arrays(program: Program, path: Path, out: Output) -> None:
 def _export_model(program: Program, path: Path, options: dict[str, Any], out: Output) -> None:
     seed, ideal = options["seed"] or 0, options["ideal"]
     time_s, reads = options["time_s"] or 0.0, options["reads"] or 0.0
+    if not (ideal or options["no_calibration"]):
+        how = {name: options[name] for name in ("mean", "std")}
+        program = calibrated_chip(program, samples_of(program, options["data"], **how), seed, out)
     model = chip_model(program, seed, time_s=time_s, reads=reads, ideal=ideal)
     write_atomically(path, model)
     out.say(f"{_chip(program, seed, time_s, reads, ideal)} written to {path}, {len(model):,} bytes")

@@ -15,8 +15,10 @@ from rich.table import Table
 
 from memcompile.atomic import write_atomically
 from memcompile.cli.advice import CompileAdvice, DataOptions, program_path
+from memcompile.cli.calibration import calibrated_chip, samples_of
 from memcompile.cli.console import (
     Output,
+    calibration_option,
     check_writable,
     data_options,
     discard_output,
@@ -27,7 +29,6 @@ from memcompile.cli.console import (
 from memcompile.cli.export import export_command
 from memcompile.cli.refresh import refresh_command
 from memcompile.cli.tune import tune_command
-from memcompile.data.loader import load_dataset
 from memcompile.errors import EXIT_CODES, MemcompileError, OutputError, UsageError
 from memcompile.frontend.sandbox import DEFAULT_LIMITS, GIB, Limits
 from memcompile.frontend.values import PlainArrays
@@ -175,6 +176,7 @@ def _batch(options: dict[str, Any]) -> int | None:
 @click.option("--emulated-images", type=click.IntRange(1), help="Samples for the emulated accuracy [default: by cost].")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Emulated chips.")
 @click.option("--no-evaluation", is_flag=True, help="Compile only; measure no accuracy.")
+@calibration_option
 @click.option("--no-check", is_flag=True, help="Do not compare the program with onnxruntime's result on a sample.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON (- for standard output).")
 @click.option("--dump-ir", type=Path, metavar="DIR", help="Write the graph after each pass as DIR/NN_pass.txt.")
@@ -267,6 +269,7 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
             emulated_images=options["emulated_images"],
             seeds=options["seeds"],
             seed=options["seed"],
+            calibrate=not options["no_calibration"],
             progress=out.progress,
         )
     facts = program_facts(compilation.program, evaluation)
@@ -320,6 +323,7 @@ class DumpIr:
     help="Time since programming, for drift: 90s, 10min, 2h, 3d.",
 )
 @reads_option
+@calibration_option
 @click.option("--explain", is_flag=True, help="Say which method each layer goes through, and why.")
 @data_options
 def run_command(program: Path, **options: Any) -> None:
@@ -329,17 +333,15 @@ def run_command(program: Path, **options: Any) -> None:
         check_writable(options["output"])
     loaded = verify_program(load_program(program))
     how = {name: options[name] for name in ("mean", "std", "seed")}
-    classify = Emulator.ideal(loaded).run
-    dataset = load_dataset(
-        options["data"], loaded.inputs, **how, batching=loaded.batching, classify=classify, compiled=True
-    )
+    dataset = samples_of(loaded, options["data"], **how)
     dataset = dataset.after(options["skip"])
     dataset = dataset.head(min(dataset.count, options["images"] or dataset.count))
     if options["ideal"]:
         emulator = Emulator.ideal(loaded, options["executor"])
     else:
         since = {name: options[name] for name in ("time_s", "reads")}
-        emulator = Emulator(loaded, options["seed"], executor=options["executor"], **since)
+        chip = loaded if options["no_calibration"] else calibrated_chip(loaded, dataset, options["seed"], out)
+        emulator = Emulator(chip, options["seed"], executor=options["executor"], **since)
     if options["explain"]:
         for layer, method in emulator.explain().items():
             out.say(f"{layer}: {method}")

@@ -3,8 +3,9 @@
 Per crossbar layer the model quantises the input, pads it, and takes it apart into phases. Per replica of the layer it
 gathers the input vectors of the replica's windows, multiplies them with the conductances of all row tiles, converts
 each line in each phase, and adds the codes up: phases, row tiles, pairs with their slices. The replicas' results are
-put in order, scaled, and given the bias. All arithmetic is exact in the type it is done in, so that a runtime with IEEE
-arithmetic gets the emulator's codes, in whatever order it sums.
+put in order, scaled, and given the bias, by output position where the chip's lines are calibrated. All arithmetic is
+exact in the type it is done in, so that a runtime with IEEE arithmetic gets the emulator's codes, in whatever order it
+sums.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ def _facts(program: Program, machine: Machine, ideal: bool) -> dict[str, str]:
         "memcompile.time_s": repr(conditions.time_s),
         **({"memcompile.reads": repr(conditions.reads)} if conditions.reads else {}),
         "memcompile.effects": ", ".join(machine.effects.names()),
+        **({"memcompile.calibrated": "yes"} if program.calibration is not None and not ideal else {}),
         "memcompile.unit_us": repr(machine.converter.unit_us),
     }
 
@@ -152,6 +154,7 @@ class _LayerModel:
         """Output lines of a column of weights."""
         # Where phases apply several bits, line sums need double precision to be exact.
         self.converter = machine.devices.converters[number]
+        self.rescaling = machine.rescalings[number]
         self.wide = self.exact or self.converter.dtype is np.float64
         self.tiles: dict[tuple[int, int], list[int]] = {}
         """Rows of the tile table by replica and first row of the weight matrix."""
@@ -384,12 +387,21 @@ class _LayerModel:
                 sums = add.node(
                     op_type, f"{name}/{word}", [sums, add.constant(f"{name}/{word}", np.array(factor, np.float64))]
                 )
-        for op_type, word, values in (("Mul", "scale", layer.scale), ("Add", "bias", layer.bias)):
-            constant = add.cast(f"{name}/wide_{word}", add.constant(f"{name}/{word}", values), "float64")
-            sums = add.node(op_type, f"{name}/{word}", [sums, constant])
+        for op_type, word in (("Mul", "scale"), ("Add", "bias")):
+            sums = add.node(op_type, f"{name}/{word}", [sums, self._rescaling(word)])
         if np.dtype(layer.dtype).kind == "i":
             sums = add.round_whole(f"{name}/whole", sums)
         self._lay_out(add.cast(f"{name}/output", sums, layer.dtype))
+
+    def _rescaling(self, word: str) -> str:
+        """Scale or bias in float64: of each channel, or of each position and channel of a calibrated chip."""
+        add, name, values = self.builder, self.layer.name, getattr(self.rescaling, word)
+        if len(values) == 1 and np.array_equal(values.astype(np.float32), values):
+            constant = add.constant(f"{name}/{word}", values[0].astype(np.float32))
+            return add.cast(f"{name}/wide_{word}", constant, "float64")
+        of_places = add.constant(f"{name}/{word}", values)
+        place = add.constant(f"{name}/{word}/place", self.rescaling.place)
+        return add.node("Gather", f"{name}/{word}/of_positions", [of_places, place], axis=0)
 
     def _lay_out(self, y: str) -> None:
         """Bring [images, positions, out channels] to the layout of the layer's output."""

@@ -2,9 +2,9 @@
 
 ``program.json`` describes everything and lists every other member with its size and SHA-256; ``layers/N/*.npy`` hold
 cell levels, scales, biases and windows, ``tiles.npy`` the tile table [tiles, columns], ``pauses.npy`` the pauses of
-tiles, ``digital/N.onnx`` the digital subgraphs, ``constants/N.npy`` the rest, and ``chip/conductances_us.npy`` the
-cells of a chip that the program was transferred to. Same program, same bytes: members have a fixed order and time
-stamp.
+tiles, ``digital/N.onnx`` the digital subgraphs, ``constants/N.npy`` the rest, ``chip/conductances_us.npy`` the cells of
+a chip that the program was transferred to, and ``calibration/N/*.npy`` the corrections of its lines. Same program, same
+bytes: members have a fixed order and time stamp.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ from memcompile.ir.graph import (
     read_only,
 )
 from memcompile.ir.quantizers import ExactInput, InputQuantizer
+from memcompile.program.line_corrections import Calibration, LineCorrections
 from memcompile.program.program import ChipState, DigitalStage, Program, Provenance, Stage
-from memcompile.program.schema import CrossbarPart, DigitalPart, Document
+from memcompile.program.schema import CalibrationPart, CrossbarPart, DigitalPart, Document
 
 FORMAT = "memcompile program"
 VERSION = 2
@@ -124,6 +125,17 @@ def _write_program(program: Program, stream: IO[bytes]) -> None:
         document["chip"] = {
             "seed": program.chip.seed,
             "conductances_us": put("chip/conductances_us.npy", program.chip.conductances_us),
+        }
+    if program.calibration is not None:
+        document["calibration"] = {
+            "seed": program.calibration.seed,
+            "layers": [
+                {
+                    "gain": put(f"calibration/{number}/gain.npy", corrections.gain),
+                    "offset": put(f"calibration/{number}/offset.npy", corrections.offset),
+                }
+                for number, corrections in enumerate(program.calibration.layers)
+            ],
         }
     if program.layout is not None:
         document["layout"] = asdict(program.layout)
@@ -319,8 +331,14 @@ def _decode(document: Document, members: Mapping[str, bytes]) -> Program:
         ),
         provenance=Provenance(**dict(document.provenance)),
         chip=None if document.chip is None else ChipState(get(document.chip.conductances_us), document.chip.seed),
+        calibration=None if document.calibration is None else _decode_calibration(document.calibration, get),
         layout=None if document.layout is None else Batching(**dict(document.layout)),
     )
+
+
+def _decode_calibration(part: CalibrationPart, get: Callable[[str], NDArray[Any]]) -> Calibration:
+    layers = (LineCorrections(get(corrections.gain), get(corrections.offset)) for corrections in part.layers)
+    return Calibration(part.seed, tuple(layers))
 
 
 def _decode_stage(

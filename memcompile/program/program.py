@@ -21,6 +21,7 @@ from memcompile.hardware.target import Target
 from memcompile.ir.batching import Batching
 from memcompile.ir.graph import MappedLayer, OnnxNode, Placement, TensorType
 from memcompile.program.cell_map import CellMap
+from memcompile.program.line_corrections import Calibration
 from memcompile.timing.timetable import step_ns
 
 
@@ -83,7 +84,8 @@ class Program(Described):
 
     ``stages`` are in execution order. ``constants`` are values that no stage makes but that a stage or an output reads.
     ``placement.tiles`` counts crossbar layers in stage order. ``chip`` is the chip that the program was transferred to,
-    once it was. ``layout`` gives the axes of samples; None stands for axis 0 of all inputs and outputs.
+    once it was, and ``calibration`` corrects the lines of that chip or, without it, of the one that the emulator makes
+    of the calibration's seed. ``layout`` gives the axes of samples; None stands for axis 0 of all inputs and outputs.
     """
 
     target: Target
@@ -94,6 +96,7 @@ class Program(Described):
     placement: Placement
     provenance: Provenance
     chip: ChipState | None = None
+    calibration: Calibration | None = None
     layout: Batching | None = None
 
     def described(self) -> tuple[str, ...]:
@@ -142,6 +145,16 @@ class Program(Described):
     def cell_map(self) -> CellMap:
         """Places of the cells of every weight."""
         return CellMap(self.layers, self.placement, self.target)
+
+    @cached_property
+    def conversions_per_image(self) -> int:
+        """Converter outputs that one image takes, all line reads of all phases."""
+        tiles = self.placement.tiles
+        reads = [
+            self.layers[layer].quantizer.phase_count * len(self.layers[layer].replicas[replica].windows)
+            for layer, replica in zip(tiles.layer, tiles.replica, strict=True)
+        ]
+        return int((self.cell_map.widths.astype(np.int64) * np.array(reads, np.int64)).sum())
 
     @property
     def step_ns(self) -> float:

@@ -157,6 +157,20 @@ class ChipPart(_Part):
     conductances_us: str
 
 
+class CorrectionsPart(_Part):
+    """Corrections of the output lines of a layer."""
+
+    gain: str
+    offset: str
+
+
+class CalibrationPart(_Part):
+    """Corrections of all crossbar layers, fitted to one chip."""
+
+    seed: Natural
+    layers: tuple[CorrectionsPart, ...]
+
+
 class LayoutPart(_Part):
     """Axes of samples; only in a program in which that is not axis 0 of all inputs and outputs."""
 
@@ -186,6 +200,7 @@ class Document(_Part):
     constants: dict[str, str]
     placement: PlacementPart
     chip: ChipPart | None = None
+    calibration: CalibrationPart | None = None
     layout: LayoutPart | None = None
     members: dict[str, MemberPart]
 

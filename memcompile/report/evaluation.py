@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.chip_calibration import Calibrator, obstacle
 from memcompile.data.loader import Dataset
 from memcompile.described import Described
 from memcompile.errors import DataError
@@ -32,22 +33,46 @@ CONVERSION_BUDGET = 20_000_000_000
 QUALITY_IMAGES = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Accuracy:
     """Shares of right answers, 0..1.
 
-    ``reference`` is the float network in onnxruntime. ``images`` counts the samples of ``reference``
-    and ``ideal``, ``emulated_images`` those of the
-    emulated figures, whose mean and standard deviation are over ``seeds`` chips.
+    ``reference`` is the float network in onnxruntime. ``transferred`` and ``emulated`` are those of each emulated chip,
+    [seeds]: as its cells were written, and with its lines calibrated where held-back images show that to help.
+    ``images`` counts the samples of ``reference`` and ``ideal``, ``emulated_images`` those on chips.
     """
 
     reference: float
     ideal: float
-    emulated_mean: float
-    emulated_std: float
+    transferred: NDArray[np.float64]
+    emulated: NDArray[np.float64]
     images: int
     emulated_images: int
-    seeds: int
+    calibration: CalibrationSummary
+
+    @property
+    def seeds(self) -> int:
+        """Number of emulated chips."""
+        return len(self.emulated)
+
+    @property
+    def emulated_mean(self) -> float:
+        """Mean over the chips as they are used."""
+        return float(self.emulated.mean())
+
+    @property
+    def emulated_std(self) -> float:
+        """Standard deviation over the chips as they are used; 0 of one."""
+        return spread(self.emulated)
+
+
+@dataclass(frozen=True)
+class CalibrationSummary:
+    """Calibration of the emulated chips: images it took, chips that it helped, or the reason why there was none."""
+
+    images: int = 0
+    chips: int = 0
+    obstacle: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,8 +80,10 @@ class Quality:
     """Signal-to-noise ratios against onnxruntime, in decibels.
 
     ``layers`` and ``outputs`` are those of ideal devices, where all noise is that of quantising. ``chip_layers`` and
-    ``chip_outputs`` are those of ``seeds`` emulated chips, [seeds] each, on the first ``chip_images`` of ``images``.
-    ``not_compared`` says of other outputs why they have none.
+    ``chip_outputs`` are those of ``seeds`` emulated chips as they are used, [seeds] each, on the first ``chip_images``
+    of ``images``, and ``transferred_outputs`` those of the same chips before their calibration. For outputs that are a
+    row of scores a sample, ``agreement`` is the share of samples with onnxruntime's class, on ideal devices and on
+    chips. ``not_compared`` says of other outputs why they have none.
     """
 
     layers: Mapping[str, float]
@@ -64,9 +91,13 @@ class Quality:
     images: int
     chip_layers: Mapping[str, NDArray[np.float64]]
     chip_outputs: Mapping[str, NDArray[np.float64]]
+    transferred_outputs: Mapping[str, NDArray[np.float64]]
+    agreement: Mapping[str, float]
+    chip_agreement: Mapping[str, NDArray[np.float64]]
     chip_images: int
     seeds: int
     not_compared: Mapping[str, str]
+    calibration: CalibrationSummary
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,7 +115,8 @@ class Evaluation(Described):
             return [
                 f"Evaluation on {self.data}, accuracy",
                 f"  float {found.reference:.2%}, ideal {found.ideal:.2%} of {found.images:,} images",
-                f"  emulated {found.emulated_mean:.2%} +- {found.emulated_std:.2%} of {found.emulated_images:,} images "
+                f"  transferred {found.transferred.mean():.2%} +- {spread(found.transferred):.2%}, calibrated "
+                f"{found.emulated_mean:.2%} +- {found.emulated_std:.2%} of {found.emulated_images:,} images "
                 f"on {found.seeds} chips",
             ]
         outputs = {} if self.quality is None else self.quality.outputs
@@ -92,19 +124,9 @@ class Evaluation(Described):
         return [f"Evaluation on {self.data}, signal to noise of outputs against onnxruntime", *lines]
 
 
-def conversions_per_image(program: Program) -> int:
-    """Converter outputs that one image takes, all line reads of all phases."""
-    tiles = program.placement.tiles
-    if not len(tiles):
-        return 0
-    layers = program.layers
-    reads = np.array(
-        [
-            layers[layer].quantizer.phase_count * len(layers[layer].replicas[copy].windows)
-            for layer, copy in zip(tiles.layer, tiles.replica, strict=True)
-        ]
-    )
-    return int((program.cell_map.widths.astype(np.int64) * reads).sum())
+def spread(values: NDArray[np.float64]) -> float:
+    """Standard deviation of a sample; 0 of a single value."""
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
 def evaluate(
@@ -116,6 +138,7 @@ def evaluate(
     emulated_images: int | None = None,
     seeds: int = 3,
     seed: int = 0,
+    calibrate: bool = True,
     progress: ProgressBar = no_progress,
 ) -> Evaluation:
     """Measure a program on a data set.
@@ -129,31 +152,82 @@ def evaluate(
         allows when None.
     seeds
         Emulated chips.
+    calibrate
+        Calibrate each chip on the data set's calibration samples; otherwise chips are as their cells were written.
     """
     scored = whole_batches(dataset, images or dataset.count, model)
     if scored.labels is None:
-        return Evaluation(dataset.name, None, measure_quality(program, model, dataset, emulated_images, seeds, seed))
+        quality = measure_quality(
+            program, model, dataset, emulated_images, seeds, seed, calibrate=calibrate, progress=progress
+        )
+        return Evaluation(dataset.name, None, quality)
+    chips = _Chips(program, dataset, range(seed, seed + seeds), calibrate, progress)
     with progress("float (onnxruntime)", scored.count) as advance:
         reference = run_float(model, scored.inputs, advance, batching=dataset.batching)
     with progress("ideal", scored.count) as advance:
         ideal = Emulator.ideal(program).run(scored.inputs, progress=advance)
-    affordable = max(CONVERSION_BUDGET // max(conversions_per_image(program), 1), 32)
-    noisy = whole_batches(scored, emulated_images or affordable, model)
-    results, names = [], class_names(program)
-    with progress("emulated", noisy.count * seeds) as advance:
-        for chip in range(seeds):
-            outputs = Emulator(program, seed=seed + chip).run(noisy.inputs, progress=advance)
-            results.append(score_samples(outputs, noisy, names))
+    affordable = max(CONVERSION_BUDGET // max(program.conversions_per_image, 1), 32)
+    noisy, names = whole_batches(scored, emulated_images or affordable, model), class_names(program)
+
+    def score(chip: Emulator, advance: Callable[[int], None]) -> float:
+        return score_samples(chip.run(noisy.inputs, progress=advance), noisy, names)
+
+    transferred, emulated = [], []
+    for chip in chips:
+        with progress(f"emulated, chip {chip.seed}", noisy.count * (1 + chip.calibrated)) as advance:
+            transferred.append(score(Emulator(program, chip.seed), advance))
+            emulated.append(score(chip.emulator, advance) if chip.calibrated else transferred[-1])
     accuracy = Accuracy(
         reference=score_samples(reference, scored, names),
         ideal=score_samples(ideal, scored, names),
-        emulated_mean=float(np.mean(results)),
-        emulated_std=float(np.std(results, ddof=1)) if seeds > 1 else 0.0,
+        transferred=np.array(transferred),
+        emulated=np.array(emulated),
         images=scored.count,
         emulated_images=noisy.count,
-        seeds=seeds,
+        calibration=chips.summary,
     )
     return Evaluation(dataset.name, accuracy, None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Chip:
+    """One emulated chip, as it is used."""
+
+    program: Program
+    seed: int
+
+    @property
+    def calibrated(self) -> bool:
+        """True if its lines are corrected."""
+        return self.program.calibration is not None and self.program.chip is None
+
+    @property
+    def emulator(self) -> Emulator:
+        return Emulator(self.program, self.seed)
+
+
+class _Chips:
+    """Emulated chips, calibrated one after the other."""
+
+    def __init__(
+        self, program: Program, dataset: Dataset, seeds: Sequence[int], calibrate: bool, progress: ProgressBar
+    ) -> None:
+        self.program, self.seeds, self.progress = program, seeds, progress
+        count = dataset.batching.count(dataset.calibration)
+        why = obstacle(program, count, dataset.generated) if calibrate else "it was not asked for"
+        self.calibrator = None if why else Calibrator(program, dataset.calibration)
+        self.summary = CalibrationSummary(0 if self.calibrator is None else self.calibrator.images, 0, why)
+
+    def __iter__(self) -> Iterator[_Chip]:
+        """Each chip; the summary is complete after the last."""
+        helped = 0
+        for seed in self.seeds:
+            program = self.program
+            if self.calibrator is not None:
+                found = self.calibrator.chip(seed, self.progress)
+                program, helped = found.program, helped + found.step.kept
+            yield _Chip(program, seed)
+        self.summary = replace(self.summary, chips=helped)
 
 
 def whole_batches(dataset: Dataset, images: int, model: ModelFile) -> Dataset:
@@ -214,16 +288,25 @@ def measure_quality(
     emulated_images: int | None = None,
     seeds: int = 3,
     seed: int = 0,
+    *,
+    calibrate: bool = True,
+    progress: ProgressBar = no_progress,
 ) -> Quality:
-    """Compare outputs of layers and network with onnxruntime on a few samples, on ideal devices and on chips."""
+    """Compare outputs of layers and network with onnxruntime on a few samples, on ideal devices and on chips.
+
+    Parameters are those of :func:`evaluate`.
+    """
     if program.target.cell.continuous:
         seeds = 0  # such chips are all alike, and ideal
-    affordable = CONVERSION_BUDGET // max(conversions_per_image(program) * seeds, 1)
+    affordable = CONVERSION_BUDGET // max(program.conversions_per_image * seeds, 1)
     most = emulated_images or max(affordable, 1)
+    chips = _Chips(program, dataset, range(seed, seed + seeds), calibrate, progress)
+    calibrated = list(chips)
 
     def measure(images: int) -> Quality:
         some = whole_batches(dataset, images, model)
-        return _quality(program, model, some, whole_batches(some, min(most, images), model), range(seed, seed + seeds))
+        fewer = whole_batches(some, min(most, images), model)
+        return _quality(program, model, some, fewer, calibrated, chips.summary)
 
     try:
         return measure(QUALITY_IMAGES)
@@ -232,29 +315,61 @@ def measure_quality(
         return measure(1)
 
 
-def _quality(program: Program, model: ModelFile, some: Dataset, fewer: Dataset, seeds: Sequence[int]) -> Quality:
+def _quality(
+    program: Program,
+    model: ModelFile,
+    some: Dataset,
+    fewer: Dataset,
+    chips: Sequence[_Chip],
+    calibration: CalibrationSummary,
+) -> Quality:
     values = {layer.name: layer.outputs[0] for layer in program.layers}
     known = model.value_names()
     also = [value for value in values.values() if value in known]
     reference = run_float(model, some.inputs, also=also, batching=some.batching)
     random = random_values(program_flow(program))
-    ideal, why = _ratios(reference, Emulator.ideal(program).run(some.inputs, also=also), random)
+    on_ideal = Emulator.ideal(program).run(some.inputs, also=also)
+    ideal, why = _ratios(reference, on_ideal, random)
     if fewer.count < some.count:
         reference = run_float(model, fewer.inputs, also=also, batching=some.batching)
-    chips = [_ratios(reference, Emulator(program, seed).run(fewer.inputs, also=also), random)[0] for seed in seeds]
-    on_chips = {
-        value: np.array([chip[value] for chip in chips]) for value in ideal if all(value in chip for chip in chips)
-    }
+    runs = [chip.emulator.run(fewer.inputs, also=also) for chip in chips]
+    plain = [
+        Emulator(program, chip.seed).run(fewer.inputs) if chip.calibrated else run
+        for chip, run in zip(chips, runs, strict=True)
+    ]
+    on_chips = _of_chips(ideal, [_ratios(reference, run, random)[0] for run in runs])
+    outputs = [name for name in program.outputs if name in ideal]
+    transferred = _of_chips(outputs, [_ratios(reference, run, random)[0] for run in plain])
+    scores = [name for name in outputs if _are_scores(reference[name], fewer.count)]
     return Quality(
         layers={name: ideal[value] for name, value in values.items() if value in ideal},
-        outputs={name: ideal[name] for name in program.outputs if name in ideal},
+        outputs={name: ideal[name] for name in outputs},
         images=some.count,
         chip_layers={name: on_chips[value] for name, value in values.items() if value in on_chips},
-        chip_outputs={name: on_chips[name] for name in program.outputs if name in on_chips},
+        chip_outputs={name: on_chips[name] for name in outputs if name in on_chips},
+        transferred_outputs=transferred,
+        agreement={name: agreement(reference[name], on_ideal[name][: fewer.count]) for name in scores},
+        chip_agreement={name: np.array([agreement(reference[name], run[name]) for run in runs]) for name in scores},
         chip_images=fewer.count,
-        seeds=len(seeds),
+        seeds=len(chips),
         not_compared={name: why[name] for name in program.outputs if name in why},
+        calibration=calibration,
     )
+
+
+def _of_chips(names: Iterable[str], ratios: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:
+    """Ratios of all chips, [chips], of the values that each chip has."""
+    return {name: np.array([chip[name] for chip in ratios]) for name in names if all(name in chip for chip in ratios)}
+
+
+def _are_scores(value: Value, samples: int) -> bool:
+    """Return True if a value is a row of scores for each sample."""
+    return isinstance(value, np.ndarray) and value.ndim == 2 and len(value) == samples and value.shape[1] > 1
+
+
+def agreement(reference: NDArray[Any], scores: NDArray[Any]) -> float:
+    """Share of samples whose largest score is that of the reference, both [samples, classes]."""
+    return float((reference.argmax(axis=1) == scores.argmax(axis=1)).mean())
 
 
 def _ratios(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from memcompile.ir.quantizers import InputQuantizer
 from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
 from memcompile.report.cost_report import cost_facts, cost_lines, figure
-from memcompile.report.evaluation import Accuracy, Evaluation, Quality
+from memcompile.report.evaluation import Accuracy, Evaluation, Quality, spread
 from memcompile.timing.buffers import buffer_sizes
 
 Facts = dict[str, Any]
@@ -132,11 +133,18 @@ def _accuracy_facts(accuracy: Accuracy) -> Facts:
     return {
         "float": accuracy.reference,
         "ideal": accuracy.ideal,
+        "transferred_mean": float(accuracy.transferred.mean()),
+        "transferred_std": spread(accuracy.transferred),
         "emulated_mean": accuracy.emulated_mean,
         "emulated_std": accuracy.emulated_std,
+        "emulated_worst": float(accuracy.emulated.min()),
+        "emulated_quantile_5": float(np.quantile(accuracy.emulated, 0.05)),
+        "transferred": accuracy.transferred.tolist(),
+        "emulated": accuracy.emulated.tolist(),
         "images": accuracy.images,
         "emulated_images": accuracy.emulated_images,
         "seeds": accuracy.seeds,
+        "calibration": asdict(accuracy.calibration),
     }
 
 
@@ -144,8 +152,18 @@ def _emulated_quality(quality: Quality) -> Facts:
     return {
         "output_sqnr_db": {name: _mean_and_spread(ratios) for name, ratios in quality.chip_outputs.items()},
         "layer_sqnr_db": {name: _mean_and_spread(ratios) for name, ratios in quality.chip_layers.items()},
+        "transferred_output_sqnr_db": {
+            name: _mean_and_spread(ratios) for name, ratios in quality.transferred_outputs.items()
+        },
+        "ideal_agreement": dict(quality.agreement),
+        "agreement": {
+            name: {"mean": float(shares.mean()), "std": spread(shares)}
+            for name, shares in quality.chip_agreement.items()
+            if len(shares)
+        },
         "images": quality.chip_images,
         "seeds": quality.seeds,
+        "calibration": asdict(quality.calibration),
     }
 
 
@@ -153,7 +171,7 @@ def _mean_and_spread(ratios: NDArray[np.float64]) -> Facts | None:
     """Mean and standard deviation over chips; None if they are exact."""
     if not len(ratios) or not np.isfinite(ratios).all():
         return None
-    return {"mean": float(ratios.mean()), "std": float(ratios.std(ddof=1)) if len(ratios) > 1 else 0.0}
+    return {"mean": float(ratios.mean()), "std": spread(ratios)}
 
 
 def _finite(value: float | None) -> float | None:
@@ -171,6 +189,7 @@ def render(facts: Facts) -> RenderableType:
     parts: list[RenderableType] = [_layer_table(facts), Text(), *_totals(facts)]
     if facts["accuracy"]:
         parts += [Text(), _accuracy_table(facts)]
+        parts += _calibration_lines(facts["accuracy"]["calibration"], facts["accuracy"]["seeds"])
     if facts["output_sqnr_db"] or facts["outputs_not_compared"]:
         parts += [Text(), *_quality_lines(facts)]
     parts += [Text(f"warning: {warning}", style="yellow") for warning in facts["warnings"]]
@@ -314,12 +333,21 @@ def _accuracy_table(facts: Facts) -> Table:
         table.add_column(heading, justify="left" if heading == "network" else "right")
     table.add_row("float (onnxruntime)", f"{accuracy['float']:.2%}", f"{accuracy['images']:,}")
     table.add_row("quantised, ideal devices", f"{accuracy['ideal']:.2%}", f"{accuracy['images']:,}")
-    table.add_row(
-        f"emulated, noisy devices, {accuracy['seeds']} chips",
-        f"{accuracy['emulated_mean']:.2%} +- {accuracy['emulated_std']:.2%}",
-        f"{accuracy['emulated_images']:,}",
-    )
+    chips = f"{accuracy['seeds']} chip{'s' * (accuracy['seeds'] != 1)}"
+    rows = [("transferred", f"transferred to {chips}"), ("emulated", "calibrated, without labels")]
+    for key, words in rows if accuracy["calibration"]["chips"] else rows[:1]:
+        mean, std = accuracy[f"{key}_mean"], accuracy[f"{key}_std"]
+        table.add_row(words, f"{mean:.2%} +- {std:.2%}", f"{accuracy['emulated_images']:,}")
     return table
+
+
+def _calibration_lines(calibration: Facts, seeds: int) -> list[Text]:
+    """Line on calibration where not every chip gained by it."""
+    if calibration["obstacle"]:
+        return [Text(f"chips are not calibrated: {calibration['obstacle']}")]
+    if calibration["chips"] == seeds:
+        return []
+    return [Text(f"calibration on {calibration['images']} images helped {calibration['chips']} of {seeds} chips")]
 
 
 def _quality_lines(facts: Facts) -> list[Text]:
@@ -330,6 +358,14 @@ def _quality_lines(facts: Facts) -> list[Text]:
         ideal = "exact" if ratio is None else f"{ratio:.1f} dB"
         on_chips = f"; on chips {_on_chips(chips['output_sqnr_db'], name) or 'not compared'}" if noisy else ""
         lines.append(Text(f"  output {name}: {ideal}{on_chips}"))
+        if name in chips["agreement"]:
+            same = chips["agreement"][name]
+            lines.append(
+                Text(
+                    f"    class of onnxruntime: {chips['ideal_agreement'][name]:.1%} of samples; on chips "
+                    f"{same['mean']:.1%} +- {same['std']:.1%}"
+                )
+            )
     lines += [Text(f"  output {name} is not compared: {why}") for name, why in facts["outputs_not_compared"].items()]
     return lines
 

@@ -35,6 +35,7 @@ from memcompile.ir.graph import (
 from memcompile.ir.pass_manager import PassContext
 from memcompile.ir.quantizers import ExactInput
 from memcompile.program.flow import program_flow
+from memcompile.program.line_corrections import count_places
 from memcompile.program.program import Program
 from memcompile.timing.dataflow_steps import Flow, alike_copies
 from memcompile.timing.timetable import column_lines
@@ -171,6 +172,7 @@ def _program_arrays(program: Program) -> Iterator[Violation]:
     for column in ("array", *STEP_COLUMNS):
         if (getattr(program.placement.tiles, column) < 0).any():
             yield Violation("placed-and-scheduled", "tile table", f"column {column} is not set for every tile")
+    yield from _calibration(program)
     if program.chip is None:
         return
     array, conductances_us = program.target.array, program.chip.conductances_us
@@ -179,6 +181,25 @@ def _program_arrays(program: Program) -> Iterator[Violation]:
         yield Violation("chip-shape", "chip", f"conductances have shape {conductances_us.shape}, the arrays {shape}")
     elif not (np.isfinite(conductances_us).all() and (conductances_us >= 0).all()):
         yield Violation("chip-conductances", "chip", "a conductance is negative, NaN or infinite")
+
+
+def _calibration(program: Program) -> Iterator[Violation]:
+    """Violations of the corrections of lines."""
+    if program.calibration is None:
+        return
+    found = program.calibration.layers
+    if len(found) != len(program.layers):
+        what = f"corrections are there for {len(found)} layers, the program has {len(program.layers)}"
+        yield Violation("calibration-shape", "calibration", what)
+        return
+    for layer, corrections in zip(program.layers, found, strict=True):
+        shape = (count_places(layer), layer.geometry.out_channels)
+        for name, array in (("gain", corrections.gain), ("offset", corrections.offset)):
+            if array.shape != shape or array.dtype != np.float32:
+                what = f"the {name} of its lines is {array.dtype} {array.shape}, not float32 {shape}"
+                yield Violation("calibration-shape", layer.name, what)
+            elif not np.isfinite(array).all():
+                yield Violation("calibration-finite", layer.name, f"a line's {name} is NaN or infinite")
 
 
 def _layer(layer: AnyLayer, target: Target) -> Iterator[Violation]:

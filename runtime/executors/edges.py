@@ -1,7 +1,7 @@
 """The two digital ends of a crossbar layer: quantised inputs and rescaled sums.
 
 The compiled kernels do the operations of :class:`memcompile.ir.quantizers.InputQuantizer` and of
-:meth:`memcompile.ir.graph.IntegerLayer.rescale` in one pass over the values, with the same bits.
+:meth:`memcompile.runtime.executors.rescaling.Rescaling.apply` in one pass over the values, with the same bits.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.hardware.converter import Converter
-from memcompile.ir.graph import MappedLayer
 from memcompile.ir.quantizers import ExactInput, InputQuantizer
+from memcompile.runtime.executors.rescaling import Rescaling
 from memcompile.runtime.kernels.compiled import Workers, product_kernels
 
 MIN_VALUES = 1 << 18
@@ -36,25 +36,26 @@ def quantize(quantizer: InputQuantizer | ExactInput, x: NDArray[Any], workers: W
     return quantized.reshape(x.shape)
 
 
-def rescale(layer: MappedLayer, sums: NDArray[Any], converter: Converter, workers: Workers) -> NDArray[Any]:
-    """Outputs of a layer from its sums, both [batch, out_channels, positions].
+def rescale(
+    rescaling: Rescaling, sums: NDArray[Any], dtype: str, converter: Converter, workers: Workers
+) -> NDArray[Any]:
+    """Outputs of a layer of this type from its sums, both [batch, out_channels, positions].
 
     ``sums`` are level steps if float64, else codes of the converter.
     """
     compiled = product_kernels()
     channels_last = sums.transpose(0, 2, 1)
-    lies_ready = channels_last.flags.c_contiguous
-    if compiled is None or layer.dtype != "float32" or not (lies_ready or sums.dtype == np.float64):
-        return layer.rescale(converter.in_levels(sums))
+    lies_ready, alike = channels_last.flags.c_contiguous, len(rescaling.scale) == 1
+    if compiled is None or dtype != "float32" or not (lies_ready or (alike and sums.dtype == np.float64)):
+        return rescaling.apply(converter.in_levels(sums), dtype)
     y = np.empty(sums.shape, np.float32)
-    scale, bias = layer.scale.astype(np.float64), layer.bias.astype(np.float64)
-    factors = converter.factor_to_levels(sums)
+    scale, bias, factors = rescaling.scale, rescaling.bias, converter.factor_to_levels(sums)
 
     def work(begin: int, end: int) -> None:
         if lies_ready:
-            compiled.rescale_channels_last(channels_last, *factors, scale, bias, y, begin, end)
+            compiled.rescale_channels_last(channels_last, *factors, scale, bias, rescaling.place, y, begin, end)
         else:
-            compiled.rescale(np.ascontiguousarray(sums[begin:end]), scale, bias, y[begin:end])
+            compiled.rescale(np.ascontiguousarray(sums[begin:end]), scale[0], bias[0], y[begin:end])
 
     workers.each_range(len(sums), work, max(2, MIN_VALUES // max(1, y[:1].size)))
     return y

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.errors import UsageError
 from memcompile.hardware.converter import NOISE_PER_ROUNDING, Converter
 from memcompile.program.program import Program
 from memcompile.runtime.effects.effect import NEW, Conditions
@@ -18,6 +19,7 @@ from memcompile.runtime.executors.conversions import LineCounts, TileLines, in_v
 from memcompile.runtime.executors.devices import Devices
 from memcompile.runtime.executors.digit_conversions import DigitLines, filled, variance_matrix
 from memcompile.runtime.executors.integer_product import IntegerMatrix
+from memcompile.runtime.executors.rescaling import Rescaling
 from memcompile.runtime.executors.tile_inputs import row_order
 from memcompile.runtime.kernels.compiled import Workers
 
@@ -55,6 +57,19 @@ class Machine:
         self.idle_nonlinearity &= not self.effects.nonlinear_iv
         self.devices = Devices(program, chip_seed, self.effects, self.converter, conditions, pass_number)
         self.prepared = BoundedCache(PREPARED_BYTES)
+        self.rescalings = self._rescalings(effects)
+
+    def _rescalings(self, effects: Effects) -> list[Rescaling]:
+        """Scale and bias of each layer; perfect hardware has nothing to correct."""
+        layers, calibration = self.program.layers, self.program.calibration
+        if calibration is None or effects == Effects.none():
+            return [Rescaling.of(layer, None) for layer in layers]
+        if self.devices.seed != calibration.seed:
+            raise UsageError(
+                f"the program is calibrated for the chip of seed {calibration.seed}, not for that of seed "
+                f"{self.devices.seed}; calibrate the program that the compiler wrote for each chip"
+            )
+        return [Rescaling.of(*pair) for pair in zip(layers, calibration.layers, strict=True)]
 
     @property
     def differs_between_passes(self) -> bool:

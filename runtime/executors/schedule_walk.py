@@ -22,6 +22,7 @@ from memcompile.runtime.executors.digital import DigitalRunner
 from memcompile.runtime.executors.literal import LiteralExecutor
 from memcompile.runtime.executors.machine import Machine
 from memcompile.runtime.executors.passes_of_images import PassExecutors
+from memcompile.runtime.executors.rescaling import Rescaling
 from memcompile.runtime.kernels.compiled import Workers
 from memcompile.timing.timetable import Timetable
 
@@ -140,7 +141,7 @@ class ScheduleWalk:
             tiles = self.program.placement.tiles
             copies = np.bincount(tiles.replica[tiles.layer == number], minlength=len(layer.replicas))
             shape = self._twice(layer.inputs[0])[0].shape
-            self.outputs[number] = _LayerOutput(layer, shape, copies)
+            self.outputs[number] = _LayerOutput(layer, self.machine.rescalings[number], shape, copies)
         return self.outputs[number]
 
 
@@ -181,10 +182,16 @@ class _LayerInput:
 class _LayerOutput:
     """The results of a layer as they come about."""
 
-    def __init__(self, layer: MappedLayer, input_shape: tuple[int, ...], tiles_of_copy: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        layer: MappedLayer,
+        rescaling: Rescaling,
+        input_shape: tuple[int, ...],
+        tiles_of_copy: NDArray[np.int64],
+    ) -> None:
         geometry = layer.geometry
         inputs = geometry.in_channels * math.prod(geometry.input_size)
-        self.layer, self.input_shape = layer, input_shape
+        self.layer, self.rescaling, self.input_shape = layer, rescaling, input_shape
         self.items = math.prod(input_shape) // inputs
         self.tiles_of_copy = tiles_of_copy
         self.sums: dict[tuple[int, int], NDArray[np.float64]] = {}
@@ -221,7 +228,7 @@ class _LayerOutput:
         positions = replica.unrolling.window_positions()[window[0]]
         positions = positions[positions >= 0]
         for side in self.sides:
-            side[:, :, positions] = self.layer.rescale(y[:, :, positions])
+            side[:, :, positions] = self.rescaling.apply(y[:, :, positions], self.layer.dtype, positions)
 
     def tensors(self) -> Twice:
         """The output with either stand-in, in the layer's layout."""

@@ -263,16 +263,17 @@ def _rescaled(value: Any, factor: Any, divisor: Any, scale: Any, bias: Any) -> A
 
 @_compile(nogil=True)
 def rescale_channels_last(
-    sums: Any, factor: float, divisor: float, scale: Any, bias: Any, y: Any, begin: int, end: int
+    sums: Any, factor: float, divisor: float, scale: Any, bias: Any, place: Any, y: Any, begin: int, end: int
 ) -> None:
     """Sums times factor / divisor, rescaled: [items, positions, channels] into float32 [items, channels, positions].
 
-    ``sums`` are integers or float64. Sixteen channels of sixteen positions at a time are worked out and turned.
+    ``sums`` are integers or float64; ``scale`` and ``bias`` are [places, channels], ``place`` [positions]. Sixteen
+    channels of sixteen positions at a time are worked out and turned.
     """
     positions, channels = U(sums.shape[1]), U(sums.shape[2])
     whole_positions, whole_channels = positions // HALF * HALF, channels // HALF * HALF
     flat, target, block = sums.reshape(-1), y.reshape(-1), np.zeros(HALF * HALF, np.float32)
-    one = np.float64(1)
+    scales, biases, one = scale.reshape(-1), bias.reshape(-1), np.float64(1)
     for item in range(U(begin), U(end)):
         of = item * positions * channels
         for first in range(U(0), whole_positions, HALF):
@@ -281,14 +282,15 @@ def rescale_channels_last(
                     level = like(load(flat, of + (first + i) * channels + channel), one) * factor
                     if divisor != 1.0:
                         level = divided(level, divisor)
-                    level = level * load(scale, channel) + load(bias, channel)
+                    line = U(place[first + i]) * channels + channel
+                    level = level * load(scales, line) + load(biases, line)
                     store(block, i * HALF, to_floats_nearest(level))
                 turn(block, U(0), HALF, target, of + channel * positions + first, positions)
         for position in range(positions):
             for channel in range(whole_channels if position < whole_positions else U(0), channels):
-                value = flat[of + position * channels + channel]
+                value, line = flat[of + position * channels + channel], U(place[position]) * channels + channel
                 target[of + channel * positions + position] = _rescaled(
-                    value, factor, divisor, scale[channel], bias[channel]
+                    value, factor, divisor, scales[line], biases[line]
                 )
 
 

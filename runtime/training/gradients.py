@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from memcompile.ir.geometry import Unrolling
 from memcompile.ir.graph import MappedLayer
 from memcompile.ir.quantizers import ExactInput
+from memcompile.program.line_corrections import LineCorrections, places_of
 from memcompile.program.program import DigitalStage, Program
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.adjoints import StageAdjoint
@@ -97,8 +98,8 @@ class Backward:
         levels
             Levels that the cells of each layer hold, in the layout of :class:`LayerGradient`.
         """
-        output = program.layers[-1].outputs[0]
-        gradients: dict[str, NDArray[Any]] = {output: error.astype(np.float32).reshape(values[output].shape)}
+        last = program.layers[-1].outputs[0]
+        gradients: dict[str, NDArray[Any]] = {last: error.astype(np.float32).reshape(values[last].shape)}
         found: dict[int, LayerGradient] = {}
         number = len(program.layers)
         for stage in reversed(program.stages[self.first_stage : self.last_stage + 1]):
@@ -107,7 +108,10 @@ class Backward:
                 arriving = gradients.pop(stage.outputs[0], None)
                 if arriving is None:
                     continue
-                found[number] = _of_layer(stage, values, arriving)
+                output = values[stage.outputs[0]]
+                if program.calibration is not None:
+                    arriving, output = _before_corrections(stage, program.calibration.layers[number], arriving, output)
+                found[number] = _of_layer(stage, values, output, arriving)
                 if number > self.first_layer:
                     self._add(gradients, {stage.inputs[0]: _of_input(stage, values, arriving, levels[number])})
                 continue
@@ -130,7 +134,22 @@ def _grouped(layer: MappedLayer, y: NDArray[Any]) -> NDArray[Any]:
     return y.reshape(-1, geometry.groups, geometry.group_columns, geometry.positions)
 
 
-def _of_layer(layer: MappedLayer, values: Mapping[str, NDArray[Any]], arriving: NDArray[Any]) -> LayerGradient:
+def _before_corrections(
+    layer: MappedLayer, corrections: LineCorrections, arriving: NDArray[Any], y: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Gradient and output as they are before the gains and offsets of lines: y = gain before + offset."""
+    place = places_of(layer)
+    gain, offset = (array[place].T for array in (corrections.gain, corrections.offset))
+    if layer.geometry.layout == "channels_last":
+        gain, offset = gain.T, offset.T
+    shape = (-1, *gain.shape)
+    before = (y.reshape(shape) - offset) / gain
+    return (arriving.reshape(shape) * gain).reshape(arriving.shape), before.reshape(y.shape)
+
+
+def _of_layer(
+    layer: MappedLayer, values: Mapping[str, NDArray[Any]], output: NDArray[Any], arriving: NDArray[Any]
+) -> LayerGradient:
     geometry = layer.geometry
     inputs = layer.quantizer.quantize(geometry.to_channels_first(values[layer.inputs[0]])).astype(np.float32)
     vectors = Unrolling.im2col(geometry).vectors(inputs)
@@ -138,7 +157,7 @@ def _of_layer(layer: MappedLayer, values: Mapping[str, NDArray[Any]], arriving: 
     scale, bias = (array.reshape(geometry.groups, -1, 1) for array in (layer.scale, layer.bias))
     # One product an image: [batch, groups, rows, columns].
     each = np.matmul(vectors, (grouped * scale).transpose(0, 1, 3, 2))
-    swing = _grouped(layer, values[layer.outputs[0]]) - bias
+    swing = _grouped(layer, output) - bias
     return LayerGradient(
         levels=each.sum(axis=0, dtype=np.float64),
         squares=np.square(each).sum(axis=0, dtype=np.float64),

@@ -1,35 +1,30 @@
-"""Recalibration: per-channel digital scales and offsets fitted to what the chip really computes.
+"""Recalibration: a digital gain and offset of each output line, fitted to what the chip really computes.
 
-No cell is written. Layer by layer, a few hundred images run through the chip as it is; each
-channel's gain is estimated from how what is measured follows the reference, and taken back:
+No cell is written. Layer by layer, a few hundred images run through the chip as it is, and each line is corrected by
+what :mod:`memcompile.runtime.training.line_fit` finds. Later layers see inputs that earlier ones, already recalibrated,
+have made.
 
-    measured ~ g * reference + c,   g = cov(reference, measured) / var(reference).
-
-The error is in what is measured. Fitting the reference to it instead would shrink a channel the more, the noisier it
-is; the next layer, whose input quantiser and converters stay as they are, would see ever less of its range, and on
-coarse converters nothing in the end. Later layers see inputs that earlier ones, already recalibrated, have made.
+Lines are those of :mod:`memcompile.program.line_corrections`: each replica and each output position of a parallel
+window has its own cells, and so its own error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.ir.graph import MappedLayer, read_only
-from memcompile.program.program import Program, Stage
+from memcompile.ir.geometry import Geometry
+from memcompile.ir.graph import MappedLayer
+from memcompile.program.line_corrections import Calibration, LineCorrections, count_places, places_of
+from memcompile.program.program import Program
 from memcompile.runtime.effects.effect import NEW, Conditions
+from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.emulator import Emulator
-
-LEAST_CORRELATION = 0.5
-"""Correlation with the reference below which a channel is drowned, and its gain not known."""
-VARIES = 1e-12
-"""Variance of a reference, in squares of its mean, below which it is constant but for rounding."""
-
-Reference = Callable[[MappedLayer, NDArray[np.int64]], NDArray[Any]]
+from memcompile.runtime.training.line_fit import LineMoments, corrections_of
 
 
 def recalibrate(
@@ -39,74 +34,109 @@ def recalibrate(
     seed: int = 0,
     first_image: int = 0,
     conditions: Conditions = NEW,
+    effects: Effects | None = None,
     reference: Emulator | None = None,
     scales: bool = True,
     advance: Callable[[int], None] | None = None,
 ) -> Program:
-    """Fit digital scales and offsets of all layers to ideal devices, or to another reference.
+    """Fit the corrections of all lines to ideal devices, or to another reference.
 
     Parameters
     ----------
     program
-        A transferred program.
+        A program, transferred or not; corrections that it has are fitted further.
     inputs
         Images, [N, ...] per input, without labels.
     seed
-        Decides the read noise, which is keyed by image numbers from ``first_image`` on.
+        Decides the chip of a program that is not transferred, and the read noise, which is keyed by image numbers from
+        ``first_image`` on.
     conditions
         Time and reads since the chip was written.
+    effects
+        Imperfections of the chip; all of them when None.
     reference
         Emulator whose outputs are wanted; ideal devices when None. It reads with other noise than the chip.
     scales
-        Fit scales, and not offsets alone.
+        Fit gains, and not offsets alone.
     advance
         Called with 1 after each layer.
     """
-    images = np.arange(first_image, first_image + len(next(iter(inputs.values()))))
     wanted_from = reference or Emulator.ideal(program)
-    wanted: dict[str, NDArray[Any]] = {**program.constants, **inputs}
-    measured: dict[str, NDArray[Any]] = dict(wanted)
-    chip = Emulator(program, seed, **vars(conditions))
-    stages: list[Stage] = []
+    chip = Emulator(program, seed, effects=effects, **vars(conditions))
+    count = len(next(iter(inputs.values())))
+    chunks = [_Chunk.of(program, chip, inputs, first_image, *cut) for cut in chip.batches.cuts(count)]
     last_read = {value: number for number, stage in enumerate(program.stages) for value in stage.inputs}
+    corrected: list[LineCorrections] = []
     for number, stage in enumerate(program.stages):
-        expected = wanted_from.run_stage(stage, wanted, images + len(images))
-        outcome = chip.run_stage(stage, measured, images)
+        pairs = []
+        for chunk in chunks:
+            expected = wanted_from.run_stage(stage, chunk.wanted, chunk.images + count)
+            outcome = chip.run_stage(stage, chunk.measured, chunk.images)
+            chunk.wanted.update(expected)
+            chunk.measured.update(outcome)
+            pairs.append((expected, outcome))
         if isinstance(stage, MappedLayer):
-            value = stage.outputs[0]
-            fitted, outcome[value] = _fit(stage, expected[value], outcome[value], scales)
-            stages.append(fitted)
+            corrections = _corrections(program, len(corrected), stage)
+            value, geometry = stage.outputs[0], stage.geometry
+            outputs = [(_by_position(geometry, e[value]), _by_position(geometry, o[value])) for e, o in pairs]
+            moments = LineMoments.of(outputs, places_of(stage), count_places(stage))
+            gain, offset = corrections_of(moments, scales=scales)
+            corrected.append(corrections.then(gain, offset))
+            for chunk in chunks:
+                chunk.measured[value] = _apply(stage, chunk.measured[value], gain, offset)
             if advance is not None:
                 advance(1)
-        else:
-            stages.append(stage)
-        wanted.update(expected)
-        measured.update(outcome)
-        for values in (wanted, measured):
-            for value in [name for name in values if last_read.get(name, -1) <= number]:
-                del values[value]
-    return replace(program, stages=tuple(stages))
+        for chunk in chunks:
+            chunk.forget(value for value in (*stage.inputs, *stage.outputs) if last_read.get(value, -1) <= number)
+    chip_seed = seed if program.chip is None else program.chip.seed
+    return replace(program, calibration=Calibration(chip_seed, tuple(corrected)))
 
 
-def _fit(
-    layer: MappedLayer, reference: NDArray[Any], measured: NDArray[Any], scales: bool
-) -> tuple[MappedLayer, NDArray[Any]]:
-    """The layer with fitted bias and, if wanted, scale, and its output with them."""
-    axis = 1 if layer.geometry.layout == "channels_first" else measured.ndim - 1
-    others = tuple(place for place in range(measured.ndim) if place != axis)
-    shape = tuple(-1 if place == axis else 1 for place in range(measured.ndim))
-    x, y = measured.astype(np.float64), reference.astype(np.float64)
-    mean_x, mean_y = x.mean(axis=others), y.mean(axis=others)
-    variance_x, variance_y = x.var(axis=others), y.var(axis=others)
-    covariance = (x * y).mean(axis=others) - mean_x * mean_y
-    varies = variance_y > VARIES * np.square(mean_y)
-    known = varies & (covariance > LEAST_CORRELATION * np.sqrt(variance_x * variance_y))
-    gain = np.where(known, variance_y / np.where(known, covariance, 1.0), 1.0) if scales else np.ones_like(mean_x)
-    offset = mean_y - gain * mean_x
-    fitted = replace(
-        layer,
-        scale=read_only((layer.scale * gain).astype(np.float32)),
-        bias=read_only((layer.bias * gain + offset).astype(np.float32)),
-    )
-    output = x * gain.reshape(shape) + offset.reshape(shape)
-    return fitted, output.astype(measured.dtype)
+@dataclass(eq=False)
+class _Chunk:
+    """Images that run at once: their numbers, and the values of the reference and of the chip that are still read."""
+
+    images: NDArray[np.int64]
+    wanted: dict[str, NDArray[Any]]
+    measured: dict[str, NDArray[Any]]
+
+    @classmethod
+    def of(
+        cls,
+        program: Program,
+        chip: Emulator,
+        inputs: Mapping[str, NDArray[Any]],
+        first_image: int,
+        begin: int,
+        end: int,
+    ) -> _Chunk:
+        """Chunk of the images from ``begin`` to ``end``."""
+        values = {**program.constants, **chip.batches.part(inputs, begin, end)}
+        return cls(np.arange(first_image + begin, first_image + end), values, dict(values))
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop values that nothing reads any more."""
+        for name in names:
+            self.wanted.pop(name, None)
+            self.measured.pop(name, None)
+
+
+def _corrections(program: Program, number: int, layer: MappedLayer) -> LineCorrections:
+    return LineCorrections.none(layer) if program.calibration is None else program.calibration.layers[number]
+
+
+def _by_position(geometry: Geometry, y: NDArray[Any]) -> NDArray[np.float64]:
+    """A layer's output as [items, positions, out_channels]."""
+    y = y.astype(np.float64)
+    if geometry.layout == "channels_last":
+        return y.reshape(-1, geometry.positions, geometry.out_channels)
+    return y.reshape(-1, geometry.out_channels, geometry.positions).transpose(0, 2, 1)
+
+
+def _apply(layer: MappedLayer, y: NDArray[Any], gain: NDArray[np.float64], offset: NDArray[np.float64]) -> NDArray[Any]:
+    """A layer's output with its lines corrected."""
+    place = places_of(layer)
+    fitted = _by_position(layer.geometry, y) * gain[place] + offset[place]
+    if layer.geometry.layout == "channels_first":
+        fitted = fitted.transpose(0, 2, 1)
+    return fitted.reshape(y.shape).astype(y.dtype)

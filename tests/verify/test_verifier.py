@@ -23,6 +23,7 @@ from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.ir.graph import TILE_COLUMNS, Certificate, Cut, Graph, MappedLayer, Placement, Replica, TileTable
 from memcompile.ir.quantizers import ExactInput, InputQuantizer
 from memcompile.pipelines import default_passes, emit_program
+from memcompile.program.line_corrections import Calibration, LineCorrections, count_places
 from memcompile.program.program import ChipState, Program, Provenance
 from memcompile.verify import schedule_rules, segment_rules, verifier
 from memcompile.verify.verifier import Verifier, find_violations, placement_violations, verify_program
@@ -234,6 +235,19 @@ def chip(shape: tuple[int, ...] | None = None, value: float = 5.0) -> Change:
     return changed
 
 
+def corrected(shape: tuple[int, int] | None = None, value: float = 1.0, layers: int | None = None) -> Change:
+    """Add corrections of lines, of this shape and value."""
+
+    def changed(item: Program) -> Program:
+        found = []
+        for layer in item.layers[:layers]:
+            wanted = shape or (count_places(layer), layer.geometry.out_channels)
+            found.append(LineCorrections(np.full(wanted, value, np.float32), np.zeros(wanted, np.float32)))
+        return replaced(item, calibration=Calibration(0, tuple(found)))
+
+    return changed
+
+
 def stage(place: int, **changes: Any) -> Change:
     """Set fields of one stage."""
 
@@ -272,6 +286,9 @@ PROGRAMS: list[tuple[str, Change]] = [
     ("chip-shape", chip((1, 16, 128))),
     ("chip-conductances", chip(value=-1.0)),
     ("chip-conductances", chip(value=float("nan"))),
+    ("calibration-shape", corrected(layers=1)),
+    ("calibration-shape", corrected((1, 1))),
+    ("calibration-finite", corrected(value=float("inf"))),
     ("input-bits", stage(0, quantizer=InputQuantizer(1.0, 4, False))),
     ("input-bits", stage(0, quantizer=InputQuantizer(1.0, 8, False, 2))),
     ("converter-range", stage(0, range_share=0.5)),

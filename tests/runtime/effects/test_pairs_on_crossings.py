@@ -20,7 +20,6 @@ from memcompile.hardware.converter import Converter
 from memcompile.hardware.target import Target
 from memcompile.ir.geometry import Geometry
 from memcompile.program.program import Program
-from memcompile.report.evaluation import conversions_per_image
 from memcompile.report.lookup import find_weight
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.training.transfer import transfer
@@ -174,6 +173,6 @@ def test_half_the_conversions_and_arrays(tmp_path: Path) -> None:
         memcompile.compile(MODEL, name, settings=("replicate.objective=arrays",)) for name in ("yao2020", str(target))
     )
     assert both.arrays_used <= lines.arrays_used / 2 + 1
-    assert conversions_per_image(both) == conversions_per_image(lines) / 2
+    assert both.conversions_per_image == lines.conversions_per_image / 2
     feeds = load_dataset(None, both.inputs, seed=3).head(20).inputs
     assert np.array_equal(*(Emulator.ideal(program).run(feeds)["logits"] for program in (lines, both)))

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from memcompile.hardware.converter import Converter
 from memcompile.ir.geometry import Geometry
+from memcompile.program.line_corrections import LineCorrections, count_places
 from memcompile.runtime.executors.edges import rescale
 from memcompile.runtime.executors.fast import code_type
+from memcompile.runtime.executors.rescaling import Rescaling
 from memcompile.runtime.kernels.compiled import Workers
 from memcompile.runtime.random_numbers import HALF_BLOCK, LINES_PER_BLOCK, ItemNoise, read_gaussians
 
@@ -55,11 +57,19 @@ def test_rescaled_sums_are_those_of_the_formula(data: st.DataObject) -> None:
     sums = rng.integers(-(2**28), 2**28, (batch, positions, channels)).astype(kind).transpose(0, 2, 1)
     if data.draw(st.booleans()):
         sums = np.ascontiguousarray(sums)
-    got = rescale(layer, sums, converter, Workers(data.draw(st.integers(1, 2))))
+    corrections = None
+    if data.draw(st.booleans()):
+        places = count_places(layer)
+        gain, offset = rng.normal(1, 0.1, (places, channels)), rng.normal(0, 2, (places, channels))
+        corrections = LineCorrections(gain.astype(np.float32), offset.astype(np.float32))
+    rescaling = Rescaling.of(layer, corrections)
+    got = rescale(rescaling, sums, "float32", converter, Workers(data.draw(st.integers(1, 2))))
     levels = sums.astype(np.float64)
     if kind is not np.float64:
         levels = levels * converter.levels_per_code / converter.codes_per_level
-    np.testing.assert_array_equal(got, layer.rescale(levels))
+    np.testing.assert_array_equal(got, rescaling.apply(levels, "float32"))
+    if corrections is None:
+        np.testing.assert_array_equal(got, layer.rescale(levels))
 
 
 @pytest.mark.parametrize("rows", [1, 15, 144, (1 << 15) - 1, (1 << 16) + 77])

@@ -1,0 +1,38 @@
+"""Calibration of the chip that a command emulates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from memcompile.chip_calibration import Calibrator, obstacle
+from memcompile.cli.console import Output
+from memcompile.data.loader import Dataset, load_dataset
+from memcompile.program.program import Program
+from memcompile.runtime.emulator import Emulator
+
+
+def samples_of(program: Program, data: Path | None, **how: Any) -> Dataset:
+    """Samples for a program; ``how`` are further arguments of :func:`load_dataset`.
+
+    Raises
+    ------
+    DataError
+        The data cannot be read or do not fit the program.
+    """
+    classify = Emulator.ideal(program).run
+    return load_dataset(data, program.inputs, batching=program.batching, classify=classify, compiled=True, **how)
+
+
+def calibrated_chip(program: Program, dataset: Dataset, seed: int, out: Output) -> Program:
+    """The chip of a seed with its lines calibrated, where that is possible and helps; says so where it is not."""
+    if not program.layers or program.target.cell.continuous or program.chip is not None:
+        return program
+    why = obstacle(program, dataset.batching.count(dataset.calibration), dataset.generated)
+    if why:
+        out.say(f"the chip is not calibrated: {why}")
+        return program
+    found = Calibrator(program, dataset.calibration).chip(seed, out.progress)
+    if not found.step.kept:
+        out.say(f"the chip is not calibrated: {found.step.images} images held back do not show that it helps")
+    return found.program

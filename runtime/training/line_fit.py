@@ -1,0 +1,120 @@
+"""Fit of a gain and an offset to each output line, drawn together where samples are too few to tell lines apart.
+
+What is measured on a line follows its reference, measured = slope * reference + rest + noise. The error is in what is
+measured, so the slope is estimated in this direction. Fitting the reference to what is measured instead would shrink a
+line the more, the noisier it is; the next layer, whose input quantiser and converters stay as they are, would see ever
+less of its range, and on coarse converters nothing in the end.
+
+A mapping may have hundreds of replicas, and a line then sees one sample an image, or never anything but zero. So slopes
+and rests of lines are drawn towards the mean of their channel, and channels towards 1 and 0, by empirical Bayes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEAST_CORRELATION = 0.5
+"""Correlation with the reference below which a channel is drowned, and its gain not known."""
+VARIES = 1e-12
+"""Variance of a reference, in squares of its mean, below which it is constant but for rounding."""
+TINY = 1e-30
+
+
+@dataclass(frozen=True, eq=False)
+class LineMoments:
+    """Samples of each line, means and (co)variances of reference and measurement, all [places, out_channels]."""
+
+    samples: NDArray[np.float64]
+    reference: NDArray[np.float64]
+    measured: NDArray[np.float64]
+    reference_variance: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    measured_variance: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls, pairs: list[tuple[NDArray[np.float64], NDArray[np.float64]]], place: NDArray[np.int64], places: int
+    ) -> LineMoments:
+        """Moments of references and measurements, [items, positions, out_channels] each.
+
+        ``place`` [positions] is the place, below ``places``, that each position is read from.
+        """
+        sums = np.zeros((5, places, pairs[0][0].shape[-1]))
+        for y, x in pairs:
+            for number, product in enumerate((y, x, y * y, x * y, x * x)):
+                np.add.at(sums[number], place, product.sum(axis=0))
+        items = sum(len(y) for y, _ in pairs)
+        samples = np.repeat(items * np.bincount(place, minlength=places)[:, None], sums.shape[-1], axis=1).astype(float)
+        y, x, yy, xy, xx = sums / np.maximum(samples, 1)
+        return cls(samples, y, x, np.maximum(yy - y * y, 0.0), xy - x * y, np.maximum(xx - x * x, 0.0))
+
+    @property
+    def drowned(self) -> NDArray[np.bool_]:
+        """Mask of channels that hardly follow their reference, so that their gain is not known, [out_channels]."""
+        own, both, other = (
+            (self.samples * part).sum(axis=0)
+            for part in (self.reference_variance, self.covariance, self.measured_variance)
+        )
+        drowned: NDArray[np.bool_] = both <= LEAST_CORRELATION * np.sqrt(own * other)
+        return drowned
+
+    def noise(self, slope: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Variance of what slopes do not explain, the mean over the lines of each channel, [out_channels]."""
+        rest = self.measured_variance - 2 * slope * self.covariance + slope**2 * self.reference_variance
+        # A line with few samples fits itself: each has spent two on its slope and its mean.
+        free = np.maximum(self.samples - 2, 0.0).sum(axis=0)
+        noise: NDArray[np.float64] = (self.samples * np.maximum(rest, 0.0)).sum(axis=0) / np.maximum(free, 1.0)
+        return noise
+
+
+def corrections_of(found: LineMoments, *, scales: bool = True) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Gain and offset that bring what is measured on each line to its reference, [places, out_channels].
+
+    Without ``scales`` all gains are 1.
+    """
+    slope = np.ones_like(found.samples)
+    if scales:
+        varies = found.reference_variance > VARIES * found.reference**2
+        slope = np.where(varies, found.covariance / np.where(varies, found.reference_variance, 1.0), 1.0)
+        certainty = found.samples * np.where(varies, found.reference_variance, 0.0)
+        slope = shrunk(slope, certainty / np.maximum(found.noise(slope), TINY), around=1.0)
+        slope = np.where(found.drowned | (slope <= 0.0), 1.0, slope)
+    rest = found.measured - slope * found.reference
+    rest = shrunk(rest, found.samples / np.maximum(found.noise(slope), TINY), around=0.0)
+    return 1.0 / slope, -rest / slope
+
+
+def shrunk(found: NDArray[np.float64], weight: NDArray[np.float64], around: float) -> NDArray[np.float64]:
+    """Estimates of lines drawn towards their channel's mean, and these towards a value, as far as they are unsure.
+
+    Empirical Bayes with the moment estimate of DerSimonian and Laird (Controlled Clinical Trials 7, 177, 1986): the
+    variance between true values is what estimates spread beyond their own errors.
+
+    Parameters
+    ----------
+    found
+        Estimates, [places, out_channels].
+    weight
+        One over the squared standard error of each; 0 where nothing is known.
+    """
+    total = weight.sum(axis=0)
+    channel = np.where(total > 0, (weight * found).sum(axis=0) / np.maximum(total, TINY), around)
+    between_lines = _excess(weight, found - channel, means=int((total > 0).sum()))
+    of_channel = 1.0 / (between_lines / len(found) + 1.0 / np.maximum(total, TINY))
+    between_channels = _excess(of_channel, channel - around, means=0)
+    likely = around + _drawn(channel - around, of_channel, between_channels)
+    return likely + _drawn(found - likely, weight, between_lines)
+
+
+def _excess(weight: NDArray[np.float64], apart: NDArray[np.float64], means: int) -> float:
+    """Variance between true values so far from ``means`` fitted means, beyond that of their errors."""
+    free = int((weight > 0).sum()) - means
+    return max(0.0, float((weight * apart**2).sum()) - free) / max(float(weight.sum()), TINY)
+
+
+def _drawn(apart: NDArray[np.float64], weight: NDArray[np.float64], between: float) -> NDArray[np.float64]:
+    """Distances shortened to what is likely true of them."""
+    return apart * (between * weight / (between * weight + 1.0))

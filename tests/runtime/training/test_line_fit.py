@@ -1,0 +1,89 @@
+"""Gains and offsets of lines: exact where nothing disturbs, drawn together where samples are few."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from memcompile.runtime.training.line_fit import LineMoments, corrections_of, shrunk
+
+PLACE = np.array([0, 1, 2, 2, 1, 0])
+
+
+def lines(
+    rng: np.random.Generator, items: int, slope: NDArray[np.float64], rest: NDArray[np.float64], noise: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Reference and measurement, [items, positions, channels], of lines with these slopes and rests."""
+    reference = rng.normal(1.0, 2.0, (items, len(PLACE), slope.shape[1]))
+    measured = slope[PLACE] * reference + rest[PLACE] + noise * rng.normal(size=reference.shape)
+    return reference, measured
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.integers(2, 40))
+def test_lines_without_noise_are_corrected_exactly_in_any_chunks(seed: int, items: int) -> None:
+    rng = np.random.default_rng(seed)
+    slope, rest = rng.uniform(0.7, 1.3, (3, 4)), rng.normal(0, 0.5, (3, 4))
+    reference, measured = lines(rng, items, slope, rest, 0.0)
+    cut = items // 2
+    pairs = [(reference[:cut], measured[:cut]), (reference[cut:], measured[cut:])]
+    gain, offset = corrections_of(LineMoments.of(pairs, PLACE, 3))
+    np.testing.assert_allclose(measured * gain[PLACE] + offset[PLACE], reference, atol=1e-6)
+
+
+def test_means_are_corrected_without_scales() -> None:
+    rng = np.random.default_rng(1)
+    reference, measured = lines(rng, 500, np.full((3, 2), 1.2), np.full((3, 2), 0.3), 0.0)
+    gain, offset = corrections_of(LineMoments.of([(reference, measured)], PLACE, 3), scales=False)
+    assert (gain == 1).all()
+    np.testing.assert_allclose((measured + offset[PLACE] - reference).mean(axis=(0, 1)), 0, atol=1e-2)
+
+
+def test_noise_does_not_shrink_a_line() -> None:
+    """The error is in what is measured: the gain stays that of the line, however noisy it is."""
+    rng = np.random.default_rng(2)
+    reference, measured = lines(rng, 4000, np.full((3, 4), 1.25), np.zeros((3, 4)), 2.0)
+    gain, _ = corrections_of(LineMoments.of([(reference, measured)], PLACE, 3))
+    np.testing.assert_allclose(gain, 0.8, rtol=0.03)
+
+
+def test_lines_with_few_samples_take_the_mean_of_their_channel() -> None:
+    rng = np.random.default_rng(3)
+    slope = np.repeat(rng.uniform(0.8, 1.2, (1, 16)), 3, axis=0)
+    reference, measured = lines(rng, 4, slope, np.zeros((3, 16)), 1.0)
+    found = LineMoments.of([(reference, measured)], PLACE, 3)
+    alone = np.where(found.reference_variance > 0, found.covariance / found.reference_variance, 1.0)
+    gain, _ = corrections_of(found)
+    assert np.abs(1 / gain - slope).mean() < 0.5 * np.abs(alone - slope).mean()
+
+
+def test_a_line_that_never_varies_takes_the_gain_of_its_channel() -> None:
+    rng = np.random.default_rng(4)
+    reference, measured = lines(rng, 400, np.full((3, 3), 0.9), np.zeros((3, 3)), 0.05)
+    reference[:, PLACE == 1] = 0.0
+    measured[:, PLACE == 1] = 0.25
+    gain, offset = corrections_of(LineMoments.of([(reference, measured)], PLACE, 3))
+    np.testing.assert_allclose(gain[1], 1 / 0.9, rtol=0.01)
+    np.testing.assert_allclose(0.25 * gain[1] + offset[1], 0, atol=1e-3)
+
+
+@pytest.mark.parametrize("slope", [0.0, -1.0])
+def test_a_drowned_channel_keeps_its_gain(slope: float) -> None:
+    rng = np.random.default_rng(5)
+    reference, measured = lines(rng, 50, np.full((3, 2), slope), np.zeros((3, 2)), 10.0)
+    gain, _ = corrections_of(LineMoments.of([(reference, measured)], PLACE, 3))
+    assert (gain == 1).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(1, 5))
+def test_estimates_are_drawn_between_themselves_and_their_means(seed: int, places: int, channels: int) -> None:
+    rng = np.random.default_rng(seed)
+    found = rng.normal(1, 1, (places, channels))
+    unsure, sure = (shrunk(found, np.full(found.shape, weight), around=1.0) for weight in (1e-9, 1e12))
+    np.testing.assert_allclose(sure, found, atol=1e-3)
+    np.testing.assert_allclose(unsure, 1.0, atol=1e-3)
+    assert np.isfinite(shrunk(found, np.zeros(found.shape), around=1.0)).all()
