@@ -1,7 +1,7 @@
 """Calibration of one emulated chip on images without labels, as any owner of a chip does it before using it.
 
 Each output line gets a digital gain and offset (:mod:`memcompile.runtime.training.recalibrate`). Some of the images
-are held back, and a chip that they do not show to be better keeps its plain transfer.
+are held back, and a chip whose error they do not see fall keeps its plain transfer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from memcompile.held_back import HeldBackImages, Outcome, StepRecord, better, record, split
+from memcompile.held_back import HeldBackImages, Outcome, StepRecord, agrees, record, split
 from memcompile.ir.graph import fixed_batch
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.program.program import Program
@@ -94,7 +94,7 @@ def fit_lines(
             advance=advance,
         )
     after = held_back.outcome(fitted, seed, conditions)
-    if better(before, after) or not undo:
+    if agrees(before, after) or not undo:
         return fitted, after, record(step, before, after)
     return chip, before, record(step, before, after, before)
 

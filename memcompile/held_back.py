@@ -72,6 +72,17 @@ def better(before: Outcome, after: Outcome) -> bool:
     return float(fall.mean()) > ERROR_EVIDENCE * float(fall.std(ddof=1)) / math.sqrt(len(fall))
 
 
+def agrees(before: Outcome, after: Outcome) -> bool:
+    """Return True if images agree with a correction that is expected to help: their error fell on the mean.
+
+    Classes have a veto, if as many are lost as :func:`better` asks for.
+    """
+    gained, lost = _changed(before, after)
+    if lost > gained and lost - gained >= CLASS_EVIDENCE * math.sqrt(gained + lost):
+        return False
+    return len(before.error) > 0 and float(after.error.mean()) < float(before.error.mean())
+
+
 def record(step: str, before: Outcome, after: Outcome, end: Outcome | None = None) -> StepRecord:
     """The record of a step that led from one outcome to another; ``end`` is that after it was undone."""
     gained, lost = _changed(before, after)

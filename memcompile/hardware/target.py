@@ -83,7 +83,7 @@ class AdcSpec(Section):
     """Resolution in bits; one of them is the sign where the converter is signed."""
     range_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """End of range as a share of the largest possible line current; below 1 large currents saturate."""
-    range: Literal["fixed", "aligned", "calibrated"] = "fixed"
+    range: Literal["fixed", "aligned", "calibrated"] = "calibrated"
     """End of the range: at range_share; there or further, so that a code is level steps; or layer by layer.
 
     A fixed range ends at range_share, at the highest code. An aligned one is lengthened until a code is an integer
