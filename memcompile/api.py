@@ -38,7 +38,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     effort: Effort = "normal",
     chips: int | None = None,
     batch: int | None = None,
-    slices: int = 1,
+    slices: int | Mapping[str, int] = 1,
     slice_base: int | None = None,
     seed: int = 0,
     settings: Sequence[str] = (),
@@ -73,7 +73,8 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     batch
         Images of a batch for which a network larger than its chips is written onto them segment by segment.
     slices, slice_base
-        Differential pairs per weight, and the value of a slice's step in steps of the one below.
+        Differential pairs per weight, of all layers or by the name of each layer that has not one, and the value of a
+        slice's step in steps of the one below.
     seed
         Seed of generated samples.
     settings

@@ -60,6 +60,8 @@ from memcompile.verify.self_check import FloatNetwork, check_program
 from memcompile.verify.verifier import Verifier
 
 DEFAULT_TARGET = "yao2020"
+ALL_LAYERS = ""
+"""Stand-in for the names of layers without slices of their own."""
 
 
 def default_passes() -> tuple[Pass, ...]:
@@ -126,7 +128,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     example_inputs: Sequence[Any] | None = None,
     chips: int | None = None,
     batch: int | None = None,
-    slices: int = 1,
+    slices: int | Mapping[str, int] = 1,
     slice_base: int | None = None,
     seed: int = 0,
     settings: Sequence[str] = (),
@@ -142,8 +144,9 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     ``passes`` is a pipeline of one's own instead of :func:`default_passes`; ``settings`` then change its options. With
     ``batch`` a network that is larger than ``chips`` chips is cut into segments that are written onto them one after
     the other, once for each batch of so many images. With ``check`` the program is compared with the model on one batch
-    of samples. ``example_inputs`` are for a PyTorch module. ``limits`` apply where onnxruntime first loads and runs the
-    model; None trusts it. The command line sets limits. ``time_limit_s`` holds for all searches of the mapping
+    of samples. ``slices`` is one number for all layers, or one by the name of each layer, and of all others by
+    ``ALL_LAYERS``. ``example_inputs`` are for a PyTorch module. ``limits`` apply where onnxruntime first loads and runs
+    the model; None trusts it. The command line sets limits. ``time_limit_s`` holds for all searches of the mapping
     together; where it is finite, results depend on the machine.
 
     Raises
@@ -152,7 +155,9 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
         Any fault of the model, the data, the target, the options or the budget.
     """
     hardware = load_target(target) if isinstance(target, str) else target
-    check_options(hardware, chips, slices, slice_base, seed)
+    own_slices = {} if isinstance(slices, int) else {name: n for name, n in slices.items() if name != ALL_LAYERS}
+    for count in (slices,) if isinstance(slices, int) else slices.values():
+        check_options(hardware, chips, count, slice_base, seed)
     check_batch(chips, batch)
     pipeline = with_options(default_passes() if passes is None else passes, settings)
     check_order(pipeline)
@@ -177,8 +182,9 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
         hardware,
         dataset.calibration,
         representative=not dataset.generated,
-        slices=slices,
+        slices=slices if isinstance(slices, int) else slices.get(ALL_LAYERS, 1),
         slice_base=slice_base,
+        layer_slices=own_slices,
         chips=chips,
         batch=batch,
         seed=seed,
@@ -196,9 +202,10 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
         "data": dataset.name,
         "seed": seed,
         "settings": " ".join(settings),
-        "slice_base": context.base,
-        "slices": slices,
+        "slice_base": context.slicing.base,
+        "slices": context.slices,
     }
+    options.update({f"slices of {name}": count for name, count in own_slices.items()})
     if time_limit_s < math.inf:
         options["time_limit_s"] = time_limit_s
     if passes is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.errors import ModelError
+from memcompile.errors import ModelError, UsageError
 from memcompile.ir.graph import CalibratedLayer, Graph, QuantizedLayer, carry, read_only
 from memcompile.ir.pass_contract import Amount, Count, Fidelity, Form, Forms, Share
-from memcompile.ir.pass_manager import Pass, PassContext, weight_limit
+from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.ir.quantizers import InputQuantizer
+from memcompile.ir.slicing import Slicing, weight_limit
 from memcompile.passes.quantization.compensated_rounding import output_variance, rounded
 from memcompile.passes.quantization.input_moments import InputMoments, measure_moments
 
@@ -80,16 +81,18 @@ class QuantizeWeights(Pass):
         layers = [node for node in graph.nodes if isinstance(node, CalibratedLayer)]
         if context.target.cell.continuous:
             return graph.map_nodes({layer.name: _hold(layer) for layer in layers})
-        limit = context.weight_limit
-        whole = {layer.name for layer in layers if _keeps_integers(layer, context.whole_weight_limit)}
+        _check_names(layers, context)
+        slicings = {layer.name: context.slicing_of(layer.name) for layer in layers}
+        whole = {layer.name for layer in layers if _keeps_integers(layer, slicings[layer.name].whole_weight_limit)}
         quantized = {
-            layer.name: _keep(layer, context) if layer.name in whole else self._quantize(layer, limit, context.slices)
+            layer.name: (_keep if layer.name in whole else self._quantize)(layer, slicings[layer.name])
             for layer in layers
         }
         if self.compensate and context.representative:
             open_layers = [layer for layer in layers if layer.name not in whole]
             moments = measure_moments(graph, open_layers, context, self.images, self.vectors)
             for layer in open_layers:
+                limit = slicings[layer.name].weight_limit
                 quantized[layer.name] = self._compensate(quantized[layer.name], moments[layer.name], limit)
         for found in quantized.values():
             if not (np.isfinite(found.scale).all() and np.isfinite(found.bias).all()):
@@ -99,15 +102,15 @@ class QuantizeWeights(Pass):
                 )
         return graph.map_nodes(quantized)
 
-    def _quantize(self, layer: CalibratedLayer, limit: int, slices: int) -> QuantizedLayer:
-        groups, rows, columns = layer.matrix.shape
+    def _quantize(self, layer: CalibratedLayer, slicing: Slicing) -> QuantizedLayer:
+        (groups, rows, columns), limit = layer.matrix.shape, slicing.weight_limit
         channels = layer.matrix.transpose(0, 2, 1).reshape(groups * columns, rows)
         found = np.empty(channels.shape, level_dtype(limit))
         step = np.empty(len(channels))
 
         def quantize(block: slice) -> None:
             weights = channels[block].astype(np.float64, order="C")
-            step[block] = self.steps(weights, limit, COARSER_GAIN if slices > 1 else 0.0)
+            step[block] = self.steps(weights, limit, COARSER_GAIN if slicing.slices > 1 else 0.0)
             found[block] = _round(weights, step[block], limit)
 
         blocks = list(_blocks(*channels.shape))
@@ -201,31 +204,42 @@ def level_dtype(limit: int) -> np.dtype[Any]:
     return np.min_scalar_type(-limit)
 
 
+def _check_names(layers: Sequence[CalibratedLayer], context: PassContext) -> None:
+    """Raise UsageError for slices of a layer that does not exist."""
+    known = [layer.name for layer in layers]
+    unknown = [name for name in context.layer_slices if name not in known]
+    if unknown:
+        raise UsageError(
+            f"slices are given for layer {unknown[0]!r}, but no crossbar layer has this name; there are "
+            f"{', '.join(known) or 'none'}"
+        )
+
+
 def _keeps_integers(layer: CalibratedLayer, limit: int) -> bool:
     """Return True if a layer's weights are integers within the slices' limit."""
     return layer.integer and bool(np.abs(layer.matrix).max(initial=0) <= limit)
 
 
-def _keep(layer: CalibratedLayer, context: PassContext) -> QuantizedLayer:
+def _keep(layer: CalibratedLayer, slicing: Slicing) -> QuantizedLayer:
     """Integer weights unchanged, or a multiple of them in each channel."""
     levels, scale = layer.matrix, np.full(layer.geometry.out_channels, layer.quantizer.scale, np.float32)
-    if context.slices > 1:
-        multiples = _multiples(layer, _limit_of_whole(np.abs(layer.matrix).max(axis=1, initial=0).reshape(-1), context))
+    if slicing.slices > 1:
+        multiples = _multiples(layer, _limit_of_whole(np.abs(layer.matrix).max(axis=1, initial=0).reshape(-1), slicing))
         levels = levels * multiples.reshape(len(levels), 1, -1)
         scale = (scale / multiples).astype(np.float32)
-    kept = levels.astype(level_dtype(context.whole_weight_limit))
+    kept = levels.astype(level_dtype(slicing.whole_weight_limit))
     return carry(QuantizedLayer, layer, levels=read_only(kept), scale=read_only(scale))
 
 
-def _limit_of_whole(largest: NDArray[Any], context: PassContext) -> int:
+def _limit_of_whole(largest: NDArray[Any], slicing: Slicing) -> int:
     """Limit of the slices that multiples of the channels' largest integer weights, [channels], use best.
 
     Only bases near that of other layers are tried: their lower slices still have room for errors.
     """
     largest = np.maximum(largest.astype(np.int64), 1)
-    bases = range(2, 1 + min(int(WIDEST_BASE * context.base), context.target.slice_base()))
-    bases = range(context.base, context.base + 1) if context.slice_base is not None else bases
-    limits = [weight_limit(context.target, context.slices, base) for base in bases]
+    bases = range(2, 1 + min(int(WIDEST_BASE * slicing.base), slicing.target.slice_base()))
+    bases = range(slicing.base, slicing.base + 1) if slicing.slice_base is not None else bases
+    limits = [weight_limit(slicing.target, slicing.slices, base) for base in bases]
     reaching = [limit for limit in limits if limit >= largest.max(initial=1)]
     unused = [float(np.mean((limit / (limit // largest * largest)) ** 2)) for limit in reaching]
     return reaching[int(np.argmin(unused))] if reaching else 0

@@ -135,7 +135,7 @@ def _written(node: OnnxNode, graph: Graph, context: PassContext) -> tuple[Node |
 
 def _lowered(node: OnnxNode, graph: Graph, context: PassContext) -> Lowering:
     # Weights that have to be quantised anew go with inputs around zero: a zero point would multiply their error.
-    limit = np.inf if context.target.cell.continuous else context.weight_limit
+    limit = np.inf if context.target.cell.continuous else context.slicing_of(node.name).weight_limit
     if between_quantizers(node, graph) and largest_byte(node, graph) <= limit:
         return lower_between_quantizers(node, graph)
     return OPERATORS[node.op_type][1](node, graph)

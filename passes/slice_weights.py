@@ -32,9 +32,9 @@ class SliceWeights(Pass):
 
 
 def _sliced(layer: QuantizedLayer, context: PassContext) -> SlicedLayer:
-    levels = layer.levels
-    base = context.base_of(max(-int(levels.min(initial=0)), int(levels.max(initial=0))))
-    return carry(SlicedLayer, layer, base=base, digits=read_only(balanced_digits(levels, base, context.slices)))
+    levels, slicing = layer.levels, context.slicing_of(layer.name)
+    base = slicing.base_of(max(-int(levels.min(initial=0)), int(levels.max(initial=0))))
+    return carry(SlicedLayer, layer, base=base, digits=read_only(balanced_digits(levels, base, slicing.slices)))
 
 
 def balanced_digits(numbers: NDArray[Any], base: int, count: int) -> NDArray[Any]:

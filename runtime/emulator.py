@@ -99,8 +99,7 @@ class Emulator(Described):
         reads: float = 0.0,
         whole: bool = False,
     ) -> None:
-        if not 0 <= seed < 1 << 64:
-            raise UsageError(f"seed {seed} is out of range; give 0 <= seed < 2^64")
+        check_seed(seed)
         conditions = Conditions(time_s, reads)
         if executor not in ("fast", "literal"):
             raise UsageError(f"no executor is called {executor!r}; there are 'fast' and 'literal'")
@@ -360,6 +359,12 @@ class Emulator(Described):
         for where, part in parts:
             sums[where] = part
         return sums
+
+
+def check_seed(seed: int) -> None:
+    """Raise UsageError unless a seed selects a chip."""
+    if not 0 <= seed < 1 << 64:
+        raise UsageError(f"seed {seed} is out of range; give 0 <= seed < 2^64")
 
 
 def values_before(program: Program, first_stage: int) -> tuple[str, ...]:

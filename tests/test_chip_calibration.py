@@ -74,7 +74,9 @@ def test_a_chip_that_gains_nothing_keeps_its_transfer(compilation: Compilation) 
     perfect = replace(
         compilation.program,
         target=factories.make_target(
-            programming={"sigma_us": 0.0}, read_noise={"sigma_us": 0.0}, faults={"stuck_low_share": 0.0, "stuck_high_share": 0.0}
+            programming={"sigma_us": 0.0},
+            read_noise={"sigma_us": 0.0},
+            faults={"stuck_low_share": 0.0, "stuck_high_share": 0.0},
         ),
     )
     found = Calibrator(perfect, {"x": IMAGES}).chip(0)
@@ -108,7 +110,8 @@ def test_chips_are_compared_without_labels(compilation: Compilation) -> None:
     assert quality.chip_outputs["y"].mean() > quality.transferred_outputs["y"].mean()
     assert quality.agreement["y"] > 0.9
     assert quality.chip_agreement["y"].shape == (3,)
-    text = shown(program_facts(compilation.program, evaluate(compilation.program, compilation.model, unlabelled)))
+    found = evaluate(compilation.program, compilation.model, unlabelled)
+    text = shown(program_facts(compilation.program, found))
     assert "class of onnxruntime:" in text
 
 

@@ -22,6 +22,7 @@ from memcompile.export.chip_model import chip_model
 from memcompile.export.conductances import conductance_arrays
 from memcompile.program.file import load_program
 from memcompile.program.program import Program
+from memcompile.runtime.emulator import check_seed
 from memcompile.verify.verifier import verify_program
 
 
@@ -69,6 +70,7 @@ def export_command(program: Path, **options: Any) -> None:
 def _check(options: dict[str, Any]) -> None:
     """Refuse contradictory options, and paths that cannot be written, before the work."""
     npz, onnx = options["npz"], options["onnx"]
+    check_seed(options["seed"] or 0)
     of_chip = ("seed", "time_s", "reads", "data", "mean", "std")
     given = [f"--{name.removesuffix('_s')}" for name in of_chip if options[name] is not None]
     given += ["--no-calibration"] if options["no_calibration"] else []

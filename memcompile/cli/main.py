@@ -36,7 +36,7 @@ from memcompile.hardware.target import builtin_targets, load_target
 from memcompile.ir.graph import Graph
 from memcompile.ir.pass_manager import PassContext
 from memcompile.ir.printer import print_graph
-from memcompile.pipelines import DEFAULT_TARGET, compile_model, compiler_version, default_passes
+from memcompile.pipelines import ALL_LAYERS, DEFAULT_TARGET, compile_model, compiler_version, default_passes
 from memcompile.program.file import load_program, save_program
 from memcompile.program.program import Program
 from memcompile.report.cost_report import energy_table, write_facts, write_line
@@ -104,6 +104,17 @@ def _shapes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) 
     return shapes
 
 
+def _slices(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> int | dict[str, int]:
+    slices = {ALL_LAYERS: 1}
+    for text in value:
+        name, _, count = text.rpartition("=")
+        try:
+            slices[name] = int(count)
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} is neither a number nor of the form LAYER=2") from error
+    return slices if len(slices) > 1 else slices[ALL_LAYERS]
+
+
 def _list_passes(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value:
         return
@@ -157,7 +168,13 @@ def _batch(options: dict[str, Any]) -> int | None:
     metavar="IMAGES",
     help=f"Images of a batch, with --reprogram [default: {DEFAULT_BATCH}].",
 )
-@click.option("--slices", type=int, default=1, show_default=True, help="Differential pairs per weight.")
+@click.option(
+    "--slices",
+    multiple=True,
+    callback=_slices,
+    metavar="N|LAYER=N",
+    help="Differential pairs per weight: of all layers, or of one (repeatable) [default: 1].",
+)
 @click.option(
     "--slice-base",
     type=int,

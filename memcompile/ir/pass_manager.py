@@ -22,6 +22,7 @@ from memcompile.hardware.target import Target
 from memcompile.heap import give_back_memory
 from memcompile.ir.graph import Graph
 from memcompile.ir.pass_contract import Fidelity, Forms
+from memcompile.ir.slicing import Slicing
 
 Advance = Callable[[int], None]
 ProgressBar = Callable[[str, int], AbstractContextManager[Advance]]
@@ -32,25 +33,14 @@ def no_progress(description: str, total: int) -> AbstractContextManager[Advance]
     return nullcontext(lambda done: None)
 
 
-def weight_limit(target: Target, slices: int, base: int) -> int:
-    """Largest integer weight: L * base^(n - 1), and half a step of each slice but the last.
-
-    With a base below 2 L + 1 the lower slices keep the rest of their range free: for the measured
-    error of the slices above.
-    """
-    powers = [base**place for place in range(slices)]
-    below = sum(power * ((base - 1) // 2) for power in powers[:-1])
-    return int(target.signed_levels * powers[-1] + below)
-
-
 @dataclass(frozen=True, eq=False)
 class PassContext:
     """Facts besides the graph that passes may use.
 
     ``calibration`` holds [samples, ...] per model input, ``representative`` says that these are real samples, not
-    generated ones; ``chips`` is the hard budget, or None to take as many as the network needs; ``slice_base`` is the
-    value of one step of a slice in steps of the slice before it (as the target's errors allow when None, more where
-    only that holds whole weights, less where that holds all weights of a layer); ``batch`` is the number of images for
+    generated ones; ``chips`` is the hard budget, or None to take as many as the network needs; ``slices`` and
+    ``slice_base`` are those of :class:`memcompile.ir.slicing.Slicing`, and ``layer_slices`` the slices of layers that
+    have a number of their own, by name; ``batch`` is the number of images for
     which a network that is larger than its chips is written onto them, segment by segment, or None if that is not
     wanted; ``progress`` opens a bar for a description and a total.
     """
@@ -60,38 +50,20 @@ class PassContext:
     representative: bool = False
     slices: int = 1
     slice_base: int | None = None
+    layer_slices: Mapping[str, int] = field(default_factory=dict)
     chips: int | None = None
     batch: int | None = None
     seed: int = 0
     progress: ProgressBar = field(default=no_progress, repr=False)
 
     @property
-    def base(self) -> int:
-        """Value of one step of a slice in steps of the slice before it."""
-        if self.slice_base is not None:
-            return self.slice_base
-        return self.target.slice_base() if self.slices == 1 else self.target.default_slice_base()
+    def slicing(self) -> Slicing:
+        """Slices of layers that have none of their own."""
+        return Slicing(self.target, self.slices, self.slice_base)
 
-    def base_of(self, largest: int) -> int:
-        """Base for a layer whose largest integer weight is given: the smallest that reaches it, unless one is given.
-
-        So the most significant slice, whose error counts most, is used as far as it goes.
-        """
-        if self.slice_base is not None or self.slices == 1:
-            return self.base
-        bases = range(2, self.target.slice_base())
-        reaching = (base for base in bases if weight_limit(self.target, self.slices, base) >= largest)
-        return next(reaching, self.target.slice_base())
-
-    @property
-    def weight_limit(self) -> int:
-        """Largest integer weight that the slices hold."""
-        return weight_limit(self.target, self.slices, self.base)
-
-    @property
-    def whole_weight_limit(self) -> int:
-        """Largest weight of a quantised model that the slices hold, with the base that it takes."""
-        return weight_limit(self.target, self.slices, self.slice_base or self.target.slice_base())
+    def slicing_of(self, layer: str) -> Slicing:
+        """Slices of a layer, by its name."""
+        return Slicing(self.target, self.layer_slices.get(layer, self.slices), self.slice_base)
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,8 @@ def _layer_facts(program: Program, number: int, layer: MappedLayer, quality: Qua
         "rows": geometry.group_rows,
         "columns": geometry.group_columns,
         "groups": geometry.groups,
+        "slices": layer.slices,
+        "slice_base": layer.base,
         "windows": geometry.positions,
         "parallel_windows": [list(window) for window in dict.fromkeys(r.unrolling.window for r in layer.replicas)],
         "tiles": int(own.sum()),
@@ -200,7 +202,18 @@ def _layer_table(facts: Facts) -> Table:
     table = Table(title=f"{facts['model']} on {facts['target']}", title_justify="left", header_style="bold")
     table.add_column("layer", overflow="fold")
     in_segments = ("segments",) if facts["segments"] else ()
-    for heading in ("weight matrix", "window", "tiles", "replicas", "steps", *in_segments, "arrays", "cells used"):
+    in_slices = ("slices",) if any(layer["slices"] > 1 for layer in facts["layers"]) else ()
+    for heading in (
+        "weight matrix",
+        *in_slices,
+        "window",
+        "tiles",
+        "replicas",
+        "steps",
+        *in_segments,
+        "arrays",
+        "cells used",
+    ):
         table.add_column(heading, justify="right")
     with_ratio = any(layer["sqnr_db"] is not None for layer in facts["layers"])
     if with_ratio:
@@ -213,6 +226,7 @@ def _layer_table(facts: Facts) -> Table:
         row = [
             layer["name"],
             f"{groups}{layer['rows']} x {layer['columns']}",
+            *((f"{layer['slices']}",) if in_slices else ()),
             " ".join("x".join(map(str, window)) for window in layer["parallel_windows"]),
             f"{layer['tiles']}",
             f"{layer['replicas']}",

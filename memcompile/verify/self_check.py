@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from memcompile.errors import MiscompileError
 from memcompile.frontend.importer import ModelFile
 from memcompile.ir.graph import CalibratedLayer, Graph, IntegerLayer, MappedLayer, UnrolledLayer
-from memcompile.ir.pass_manager import PassContext, weight_limit
+from memcompile.ir.pass_manager import PassContext
 from memcompile.ir.quantizers import InputQuantizer
+from memcompile.ir.slicing import weight_limit
 from memcompile.program.program import Program
 from memcompile.verify.network_check import InputRange, check_network
 

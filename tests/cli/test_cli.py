@@ -87,7 +87,7 @@ def test_compile_writes_the_program_and_reports(run: Run, tmp_path: Path) -> Non
         rf"cells +{program.cells_used:,} used",
         r"float \(onnxruntime\) .*75\.00%",
         r"quantised, ideal devices .*\d+\.\d\d%",
-        r"emulated, noisy devices, 2 chips .*\d+\.\d\d% \+- \d+\.\d\d%",
+        r"transferred to 2 chips .*\d+\.\d\d% \+- \d+\.\d\d%",
         r"program written to m\.yao2020\.mcp; next: memcompile run m\.yao2020\.mcp",
     ):
         assert re.search(fact, out), fact
@@ -134,9 +134,13 @@ def test_accuracies_are_those_of_the_three_networks(run: Run) -> None:
     def score(outputs: Any) -> float:
         return float((outputs["y"].argmax(axis=1) == LABELS).mean())
 
-    chips = [score(memcompile.Emulator(program, seed).run(DATA)) for seed in (0, 1)]
+    plain = [score(memcompile.Emulator(program, seed).run(DATA)) for seed in (0, 1)]
+    calibrated = [memcompile.calibrate(program, "d.npz", seed) for seed in (0, 1)]
+    chips = [score(memcompile.Emulator(chip, seed).run(DATA)) for seed, chip in enumerate(calibrated)]
     assert accuracy["float"] == 0.75
     assert accuracy["ideal"] == score(memcompile.Emulator.ideal(program).run(DATA))
+    assert (accuracy["transferred"], accuracy["emulated"]) == (plain, chips)
+    assert accuracy["transferred_mean"] == pytest.approx(np.mean(plain))
     assert accuracy["emulated_mean"] == pytest.approx(np.mean(chips))
     assert accuracy["emulated_std"] == pytest.approx(np.std(chips, ddof=1))
     assert (accuracy["images"], accuracy["emulated_images"], accuracy["seeds"]) == (40, 40, 2)
@@ -269,7 +273,9 @@ def test_run_on_noisy_devices_depends_on_the_seed_alone(run: Run, program: Progr
     first, again, other = (np.load(f"{name}.npz")["y"] for name in "abc")
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-    assert np.array_equal(first, memcompile.Emulator(program, 3).run(DATA)["y"])
+    assert np.array_equal(first, memcompile.Emulator(memcompile.calibrate(program, "d.npz", 3), 3).run(DATA)["y"])
+    run("run m.yao2020.mcp --data d.npz --seed 3 --no-calibration -o plain.npz")
+    assert np.array_equal(np.load("plain.npz")["y"], memcompile.Emulator(program, 3).run(DATA)["y"])
 
 
 def test_run_without_labels_and_with_fewer_images(run: Run, program: Program) -> None:

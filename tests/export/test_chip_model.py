@@ -429,8 +429,9 @@ def test_command_writes_the_chip_that_run_runs(program_file: Path, capsys: pytes
     assert main(["export", "m.mcp", "--onnx", "chip.onnx", "--npz", "cells.npz", "--seed", "3", "--time", "2h"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("conductances written to cells.npz")
-    assert lines[1].startswith("chip 3, 7200 s after programming, written to chip.onnx, ")
-    assert lines[2].startswith("read noise is not in the model")
+    assert lines[1] == "the chip is not calibrated: there are no data; give some with --data"
+    assert lines[2].startswith("chip 3, 7200 s after programming, written to chip.onnx, ")
+    assert lines[3].startswith("read noise is not in the model")
     assert Path("cells.npz").exists()
     program = memcompile.load(program_file)
     assert Path("chip.onnx").read_bytes() == chip_model(program, 3, time_s=7200.0)

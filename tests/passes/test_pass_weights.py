@@ -16,7 +16,8 @@ from models import dyadic, float_model, make, node
 from onnx import TensorProto
 
 from memcompile.ir.graph import Graph, IntegerLayer, PairedLayer, QuantizedLayer, SlicedLayer, UnrolledLayer
-from memcompile.ir.pass_manager import PassContext, weight_limit
+from memcompile.ir.pass_manager import PassContext
+from memcompile.ir.slicing import Slicing, weight_limit
 from memcompile.passes.quantize_weights import QuantizeWeights
 from memcompile.passes.slice_weights import balanced_digits
 from memcompile.verify.interpreter import Interpreter
@@ -173,7 +174,7 @@ def test_digits_give_the_number_back(levels: int, count: int, data: st.DataObjec
     """For any base a pair allows; a base below 2 L + 1 leaves room in the lower slices."""
     target = make_target(cell={"levels": levels})
     base = data.draw(st.integers(2, target.slice_base()))
-    limit = PassContext(target, {}, slices=count, slice_base=base).weight_limit
+    limit = PassContext(target, {}, slices=count, slice_base=base).slicing.weight_limit
     numbers = np.array(data.draw(st.lists(st.integers(-limit, limit), min_size=1, max_size=20)), np.int32)
     digits = balanced_digits(numbers, base, count).astype(np.int64)
     assert digits.shape == (count, len(numbers))
@@ -188,8 +189,8 @@ def test_every_number_has_its_own_digits() -> None:
 
 
 def test_the_integers_fill_the_range_of_the_slices() -> None:
-    assert PassContext(make_target(), {}, slices=2, slice_base=15).weight_limit == (15**2 - 1) // 2
-    assert PassContext(make_target(), {}, slices=2, slice_base=4).weight_limit == 7 * 4 + 1
+    assert PassContext(make_target(), {}, slices=2, slice_base=15).slicing.weight_limit == (15**2 - 1) // 2
+    assert PassContext(make_target(), {}, slices=2, slice_base=4).slicing.weight_limit == 7 * 4 + 1
 
 
 @pytest.mark.parametrize("slices", [1, 2, 3])
@@ -217,19 +218,19 @@ def test_default_base_leaves_room_for_the_error_of_a_pair(sigma_us: float, base:
     """7.5 levels hold half a base and 1.75 standard deviations of a pair, sigma * sqrt(2) / 2.57 uS, base times."""
     target = make_target(programming={"sigma_us": sigma_us})
     assert target.default_slice_base() == base
-    assert PassContext(target, {}, slices=2).base == base
-    assert PassContext(target, {}, slices=1).base == 15
+    assert Slicing(target, slices=2).base == base
+    assert Slicing(target, slices=1).base == 15
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(2, 32), st.integers(1, 4), st.integers(0, 1 << 20))
 def test_a_layer_gets_the_smallest_base_that_holds_its_weights(levels: int, slices: int, number: int) -> None:
-    context = PassContext(make_target(cell={"levels": levels}), {}, slices=slices)
-    largest = number % (context.whole_weight_limit + 1)
-    base = context.base_of(largest)
-    assert weight_limit(context.target, slices, base) >= largest
+    slicing = Slicing(make_target(cell={"levels": levels}), slices=slices)
+    largest = number % (slicing.whole_weight_limit + 1)
+    base = slicing.base_of(largest)
+    assert weight_limit(slicing.target, slices, base) >= largest
     if slices > 1 and base > 2:
-        assert weight_limit(context.target, slices, base - 1) < largest
+        assert weight_limit(slicing.target, slices, base - 1) < largest
 
 
 @pytest.mark.parametrize("slices", [2, 3, 4])
@@ -245,7 +246,7 @@ def test_whole_weights_use_the_slices_as_far_as_they_go(slices: int, largest: in
     context = stages.context_for(feeds, slices=slices)
     graph = stages.after("slice_weights", model, feeds, slices=slices)
     (layer,) = (item for item in graph.nodes if isinstance(item, SlicedLayer))
-    if largest > context.whole_weight_limit:
+    if largest > context.slicing.whole_weight_limit:
         assert largest == 127  # two slices reach 112
         return
     want = feeds["x"].astype(np.int64) @ weight  # onnxruntime saturates on some processors

@@ -13,8 +13,11 @@ from factories import make_target
 from models import float_model, make, node
 from onnx import TensorProto, numpy_helper
 
+from memcompile.cli.main import main
+from memcompile.errors import UsageError
 from memcompile.hardware.target import load_target
 from memcompile.pipelines import Compilation, compile_model
+from memcompile.program.file import load_program
 from memcompile.report.evaluation import Evaluation, measure_quality, run_float, signal_to_noise_db
 from memcompile.report.facts import program_facts
 from memcompile.runtime.effects.cells import Cells
@@ -86,6 +89,46 @@ def test_shared_case_of_three_slices(shared_dir: Path) -> None:
     assert min(ratios[2]) > 15
 
 
+def two_layers(folder: Path) -> tuple[Path, Path]:
+    """Two dense layers ``a`` and ``b``, and data."""
+    nodes = [node("Gemm", "x a", "h"), node("Gemm", "h b", "y")]
+    nodes[0].name, nodes[1].name = "a", "b"
+    weights = {name: RNG.normal(size=shape).astype(np.float32) for name, shape in (("a", (12, 9)), ("b", (9, 5)))}
+    path, data = folder / "two.onnx", folder / "two.npz"
+    path.write_bytes(float_model(nodes, ("N", 12), weights).SerializeToString())
+    np.savez(data, x=RNG.normal(size=(40, 12)).astype(np.float32))
+    return path, data
+
+
+def test_layers_may_have_slices_of_their_own(tmp_path: Path) -> None:
+    path, data = two_layers(tmp_path)
+    alike = {count: compile_model(path, data=data, slices=count).program for count in (1, 2)}
+    mixed = compile_model(path, data=data, slices={"": 1, "b": 2}).program
+    assert mixed.slices.tolist() == [1, 2]
+    assert mixed.provenance.options["slices"] == 1
+    assert mixed.provenance.options["slices of b"] == 2
+    for number, program in ((0, alike[1]), (1, alike[2])):
+        np.testing.assert_array_equal(mixed.layers[number].cells, program.layers[number].cells)
+    x = np.load(data)["x"]
+    fast, literal = (Emulator.ideal(mixed, executor).run(x)["y"] for executor in ("fast", "literal"))
+    np.testing.assert_array_equal(fast, literal)
+    facts = program_facts(mixed)
+    assert [layer["slices"] for layer in facts["layers"]] == [1, 2]
+
+
+def test_slices_of_a_layer_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, data = two_layers(tmp_path)
+    with pytest.raises(UsageError, match=r"slices are given for layer 'c', but no crossbar layer .* there are a, b"):
+        compile_model(path, data=data, slices={"c": 2})
+    with pytest.raises(UsageError, match="slices = 5: from 1 to 4 pairs"):
+        compile_model(path, data=data, slices={"a": 5})
+    words = [str(path), "--data", str(data), "--no-evaluation", "-o", str(tmp_path / "two.mcp")]
+    assert main([*words, "--slices", "2", "--slices", "a=1"]) == 0
+    assert [layer.slices for layer in load_program(tmp_path / "two.mcp").layers] == [1, 2]
+    assert main([*words, "--slices", "a=two"]) == 2
+    assert "'a=two' is neither a number nor of the form LAYER=2" in capsys.readouterr().err
+
+
 def test_goals_of_lower_slices_make_up_for_what_upper_ones_hold() -> None:
     """By hand: base 5, levels of 2 uS from 2 uS on. The upper pair holds 0.6 levels too little."""
     cell = make_target(cell={"levels": 8, "g_min_us": 2.0, "g_max_us": 16.0}).cell
@@ -108,7 +151,7 @@ def test_unlabelled_data_are_scored_on_chips_too(tmp_path: Path) -> None:
     path.write_bytes(float_weights().SerializeToString())
     np.savez(tmp_path / "d.npz", x=models.images((12, 2, 8, 8)))
     compilation = compile_model(path, data=tmp_path / "d.npz")
-    quality = measure_quality(compilation.program, compilation.model, compilation.dataset, 5, 2, 7)
+    quality = measure_quality(compilation.program, compilation.model, compilation.dataset, 5, 2, 7, calibrate=False)
     assert (quality.images, quality.chip_images, quality.seeds) == (12, 5, 2)
     some = {"x": compilation.dataset.inputs["x"][:5]}
     want = run_float(compilation.model, some)["y"]
