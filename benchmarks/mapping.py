@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -36,6 +35,7 @@ from memcompile.passes.place import Place
 from memcompile.passes.replicate import Replicate
 from memcompile.passes.schedule import Schedule
 from memcompile.passes.search.explore_windows import fewest_steps
+from memcompile.passes.search.problem import Effort
 from memcompile.passes.tile_matrices import TileMatrices
 from memcompile.pipelines import compile_model
 
@@ -172,24 +172,37 @@ def weight_a_crossing(rows: int, columns: int, arrays: int) -> Target:
     return target.model_copy(update={"array": array, "chip": target.chip.model_copy(update={"arrays": arrays})})
 
 
-def map_rows(
-    name: str,
-    layers: Sequence[Geometry],
-    target: Target,
-    known: str,
-    wanted: str,
-    chips: int | None = None,
-    slices: int = 1,
-    **options: Any,
-) -> Iterator[Row]:
-    """Map a network and report arrays and interval."""
-    began = time.process_time()
-    graph = graph_of(layers, target, slices)
-    context = PassContext(target=target, calibration={}, slices=slices, chips=chips)
-    for item in (TileMatrices(), Replicate(**options), Place(), Schedule()):
-        graph = item.run(graph, context)
-    assert graph.placement is not None
-    yield from certificate_rows(name, graph.placement, known, wanted, time.process_time() - began)
+@dataclass(frozen=True)
+class Network:
+    """A network to be mapped, with the published interval and the one that is wanted."""
+
+    layers: tuple[Geometry, ...]
+    target: Target
+    known: str = ""
+    wanted: str = "gap <= 5 %"
+    chips: int | None = None
+    slices: int = 1
+    parallel_windows: bool = True
+    effort: Effort = "normal"
+
+    @property
+    def replicate(self) -> Replicate:
+        """The search with this row's options."""
+        return Replicate(effort=self.effort, parallel_windows=self.parallel_windows)
+
+    def tiled(self) -> tuple[Graph, PassContext]:
+        """Return the graph before the search, and its context."""
+        context = PassContext(target=self.target, calibration={}, slices=self.slices, chips=self.chips)
+        return TileMatrices().run(graph_of(self.layers, self.target, self.slices), context), context
+
+    def rows(self, name: str) -> Iterator[Row]:
+        """Map the network and report arrays and interval."""
+        began = time.process_time()
+        graph, context = self.tiled()
+        for item in (self.replicate, Place(), Schedule()):
+            graph = item.run(graph, context)
+        assert graph.placement is not None
+        yield from certificate_rows(name, graph.placement, self.known, self.wanted, time.process_time() - began)
 
 
 def certificate_rows(name: str, placement: Placement, known: str, wanted: str, seconds: float) -> Iterator[Row]:
@@ -227,44 +240,44 @@ def peak_mb() -> int:
     return peak // (1_000_000 if sys.platform == "darwin" else 1_000)
 
 
+def networks() -> dict[str, Network]:
+    """Networks made from their published shapes, by the name of their row."""
+    yao, many, single_cell = load_target("yao2020"), load_target("pimcomp"), weight_a_crossing(128, 128, 9216)
+    five, res18, res50 = tuple(five_layers()), tuple(resnet18()), tuple(resnet50())
+    res20, res56 = tuple(cifar_resnet(3)), tuple(cifar_resnet(9))
+    pimcomp, pimcomp_time = "PIMCOMP 33, GA 21", "PIMCOMP 4.2 s"
+    return {
+        "five-layer CNN, eight arrays": Network(five, yao, "226", "<= 44", 1),
+        "ResNet-18, 9216 arrays 128x128, im2col": Network(res18, single_cell, pimcomp, "19", 1, parallel_windows=False),
+        "ResNet-18, 9216 arrays 128x128, windows": Network(res18, single_cell, pimcomp, "< 19", 1),
+        "ResNet-20, yao2020 chips": Network(res20, yao),
+        "ResNet-20, yao2020 chips, 2 slices": Network(res20, yao, slices=2),
+        "ResNet-56, yao2020 chips": Network(res56, yao),
+        "ResNet-18, yao2020 chips": Network(res18, yao),
+        "ResNet-50, yao2020 chips, fast": Network(res50, yao, pimcomp_time, "< 60 s", effort="fast"),
+        "ResNet-20, 9216 arrays 128x128": Network(res20, many, chips=1),
+        "ResNet-56, 9216 arrays 128x128": Network(res56, many, chips=1),
+        "ResNet-18, 9216 arrays 128x128, pairs": Network(res18, many, chips=1),
+        **{
+            f"{title}, {target}": Network(layers, load_target(target))
+            for title, layers in (("ResNet-20", res20), ("ResNet-18", res18))
+            for target in ("vwsdk", "hermes", "neurram")
+        },
+        "ResNet-50, 9216 arrays 128x128, fast": Network(res50, many, pimcomp_time, "< 10 s, 1 GB", 1, effort="fast"),
+    }
+
+
 def instances() -> dict[str, Callable[[str], Iterator[Row]]]:
     """Every row's name with what computes it."""
-    yao, small = load_target("yao2020"), "gap <= 5 %"
-    many, single_cell = load_target("pimcomp"), weight_a_crossing(128, 128, 9216)
+    mapped = {name: network.rows for name, network in networks().items()}
     return {
-        "five-layer CNN, eight arrays": lambda name: map_rows(name, five_layers(), yao, "226", "<= 44", 1),
         "ResNet-18 layers, one 512x512 array": lambda name: step_rows(
             name, RESNET18_SHAPES, "im2col 20041, VW-SDK 4294", "<= 3898"
         ),
         "VGG-13 layers, one 512x512 array": lambda name: step_rows(
             name, VGG13_SHAPES, "im2col 243736, VW-SDK 77102", "<= 68192"
         ),
-        "ResNet-18, 9216 arrays 128x128, im2col": lambda name: map_rows(
-            name, resnet18(), single_cell, "PIMCOMP 33, GA 21", "19", 1, parallel_windows=False
-        ),
-        "ResNet-18, 9216 arrays 128x128, windows": lambda name: map_rows(
-            name, resnet18(), single_cell, "PIMCOMP 33, GA 21", "< 19", 1
-        ),
-        "ResNet-20, yao2020 chips": lambda name: map_rows(name, cifar_resnet(3), yao, "", small),
-        "ResNet-20, yao2020 chips, 2 slices": lambda name: map_rows(name, cifar_resnet(3), yao, "", small, slices=2),
-        "ResNet-56, yao2020 chips": lambda name: map_rows(name, cifar_resnet(9), yao, "", small),
-        "ResNet-18, yao2020 chips": lambda name: map_rows(name, resnet18(), yao, "", small),
-        "ResNet-50, yao2020 chips, fast": lambda name: map_rows(
-            name, resnet50(), yao, "PIMCOMP 4.2 s", "< 60 s", effort="fast"
-        ),
-        "ResNet-20, 9216 arrays 128x128": lambda name: map_rows(name, cifar_resnet(3), many, "", small, 1),
-        "ResNet-56, 9216 arrays 128x128": lambda name: map_rows(name, cifar_resnet(9), many, "", small, 1),
-        "ResNet-18, 9216 arrays 128x128, pairs": lambda name: map_rows(name, resnet18(), many, "", small, 1),
-        **{
-            f"{title}, {target}": lambda name, layers=layers, target=target: map_rows(
-                name, layers(), load_target(target), "", small
-            )
-            for title, layers in (("ResNet-20", lambda: cifar_resnet(3)), ("ResNet-18", resnet18))
-            for target in ("vwsdk", "hermes", "neurram")
-        },
-        "ResNet-50, 9216 arrays 128x128, fast": lambda name: map_rows(
-            name, resnet50(), many, "PIMCOMP 4.2 s", "< 10 s, 1 GB", 1, effort="fast"
-        ),
+        **mapped,
     }
 
 

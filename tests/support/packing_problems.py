@@ -8,10 +8,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from memcompile.ir.geometry import Geometry
-from memcompile.passes.packing.packing import Packing, TileShape
-from memcompile.passes.replicate import fewest_arrays
+from memcompile.passes.packing.first_fit import Packing, TileShape
 from memcompile.passes.search.explore_windows import CopyOption, explore_windows
-from memcompile.passes.search.window_plan import Choice, LayerKind, WindowPlan, shapes_of
+from memcompile.passes.search.problem import Choice, LayerKind, WindowPlan, shapes_of
+from memcompile.passes.search.single_replicas import fewest_arrays
 
 LINES = (6, 8)
 shape_lists = st.lists(

@@ -1,12 +1,14 @@
 """Column generation over choices of windows and replicas and array patterns: bounds and plans.
 
 A window and a number of replicas of a layer (a *choice*) demands tiles, and array patterns must
-cover the tiles. Relaxed to fractions that is a linear program: if it needs more arrays than there
-are, no mapping of the family keeps the interval. An integral solution is a plan.
+cover the tiles. Relaxed to fractions that is a linear program, the master problem, whose columns are
+priced out by a knapsack. If it needs more arrays than there are, no mapping of the family keeps the
+interval. An integral solution is a plan.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.passes.packing.exact import arrange
-from memcompile.passes.packing.packing import Fill, Packing, TileShape, fill_array
-from memcompile.passes.packing.patterns import (
+from memcompile.passes.packing.first_fit import Fill, Packing, TileShape, fill_array
+from memcompile.passes.packing.knapsack import (
     ARRANGE_LIMIT,
     TOLERANCE,
     Knapsack,
@@ -24,10 +26,51 @@ from memcompile.passes.packing.patterns import (
     pattern_counts,
     pattern_of,
 )
-from memcompile.passes.search.window_plan import Choice, PriceTable, WindowPlan, shapes_of, tiles_of
+from memcompile.passes.search.lagrangian import survivors
+from memcompile.passes.search.problem import Bracket, Choice, Effort, MappingProblem, WindowPlan, shapes_of
 from memcompile.passes.solving import cp_sat
-from memcompile.passes.solving.clock import FOREVER, Clock, running_clock
+from memcompile.passes.solving.clock import running_clock
 from memcompile.passes.solving.solver import Solver
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Deterministic limits of the search.
+
+    Work for bounds and for plans, all intervals together, in rounds of column generation times
+    hundreds of tile shapes; and solver time to make one plan integral.
+    """
+
+    bound_work: float
+    plan_work: float
+    plan: float
+
+
+LIMITS = {"normal": Limits(60.0, 25.0, 0.5), "best": Limits(6000.0, 2500.0, 20.0)}
+
+
+def column_generation(problem: MappingProblem, bracket: Bracket, effort: Effort) -> Bracket:
+    """Bound by bisection: the first interval that fractional choices and arrays can keep; integral plans from it on."""
+    limits = LIMITS[effort]
+    left = limits.bound_work
+
+    def more(low: int, high: int) -> bool:
+        return left > 0 and not running_clock().is_over
+
+    def solved(interval: int, whole: bool) -> tuple[MasterProblem, bool | None]:
+        nonlocal left
+        master = MasterProblem(problem, interval, whole)
+        possible, spent = master.possible(math.ceil(left / master.weight))
+        left -= max(1, spent) * master.weight
+        return master, possible
+
+    def plan_for(interval: int) -> WindowPlan | None:
+        master, possible = solved(interval, whole=True)
+        return master.plan(limits.plan) if possible else None
+
+    bracket = bracket.raised(lambda interval: solved(interval, whole=False)[1] is False, more)
+    left = limits.plan_work
+    return bracket.shortened(plan_for, more)
 
 
 @dataclass(frozen=True)
@@ -51,28 +94,26 @@ Pattern = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass
-class ChoiceProgram:
-    """The linear program of one interval.
+class MasterProblem:
+    """The linear program of one interval, restricted to the patterns found so far.
 
     ``whole`` is False for bounds: a column then stands for a range of replica numbers, with the fewest
     tiles and the fewest steps of the range, and patterns need not be arrangeable.
     """
 
-    table: PriceTable
+    problem: MappingProblem
     interval: int
-    arrays: int
     whole: bool
-    clock: Clock = FOREVER
     columns: list[_Column] = field(default_factory=list)
     shapes: list[TileShape] = field(default_factory=list)
     patterns: list[Pattern] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         numbers: dict[tuple[int, int, int], int] = {}
-        for kind, option, copies, load in self.table.survivors(self.interval, self.arrays):
-            choice = Choice(self.table.kinds[kind].options[option], copies)
+        for kind, option, copies, load in survivors(self.problem, self.interval):
+            choice = Choice(self.problem.kinds[kind].options[option], copies)
             if self.whole:
-                wanted = tiles_of(choice)
+                wanted = choice.tiles
             else:
                 wanted = {(height, width, load): count * copies for height, width, count in choice.option.sizes}
             tiles = {numbers.setdefault(key, len(numbers)): count for key, count in wanted.items()}
@@ -90,7 +131,7 @@ class ChoiceProgram:
             return
         sizes = np.array(list(numbers), np.int64).reshape(-1, 3)
         self.knapsacks = [
-            Knapsack.of(sizes, self.table.lines, self.interval, self._most_asked(), own_lines)
+            Knapsack.of(sizes, self.problem.lines, self.interval, self._most_asked(), own_lines)
             for own_lines in (False, True)
         ]
         most = self.knapsacks[self.whole].most
@@ -104,13 +145,13 @@ class ChoiceProgram:
     def unrestrict(self) -> None:
         """Remove the branching limits on the number of layers that take each choice."""
         self.fewest = np.zeros(len(self.columns))
-        self.most = self.table.layers[self.kind].astype(np.float64)
+        self.most = self.problem.layers[self.kind].astype(np.float64)
 
     def _most_asked(self) -> NDArray[np.int64]:
         """Largest demand for tiles of each shape over all choices of all layers, [shapes]."""
         shapes, columns, counts = self.asked
         most = np.zeros(len(self.shapes), np.int64)
-        for kind, layers in enumerate(self.table.layers.tolist()):
+        for kind, layers in enumerate(self.problem.layers.tolist()):
             own = self.kind[columns] == kind
             largest = np.zeros(len(self.shapes), np.int64)
             np.maximum.at(largest, shapes[own], counts[own])
@@ -119,7 +160,7 @@ class ChoiceProgram:
 
     def _of_kinds(self, amounts: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sums over the choices of each kind."""
-        sums: NDArray[np.float64] = np.asarray(np.bincount(self.kind, amounts, len(self.table.kinds)), np.float64)
+        sums: NDArray[np.float64] = np.asarray(np.bincount(self.kind, amounts, len(self.problem.kinds)), np.float64)
         return sums
 
     @property
@@ -133,23 +174,23 @@ class ChoiceProgram:
         ``fewest`` and ``most``, float64 [columns], limit the number of layers that take a choice.
         If it is possible, ``amounts``, float64 [columns], are these numbers in the solution.
         """
-        layers = self.table.layers
+        layers = self.problem.layers
         if (self._of_kinds(self.most) < layers).any() or (self._of_kinds(self.fewest) > layers).any():
             return False, 0
         if self.is_too_large:
             return None, 0
         for spent in range(rounds):
-            solved = None if self.clock.is_over else self._solve()
+            solved = None if running_clock().is_over else self._solve()
             if solved is None:
                 return None, spent
             value, prices = solved
-            if value <= self.arrays + TOLERANCE:
+            if value <= self.problem.arrays + TOLERANCE:
                 return True, spent
             if self.whole:
                 added = self._arrangeable(prices)
             else:
                 dearest, content = self.knapsacks[0].dearest(prices)
-                if self._asked(prices) / max(1.0, dearest) > self.arrays + TOLERANCE:
+                if self._asked(prices) / max(1.0, dearest) > self.problem.arrays + TOLERANCE:
                     return False, spent
                 added = [content] if float(prices @ content) > 1 + TOLERANCE else []
                 added += greedy_patterns(self.knapsacks[0], prices)
@@ -178,11 +219,11 @@ class ChoiceProgram:
             added += [
                 content
                 for content in greedy_patterns(knapsack, prices)
-                if arranged(self.shapes, content, self.table.lines) is not None
+                if arranged(self.shapes, content, self.problem.lines) is not None
             ]
             if added:
                 return added
-        fill = pattern_of(self.shapes, self.knapsacks, prices, self.table.lines)
+        fill = pattern_of(self.shapes, self.knapsacks, prices, self.problem.lines)
         return [] if fill is None else [pattern_counts(fill, len(prices))]
 
     def _asked(self, prices: NDArray[np.float64]) -> float:
@@ -190,7 +231,7 @@ class ChoiceProgram:
         shapes, columns, counts = self.asked
         cost = np.bincount(columns, prices[shapes] * counts, len(self.columns))
         total = float(cost @ self.fewest)
-        for kind, layers in enumerate(self.table.layers.tolist()):
+        for kind, layers in enumerate(self.problem.layers.tolist()):
             own = np.flatnonzero(self.kind == kind)
             left = layers - self.fewest[own].sum()
             for column in own[np.argsort(cost[own], kind="stable")].tolist():
@@ -220,8 +261,8 @@ class ChoiceProgram:
             np.concatenate([np.zeros(choices), np.ones(patterns)]),
             A_ub=csr_matrix(entries, (shapes, size)),
             b_ub=np.zeros(shapes),
-            A_eq=csr_matrix((np.ones(choices), (self.kind, np.arange(choices))), (len(self.table.kinds), size)),
-            b_eq=self.table.layers.astype(np.float64),
+            A_eq=csr_matrix((np.ones(choices), (self.kind, np.arange(choices))), (len(self.problem.kinds), size)),
+            b_eq=self.problem.layers.astype(np.float64),
             bounds=np.stack(
                 [
                     np.concatenate([self.fewest, np.zeros(patterns)]),
@@ -241,16 +282,16 @@ class ChoiceProgram:
     def plan(self, effort: float) -> WindowPlan | None:
         """Integral choices and arrays from the patterns found, by CP-SAT; None if there is no such plan."""
         model = cp_sat.CpModel()
-        layers = self.table.layers.tolist()
+        layers = self.problem.layers.tolist()
         taken = [model.new_int_var(0, layers[column.kind], "") for column in self.columns]
-        used = [model.new_int_var(0, self.arrays, "") for _ in self.patterns]
+        used = [model.new_int_var(0, self.problem.arrays, "") for _ in self.patterns]
         for kind, number in enumerate(layers):
             model.add(
                 sum(item for item, column in zip(taken, self.columns, strict=True) if column.kind == kind) == number
             )
         for terms in self._left_over(taken, used):
             model.add(sum(terms) >= 0)
-        model.add(sum(used) <= self.arrays)
+        model.add(sum(used) <= self.problem.arrays)
         solver = Solver(effort, linearization_level=1)
         if solver.solve(model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
             return None
@@ -276,7 +317,7 @@ class ChoiceProgram:
 
     def _plan(self, choices: Sequence[Choice], used: Sequence[int]) -> WindowPlan | None:
         """Assign the chosen tiles to the chosen arrays."""
-        kinds, lines = self.table.kinds, self.table.lines
+        kinds, lines = self.problem.kinds, self.problem.lines
         given = iter(choices)
         by_layer = [tuple(next(given) for _ in kind.members) for kind in kinds]
         shapes = shapes_of(by_layer)

@@ -1,4 +1,4 @@
-"""Chooses windows, replicas, arrays and loads of a small network together, exactly within its family.
+"""Logic-based Benders decomposition: windows, replicas, arrays and loads of a small network together.
 
 A layer may mix two nested window sizes: the larger take windows inside the output, the
 smaller the rest, with the edges. A layer whose kernel fits one tile may mix any chain of
@@ -6,31 +6,40 @@ nested one-tile windows, with any number of windows in each array; the others ch
 *schemes*, mixtures whose replicas share their windows evenly.
 
 For one interval T after the other, a master problem selects schemes that fit the arrays in
-total, and a second problem distributes their tiles over the single arrays; schemes it proves
-impossible are cut off (logic-based Benders decomposition). All is solved by CP-SAT.
+total, and a subproblem distributes their tiles over the single arrays; schemes it proves
+impossible are cut off. All is solved by CP-SAT, exactly within this family.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from memcompile.passes.packing.first_fit import Fill, Packing, TileShape, pack
 from memcompile.passes.search.explore_windows import CopyOption
+from memcompile.passes.search.nested_windows import Part, Scheme, cover, replicas_of, schemes_of
+from memcompile.passes.search.problem import Bracket, Effort, LayerKind, MappingProblem, NestedPlan, in_time
 from memcompile.passes.solving import cp_sat
+from memcompile.passes.solving.bisection import first_true
+from memcompile.passes.solving.clock import running_clock
 from memcompile.passes.solving.solver import Solver
+
+MOST_OPTIONS = 8
+"""Most options of a layer, those with the smallest windows."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """Replicas of one option: its number in the layer's list, and the windows of each replica."""
+class Limits:
+    """Deterministic limits of the search: solver time per problem, and schemes tried per interval."""
 
-    option: int
-    loads: tuple[int, ...]
+    master: float
+    subproblem: float
+    proposals: int
+    intervals: int
 
 
-Scheme = tuple[Part, ...]
-
+LIMITS = {"normal": Limits(4.0, 2.0, 6, 12), "best": Limits(20.0, 20.0, 40, 40)}
 
 Content = tuple[tuple[int, int, int, int], ...]
 """Tiles of an array that stand side by side: input lines, output lines, steps, and number."""
@@ -45,84 +54,118 @@ class JointPlan:
     contents: tuple[Content, ...]
 
 
-@dataclass(frozen=True)
-class JointProblem:
-    """Options per layer, input and output lines of an array, number of arrays."""
-
-    layers: tuple[tuple[CopyOption, ...], ...]
-    lines: tuple[int, int]
-    arrays: int
-
-    def is_free(self, layer: int) -> bool:
-        """Return True if the loads of the layer's replicas are chosen array by array."""
-        return self.layers[layer][0].tiles == 1 and self.layers[layer][0].windows > 1
-
-    def free_options(self, layer: int) -> dict[int, CopyOption]:
-        """Options of one tile, by number."""
-        return {number: option for number, option in enumerate(self.layers[layer]) if option.tiles == 1}
-
-    def tall_width(self, option: CopyOption) -> int:
-        """Output lines under tiles higher than half an array: two of them never share a line."""
-        return sum(width * count for height, width, count in option.sizes if 2 * height > self.lines[0])
-
-    def full_width(self, option: CopyOption) -> int:
-        """Output lines if every tile has its own lines."""
-        return sum(width * count for _, width, count in option.sizes)
+def benders(problem: MappingProblem, bracket: Bracket, effort: Effort) -> Bracket:
+    """Search intervals between bound and plan, upwards, until one is kept."""
+    small = layer_by_layer(problem)
+    plan = search(small, bracket.bound, bracket.interval, LIMITS[effort])
+    if plan is None:
+        return bracket
+    replicas = tuple(replicas_of(kind.options, scheme) for kind, scheme in zip(small.kinds, plan.schemes, strict=True))
+    return replace(bracket, plan=NestedPlan(replicas, plan.interval, packed_side_by_side(plan, problem)))
 
 
-def nested(outer: CopyOption, inner: CopyOption) -> int:
-    """Number of windows of ``inner`` that make up one of ``outer``; 0 if the sizes do not nest."""
-    outer_window, inner_window = outer.unrolling.window, inner.unrolling.window
-    if outer_window == inner_window or outer.unrolling.bundle != inner.unrolling.bundle:
-        return 0
-    if any(a % b for a, b in zip(outer_window, inner_window, strict=True)):
-        return 0
-    return math.prod(outer_window) // math.prod(inner_window)
+def layer_by_layer(problem: MappingProblem) -> MappingProblem:
+    """The problem with a kind for each layer, in layer order, and few options, the smallest windows first."""
+    kinds = []
+    for kind in problem.kinds:
+        options = sorted(kind.options, key=lambda option: (option.unrolling.window_outputs, option.crossings))
+        kinds += [LayerKind((member,), tuple(options[:MOST_OPTIONS])) for member in kind.members]
+    return replace(problem, kinds=tuple(sorted(kinds, key=lambda kind: kind.members)))
 
 
-def whole_windows(option: CopyOption) -> int:
-    """Number of windows that lie entirely inside the output."""
-    size = option.unrolling.geometry.output_size
-    return math.prod(length // count for length, count in zip(size, option.unrolling.window, strict=True))
+def search(problem: MappingProblem, lowest: int, beat: int, limits: Limits) -> JointPlan | None:
+    """A plan with a short interval below ``beat``, None if none was found; ``lowest`` is a known bound."""
+    interval = first_true(lowest, beat, lambda interval: _is_possible(problem, interval, limits), in_time)
+    proven = True
+    for _ in range(limits.intervals):
+        if interval >= beat or running_clock().is_over:
+            return None
+        plan, impossible = _try_interval(problem, interval, limits)
+        if plan is not None:
+            return plan
+        proven = proven and impossible
+        # Step by step as long as all schemes are ruled out; then with a wider stride, to find a plan in time.
+        interval += 1 if proven else max(1, interval // 64)
+    return None
 
 
-def evenly(windows: int, copies: int) -> tuple[int, ...]:
-    """Split windows among replicas, the larger shares first."""
-    least, longer = divmod(windows, copies)
-    return (least + 1,) * longer + (least,) * (copies - longer)
+def _is_possible(problem: MappingProblem, interval: int, limits: Limits) -> bool:
+    """Return True if the master problem has a solution or stays undecided."""
+    try:
+        return Master(problem, interval).propose(limits.master) is not None
+    except TimeoutError:
+        return True
 
 
-def schemes_of(options: Sequence[CopyOption], interval: int) -> list[Scheme]:
-    """One option, or a larger window and a nested smaller one for the rest; at most one spare replica."""
-    found: list[Scheme] = []
-    for inner, option in enumerate(options):
-        found += [(part,) for part in _parts(inner, option.windows, interval)]
-        for outer, larger in enumerate(options):
-            ratio, whole = nested(larger, option), whole_windows(larger)
-            if not ratio or not whole:
-                continue
-            counts = {whole, *range(interval, whole, interval)}
-            for count in sorted(counts):
-                rest = option.windows - ratio * count
-                if rest > 0:
-                    found += [
-                        (first, second)
-                        for first in _parts(outer, count, interval)
-                        for second in _parts(inner, rest, interval)
-                    ]
-    return found
+def _try_interval(problem: MappingProblem, interval: int, limits: Limits) -> tuple[JointPlan | None, bool]:
+    """A plan of this interval; else None, and True if it is proven that there is none."""
+    master = Master(problem, interval)
+    proven = True
+    for _ in range(limits.proposals):
+        try:
+            choice = master.propose(limits.master)
+        except TimeoutError:
+            return None, False
+        if choice is None:
+            return None, proven
+        schemes = {layer: master.schemes[layer][number] for layer, number in choice.items()}
+        try:
+            subproblem = Subproblem(problem, interval, schemes, own_lines=True)
+            free = subproblem.solve(limits.subproblem)
+            if free is not None:
+                found = {**schemes, **free}
+                chosen = tuple(found[layer] for layer in range(len(problem.kinds)))
+                return JointPlan(chosen, interval, subproblem.contents), False
+            relaxed = Subproblem(problem, interval, schemes, own_lines=False).solve(limits.subproblem)
+            proven = proven and relaxed is None
+        except TimeoutError:
+            proven = False
+        if not choice:
+            return None, proven
+        master.forbid(choice)
+    return None, False
 
 
-def _parts(option: int, windows: int, interval: int) -> list[Part]:
-    """The fewest replicas that keep the interval, or one more."""
-    fewest = -(-windows // interval)
-    return [Part(option, evenly(windows, copies)) for copies in (fewest, fewest + 1) if copies <= windows]
+def packed_side_by_side(plan: JointPlan, problem: MappingProblem) -> Packing | None:
+    """A packing of a plan where first fit, with which placement begins, finds none."""
+    counts: Counter[tuple[int, int, int]] = Counter()
+    for content in plan.contents:
+        for height, width, load, number in content:
+            counts[height, width, load] += number
+    shapes = [TileShape(*key, count) for key, count in sorted(counts.items())]
+    if pack(shapes, problem.lines, plan.interval, problem.arrays, enough=problem.arrays) is not None:
+        return None
+    index = {(shape.height, shape.width, shape.load): number for number, shape in enumerate(shapes)}
+    fills = []
+    for content in plan.contents:
+        tiles, edge = [], 0
+        for height, width, load, number in content:
+            tiles += [(index[height, width, load], 0, edge + place * width) for place in range(number)]
+            edge += number * width
+        if tiles:
+            fills.append((Fill(tuple(tiles), (), sum(shapes[number].load for number, _, _ in tiles)), 1))
+    return Packing(tuple(fills))
+
+
+def is_free(options: Sequence[CopyOption]) -> bool:
+    """Return True if the loads of a layer's replicas are chosen array by array."""
+    return options[0].tiles == 1 and options[0].windows > 1
+
+
+def free_options(options: Sequence[CopyOption]) -> dict[int, CopyOption]:
+    """Options of one tile, by number."""
+    return {number: option for number, option in enumerate(options) if option.tiles == 1}
+
+
+def tall_width(problem: MappingProblem, option: CopyOption) -> int:
+    """Output lines under tiles higher than half an array: two of them never share a line."""
+    return sum(width * count for height, width, count in option.sizes if 2 * height > problem.lines[0])
 
 
 class Master:
     """Master problem of one interval: selects schemes whose total demand fits the arrays in total."""
 
-    def __init__(self, problem: JointProblem, interval: int) -> None:
+    def __init__(self, problem: MappingProblem, interval: int) -> None:
         self.problem, self.interval = problem, interval
         self.model = cp_sat.CpModel()
         self.schemes: dict[int, list[Scheme]] = {}
@@ -130,16 +173,16 @@ class Master:
         work: list[cp_sat.LinearExprT] = []
         area: list[cp_sat.LinearExprT] = []
         tall: list[cp_sat.LinearExprT] = []
-        for layer, options in enumerate(problem.layers):
-            if problem.is_free(layer):
-                windows = cover(self.model, problem.free_options(layer))
+        for layer, options in enumerate(kind.options for kind in problem.kinds):
+            if is_free(options):
+                windows = cover(self.model, free_options(options))
                 for number, count in windows.items():
                     option = options[number]
                     copies = self.model.new_int_var(0, problem.arrays, "")
                     self.model.add(count <= interval * copies)
                     work.append(count)
                     area.append(option.crossings * copies)
-                    tall.append(problem.tall_width(option) * copies)
+                    tall.append(tall_width(problem, option) * copies)
                 continue
             self.schemes[layer] = schemes_of(options, interval)
             self.picked[layer] = [self.model.new_bool_var("") for _ in self.schemes[layer]]
@@ -147,7 +190,7 @@ class Master:
             for scheme, here in zip(self.schemes[layer], self.picked[layer], strict=True):
                 work.append(here * sum(options[part.option].tiles * sum(part.loads) for part in scheme))
                 area.append(here * sum(options[part.option].crossings * len(part.loads) for part in scheme))
-                width = sum(problem.tall_width(options[part.option]) * len(part.loads) for part in scheme)
+                width = sum(tall_width(problem, options[part.option]) * len(part.loads) for part in scheme)
                 tall.append(here * width)
         self.model.add(sum(work) <= problem.arrays * interval)
         self.model.add(sum(area) <= problem.arrays * problem.lines[0] * problem.lines[1])
@@ -179,35 +222,10 @@ class Master:
         self.model.add_bool_or(~self.picked[layer][number] for layer, number in choice.items())
 
 
-def cover(model: cp_sat.CpModel, options: Mapping[int, CopyOption]) -> dict[int, cp_sat.IntVar]:
-    """Number of windows of each option of a layer, so that every output position is computed once.
-
-    Active windows form a chain of nested sizes; all but the smallest lie entirely inside the output.
-    """
-    free = list(options)
-    windows = {u: model.new_int_var(0, options[u].windows, "") for u in free}
-    active = {u: model.new_bool_var("") for u in free}
-    smallest = {u: model.new_bool_var("") for u in free}
-    model.add_exactly_one(smallest.values())
-    for u in free:
-        model.add(windows[u] == 0).only_enforce_if(~active[u])
-        model.add_implication(smallest[u], active[u])
-        inside = {v: ratio for v in free if (ratio := nested(options[v], options[u]))}
-        covered = windows[u] + sum(ratio * windows[v] for v, ratio in inside.items())
-        model.add(covered == options[u].windows).only_enforce_if(smallest[u])
-        model.add(covered <= whole_windows(options[u])).only_enforce_if(active[u], ~smallest[u])
-        for v in free:
-            if v != u and v not in inside:
-                model.add_implication(smallest[u], ~active[v])
-                if v > u and not nested(options[u], options[v]):
-                    model.add_bool_or(~active[u], ~active[v])
-    return windows
-
-
-class Distribution:
+class Subproblem:
     """Distributes the tiles of chosen schemes, and the free replicas, over the single arrays."""
 
-    def __init__(self, problem: JointProblem, interval: int, schemes: dict[int, Scheme], own_lines: bool) -> None:
+    def __init__(self, problem: MappingProblem, interval: int, schemes: dict[int, Scheme], own_lines: bool) -> None:
         self.problem, self.interval, self.own_lines = problem, interval, own_lines
         self.model = cp_sat.CpModel()
         self.steps: list[list[cp_sat.LinearExprT]] = [[] for _ in range(problem.arrays)]
@@ -216,12 +234,12 @@ class Distribution:
         self.tiles: list[list[tuple[int, int, cp_sat.LinearExprT, cp_sat.IntVar]]] = [[] for _ in range(problem.arrays)]
         self.contents: tuple[Content, ...] = ()
         self.free: dict[int, dict[int, list[cp_sat.IntVar]]] = {}
-        for layer, options in enumerate(problem.layers):
+        for layer, options in enumerate(kind.options for kind in problem.kinds):
             if layer in schemes:
                 for part in schemes[layer]:
                     self._scheme_part(options[part.option], part)
             else:
-                self._free_layer(layer)
+                self._free_layer(layer, options)
         for array in range(problem.arrays):
             self.model.add(sum(self.steps[array]) <= interval)
             self.model.add(sum(self.area[array]) <= problem.lines[0] * problem.lines[1])
@@ -239,12 +257,12 @@ class Distribution:
                     self.tiles[array].append((height, width, load, number))
                     self._occupy(array, height, width, number)
 
-    def _free_layer(self, layer: int) -> None:
+    def _free_layer(self, layer: int, options: Sequence[CopyOption]) -> None:
         """Allow at most one replica of an option per array: a second one would only wait for the first."""
         problem, model = self.problem, self.model
         self.free[layer] = {}
-        for number, total in cover(model, problem.free_options(layer)).items():
-            option = problem.layers[layer][number]
+        for number, total in cover(model, free_options(options)).items():
+            option = options[number]
             height, width, _ = option.sizes[0]
             loads = []
             for array in range(problem.arrays):
