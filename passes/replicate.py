@@ -34,7 +34,6 @@ from memcompile.passes.placement.timetables import one_image
 from memcompile.passes.search.benders import benders
 from memcompile.passes.search.branch_and_price import LIMITS as BRANCHING
 from memcompile.passes.search.branch_and_price import branch_and_price
-from memcompile.passes.search.column_generation import column_generation
 from memcompile.passes.search.explore_windows import CopyOption
 from memcompile.passes.search.lagrangian import Shortage, balanced, lagrangian_relaxation
 from memcompile.passes.search.latency_bound import latency_bound
@@ -75,12 +74,10 @@ STAGES = (
     Stage(lagrangian_relaxation, 1.0, fast=True),
     # Chooses for all layers together; the fastest improvement comes first, as the clock may run out at any time.
     Stage(coarse_knapsack, 0.25),
-    # Models single arrays, too: where few arrays are shared by tiles of many layers.
-    Stage(branch_and_price, 0.8, closing=True),
+    # Models single arrays, too: bounds, and choices for few arrays that are shared by many layers.
+    Stage(branch_and_price, 0.9, closing=True),
     # Tries shorter intervals close to the best one.
-    Stage(fine_knapsack, 0.5),
-    # Takes less time than branching, which larger networks do not finish.
-    Stage(column_generation, 0.6, closing=True),
+    Stage(fine_knapsack, 1.0),
 )
 NESTED_STAGES = (
     # Bounds for one window per layer do not cover mixtures of windows.

@@ -37,9 +37,9 @@ ARRANGE_WORK = 2e-5
 SLACK = 0.95
 """Share of the available arrays below which the linear program stops looking for better patterns."""
 
-MOST_ARRAYS = 64
+MOST_ARRAYS = 512
 """Most arrays into which tiles that share arrays are packed by patterns."""
-MOST_SHAPES = 40
+MOST_SHAPES = 64
 """Most shapes of such tiles."""
 
 

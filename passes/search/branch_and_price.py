@@ -79,7 +79,7 @@ def branch_and_price(problem: MappingProblem, bracket: Bracket, effort: Effort) 
     def attempt(interval: int) -> int | None:
         nonlocal left, plan
         with running(clock.part(INTERVAL_SHARE)):
-            master = MasterProblem(problem, interval, whole=False)
+            master = MasterProblem(problem, interval)
             verdict = branch(master, math.ceil(left / master.weight))
         left -= verdict.rounds * master.weight
         if verdict.choices is not None:

@@ -3,7 +3,8 @@
 One price between cells and steps gives every layer its cheapest choice and so misses most
 combinations of choices. Here an integer program has a variable for each option of each layer
 kind and a row for each way to count cells and steps (:class:`MappingProblem`). If it has no solution,
-no mapping of the family keeps the interval; a solution is a proposal to pack.
+no mapping of the family keeps the interval; a solution is a proposal to pack. Cutting planes from dual
+feasible functions (:mod:`memcompile.passes.packing.bounds`) are added where a solution violates them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.passes.packing.bounds import transformed
 from memcompile.passes.packing.cutting_stock import pack_mixed
 from memcompile.passes.search.problem import (
     Bracket,
@@ -32,6 +34,8 @@ from memcompile.passes.solving.solver import Solver
 
 COARSE = 1 / 32
 """Share of the interval left open by the first search, and searched by the second one."""
+CUTS = 8
+"""Most cutting planes that are added to a knapsack one after the other."""
 SPREAD_UNIT = 1 << 16
 """Unit of the arrays taken up in practice, which only rank proposals."""
 
@@ -57,8 +61,8 @@ LIMITS = {
 
 def coarse_knapsack(problem: MappingProblem, bracket: Bracket, effort: Effort) -> Bracket:
     """Bound by infeasible knapsacks; then pack solutions until the gap is small."""
-    limit = LIMITS[effort].proposal
-    bracket = bracket.raised(lambda interval: Knapsack(problem, interval).is_impossible(limit), in_time)
+    cuts, limit = Cuts(problem), LIMITS[effort].proposal
+    bracket = bracket.raised(lambda interval: Knapsack(problem, interval, cuts).is_impossible(limit), in_time)
     return pack_solutions(problem, bracket, LIMITS[effort], COARSE)
 
 
@@ -77,11 +81,11 @@ def pack_solutions(
     failures: float = math.inf,
 ) -> Bracket:
     """Bisect until the gap is within ``precision``, or ``failures`` intervals fail in a row."""
-    failed = 0
+    failed, cuts = 0, Cuts(problem)
 
     def plan_for(interval: int) -> WindowPlan | None:
         nonlocal failed
-        plan = _plan_for(problem, interval, limits)
+        plan = _plan_for(problem, interval, limits, cuts)
         failed = 0 if plan else failed + 1
         return plan
 
@@ -91,11 +95,11 @@ def pack_solutions(
     return bracket.shortened(plan_for, more, low=low)
 
 
-def _plan_for(problem: MappingProblem, interval: int, limits: Limits) -> WindowPlan | None:
+def _plan_for(problem: MappingProblem, interval: int, limits: Limits, cuts: Cuts) -> WindowPlan | None:
     """The first proposal that packs: those that leave few steps idle come first."""
     tried: set[Choices] = set()
     for idle in limits.idle:
-        choices = Knapsack(problem, interval).propose(idle, limits.proposal)
+        choices = Knapsack(problem, interval, cuts).propose(idle, limits.proposal)
         if choices is None:
             break  # with more idle steps there is no proposal either
         if choices in tried:
@@ -112,6 +116,40 @@ def pack_choices(problem: MappingProblem, interval: int, choices: Choices, work:
     return problem.plan(choices, pack_mixed(shapes_of(choices), problem.lines, problem.arrays, interval, work))
 
 
+class Cuts:
+    """Cutting planes: pairs of dual feasible functions, of heights and of widths, that no array can exceed.
+
+    They hold at any interval, so all knapsacks of a problem share those found.
+    """
+
+    def __init__(self, problem: MappingProblem) -> None:
+        self.limit = problem.arrays * problem.lines[0] * problem.lines[1]
+        sizes = [size for kind in problem.kinds for option in kind.options for size in option.sizes]
+        heights, widths = (sorted({size[axis] for size in sizes}) for axis in (0, 1))
+        self._functions = transformed(heights, problem.lines[0]), transformed(widths, problem.lines[1])
+        # Tiles of each option by height and width, per kind [options, heights, widths].
+        self._tiles = []
+        for kind in problem.kinds:
+            tiles = np.zeros((len(kind.options), len(heights), len(widths)), np.int64)
+            for number, option in enumerate(kind.options):
+                for height, width, count in option.sizes:
+                    tiles[number, heights.index(height), widths.index(width)] += count
+            self._tiles.append(tiles)
+        self.found: list[tuple[int, int]] = []
+
+    def demand(self, pair: tuple[int, int]) -> list[NDArray[np.int64]]:
+        """Cells of a replica under a pair of functions, per kind [options]."""
+        high, broad = (functions[number] for functions, number in zip(self._functions, pair, strict=True))
+        return [tiles @ broad @ high for tiles in self._tiles]
+
+    def violated_by(self, replicas: Sequence[NDArray[np.int64]]) -> tuple[int, int] | None:
+        """Find the pair that replicas, per kind [options], exceed most; None if they exceed none."""
+        tiles = sum(np.einsum("o,ohw->hw", number, of) for number, of in zip(replicas, self._tiles, strict=True))
+        cells = self._functions[0] @ tiles @ self._functions[1].T
+        high, broad = np.unravel_index(int(np.argmax(cells)), cells.shape)
+        return (int(high), int(broad)) if cells[high, broad] > self.limit else None
+
+
 class Knapsack:
     """The integer program of one interval.
 
@@ -120,8 +158,8 @@ class Knapsack:
     replicas never take more, so each option has the fewest that keep the interval.
     """
 
-    def __init__(self, problem: MappingProblem, interval: int) -> None:
-        self.problem, self.interval = problem, interval
+    def __init__(self, problem: MappingProblem, interval: int, cuts: Cuts) -> None:
+        self.problem, self.interval, self.cuts = problem, interval, cuts
         self.model = cp_sat.CpModel()
         self.copies = [-(-windows // interval) for windows in problem.windows]
         arrays, cells = problem.arrays, problem.lines[0] * problem.lines[1]
@@ -141,11 +179,13 @@ class Knapsack:
             self.model.add(sum(taken.values()) == layers)
             self.taken.append(taken)
         self._limit(self.area, arrays * cells)
+        for pair in cuts.found:
+            self._cut(pair)
 
     def is_impossible(self, limit: float) -> bool:
         """Return True if no choice of the family keeps the interval; False if undecided."""
         self._limit(self.steps, self.problem.arrays * self.interval)
-        return Solver(limit).solve(self.model) == cp_sat.INFEASIBLE
+        return self._solved(limit)[0] == cp_sat.INFEASIBLE
 
     def propose(self, idle: float, limit: float) -> Choices | None:
         """Choices of each kind's layers that take few arrays in practice; None if none was found.
@@ -161,17 +201,39 @@ class Knapsack:
             for copies, spread in zip(self.copies, self.problem.spread, strict=True)
         ]
         self.model.minimize(self._total(spread))
-        solver = Solver(limit)
-        if solver.solve(self.model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
+        status, layers = self._solved(limit)
+        if status not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
             return None
         return tuple(
             tuple(
                 Choice(kind.options[option], int(self.copies[number][option]))
-                for option, amount in self.taken[number].items()
-                for _ in range(solver.value(amount))
+                for option, count in enumerate(layers[number].tolist())
+                for _ in range(count)
             )
             for number, kind in enumerate(self.problem.kinds)
         )
+
+    def _solved(self, limit: float) -> tuple[cp_sat.CpSolverStatus, list[NDArray[np.int64]]]:
+        """Solve and cut: status, and the layers that take each option, per kind [options]."""
+        for _ in range(CUTS):
+            solver = Solver(limit)
+            status = solver.solve(self.model)
+            if status not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
+                return status, []
+            layers = [np.zeros(len(copies), np.int64) for copies in self.copies]
+            for amounts, taken in zip(layers, self.taken, strict=True):
+                amounts[list(taken)] = [solver.value(amount) for amount in taken.values()]
+            pair = self.cuts.violated_by([number * item for number, item in zip(layers, self.copies, strict=True)])
+            if pair is None:
+                break
+            self.cuts.found.append(pair)
+            self._cut(pair)
+        return status, layers
+
+    def _cut(self, pair: tuple[int, int]) -> None:
+        """Add a cutting plane."""
+        demand = [copies * item for copies, item in zip(self.copies, self.cuts.demand(pair), strict=True)]
+        self.model.add(self._total(demand) <= self.cuts.limit)
 
     def _limit(self, demand: Sequence[NDArray[np.int64]], limit: int) -> None:
         """Add the rows of all ways to count."""

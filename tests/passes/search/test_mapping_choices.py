@@ -28,9 +28,17 @@ from memcompile.passes.packing.first_fit import TileShape, pack
 from memcompile.passes.search import column_generation as generation
 from memcompile.passes.search import multiple_choice_knapsack
 from memcompile.passes.search.branch_and_price import branch, branch_and_price
-from memcompile.passes.search.column_generation import MasterProblem, column_generation
+from memcompile.passes.search.column_generation import MasterProblem
+from memcompile.passes.search.explore_windows import explore_windows
 from memcompile.passes.search.lagrangian import lagrangian_relaxation
-from memcompile.passes.search.multiple_choice_knapsack import LIMITS, Knapsack, Limits, coarse_knapsack, pack_solutions
+from memcompile.passes.search.multiple_choice_knapsack import (
+    LIMITS,
+    Cuts,
+    Knapsack,
+    Limits,
+    coarse_knapsack,
+    pack_solutions,
+)
 from memcompile.passes.search.problem import Bracket, Choice, LayerKind, MappingProblem, WindowPlan, shapes_of
 
 
@@ -70,21 +78,21 @@ def test_no_bound_exceeds_what_brute_force_finds(layers: list[Geometry], spare: 
     shortest = shortest_by_brute_force(kinds, lines, arrays, single.interval)
     relaxed = lagrangian_relaxation(problem, Bracket(single, 1), "normal")
     assert relaxed.bound <= shortest
+    cuts = Cuts(problem)
     for interval in range(shortest, single.interval + 1):
-        assert not Knapsack(problem, interval).is_impossible(1.0)
-        assert branch(MasterProblem(problem, interval, whole=False), 200).impossible is not True
+        assert not Knapsack(problem, interval, cuts).is_impossible(1.0)
+        assert branch(MasterProblem(problem, interval), 200).impossible is not True
     knapsack = coarse_knapsack(problem, replace(relaxed, plan=single), "normal")
     assert relaxed.bound <= knapsack.bound <= shortest
-    for stage in (branch_and_price, column_generation):
-        bracket = stage(problem, replace(knapsack, plan=single), "normal")
-        assert knapsack.bound <= bracket.bound <= shortest
-        for plan in (relaxed.plan, knapsack.plan, bracket.plan):
-            assert isinstance(plan, WindowPlan)
-            assert bracket.bound <= plan.interval <= single.interval
-            if sum(shape.count for shape in shapes_of(plan.choices)) <= MOST_TILES:
-                assert shortest <= plan.interval  # with more tiles it may be shorter than what brute force looks at
-            assert plan.packing.arrays <= arrays
-            check(plan.packing, shapes_of(plan.choices), lines, plan.interval)
+    bracket = branch_and_price(problem, replace(knapsack, plan=single), "normal")
+    assert knapsack.bound <= bracket.bound <= shortest
+    for plan in (relaxed.plan, knapsack.plan, bracket.plan):
+        assert isinstance(plan, WindowPlan)
+        assert bracket.bound <= plan.interval <= single.interval
+        if sum(shape.count for shape in shapes_of(plan.choices)) <= MOST_TILES:
+            assert shortest <= plan.interval  # with more tiles it may be shorter than what brute force looks at
+        assert plan.packing.arrays <= arrays
+        check(plan.packing, shapes_of(plan.choices), lines, plan.interval)
 
 
 @settings(max_examples=100, deadline=None)
@@ -160,8 +168,8 @@ def test_branching_rules_out_what_halves_of_choices_allow() -> None:
     alike, other = Geometry(1, 1, (4,), (11,)), Geometry(1, 2, (3,), (9,))
     kinds = [LayerKind((0, 1), options_of(alike, lines, 4)), LayerKind((2,), options_of(other, lines, 4))]
     problem, single = MappingProblem(tuple(kinds), lines, arrays), single_plan(kinds, lines)
-    assert MasterProblem(problem, 6, whole=False).possible(100)[0]
-    assert branch(MasterProblem(problem, 6, whole=False), 100).impossible
+    assert MasterProblem(problem, 6).possible(100)[0]
+    assert branch(MasterProblem(problem, 6), 100).impossible
     bracket = branch_and_price(problem, Bracket(single, 1), "normal")
     one_by_one = [LayerKind((member,), kind.options) for kind in kinds for member in kind.members]
     shortest = shortest_by_brute_force(one_by_one, lines, arrays, single.interval)
@@ -187,7 +195,7 @@ def test_light_and_heavy_tiles_share_arrays_where_first_fit_sorts_them() -> None
 def test_the_last_search_gives_up_after_a_number_of_intervals_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
-    def in_vain(problem: MappingProblem, interval: int, limits: Limits) -> None:
+    def in_vain(problem: MappingProblem, interval: int, limits: Limits, cuts: Cuts) -> None:
         tried.append(interval)
 
     monkeypatch.setattr(multiple_choice_knapsack, "_plan_for", in_vain)
@@ -200,7 +208,8 @@ def test_the_last_search_gives_up_after_a_number_of_intervals_in_vain(monkeypatc
 @pytest.mark.parametrize("idle", [0.0, 0.1])
 def test_proposals_leave_the_steps_asked_for(idle: float) -> None:
     kinds = depthwise_beside_full_tiles()
-    choices = Knapsack(MappingProblem(tuple(kinds), (16, 128), 12), 4_000).propose(idle, 1.0)
+    problem = MappingProblem(tuple(kinds), (16, 128), 12)
+    choices = Knapsack(problem, 4_000, Cuts(problem)).propose(idle, 1.0)
     assert choices is not None
     tiles = shapes_of(choices)
     # Both kinds of rows of the programme, counted from the tiles.
@@ -211,20 +220,43 @@ def test_proposals_leave_the_steps_asked_for(idle: float) -> None:
     assert [len(layers) for layers in choices] == [len(kind.members) for kind in kinds]
 
 
+def test_cutting_planes_count_tiles_that_leave_no_room_beside_them() -> None:
+    """Three tiles of 7 x 7 lines have fewer cells than two arrays of 12 x 12, but no two fit one array."""
+    layer = Geometry(7, 7, layout="channels_last")
+    kinds = [LayerKind((0, 1, 2), explore_windows(layer, 12, 12, 1, 2 * 144))]
+    problem = MappingProblem(tuple(kinds), (12, 12), 2)
+    assert kinds[0].options[0].sizes == ((7, 7, 1),)
+    cuts = Cuts(problem)
+    pair = cuts.violated_by([np.array([3])])
+    assert pair is not None
+    assert cuts.demand(pair)[0].tolist() == [144]
+    assert cuts.violated_by([np.array([2])]) is None
+
+
+def test_knapsacks_are_cut_where_thirds_of_arrays_are_counted() -> None:
+    """Tiles of 5 x 5 lines: four in an array of 12 x 12 lines, not five, so that two arrays do not hold nine."""
+    kinds = [LayerKind(tuple(range(9)), explore_windows(Geometry(5, 5, layout="channels_last"), 12, 12, 1, 288))]
+    two, three = (MappingProblem(tuple(kinds), (12, 12), arrays) for arrays in (2, 3))
+    cuts = Cuts(two)
+    assert Knapsack(two, 9, cuts).is_impossible(1.0)
+    assert len(cuts.found) == 1
+    assert not Knapsack(three, 9, Cuts(three)).is_impossible(1.0)
+
+
 def test_an_interval_below_every_choice_is_impossible() -> None:
     kinds = depthwise_beside_full_tiles()
     problem = MappingProblem(tuple(kinds), (16, 128), 10)
-    assert Knapsack(problem, 100).is_impossible(1.0)
-    assert Knapsack(problem, 100).propose(0.0, 1.0) is None
+    assert Knapsack(problem, 100, Cuts(problem)).is_impossible(1.0)
+    assert Knapsack(problem, 100, Cuts(problem)).propose(0.0, 1.0) is None
 
 
 def test_a_programme_of_too_many_shapes_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = [LayerKind((0,), options_of(Geometry(1, 2, (2,), (7,)), (4, 4), 8))]
     problem = MappingProblem(tuple(kinds), (4, 4), 2)
-    assert MasterProblem(problem, 6, whole=False).possible(20)[0] is True
+    assert MasterProblem(problem, 6).possible(20)[0] is True
     monkeypatch.setattr(generation, "MOST_SHAPES", 0)
-    assert MasterProblem(problem, 6, whole=False).possible(20) == (None, 0)
-    assert branch(MasterProblem(problem, 6, whole=False), 20).impossible is None
+    assert MasterProblem(problem, 6).possible(20) == (None, 0)
+    assert branch(MasterProblem(problem, 6), 20).impossible is None
 
 
 def test_what_is_above_a_plan_is_no_bound() -> None:
