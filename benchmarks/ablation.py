@@ -83,7 +83,7 @@ def search(tiled: Tiled, replicate: Replicate, without: str) -> dict[str, Any]:
     with running(Clock.after(math.inf, WORK[replicate.effort])):
         single = replicate.single(layers, context.target)
         problem = replicate.problem(layers, context.target, chips_for(layers, single, context))
-        bracket, _ = shorten(problem, single, replicate.effort, stages, nested)
+        bracket = shorten(problem, single, replicate.effort, stages, nested)
     seconds = time.process_time() - began
     return {"value": bracket.interval, "bound": bracket.bound, "seconds": round(seconds, 2), "turns": turns}
 

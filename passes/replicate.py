@@ -32,7 +32,6 @@ from memcompile.passes.packing.first_fit import Packing, TileShape, group_tiles
 from memcompile.passes.place import Place
 from memcompile.passes.placement.timetables import one_image
 from memcompile.passes.search.benders import benders
-from memcompile.passes.search.branch_and_price import LIMITS as BRANCHING
 from memcompile.passes.search.branch_and_price import branch_and_price
 from memcompile.passes.search.explore_windows import CopyOption
 from memcompile.passes.search.lagrangian import Shortage, balanced, lagrangian_relaxation
@@ -52,6 +51,7 @@ NESTED_ARRAYS = 16
 """Most layers and arrays of a network whose layers may mix nested windows."""
 WORK = {"fast": 4.0, "normal": 11.0, "best": math.inf}
 """Work of all searches together, about seconds of a processor."""
+INTEGER = "integer choices and array patterns as bound"
 SINGLE_SHARE = 0.25
 """Share of the work for single replicas; each stage has a share of what is then left."""
 
@@ -60,30 +60,31 @@ SINGLE_SHARE = 0.25
 class Stage:
     """A search that narrows the bracket of plan and bound, with a share of the work that is left.
 
-    ``fast`` stages run at the lowest effort, too; ``closing`` ones only as long as the gap is not yet accepted.
+    ``fast`` stages run at the lowest effort, too; short of the highest one a gap up to ``accepted`` is left alone.
     """
 
     narrow: Callable[[MappingProblem, Bracket, Effort], Bracket]
     share: float
+    proof: str
     fast: bool = False
-    closing: bool = False
+    accepted: float = 0.0
 
 
 STAGES = (
     # Separates the layers: in no time close to the optimum where one resource is short in all arrays.
-    Stage(lagrangian_relaxation, 1.0, fast=True),
+    Stage(lagrangian_relaxation, 1.0, "Lagrangian bound", fast=True),
     # Chooses for all layers together; the fastest improvement comes first, as the clock may run out at any time.
-    Stage(coarse_knapsack, 0.25),
+    Stage(coarse_knapsack, 0.25, INTEGER),
     # Models single arrays, too: bounds, and choices for few arrays that are shared by many layers.
-    Stage(branch_and_price, 0.9, closing=True),
+    Stage(branch_and_price, 0.9, INTEGER, accepted=0.0025),
     # Tries shorter intervals close to the best one.
-    Stage(fine_knapsack, 1.0),
+    Stage(fine_knapsack, 1.0, INTEGER),
 )
 NESTED_STAGES = (
     # Bounds for one window per layer do not cover mixtures of windows.
-    Stage(nested_bound, 1.0, fast=True),
+    Stage(nested_bound, 1.0, "CP-SAT", fast=True),
     # Fills single arrays with mixed windows, and each replica with as many as fit.
-    Stage(benders, 0.6),
+    Stage(benders, 0.6, "CP-SAT"),
 )
 
 
@@ -93,29 +94,28 @@ def shorten(
     effort: Effort,
     stages: Sequence[Stage] = STAGES,
     nested: Sequence[Stage] = NESTED_STAGES,
-) -> tuple[Bracket, str]:
-    """Search the shortest interval, from a plan of single replicas; returns the bracket and the method of its bound."""
-    bracket, proof = Bracket(single, 1), "Lagrangian bound"
+) -> Bracket:
+    """Search the shortest interval, from a plan of single replicas."""
+    bracket = narrowed(problem, Bracket(single, 1), effort, stages)
+    if not may_nest(problem):
+        return bracket
+    return narrowed(problem, replace(bracket, bound=1), effort, nested)
+
+
+def may_nest(problem: MappingProblem) -> bool:
+    """Return True if layers may mix nested windows."""
+    return int(problem.layers.sum()) <= NESTED_LAYERS and problem.arrays <= NESTED_ARRAYS
+
+
+def narrowed(problem: MappingProblem, bracket: Bracket, effort: Effort, stages: Sequence[Stage]) -> Bracket:
+    """The bracket after some stages, of which those run that may still gain something."""
     for number, stage in enumerate(stages):
-        if number and effort != "fast" and bracket.gap:
-            proof = "integer choices and array patterns as bound"
-        bracket = narrowed(problem, bracket, effort, stage)
-    if problem.layers.sum() > NESTED_LAYERS or problem.arrays > NESTED_ARRAYS:
-        return bracket, f"{proof} over {{windows}} and any number of copies, one tile a step per array"
-    bracket = Bracket(bracket.plan, 1)
-    for stage in nested:
-        bracket = narrowed(problem, bracket, effort, stage)
-    return bracket, "CP-SAT over nested windows and any number of copies, one tile a step per array"
-
-
-def narrowed(problem: MappingProblem, bracket: Bracket, effort: Effort, stage: Stage) -> Bracket:
-    """The bracket after a stage, if there is still something to gain for it."""
-    if not bracket.gap or (effort == "fast" and not stage.fast):
-        return bracket
-    if stage.closing and bracket.is_within(BRANCHING[effort].gap):
-        return bracket
-    with running(running_clock().part(stage.share)):
-        return stage.narrow(problem, bracket, effort)
+        accepted = bracket.is_within(0.0 if effort == "best" else stage.accepted)
+        if (number and accepted) or (effort == "fast" and not stage.fast):
+            continue
+        with running(running_clock().part(stage.share)):
+            bracket = replace(stage.narrow(problem, bracket, effort), proof=stage.proof)
+    return bracket
 
 
 @dataclass(frozen=True)
@@ -197,12 +197,13 @@ class Replicate(Pass):
 
     def _shorten(self, layers: Sequence[TiledLayer], single: WindowPlan, problem: MappingProblem) -> _Found:
         """Search the shortest interval."""
-        bracket, method = shorten(problem, single, self.effort)
+        bracket = shorten(problem, single, self.effort)
         windows = "one rectangular window per layer" if self._windows else "one position a step"
+        windows = "nested windows" if may_nest(problem) else windows
+        method = f"{bracket.proof} over {windows} and any number of copies, one tile a step per array"
         limit = "nothing: no image takes less than a step"
         if bracket.interval > 1:
             limit = Shortage.of(problem, bracket.interval - 1).words([layer.name for layer in layers])
-        method = method.format(windows=windows)
         certificate = Certificate("initiation_interval", bracket.interval, bracket.bound, method, limit)
         return _Found(bracket.plan, (certificate,))
 

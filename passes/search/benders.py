@@ -162,6 +162,23 @@ def tall_width(problem: MappingProblem, option: CopyOption) -> int:
     return sum(width * count for height, width, count in option.sizes if 2 * height > problem.lines[0])
 
 
+def decided(model: cp_sat.CpModel, limit: float) -> Solver | None:
+    """A solver that has a solution; None if there is none.
+
+    Raises
+    ------
+    TimeoutError
+        The deterministic limit ran out before an answer.
+    """
+    solver = Solver(limit)
+    status = solver.solve(model)
+    if status == cp_sat.INFEASIBLE:
+        return None
+    if status not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
+        raise TimeoutError
+    return solver
+
+
 class Master:
     """Master problem of one interval: selects schemes whose total demand fits the arrays in total."""
 
@@ -198,20 +215,11 @@ class Master:
         # Of the schemes that fit, those with few cells leave most freedom to the arrays.
         self.model.minimize(sum(area))
 
-    def propose(self, effort: float) -> dict[int, int] | None:
-        """Scheme number per layer; None if there is none (left).
-
-        Raises
-        ------
-        TimeoutError
-            The deterministic limit ran out before an answer.
-        """
-        solver = Solver(effort)
-        status = solver.solve(self.model)
-        if status == cp_sat.INFEASIBLE:
+    def propose(self, limit: float) -> dict[int, int] | None:
+        """Scheme number per layer; None if there is none (left)."""
+        solver = decided(self.model, limit)
+        if solver is None:
             return None
-        if status not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
-            raise TimeoutError
         return {
             layer: next(number for number, here in enumerate(picked) if solver.value(here))
             for layer, picked in self.picked.items()
@@ -281,20 +289,11 @@ class Subproblem:
         if self.own_lines or 2 * height > self.problem.lines[0]:
             self.width[array].append(width * count)
 
-    def solve(self, effort: float) -> dict[int, Scheme] | None:
-        """Schemes of the free layers, which fill the ``contents`` of arrays; None if there is no distribution.
-
-        Raises
-        ------
-        TimeoutError
-            The deterministic limit ran out before an answer.
-        """
-        solver = Solver(effort)
-        status = solver.solve(self.model)
-        if status == cp_sat.INFEASIBLE:
+    def solve(self, limit: float) -> dict[int, Scheme] | None:
+        """Schemes of the free layers, which fill the ``contents`` of arrays; None if there is no distribution."""
+        solver = decided(self.model, limit)
+        if solver is None:
             return None
-        if status not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
-            raise TimeoutError
         found = {}
         for layer, options in self.free.items():
             parts = []

@@ -192,10 +192,11 @@ class MappingProblem:
 
 @dataclass(frozen=True)
 class Bracket:
-    """Best plan so far, and a lower bound for the interval of any plan of the same kind."""
+    """Best plan so far, and a lower bound for the interval of any plan of its kind, with the method of its proof."""
 
     plan: WindowPlan | NestedPlan
     bound: int
+    proof: str = ""
 
     def __post_init__(self) -> None:
         assert self.bound <= self.interval, "what is above a plan's interval is no bound"
