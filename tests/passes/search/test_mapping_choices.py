@@ -23,7 +23,7 @@ from packing_problems import (
 
 from memcompile.ir.geometry import Geometry
 from memcompile.passes.packing import cutting_stock
-from memcompile.passes.packing.cutting_stock import pack_around_full
+from memcompile.passes.packing.cutting_stock import pack_around_full, pack_mixed
 from memcompile.passes.packing.first_fit import TileShape, pack
 from memcompile.passes.search import column_generation as generation
 from memcompile.passes.search import multiple_choice_knapsack
@@ -190,6 +190,12 @@ def test_light_and_heavy_tiles_share_arrays_where_first_fit_sorts_them() -> None
         assert packing is not None
         check(packing, shapes, (16, 128), interval)
     assert pack_around_full(shapes, (16, 128), 29, steps // 26 - 1, 1.0) is None
+    # Four such networks on four times as many arrays are packed in the same way.
+    four = [replace(shape, count=4 * shape.count) for shape in shapes]
+    packing = pack_mixed(four, (16, 128), 4 * 29, 2_700, 1.0)
+    assert packing is not None
+    check(packing, four, (16, 128), 2_700)
+    assert pack_mixed(four, (16, 128), 4 * 29, steps // 26 - 1, 1.0) is None
 
 
 def test_the_last_search_gives_up_after_a_number_of_intervals_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
