@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memcompile.hardware.target import Target, load_target
 from memcompile.ir.geometry import Geometry
@@ -34,7 +35,7 @@ from memcompile.passes.packing.tiling import tile_limits
 from memcompile.passes.place import Place
 from memcompile.passes.replicate import Replicate
 from memcompile.passes.schedule import Schedule
-from memcompile.passes.search.explore_windows import fewest_steps
+from memcompile.passes.search.explore_windows import WindowTable, useful_windows
 from memcompile.passes.search.problem import Effort
 from memcompile.passes.tile_matrices import TileMatrices
 from memcompile.pipelines import compile_model
@@ -133,6 +134,87 @@ VGG13_SHAPES = [
     (14, 3, 512, 512),
     (14, 3, 512, 512),
 ]
+
+
+WindowPart = tuple[tuple[int, ...], int, int]
+"""Window, number of windows, tiles."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Fewest steps of a layer in one array whose content may change between steps.
+
+    ``parts`` are (window, number of windows, tiles); ``bound`` is proven for any mixture of
+    rectangular windows.
+    """
+
+    steps: int
+    bound: int
+    parts: tuple[WindowPart, ...]
+
+
+def fewest_steps(geometry: Geometry, rows: int, columns: int) -> StepPlan:
+    """Fewest steps of one image when all tiles of a layer take turns in one array.
+
+    Windows that lie inside the output may be joined by smaller ones along the far edges: the
+    output is then cut into a core and two strips, each with its own window. The bound is the
+    least number of tiles per output position over all rectangular windows, times the positions.
+    """
+    table = useful_windows(geometry, rows, columns)
+    rate = table.tiles / table.outputs
+    least = int(np.argmin(rate))
+    tiles, outputs = int(table.tiles[least]), int(table.outputs[least])
+    bound = -(-geometry.positions * tiles // outputs)
+    best = int(np.argmin(table.work))
+    steps = int(table.work[best])
+    window = tuple(map(int, table.window[best]))
+    parts: tuple[WindowPart, ...] = ((window, int(table.windows[best]), int(table.tiles[best])),)
+    if geometry.rank == 2:
+        steps, parts = min((steps, parts), _with_strips(geometry, table), key=lambda plan: plan[0])
+    return StepPlan(steps, bound, parts)
+
+
+def _with_strips(geometry: Geometry, table: WindowTable) -> tuple[int, tuple[WindowPart, ...]]:
+    """Core windows, plus smaller windows on the strips along the far edges."""
+    height, width = geometry.output_size
+    grid = np.full((height + 1, width + 1), np.iinfo(np.int64).max // 4, np.int64)
+    for shape, tiles in zip(table.window.tolist(), table.tiles.tolist(), strict=True):
+        grid[shape[0], shape[1]] = min(grid[shape[0], shape[1]], tiles)
+    strip = _StripCosts(grid)
+    best: tuple[int, tuple[WindowPart, ...]] | None = None
+    for ph, pw in itertools.product(range(1, height + 1), range(1, width + 1)):
+        tiles = int(grid[ph, pw])
+        if tiles >= np.iinfo(np.int64).max // 4:
+            continue
+        rows, columns = height // ph, width // pw
+        parts: list[WindowPart] = [((ph, pw), rows * columns, tiles)]
+        parts += strip.region(height - rows * ph, width) + strip.region(rows * ph, width - columns * pw)
+        steps = sum(count * each for _, count, each in parts)
+        if best is None or steps < best[0]:
+            best = (steps, tuple(parts))
+    assert best is not None
+    return best
+
+
+class _StripCosts:
+    """Best uniform window for a rectangle of output positions."""
+
+    def __init__(self, grid: NDArray[np.int64]) -> None:
+        self.grid = grid
+        self.known: dict[tuple[int, int], list[WindowPart]] = {}
+
+    def region(self, height: int, width: int) -> list[WindowPart]:
+        """Windows that cover a rectangle; none for an empty one."""
+        if height == 0 or width == 0:
+            return []
+        if (height, width) not in self.known:
+            part = self.grid[1 : height + 1, 1 : width + 1]
+            counts = np.outer(-(-height // np.arange(1, height + 1)), -(-width // np.arange(1, width + 1)))
+            cost = counts * part
+            y, x = np.unravel_index(int(np.argmin(cost)), cost.shape)
+            window = (int(y) + 1, int(x) + 1)
+            self.known[height, width] = [(window, int(counts[y, x]), int(part[y, x]))]
+        return self.known[height, width]
 
 
 def graph_of(layers: Sequence[Geometry], target: Target, slices: int = 1) -> Graph:

@@ -20,7 +20,7 @@ from memcompile.passes.packing.first_fit import group_tiles
 from memcompile.passes.packing.tiling import tile_limits
 from memcompile.passes.placement.traffic import Traffic
 from memcompile.passes.replicate import with_replicas
-from memcompile.passes.search.explore_windows import CopyOption, option_of, useful_windows
+from memcompile.passes.search.explore_windows import ReplicaOption, option_of, useful_windows
 from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads
 from memcompile.passes.search.problem import Choice
 from memcompile.passes.search.single_replicas import layer_kinds, single_replicas
@@ -112,7 +112,7 @@ class _Prices:
         return cls(target, context.chips * target.chip.arrays, cell_ns, context.batch * step_ns(layers, target))
 
 
-def _cheapest_window(layer: TiledLayer, prices: _Prices, windows: bool) -> tuple[CopyOption, float]:
+def _cheapest_window(layer: TiledLayer, prices: _Prices, windows: bool) -> tuple[ReplicaOption, float]:
     """Return the window with the least time if no array ever waited, and that time in nanoseconds."""
     limits = tile_limits(prices.target, layer.slices)
     table = useful_windows(layer.geometry, *limits)
@@ -125,7 +125,7 @@ def _cheapest_window(layer: TiledLayer, prices: _Prices, windows: bool) -> tuple
     return option_of(table, best, layer.geometry, limits, lines), float(least_ns[best])
 
 
-def _cut_layer(layer: TiledLayer, option: CopyOption, prices: _Prices) -> CutLayer:
+def _cut_layer(layer: TiledLayer, option: ReplicaOption, prices: _Prices) -> CutLayer:
     """The tiles of a replica, column by column: row tiles of one column, whose sums are joined, follow each other."""
     cut = option.cut
     column = layer.slices * prices.target.array.lines_per_pair
@@ -138,7 +138,7 @@ def _cut_layer(layer: TiledLayer, option: CopyOption, prices: _Prices) -> CutLay
     return CutLayer(option, named, size.ravel(), write_ns.ravel()[order])
 
 
-def _column_order(option: CopyOption) -> NDArray[np.int64]:
+def _column_order(option: ReplicaOption) -> NDArray[np.int64]:
     """Map the position in the line of tiles to the number in the tile table, which lists tiles row by row."""
     rows, columns = len(option.cut.rows) - 1, len(option.cut.columns) - 1
     return np.arange(option.tiles).reshape(option.unrolling.matrices, rows, columns).transpose(0, 2, 1).ravel()

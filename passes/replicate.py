@@ -33,7 +33,7 @@ from memcompile.passes.place import Place
 from memcompile.passes.placement.timetables import one_image
 from memcompile.passes.search.benders import benders
 from memcompile.passes.search.branch_and_price import branch_and_price
-from memcompile.passes.search.explore_windows import CopyOption
+from memcompile.passes.search.explore_windows import ReplicaOption
 from memcompile.passes.search.lagrangian import Shortage, balanced, lagrangian_relaxation
 from memcompile.passes.search.latency_bound import latency_bound
 from memcompile.passes.search.latency_plan import latency_plans
@@ -332,7 +332,7 @@ def capacity_message(layers: Sequence[TiledLayer], target: Target, chips: int, a
     lines = (target.array.input_lines, target.array.output_lines)
     sizes = []
     for number, layer in enumerate(layers):
-        option = CopyOption.of(layer.unrolling, layer.cut, layer.slices * target.array.lines_per_pair)
+        option = ReplicaOption.of(layer.unrolling, layer.cut, layer.slices * target.array.lines_per_pair)
         shapes = [TileShape(height, width, 1, count) for height, width, count in option.sizes]
         sizes.append((arrays_bound(shapes, lines, None), number))
     largest = sorted(sizes, key=lambda item: (-item[0], item[1]))[:3]

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from memcompile.passes.packing.first_fit import Fill, Packing, TileShape, pack
-from memcompile.passes.search.explore_windows import CopyOption
+from memcompile.passes.search.explore_windows import ReplicaOption
 from memcompile.passes.search.nested_windows import Part, Scheme, cover, replicas_of, schemes_of
 from memcompile.passes.search.problem import Bracket, Effort, LayerKind, MappingProblem, NestedPlan, in_time
 from memcompile.passes.solving import cp_sat
@@ -147,17 +147,17 @@ def packed_side_by_side(plan: JointPlan, problem: MappingProblem) -> Packing | N
     return Packing(tuple(fills))
 
 
-def is_free(options: Sequence[CopyOption]) -> bool:
+def is_free(options: Sequence[ReplicaOption]) -> bool:
     """Return True if the loads of a layer's replicas are chosen array by array."""
     return options[0].tiles == 1 and options[0].windows > 1
 
 
-def free_options(options: Sequence[CopyOption]) -> dict[int, CopyOption]:
+def free_options(options: Sequence[ReplicaOption]) -> dict[int, ReplicaOption]:
     """Options of one tile, by number."""
     return {number: option for number, option in enumerate(options) if option.tiles == 1}
 
 
-def tall_width(problem: MappingProblem, option: CopyOption) -> int:
+def tall_width(problem: MappingProblem, option: ReplicaOption) -> int:
     """Output lines under tiles higher than half an array: two of them never share a line."""
     return sum(width * count for height, width, count in option.sizes if 2 * height > problem.lines[0])
 
@@ -253,7 +253,7 @@ class Subproblem:
             self.model.add(sum(self.area[array]) <= problem.lines[0] * problem.lines[1])
             self.model.add(sum(self.width[array]) <= problem.lines[1])
 
-    def _scheme_part(self, option: CopyOption, part: Part) -> None:
+    def _scheme_part(self, option: ReplicaOption, part: Part) -> None:
         for load in sorted(set(part.loads), reverse=True):
             for height, width, count in option.sizes:
                 total = count * part.loads.count(load)
@@ -265,7 +265,7 @@ class Subproblem:
                     self.tiles[array].append((height, width, load, number))
                     self._occupy(array, height, width, number)
 
-    def _free_layer(self, layer: int, options: Sequence[CopyOption]) -> None:
+    def _free_layer(self, layer: int, options: Sequence[ReplicaOption]) -> None:
         """Allow at most one replica of an option per array: a second one would only wait for the first."""
         problem, model = self.problem, self.model
         self.free[layer] = {}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.ir.graph import Replica, read_only
-from memcompile.passes.search.explore_windows import CopyOption
+from memcompile.passes.search.explore_windows import ReplicaOption
 from memcompile.passes.solving import cp_sat
 
 
@@ -25,7 +25,7 @@ class Part:
 Scheme = tuple[Part, ...]
 
 
-def nested(outer: CopyOption, inner: CopyOption) -> int:
+def nested(outer: ReplicaOption, inner: ReplicaOption) -> int:
     """Number of windows of ``inner`` that make up one of ``outer``; 0 if the sizes do not nest."""
     outer_window, inner_window = outer.unrolling.window, inner.unrolling.window
     if outer_window == inner_window or outer.unrolling.bundle != inner.unrolling.bundle:
@@ -35,7 +35,7 @@ def nested(outer: CopyOption, inner: CopyOption) -> int:
     return math.prod(outer_window) // math.prod(inner_window)
 
 
-def whole_windows(option: CopyOption) -> int:
+def whole_windows(option: ReplicaOption) -> int:
     """Number of windows that lie entirely inside the output."""
     size = option.unrolling.geometry.output_size
     return math.prod(length // count for length, count in zip(size, option.unrolling.window, strict=True))
@@ -47,7 +47,7 @@ def evenly(windows: int, copies: int) -> tuple[int, ...]:
     return (least + 1,) * longer + (least,) * (copies - longer)
 
 
-def schemes_of(options: Sequence[CopyOption], interval: int) -> list[Scheme]:
+def schemes_of(options: Sequence[ReplicaOption], interval: int) -> list[Scheme]:
     """One option, or a larger window and a nested smaller one for the rest; at most one spare replica."""
     found: list[Scheme] = []
     for inner, option in enumerate(options):
@@ -74,7 +74,7 @@ def _parts(option: int, windows: int, interval: int) -> list[Part]:
     return [Part(option, evenly(windows, copies)) for copies in (fewest, fewest + 1) if copies <= windows]
 
 
-def cover(model: cp_sat.CpModel, options: Mapping[int, CopyOption]) -> dict[int, cp_sat.IntVar]:
+def cover(model: cp_sat.CpModel, options: Mapping[int, ReplicaOption]) -> dict[int, cp_sat.IntVar]:
     """Number of windows of each option of a layer, so that every output position is computed once.
 
     Active windows form a chain of nested sizes; all but the smallest lie entirely inside the output.
@@ -99,7 +99,7 @@ def cover(model: cp_sat.CpModel, options: Mapping[int, CopyOption]) -> dict[int,
     return windows
 
 
-def replicas_of(options: Sequence[CopyOption], scheme: Scheme) -> tuple[Replica, ...]:
+def replicas_of(options: Sequence[ReplicaOption], scheme: Scheme) -> tuple[Replica, ...]:
     """Replicas of a scheme with the windows that each computes.
 
     Larger windows take the first windows inside the output that are still free; the smallest take

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from memcompile.ir.graph import Replica, read_only
 from memcompile.passes.packing.first_fit import Packing, TileShape
-from memcompile.passes.search.explore_windows import CopyOption
+from memcompile.passes.search.explore_windows import ReplicaOption
 from memcompile.passes.solving.bisection import bisect, first_true, halfway
 from memcompile.passes.solving.clock import running_clock
 
@@ -30,14 +30,14 @@ class LayerKind:
     """Layers with the same options: the layer numbers, and the layouts of a replica."""
 
     members: tuple[int, ...]
-    options: tuple[CopyOption, ...]
+    options: tuple[ReplicaOption, ...]
 
 
 @dataclass(frozen=True)
 class Choice:
     """An option with a number of replicas that share its windows evenly."""
 
-    option: CopyOption
+    option: ReplicaOption
     copies: int
 
     @property
@@ -118,7 +118,7 @@ class Demand:
     working: NDArray[np.float64]
 
     @classmethod
-    def of(cls, options: Sequence[CopyOption], lines: tuple[int, int]) -> Demand:
+    def of(cls, options: Sequence[ReplicaOption], lines: tuple[int, int]) -> Demand:
         """Count a replica of each option in all ways."""
         whole, part, working = np.zeros((3, len(options), WAYS))
         for number, option in enumerate(options):

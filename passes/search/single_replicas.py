@@ -10,7 +10,7 @@ from memcompile.passes.packing.bounds import arrays_bound
 from memcompile.passes.packing.exact import pack_exactly
 from memcompile.passes.packing.first_fit import Packing, TileShape, pack
 from memcompile.passes.packing.tiling import tile_limits
-from memcompile.passes.search.explore_windows import CopyOption, explore_windows
+from memcompile.passes.search.explore_windows import ReplicaOption, explore_windows
 from memcompile.passes.search.problem import Choice, LayerKind, WindowPlan, shapes_of
 
 EXACT_ARRAYS = 32
@@ -32,7 +32,7 @@ def layer_kinds(layers: Sequence[TiledLayer], target: Target, arrays: int | None
     for numbers in members.values():
         layer = layers[numbers[0]]
         lines = layer.slices * target.array.lines_per_pair
-        tiled = CopyOption.of(layer.unrolling, layer.cut, lines)
+        tiled = ReplicaOption.of(layer.unrolling, layer.cut, lines)
         rows, columns = tile_limits(target, layer.slices)
         most = tiled.crossings if arrays is None else arrays * target.array.crossings
         options = explore_windows(layer.geometry, rows, columns, lines, most)
@@ -67,9 +67,9 @@ def fewest_arrays(shapes: Sequence[TileShape], lines: tuple[int, int]) -> Packin
     return packing
 
 
-def _fewest_crossings(kind: LayerKind) -> CopyOption:
+def _fewest_crossings(kind: LayerKind) -> ReplicaOption:
     return min(kind.options, key=lambda option: option.crossings)
 
 
-def _as_tiled(kind: LayerKind) -> CopyOption:
+def _as_tiled(kind: LayerKind) -> ReplicaOption:
     return kind.options[0]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.passes.packing.first_fit import Packing, TileShape, first_fit, pack
-from memcompile.passes.search.explore_windows import CopyOption
+from memcompile.passes.search.explore_windows import ReplicaOption
 from memcompile.passes.solving.bisection import bisect
 from memcompile.passes.solving.clock import running_clock
 
@@ -40,7 +40,7 @@ class CutLayer:
     ``write_ns`` [tiles] is the time to write and erase a tile, in nanoseconds.
     """
 
-    option: CopyOption
+    option: ReplicaOption
     sizes: tuple[Size, ...]
     size: NDArray[np.int64]
     write_ns: NDArray[np.float64]

@@ -23,7 +23,7 @@ from memcompile.passes.place import Place
 from memcompile.passes.placement.traffic import Traffic
 from memcompile.passes.replicate import Objective, Replicate
 from memcompile.passes.schedule import Schedule
-from memcompile.passes.search.explore_windows import CopyOption
+from memcompile.passes.search.explore_windows import ReplicaOption
 from memcompile.passes.search.layer_graph import mapped_layers
 from memcompile.passes.search.nested_bound import is_impossible, nested_bound
 from memcompile.passes.search.nested_windows import nested, whole_windows
@@ -214,7 +214,7 @@ def test_the_bound_knows_all_windows_of_a_layer(objective: str, quantity: str) -
     assert certificate.bound <= certificate.value == 4
 
 
-def mixtures(options: Sequence[CopyOption]) -> Iterator[dict[int, int]]:
+def mixtures(options: Sequence[ReplicaOption]) -> Iterator[dict[int, int]]:
     """Number of windows of each option, for one option or two that nest."""
     for inner, option in enumerate(options):
         yield {inner: option.windows}
@@ -234,7 +234,7 @@ def partitions(total: int, most: int) -> Iterator[tuple[int, ...]]:
             yield (part, *rest)
 
 
-def tiles_of_mixtures(options: Sequence[CopyOption]) -> Iterator[list[TileShape]]:
+def tiles_of_mixtures(options: Sequence[ReplicaOption]) -> Iterator[list[TileShape]]:
     """Tiles of all copies, for every mixture and every way to share its windows among few copies."""
     for counts in mixtures(options):
         shared = [[(number, loads) for loads in partitions(count, count)] for number, count in counts.items()]

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mapping import fewest_steps
 
 from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.passes.packing.tiling import full_cut
 from memcompile.passes.search import benders
-from memcompile.passes.search.explore_windows import CopyOption, explore_windows, fewest_steps, window_table
+from memcompile.passes.search.explore_windows import ReplicaOption, explore_windows, window_table
 from memcompile.passes.search.nested_windows import Part, deal, nested, replicas_of, schemes_of, whole_windows
 from memcompile.passes.search.problem import LayerKind, MappingProblem
 
@@ -94,9 +95,9 @@ def test_table_agrees_with_the_unrolling(
         assert any(a > b for a, b in zip(*figures, strict=True))
 
 
-def option(geometry: Geometry, window: tuple[int, ...]) -> CopyOption:
+def option(geometry: Geometry, window: tuple[int, ...]) -> ReplicaOption:
     unrolling = Unrolling(geometry, window)
-    return CopyOption.of(unrolling, full_cut(unrolling, 16, 64), 2)
+    return ReplicaOption.of(unrolling, full_cut(unrolling, 16, 64), 2)
 
 
 @settings(max_examples=40, deadline=None)

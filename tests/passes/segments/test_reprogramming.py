@@ -29,7 +29,7 @@ from memcompile.passes.packing.tiling import full_cut
 from memcompile.passes.place import Place
 from memcompile.passes.replicate import Replicate
 from memcompile.passes.schedule import Schedule
-from memcompile.passes.search.explore_windows import CopyOption
+from memcompile.passes.search.explore_windows import ReplicaOption
 from memcompile.passes.search.layer_graph import mapped_layers, tile_loads
 from memcompile.passes.segments.costs import CutLayer, SegmentCosts, Stretch
 from memcompile.passes.segments.plan import cut_points, plan_segments, stretches_between
@@ -55,7 +55,7 @@ def instances(draw: st.DrawFn) -> SegmentCosts:
     for _ in range(draw(st.integers(1, 3))):
         geometry = Geometry(draw(st.integers(1, 9)), draw(st.integers(1, 6)), (1,), (draw(st.integers(1, 12)),))
         unrolling = Unrolling.im2col(geometry)
-        option = CopyOption.of(unrolling, full_cut(unrolling, 4, 4), 2)
+        option = ReplicaOption.of(unrolling, full_cut(unrolling, 4, 4), 2)
         heights, widths = np.diff(option.cut.rows), 2 * np.diff(option.cut.columns)
         pairs = np.array([(height, width) for width in widths for height in heights])
         sizes, size = np.unique(pairs, axis=0, return_inverse=True)
@@ -115,7 +115,7 @@ def test_a_segment_costs_what_its_copies_take(costs: SegmentCosts) -> None:
 
 def test_copies_are_made_where_computing_is_worth_more_than_writing() -> None:
     geometry = Geometry(4, 4, (1,), (64,))
-    option = CopyOption.of(Unrolling.im2col(geometry), full_cut(Unrolling.im2col(geometry), 4, 4), 2)
+    option = ReplicaOption.of(Unrolling.im2col(geometry), full_cut(Unrolling.im2col(geometry), 4, 4), 2)
     layer = CutLayer(option, ((4, 8),), np.zeros(1, np.int64), np.array([100.0]))
     seldom, often = (SegmentCosts([layer], (4, 8), 4, price).of([Stretch(0, 0, 1)]) for price in (1.0, 100.0))
     assert seldom is not None
