@@ -131,7 +131,8 @@ def table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 
 def _worse(changes: Sequence[float]) -> tuple[int, str]:
     """Number of changes for the worse, and the largest."""
-    return sum(change > 0 for change in changes), f"{max([0.0, *changes]):.1%}"
+    most = max([0.0, *changes])
+    return sum(change > 0 for change in changes), f"{most:.1%}" if most < 10 else f"{1 + most:.0f} times"
 
 
 def rows(models: Iterable[Path], wild: Iterable[Path]) -> dict[str, Callable[[], tuple[Tiled, Replicate]]]:
