@@ -22,9 +22,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memcompile.hardware.target import Target, load_target
 from memcompile.ir.geometry import Geometry
@@ -35,7 +35,8 @@ from memcompile.passes.packing.tiling import tile_limits
 from memcompile.passes.place import Place
 from memcompile.passes.replicate import Replicate
 from memcompile.passes.schedule import Schedule
-from memcompile.passes.search.explore_windows import fewest_steps
+from memcompile.passes.search.explore_windows import WindowTable, useful_windows
+from memcompile.passes.search.problem import Effort
 from memcompile.passes.tile_matrices import TileMatrices
 from memcompile.pipelines import compile_model
 
@@ -135,6 +136,87 @@ VGG13_SHAPES = [
 ]
 
 
+WindowPart = tuple[tuple[int, ...], int, int]
+"""Window, number of windows, tiles."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Fewest steps of a layer in one array whose content may change between steps.
+
+    ``parts`` are (window, number of windows, tiles); ``bound`` is proven for any mixture of
+    rectangular windows.
+    """
+
+    steps: int
+    bound: int
+    parts: tuple[WindowPart, ...]
+
+
+def fewest_steps(geometry: Geometry, rows: int, columns: int) -> StepPlan:
+    """Fewest steps of one image when all tiles of a layer take turns in one array.
+
+    Windows that lie inside the output may be joined by smaller ones along the far edges: the
+    output is then cut into a core and two strips, each with its own window. The bound is the
+    least number of tiles per output position over all rectangular windows, times the positions.
+    """
+    table = useful_windows(geometry, rows, columns)
+    rate = table.tiles / table.outputs
+    least = int(np.argmin(rate))
+    tiles, outputs = int(table.tiles[least]), int(table.outputs[least])
+    bound = -(-geometry.positions * tiles // outputs)
+    best = int(np.argmin(table.work))
+    steps = int(table.work[best])
+    window = tuple(map(int, table.window[best]))
+    parts: tuple[WindowPart, ...] = ((window, int(table.windows[best]), int(table.tiles[best])),)
+    if geometry.rank == 2:
+        steps, parts = min((steps, parts), _with_strips(geometry, table), key=lambda plan: plan[0])
+    return StepPlan(steps, bound, parts)
+
+
+def _with_strips(geometry: Geometry, table: WindowTable) -> tuple[int, tuple[WindowPart, ...]]:
+    """Core windows, plus smaller windows on the strips along the far edges."""
+    height, width = geometry.output_size
+    grid = np.full((height + 1, width + 1), np.iinfo(np.int64).max // 4, np.int64)
+    for shape, tiles in zip(table.window.tolist(), table.tiles.tolist(), strict=True):
+        grid[shape[0], shape[1]] = min(grid[shape[0], shape[1]], tiles)
+    strip = _StripCosts(grid)
+    best: tuple[int, tuple[WindowPart, ...]] | None = None
+    for ph, pw in itertools.product(range(1, height + 1), range(1, width + 1)):
+        tiles = int(grid[ph, pw])
+        if tiles >= np.iinfo(np.int64).max // 4:
+            continue
+        rows, columns = height // ph, width // pw
+        parts: list[WindowPart] = [((ph, pw), rows * columns, tiles)]
+        parts += strip.region(height - rows * ph, width) + strip.region(rows * ph, width - columns * pw)
+        steps = sum(count * each for _, count, each in parts)
+        if best is None or steps < best[0]:
+            best = (steps, tuple(parts))
+    assert best is not None
+    return best
+
+
+class _StripCosts:
+    """Best uniform window for a rectangle of output positions."""
+
+    def __init__(self, grid: NDArray[np.int64]) -> None:
+        self.grid = grid
+        self.known: dict[tuple[int, int], list[WindowPart]] = {}
+
+    def region(self, height: int, width: int) -> list[WindowPart]:
+        """Windows that cover a rectangle; none for an empty one."""
+        if height == 0 or width == 0:
+            return []
+        if (height, width) not in self.known:
+            part = self.grid[1 : height + 1, 1 : width + 1]
+            counts = np.outer(-(-height // np.arange(1, height + 1)), -(-width // np.arange(1, width + 1)))
+            cost = counts * part
+            y, x = np.unravel_index(int(np.argmin(cost)), cost.shape)
+            window = (int(y) + 1, int(x) + 1)
+            self.known[height, width] = [(window, int(counts[y, x]), int(part[y, x]))]
+        return self.known[height, width]
+
+
 def graph_of(layers: Sequence[Geometry], target: Target, slices: int = 1) -> Graph:
     """A chain of crossbar layers with zero weights."""
     nodes = []
@@ -172,24 +254,37 @@ def weight_a_crossing(rows: int, columns: int, arrays: int) -> Target:
     return target.model_copy(update={"array": array, "chip": target.chip.model_copy(update={"arrays": arrays})})
 
 
-def map_rows(
-    name: str,
-    layers: Sequence[Geometry],
-    target: Target,
-    known: str,
-    wanted: str,
-    chips: int | None = None,
-    slices: int = 1,
-    **options: Any,
-) -> Iterator[Row]:
-    """Map a network and report arrays and interval."""
-    began = time.process_time()
-    graph = graph_of(layers, target, slices)
-    context = PassContext(target=target, calibration={}, slices=slices, chips=chips)
-    for item in (TileMatrices(), Replicate(**options), Place(), Schedule()):
-        graph = item.run(graph, context)
-    assert graph.placement is not None
-    yield from certificate_rows(name, graph.placement, known, wanted, time.process_time() - began)
+@dataclass(frozen=True)
+class Network:
+    """A network to be mapped, with the published interval and the one that is wanted."""
+
+    layers: tuple[Geometry, ...]
+    target: Target
+    known: str = ""
+    wanted: str = "gap <= 5 %"
+    chips: int | None = None
+    slices: int = 1
+    parallel_windows: bool = True
+    effort: Effort = "normal"
+
+    @property
+    def replicate(self) -> Replicate:
+        """The search with this row's options."""
+        return Replicate(effort=self.effort, parallel_windows=self.parallel_windows)
+
+    def tiled(self) -> tuple[Graph, PassContext]:
+        """Return the graph before the search, and its context."""
+        context = PassContext(target=self.target, calibration={}, slices=self.slices, chips=self.chips)
+        return TileMatrices().run(graph_of(self.layers, self.target, self.slices), context), context
+
+    def rows(self, name: str) -> Iterator[Row]:
+        """Map the network and report arrays and interval."""
+        began = time.process_time()
+        graph, context = self.tiled()
+        for item in (self.replicate, Place(), Schedule()):
+            graph = item.run(graph, context)
+        assert graph.placement is not None
+        yield from certificate_rows(name, graph.placement, self.known, self.wanted, time.process_time() - began)
 
 
 def certificate_rows(name: str, placement: Placement, known: str, wanted: str, seconds: float) -> Iterator[Row]:
@@ -227,44 +322,44 @@ def peak_mb() -> int:
     return peak // (1_000_000 if sys.platform == "darwin" else 1_000)
 
 
+def networks() -> dict[str, Network]:
+    """Networks made from their published shapes, by the name of their row."""
+    yao, many, single_cell = load_target("yao2020"), load_target("pimcomp"), weight_a_crossing(128, 128, 9216)
+    five, res18, res50 = tuple(five_layers()), tuple(resnet18()), tuple(resnet50())
+    res20, res56 = tuple(cifar_resnet(3)), tuple(cifar_resnet(9))
+    pimcomp, pimcomp_time = "PIMCOMP 33, GA 21", "PIMCOMP 4.2 s"
+    return {
+        "five-layer CNN, eight arrays": Network(five, yao, "226", "<= 44", 1),
+        "ResNet-18, 9216 arrays 128x128, im2col": Network(res18, single_cell, pimcomp, "19", 1, parallel_windows=False),
+        "ResNet-18, 9216 arrays 128x128, windows": Network(res18, single_cell, pimcomp, "< 19", 1),
+        "ResNet-20, yao2020 chips": Network(res20, yao),
+        "ResNet-20, yao2020 chips, 2 slices": Network(res20, yao, slices=2),
+        "ResNet-56, yao2020 chips": Network(res56, yao),
+        "ResNet-18, yao2020 chips": Network(res18, yao),
+        "ResNet-50, yao2020 chips, fast": Network(res50, yao, pimcomp_time, "< 60 s", effort="fast"),
+        "ResNet-20, 9216 arrays 128x128": Network(res20, many, chips=1),
+        "ResNet-56, 9216 arrays 128x128": Network(res56, many, chips=1),
+        "ResNet-18, 9216 arrays 128x128, pairs": Network(res18, many, chips=1),
+        **{
+            f"{title}, {target}": Network(layers, load_target(target))
+            for title, layers in (("ResNet-20", res20), ("ResNet-18", res18))
+            for target in ("vwsdk", "hermes", "neurram")
+        },
+        "ResNet-50, 9216 arrays 128x128, fast": Network(res50, many, pimcomp_time, "< 10 s, 1 GB", 1, effort="fast"),
+    }
+
+
 def instances() -> dict[str, Callable[[str], Iterator[Row]]]:
     """Every row's name with what computes it."""
-    yao, small = load_target("yao2020"), "gap <= 5 %"
-    many, single_cell = load_target("pimcomp"), weight_a_crossing(128, 128, 9216)
+    mapped = {name: network.rows for name, network in networks().items()}
     return {
-        "five-layer CNN, eight arrays": lambda name: map_rows(name, five_layers(), yao, "226", "<= 44", 1),
         "ResNet-18 layers, one 512x512 array": lambda name: step_rows(
             name, RESNET18_SHAPES, "im2col 20041, VW-SDK 4294", "<= 3898"
         ),
         "VGG-13 layers, one 512x512 array": lambda name: step_rows(
             name, VGG13_SHAPES, "im2col 243736, VW-SDK 77102", "<= 68192"
         ),
-        "ResNet-18, 9216 arrays 128x128, im2col": lambda name: map_rows(
-            name, resnet18(), single_cell, "PIMCOMP 33, GA 21", "19", 1, parallel_windows=False
-        ),
-        "ResNet-18, 9216 arrays 128x128, windows": lambda name: map_rows(
-            name, resnet18(), single_cell, "PIMCOMP 33, GA 21", "< 19", 1
-        ),
-        "ResNet-20, yao2020 chips": lambda name: map_rows(name, cifar_resnet(3), yao, "", small),
-        "ResNet-20, yao2020 chips, 2 slices": lambda name: map_rows(name, cifar_resnet(3), yao, "", small, slices=2),
-        "ResNet-56, yao2020 chips": lambda name: map_rows(name, cifar_resnet(9), yao, "", small),
-        "ResNet-18, yao2020 chips": lambda name: map_rows(name, resnet18(), yao, "", small),
-        "ResNet-50, yao2020 chips, fast": lambda name: map_rows(
-            name, resnet50(), yao, "PIMCOMP 4.2 s", "< 60 s", effort="fast"
-        ),
-        "ResNet-20, 9216 arrays 128x128": lambda name: map_rows(name, cifar_resnet(3), many, "", small, 1),
-        "ResNet-56, 9216 arrays 128x128": lambda name: map_rows(name, cifar_resnet(9), many, "", small, 1),
-        "ResNet-18, 9216 arrays 128x128, pairs": lambda name: map_rows(name, resnet18(), many, "", small, 1),
-        **{
-            f"{title}, {target}": lambda name, layers=layers, target=target: map_rows(
-                name, layers(), load_target(target), "", small
-            )
-            for title, layers in (("ResNet-20", lambda: cifar_resnet(3)), ("ResNet-18", resnet18))
-            for target in ("vwsdk", "hermes", "neurram")
-        },
-        "ResNet-50, 9216 arrays 128x128, fast": lambda name: map_rows(
-            name, resnet50(), many, "PIMCOMP 4.2 s", "< 10 s, 1 GB", 1, effort="fast"
-        ),
+        **mapped,
     }
 
 

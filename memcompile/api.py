@@ -13,7 +13,8 @@ from memcompile.errors import UsageError
 from memcompile.frontend.sources import Network, open_network
 from memcompile.hardware.target import Target
 from memcompile.ir.pass_manager import Pass, ProgressBar, no_progress
-from memcompile.passes.replicate import Effort, Objective, Replicate
+from memcompile.passes.replicate import Objective, Replicate
+from memcompile.passes.search.problem import Effort
 from memcompile.pipelines import DEFAULT_TARGET, compile_model
 from memcompile.program.file import load_program
 from memcompile.program.program import Program

@@ -15,10 +15,11 @@ from memcompile.ir.pass_contract import Amount, Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.passes.packing.bounds import arrays_bound, packing_interval_bound
 from memcompile.passes.packing.exact import pack_exactly
-from memcompile.passes.packing.packing import Packing, TileShape, group_tiles, pack
+from memcompile.passes.packing.first_fit import Packing, TileShape, group_tiles, pack
 from memcompile.passes.placement.chips import number_arrays, pipeline
 from memcompile.passes.placement.traffic import Traffic
 from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads
+from memcompile.passes.solving.bisection import first_true
 from memcompile.passes.solving.clock import Clock, running
 
 
@@ -150,10 +151,4 @@ def _first_interval(shapes: list[TileShape], lines: tuple[int, int], budget: int
     """Shortest interval first fit reaches with these tiles, for a graph without a planned one."""
     low = packing_interval_bound(shapes, lines, budget)
     high = sum(shape.load * shape.count for shape in shapes)
-    while low < high:
-        middle = (low + high) // 2
-        if pack(shapes, lines, middle, budget, enough=budget) is None:
-            low = middle + 1
-        else:
-            high = middle
-    return high
+    return first_true(low, high, lambda interval: pack(shapes, lines, interval, budget, enough=budget) is not None)

@@ -14,7 +14,7 @@ from memcompile.ir.graph import Certificate, Graph, MappedLayer, Placement, Segm
 from memcompile.ir.pass_contract import Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.passes.packing.bounds import packing_interval_bound
-from memcompile.passes.packing.packing import group_tiles
+from memcompile.passes.packing.first_fit import group_tiles
 from memcompile.passes.placement.timetables import one_image, pipeline
 from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads
 from memcompile.timing.dataflow_steps import Flow, Steps
@@ -75,14 +75,15 @@ class Schedule(Pass):
 
 
 def _with_filling(placement: Placement, segments: Sequence[Segment], step: float) -> tuple[Certificate, ...]:
-    """The planned time of a pass, with the steps in which pipelines fill."""
+    """The planned time of a pass, with the steps in which pipelines fill.
+
+    These are never fewer than planned: an array is busy with an image for its share of the interval, in any schedule.
+    """
     planned = placement.batch * sum(segment.initiation_interval_steps for segment in placement.segments)
     steps = sum(segment.steps(placement.batch) for segment in segments)
     filling_ns = math.ceil((steps - planned) * step)
     return tuple(
-        replace(item, value=item.value + filling_ns, bound=min(item.bound, item.value + filling_ns))
-        if item.quantity == "pass_time_ns"
-        else item
+        replace(item, value=item.value + filling_ns) if item.quantity == "pass_time_ns" else item
         for item in placement.certificates
     )
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.passes.packing.packing import TileShape
+from memcompile.passes.packing.first_fit import TileShape
+from memcompile.passes.solving.bisection import first_true
 
 THRESHOLDS = 24
 """Thresholds tried per dimension; the bound is valid with any of them."""
@@ -43,14 +44,7 @@ def packing_interval_bound(shapes: Sequence[TileShape], lines: tuple[int, int], 
         return 0
     total = sum(shape.load * shape.count for shape in shapes)
     low = max(-(-total // arrays), *(shape.load for shape in shapes))
-    high = max(low, total)
-    while low < high:
-        middle = (low + high) // 2
-        if arrays_bound(shapes, lines, middle) <= arrays:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    return first_true(low, max(low, total), lambda interval: arrays_bound(shapes, lines, interval) <= arrays)
 
 
 def transformed(sizes: Sequence[int], capacity: int) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memcompile.passes.packing.packing import Fill, Packing, TileShape
+from memcompile.passes.packing.first_fit import Fill, Packing, TileShape
 from memcompile.passes.packing.shelves import distribute_on_shelves
 from memcompile.passes.solving import cp_sat
 from memcompile.passes.solving.solver import Solver

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memcompile.passes.packing.packing import Fill, TileShape
+from memcompile.passes.packing.first_fit import Fill, TileShape
 from memcompile.passes.solving import cp_sat
 from memcompile.passes.solving.solver import Solver
 

@@ -8,7 +8,6 @@ Dominated options, with no fewer steps, work and crossings than another, are dro
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from memcompile.passes.packing.tiling import full_cut, largest_bundle
 
 
 @dataclass(frozen=True)
-class CopyOption:
+class ReplicaOption:
     """Layout of one replica.
 
     ``sizes`` are (input lines, output lines, number of tiles); ``windows`` are the steps of one
@@ -35,7 +34,7 @@ class CopyOption:
     windows: int
 
     @classmethod
-    def of(cls, unrolling: Unrolling, cut: Cut, column_lines: int) -> CopyOption:
+    def of(cls, unrolling: Unrolling, cut: Cut, column_lines: int) -> ReplicaOption:
         """Sizes of an unrolling's tiles, given the output lines of a column of weights."""
         heights, height_counts = np.unique(np.diff(cut.rows), return_counts=True)
         widths, width_counts = np.unique(np.diff(cut.columns), return_counts=True)
@@ -149,7 +148,7 @@ def _products(axes: Sequence[range], most: int) -> Iterator[tuple[int, ...]]:
 
 def explore_windows(
     geometry: Geometry, rows: int, columns: int, column_lines: int, most_crossings: int
-) -> tuple[CopyOption, ...]:
+) -> tuple[ReplicaOption, ...]:
     """Undominated layouts of a replica in at most ``most_crossings`` crossings, fewest first.
 
     Parameters
@@ -182,44 +181,6 @@ def _undominated(table: WindowTable) -> list[int]:
     return kept
 
 
-WindowPart = tuple[tuple[int, ...], int, int]
-"""Window, number of windows, tiles."""
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """Fewest steps of a layer in one array whose content may change between steps.
-
-    ``parts`` are (window, number of windows, tiles); ``bound`` is proven for any mixture of
-    rectangular windows.
-    """
-
-    steps: int
-    bound: int
-    parts: tuple[WindowPart, ...]
-
-
-def fewest_steps(geometry: Geometry, rows: int, columns: int) -> StepPlan:
-    """Fewest steps of one image when all tiles of a layer take turns in one array.
-
-    Windows that lie inside the output may be joined by smaller ones along the far edges: the
-    output is then cut into a core and two strips, each with its own window. The bound is the
-    least number of tiles per output position over all rectangular windows, times the positions.
-    """
-    table = useful_windows(geometry, rows, columns)
-    rate = table.tiles / table.outputs
-    least = int(np.argmin(rate))
-    tiles, outputs = int(table.tiles[least]), int(table.outputs[least])
-    bound = -(-geometry.positions * tiles // outputs)
-    best = int(np.argmin(table.work))
-    steps = int(table.work[best])
-    window = tuple(map(int, table.window[best]))
-    parts: tuple[WindowPart, ...] = ((window, int(table.windows[best]), int(table.tiles[best])),)
-    if geometry.rank == 2:
-        steps, parts = min((steps, parts), _with_strips(geometry, table), key=lambda plan: plan[0])
-    return StepPlan(steps, bound, parts)
-
-
 def useful_windows(geometry: Geometry, rows: int, columns: int) -> WindowTable:
     """All windows except those so large that they take at least the work of im2col."""
     return window_table(geometry, rows, columns, _useful_weights(geometry, rows, columns))
@@ -227,10 +188,10 @@ def useful_windows(geometry: Geometry, rows: int, columns: int) -> WindowTable:
 
 def option_of(
     table: WindowTable, number: int, geometry: Geometry, limits: tuple[int, int], column_lines: int
-) -> CopyOption:
+) -> ReplicaOption:
     """One window of a table, cut into tiles of at most ``limits`` rows and columns."""
     unrolling = Unrolling(geometry, tuple(map(int, table.window[number])), int(table.bundle[number]))
-    return CopyOption.of(unrolling, full_cut(unrolling, *limits), column_lines)
+    return ReplicaOption.of(unrolling, full_cut(unrolling, *limits), column_lines)
 
 
 def _useful_weights(geometry: Geometry, rows: int, columns: int) -> int:
@@ -241,46 +202,3 @@ def _useful_weights(geometry: Geometry, rows: int, columns: int) -> int:
     per_position = geometry.in_channels // geometry.groups * geometry.out_channels
     most_outputs = -(-tiles * rows * columns // per_position)
     return per_position * most_outputs * most_outputs
-
-
-def _with_strips(geometry: Geometry, table: WindowTable) -> tuple[int, tuple[WindowPart, ...]]:
-    """Core windows, plus smaller windows on the strips along the far edges."""
-    height, width = geometry.output_size
-    grid = np.full((height + 1, width + 1), np.iinfo(np.int64).max // 4, np.int64)
-    for shape, tiles in zip(table.window.tolist(), table.tiles.tolist(), strict=True):
-        grid[shape[0], shape[1]] = min(grid[shape[0], shape[1]], tiles)
-    strip = _StripCosts(grid)
-    best: tuple[int, tuple[WindowPart, ...]] | None = None
-    for ph, pw in itertools.product(range(1, height + 1), range(1, width + 1)):
-        tiles = int(grid[ph, pw])
-        if tiles >= np.iinfo(np.int64).max // 4:
-            continue
-        rows, columns = height // ph, width // pw
-        parts: list[WindowPart] = [((ph, pw), rows * columns, tiles)]
-        parts += strip.region(height - rows * ph, width) + strip.region(rows * ph, width - columns * pw)
-        steps = sum(count * each for _, count, each in parts)
-        if best is None or steps < best[0]:
-            best = (steps, tuple(parts))
-    assert best is not None
-    return best
-
-
-class _StripCosts:
-    """Best uniform window for a rectangle of output positions."""
-
-    def __init__(self, grid: NDArray[np.int64]) -> None:
-        self.grid = grid
-        self.known: dict[tuple[int, int], list[WindowPart]] = {}
-
-    def region(self, height: int, width: int) -> list[WindowPart]:
-        """Windows that cover a rectangle; none for an empty one."""
-        if height == 0 or width == 0:
-            return []
-        if (height, width) not in self.known:
-            part = self.grid[1 : height + 1, 1 : width + 1]
-            counts = np.outer(-(-height // np.arange(1, height + 1)), -(-width // np.arange(1, width + 1)))
-            cost = counts * part
-            y, x = np.unravel_index(int(np.argmin(cost)), cost.shape)
-            window = (int(y) + 1, int(x) + 1)
-            self.known[height, width] = [(window, int(counts[y, x]), int(part[y, x]))]
-        return self.known[height, width]

@@ -12,11 +12,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from memcompile.passes.search.window_plan import PriceTable
+from memcompile.passes.search.problem import WAYS, MappingProblem
 from memcompile.timing.dataflow_steps import Flow, Steps, last_step
 
 
-def latency_bound(table: PriceTable, arrays: int, flow: Flow) -> int:
+def latency_bound(problem: MappingProblem, flow: Flow) -> int:
     """Return the largest of three bounds.
 
     The longest path: a layer's output position exists one step after its inputs at the earliest.
@@ -26,12 +26,10 @@ def latency_bound(table: PriceTable, arrays: int, flow: Flow) -> int:
 
     Parameters
     ----------
-    table
-        Options of each layer.
     flow
         The network with one replica of each layer, one position a step.
     """
-    rates = _rates(table, arrays)
+    rates = _rates(problem)
     begins: list[int] = []
     ends: list[int] = []
 
@@ -44,44 +42,45 @@ def latency_bound(table: PriceTable, arrays: int, flow: Flow) -> int:
         return [steps + 1]
 
     path = last_step(flow.walk(work), ends)
-    return max(1, path, *_work_left(table, arrays, begins))
+    return max(1, path, *_work_left(problem, begins))
 
 
-def _rates(table: PriceTable, arrays: int) -> dict[int, float]:
+def _rates(problem: MappingProblem) -> dict[int, float]:
     """Output positions that each layer can finish in a step, with all arrays the others leave."""
+    areas = [demand.part[:, : WAYS // 2] for demand in problem.demand]  # cells in the four plain ways
     area = [
-        (item / _outputs(table, kind)[:, None]).min(axis=0) for kind, item in enumerate(table.areas)
+        (item / _outputs(problem, kind)[:, None]).min(axis=0) for kind, item in enumerate(areas)
     ]  # arrays per position a step, counted in each way
-    single = [item.min(axis=0) for item in table.areas]
-    others = sum(count * item for count, item in zip(table.layers, single, strict=True))
+    single = [item.min(axis=0) for item in areas]
+    others = sum(count * item for count, item in zip(problem.layers, single, strict=True))
     rates = {}
-    for kind, item in enumerate(table.kinds):
-        steps = float((table.work[kind] / table.windows[kind] / _outputs(table, kind)).min())
-        room = arrays - (others - single[kind])
+    for kind, item in enumerate(problem.kinds):
+        steps = float((problem.work[kind] / problem.windows[kind] / _outputs(problem, kind)).min())
+        room = problem.arrays - (others - single[kind])
         with np.errstate(divide="ignore"):
             by_cells = float(np.where(area[kind] > 0, room / area[kind], np.inf).min())
-        rates.update(dict.fromkeys(item.members, max(min(by_cells, arrays / steps), 1.0)))
+        rates.update(dict.fromkeys(item.members, max(min(by_cells, problem.arrays / steps), 1.0)))
     return rates
 
 
-def _outputs(table: PriceTable, kind: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    return np.array([option.unrolling.window_outputs for option in table.kinds[kind].options], np.float64)
+def _outputs(problem: MappingProblem, kind: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.array([option.unrolling.window_outputs for option in problem.kinds[kind].options], np.float64)
 
 
-def _work_left(table: PriceTable, arrays: int, begins: Sequence[int]) -> list[int]:
+def _work_left(problem: MappingProblem, begins: Sequence[int]) -> list[int]:
     """Bounds from the array steps of all layers that begin at a step or later."""
-    least = {layer: _least_work(table, kind) for kind, item in enumerate(table.kinds) for layer in item.members}
+    least = {layer: _least_work(problem, kind) for kind, item in enumerate(problem.kinds) for layer in item.members}
     order = sorted(range(len(begins)), key=lambda layer: -begins[layer])
     found, total = [], 0
     for layer, after in pairwise((*order, -1)):
         total += least[layer]
         if after < 0 or begins[after] < begins[layer]:
-            found.append(begins[layer] + math.ceil(total / arrays))
+            found.append(begins[layer] + math.ceil(total / problem.arrays))
     return found
 
 
-def _least_work(table: PriceTable, kind: int) -> int:
+def _least_work(problem: MappingProblem, kind: int) -> int:
     """Array steps of a layer if all windows lay inside the output: no mixture of windows takes fewer."""
-    positions = table.kinds[kind].options[0].unrolling.geometry.positions
-    tiles = table.work[kind] / table.windows[kind]
-    return math.ceil(float((tiles * positions / _outputs(table, kind)).min()) - 1e-9)
+    positions = problem.kinds[kind].options[0].unrolling.geometry.positions
+    tiles = problem.work[kind] / problem.windows[kind]
+    return math.ceil(float((tiles * positions / _outputs(problem, kind)).min()) - 1e-9)

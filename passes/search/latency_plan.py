@@ -13,20 +13,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from memcompile.passes.packing.bounds import arrays_bound
-from memcompile.passes.packing.packing import pack
-from memcompile.passes.search.window_plan import Choice, PriceTable, WindowPlan, shapes_of
+from memcompile.passes.packing.first_fit import pack
+from memcompile.passes.search.problem import Choice, MappingProblem, WindowPlan, shapes_of
 
 PRICES = np.geomspace(1e-3, 1e5, 65)
 """Prices of an array in steps."""
 
 
-def latency_plans(table: PriceTable, arrays: int) -> list[WindowPlan]:
+def latency_plans(problem: MappingProblem) -> list[WindowPlan]:
     """Plans that fit, from a bisection over the price of an array, most replicas first."""
     plans: list[WindowPlan] = []
     low, high = 0, len(PRICES) - 1
     while low <= high:
         middle = (low + high) // 2
-        plan = _fitting(table, _cheapest(table, float(PRICES[middle])), arrays)
+        plan = _fitting(problem, _cheapest(problem, float(PRICES[middle])))
         if plan is None:
             low = middle + 1
         else:
@@ -35,29 +35,29 @@ def latency_plans(table: PriceTable, arrays: int) -> list[WindowPlan]:
     return plans[::-1]
 
 
-def _fitting(table: PriceTable, choices: Sequence[Choice], arrays: int) -> WindowPlan | None:
+def _fitting(problem: MappingProblem, choices: Sequence[Choice]) -> WindowPlan | None:
     """Pack such that the tiles of a layer rarely wait for each other; None if they do not fit."""
-    by_layer = tuple((choice,) * len(kind.members) for kind, choice in zip(table.kinds, choices, strict=True))
+    by_layer = tuple((choice,) * len(kind.members) for kind, choice in zip(problem.kinds, choices, strict=True))
     shapes = shapes_of(by_layer)
-    if arrays_bound(shapes, table.lines, None) > arrays:
+    if arrays_bound(shapes, problem.lines, None) > problem.arrays:
         return None
     # An array that works no longer than the slowest layer seldom holds two tiles of one layer.
     steps = max(-(-choice.option.windows // choice.copies) for choice in choices)
     total = sum(shape.load * shape.count for shape in shapes)
     while True:
-        packing = pack(shapes, table.lines, steps, arrays, enough=arrays)
+        packing = pack(shapes, problem.lines, steps, problem.arrays, enough=problem.arrays)
         if packing is not None:
-            return WindowPlan(tuple(table.kinds), by_layer, packing)
+            return problem.plan(by_layer, packing)
         if steps >= total:
             return None
         steps = min(2 * steps, total)
 
 
-def _cheapest(table: PriceTable, price: float) -> list[Choice]:
+def _cheapest(problem: MappingProblem, price: float) -> list[Choice]:
     """Choice with the least steps plus price times arrays, per layer kind."""
     picked = []
-    for kind, item in enumerate(table.kinds):
-        windows, spread = table.windows[kind], table.spread[kind]
+    for kind, item in enumerate(problem.kinds):
+        windows, spread = problem.windows[kind], problem.spread[kind]
         ideal = np.sqrt(windows / (price * spread))
         best: tuple[float, int, int] | None = None
         for copies in (np.floor(ideal), np.ceil(ideal)):

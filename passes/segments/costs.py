@@ -14,8 +14,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.passes.packing.packing import Packing, TileShape, first_fit, pack
-from memcompile.passes.search.explore_windows import CopyOption
+from memcompile.passes.packing.first_fit import Packing, TileShape, first_fit, pack
+from memcompile.passes.search.explore_windows import ReplicaOption
+from memcompile.passes.solving.bisection import bisect
 from memcompile.passes.solving.clock import running_clock
 
 S = TypeVar("S", bound=np.generic)
@@ -39,7 +40,7 @@ class CutLayer:
     ``write_ns`` [tiles] is the time to write and erase a tile, in nanoseconds.
     """
 
-    option: CopyOption
+    option: ReplicaOption
     sizes: tuple[Size, ...]
     size: NDArray[np.int64]
     write_ns: NDArray[np.float64]
@@ -180,7 +181,7 @@ class SegmentCosts:
         key = self._key(loads, numbers)
         if key not in self._intervals:
             packing = shortest_packing([TileShape(*item) for item in key], self.lines, self.arrays)
-            self._intervals[key] = None if packing is None else longest_load(packing)
+            self._intervals[key] = None if packing is None else packing.longest_load
         interval = self._intervals[key]
         if interval is None:
             return None
@@ -220,11 +221,6 @@ def _numbers(most: int) -> list[int]:
     return numbers
 
 
-def longest_load(packing: Packing) -> int:
-    """Steps of the array that works longest on an image."""
-    return max((fill.load for fill, _ in packing.fills), default=0)
-
-
 def shortest_packing(shapes: Sequence[TileShape], lines: Size, arrays: int) -> Packing | None:
     """A packing with a short interval; None if first fit finds none for ``arrays`` arrays.
 
@@ -234,13 +230,16 @@ def shortest_packing(shapes: Sequence[TileShape], lines: Size, arrays: int) -> P
     if best is None:
         return None
     work = sum(shape.load * shape.count for shape in shapes)
-    low, high = max(-(-work // arrays), *(shape.load for shape in shapes)), longest_load(best)
-    while high - low > high // PRECISION:
-        middle = (low + high) // 2
-        fits = (first_fit(shapes, lines, middle, arrays, order) for order in ORDERS)
+
+    def attempt(interval: int) -> int | None:
+        nonlocal best
+        fits = (first_fit(shapes, lines, interval, arrays, order) for order in ORDERS)
         found = next((packing for packing in fits if packing is not None), None)
         if found is None:
-            low = middle + 1
-        else:
-            best, high = found, longest_load(found)
+            return None
+        best = found
+        return found.longest_load
+
+    low = max(-(-work // arrays), *(shape.load for shape in shapes))
+    bisect(low, best.longest_load, attempt, lambda low, high: high - low > high // PRECISION)
     return best

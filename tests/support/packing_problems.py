@@ -8,10 +8,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from memcompile.ir.geometry import Geometry
-from memcompile.passes.packing.packing import Packing, TileShape
-from memcompile.passes.replicate import fewest_arrays
-from memcompile.passes.search.explore_windows import CopyOption, explore_windows
-from memcompile.passes.search.window_plan import Choice, LayerKind, WindowPlan, shapes_of
+from memcompile.passes.packing.first_fit import Packing, TileShape
+from memcompile.passes.search.explore_windows import ReplicaOption, explore_windows
+from memcompile.passes.search.problem import Choice, LayerKind, WindowPlan, shapes_of
+from memcompile.passes.search.single_replicas import fewest_arrays
 
 LINES = (6, 8)
 shape_lists = st.lists(
@@ -91,7 +91,7 @@ MOST_TILES = 6
 """Tiles of all copies that brute force distributes."""
 
 
-def options_of(geometry: Geometry, lines: tuple[int, int], arrays: int) -> tuple[CopyOption, ...]:
+def options_of(geometry: Geometry, lines: tuple[int, int], arrays: int) -> tuple[ReplicaOption, ...]:
     return explore_windows(geometry, lines[0], lines[1] // 2, 2, arrays * lines[0] * lines[1])
 
 

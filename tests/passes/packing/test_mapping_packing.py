@@ -12,8 +12,8 @@ from packing_problems import LINES, check, fewest_by_brute_force, fits_by_brute_
 
 from memcompile.passes.packing.bounds import arrays_bound, packing_interval_bound, transformed
 from memcompile.passes.packing.exact import arrange, pack_exactly
-from memcompile.passes.packing.packing import Fill, Packing, TileShape, _insert, fill_array, group_tiles, pack
-from memcompile.passes.packing.patterns import Filling, Knapsack
+from memcompile.passes.packing.first_fit import Fill, Packing, TileShape, _insert, fill_array, group_tiles, pack
+from memcompile.passes.packing.knapsack import Filling, Knapsack
 from memcompile.passes.packing.shelves import distribute_on_shelves
 
 

@@ -18,16 +18,16 @@ from memcompile.hardware.target import Target
 from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import Certificate, DigitalNode, Graph, MappedLayer, Node, OnnxNode, Placement, TensorType
 from memcompile.passes import replicate as replicate_module
-from memcompile.passes.packing.packing import TileShape
+from memcompile.passes.packing.first_fit import TileShape
 from memcompile.passes.place import Place
 from memcompile.passes.placement.traffic import Traffic
 from memcompile.passes.replicate import Objective, Replicate
 from memcompile.passes.schedule import Schedule
-from memcompile.passes.search.explore_windows import CopyOption
-from memcompile.passes.search.joint_bound import is_impossible, joint_bound
-from memcompile.passes.search.joint_model import nested, whole_windows
+from memcompile.passes.search.explore_windows import ReplicaOption
 from memcompile.passes.search.layer_graph import mapped_layers
-from memcompile.passes.search.window_plan import LayerKind, PriceTable
+from memcompile.passes.search.nested_bound import is_impossible, nested_bound
+from memcompile.passes.search.nested_windows import nested, whole_windows
+from memcompile.passes.search.problem import Bracket, LayerKind, MappingProblem
 from memcompile.passes.tile_matrices import TileMatrices
 from memcompile.verify.verifier import find_violations
 
@@ -205,7 +205,7 @@ def test_an_input_made_of_both_is_made_on_a_chip() -> None:
 
 @pytest.mark.parametrize(("objective", "quantity"), [("throughput", "initiation_interval"), ("latency", "latency")])
 def test_the_bound_knows_all_windows_of_a_layer(objective: str, quantity: str) -> None:
-    """Three groups on wide arrays: the best windows are not among the few that the joint model mixes."""
+    """Three groups on wide arrays: the best windows are not among the few that Benders decomposition mixes."""
     target = make_target(array={"input_lines": 22, "output_lines": 34, "pairs": "crossings"}, chip={"arrays": 3})
     layer = Geometry(3, 9, (2, 2), (7, 7), 3, (1, 1), (1, 1), (1, 1), (1, 1))
     tiled = TileMatrices().run(chain([layer], target), context_of(target))
@@ -214,7 +214,7 @@ def test_the_bound_knows_all_windows_of_a_layer(objective: str, quantity: str) -
     assert certificate.bound <= certificate.value == 4
 
 
-def mixtures(options: Sequence[CopyOption]) -> Iterator[dict[int, int]]:
+def mixtures(options: Sequence[ReplicaOption]) -> Iterator[dict[int, int]]:
     """Number of windows of each option, for one option or two that nest."""
     for inner, option in enumerate(options):
         yield {inner: option.windows}
@@ -234,7 +234,7 @@ def partitions(total: int, most: int) -> Iterator[tuple[int, ...]]:
             yield (part, *rest)
 
 
-def tiles_of_mixtures(options: Sequence[CopyOption]) -> Iterator[list[TileShape]]:
+def tiles_of_mixtures(options: Sequence[ReplicaOption]) -> Iterator[list[TileShape]]:
     """Tiles of all copies, for every mixture and every way to share its windows among few copies."""
     for counts in mixtures(options):
         shared = [[(number, loads) for loads in partitions(count, count)] for number, count in counts.items()]
@@ -252,7 +252,7 @@ def tiles_of_mixtures(options: Sequence[CopyOption]) -> Iterator[list[TileShape]
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(small_layers, min_size=1, max_size=2), st.integers(0, 2))
-def test_the_joint_bound_exceeds_no_mixture_found_by_brute_force(layers: list[Geometry], spare: int) -> None:
+def test_the_nested_bound_exceeds_no_mixture_found_by_brute_force(layers: list[Geometry], spare: int) -> None:
     lines = (4, 4)
     kinds = [LayerKind((n,), options_of(item, lines, 8)) for n, item in enumerate(layers)]
     single = single_plan(kinds, lines)
@@ -265,15 +265,17 @@ def test_the_joint_bound_exceeds_no_mixture_found_by_brute_force(layers: list[Ge
             if fewest_by_brute_force(tiles, lines, interval) <= arrays:
                 shortest = interval
                 break
-    table = PriceTable(kinds, lines)
-    assert not is_impossible(table, arrays, shortest, 1.0)
-    assert joint_bound(table, arrays, single.interval) <= shortest
+    problem = MappingProblem(tuple(kinds), lines, arrays)
+    assert not is_impossible(problem, shortest, 1.0)
+    assert nested_bound(problem, Bracket(single, 1), "normal").bound <= shortest
 
 
-def test_the_joint_bound_counts_steps_cells_and_whole_arrays() -> None:
+def test_the_nested_bound_counts_steps_cells_and_whole_arrays() -> None:
     """Two layers that fill an array with each copy, one position a step."""
     options = options_of(conv(6, 4, 1, 4), (16, 8), 4)
     kinds = [LayerKind((0, 1), options[:1])]
     assert (options[0].windows, options[0].sizes) == (9, ((16, 8, 1),))
-    table = PriceTable(kinds, (16, 8))
-    assert [joint_bound(table, arrays, 9) for arrays in (2, 3, 4, 6)] == [9, 9, 5, 3]
+    start = Bracket(single_plan(kinds, (16, 8)), 1)
+    assert start.interval == 9
+    problems = [MappingProblem(tuple(kinds), (16, 8), arrays) for arrays in (2, 3, 4, 6)]
+    assert [nested_bound(problem, start, "normal").bound for problem in problems] == [9, 9, 5, 3]

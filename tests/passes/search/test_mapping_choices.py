@@ -22,29 +22,31 @@ from packing_problems import (
 )
 
 from memcompile.ir.geometry import Geometry
-from memcompile.passes.packing import pattern_packing
-from memcompile.passes.packing.packing import TileShape, pack
-from memcompile.passes.packing.pattern_packing import pack_around_full
-from memcompile.passes.search import choice_master, choice_patterns
-from memcompile.passes.search.choice_branching import EFFORTS as BRANCH_EFFORTS
-from memcompile.passes.search.choice_branching import branch, close_by_branching
-from memcompile.passes.search.choice_master import EFFORTS, ChoiceMaster, MasterEffort, choose_together, raise_bound
-from memcompile.passes.search.choice_patterns import ChoiceProgram
-from memcompile.passes.search.window_plan import (
-    Choice,
-    LayerKind,
-    PriceTable,
-    interval_bound,
-    shapes_of,
-    tiles_of,
+from memcompile.passes.packing import cutting_stock
+from memcompile.passes.packing.cutting_stock import pack_around_full, pack_mixed
+from memcompile.passes.packing.first_fit import TileShape, pack
+from memcompile.passes.search import column_generation as generation
+from memcompile.passes.search import multiple_choice_knapsack
+from memcompile.passes.search.branch_and_price import branch, branch_and_price
+from memcompile.passes.search.column_generation import MasterProblem
+from memcompile.passes.search.explore_windows import explore_windows
+from memcompile.passes.search.lagrangian import lagrangian_relaxation
+from memcompile.passes.search.multiple_choice_knapsack import (
+    LIMITS,
+    Cuts,
+    Knapsack,
+    Limits,
+    coarse_knapsack,
+    pack_solutions,
 )
+from memcompile.passes.search.problem import Bracket, Choice, LayerKind, MappingProblem, WindowPlan, shapes_of
 
 
 def shortest_by_brute_force(kinds: list[LayerKind], lines: tuple[int, int], arrays: int, longest: int) -> int:
     """Shortest interval over all options, copies and distributions with few tiles."""
     ways = [
         [
-            [TileShape(*key, 1) for key, count in tiles_of(Choice(option, copies)).items() for _ in range(count)]
+            [TileShape(*key, 1) for key, count in Choice(option, copies).tiles.items() for _ in range(count)]
             for option in kind.options
             for copies in range(1, option.windows + 1)
             if copies * option.tiles <= MOST_TILES
@@ -72,20 +74,21 @@ def test_no_bound_exceeds_what_brute_force_finds(layers: list[Geometry], spare: 
     single = single_plan(kinds, lines)
     arrays = single.packing.arrays + spare
     assume(sum(kind.options[0].tiles for kind in kinds) <= MOST_TILES)
-    table = PriceTable(kinds, lines)
+    problem = MappingProblem(tuple(kinds), lines, arrays)
     shortest = shortest_by_brute_force(kinds, lines, arrays, single.interval)
-    low = interval_bound(table, arrays)
-    assert low <= shortest
+    relaxed = lagrangian_relaxation(problem, Bracket(single, 1), "normal")
+    assert relaxed.bound <= shortest
+    cuts = Cuts(problem)
     for interval in range(shortest, single.interval + 1):
-        assert not ChoiceMaster(table, arrays, interval).is_impossible(1.0)
-        assert branch(ChoiceProgram(table, interval, arrays, whole=False), 200).impossible is not True
-    bound = raise_bound(table, arrays, min(low, single.interval), single.interval, EFFORTS["normal"])
-    assert low <= bound <= shortest
-    by_master = choose_together(table, arrays, bound, single, EFFORTS["normal"])
-    by_branching, higher = close_by_branching(table, arrays, bound, single, BRANCH_EFFORTS["normal"])
-    assert bound <= higher <= shortest
-    for plan in (by_master, by_branching):
-        assert bound <= plan.interval <= single.interval
+        assert not Knapsack(problem, interval, cuts).is_impossible(1.0)
+        assert branch(MasterProblem(problem, interval), 200).impossible is not True
+    knapsack = coarse_knapsack(problem, replace(relaxed, plan=single), "normal")
+    assert relaxed.bound <= knapsack.bound <= shortest
+    bracket = branch_and_price(problem, replace(knapsack, plan=single), "normal")
+    assert knapsack.bound <= bracket.bound <= shortest
+    for plan in (relaxed.plan, knapsack.plan, bracket.plan):
+        assert isinstance(plan, WindowPlan)
+        assert bracket.bound <= plan.interval <= single.interval
         if sum(shape.count for shape in shapes_of(plan.choices)) <= MOST_TILES:
             assert shortest <= plan.interval  # with more tiles it may be shorter than what brute force looks at
         assert plan.packing.arrays <= arrays
@@ -123,15 +126,15 @@ def test_packing_by_patterns_is_valid_in_any_number_of_arrays(
 
 def test_a_dive_that_fails_leaves_the_next_one_all_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first dive fills some arrays, then gives up; the second one begins anew."""
-    keep, dives = pattern_packing._Dive._keep, []
+    keep, dives = cutting_stock._Dive._keep, []
 
-    def keep_once(dive: pattern_packing._Dive, amounts: NDArray[np.float64], most_at_once: int) -> None:
+    def keep_once(dive: cutting_stock._Dive, amounts: NDArray[np.float64], most_at_once: int) -> None:
         keep(dive, amounts, most_at_once)
         dives.append(most_at_once)
         if len(dives) == 1:
             dive.left = dive.left + 100  # more than the arrays at hand hold
 
-    monkeypatch.setattr(pattern_packing._Dive, "_keep", keep_once)
+    monkeypatch.setattr(cutting_stock._Dive, "_keep", keep_once)
     shapes = [TileShape(4, 5, 4, 9), TileShape(4, 3, 3, 8), TileShape(4, 2, 2, 7)]
     packing = pack_around_full(shapes, LINES, 12, 9, 1.0)
     assert dives[-1] == 1
@@ -150,15 +153,13 @@ def depthwise_beside_full_tiles() -> list[LayerKind]:
 def test_arrays_that_a_tile_fills_lend_no_steps_to_others() -> None:
     """Eight arrays are full; depthwise kernels share what is left, and only its steps count."""
     kinds = depthwise_beside_full_tiles()
-    table = PriceTable(kinds, (16, 128))
-    arrays = 10
+    problem, single = MappingProblem(tuple(kinds), (16, 128), 10), single_plan(kinds, (16, 128))
     # Two arrays hold 64 kernels with windows of 1 x 2 (four output lines each): 128 steps for each.
-    assert interval_bound(table, arrays) >= 64 * 128 // 2
-    single, low = single_plan(kinds, (16, 128)), interval_bound(table, arrays)
-    assert raise_bound(table, arrays, low, single.interval, EFFORTS["normal"]) == 4_096
-    assert choose_together(table, arrays, low, single, EFFORTS["normal"]).interval == 4_096
-    plan, bound = close_by_branching(table, arrays, low, single, BRANCH_EFFORTS["normal"])
-    assert (plan.interval, bound) == (4_096, 4_096)
+    bound = lagrangian_relaxation(problem, Bracket(single, 1), "fast").bound
+    assert bound >= 64 * 128 // 2
+    for stage in (coarse_knapsack, branch_and_price):
+        found = stage(problem, Bracket(single, bound), "normal")
+        assert (found.interval, found.bound) == (4_096, 4_096)
 
 
 def test_branching_rules_out_what_halves_of_choices_allow() -> None:
@@ -166,14 +167,13 @@ def test_branching_rules_out_what_halves_of_choices_allow() -> None:
     lines, arrays = (8, 8), 2
     alike, other = Geometry(1, 1, (4,), (11,)), Geometry(1, 2, (3,), (9,))
     kinds = [LayerKind((0, 1), options_of(alike, lines, 4)), LayerKind((2,), options_of(other, lines, 4))]
-    table = PriceTable(kinds, lines)
-    single = single_plan(kinds, lines)
-    assert ChoiceProgram(table, 6, arrays, whole=False).possible(100)[0]
-    assert branch(ChoiceProgram(table, 6, arrays, whole=False), 100).impossible
-    plan, bound = close_by_branching(table, arrays, 1, single, BRANCH_EFFORTS["normal"])
+    problem, single = MappingProblem(tuple(kinds), lines, arrays), single_plan(kinds, lines)
+    assert MasterProblem(problem, 6).possible(100)[0]
+    assert branch(MasterProblem(problem, 6), 100).impossible
+    bracket = branch_and_price(problem, Bracket(single, 1), "normal")
     one_by_one = [LayerKind((member,), kind.options) for kind in kinds for member in kind.members]
     shortest = shortest_by_brute_force(one_by_one, lines, arrays, single.interval)
-    assert 7 <= bound <= shortest <= plan.interval
+    assert 7 <= bracket.bound <= shortest <= bracket.interval
 
 
 def test_light_and_heavy_tiles_share_arrays_where_first_fit_sorts_them() -> None:
@@ -190,26 +190,32 @@ def test_light_and_heavy_tiles_share_arrays_where_first_fit_sorts_them() -> None
         assert packing is not None
         check(packing, shapes, (16, 128), interval)
     assert pack_around_full(shapes, (16, 128), 29, steps // 26 - 1, 1.0) is None
+    # Four such networks on four times as many arrays are packed in the same way.
+    four = [replace(shape, count=4 * shape.count) for shape in shapes]
+    packing = pack_mixed(four, (16, 128), 4 * 29, 2_700, 1.0)
+    assert packing is not None
+    check(packing, four, (16, 128), 2_700)
+    assert pack_mixed(four, (16, 128), 4 * 29, steps // 26 - 1, 1.0) is None
 
 
 def test_the_last_search_gives_up_after_a_number_of_intervals_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
-    def in_vain(table: PriceTable, arrays: int, interval: int, effort: MasterEffort) -> None:
+    def in_vain(problem: MappingProblem, interval: int, limits: Limits, cuts: Cuts) -> None:
         tried.append(interval)
 
-    monkeypatch.setattr(choice_master, "_pack_proposals", in_vain)
+    monkeypatch.setattr(multiple_choice_knapsack, "_plan_for", in_vain)
     kinds = depthwise_beside_full_tiles()
-    table, single = PriceTable(kinds, (16, 128)), single_plan(kinds, (16, 128))
-    assert choose_together(table, 10, 1, single, EFFORTS["normal"], failures=3) is single
+    problem, single = MappingProblem(tuple(kinds), (16, 128), 10), single_plan(kinds, (16, 128))
+    assert pack_solutions(problem, Bracket(single, 1), LIMITS["normal"], failures=3).plan is single
     assert len(tried) == 3
 
 
 @pytest.mark.parametrize("idle", [0.0, 0.1])
 def test_proposals_leave_the_steps_asked_for(idle: float) -> None:
     kinds = depthwise_beside_full_tiles()
-    table = PriceTable(kinds, (16, 128))
-    choices = ChoiceMaster(table, 12, 4_000).propose(idle, 1.0)
+    problem = MappingProblem(tuple(kinds), (16, 128), 12)
+    choices = Knapsack(problem, 4_000, Cuts(problem)).propose(idle, 1.0)
     assert choices is not None
     tiles = shapes_of(choices)
     # Both kinds of rows of the programme, counted from the tiles.
@@ -220,16 +226,46 @@ def test_proposals_leave_the_steps_asked_for(idle: float) -> None:
     assert [len(layers) for layers in choices] == [len(kind.members) for kind in kinds]
 
 
+def test_cutting_planes_count_tiles_that_leave_no_room_beside_them() -> None:
+    """Three tiles of 7 x 7 lines have fewer cells than two arrays of 12 x 12, but no two fit one array."""
+    layer = Geometry(7, 7, layout="channels_last")
+    kinds = [LayerKind((0, 1, 2), explore_windows(layer, 12, 12, 1, 2 * 144))]
+    problem = MappingProblem(tuple(kinds), (12, 12), 2)
+    assert kinds[0].options[0].sizes == ((7, 7, 1),)
+    cuts = Cuts(problem)
+    pair = cuts.violated_by([np.array([3])])
+    assert pair is not None
+    assert cuts.demand(pair)[0].tolist() == [144]
+    assert cuts.violated_by([np.array([2])]) is None
+
+
+def test_knapsacks_are_cut_where_thirds_of_arrays_are_counted() -> None:
+    """Tiles of 5 x 5 lines: four in an array of 12 x 12 lines, not five, so that two arrays do not hold nine."""
+    kinds = [LayerKind(tuple(range(9)), explore_windows(Geometry(5, 5, layout="channels_last"), 12, 12, 1, 288))]
+    two, three = (MappingProblem(tuple(kinds), (12, 12), arrays) for arrays in (2, 3))
+    cuts = Cuts(two)
+    assert Knapsack(two, 9, cuts).is_impossible(1.0)
+    assert len(cuts.found) == 1
+    assert not Knapsack(three, 9, Cuts(three)).is_impossible(1.0)
+
+
 def test_an_interval_below_every_choice_is_impossible() -> None:
     kinds = depthwise_beside_full_tiles()
-    assert ChoiceMaster(PriceTable(kinds, (16, 128)), 10, 100).is_impossible(1.0)
-    assert ChoiceMaster(PriceTable(kinds, (16, 128)), 10, 100).propose(0.0, 1.0) is None
+    problem = MappingProblem(tuple(kinds), (16, 128), 10)
+    assert Knapsack(problem, 100, Cuts(problem)).is_impossible(1.0)
+    assert Knapsack(problem, 100, Cuts(problem)).propose(0.0, 1.0) is None
 
 
 def test_a_programme_of_too_many_shapes_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = [LayerKind((0,), options_of(Geometry(1, 2, (2,), (7,)), (4, 4), 8))]
-    table = PriceTable(kinds, (4, 4))
-    assert ChoiceProgram(table, 6, 2, whole=False).possible(20)[0] is True
-    monkeypatch.setattr(choice_patterns, "MOST_SHAPES", 0)
-    assert ChoiceProgram(table, 6, 2, whole=False).possible(20) == (None, 0)
-    assert branch(ChoiceProgram(table, 6, 2, whole=False), 20).impossible is None
+    problem = MappingProblem(tuple(kinds), (4, 4), 2)
+    assert MasterProblem(problem, 6).possible(20)[0] is True
+    monkeypatch.setattr(generation, "MOST_SHAPES", 0)
+    assert MasterProblem(problem, 6).possible(20) == (None, 0)
+    assert branch(MasterProblem(problem, 6), 20).impossible is None
+
+
+def test_what_is_above_a_plan_is_no_bound() -> None:
+    single = single_plan(depthwise_beside_full_tiles(), (16, 128))
+    with pytest.raises(AssertionError, match="no bound"):
+        Bracket(single, single.interval + 1)

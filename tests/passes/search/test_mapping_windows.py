@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mapping import fewest_steps
 
 from memcompile.ir.geometry import Geometry, Unrolling
-from memcompile.passes import replicate
 from memcompile.passes.packing.tiling import full_cut
-from memcompile.passes.search.explore_windows import CopyOption, explore_windows, fewest_steps, window_table
-from memcompile.passes.search.joint_model import JointProblem, Part, nested, schemes_of, whole_windows
-from memcompile.passes.search.joint_plan import EFFORTS, deal, replicas_of, search_jointly
+from memcompile.passes.search import benders
+from memcompile.passes.search.explore_windows import ReplicaOption, explore_windows, window_table
+from memcompile.passes.search.nested_windows import Part, deal, nested, replicas_of, schemes_of, whole_windows
+from memcompile.passes.search.problem import LayerKind, MappingProblem
 
 
 def valid_conv(size: int, kernel: int, channels: int, kernels: int) -> Geometry:
@@ -94,9 +95,9 @@ def test_table_agrees_with_the_unrolling(
         assert any(a > b for a, b in zip(*figures, strict=True))
 
 
-def option(geometry: Geometry, window: tuple[int, ...]) -> CopyOption:
+def option(geometry: Geometry, window: tuple[int, ...]) -> ReplicaOption:
     unrolling = Unrolling(geometry, window)
-    return CopyOption.of(unrolling, full_cut(unrolling, 16, 64), 2)
+    return ReplicaOption.of(unrolling, full_cut(unrolling, 16, 64), 2)
 
 
 @settings(max_examples=40, deadline=None)
@@ -130,11 +131,12 @@ def test_dealing_interleaves_copies_in_proportion_to_their_loads() -> None:
     assert [share.tolist() for share in equal] == [[0, 3], [1, 4], [2, 5]]
 
 
-def test_joint_search_agrees_with_enumeration_on_a_tiny_problem() -> None:
+def test_benders_agrees_with_enumeration_on_a_tiny_problem() -> None:
     """Two arrays of 16 x 32 lines, one layer of 9 rows and 8 columns (16 lines), 12 positions."""
     geometry = Geometry(1, 8, (3, 3), (5, 6), 1, (1, 1), (1, 1), (0, 0), (0, 0))
-    problem = JointProblem(((option(geometry, (1, 1)), option(geometry, (1, 2))),), (16, 32), 2)
-    found = search_jointly(problem, 1, 100, EFFORTS["normal"])
+    options = (option(geometry, (1, 1)), option(geometry, (1, 2)))
+    problem = MappingProblem((LayerKind((0,), options),), (16, 32), 2)
+    found = benders.search(problem, 1, 100, benders.LIMITS["normal"])
     best = min(
         max(
             # Each array has room for one (1, 2) copy, or for (1, 1) copies that take turns.
@@ -157,14 +159,15 @@ def test_a_part_lists_the_windows_of_each_copy() -> None:
 
 def test_the_arrays_of_a_joint_plan_hold_its_tiles_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     geometry = Geometry(1, 8, (3, 3), (5, 6), 1, (1, 1), (1, 1), (0, 0), (0, 0))
-    problem = JointProblem(((option(geometry, (1, 1)), option(geometry, (1, 2))),), (16, 32), 2)
-    plan = search_jointly(problem, 1, 100, EFFORTS["normal"])
+    options = (option(geometry, (1, 1)), option(geometry, (1, 2)))
+    problem = MappingProblem((LayerKind((0,), options),), (16, 32), 2)
+    plan = benders.search(problem, 1, 100, benders.LIMITS["normal"])
     assert plan is not None
-    assert replicate._packed_jointly(plan, problem.lines, problem.arrays) is None, "placement finds one itself"
-    monkeypatch.setattr(replicate, "pack", lambda *args, **options: None)
-    packing = replicate._packed_jointly(plan, problem.lines, problem.arrays)
+    assert benders.packed_side_by_side(plan, problem) is None, "placement finds one itself"
+    monkeypatch.setattr(benders, "pack", lambda *args, **options: None)
+    packing = benders.packed_side_by_side(plan, problem)
     assert packing is not None
     assert packing.arrays <= problem.arrays
     assert max(fill.load for fill, _ in packing.fills) <= plan.interval
-    loads = sum(sum(part.loads) * problem.layers[0][part.option].tiles for part in plan.schemes[0])
+    loads = sum(sum(part.loads) * options[part.option].tiles for part in plan.schemes[0])
     assert sum(fill.load * count for fill, count in packing.fills) == loads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import stages
 from factories import make_target
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from layer_graphs import chain, geometries, image_of, paired
 from places import FIVE_LAYER_CNN as MODEL
 
 import memcompile
@@ -21,16 +23,23 @@ from memcompile.errors import CapacityError, UsageError
 from memcompile.hardware.pulses import LevelWrites
 from memcompile.hardware.target import Target, load_target
 from memcompile.ir.geometry import Geometry, Unrolling
+from memcompile.ir.pass_manager import PassContext
+from memcompile.passes.cut_segments import CutSegments
 from memcompile.passes.packing.tiling import full_cut
-from memcompile.passes.search.explore_windows import CopyOption
+from memcompile.passes.place import Place
+from memcompile.passes.replicate import Replicate
+from memcompile.passes.schedule import Schedule
+from memcompile.passes.search.explore_windows import ReplicaOption
+from memcompile.passes.search.layer_graph import mapped_layers, tile_loads
 from memcompile.passes.segments.costs import CutLayer, SegmentCosts, Stretch
 from memcompile.passes.segments.plan import cut_points, plan_segments, stretches_between
+from memcompile.passes.tile_matrices import TileMatrices
 from memcompile.program.file import decode_program, encode_program
 from memcompile.program.program import Program
 from memcompile.report.cost import program_cost
 from memcompile.report.facts import program_facts
 from memcompile.runtime.emulator import Emulator
-from memcompile.verify.verifier import verify_program
+from memcompile.verify.verifier import find_violations, verify_program
 
 YAO = load_target("yao2020")
 
@@ -46,7 +55,7 @@ def instances(draw: st.DrawFn) -> SegmentCosts:
     for _ in range(draw(st.integers(1, 3))):
         geometry = Geometry(draw(st.integers(1, 9)), draw(st.integers(1, 6)), (1,), (draw(st.integers(1, 12)),))
         unrolling = Unrolling.im2col(geometry)
-        option = CopyOption.of(unrolling, full_cut(unrolling, 4, 4), 2)
+        option = ReplicaOption.of(unrolling, full_cut(unrolling, 4, 4), 2)
         heights, widths = np.diff(option.cut.rows), 2 * np.diff(option.cut.columns)
         pairs = np.array([(height, width) for width in widths for height in heights])
         sizes, size = np.unique(pairs, axis=0, return_inverse=True)
@@ -106,7 +115,7 @@ def test_a_segment_costs_what_its_copies_take(costs: SegmentCosts) -> None:
 
 def test_copies_are_made_where_computing_is_worth_more_than_writing() -> None:
     geometry = Geometry(4, 4, (1,), (64,))
-    option = CopyOption.of(Unrolling.im2col(geometry), full_cut(Unrolling.im2col(geometry), 4, 4), 2)
+    option = ReplicaOption.of(Unrolling.im2col(geometry), full_cut(Unrolling.im2col(geometry), 4, 4), 2)
     layer = CutLayer(option, ((4, 8),), np.zeros(1, np.int64), np.array([100.0]))
     seldom, often = (SegmentCosts([layer], (4, 8), 4, price).of([Stretch(0, 0, 1)]) for price in (1.0, 100.0))
     assert seldom is not None
@@ -202,6 +211,49 @@ def test_the_certificate_is_the_time_of_a_pass(batch: int) -> None:
     assert sum(segment.writing.pulses for segment in cost.a_pass.segments) == cost.a_pass.writing.pulses
     assert sum(segment.writing.writes for segment in cost.a_pass.segments) == cost.a_pass.writing.writes
     assert 0 < cost.a_pass.most_pulses <= 2 * 30 * len(program.placement.segments)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(geometries(), min_size=1, max_size=3),
+    st.sampled_from([1, 3, 1000, 2**32]),
+    st.floats(0.1, 1e4),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+)
+def test_no_pass_takes_less_than_the_bound(
+    layers: list[Geometry], batch: int, pulse_ns: float, seed: int, windows: bool
+) -> None:
+    """Prices without a short form in binary, so that every sum is rounded."""
+    target = make_target(array={"input_lines": 4, "output_lines": 8}, chip={"arrays": 1})
+    assert target.write_verify is not None
+    pulses = target.write_verify.model_copy(
+        update={"pulse_ns": pulse_ns, "verify_ns": pulse_ns / 3, "cells_at_once": 7}
+    )
+    target, rng = target.model_copy(update={"write_verify": pulses}), np.random.default_rng(seed)
+    nodes = []
+    for number, geometry in enumerate(layers):
+        node = paired(f"l{number}", f"x{number}", f"y{number}", geometry, target, 1)
+        cells = rng.integers(0, 8, node.cells.shape, np.uint8)
+        cells[rng.integers(0, 2)] = 0  # the other polarity of all pairs
+        nodes.append(replace(node, cells=cells))
+    inputs, outputs = (tuple(name for node in nodes for name in getattr(node, side)) for side in ("inputs", "outputs"))
+    types = {name: image_of(geometry) for name, geometry in zip(inputs, layers, strict=True)}
+    graph = chain([], target).replace(nodes=tuple(nodes), inputs=inputs, outputs=outputs, types=types)
+    context = PassContext(target=target, calibration={}, chips=1, batch=batch)
+    for item in (TileMatrices(), CutSegments(windows), Replicate(effort="fast"), Place(), Schedule()):
+        graph = item.run(graph, context)
+        assert find_violations(graph, target) == []
+    assert graph.placement is not None
+    assume(graph.placement.segments)
+    (certificate,) = graph.placement.certificates
+    assert 0 < certificate.bound <= certificate.value
+    # Without the waits of arrays for each other and for pipelines that fill, nothing is lost but the rounding.
+    steps = sum(segment.steps(batch) for segment in graph.placement.segments)
+    waits = steps - batch * int(tile_loads(mapped_layers(graph), graph.placement.tiles).sum())
+    copies = max(len(layer.replicas) for layer in mapped_layers(graph))
+    if waits == 0 and copies == 1:
+        assert certificate.value - certificate.bound <= 3 + 2e-9 * certificate.value
 
 
 def test_larger_batches_take_longer_segments_less_often() -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from memcompile.passes.packing.packing import TileShape, first_fit, pack
+from memcompile.passes.packing.first_fit import TileShape, first_fit, pack
 from memcompile.passes.solving import clock, cp_sat
 from memcompile.passes.solving.clock import FOREVER, Clock, running, running_clock
 from memcompile.passes.solving.solver import Solver

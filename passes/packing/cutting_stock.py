@@ -1,8 +1,8 @@
-"""Packs few kinds of tiles into a given number of arrays by column generation and diving.
+"""Packs few kinds of tiles into a given number of arrays as a cutting-stock problem: column generation and diving.
 
 Arrays are interchangeable, so a search with variables for the content of each array meets every
 solution many times over. Here the variables are the numbers of arrays with each *pattern*
-(:mod:`memcompile.passes.packing.patterns`). Relaxed to fractions that is a linear program. Its
+(:mod:`memcompile.passes.packing.knapsack`). Relaxed to fractions that is a linear program. Its
 integral part is fixed, else one array with the pattern of the largest fraction, and it is solved
 again for the tiles and arrays that are left.
 """
@@ -17,8 +17,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.passes.packing.packing import Fill, Packing, TileShape
-from memcompile.passes.packing.patterns import (
+from memcompile.passes.packing.bounds import arrays_bound
+from memcompile.passes.packing.first_fit import Fill, Packing, TileShape, pack
+from memcompile.passes.packing.knapsack import (
     TOLERANCE,
     WHOLE,
     Knapsack,
@@ -35,6 +36,25 @@ ARRANGE_WORK = 2e-5
 """Work of arranging a tile of a pattern."""
 SLACK = 0.95
 """Share of the available arrays below which the linear program stops looking for better patterns."""
+
+MOST_ARRAYS = 512
+"""Most arrays into which tiles that share arrays are packed by patterns."""
+MOST_SHAPES = 64
+"""Most shapes of such tiles."""
+
+
+def pack_mixed(
+    shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, work: float
+) -> Packing | None:
+    """Pack by first fit, and by patterns where few kinds of tiles share few arrays."""
+    if arrays_bound(shapes, lines, interval) > arrays:
+        return None
+    packing = pack(shapes, lines, interval, arrays, enough=arrays)
+    shared = [shape for shape in shapes if (shape.height, shape.width) != lines]
+    full = sum(shape.count for shape in shapes) - sum(shape.count for shape in shared)
+    if packing is not None or arrays - full > MOST_ARRAYS or len(shared) > MOST_SHAPES:
+        return packing
+    return pack_around_full(shapes, lines, arrays, interval, work)
 
 
 def pack_around_full(

@@ -1,4 +1,4 @@
-"""Packs rectangular tiles into arrays: a fast heuristic for any number of tiles.
+"""First fit of rectangular tiles into arrays: a fast heuristic for any number of tiles.
 
 A tile is a rectangle of input lines x output lines with a *load*, the steps it is active per
 image. An array holds tiles side by side or stacked, without overlap, and the sum of their loads
@@ -56,6 +56,11 @@ class Packing:
     def arrays(self) -> int:
         """Arrays that hold at least one tile."""
         return sum(count for _, count in self.fills)
+
+    @property
+    def longest_load(self) -> int:
+        """Steps of the array that works longest on an image."""
+        return max((fill.load for fill, _ in self.fills), default=0)
 
     def expand(self, members: Sequence[NDArray[np.int64]], tiles: int) -> NDArray[np.int64]:
         """Give each tile its place.

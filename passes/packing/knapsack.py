@@ -1,4 +1,4 @@
-"""Array patterns: the possible contents of one array, and the dearest one at given prices.
+"""Knapsack of one array: its possible contents, the *patterns*, and the dearest one at given prices.
 
 The content of an array is a *pattern*: the number of tiles of each shape it holds. The number of
 arrays with each pattern solves a linear program by column generation (Gilmore and Gomory, Oper.
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from memcompile.passes.packing.bounds import transformed
 from memcompile.passes.packing.exact import arrange
-from memcompile.passes.packing.packing import Fill, TileShape, fill_array
+from memcompile.passes.packing.first_fit import Fill, TileShape, fill_array
 from memcompile.passes.solving import cp_sat
 from memcompile.passes.solving.clock import running_clock
 from memcompile.passes.solving.solver import Solver

@@ -1,0 +1,75 @@
+"""Layers with equal options together, and the plan the search starts from: one replica of each layer, in few arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memcompile.hardware.target import Target
+from memcompile.ir.graph import TiledLayer
+from memcompile.passes.packing.bounds import arrays_bound
+from memcompile.passes.packing.exact import pack_exactly
+from memcompile.passes.packing.first_fit import Packing, TileShape, pack
+from memcompile.passes.packing.tiling import tile_limits
+from memcompile.passes.search.explore_windows import ReplicaOption, explore_windows
+from memcompile.passes.search.problem import Choice, LayerKind, WindowPlan, shapes_of
+
+EXACT_ARRAYS = 32
+EXACT_TILES = 200
+EXACT_LIMIT = 1.0
+
+
+def layer_kinds(layers: Sequence[TiledLayer], target: Target, arrays: int | None, windows: bool) -> list[LayerKind]:
+    """Layers of equal geometry and slices together, with their options; the replica as tiled comes first.
+
+    Options larger than ``arrays`` arrays are left out; None leaves out all that need more crossings
+    than the replica as tiled. Without ``windows`` a step yields one output position.
+    """
+    members: dict[tuple[object, ...], list[int]] = {}
+    for number, layer in enumerate(layers):
+        key = (layer.geometry, layer.slices, layer.unrolling, layer.cut)
+        members.setdefault(key, []).append(number)
+    kinds = []
+    for numbers in members.values():
+        layer = layers[numbers[0]]
+        lines = layer.slices * target.array.lines_per_pair
+        tiled = ReplicaOption.of(layer.unrolling, layer.cut, lines)
+        rows, columns = tile_limits(target, layer.slices)
+        most = tiled.crossings if arrays is None else arrays * target.array.crossings
+        options = explore_windows(layer.geometry, rows, columns, lines, most)
+        options = tuple(item for item in options if windows or item.unrolling.window_outputs == 1)
+        same = [option for option in options if option.unrolling != tiled.unrolling or option.cut != tiled.cut]
+        kinds.append(LayerKind(tuple(numbers), (tiled, *same)))
+    return kinds
+
+
+def single_replicas(kinds: Sequence[LayerKind], target: Target) -> WindowPlan:
+    """One replica of each layer in few arrays: the options with least crossings, or as tiled."""
+    lines = (target.array.input_lines, target.array.output_lines)
+    plans = []
+    for pick in (_fewest_crossings, _as_tiled):
+        choices = tuple((Choice(pick(kind), 1),) * len(kind.members) for kind in kinds)
+        shapes = shapes_of(choices)
+        plans.append(WindowPlan(tuple(kinds), choices, fewest_arrays(shapes, lines)))
+    return min(plans, key=lambda plan: (plan.packing.arrays, plan.interval))
+
+
+def fewest_arrays(shapes: Sequence[TileShape], lines: tuple[int, int]) -> Packing:
+    """Pack into few arrays at any interval; few tiles exactly."""
+    bound = arrays_bound(shapes, lines, None)
+    packing = pack(shapes, lines, None, None, enough=bound)
+    assert packing is not None, "without a limit every tile finds an array"
+    if packing.arrays <= EXACT_ARRAYS and sum(shape.count for shape in shapes) <= EXACT_TILES:
+        steps = sum(shape.load * shape.count for shape in shapes)
+        for arrays in range(bound, packing.arrays):
+            exact = pack_exactly(shapes, lines, arrays, steps, EXACT_LIMIT)
+            if exact.packing is not None:
+                return exact.packing
+    return packing
+
+
+def _fewest_crossings(kind: LayerKind) -> ReplicaOption:
+    return min(kind.options, key=lambda option: option.crossings)
+
+
+def _as_tiled(kind: LayerKind) -> ReplicaOption:
+    return kind.options[0]
