@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -108,6 +108,7 @@ class Compilation(Described):
         return [*self.program.described(), *self.dataset.described()]
 
 
+@cache
 def compiler_version() -> str:
     """Version of the installed package."""
     try:
