@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -23,6 +23,7 @@ from memcompile.frontend.sandbox import Limits
 from memcompile.frontend.sessions import run_session
 from memcompile.frontend.sources import Network, open_network
 from memcompile.hardware.target import Target, load_target
+from memcompile.heap import large_blocks_go_back
 from memcompile.ir.batching import Batching
 from memcompile.ir.graph import DigitalNode, Graph, MappedLayer, TensorType
 from memcompile.ir.pass_contract import check_order
@@ -109,6 +110,7 @@ class Compilation(Described):
         return [*self.program.described(), *self.dataset.described()]
 
 
+@cache
 def compiler_version() -> str:
     """Version of the installed package."""
     try:
@@ -193,7 +195,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     network = FloatNetwork(file, sample)
     counted = MultiplyAdds(find_bodies(file, sample))
     checks = (counted, Verifier(), network) if check else (counted, Verifier())
-    with running(Clock(waiting_s=time_limit_s)):
+    with running(Clock(waiting_s=time_limit_s)), large_blocks_go_back():
         graph = run_passes(graph, pipeline, context, (*instruments, *checks))
     warnings = (*_data_warnings(dataset, found, calibrated=not hardware.cell.continuous), *_random_warnings(graph))
     options: dict[str, str | int | float | bool | None] = {

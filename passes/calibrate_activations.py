@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from memcompile.ir.graph import CalibratedLayer, Graph, UnrolledLayer, carry
 from memcompile.ir.pass_contract import Count, Fidelity, Form, Forms, Share
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.ir.quantizers import ExactInput, InputQuantizer
-from memcompile.passes.quantization.calibration_batches import calibration_batches
+from memcompile.passes.quantization.calibration_batches import Run, calibration_batches, runs_of_batch
 from memcompile.verify.interpreter import Interpreter
 
 
@@ -69,12 +70,14 @@ class CalibrateActivations(Pass):
         wanted = tuple(dict.fromkeys(layer.inputs[0] for layer in layers))
         seen: dict[str, list[NDArray[np.float32]]] = {value: [] for value in wanted}
         chunks = calibration_batches(graph, context.calibration, self.images)
+        limit = max(self.values // len(chunks), 1)
         interpreter = Interpreter(graph, once=len(chunks) == 1)
         with context.progress("calibrating", len(chunks)) as advance:
-            for feeds in chunks:
-                for value, array in interpreter.run(feeds, wanted).items():
-                    limit = max(self.values // len(chunks), 1)
-                    seen[value].append(_sample(array, value, limit, generated=not context.representative))
+            for batch in chunks:
+                runs = runs_of_batch(graph, batch, wanted)
+                samples = _sampled(interpreter, runs, wanted, limit, generated=not context.representative)
+                for value, sample in samples.items():
+                    seen[value].append(sample)
                 advance(1)
         return seen
 
@@ -101,18 +104,55 @@ def _own(layer: UnrolledLayer, graph: Graph, bits: int) -> InputQuantizer | None
     return InputQuantizer(1.0, bits, signed=graph.types[layer.inputs[0]].dtype == "int8")
 
 
-def _sample(array: NDArray[Any], value: str, limit: int, generated: bool) -> NDArray[np.float32]:
-    """An even sample of at most ``limit`` values, and the two extremes."""
-    flat = array.reshape(-1).astype(np.float32)
-    if generated and not np.isfinite(flat).all():
+class _EvenSample:
+    """An even sample of ``size`` numbers that come in parts, and their extremes."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        self._stride = max(-(-size // limit), 1)
+        self._passed = 0
+        self._parts: list[NDArray[np.float32]] = []
+        self._extremes: list[np.float32] = []
+
+    def add(self, part: NDArray[np.float32]) -> None:
+        """Take in the next numbers."""
+        self._parts.append(part[-self._passed % self._stride :: self._stride].copy())
+        self._extremes += [part.min(), part.max()] if part.size else []
+        self._passed += part.size
+
+    def numbers(self) -> NDArray[np.float32]:
+        """The sample in order, then the smallest and the largest number."""
+        extremes = [min(self._extremes), max(self._extremes)] if self._extremes else []
+        return np.concatenate([*self._parts, np.array(extremes, np.float32)])
+
+
+def _sampled(
+    interpreter: Interpreter, runs: Sequence[Run], wanted: Sequence[str], limit: int, *, generated: bool
+) -> dict[str, NDArray[np.float32]]:
+    """An even sample of at most ``limit`` numbers of each value, over all runs, and the two extremes.
+
+    Each image gives as many numbers as any other.
+    """
+    images = sum(run.images for run in runs)
+    samples: dict[str, _EvenSample] = {}
+    for run in runs:
+        for value, array in interpreter.values(run.feeds, wanted):
+            if value not in samples:
+                samples[value] = _EvenSample(array.size * images // run.images, limit)
+            samples[value].add(_finite(array, value, generated=generated))
+    return {value: sample.numbers() for value, sample in samples.items()}
+
+
+def _finite(array: NDArray[Any], value: str, *, generated: bool) -> NDArray[np.float32]:
+    """Numbers of a value in order, if all of them are finite."""
+    flat = array.reshape(-1).astype(np.float32, copy=False)
+    if np.isfinite(flat).all():
+        return flat
+    if generated:
         raise DataError(
             f"on generated inputs, value {value!r} becomes NaN or infinite, so nothing can be calibrated; give real "
             "samples with --data"
         )
-    if not np.isfinite(flat).all():
-        raise DataError(
-            f"on the calibration data, value {value!r} becomes NaN or infinite; check the data's scale "
-            "(--mean, --std) and the model"
-        )
-    stride = -(-flat.size // limit)
-    return np.concatenate([flat[::stride], [flat.min(), flat.max()]]) if flat.size else flat
+    raise DataError(
+        f"on the calibration data, value {value!r} becomes NaN or infinite; check the data's scale "
+        "(--mean, --std) and the model"
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,39 @@ def test_pages_between_blocks_in_use_are_given_back() -> None:
     assert len(blocks) == 5_000
 
 
+LARGE_BLOCKS = """
+from memcompile import heap
+
+def resident_kib():
+    with open("/proc/self/status", encoding="ascii") as stream:
+        return next(int(line.split()[1]) for line in stream if line.startswith("VmRSS"))
+
+def returned_kib():
+    blocks = [(bytearray(heap.LARGE_BYTES), bytes(2000)) for _ in range(10)]
+    for large, _ in blocks:
+        large[::4096] = large[::4096].replace(bytes(1), b"x")
+    before, small = resident_kib(), [second for _, second in blocks]
+    blocks.clear()
+    del large, _
+    return before - resident_kib()
+
+bytearray(6 * heap.LARGE_BYTES)[:1]  # freed once: glibc keeps blocks up to this size from now on
+with heap.large_blocks_go_back():
+    returned = returned_kib()
+print(returned, returned_kib(), 10 * heap.LARGE_BYTES // 1024)
+"""
+
+
+def test_large_blocks_go_back_although_small_ones_behind_them_are_in_use() -> None:
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("another C library")
+    # In a process of its own, whose heap has no room yet.
+    done = subprocess.run([sys.executable, "-c", LARGE_BLOCKS], capture_output=True, text=True, check=True)
+    returned_kib, later_kib, blocks_kib = map(int, done.stdout.split())
+    assert returned_kib > 0.9 * blocks_kib
+    assert later_kib < 0.5 * blocks_kib, "kept for reuse, as glibc does otherwise"
+
+
 @pytest.mark.parametrize("error", [OSError("no such library"), TypeError("expected str, got None")])
 def test_other_systems_do_nothing(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_: Any) -> Any:
@@ -36,8 +71,26 @@ def test_other_systems_do_nothing(error: Exception, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(ctypes, "CDLL", absent)
     heap.give_back_memory()
+    with heap.large_blocks_go_back():
+        pass
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     heap.give_back_memory()
+    with heap.large_blocks_go_back():
+        pass
+
+
+@pytest.mark.parametrize("size", [(199, 31), (7,), ()], ids=str)
+def test_cut_images_give_the_same_sums(size: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    ones = (1,) * len(size)
+    geometry = Geometry(16, 24, (3,) * len(size), size, 2, ones, ones, ones, ones)
+    rng = np.random.default_rng(0)
+    x = rng.integers(-9, 9, (2, 16, *size)).astype(np.float32)
+    matrices = rng.integers(-9, 9, (2, geometry.group_rows, geometry.group_columns)).astype(np.float32)
+    whole = interpreter.apply_matrices(x, geometry, matrices, cut_images=True)
+    monkeypatch.setattr(interpreter, "PATCH_BYTES", geometry.groups * geometry.group_rows * 4 * 1000)
+    assert interpreter.apply_matrices(x, geometry, matrices, cut_images=True).tobytes() == whole.tobytes()
+    monkeypatch.setattr(interpreter, "PATCH_BYTES", 1)
+    assert interpreter.apply_matrices(x, geometry, matrices, cut_images=True).tobytes() == whole.tobytes()
 
 
 def test_images_whose_patches_are_held_one_after_the_other_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import onnx.helper
 import onnx.numpy_helper
 from numpy.typing import NDArray
 
-from memcompile.frontend.validation import is_elsewhere
+from memcompile.frontend.validation import is_elsewhere, unused_name
 
 _CONTRIB = "com.microsoft"
 
@@ -68,7 +68,7 @@ def use_unsigned_weights(model: onnx.ModelProto, arrays: Mapping[str, NDArray[An
         for place in (places.weight, places.zero):
             name = node.input[place]
             if name not in shifted:
-                shifted[name] = _unused(f"{name}/unsigned", taken)
+                shifted[name] = unused_name(f"{name}/unsigned", taken)
                 values = _values(initializers[name], arrays) if name else np.zeros((), np.int8)
                 tensor = onnx.numpy_helper.from_array(values.view(np.uint8) ^ np.uint8(128), shifted[name])
                 model.graph.initializer.append(tensor)
@@ -102,13 +102,6 @@ def _is_mixed(
 def _values(tensor: onnx.TensorProto, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     values: NDArray[Any] = arrays[tensor.name] if is_elsewhere(tensor) else onnx.numpy_helper.to_array(tensor)
     return np.ascontiguousarray(values).reshape(values.shape)
-
-
-def _unused(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name
 
 
 def integer_product_model(matrices: NDArray[np.int8], zero_point: int) -> bytes:

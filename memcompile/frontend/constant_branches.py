@@ -12,7 +12,7 @@ import onnx.numpy_helper
 from numpy.typing import NDArray
 
 from memcompile.frontend.sessions import open_session
-from memcompile.frontend.validation import captured_values, is_elsewhere, nodes_of, subgraphs
+from memcompile.frontend.validation import captured_values, is_elsewhere, nodes_of, subgraphs, unused_name
 
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 _BRANCHES = ("then_branch", "else_branch")
@@ -164,7 +164,7 @@ def _written_out(
     prefix = node.name or node.output[0]
     own = [tensor.name for tensor in branch.initializer] + [item.values.name for item in branch.sparse_initializer]
     own += [value for inner in branch.node for value in inner.output if value]
-    names = {name: _unused(f"{prefix}/{name}", taken) for name in own}
+    names = {name: unused_name(f"{prefix}/{name}", taken) for name in own}
     made = {value for inner in branch.node for value in inner.output if value}
     copied = []
     for value, result in zip(branch.output, node.output, strict=False):
@@ -183,11 +183,11 @@ def _written_out(
     for inner in branch.node:
         copy = onnx.NodeProto()
         copy.CopyFrom(inner)
-        copy.name = _unused(f"{prefix}/{inner.name or inner.output[0]}", taken)
+        copy.name = unused_name(f"{prefix}/{inner.name or inner.output[0]}", taken)
         _rename(copy, names)
         written.append(copy)
     for source, result in copied:
-        name = _unused(f"{prefix}/{result}", taken)
+        name = unused_name(f"{prefix}/{result}", taken)
         written.append(onnx.helper.make_node("Identity", [names.get(source, source)], [result], name=name))
     return written
 
@@ -208,10 +208,3 @@ def _rename_captured(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
         _rename(node, outer)
     for value in graph.output:
         value.name = outer.get(value.name, value.name)
-
-
-def _unused(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name

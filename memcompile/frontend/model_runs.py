@@ -9,14 +9,19 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.helper
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from memcompile.errors import ModelError
 from memcompile.frontend.sandbox import GuardError, Limits, WorkError, run_guarded
 from memcompile.frontend.sessions import Weights, tensor_dtype
-from memcompile.frontend.validation import refused
+from memcompile.frontend.validation import nodes_of, refused, unused_name
 from memcompile.frontend.values import contents
 from memcompile.frontend.weights import open_model
+
+SHAPE_OPSET = 17
+"""Operator set of Shape in a model that has no operators of the default domain."""
 
 
 def guarded(
@@ -123,10 +128,9 @@ def _run_once(
         exposed = expose(model, made)
         _forget_shapes(exposed.graph)
         _fix_sizes(exposed.graph, sizes)
-        session = open_model(exposed, weights, optimise=False, once=True)
-        others = [value.name for value in session.get_outputs() if tensor_dtype(value.type) is None]
-        # The outputs too, so that a model that cannot be run on these inputs is found out here.
-        results = session.run([*wanted, *others, *(value.name for value in model.graph.output)], dict(sample))
+        kinds, sizes_of = _kinds_and_shapes(open_model(exposed, weights, optimise=False, once=True))
+        others = [value for value, kind in kinds.items() if tensor_dtype(kind) is None]
+        observed = _observed_shapes(model, weights, wanted, others, sample, sizes)
     except Exception as error:  # onnxruntime's exceptions have no common base class
         shapes = ", ".join(f"{key} {list(np.shape(array))}" for key, array in sample.items())
         raise refused(
@@ -134,15 +138,53 @@ def _run_once(
             error,
             "; give matching data with --data, or sizes with --input-shape",
         ) from error
-    kinds = {value.name: value.type for value in session.get_outputs()}
-    sizes_of = {value.name: session_shape(value) for value in session.get_outputs()}
     if sizes and any(sizes_of[value][:1] == [None] for value in sequences if value in sizes_of):
         sizes_of |= _evaluated_shapes(exposed, weights, sizes_of)
-    types = [[value, kind, sizes_of[value]] for value, kind in kinds.items()]
-    observed = {value: list(result.shape) for value, result in zip(wanted, results, strict=False)}
-    for value, result in zip(others, results[len(wanted) :], strict=False):
-        observed[value] = [1, contents(result).numbers.size]
-    return [types, observed]
+    return [[[value, kind, sizes_of[value]] for value, kind in kinds.items()], observed]
+
+
+def _observed_shapes(
+    model: onnx.ModelProto,
+    weights: Weights,
+    wanted: Sequence[str],
+    others: Sequence[str],
+    sample: Mapping[str, NDArray[Any]],
+    sizes: Mapping[str, Sequence[int | None]],
+) -> dict[str, list[int]]:
+    """Shapes that some values have on a sample, and sizes of ``others``, which are not tensors.
+
+    onnxruntime holds each output of a model until the run ends, asked for or not, so that the shapes of tensors are
+    found inside the model.
+    """
+    shaped = expose(model, others)
+    shapes = _add_shapes(shaped, [value for value in wanted if value not in others])
+    _forget_shapes(shaped.graph)
+    _fix_sizes(shaped.graph, sizes)
+    # The outputs too, so that a model that cannot be run on these inputs is found out here.
+    names = [*shapes.values(), *others, *(value.name for value in model.graph.output)]
+    session = open_model(shaped, weights, optimise=False, once=True, shapes_first=True)
+    results = dict(zip(names, session.run(names, dict(sample)), strict=True))
+    observed = {value: results[shape].tolist() for value, shape in shapes.items()}
+    return observed | {value: [1, contents(results[value]).numbers.size] for value in others}
+
+
+def _add_shapes(model: onnx.ModelProto, values: Iterable[str]) -> dict[str, str]:
+    """Add the shapes of tensors to a model's outputs; returns the output of each."""
+    if not any(opset.domain in ("", "ai.onnx") for opset in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid("", SHAPE_OPSET))
+    taken = {name for node in nodes_of(model) for name in (*node.input, *node.output)}
+    shapes = {}
+    for value in values:
+        shapes[value] = unused_name(f"{value}_shape", taken)
+        model.graph.node.append(onnx.helper.make_node("Shape", [value], [shapes[value]]))
+        model.graph.output.append(onnx.ValueInfoProto(name=shapes[value]))
+    return shapes
+
+
+def _kinds_and_shapes(session: ort.InferenceSession) -> tuple[dict[str, str], dict[str, list[int | None]]]:
+    """Type and shape of each output; a session's own descriptions of them would keep it in memory."""
+    outputs = session.get_outputs()
+    return {value.name: value.type for value in outputs}, {value.name: session_shape(value) for value in outputs}
 
 
 def _evaluated_shapes(

@@ -92,6 +92,7 @@ def open_session(
     weights: Weights = NO_WEIGHTS,
     once: bool = False,
     frugal: bool = False,
+    shapes_first: bool = False,
 ) -> ort.InferenceSession:
     """Open a session on the CPU.
 
@@ -107,6 +108,8 @@ def open_session(
     frugal
         The session gives its memory back after each run. Otherwise it keeps that of its largest run, which adds up
         where many sessions are open.
+    shapes_first
+        Shape operators run as soon as they can, so that none keeps a value for its size alone.
 
     Raises
     ------
@@ -121,6 +124,8 @@ def open_session(
     if once:
         options.add_session_config_entry("session.disable_prepacking", "1")
     options.enable_cpu_mem_arena = not (once or frugal)
+    if shapes_first:
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if weights.arrays:
         _hand_over(weights, options)
     if not optimise:

@@ -307,6 +307,14 @@ def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
             lists += [graph.node for attribute in node.attribute for graph in subgraphs(attribute)]
 
 
+def unused_name(name: str, taken: set[str]) -> str:
+    """A name that is not taken, the one wanted if possible; it is taken from now on."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
 def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """All tensors: initializers and attributes, also of subgraphs and functions."""
     graphs = [model.graph]

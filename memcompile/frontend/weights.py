@@ -147,7 +147,12 @@ def with_weights(model: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
 
 
 def open_model(
-    model: onnx.ModelProto, weights: Weights, *, optimise: bool = True, once: bool = False
+    model: onnx.ModelProto,
+    weights: Weights,
+    *,
+    optimise: bool = True,
+    once: bool = False,
+    shapes_first: bool = False,
 ) -> ort.InferenceSession:
     """Open a session of a model that leaves out weights.
 
@@ -157,7 +162,7 @@ def open_model(
     if weights.folder is not None and not weights.in_place:
         model, weights = with_weights(model, weights), NO_WEIGHTS
     data = model.SerializeToString(deterministic=True)
-    return open_session(data, optimise=optimise, weights=weights, once=once)
+    return open_session(data, optimise=optimise, weights=weights, once=once, shapes_first=shapes_first)
 
 
 def _large_initializers(model: onnx.ModelProto, path: Path) -> Iterator[onnx.TensorProto]:

@@ -228,13 +228,15 @@ class Unrolling:
             ]
         return matrices
 
-    def vectors(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Cut the input vectors of all windows out of images.
+    def vectors(self, x: NDArray[Any], lines: slice = slice(None)) -> NDArray[Any]:
+        """Cut the input vectors of windows out of images.
 
         Parameters
         ----------
         x
             [batch, channels, *input_size].
+        lines
+            Windows along the first spatial axis of the grid; all of them by default.
 
         Returns
         -------
@@ -246,11 +248,13 @@ class Unrolling:
         batch, channels = x.shape[:2]
         # Groups that fill up the last bundle have no channels of their own: their rows stay zero.
         room = self.matrices * self.bundle * (channels // geometry.groups)
-        cut = np.zeros((batch, room, self.window_inputs, *self.grid), x.dtype)
+        grid = tuple(len(range(cells)[lines if axis == 0 else slice(None)]) for axis, cells in enumerate(self.grid))
+        cut = np.zeros((batch, room, self.window_inputs, *grid), x.dtype)
+        some = (slice(None), slice(None), *((lines,) if grid else ()))
         # One strided copy per window input is several times faster than one gather for all.
         for number, where in enumerate(self._places()):
-            cut[:, :channels, number] = padded[where]
-        return cut.reshape(batch, self.matrices, self.rows, self.windows)
+            cut[:, :channels, number] = padded[where][some]
+        return cut.reshape(batch, self.matrices, self.rows, math.prod(grid))
 
     def addresses(self) -> tuple[list[tuple[int, int]], NDArray[np.int64], NDArray[np.int64]]:
         """Places from which :meth:`vectors` takes its values.

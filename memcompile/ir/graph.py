@@ -16,9 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +33,9 @@ from memcompile.ir.placement import Segment as Segment  # noqa: PLC0414 - handed
 from memcompile.ir.placement import TileTable as TileTable  # noqa: PLC0414 - handed on
 from memcompile.ir.placement import no_pauses as no_pauses  # noqa: PLC0414 - handed on
 from memcompile.ir.quantizers import ExactInput, InputQuantizer
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 T = TypeVar("T", bound="Node")
 
@@ -333,6 +335,8 @@ class Graph(Described):
     @cached_property
     def dataflow(self) -> nx.DiGraph[str]:
         """Frozen networkx graph: node names, an edge per value with the attribute ``values``."""
+        import networkx as nx  # noqa: PLC0415 - slow to import, and needed by the compiler alone
+
         graph: nx.DiGraph[str] = nx.DiGraph()
         graph.add_nodes_from(node.name for node in self.nodes)
         for node in self.nodes:

@@ -91,9 +91,9 @@ class Pass(ABC):
         UsageError
             An option has a value that its type does not allow.
         """
-        for option, wanted in self.option_types().items():
+        for option, validator in self._validators().items():
             try:
-                TypeAdapter(wanted).validate_python(getattr(self, option), strict=True)
+                validator.validate_python(getattr(self, option), strict=True)
             except ValidationError as error:
                 raise _refusal(type(self), option, getattr(self, option), error) from error
 
@@ -103,6 +103,12 @@ class Pass(ABC):
         """Type of each option: bool, a number with its limits, or a Literal of words."""
         hints = get_type_hints(cls, include_extras=True)
         return {option.name: hints[option.name] for option in fields(cls)}
+
+    @classmethod
+    @cache
+    def _validators(cls) -> dict[str, TypeAdapter[Any]]:
+        """Validator of each option; it takes a millisecond to make."""
+        return {option: TypeAdapter(wanted) for option, wanted in cls.option_types().items()}
 
     @abstractmethod
     def run(self, graph: Graph, context: PassContext) -> Graph:

@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from memcompile.heap import large_blocks_go_back
 from memcompile.ir.graph import MappedLayer
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.program.flow import program_flow
@@ -25,6 +26,7 @@ from memcompile.timing.buffers import buffer_sizes
 Facts = dict[str, Any]
 
 
+@large_blocks_go_back()
 def program_facts(program: Program, evaluation: Evaluation | None = None) -> Facts:
     """Facts of the report, with the keys that docs/json.md documents."""
     placement, target = program.placement, program.target

@@ -39,6 +39,8 @@ OPERATOR_ROUNDINGS = 4
 """Roundings of an operator beside a sum: BatchNormalization's division, root, product and addition."""
 FOLDED_ROUNDINGS = 2 * OPERATOR_ROUNDINGS
 """Roundings of what was folded into a layer: a batch normalisation, and as many again in Mul and Add."""
+PART_NUMBERS = 1 << 20
+"""Numbers of a value that are compared at a time."""
 LARGEST_BYTE = 255
 """Largest distance between a byte and its zero point."""
 LARGEST_FACTORS = (127, 64)
@@ -108,11 +110,12 @@ def check_network(
         value: node for node in imported.nodes if isinstance(node, OnnxNode) for value in node.outputs if value in shown
     }
     steps = list(_steps(graph.nodes, {*makers.values()}, makers))
-    values = {name: Approximation(value) for name, value in _model_values(steps, makers, model, sample).items()}
-    expected = dict(values)
+    expected = _model_values(steps, makers, model, sample)
+    values = {name: Approximation(value) for name, value in expected.items()}
     values |= {name: Approximation(value) for name, value in (*graph.constants.items(), *sample.items())}
+    last_use = {value: number for number, step in enumerate(steps) for value in _touched(step)}
     ranges = {}
-    for step in steps:
+    for number, step in enumerate(steps):
         if isinstance(step, UnrolledLayer):
             ranges[step.name] = InputRange.of(values[step.inputs[0]].value)
             found = {step.outputs[0]: _layer(step, values[step.inputs[0]], imported)}
@@ -125,9 +128,13 @@ def check_network(
             where = f"layer {step.name if isinstance(step, UnrolledLayer) else makers[name].name!r}"
             if approximation.slack is None or makers[name].domain:
                 share = ROUNDED_SHARE if makers[name].domain else FLOAT_SHARE
-                _compare_size(where, name, approximation.value, expected[name].value, share)
+                _compare_size(where, name, approximation.value, expected[name], share)
             else:
-                _compare(where, name, approximation, expected[name].value)
+                _compare(where, name, approximation, expected[name])
+        for name in _touched(step):
+            if last_use[name] == number:
+                values.pop(name, None)
+                expected.pop(name, None)
     return ranges
 
 
@@ -149,16 +156,18 @@ def _steps(nodes: Iterable[Any], own: set[OnnxNode], makers: Mapping[str, OnnxNo
         yield tuple(run)
 
 
-def _nodes(step: _Step) -> Sequence[UnrolledLayer | OnnxNode]:
-    return (step,) if isinstance(step, UnrolledLayer) else step
+def _touched(step: _Step) -> set[str]:
+    """Values that a step reads or makes."""
+    nodes: Sequence[UnrolledLayer | OnnxNode] = (step,) if isinstance(step, UnrolledLayer) else step
+    return {value for node in nodes for value in (*read_values(node), *node.outputs)}
 
 
 def _model_values(
     steps: Sequence[_Step], makers: Mapping[str, OnnxNode], model: ModelFile, sample: Mapping[str, NDArray[Any]]
 ) -> dict[str, Any]:
     """Values of the model that a step reads or makes, from onnxruntime."""
-    touched = (value for step in steps for node in _nodes(step) for value in (*read_values(node), *node.outputs))
-    wanted = [value for value in dict.fromkeys(touched) if value in makers]
+    touched = {value for step in steps for value in _touched(step)}
+    wanted = [value for value in makers if value in touched]
     if not wanted:
         return {}
     session = model.open_session(wanted, optimise=False, once=True)
@@ -170,7 +179,7 @@ def _model_values(
 
 def _layer(layer: UnrolledLayer, x: Approximation, imported: Graph) -> Approximation:
     """Output of a layer, and its distance from the model's."""
-    found = run_layer(layer, x.value)
+    found = run_layer(layer, x.value, cut_images=True)
     if x.slack is None:
         return Approximation(found, None)
     slack = _integer_slack(layer, x.value, imported) if layer.integer else _float_slack(layer, x.value)
@@ -221,8 +230,8 @@ def _integer_slack(layer: UnrolledLayer, x: NDArray[Any], imported: Graph) -> ND
 def _magnitudes(layer: UnrolledLayer, x: NDArray[Any]) -> NDArray[np.float64]:
     """The sum of |w| |x| of each output, [batch, out_channels, positions]."""
     images = np.abs(layer.geometry.to_channels_first(x).astype(np.float32))
-    sums: NDArray[np.float64] = apply_matrices(images, layer.geometry, np.abs(layer.matrix)).astype(np.float64)
-    return sums
+    sums = apply_matrices(images, layer.geometry, np.abs(layer.matrix), cut_images=True)
+    return np.asarray(sums, np.float64)
 
 
 def _shaped(slack: NDArray[np.float64], geometry: Geometry, x: NDArray[Any]) -> NDArray[np.float64]:
@@ -237,9 +246,14 @@ def _shaped(slack: NDArray[np.float64], geometry: Geometry, x: NDArray[Any]) -> 
 def _stored(values: NDArray[Any]) -> NDArray[np.float64]:
     """Rounding of results to their own type, on both sides."""
     kind = np.finfo(values.dtype)
-    finite = np.where(np.isfinite(values), np.abs(values.astype(np.float64)), 0)
-    # Beside it float32 products of next to nothing, which vanish on some processors.
-    return 1.001 * float(kind.eps) * finite + float(kind.smallest_subnormal) + float(np.finfo(np.float32).tiny)
+    sizes = values.astype(np.float64)
+    np.abs(sizes, out=sizes)
+    sizes[~np.isfinite(sizes)] = 0
+    sizes *= 1.001 * float(kind.eps)
+    sizes += float(kind.smallest_subnormal)
+    # Float32 products of next to nothing vanish on some processors.
+    sizes += float(np.finfo(np.float32).tiny)
+    return sizes
 
 
 def _operators(
@@ -315,23 +329,34 @@ def _compare(where: str, name: str, found: Approximation, expected: Any) -> None
     value = found.value
     if not _comparable(where, name, value, expected):
         return
-    apart, slack = _distance(value, expected), np.broadcast_to(np.asarray(found.slack, np.float64), value.shape)
-    excused = ~np.isfinite(slack)
+    slack = np.broadcast_to(np.asarray(found.slack, np.float64), value.shape)
+    worst, place = -np.inf, 0
+    flat = (value.reshape(-1), expected.reshape(-1), slack.reshape(-1))
+    for first in range(0, value.size, PART_NUMBERS):
+        excess = _excess(*(each[first : first + PART_NUMBERS] for each in flat))
+        if excess.max() > worst:
+            worst, place = excess.max(), first + int(np.argmax(excess))
+    if worst == -np.inf:
+        return
+    element = tuple(int(axis) for axis in np.unravel_index(place, value.shape))
+    _refuse(
+        where,
+        name,
+        f"element {list(element)} is {float(value[element]):.6g} instead of {float(expected[element]):.6g}, "
+        f"where rounding explains a difference of {float(slack[element]):.3g}",
+    )
+
+
+def _excess(value: NDArray[Any], expected: NDArray[Any], slack: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Difference beyond the slack per number; negative infinity where it is explained."""
+    apart, excused = _distance(value, expected), ~np.isfinite(slack)
     if value.dtype.kind == "f":
         # What the type cannot hold is infinite on either side.
         nearest = np.fmin(np.abs(expected.astype(np.float64)), np.abs(value.astype(np.float64)))
         excused |= nearest + slack >= np.finfo(value.dtype).max
     wrong = ~(apart <= slack) & ~excused
-    if not wrong.any():
-        return
-    excess = np.where(wrong, np.nan_to_num(apart - slack, nan=np.inf), -np.inf)
-    place = tuple(int(axis) for axis in np.unravel_index(int(np.argmax(excess)), excess.shape))
-    _refuse(
-        where,
-        name,
-        f"element {list(place)} is {float(value[place]):.6g} instead of {float(expected[place]):.6g}, "
-        f"where rounding explains a difference of {float(slack[place]):.3g}",
-    )
+    excess: NDArray[np.float64] = np.where(wrong, np.nan_to_num(apart - slack, nan=np.inf), -np.inf)
+    return excess
 
 
 def _compare_size(where: str, name: str, value: Any, expected: Any, share: float) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.ir.batching import Batching
-from memcompile.ir.graph import Graph
+from memcompile.ir.graph import DigitalNode, Graph, read_values
 from memcompile.program.coupled_samples import any_couples_samples
 
 IMAGES_AT_ONCE = 32
 """Images of a batch, where the model leaves the batch size open."""
+RUN_VALUES = 1 << 23
+"""Numbers that an operator reads and makes for the images of one run, or of a single image, at most."""
 
 
 def calibration_batches(graph: Graph, data: Mapping[str, NDArray[Any]], images: int) -> list[dict[str, NDArray[Any]]]:
@@ -30,3 +34,40 @@ def calibration_batches(graph: Graph, data: Mapping[str, NDArray[Any]], images: 
     # Too few samples for one batch are repeated.
     parts = [np.arange(size) % count] if count < size else list(np.arange(count // size * size).reshape(-1, size))
     return [batching.feeds(data, part) for part in parts]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Inputs of one run of a model, and the number of images among them."""
+
+    feeds: Mapping[str, NDArray[Any]]
+    images: int
+
+
+def runs_of_batch(graph: Graph, batch: Mapping[str, NDArray[Any]], wanted: Iterable[str]) -> list[Run]:
+    """Parts of a batch that take less memory, one after the other.
+
+    The values ``wanted`` of all parts are in order those of the batch. A batch is not cut where its size is no choice
+    of ours, or where images do not lie along the first axis of each of these values.
+    """
+    batching = graph.batching or Batching.along_first({name: graph.types[name] for name in graph.inputs})
+    fixed = batching.one_by_one or batching.size is not None
+    count, at_once = batching.count(batch), max(RUN_VALUES // max(_values_of_image(graph), 1), 1)
+    if fixed or at_once >= count or not all(_counts_images(graph.types[value].shape) for value in wanted):
+        return [Run(batch, count)]
+    edges = [*range(0, count, at_once), count]
+    return [Run(batching.feeds(batch, slice(a, b)), b - a) for a, b in itertools.pairwise(edges)]
+
+
+def _counts_images(shape: tuple[int | None, ...]) -> bool:
+    """Return True if the first size of a value, and no other, is open."""
+    return shape[:1] == (None,) and None not in shape[1:]
+
+
+def _values_of_image(graph: Graph) -> int:
+    """Most numbers that an operator or a layer reads and makes for one image; an open size counts as one."""
+    shapes = {name: kind.shape for name, kind in graph.types.items() if name not in graph.constants}
+    numbers = {name: math.prod(1 if size is None else size for size in shape) for name, shape in shapes.items()}
+    nodes = (each for node in graph.nodes for each in (node.nodes if isinstance(node, DigitalNode) else (node,)))
+    touched = ({*read_values(node), *node.outputs} for node in nodes)
+    return max((sum(numbers.get(value, 0) for value in values) for values in touched), default=0)

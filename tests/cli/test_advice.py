@@ -105,7 +105,7 @@ def test_a_published_data_set_brings_its_own_parts(say: Say, tmp_path: Path, tra
 
 
 def test_without_data_commands_find_the_same_samples(say: Say, tmp_path: Path) -> None:
-    (tmp_path / "-m.onnx").write_bytes(models.digits_classifier(28).SerializeToString())
+    (tmp_path / "-m.onnx").write_bytes(models.digits_classifier(8).SerializeToString())
     run, tune, *_ = follow(say, f"./-m.onnx {FAST} --images 40 --emulated-images 20 --optimise accuracy")
     assert run == ["run", "./-m.yao2020.mcp"]
     assert tune == ["tune", "./-m.yao2020.mcp"]

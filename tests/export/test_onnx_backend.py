@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -14,8 +15,10 @@ import onnxruntime.backend.backend as reference
 import pytest
 from models import float_model, make, node
 from onnx import TensorProto, helper
-from onnx.backend.test.runner import Runner
+from onnx.backend.test import runner
+from onnx.backend.test.loader import load_model_tests
 
+from memcompile.atomic import write_atomically
 from memcompile.errors import DataError, ModelError, UsageError
 from memcompile.export import backend
 
@@ -25,12 +28,34 @@ LEAST = 1_500
 """Tests that onnxruntime 1.18 and later pass, at least; fewer mean that the suite was not found."""
 
 
+KEPT: list[Path] = []
+"""Folder of what is kept between runs."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _kept(request: pytest.FixtureRequest) -> None:
+    KEPT[:] = [request.config.cache.mkdir("onnx_suite")]
+
+
 @cache
-def suite() -> Runner:
+def suite() -> runner.Runner:
     """The suite; its tests ask the runner for the backend when they run."""
-    with warnings.catch_warnings():
+    make = runner.load_model_tests
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the suite's own data overflow on purpose
-        return Runner(backend.IdealBackend)
+        patch.setattr(runner, "load_model_tests", lambda kind: node_cases() if kind == "node" else make(kind=kind))
+        return runner.Runner(backend.IdealBackend)
+
+
+def node_cases() -> list[Any]:
+    """Tests of single operators, whose data ONNX computes number by number in Python: once for each of its versions."""
+    kept = KEPT[0] / f"onnx-{onnx.__version__}-numpy-{np.__version__}.pickle"
+    if kept.exists():
+        found: list[Any] = pickle.loads(kept.read_bytes())
+        return found
+    made: list[Any] = load_model_tests(kind="node")
+    write_atomically(kept, pickle.dumps(made))
+    return made
 
 
 def cases(*categories: str) -> dict[str, Callable[[None], None]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import models
 import numpy as np
+import onnx
 import pytest
 import stages
 from factories import make_target
@@ -14,7 +17,9 @@ from models import dyadic, float_model, node
 from memcompile.errors import DataError
 from memcompile.ir.graph import CalibratedLayer
 from memcompile.ir.quantizers import InputQuantizer
+from memcompile.passes import calibrate_activations
 from memcompile.passes.calibrate_activations import CalibrateActivations
+from memcompile.passes.quantization import calibration_batches
 from memcompile.verify.interpreter import Interpreter
 
 RNG = np.random.default_rng(41)
@@ -197,3 +202,61 @@ def test_phases_write_every_level_in_digits(bits: int, bits_per_phase: int, sign
         total += weight * digits.astype(np.int64)
     assert np.array_equal(total, levels)
     assert len(quantizer.phase_weights) == -(-bits // bits_per_phase) * (2 if signed and bits_per_phase > 1 else 1)
+
+
+ROWS = float_model(
+    [node("Reshape", "x shape", "rows"), node("Gemm", "rows w", "y")],
+    ("N", 3, 6),
+    {**WEIGHTS, "shape": np.array([-1, 6], np.int64)},
+)
+
+
+@pytest.mark.parametrize("at_once", [1, 7])
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (TWO_LAYERS, (70, 6)),
+        (ROWS, (70, 3, 6)),
+        (models.conv_bn(), (70, 2, 6, 6)),
+        (models.skip_connection(), (40, 3, 4, 4)),
+    ],
+    ids=["two layers", "rows", "conv_bn", "skip_connection"],
+)
+def test_batches_that_run_in_parts_give_the_same_quantizers(
+    model: onnx.ModelProto, shape: tuple[int, ...], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, counts = models.images(shape), []
+
+    def runs_of_batch(*arguments: Any) -> Any:
+        runs = calibration_batches.runs_of_batch(*arguments)
+        counts.append(len(runs))
+        return runs
+
+    whole = calibrated(data, model, values=333)
+    monkeypatch.setattr(calibration_batches, "RUN_VALUES", at_once)
+    monkeypatch.setattr(calibration_batches, "_values_of_image", lambda graph: 1)
+    monkeypatch.setattr(calibrate_activations, "runs_of_batch", runs_of_batch)
+    assert [layer.quantizer for layer in calibrated(data, model, values=333)] == [layer.quantizer for layer in whole]
+    assert max(counts) == -(-32 // at_once)
+
+
+def test_a_batch_is_cut_only_where_images_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [node("Transpose", "x", "t", perm=[1, 0, 2]), node("MatMul", "t w", "y")]
+    feeds = {"x": models.images((40, 3, 6))}
+    graph = stages.after("unroll_convolutions", float_model(nodes, ("N", 3, 6), WEIGHTS), feeds)
+    monkeypatch.setattr(calibration_batches, "RUN_VALUES", 36 * 7)
+    runs = calibration_batches.runs_of_batch(graph, feeds, ["x"])
+    assert [run.images for run in runs] == [len(run.feeds["x"]) for run in runs] == [7, 7, 7, 7, 7, 5]
+    assert len(calibration_batches.runs_of_batch(graph, feeds, ["t"])) == 1
+
+
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6), limit=st.integers(1, 20))
+@settings(max_examples=40)
+def test_samples_of_parts_are_those_of_the_whole(sizes: list[int], limit: int) -> None:
+    numbers = RNG.normal(size=sum(sizes)).astype(np.float32)
+    sample = calibrate_activations._EvenSample(len(numbers), limit)
+    for part in np.split(numbers, np.cumsum(sizes)[:-1]):
+        sample.add(part)
+    stride = max(-(-len(numbers) // limit), 1)
+    extremes = [numbers.min(), numbers.max()] if len(numbers) else []
+    assert sample.numbers().tolist() == [*numbers[::stride].tolist(), *extremes]

@@ -27,6 +27,7 @@ from memcompile.hardware.target import load_target
 from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import TensorType
 from memcompile.pipelines import emit_program
+from memcompile.program import file
 from memcompile.program.file import VERSION, decode_program, encode_program, load_program, save_program
 from memcompile.program.program import ChipState, Program, Provenance
 from memcompile.runtime.emulator import Emulator
@@ -314,10 +315,20 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path] * bool(path) + [found for key, item in inner for found in leaves(item, (*path, key))]
 
 
-def test_junk_anywhere_in_the_description_is_refused_or_harmless(data: bytes) -> None:
-    """Whatever a wrong hand writes into program.json, the answer is one error message or a program."""
+def test_junk_anywhere_in_the_description_is_refused_or_harmless(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a wrong hand writes into program.json, the answer is one error message or a program.
+
+    Digests of members are covered by the tests above; they are not computed again for each change.
+    """
     document, members = unpack(data)
-    text = json.dumps(document)
+    read = file._read_members
+
+    def with_members(archive: zipfile.ZipFile, path: Path | str) -> tuple[Any, dict[str, bytes]]:
+        described, _ = read(archive, path)
+        return described, members
+
+    monkeypatch.setattr(file, "_read_members", with_members)
+    text = json.dumps({**document, "members": {}})
     surprises, seen = [], set()
     for path in leaves(document):
         kind = tuple(key if isinstance(key, str) else 0 for key in path)
@@ -331,7 +342,7 @@ def test_junk_anywhere_in_the_description_is_refused_or_harmless(data: bytes) ->
                 spot = spot[key]
             spot[path[-1]] = junk
             try:
-                verify_program(decode_program(pack(changed, members), "FILE"))
+                verify_program(decode_program(pack(changed, {}), "FILE"))
             except MemcompileError:
                 pass
             except Exception as error:  # what users must never see

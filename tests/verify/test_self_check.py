@@ -343,9 +343,9 @@ def test_a_step_of_a_quantiser_is_not_carried_on(tmp_path: Path, monkeypatch: py
     """Whole numbers on one target, floats on the other: each layer reads what onnxruntime has, bit by bit."""
     seen: dict[str, Any] = {}
 
-    def noisy(layer: Any, x: Any) -> Any:
+    def noisy(layer: Any, x: Any, **options: bool) -> Any:
         seen[layer.inputs[0]] = x
-        result = run_layer(layer, x)
+        result = run_layer(layer, x, **options)
         return result if layer.integer else result * np.float32(1 + 2e-7)  # flips a code now and then
 
     monkeypatch.setattr(network_check, "run_layer", noisy)
@@ -371,8 +371,8 @@ def test_bytes_that_kernels_cut_to_16_bits_are_no_fault(tmp_path: Path, monkeypa
     np.savez(tmp_path / "x.npz", x=np.full((2, 8), 255, np.uint8))
     pipelines.compile_model(path, "ideal", data=tmp_path / "x.npz", settings=FAST)
 
-    def cut(layer: Any, x: Any) -> Any:
-        return (run_layer(layer, x) - 4 * (2 * 255 * 127 - 32767)).astype(np.int32)
+    def cut(layer: Any, x: Any, **options: bool) -> Any:
+        return (run_layer(layer, x, **options) - 4 * (2 * 255 * 127 - 32767)).astype(np.int32)
 
     if network_check.multiplies_bytes_exactly():
         monkeypatch.setattr(network_check, "run_layer", cut)
@@ -380,7 +380,7 @@ def test_bytes_that_kernels_cut_to_16_bits_are_no_fault(tmp_path: Path, monkeypa
             pipelines.compile_model(path, "ideal", data=tmp_path / "x.npz", settings=FAST)
         monkeypatch.setattr(network_check, "multiplies_bytes_exactly", lambda: False)
         pipelines.compile_model(path, "ideal", data=tmp_path / "x.npz", settings=FAST)
-    monkeypatch.setattr(network_check, "run_layer", lambda layer, x: -run_layer(layer, x))
+    monkeypatch.setattr(network_check, "run_layer", lambda layer, x, **options: -run_layer(layer, x, **options))
     with pytest.raises(MiscompileError, match="layer 'MatMulInteger_y'"):
         pipelines.compile_model(path, "ideal", data=tmp_path / "x.npz", settings=FAST)
 
