@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +10,6 @@ from numpy.typing import NDArray
 
 from memcompile.ir.geometry import Unrolling
 from memcompile.ir.quantizers import ExactInput, InputQuantizer
-
-INPUT_BYTES = 16_000_000
-"""Memory for the kept inputs of one layer; the first images that fit are kept."""
-LEAST_IMAGES = 16
-"""Images kept even if they take more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +21,7 @@ class LayerInputs:
     needs of them is their diagonal and their product with the weights.
     """
 
-    quantizer: InputQuantizer
+    quantizer: InputQuantizer | ExactInput
     values: NDArray[Any]
 
     def vectors(
@@ -49,8 +42,3 @@ class LayerInputs:
         cut = flat.reshape(len(images), -1)[np.arange(len(images))[:, None, None, None], places]
         found: NDArray[np.float32] = np.where(rows < 0, 0, cut).astype(np.float32)
         return found.reshape(-1, *rows.shape)
-
-
-def images_kept(quantizer: InputQuantizer | ExactInput, shape: Sequence[int]) -> int:
-    """Images of a layer whose inputs fit into ``INPUT_BYTES``; their shape is [in_channels, *input_size]."""
-    return max(LEAST_IMAGES, INPUT_BYTES // max(math.prod(shape), 1))

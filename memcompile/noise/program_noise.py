@@ -15,7 +15,7 @@ from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.layer_noise import MappingChoice, layer_noise
 from memcompile.program.program import Program
 
-REPLICAS = 4
+REPLICAS = 3
 """Replicas of a layer that stand for all of them, evenly spread."""
 
 
