@@ -2,8 +2,8 @@
 
 Noise is drawn as a chip has it. Errors of weights are drawn once a chip, apart for every replica and output line, so
 that they are the same for all images and all windows that a line works on; what reads and converters add is drawn anew
-for each output. Noise that is independent from output to output instead has the same power and another effect, above
-all on calibrated chips: docs/noise_model.md measures it.
+for each output, with more power where high phases of the input drive lines. Noise that is independent from output to
+output instead has the same power and another effect, above all on calibrated chips: docs/noise_model.md measures it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from memcompile.ir.geometry import Unrolling
 from memcompile.ir.graph import MappedLayer
+from memcompile.ir.quantizers import InputQuantizer
 from memcompile.noise.cell_errors import Age
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.layer_noise import LayerNoise, MappingChoice, layer_noise
@@ -94,6 +95,7 @@ class NoisyNetwork:
         self.age = age or Age()
         self.inputs = layer_inputs(program, calibration)
         self._copies: dict[tuple[int, Any], _Copy] = {}
+        self._usual: dict[tuple[int, Unrolling], float] = {}
 
     def run(
         self, values: Values, factors: Mapping[str, float], chip: int, *, calibrated: bool, first_stage: int = 0
@@ -141,13 +143,39 @@ class NoisyNetwork:
                 if replica.unrolling not in vectors:
                     vectors[replica.unrolling] = replica.unrolling.vectors(quantized[some])
                 cut = vectors[replica.unrolling]
-                outputs = _products(cut if replica.has_all_windows else cut[..., replica.windows], own.weights)
+                cut = cut if replica.has_all_windows else cut[..., replica.windows]
+                outputs = _products(cut, own.weights)
                 outputs += own.offsets[..., None]
                 if own.sigma.any():
-                    outputs += rng.standard_normal(outputs.shape, np.float32) * own.sigma[..., None]
+                    drawn_now = rng.standard_normal(outputs.shape, np.float32) * own.sigma[..., None]
+                    outputs += drawn_now * self._activity(number, replica.unrolling, cut)[:, :, None, :]
                 replica.unrolling.scatter(outputs.transpose(0, 3, 1, 2), replica.windows, sums[some])
         y = layer.rescale(sums).reshape(len(quantized), geometry.out_channels, *geometry.output_size)
         return geometry.from_channels_first(y, x.shape)
+
+    def _activity(self, number: int, unrolling: Unrolling, vectors: Floats) -> Floats:
+        """Root of the power of reads and conversions for each input vector, 1 on average, [images, matrices, windows].
+
+        A phase counts its weight squared if it drives a line: if its weight is not above the largest input.
+        """
+        by_largest = self._phase_power(number)
+        key = (number, unrolling)
+        if key not in self._usual:
+            windows = np.arange(unrolling.windows, dtype=np.int32)
+            some = self.inputs[number].vectors(unrolling, windows, CALIBRATING_VECTORS)
+            self._usual[key] = max(float(by_largest[np.abs(some).max(axis=2).astype(np.int64)].mean()), 1e-12)
+        power = by_largest[np.abs(vectors).max(axis=2).astype(np.int64)]
+        root: Floats = np.sqrt(power / self._usual[key]).astype(np.float32)
+        return root
+
+    def _phase_power(self, number: int) -> NDArray[np.float64]:
+        """Sum of the squared weights of phases that drive a line, by the largest magnitude of an input."""
+        quantizer = self.program.layers[number].quantizer
+        assert isinstance(quantizer, InputQuantizer)
+        weights = np.unique(np.abs(quantizer.phase_weights))
+        largest = np.arange(max(-quantizer.lowest, quantizer.highest) + 1)
+        power: NDArray[np.float64] = (np.square(weights) * (weights <= largest[:, None])).sum(axis=1).astype(np.float64)
+        return power
 
     def _draw(self, number: int, factor: float, chip: int, calibrated: bool) -> list[_Drawn]:
         """All replicas of a layer on one chip, each with errors of its own."""
