@@ -36,7 +36,6 @@ CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FIVE_LAYER = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 TARGETS = ("yao2020", "neurram", "hermes", "pimcomp")
 LARGEST_LOSS = 10.0
-LARGEST_SET = 2000
 
 
 @dataclass(frozen=True)
@@ -136,12 +135,12 @@ def measure(setting: Setting, source: dict[str, Any], images: int, chips: int) -
     )
     program = compilation.program
     dataset = compilation.dataset.head(min(images, compilation.dataset.count))
-    outputs = Emulator.ideal(program).run(compilation.dataset.head(LARGEST_SET).inputs)
+    outputs = Emulator.ideal(program).run(dataset.inputs)
     begin = time.process_time()
-    budget = error_budget(program, compilation.dataset.head(LARGEST_SET), ideal=outputs)
+    budget = error_budget(program, dataset, ideal=outputs)
     seconds = time.process_time() - begin
     assert budget is not None
-    ideal = score_samples({name: value[: dataset.count] for name, value in outputs.items()}, dataset)
+    ideal = score_samples(outputs, dataset)
     losses = [
         100 * (ideal - score_samples(Emulator(program, seed).run(dataset.inputs), dataset)) for seed in range(chips)
     ]
@@ -211,8 +210,8 @@ def main() -> None:
     parser.add_argument("--cifar", type=Path, help="archive with CIFAR-10 test images")
     parser.add_argument("--resnet", type=Path, help="ResNet-20 for CIFAR-10")
     parser.add_argument("--settings", type=int, default=36)
-    parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--chips", type=int, default=12)
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--chips", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)

@@ -21,7 +21,7 @@ from memcompile.noise.gaussians import Array
 
 CONVERSIONS = 200_000
 """Conversions of a layer that are followed one by one, about; that sets how many input vectors are."""
-LEAST_VECTORS = 48
+LEAST_VECTORS = 32
 """Input vectors followed at least."""
 
 Floats = NDArray[np.float32]

@@ -30,16 +30,17 @@ from memcompile.program.program import Program
 from memcompile.report.noise_injection import NoisyNetwork
 from memcompile.report.scoring import class_names, score_samples
 
-SENSITIVITY_IMAGES = 48
-"""Images on which the sensitivity to a layer is measured."""
+SENSITIVITY_IMAGES = (8, 48)
+"""Least and most images on which the sensitivity to a layer is measured."""
+SENSITIVITY_PRODUCTS = 4_000_000_000
+"""Multiply-adds of all layers' runs together, beyond which they take fewer images."""
 SENSITIVITY_CHIPS = 2
 CURVE_FACTORS = (0.5, 1.0, 1.0, 2.0, 1.0) * 4
 """Factors on the power of all layers, one a run; each has a chip and, while they last, images of its own."""
-CURVE_IMAGES = 80
-"""Images of a run of the curve."""
+CURVE_IMAGES = (32, 80)
+"""Least and most images of a run of the curve."""
 CURVE_PRODUCTS = 1_000_000_000
-"""Multiply-adds of a run of the curve that take fewer images."""
-LEAST_CURVE_IMAGES = 32
+"""Multiply-adds of a run of the curve beyond which it takes fewer images, and there are half as many runs."""
 INJECTED = (0.003, 0.3)
 """Noise-to-signal ratios between which a layer's noise is scaled to measure the sensitivity to it."""
 FIRST_ORDER = 0.3
@@ -128,16 +129,16 @@ def error_budget(
     if not can_predict(program, dataset):
         return None
     network = NoisyNetwork(program, dataset.calibration, age)
-    with progress("error budget", len(program.layers) + len(CURVE_FACTORS)) as advance:
-        ratios = [layer_ratios(program, number, own, age) for number, own in enumerate(network.inputs)]
-        study = _Study(network, dataset, ratios, ideal, calibrated)
+    ratios = [layer_ratios(program, number, own, age) for number, own in enumerate(network.inputs)]
+    study = _Study(network, dataset, ratios, ideal, calibrated)
+    with progress("error budget", len(program.layers) + (study.runs if dataset.labels is not None else 0)) as advance:
         sensitivities = []
         for number in range(len(program.layers)):
             sensitivities.append(study.sensitivity(number))
             advance(1)
         runs = []
         if dataset.labels is not None:
-            for run, factor in enumerate(CURVE_FACTORS):
+            for run, factor in enumerate(CURVE_FACTORS[: study.runs]):
                 runs.append(study.run(run, factor))
                 advance(1)
     return _budget(study, np.array(sensitivities), runs, dataset)
@@ -167,7 +168,12 @@ class _Study:
         self.network, self.dataset, self.ratios, self.calibrated = network, dataset, ratios, calibrated
         self._ideal = ideal
         self.names = class_names(network.program)
-        some = self._images(0, SENSITIVITY_IMAGES)
+        self.products = max(expanded_products(network.program), 1)
+        runs = SENSITIVITY_CHIPS * len(network.program.layers)
+        self.sensitivity_images = _between(SENSITIVITY_IMAGES, SENSITIVITY_PRODUCTS // (self.products * runs))
+        self.curve_images = _between(CURVE_IMAGES, CURVE_PRODUCTS // self.products)
+        self.runs = len(CURVE_FACTORS) // (1 if self.curve_images > CURVE_IMAGES[0] else 2)
+        some = self._images(0, self.sensitivity_images)
         self._clean = network.run(some, {}, 0, calibrated=calibrated)
 
     def ratio(self, number: int, cause: Cause | None = None) -> float:
@@ -198,7 +204,7 @@ class _Study:
     def run(self, number: int, factor: float) -> _Run:
         """Loss and ratio with noise in all layers."""
         network, program = self.network, self.network.program
-        count = max(LEAST_CURVE_IMAGES, min(CURVE_IMAGES, CURVE_PRODUCTS // max(expanded_products(program), 1)))
+        count = self.curve_images
         first = number * count % max(self.dataset.count - count + 1, 1)
         values = self._images(first, count)
         clean = self._ideal_outputs(first, count)
@@ -239,6 +245,10 @@ class _Study:
             total += noise_to_signal(wanted, found, 1)
             count += 1
         return total / count if count else 0.0
+
+
+def _between(ends: tuple[int, int], number: int) -> int:
+    return max(ends[0], min(ends[1], number))
 
 
 def _scores(rows: NDArray[Any]) -> NDArray[np.float64]:
@@ -338,7 +348,7 @@ def _budget(study: _Study, sensitivities: NDArray[np.float64], runs: Sequence[_R
             )
             for number, layer in enumerate(program.layers)
         ),
-        images=sum(run.images for run in runs) or min(dataset.count, SENSITIVITY_IMAGES),
+        images=sum(run.images for run in runs) or min(dataset.count, study.sensitivity_images),
         calibrated=study.calibrated,
     )
 
