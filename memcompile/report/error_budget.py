@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from memcompile.data.loader import Dataset
 from memcompile.frontend.values import Value
@@ -128,6 +129,19 @@ def error_budget(
     """
     if not can_predict(program, dataset):
         return None
+    # Products are small, and several threads would wait for each other longer than they work.
+    with threadpool_limits(1, user_api="blas"):
+        return _predicted(program, dataset, ideal, calibrated, age, progress)
+
+
+def _predicted(
+    program: Program,
+    dataset: Dataset,
+    ideal: Mapping[str, Value] | None,
+    calibrated: bool,
+    age: Age | None,
+    progress: ProgressBar,
+) -> ErrorBudget:
     network = NoisyNetwork(program, dataset.calibration, age)
     ratios = [layer_ratios(program, number, own, age) for number, own in enumerate(network.inputs)]
     study = _Study(network, dataset, ratios, ideal, calibrated)

@@ -143,7 +143,7 @@ class NoisyNetwork:
                 if replica.unrolling not in vectors:
                     vectors[replica.unrolling] = replica.unrolling.vectors(quantized[some])
                 cut = vectors[replica.unrolling]
-                cut = cut if replica.has_all_windows else cut[..., replica.windows]
+                cut = cut if replica.has_all_windows else np.take(cut, replica.windows, axis=3)
                 outputs = _products(cut, own.weights)
                 outputs += own.offsets[..., None]
                 if own.sigma.any():
