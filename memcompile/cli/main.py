@@ -39,6 +39,7 @@ from memcompile.ir.printer import print_graph
 from memcompile.pipelines import ALL_LAYERS, DEFAULT_TARGET, compile_model, compiler_version, default_passes
 from memcompile.program.file import load_program, save_program
 from memcompile.program.program import Program
+from memcompile.report.budget_report import layer_budget_table
 from memcompile.report.cost_report import energy_table, write_facts, write_line
 from memcompile.report.evaluation import evaluate
 from memcompile.report.explain import Explanation
@@ -296,6 +297,9 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
         energies = energy_table(facts["cost"])
         if energies is not None:
             out.print(energies)
+        noise = layer_budget_table(facts)
+        if noise is not None:
+            out.print(noise)
     out.report(facts)
     advice = CompileAdvice(compilation.program, target, DataOptions.of(options), context.obj)
     out.say(f"program written to {target}; next: {advice.run()}")

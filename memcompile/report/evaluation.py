@@ -24,6 +24,7 @@ from memcompile.program.coupled_samples import any_couples_samples
 from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
 from memcompile.program.random_operators import random_values
+from memcompile.report.error_budget import ErrorBudget, error_budget
 from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.executors.batches import join_values
@@ -102,11 +103,12 @@ class Quality:
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Described):
-    """Measured quality of a program; accuracy only with labels."""
+    """Measured quality of a program; accuracy, and the error budget that explains its loss, only with labels."""
 
     data: str
     accuracy: Accuracy | None
     quality: Quality | None
+    budget: ErrorBudget | None = None
 
     def described(self) -> list[str]:
         """Lines of ``repr``."""
@@ -186,7 +188,9 @@ def evaluate(
         emulated_images=noisy.count,
         calibration=chips.summary,
     )
-    return Evaluation(dataset.name, accuracy, None)
+    calibrated = chips.summary.chips > 0
+    budget = error_budget(program, scored, ideal=ideal, calibrated=calibrated, progress=progress)
+    return Evaluation(dataset.name, accuracy, None, budget)
 
 
 @dataclass(frozen=True, eq=False)

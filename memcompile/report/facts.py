@@ -19,6 +19,7 @@ from memcompile.ir.graph import MappedLayer
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
+from memcompile.report.budget_report import budget_facts, budget_lines
 from memcompile.report.cost_report import cost_facts, cost_lines, figure
 from memcompile.report.evaluation import Accuracy, Evaluation, Quality, spread
 from memcompile.timing.buffers import buffer_sizes
@@ -80,6 +81,7 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
         "layers": [_layer_facts(program, number, layer, quality) for number, layer in enumerate(program.layers)],
         "data": evaluation.data if evaluation else None,
         "accuracy": _accuracy_facts(accuracy) if accuracy else None,
+        "error_budget": budget_facts(evaluation.budget) if evaluation and evaluation.budget else None,
         "output_sqnr_db": {name: _finite(value) for name, value in quality.outputs.items()} if quality else None,
         "emulated_quality": _emulated_quality(quality) if quality else None,
         "outputs_not_compared": dict(quality.not_compared) if quality else None,
@@ -194,6 +196,8 @@ def render(facts: Facts) -> RenderableType:
     if facts["accuracy"]:
         parts += [Text(), _accuracy_table(facts)]
         parts += _calibration_lines(facts["accuracy"]["calibration"], facts["accuracy"]["seeds"])
+    if facts["error_budget"]:
+        parts += [Text(), *budget_lines(facts)]
     if facts["output_sqnr_db"] or facts["outputs_not_compared"]:
         parts += [Text(), *_quality_lines(facts)]
     parts += [Text(f"warning: {warning}", style="yellow") for warning in facts["warnings"]]

@@ -1,0 +1,234 @@
+"""Errors of weights, by cause, from the errors that their cells have.
+
+A weight is the sum over slices of base^s times the difference of a pair. All errors here are in units of the integer
+weight, which are steps of the least significant slice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.hardware.closed_loop import LEAST_STEP_SHARE, write
+from memcompile.hardware.target import CellSpec, Target, WriteVerifySpec, polynomial_us
+from memcompile.noise.cause import Cause
+from memcompile.noise.gaussians import Array, clipped_moments, nodes
+
+PULSE_GOALS = 161
+"""Goals between the ends of the window for which closed-loop programming is run pulse by pulse."""
+PULSE_CELLS = 256
+"""Cells written to each of them."""
+
+
+@dataclass(frozen=True)
+class Age:
+    """Conditions of a chip: seconds since its cells were written, and reads of each since then."""
+
+    time_s: float = 0.0
+    reads: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """Mean and variance of independent errors, of one shape."""
+
+    mean: Array
+    variance: Array
+
+
+def weight_errors(
+    digits: NDArray[np.integer], base: int, blank: NDArray[np.bool_], target: Target, age: Age
+) -> dict[Cause, Errors]:
+    """Errors of the weights of a matrix with slices.
+
+    Parameters
+    ----------
+    digits
+        Signed levels of the pairs, [slices, ..., rows, columns], the least significant slice first.
+    base
+        Value of a step of a slice in steps of the one below.
+    blank
+        Places that hold no weight, as in the matrix of a parallel window, [..., rows, columns].
+    age
+        Since the cells were written.
+
+    Returns
+    -------
+    Errors by cause, each [..., rows, columns]; causes without size are left out.
+    """
+    kinds, places = _kinds(digits, blank)
+    found = {}
+    for cause, errors in _errors_of_kinds(kinds[:, :-1].T.astype(np.float64), kinds[:, -1] > 0, base, target, age):
+        if errors.mean.any() or errors.variance.any():
+            found[cause] = Errors(errors.mean[places], errors.variance[places])
+    return found
+
+
+def _kinds(digits: NDArray[np.integer], blank: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Different weights, [kinds, slices + 1] with the flag of blank ones last, and the kind at each place."""
+    span = 2 * int(np.abs(digits).max(initial=0)) + 1
+    key = blank.astype(np.int64)
+    for digit in digits:
+        key = key * span + digit + span // 2
+    numbers, places = np.unique(key, return_inverse=True)
+    kinds = np.zeros((len(numbers), len(digits) + 1), np.int64)
+    for column in range(len(digits) - 1, -1, -1):
+        numbers, rest = np.divmod(numbers, span)
+        kinds[:, column] = rest - span // 2
+    kinds[:, -1] = numbers
+    return kinds, places.reshape(blank.shape)
+
+
+def _errors_of_kinds(
+    digits: Array, blank: NDArray[np.bool_], base: int, target: Target, age: Age
+) -> Iterator[tuple[Cause, Errors]]:
+    """Errors by cause of weights with some digits, [slices, kinds]."""
+    if target.cell.continuous:
+        return
+    yield Cause.PROGRAMMING, _programming(digits, blank, base, target)
+    yield Cause.STUCK_CELLS, _stuck(digits, base, target)
+    for cause, (mean_us, variance_us) in _aging(digits, target, age).items():
+        powers = float(base) ** np.arange(len(digits))[:, None]
+        step_us = target.cell.level_step_us
+        difference = mean_us[0] - mean_us[1]
+        yield (
+            cause,
+            Errors(
+                (powers * difference).sum(axis=0) / step_us,
+                (np.square(powers) * variance_us.sum(axis=0)).sum(axis=0) / step_us**2,
+            ),
+        )
+
+
+# --- programming ----------------------------------------------------------------------------------
+
+
+def cell_error_us(goals_us: Array, target: Target) -> tuple[Array, Array]:
+    """Mean and variance of what writing leaves in cells, max(g + mean(g) + sigma(g) z, 0) - g, in uS and uS^2."""
+    if target.emulated_pulses is not None:
+        return _pulse_error_us(goals_us, target)
+    spec, cell = target.programming, target.cell
+    mean, variance = clipped_moments(
+        goals_us + spec.mean_at_us(goals_us, cell.g_max_us), spec.sigma_at_us(goals_us, cell.g_max_us)
+    )
+    return mean - goals_us, variance
+
+
+def _pulse_error_us(goals_us: Array, target: Target) -> tuple[Array, Array]:
+    """Error that pulses leave, between goals for which some cells were written pulse by pulse."""
+    spec = target.emulated_pulses
+    assert spec is not None
+    table_us, mean_us, variance_us = _pulse_table(spec, target.cell)
+    return np.interp(goals_us, table_us, mean_us), np.interp(goals_us, table_us, variance_us)
+
+
+@lru_cache(maxsize=8)
+def _pulse_table(spec: WriteVerifySpec, cell: CellSpec) -> tuple[Array, Array, Array]:
+    """Goals, and mean and variance of the error of cells written to each of them from the lowest level."""
+    goals_us = np.linspace(cell.g_min_us, cell.g_max_us, PULSE_GOALS)
+    rng = np.random.default_rng(0)
+    share = np.maximum(1.0 + spec.device_sigma_share * rng.standard_normal(PULSE_CELLS), LEAST_STEP_SHARE)
+    goals = np.repeat(goals_us, PULSE_CELLS)
+    shares = np.tile(share, PULSE_GOALS)
+    start = np.full(goals.shape, cell.g_min_us)
+    written = write(start, goals, shares, spec, cell, lambda pulse, cells: rng.standard_normal(len(cells)))
+    errors = (written.cells_us - goals).reshape(PULSE_GOALS, PULSE_CELLS)
+    return goals_us, errors.mean(axis=1), errors.var(axis=1)
+
+
+def _pair_error(levels: Array, blank: NDArray[np.bool_], target: Target) -> tuple[Array, Array]:
+    """Mean and variance of the error of pairs that are to hold some signed levels, in levels, [..., kinds]."""
+    cell, share = target.cell, target.programming.blank_share
+    mean, variance = np.zeros(levels.shape), np.zeros(levels.shape)
+    for sign in (1, -1):
+        written = np.clip(sign * levels, 0.0, cell.levels - 1)
+        of_cell, spread = cell_error_us(cell.g_min_us + written * cell.level_step_us, target)
+        kept = np.where(blank & (written == 0), share, 1.0)
+        mean += sign * kept * of_cell / cell.level_step_us
+        variance += np.square(kept) * spread / cell.level_step_us**2
+    return mean, variance
+
+
+def _programming(digits: Array, blank: NDArray[np.bool_], base: int, target: Target) -> Errors:
+    """Error of weights whose slices are written one after the other, each with the error of those above it.
+
+    What a slice leaves is taken for a Gaussian number with its mean and variance, over which the goals of the next
+    slice are averaged.
+    """
+    most = target.signed_levels
+    points, weights = nodes()
+    left, spread = np.zeros(digits.shape[1]), np.zeros(digits.shape[1])
+    for place in range(len(digits) - 1, -1, -1):
+        # Steps that the slice is to hold, its own and those left by the slices above: [nodes, kinds].
+        goals = digits[place] + base * (left + np.sqrt(spread) * points[:, None])
+        mean, variance = _pair_error(goals, blank, target)
+        missing = goals - np.clip(goals, -most, most) - mean
+        left = weights @ missing
+        spread = np.maximum(weights @ (np.square(missing) + variance) - np.square(left), 0.0)
+    apart = blank & (target.programming.blank_share * base < 1)
+    powers = float(base) ** np.arange(len(digits))
+    _, alone = _pair_error(np.zeros(1), np.ones(1, bool), target)
+    return Errors(np.where(apart, 0.0, -left), np.where(apart, alone * np.square(powers).sum(), spread))
+
+
+# --- stuck cells ----------------------------------------------------------------------------------
+
+
+def _stuck(digits: Array, base: int, target: Target) -> Errors:
+    """Error of weights one of whose cells is stuck, to the first power of the shares.
+
+    The slices below take up what they reach.
+    """
+    faults, most = target.faults, target.signed_levels
+    mean, power = np.zeros(digits.shape[1]), np.zeros(digits.shape[1])
+    for place in range(len(digits)):
+        plus, minus = np.maximum(digits[place], 0.0), np.maximum(-digits[place], 0.0)
+        for share, level in ((faults.stuck_low_share, 0), (faults.stuck_high_share, most)):
+            for held in (level - minus, plus - level):
+                left = digits[place] - held
+                for below in range(place - 1, -1, -1):
+                    goal = digits[below] + base * left
+                    left = goal - np.clip(goal, -most, most)
+                mean -= share * left
+                power += share * np.square(left)
+    return Errors(mean, np.maximum(power - np.square(mean), 0.0))
+
+
+# --- after writing --------------------------------------------------------------------------------
+
+
+def _aging(digits: Array, target: Target, age: Age) -> Mapping[Cause, tuple[Array, Array]]:
+    """Mean and variance of what moves cells after writing, both [polarities, slices, kinds], in uS and uS^2."""
+    cell = target.cell
+    levels = np.maximum(np.stack([digits, -digits]), 0.0)
+    cells_us = cell.g_min_us + levels * cell.level_step_us
+    found: dict[Cause, tuple[Array, Array]] = {}
+    relaxation, drift, disturb = target.relaxation, target.drift, target.read_disturb
+    if relaxation is not None and age.time_s > 0:
+        final = np.full(cells_us.shape, relaxation.sigma_us)
+        if relaxation.sigma_polynomial_us:
+            final = polynomial_us(cells_us / cell.g_max_us, relaxation.sigma_polynomial_us)
+        mean, variance = clipped_moments(
+            cells_us, final * math.sqrt(-math.expm1(-age.time_s / relaxation.time_constant_s))
+        )
+        found[Cause.RELAXATION] = mean - cells_us, variance
+    if drift is not None and age.time_s > drift.reference_s:
+        # (t / t0)^-nu with a Gaussian nu is log-normal.
+        decades = math.log(age.time_s / drift.reference_s)
+        first = math.exp(-drift.exponent_mean * decades + 0.5 * (drift.exponent_sigma * decades) ** 2)
+        second = math.exp(-2 * drift.exponent_mean * decades + 2 * (drift.exponent_sigma * decades) ** 2)
+        found[Cause.DRIFT] = (first - 1) * cells_us, (second - first**2) * np.square(cells_us)
+    if disturb is not None and age.reads > 0:
+        millions = age.reads / 1e6
+        moved_us, spread_us = (
+            cells_us + millions * disturb.shift_us,
+            np.full(cells_us.shape, millions * disturb.sigma_us),
+        )
+        mean, variance = clipped_moments(moved_us, spread_us, 0.0, cell.g_max_us)
+        found[Cause.READ_DISTURB] = mean - cells_us, variance
+    return found

@@ -1,0 +1,114 @@
+"""Errors of converters, from input vectors of calibration data on cells with the spread of real ones.
+
+The currents of a layer's lines have no distribution that a formula knows: activations are sparse and lines short. So
+converters are given the currents of calibration inputs, each moved by a Gaussian number with the standard deviation
+that errors and read noise of its driven cells add up to. Where that deviation is above half a code or so, the error is
+that of any fine quantiser, code^2 / 12; where it is small, it is that of the levels themselves.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.hardware.converter import Converter
+from memcompile.hardware.target import Target
+from memcompile.ir.quantizers import InputQuantizer
+from memcompile.noise.gaussians import Array
+
+CONVERSIONS = 200_000
+"""Conversions of a layer that are followed one by one, about; that sets how many input vectors are."""
+LEAST_VECTORS = 32
+"""Input vectors followed at least."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Cells of the output lines of one row tile of a matrix.
+
+    ``levels`` are the levels of the cells in level steps, [rows, lines], the part of g_min included where a line does
+    not carry a difference; ``counts`` is the weight of a line's code in the sum of its column, [lines], columns after
+    each other; ``variance`` is the mean variance of what errors and read noise add to the cells of a line, in squares
+    of level steps, [lines]; a column of weights has ``per_column`` lines.
+    """
+
+    levels: Floats
+    counts: Floats
+    variance: Floats
+    per_column: int
+
+
+def lines_of(cells: NDArray[np.floating], base: int, target: Target, variance: Array) -> Lines:
+    """Lines of cell levels, [polarities, slices, rows, columns]; ``variance`` is [polarities, slices, columns]."""
+    slices, columns = cells.shape[1], cells.shape[3]
+    powers = float(base) ** np.arange(slices)
+    if target.array.signed_lines:
+        levels = (cells[0] - cells[1]).transpose(1, 2, 0)  # rows, columns, slices
+        counts = np.tile(powers, columns)
+        spread = variance.sum(axis=0).T
+    else:
+        low = target.cell.g_min_us / target.cell.level_step_us
+        levels = (cells + low).transpose(2, 3, 1, 0)  # rows, columns, slices, polarities
+        counts = np.tile(np.outer(powers, [1.0, -1.0]).ravel(), columns)
+        spread = variance.transpose(2, 1, 0)
+    return Lines(
+        np.ascontiguousarray(levels.reshape(len(levels), -1), np.float32),
+        counts.astype(np.float32),
+        spread.reshape(-1).astype(np.float32),
+        len(counts) // columns,
+    )
+
+
+def vectors_followed(lines: int, phases: int) -> int:
+    """Input vectors that are followed through the conversions of a layer."""
+    return max(LEAST_VECTORS, CONVERSIONS // max(lines * phases, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class ConverterErrors:
+    """Errors of the sums of columns, all in integer weights times input steps, [vectors, columns].
+
+    ``moved`` is what the Gaussian numbers themselves add, ``rounded`` that and what a converter without end of range
+    makes of it, ``converted`` the same with the end of range.
+    """
+
+    moved: Array
+    rounded: Array
+    converted: Array
+
+
+def converter_errors(
+    vectors: Floats,
+    tiles: list[Lines],
+    cut: tuple[int, ...],
+    converter: Converter,
+    quantizer: InputQuantizer,
+    seed: int,
+) -> ConverterErrors:
+    """Errors of the converters of one matrix on some input vectors, [vectors, rows].
+
+    ``tiles`` are its row tiles, whose edges are ``cut``.
+    """
+    rng = np.random.default_rng(seed)
+    per_level = converter.codes_per_level / converter.levels_per_code
+    total = np.zeros((3, len(vectors), len(tiles[0].counts)))
+    whole = vectors.astype(np.int16)
+    for lines, (begin, end) in zip(tiles, itertools.pairwise(cut), strict=True):
+        for phase, weight in enumerate(quantizer.phase_weights):
+            driven = quantizer.digits(whole[:, begin:end], phase).astype(np.float32)
+            currents = (driven @ lines.levels) * np.float32(per_level)
+            spread = np.sqrt(np.square(driven).sum(axis=1)[:, None] * lines.variance) * np.float32(per_level)
+            moved = rng.standard_normal(currents.shape, np.float32) * spread
+            there = currents + moved
+            whole_codes = np.floor(there + np.float32(converter.half))
+            codes = np.clip(whole_codes, converter.min_code, converter.max_code)
+            total[0] += weight * moved
+            total[1] += weight * (whole_codes - currents)
+            total[2] += weight * (codes - currents)
+    counted = (total * tiles[0].counts / per_level).reshape(3, len(vectors), -1, tiles[0].per_column)
+    return ConverterErrors(*counted.sum(axis=3))

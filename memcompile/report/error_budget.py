@@ -1,0 +1,390 @@
+"""Error budget: accuracy that a chip loses, predicted from the noise model, by cause and by layer.
+
+1. The noise model gives the noise-to-signal ratio of each layer's output, by cause.
+2. The sensitivity of the network's output to a layer is measured: noise of the layer's power is added on ideal
+   devices, and the noise-to-signal ratio of the output is divided by that of the layer. Contributions of layers add up.
+3. A curve turns the ratio of the output into lost accuracy: all layers get noise of their powers times some factors,
+   and the losses of these runs are fitted.
+
+See docs/noise_model.md for where this breaks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from memcompile.data.loader import Dataset
+from memcompile.frontend.values import Value
+from memcompile.ir.pass_manager import ProgressBar, no_progress
+from memcompile.noise.cause import Cause
+from memcompile.noise.cell_errors import Age
+from memcompile.noise.program_noise import LayerRatios, layer_ratios
+from memcompile.program.coupled_samples import program_couples_samples
+from memcompile.program.program import Program
+from memcompile.report.noise_injection import NoisyNetwork
+from memcompile.report.scoring import class_names, score_samples
+
+SENSITIVITY_IMAGES = (8, 48)
+"""Least and most images on which the sensitivity to a layer is measured."""
+SENSITIVITY_PRODUCTS = 4_000_000_000
+"""Multiply-adds of all layers' runs together, beyond which they take fewer images."""
+SENSITIVITY_CHIPS = 2
+CURVE_FACTORS = (0.5, 1.0, 1.0, 2.0, 1.0) * 4
+"""Factors on the power of all layers, one a run; each has a chip and, while they last, images of its own."""
+CURVE_IMAGES = (32, 80)
+"""Least and most images of a run of the curve."""
+CURVE_PRODUCTS = 1_000_000_000
+"""Multiply-adds of a run of the curve beyond which it takes fewer images, and there are half as many runs."""
+INJECTED = (0.003, 0.3)
+"""Noise-to-signal ratios between which a layer's noise is scaled to measure the sensitivity to it."""
+FIRST_ORDER = 0.3
+"""Ratio of the output above which contributions no longer add up."""
+CHIP_SPREAD = 0.4
+"""Standard deviation of the loss from chip to chip, as a share of it, that the fit of the curve expects."""
+
+
+@dataclass(frozen=True)
+class CauseLoss:
+    """Points lost to a cause alone, and points won if it were left out."""
+
+    cause: Cause
+    alone: float
+    left_out: float
+
+
+@dataclass(frozen=True)
+class LayerLoss:
+    """Noise-to-signal ratio of a layer's output, and what it costs.
+
+    ``sensitivity`` is the ratio of the network's output that a ratio of 1 would make; ``alone`` are points lost if all
+    other layers were ideal.
+    """
+
+    name: str
+    ratio: float
+    sensitivity: float
+    alone: float
+    main_cause: Cause | None
+
+
+@dataclass(frozen=True)
+class ErrorBudget:
+    """Prediction of what a chip loses.
+
+    ``measure`` is "accuracy", with losses in points, or "sqnr", with losses in per cent of the output's signal power.
+    ``loss`` is the mean over chips and ``uncertainty`` its standard error, ``chip_spread`` the standard deviation from
+    chip to chip. ``noise`` is the predicted noise-to-signal ratio of the output. ``calibrated`` chips have a scale and
+    an offset of their own for each output line.
+    """
+
+    measure: str
+    loss: float
+    uncertainty: float
+    chip_spread: float
+    noise: float
+    causes: tuple[CauseLoss, ...]
+    layers: tuple[LayerLoss, ...]
+    images: int
+    calibrated: bool
+
+
+def can_predict(program: Program, dataset: Dataset) -> bool:
+    """Return True if the noise model covers a program and its samples lie along axis 0 of all inputs."""
+    target, batching = program.target, program.batching
+    usual = not batching.whole and not batching.one_by_one and batching.size is None
+    along_first = all(axis == 0 for axis in batching.inputs.values())
+    covered = not target.cell.continuous and program.chip is None and bool(program.layers)
+    covered &= not target.cell.nonlinearity_per_v or target.input.highest_digit == 1
+    return covered and usual and along_first and not program_couples_samples(program) and not dataset.generated
+
+
+def error_budget(
+    program: Program,
+    dataset: Dataset,
+    *,
+    ideal: Mapping[str, Value] | None = None,
+    calibrated: bool = False,
+    age: Age | None = None,
+    progress: ProgressBar = no_progress,
+) -> ErrorBudget | None:
+    """Predict what chips lose; None where the model does not reach, see :func:`can_predict`.
+
+    Parameters
+    ----------
+    dataset
+        Samples to predict for; its calibration samples give the moments of inputs.
+    ideal
+        Outputs of ideal devices for all samples of the data set; computed as far as needed when None.
+    calibrated
+        Of chips whose output lines have a scale and an offset each.
+    age
+        Of the chips.
+    """
+    if not can_predict(program, dataset):
+        return None
+    # Products are small, and several threads would wait for each other longer than they work.
+    with threadpool_limits(1, user_api="blas"):
+        return _predicted(program, dataset, ideal, calibrated, age, progress)
+
+
+def _predicted(
+    program: Program,
+    dataset: Dataset,
+    ideal: Mapping[str, Value] | None,
+    calibrated: bool,
+    age: Age | None,
+    progress: ProgressBar,
+) -> ErrorBudget:
+    network = NoisyNetwork(program, dataset.calibration, age)
+    ratios = [layer_ratios(program, number, own, age) for number, own in enumerate(network.inputs)]
+    study = _Study(network, dataset, ratios, ideal, calibrated)
+    with progress("error budget", len(program.layers) + (study.runs if dataset.labels is not None else 0)) as advance:
+        sensitivities = []
+        for number in range(len(program.layers)):
+            sensitivities.append(study.sensitivity(number))
+            advance(1)
+        runs = []
+        if dataset.labels is not None:
+            for run, factor in enumerate(CURVE_FACTORS[: study.runs]):
+                runs.append(study.run(run, factor))
+                advance(1)
+    return _budget(study, np.array(sensitivities), runs, dataset)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of the curve: factor on the power, ratio of the output, share of right answers lost, images."""
+
+    factor: float
+    noise: float
+    loss: float
+    images: int
+
+
+class _Study:
+    """Runs of a network with noise on ideal devices."""
+
+    def __init__(
+        self,
+        network: NoisyNetwork,
+        dataset: Dataset,
+        ratios: Sequence[LayerRatios],
+        ideal: Mapping[str, Value] | None,
+        calibrated: bool,
+    ) -> None:
+        self.network, self.dataset, self.ratios, self.calibrated = network, dataset, ratios, calibrated
+        self._ideal = ideal
+        self.names = class_names(network.program)
+        self.products = max(expanded_products(network.program), 1)
+        runs = SENSITIVITY_CHIPS * len(network.program.layers)
+        self.sensitivity_images = _between(SENSITIVITY_IMAGES, SENSITIVITY_PRODUCTS // (self.products * runs))
+        self.curve_images = _between(CURVE_IMAGES, CURVE_PRODUCTS // self.products)
+        self.runs = len(CURVE_FACTORS) // (1 if self.curve_images > CURVE_IMAGES[0] else 2)
+        some = self._images(0, self.sensitivity_images)
+        self._clean = network.run(some, {}, 0, calibrated=calibrated)
+
+    def ratio(self, number: int, cause: Cause | None = None) -> float:
+        """Noise-to-signal ratio of a layer, of one cause or of all."""
+        causes = self.ratios[number].causes
+        found = causes.values() if cause is None else [causes[cause]] if cause in causes else []
+        return sum(item.calibrated if self.calibrated else item.plain for item in found)
+
+    def sensitivity(self, number: int) -> float:
+        """Ratio of the network's output by that of a layer's."""
+        program, ratio = self.network.program, self.ratio(number)
+        if ratio <= 0:
+            return 0.0
+        layer = program.layers[number]
+        factor = min(max(ratio, INJECTED[0]), INJECTED[1]) / ratio
+        place = program.stages.index(layer)
+        of_layer, of_output = 0.0, 0.0
+        for chip in range(SENSITIVITY_CHIPS):
+            found = self.network.run(
+                self._clean, {layer.name: factor}, chip, calibrated=self.calibrated, first_stage=place
+            )
+            value = layer.outputs[0]
+            axis = 1 if layer.geometry.layout == "channels_first" else -1
+            of_layer += noise_to_signal(self._clean[value], found[value], axis)
+            of_output += self._noise(self._clean, found)
+        return of_output / of_layer if of_layer > 0 else 0.0
+
+    def run(self, number: int, factor: float) -> _Run:
+        """Loss and ratio with noise in all layers."""
+        network, program = self.network, self.network.program
+        count = self.curve_images
+        first = number * count % max(self.dataset.count - count + 1, 1)
+        values = self._images(first, count)
+        clean = self._ideal_outputs(first, count)
+        factors = dict.fromkeys((layer.name for layer in program.layers), factor)
+        noisy = network.run(values, factors, SENSITIVITY_CHIPS + number, calibrated=self.calibrated)
+        lost = self._score(clean, first, count) - self._score(noisy, first, count)
+        return _Run(factor, self._noise(clean, noisy), lost, min(count, self.dataset.count))
+
+    def _ideal_outputs(self, first: int, count: int) -> Mapping[str, Value]:
+        if self._ideal is None:
+            return self.network.run(self._images(first, count), {}, 0, calibrated=self.calibrated)
+        return {name: value[first : first + count] for name, value in self._ideal.items() if value is not None}
+
+    def _images(self, first: int, count: int) -> dict[str, NDArray[Any]]:
+        return {name: array[first : first + count] for name, array in self.dataset.inputs.items()}
+
+    def _score(self, values: Mapping[str, Value], first: int, count: int) -> float:
+        assert self.dataset.labels is not None
+        some = Dataset(
+            self.dataset.name,
+            self._images(first, count),
+            self.dataset.labels[first : first + count],
+            {},
+            False,
+            self.dataset.layout,
+        )
+        return score_samples({name: values[name] for name in self.network.program.outputs}, some, self.names)
+
+    def _noise(self, clean: Mapping[str, Value], noisy: Mapping[str, Value]) -> float:
+        """Ratio of the network's outputs; of scores that name classes, of their differences."""
+        total, count = 0.0, 0
+        for name in self.network.program.outputs:
+            wanted, found = clean[name], noisy[name]
+            if not isinstance(wanted, np.ndarray) or wanted.dtype.kind != "f" or wanted.ndim < 2:
+                continue
+            if self.dataset.labels is not None:
+                wanted, found = _scores(wanted), _scores(found)
+            total += noise_to_signal(wanted, found, 1)
+            count += 1
+        return total / count if count else 0.0
+
+
+def _between(ends: tuple[int, int], number: int) -> int:
+    return max(ends[0], min(ends[1], number))
+
+
+def _scores(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Scores of classes less their mean; of probabilities, their logarithms."""
+    flat = rows.reshape(len(rows), -1).astype(np.float64)
+    if flat.min(initial=0.0) >= 0 and np.allclose(flat.sum(axis=1), 1.0, atol=1e-3):
+        flat = np.log(np.maximum(flat, 1e-9))
+    centred: NDArray[np.float64] = flat - flat.mean(axis=1, keepdims=True)
+    return centred
+
+
+def noise_to_signal(wanted: NDArray[Any], found: NDArray[Any], axis: int) -> float:
+    """Power of a difference over the variance of what is wanted, summed over channels along an axis."""
+    wanted = np.moveaxis(wanted, axis, -1).reshape(-1, wanted.shape[axis]).astype(np.float64)
+    found = np.moveaxis(found, axis, -1).reshape(wanted.shape)
+    signal = float(wanted.var(axis=0).sum())
+    return float(np.square(found - wanted).mean(axis=0).sum()) / signal if signal > 0 else 0.0
+
+
+def expanded_products(program: Program) -> int:
+    """Multiply-adds of an image with the matrices as they lie on the arrays, blank cells included."""
+    return sum(
+        replica.unrolling.matrices * replica.unrolling.rows * replica.unrolling.columns * len(replica.windows)
+        for layer in program.layers
+        for replica in layer.replicas
+    )
+
+
+# --- from noise to loss ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """Share of right answers lost at a noise-to-signal ratio t: most (1 - exp(-(t / scale)^power))."""
+
+    most: float
+    scale: float
+    power: float
+
+    def __call__(self, noise: float) -> float:
+        """Loss at a ratio."""
+        return self.most * -math.expm1(-((max(noise, 0.0) / self.scale) ** self.power))
+
+    @classmethod
+    def fitted(cls, noise: Sequence[float], losses: Sequence[float], images: Sequence[int], most: float) -> LossCurve:
+        """Curve through losses, each weighted by what its images and the differences of chips leave uncertain."""
+        at, lost = np.array(noise), np.array(losses)
+        powers = np.linspace(0.8, 2.4, 17)[:, None, None]
+        scales = np.geomspace(
+            max(float(at.max(initial=0.0)), 1e-9) / 3, max(float(at.max(initial=0.0)), 1e-9) * 1000, 240
+        )
+        curve = -most * np.expm1(-((at / scales[None, :, None]) ** powers))
+        counted = np.maximum(np.array(images), 1)
+        variance = np.maximum(curve, 0.5 / counted) / counted + np.square(CHIP_SPREAD * curve)
+        # Likelihood of normal numbers; powers near 1.5, which most networks show, are a little likelier beforehand.
+        misfit = (np.square(curve - lost) / variance + np.log(variance)).sum(axis=-1)
+        misfit += np.square((powers[..., 0] - 1.5) / 0.4)
+        power, scale = np.unravel_index(int(misfit.argmin()), misfit.shape)
+        return cls(most, float(scales[scale]), float(powers[power, 0, 0]))
+
+
+def _budget(study: _Study, sensitivities: NDArray[np.float64], runs: Sequence[_Run], dataset: Dataset) -> ErrorBudget:
+    program = study.network.program
+    numbers = range(len(program.layers))
+    by_layer = np.array([study.ratio(number) for number in numbers]) * sensitivities
+    total = float(by_layer.sum())
+    causes = [cause for cause in Cause if any(cause in own.causes for own in study.ratios)]
+    by_cause = {
+        cause: float(sum(study.ratio(number, cause) * sensitivities[number] for number in numbers)) for cause in causes
+    }
+    # Sums of small contributions are corrected by what all of them together make.
+    together = [run.noise / run.factor for run in runs if run.factor <= 1.0]
+    share = float(np.mean(together)) / total if together and total > 0 else 1.0
+
+    def points(noise: float) -> float:
+        return 100 * curve(noise * share) if runs else 100 * noise
+
+    curve = LossCurve.fitted([run.noise for run in runs], [run.loss for run in runs], [run.images for run in runs], 0.9)
+    loss = points(total)
+    uncertainty, spread = _uncertainty(runs, curve, loss)
+    return ErrorBudget(
+        measure="accuracy" if runs else "sqnr",
+        loss=loss,
+        uncertainty=uncertainty,
+        chip_spread=spread,
+        noise=total * share,
+        causes=tuple(
+            CauseLoss(cause, points(noise), loss - points(max(total - noise, 0.0))) for cause, noise in by_cause.items()
+        ),
+        layers=tuple(
+            LayerLoss(
+                layer.name,
+                study.ratio(number),
+                float(sensitivities[number]),
+                points(float(by_layer[number])),
+                _main_cause(study, number),
+            )
+            for number, layer in enumerate(program.layers)
+        ),
+        images=sum(run.images for run in runs) or min(dataset.count, study.sensitivity_images),
+        calibrated=study.calibrated,
+    )
+
+
+def _main_cause(study: _Study, number: int) -> Cause | None:
+    causes = study.ratios[number].causes
+    return max(causes, key=lambda cause: study.ratio(number, cause)) if causes else None
+
+
+def _uncertainty(runs: Sequence[_Run], curve: LossCurve, loss: float) -> tuple[float, float]:
+    """Standard error of the predicted mean, and standard deviation from chip to chip, both in points.
+
+    The scatter of the runs around the curve is that of images and of chips; what first order leaves out is added.
+    """
+    if not runs:
+        return 0.0, 0.0
+    scaled = [
+        100 * (run.loss - curve(run.noise)) * loss / max(100 * curve(run.noise), 0.1 * loss, 0.01) for run in runs
+    ]
+    scatter = float(np.sqrt(np.mean(np.square(scaled)) * len(runs) / max(len(runs) - 2, 1)))
+    noise = max(run.noise / run.factor for run in runs)
+    beyond = loss * max(noise - FIRST_ORDER, 0.0) / max(noise, 1e-12)
+    from_images = 100 * math.sqrt(max(loss / 100, 0.0) / max(sum(run.images for run in runs) / len(runs), 1))
+    spread = math.sqrt(max(scatter**2 - from_images**2, 0.0))
+    return math.hypot(scatter / math.sqrt(len(runs)), beyond), spread

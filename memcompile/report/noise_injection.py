@@ -1,0 +1,245 @@
+"""Runs of a program's network on ideal devices, with noise as the noise model gives it added to its layers.
+
+Noise is drawn as a chip has it. Errors of weights are drawn once a chip, apart for every replica and output line, so
+that they are the same for all images and all windows that a line works on; what reads and converters add is drawn anew
+for each output, with more power where high phases of the input drive lines. Noise that is independent from output to
+output instead has the same power and another effect, above all on calibrated chips: docs/noise_model.md measures it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.ir.geometry import Unrolling
+from memcompile.ir.graph import MappedLayer
+from memcompile.ir.quantizers import InputQuantizer
+from memcompile.noise.cell_errors import Age
+from memcompile.noise.layer_inputs import LayerInputs
+from memcompile.noise.layer_noise import LayerNoise, MappingChoice, layer_noise
+from memcompile.noise.program_noise import choice_of
+from memcompile.program.program import Program
+from memcompile.runtime.emulator import Emulator
+
+Values = Mapping[str, NDArray[Any]]
+Floats = NDArray[np.float32]
+
+INPUT_BYTES = 200_000_000
+"""Memory for the inputs of all layers on calibration images."""
+LEAST_IMAGES, MOST_IMAGES = 16, 256
+VECTOR_BYTES = 40_000_000
+"""Memory for the input vectors of a layer, which sets the images that are run at once."""
+CALIBRATING_VECTORS = 256
+"""Input vectors on which scale and offset of a line are fitted."""
+NARROW = 8
+"""Windows below which the vectors of all images are multiplied at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Copy:
+    """Noise of all replicas of a layer that are unrolled and cut alike."""
+
+    weights: Floats
+    mean: Floats
+    sigma: Floats
+    plain_sigma: Floats
+    calibrated_sigma: Floats
+
+    @classmethod
+    def of(cls, choice: MappingChoice, noise: LayerNoise) -> _Copy:
+        """Sums over causes: of errors of weights, and of what is drawn for each output."""
+        powers = float(choice.base) ** np.arange(len(choice.digits))
+        weights = np.tensordot(powers, choice.unrolling.expand(choice.digits).astype(np.float64), 1)
+        errors = noise.weights.values()
+        drawn = [power for cause, power in noise.powers.items() if cause not in noise.weights]
+        none = np.zeros(noise.signal.shape)
+        return cls(
+            weights.astype(np.float32),
+            sum((item.mean for item in errors), np.zeros(weights.shape)).astype(np.float32),
+            np.sqrt(sum((item.variance for item in errors), np.zeros(weights.shape))).astype(np.float32),
+            np.sqrt(np.maximum(sum((item.plain for item in drawn), none), 0.0)).astype(np.float32),
+            np.sqrt(np.maximum(sum((item.calibrated for item in drawn), none), 0.0)).astype(np.float32),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """One replica on one chip: weights with errors, an offset a line, and what is drawn for each output."""
+
+    weights: Floats
+    offsets: Floats
+    sigma: Floats
+
+
+class NoisyNetwork:
+    """A program on ideal devices with noise of the powers of the noise model.
+
+    Parameters
+    ----------
+    program
+        A program that is not transferred to a chip, on a target with levels.
+    calibration
+        Images that moments of inputs are taken of, [images, ...] per input, samples along axis 0.
+    age
+        Of the chip.
+    """
+
+    def __init__(self, program: Program, calibration: Values, age: Age | None = None) -> None:
+        self.program = program
+        self.ideal = Emulator.ideal(program)
+        self.age = age or Age()
+        self.inputs = layer_inputs(program, calibration)
+        self._copies: dict[tuple[int, Any], _Copy] = {}
+        self._usual: dict[tuple[int, Unrolling], float] = {}
+
+    def run(
+        self, values: Values, factors: Mapping[str, float], chip: int, *, calibrated: bool, first_stage: int = 0
+    ) -> dict[str, NDArray[Any]]:
+        """Run stages from one on and return all values.
+
+        Parameters
+        ----------
+        values
+            Values that stages from the first one on read, [images, ...] each.
+        factors
+            Factor on the noise power of some layers by name; other layers are ideal.
+        chip
+            Number of the chip that errors are drawn for.
+        calibrated
+            The outputs of each line have a scale and an offset of their own.
+        """
+        found: dict[str, Any] = {**self.program.constants, **values}
+        count = len(next(iter(values.values())))
+        layers = {layer.name: number for number, layer in enumerate(self.program.layers)}
+        for stage in self.program.stages[first_stage:]:
+            if not isinstance(stage, MappedLayer) or not factors.get(stage.name):
+                found.update(self.ideal.run_stage(stage, found, np.arange(count)))
+                continue
+            number = layers[stage.name]
+            found[stage.outputs[0]] = self._run(number, found[stage.inputs[0]], factors[stage.name], chip, calibrated)
+        return found
+
+    def _run(self, number: int, x: NDArray[Any], factor: float, chip: int, calibrated: bool) -> NDArray[Any]:
+        layer = self.program.layers[number]
+        geometry = layer.geometry
+        quantized = layer.quantizer.quantize(geometry.to_channels_first(x)).astype(np.float32)
+        drawn = self._draw(number, factor, chip, calibrated)
+        largest = max(
+            replica.unrolling.matrices * replica.unrolling.rows * replica.unrolling.windows
+            for replica in layer.replicas
+        )
+        at_once = max(1, VECTOR_BYTES // (4 * largest))
+        sums = np.zeros((len(quantized), geometry.out_channels, geometry.positions))
+        rng = np.random.default_rng([chip, number, 1])
+        for begin in range(0, len(quantized), at_once):
+            some = slice(begin, begin + at_once)
+            vectors: dict[Unrolling, Floats] = {}
+            for replica, own in zip(layer.replicas, drawn, strict=True):
+                if replica.unrolling not in vectors:
+                    vectors[replica.unrolling] = replica.unrolling.vectors(quantized[some])
+                cut = vectors[replica.unrolling]
+                cut = cut if replica.has_all_windows else np.take(cut, replica.windows, axis=3)
+                outputs = _products(cut, own.weights)
+                outputs += own.offsets[..., None]
+                if own.sigma.any():
+                    drawn_now = rng.standard_normal(outputs.shape, np.float32) * own.sigma[..., None]
+                    outputs += drawn_now * self._activity(number, replica.unrolling, cut)[:, :, None, :]
+                replica.unrolling.scatter(outputs.transpose(0, 3, 1, 2), replica.windows, sums[some])
+        y = layer.rescale(sums).reshape(len(quantized), geometry.out_channels, *geometry.output_size)
+        return geometry.from_channels_first(y, x.shape)
+
+    def _activity(self, number: int, unrolling: Unrolling, vectors: Floats) -> Floats:
+        """Root of the power of reads and conversions for each input vector, 1 on average, [images, matrices, windows].
+
+        A phase counts its weight squared if it drives a line: if its weight is not above the largest input.
+        """
+        by_largest = self._phase_power(number)
+        key = (number, unrolling)
+        if key not in self._usual:
+            windows = np.arange(unrolling.windows, dtype=np.int32)
+            some = self.inputs[number].vectors(unrolling, windows, CALIBRATING_VECTORS)
+            self._usual[key] = max(float(by_largest[np.abs(some).max(axis=2).astype(np.int64)].mean()), 1e-12)
+        power = by_largest[np.abs(vectors).max(axis=2).astype(np.int64)]
+        root: Floats = np.sqrt(power / self._usual[key]).astype(np.float32)
+        return root
+
+    def _phase_power(self, number: int) -> NDArray[np.float64]:
+        """Sum of the squared weights of phases that drive a line, by the largest magnitude of an input."""
+        quantizer = self.program.layers[number].quantizer
+        assert isinstance(quantizer, InputQuantizer)
+        weights = np.unique(np.abs(quantizer.phase_weights))
+        largest = np.arange(max(-quantizer.lowest, quantizer.highest) + 1)
+        power: NDArray[np.float64] = (np.square(weights) * (weights <= largest[:, None])).sum(axis=1).astype(np.float64)
+        return power
+
+    def _draw(self, number: int, factor: float, chip: int, calibrated: bool) -> list[_Drawn]:
+        """All replicas of a layer on one chip, each with errors of its own."""
+        rng, root = np.random.default_rng([chip, number, 0]), np.float32(np.sqrt(factor))
+        drawn = []
+        for copy, replica in enumerate(self.program.layers[number].replicas):
+            own = self._copy(number, copy)
+            errors = root * (own.mean + own.sigma * rng.standard_normal(own.sigma.shape, np.float32))
+            if not calibrated:
+                none = np.zeros(own.plain_sigma.shape, np.float32)
+                drawn.append(_Drawn(own.weights + errors, none, root * own.plain_sigma))
+                continue
+            vectors = self.inputs[number].vectors(replica.unrolling, replica.windows, CALIBRATING_VECTORS)
+            gains, offsets = _fitted(vectors, own.weights, errors)
+            weights = own.weights + errors - gains[:, None, :] * own.weights
+            drawn.append(_Drawn(weights, -offsets, root * own.calibrated_sigma))
+        return drawn
+
+    def _copy(self, number: int, copy: int) -> _Copy:
+        """Noise of a replica; those that are unrolled and cut alike share that over all windows."""
+        replica = self.program.layers[number].replicas[copy]
+        key = (number, (replica.unrolling, replica.cut))
+        if key not in self._copies:
+            choice = replace(choice_of(self.program, number, copy), windows=None)
+            self._copies[key] = _Copy.of(
+                choice, layer_noise(self.inputs[number], self.program.target, choice, self.age)
+            )
+        return self._copies[key]
+
+
+def layer_inputs(program: Program, calibration: Values) -> list[LayerInputs]:
+    """Quantised inputs of all layers on ideal devices, of as many images as ``INPUT_BYTES`` hold."""
+    sizes = [layer.geometry.in_channels * math.prod(layer.geometry.input_size) for layer in program.layers]
+    images = int(np.clip(INPUT_BYTES // (4 * sum(sizes)), LEAST_IMAGES, MOST_IMAGES))
+    names = tuple(dict.fromkeys(layer.inputs[0] for layer in program.layers))
+    values = Emulator.ideal(program).measure(names, {name: array[:images] for name, array in calibration.items()})
+    return [
+        LayerInputs(
+            layer.quantizer, layer.quantizer.quantize(layer.geometry.to_channels_first(values[layer.inputs[0]]))
+        )
+        for layer in program.layers
+    ]
+
+
+def _products(vectors: Floats, weights: Floats) -> Floats:
+    """Products of input vectors, [images, matrices, rows, windows], as [images, matrices, columns, windows]."""
+    images, matrices, rows, windows = vectors.shape
+    if windows >= NARROW:
+        products: Floats = np.matmul(weights.transpose(0, 2, 1), vectors)
+        return products
+    flat = vectors.transpose(1, 0, 3, 2).reshape(matrices, images * windows, rows)
+    of_all: Floats = np.matmul(flat, weights)
+    return of_all.reshape(matrices, images, windows, -1).transpose(1, 0, 3, 2)
+
+
+def _fitted(vectors: Floats, weights: Floats, errors: Floats) -> tuple[Floats, Floats]:
+    """Gain and offset that errors of its weights make of each line, [matrices, columns].
+
+    ``vectors`` are [vectors, matrices, rows].
+    """
+    of_matrix = np.ascontiguousarray(vectors.transpose(1, 0, 2))
+    signal, noise = np.matmul(of_matrix, weights), np.matmul(of_matrix, errors)
+    centre = signal.mean(axis=1, keepdims=True)
+    variance = np.square(signal - centre).mean(axis=1)
+    covariance = ((signal - centre) * noise).mean(axis=1)
+    gains = np.divide(covariance, variance, where=variance > 0, out=np.zeros_like(variance))
+    return gains, noise.mean(axis=1) - gains * centre[:, 0]

@@ -1,0 +1,112 @@
+"""Error budget: injected noise against emulated chips, and the report made of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memcompile.hardware.target import load_target
+from memcompile.noise.cause import Cause
+from memcompile.pipelines import Compilation, compile_model
+from memcompile.report.budget_report import budget_facts
+from memcompile.report.error_budget import LossCurve, can_predict, error_budget, noise_to_signal
+from memcompile.report.noise_injection import NoisyNetwork
+from memcompile.runtime.emulator import Emulator
+
+MODEL = Path(__file__).parents[2] / "examples" / "five_layer_cnn.onnx"
+CHIPS = 8
+IMAGES = 40
+
+
+@pytest.fixture(scope="module")
+def compilation() -> Compilation:
+    return compile_model(MODEL, settings=("replicate.effort=fast",))
+
+
+def test_injected_noise_is_that_of_emulated_chips(compilation: Compilation) -> None:
+    """Mean noise-to-signal ratio of each layer's output, noise of earlier layers included, within five errors."""
+    program, dataset = compilation.program, compilation.dataset
+    images = {name: array[:IMAGES] for name, array in dataset.inputs.items()}
+    network = NoisyNetwork(program, dataset.calibration)
+    names = [layer.outputs[0] for layer in program.layers]
+    axes = [1 if layer.geometry.layout == "channels_first" else -1 for layer in program.layers]
+    ideal = network.run(images, {}, 0, calibrated=False)
+    all_layers = dict.fromkeys((layer.name for layer in program.layers), 1.0)
+
+    def ratios(values: dict[str, np.ndarray]) -> list[float]:
+        return [noise_to_signal(ideal[name], values[name], axis) for name, axis in zip(names, axes, strict=True)]
+
+    injected = np.array([ratios(network.run(images, all_layers, chip, calibrated=False)) for chip in range(CHIPS)])
+    emulated = np.array([ratios(Emulator(program, chip).run(images, also=names)) for chip in range(CHIPS)])
+    error = np.sqrt((injected.var(axis=0, ddof=1) + emulated.var(axis=0, ddof=1)) / CHIPS)
+    assert (np.abs(injected.mean(axis=0) - emulated.mean(axis=0)) <= 5 * error).all()
+    calibrated = np.array([ratios(network.run(images, all_layers, chip, calibrated=True)) for chip in range(CHIPS)])
+    assert (calibrated.mean(axis=0) < 0.8 * injected.mean(axis=0)).all()
+
+
+def test_run_without_noise_is_the_ideal_network(compilation: Compilation) -> None:
+    images = {name: array[:8] for name, array in compilation.dataset.inputs.items()}
+    network = NoisyNetwork(compilation.program, compilation.dataset.calibration)
+    almost = network.run(images, dict.fromkeys(("C1", "C3", "FC"), 1e-18), 0, calibrated=False)
+    wanted = Emulator.ideal(compilation.program).run(images)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(almost[name], value, atol=1e-3)
+
+
+def test_budget_predicts_the_loss_of_chips(compilation: Compilation) -> None:
+    dataset = compilation.dataset.head(400)
+    budget = error_budget(compilation.program, dataset)
+    assert budget is not None
+    assert {item.cause for item in budget.causes} >= {Cause.PROGRAMMING, Cause.READ_NOISE, Cause.ROUNDING}
+    of_causes = {item.cause: item.alone for item in budget.causes}
+    assert max(of_causes, key=lambda cause: of_causes[cause]) == Cause.PROGRAMMING
+    assert all(0 <= item.alone <= budget.loss + 1e-9 for item in budget.layers)
+    ideal = Emulator.ideal(compilation.program).run(dataset.inputs)["logits"].argmax(axis=1)
+    losses = [
+        100 * np.mean(ideal == dataset.labels)
+        - 100
+        * np.mean(Emulator(compilation.program, seed).run(dataset.inputs)["logits"].argmax(axis=1) == dataset.labels)
+        for seed in range(CHIPS)
+    ]
+    error = math.hypot(budget.uncertainty, float(np.std(losses, ddof=1)) / math.sqrt(CHIPS))
+    assert abs(budget.loss - np.mean(losses)) <= 4 * error
+    assert list(budget_facts(budget)["layers"][0]) == ["name", "noise_ratio", "sensitivity", "alone", "main_cause"]
+
+
+def test_budget_without_labels_is_a_noise_ratio(compilation: Compilation) -> None:
+    unlabelled = replace(compilation.dataset, labels=None)
+    budget = error_budget(compilation.program, unlabelled)
+    assert budget is not None
+    assert budget.measure == "sqnr"
+    assert budget.loss == pytest.approx(100 * budget.noise)
+    assert budget == error_budget(compilation.program, unlabelled)
+
+
+def test_targets_beyond_the_model_have_no_budget(compilation: Compilation) -> None:
+    program, dataset = compilation.program, compilation.dataset
+    curved = load_target("yao2020").with_(cell__nonlinearity_per_v=2.0, input__bits_per_phase=4)
+    assert not can_predict(replace(program, target=curved), dataset)
+    assert not can_predict(replace(program, target=load_target("ideal")), dataset)
+    assert not can_predict(program, replace(dataset, generated=True))
+    assert error_budget(program, replace(dataset, generated=True)) is None
+
+
+def test_curve_finds_the_power_of_its_own_losses() -> None:
+    """Runs scatter as chips and 400 images do; 300 of them leave a standard error of three hundredths."""
+    truth, rng = LossCurve(0.9, 2.0, 1.5), np.random.default_rng(0)
+    noise = np.tile(np.geomspace(0.05, 0.5, 12), 25)
+    exact = np.array([truth(t) for t in noise])
+    losses = exact * (1 + 0.4 * rng.standard_normal(300)) + np.sqrt(exact / 400) * rng.standard_normal(300)
+    fitted = LossCurve.fitted(noise.tolist(), losses.tolist(), [400] * 300, 0.9)
+    for t in (0.1, 0.2, 0.4):
+        assert fitted(t) == pytest.approx(truth(t), rel=0.12)
+    assert fitted(0.0) == 0.0
+
+
+def test_runs_without_a_loss_predict_next_to_none() -> None:
+    fitted = LossCurve.fitted([0.01, 0.02, 0.04], [0.0, 0.0, 0.0], [500, 500, 500], 0.9)
+    assert fitted(0.04) < 0.002
