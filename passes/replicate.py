@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -164,9 +164,10 @@ class Replicate(Pass):
         if self.objective == "arrays":
             found = _Found(balanced(single, lines_of(context.target)))
         elif self.objective == "latency":
-            found = self._hasten(graph, layers, single, self.problem(layers, context.target, chips), context)
+            problem = self.problem(layers, context.target, chips, context.one_position)
+            found = self._hasten(graph, layers, single, problem, context)
         else:
-            found = self._shorten(layers, single, self.problem(layers, context.target, chips))
+            found = self._shorten(layers, single, self.problem(layers, context.target, chips, context.one_position))
         graph = with_replicas(graph, layers, found.plan.replicas)
         places = found.places
         if places is None:
@@ -185,10 +186,13 @@ class Replicate(Pass):
         with running(running_clock().part(SINGLE_SHARE)):
             return single_replicas(layer_kinds(layers, target, None, windows=False), target)
 
-    def problem(self, layers: Sequence[TiledLayer], target: Target, chips: int) -> MappingProblem:
-        """Windows and replicas to choose from on so many chips."""
+    def problem(
+        self, layers: Sequence[TiledLayer], target: Target, chips: int, one_position: Container[str] = ()
+    ) -> MappingProblem:
+        """Windows and replicas to choose from on so many chips; some layers get one output position a step."""
         arrays = chips * target.chip.arrays
-        return MappingProblem(tuple(layer_kinds(layers, target, arrays, self._windows)), lines_of(target), arrays)
+        kinds = layer_kinds(layers, target, arrays, self._windows, one_position)
+        return MappingProblem(tuple(kinds), lines_of(target), arrays)
 
     @property
     def _windows(self) -> bool:

@@ -80,6 +80,8 @@ class Dataset(Described):
         Axes along which samples lie in the arrays; None stands for axis 0.
     one_run
         The data are those of a single run of a network that has no batch axis, without the axis of runs.
+    calibration_labels
+        Right class of each sample for calibration, [M], or None where it is not known.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Dataset(Described):
     generated: bool
     layout: Batching | None = None
     one_run: bool = False
+    calibration_labels: NDArray[Any] | None = None
 
     def described(self) -> list[str]:
         """Lines of ``repr``."""
@@ -325,7 +328,10 @@ def _from_archive(archive: Archive, inputs: Mapping[str, TensorType], layout: Ba
         }
     labels = None if archive.labels is None else _check_labels(archive.path, archive.labels, layout, one_run)
     first = {name: array[:CALIBRATION_SAMPLES] for name, array in samples.items()}
-    return Dataset(archive.path.stem, samples, labels, first, generated=False, one_run=one_run)
+    known = None if labels is None or layout.whole else labels[:CALIBRATION_SAMPLES]
+    return Dataset(
+        archive.path.stem, samples, labels, first, generated=False, one_run=one_run, calibration_labels=known
+    )
 
 
 def _samples_first(where: str, array: NDArray[Any], wanted: TensorType, layout: Batching, name: str) -> NDArray[Any]:
@@ -389,7 +395,9 @@ def _from_directory(directory: Path, inputs: Mapping[str, TensorType]) -> Datase
     if find_idx(directory, "t10k", "images"):
         images, labels = read_mnist(directory, "t10k")
         training = find_idx(directory, "train", "images")
-        calibration = read_idx(training) if training else images
+        if training and find_idx(directory, "train", "labels"):
+            return _image_set("MNIST test images", name, images, labels, read_mnist(directory, "train"))
+        calibration = (read_idx(training), None) if training else (images, labels)
         return _image_set("MNIST test images", name, images, labels, calibration)
     for end in ("", ".bin"):
         test = directory / f"test_batch{end}"
@@ -397,7 +405,7 @@ def _from_directory(directory: Path, inputs: Mapping[str, TensorType]) -> Datase
             images, labels = read_cifar10(test)
             batches = (directory / f"data_batch_{number}{end}" for number in range(1, 6))
             batch = next((batch for batch in batches if batch.is_file()), None)
-            calibration = read_cifar10(batch)[0] if batch else images
+            calibration = read_cifar10(batch) if batch else (images, labels)
             return _image_set("CIFAR-10 test images", name, images, labels, calibration)
     raise DataError(
         f"{directory}: holds neither MNIST's test part (t10k-images-idx3-ubyte[.gz] and "
@@ -412,14 +420,14 @@ def _training_part(directory: Path, inputs: Mapping[str, TensorType]) -> Dataset
     (name,) = inputs
     if find_idx(directory, "train", "images"):
         images, labels = read_mnist(directory, "train")
-        return _image_set("MNIST training images", name, images, labels, images)
+        return _image_set("MNIST training images", name, images, labels, (images, labels))
     end = "" if (directory / "test_batch").is_file() else ".bin"
     batches = [directory / f"data_batch_{number}{end}" for number in range(1, 6)]
     found = [read_cifar10(batch) for batch in batches if batch.is_file()]
     if not found:
         raise DataError(f"{directory}: holds only {test.name}; add the training part")
     images, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return _image_set("CIFAR-10 training images", name, images, labels, images)
+    return _image_set("CIFAR-10 training images", name, images, labels, (images, labels))
 
 
 def has_training_part(directory: Path) -> bool:
@@ -429,9 +437,16 @@ def has_training_part(directory: Path) -> bool:
 
 
 def _image_set(
-    title: str, name: str, images: NDArray[Any], labels: NDArray[np.int64], calibration: NDArray[Any]
+    title: str,
+    name: str,
+    images: NDArray[Any],
+    labels: NDArray[np.int64],
+    calibration: tuple[NDArray[Any], NDArray[np.int64] | None],
 ) -> Dataset:
-    return Dataset(title, {name: images}, labels, _first({name: calibration}), generated=False)
+    """Images with labels, and those for calibration with theirs."""
+    samples, classes = (None if part is None else part[:CALIBRATION_SAMPLES] for part in calibration)
+    assert samples is not None
+    return Dataset(title, {name: images}, labels, {name: samples}, generated=False, calibration_labels=classes)
 
 
 def _embedded_digits(inputs: Mapping[str, TensorType], layout: Batching, part: Part) -> Dataset | None:
@@ -445,7 +460,7 @@ def _embedded_digits(inputs: Mapping[str, TensorType], layout: Batching, part: P
             images, labels = render()
             train, test = slice(None, DIGITS_TRAINING_SAMPLES), slice(DIGITS_TRAINING_SAMPLES, None)
             scored = train if part == "train" else test
-            return _image_set("digits of scikit-learn", name, images[scored], labels[scored], images)
+            return _image_set("digits of scikit-learn", name, images[scored], labels[scored], (images, labels))
     return None
 
 

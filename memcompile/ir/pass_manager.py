@@ -40,9 +40,9 @@ class PassContext:
     ``calibration`` holds [samples, ...] per model input, ``representative`` says that these are real samples, not
     generated ones; ``chips`` is the hard budget, or None to take as many as the network needs; ``slices`` and
     ``slice_base`` are those of :class:`memcompile.ir.slicing.Slicing`, and ``layer_slices`` the slices of layers that
-    have a number of their own, by name; ``batch`` is the number of images for
-    which a network that is larger than its chips is written onto them, segment by segment, or None if that is not
-    wanted; ``progress`` opens a bar for a description and a total.
+    have a number of their own, by name; ``one_position`` names layers that get no parallel windows; ``batch`` is the
+    number of images for which a network that is larger than its chips is written onto them, segment by segment, or None
+    if that is not wanted; ``progress`` opens a bar for a description and a total.
     """
 
     target: Target
@@ -51,6 +51,7 @@ class PassContext:
     slices: int = 1
     slice_base: int | None = None
     layer_slices: Mapping[str, int] = field(default_factory=dict)
+    one_position: frozenset[str] = frozenset()
     chips: int | None = None
     batch: int | None = None
     seed: int = 0

@@ -25,6 +25,7 @@ from memcompile.frontend.values import Value
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.noise.cause import Cause
 from memcompile.noise.cell_errors import Age
+from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.program_noise import LayerRatios, layer_ratios
 from memcompile.program.coupled_samples import program_couples_samples
 from memcompile.program.program import Program
@@ -134,6 +135,51 @@ def error_budget(
         return _predicted(program, dataset, ideal, calibrated, age, progress)
 
 
+@dataclass(frozen=True, eq=False)
+class LossModel:
+    """Loss of a network as a function of the noise-to-signal ratios of its layers.
+
+    What is measured of the network, ``sensitivities`` to its layers [layers], the ``curve`` from the noise of its
+    output to points, and the ``share`` of the sum over layers that they make together, does not depend on the mapping.
+    """
+
+    sensitivities: NDArray[np.float64]
+    curve: LossCurve
+    share: float
+    images: int
+
+    def loss(self, ratios: NDArray[np.float64]) -> float:
+        """Points lost at ratios of layers, [layers]."""
+        return 100 * self.curve(self.share * float(self.sensitivities @ ratios))
+
+    def limit(self, points: float) -> float:
+        """Largest sum of sensitivity times ratio at which no more points are lost."""
+        return self.curve.inverse(points / 100) / max(self.share, 1e-12)
+
+
+def loss_model(
+    program: Program, dataset: Dataset, *, progress: ProgressBar = no_progress
+) -> tuple[LossModel, list[LayerInputs]]:
+    """Measure how noise of layers acts on the classes that a network names; chips are calibrated.
+
+    Parameters
+    ----------
+    program
+        Any mapping of the network that :func:`can_predict` allows.
+    dataset
+        Samples with labels.
+
+    Returns
+    -------
+    The model, and the quantised inputs of layers that ratios are computed with.
+    """
+    with threadpool_limits(1, user_api="blas"):
+        study, sensitivities, runs = _studied(program, dataset, None, True, None, progress)
+    total = float(sum(study.ratio(number) * own for number, own in enumerate(sensitivities)))
+    model = LossModel(sensitivities, _curve(runs), _share(runs, total), sum(run.images for run in runs))
+    return model, study.network.inputs
+
+
 def _predicted(
     program: Program,
     dataset: Dataset,
@@ -142,6 +188,18 @@ def _predicted(
     age: Age | None,
     progress: ProgressBar,
 ) -> ErrorBudget:
+    return _budget(*_studied(program, dataset, ideal, calibrated, age, progress), dataset)
+
+
+def _studied(
+    program: Program,
+    dataset: Dataset,
+    ideal: Mapping[str, Value] | None,
+    calibrated: bool,
+    age: Age | None,
+    progress: ProgressBar,
+) -> tuple[_Study, NDArray[np.float64], list[_Run]]:
+    """Measured sensitivities, [layers], and runs of the curve."""
     network = NoisyNetwork(program, dataset.calibration, age)
     ratios = [layer_ratios(program, number, own, age) for number, own in enumerate(network.inputs)]
     study = _Study(network, dataset, ratios, ideal, calibrated)
@@ -155,7 +213,7 @@ def _predicted(
             for run, factor in enumerate(CURVE_FACTORS[: study.runs]):
                 runs.append(study.run(run, factor))
                 advance(1)
-    return _budget(study, np.array(sensitivities), runs, dataset)
+    return study, np.array(sensitivities), runs
 
 
 @dataclass(frozen=True)
@@ -306,6 +364,12 @@ class LossCurve:
         """Loss at a ratio."""
         return self.most * -math.expm1(-((max(noise, 0.0) / self.scale) ** self.power))
 
+    def inverse(self, loss: float) -> float:
+        """Ratio at which so much is lost; infinite where that is never."""
+        if loss >= self.most:
+            return math.inf
+        return self.scale * math.pow(-math.log1p(-max(loss, 0.0) / self.most), 1 / self.power)
+
     @classmethod
     def fitted(cls, noise: Sequence[float], losses: Sequence[float], images: Sequence[int], most: float) -> LossCurve:
         """Curve through losses, each weighted by what its images and the differences of chips leave uncertain."""
@@ -333,14 +397,12 @@ def _budget(study: _Study, sensitivities: NDArray[np.float64], runs: Sequence[_R
     by_cause = {
         cause: float(sum(study.ratio(number, cause) * sensitivities[number] for number in numbers)) for cause in causes
     }
-    # Sums of small contributions are corrected by what all of them together make.
-    together = [run.noise / run.factor for run in runs if run.factor <= 1.0]
-    share = float(np.mean(together)) / total if together and total > 0 else 1.0
+    share = _share(runs, total)
 
     def points(noise: float) -> float:
         return 100 * curve(noise * share) if runs else 100 * noise
 
-    curve = LossCurve.fitted([run.noise for run in runs], [run.loss for run in runs], [run.images for run in runs], 0.9)
+    curve = _curve(runs)
     loss = points(total)
     uncertainty, spread = _uncertainty(runs, curve, loss)
     return ErrorBudget(
@@ -365,6 +427,16 @@ def _budget(study: _Study, sensitivities: NDArray[np.float64], runs: Sequence[_R
         images=sum(run.images for run in runs) or min(dataset.count, study.sensitivity_images),
         calibrated=study.calibrated,
     )
+
+
+def _share(runs: Sequence[_Run], total: float) -> float:
+    """Noise that all layers make together as a share of the sum of their small contributions."""
+    together = [run.noise / run.factor for run in runs if run.factor <= 1.0]
+    return float(np.mean(together)) / total if together and total > 0 else 1.0
+
+
+def _curve(runs: Sequence[_Run]) -> LossCurve:
+    return LossCurve.fitted([run.noise for run in runs], [run.loss for run in runs], [run.images for run in runs], 0.9)
 
 
 def _main_cause(study: _Study, number: int) -> Cause | None:

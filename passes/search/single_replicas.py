@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from memcompile.hardware.target import Target
 from memcompile.ir.graph import TiledLayer
@@ -18,25 +18,34 @@ EXACT_TILES = 200
 EXACT_LIMIT = 1.0
 
 
-def layer_kinds(layers: Sequence[TiledLayer], target: Target, arrays: int | None, windows: bool) -> list[LayerKind]:
+def layer_kinds(
+    layers: Sequence[TiledLayer],
+    target: Target,
+    arrays: int | None,
+    windows: bool,
+    one_position: Container[str] = (),
+) -> list[LayerKind]:
     """Layers of equal geometry and slices together, with their options; the replica as tiled comes first.
 
     Options larger than ``arrays`` arrays are left out; None leaves out all that need more crossings
-    than the replica as tiled. Without ``windows`` a step yields one output position.
+    than the replica as tiled. Without ``windows``, and for layers named in ``one_position``, a step yields one output
+    position.
     """
     members: dict[tuple[object, ...], list[int]] = {}
     for number, layer in enumerate(layers):
-        key = (layer.geometry, layer.slices, layer.unrolling, layer.cut)
+        single = not windows or layer.name in one_position
+        key = (layer.geometry, layer.slices, layer.unrolling, layer.cut, single)
         members.setdefault(key, []).append(number)
     kinds = []
     for numbers in members.values():
         layer = layers[numbers[0]]
+        single = not windows or layer.name in one_position
         lines = layer.slices * target.array.lines_per_pair
         tiled = ReplicaOption.of(layer.unrolling, layer.cut, lines)
         rows, columns = tile_limits(target, layer.slices)
         most = tiled.crossings if arrays is None else arrays * target.array.crossings
         options = explore_windows(layer.geometry, rows, columns, lines, most)
-        options = tuple(item for item in options if windows or item.unrolling.window_outputs == 1)
+        options = tuple(item for item in options if not single or item.unrolling.window_outputs == 1)
         same = [option for option in options if option.unrolling != tiled.unrolling or option.cut != tiled.cut]
         kinds.append(LayerKind(tuple(numbers), (tiled, *same)))
     return kinds
