@@ -13,13 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from memcompile.chip_calibration import Calibrator
 from memcompile.data.loader import Dataset
 from memcompile.errors import UsageError
+from memcompile.hardware.target import Target
 from memcompile.ir.geometry import Unrolling
 from memcompile.ir.graph import Cut, MappedLayer, Replica, TiledLayer
 from memcompile.ir.pass_manager import ProgressBar, no_progress
@@ -39,13 +42,15 @@ PREDICTIONS = 4
 """Mappings whose predicted loss may miss the limit, one after the other."""
 REPAIRS = 3
 """Mappings whose measured loss may miss the budget."""
-FEWEST_CHIPS, MOST_CHIPS = 2, 6
-CONFIDENCE = 2.0
-"""Standard errors by which the measured mean is apart from the budget once the answer is clear."""
+FEWEST_CHIPS, MOST_CHIPS = 3, 8
+CONFIDENCE = 0.95
+"""One-sided confidence at which the measured mean is apart from the budget once the answer is clear."""
 CAUTION = 0.9
 """Share of the limit that the next choice gets after one that was above it."""
 UNITS = 1_000_000
-"""Units in which the knapsack counts the limit of noise, and the largest cost."""
+"""Units in which the knapsack counts the limit of noise."""
+FRACTIONS = 16
+"""Parts of a step in which it counts the interval."""
 KNAPSACK_WORK = 2.0
 CHIP_SEEDS = 1 << 40
 """First seed of the chips that choices are measured on: none that a report emulates."""
@@ -64,12 +69,22 @@ Plans = Mapping[str, LayerPlan]
 
 @dataclass(frozen=True)
 class LayerOption:
-    """What a plan of a layer adds: ``noise`` at the network's output, ``cells``, and ``work``, cells times steps."""
+    """What a plan of a layer adds: ``noise`` at the network's output, ``cells``, and what it takes for an image.
+
+    ``array_steps`` are steps of arrays, in each of which one tile works; ``cell_steps`` are cells times the steps that
+    they are there for, whether they work or not.
+    """
 
     plan: LayerPlan
     noise: float
     cells: int
-    work: int
+    array_steps: int
+    cell_steps: int
+
+    def is_worse_than(self, other: LayerOption) -> bool:
+        """Return True if another option is nowhere worse, and somewhere better."""
+        mine, theirs = ((option.noise, option.cells, option.array_steps, option.cell_steps) for option in (self, other))
+        return mine != theirs and all(own >= one for own, one in zip(mine, theirs, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,18 +243,7 @@ class _Search:
         for slices in range(self.least.slices, most + 1):
             layer = self.candidates.tiled(slices)[mapped.name]
             options += [self._option(number, layer, LayerPlan(slices, windows)) for windows in choices]
-        return tuple(
-            one
-            for one in options
-            if not any(
-                other is not one
-                and other.noise <= one.noise
-                and other.cells <= one.cells
-                and other.work <= one.work
-                and (other.noise, other.cells, other.work) != (one.noise, one.cells, one.work)
-                for other in options
-            )
-        )
+        return tuple(one for one in options if not any(one.is_worse_than(other) for other in options))
 
     @staticmethod
     def _has_windows(layer: MappedLayer) -> bool:
@@ -253,12 +257,15 @@ class _Search:
             replicas = (all_windows(layer.unrolling, layer.cut),)
         noise = self.model.sensitivities[number] * self._ratio(number, layer, replicas[0])
         lines = plan.slices * self.target.array.lines_per_pair
-        work = sum(
-            replica.unrolling.matrices * replica.unrolling.rows * replica.unrolling.columns * len(replica.windows)
-            for replica in replicas
-        )
-        cells = layer.unrolling.matrices * layer.unrolling.rows * layer.unrolling.columns
-        return LayerOption(plan, float(noise), cells * lines, work * lines)
+        rows, columns = self.target.array.input_lines, self.target.array.output_lines // lines
+        array_steps = cell_steps = 0
+        for replica in replicas:
+            unrolling, steps = replica.unrolling, len(replica.windows)
+            tiles = -(-unrolling.rows // rows) * -(-unrolling.columns // columns)
+            array_steps += unrolling.matrices * tiles * steps
+            cell_steps += unrolling.matrices * unrolling.rows * unrolling.columns * lines * steps
+        cells = layer.unrolling.matrices * layer.unrolling.rows * layer.unrolling.columns * lines
+        return LayerOption(plan, float(noise), cells, array_steps, cell_steps)
 
     def _ratio(self, number: int, layer: TiledLayer, replica: Replica) -> float:
         """Noise-to-signal ratio of a layer that is laid out as a replica, with the digits of ``layer``."""
@@ -281,20 +288,18 @@ class _Search:
     def _knapsack(self, limit: float) -> Plans:
         """Cheapest options whose noise is within a limit; the quietest where none are.
 
-        Chips come first unless their number is given, then work: cells times steps, which is what shares of the arrays'
-        time are dealt from.
+        Chips come first unless their number is given, then steps, then cells: no interval is shorter than the steps of
+        arrays and of cells, shared evenly by those there are.
         """
         options = list(self._options.values())
         if sum(min(option.noise for option in own) for own in options) > limit:
             return self._quietest()
-        chip_cells = self.target.chip.arrays * self.target.array.cells
         chips = self.chips
         if chips is None:
-            fewest = _cheapest(options, limit, [[option.cells for option in own] for own in options])
+            fewest = _cheapest(options, limit, self.target)
             cells = sum(own[pick].cells for own, pick in zip(options, fewest, strict=True))
-            chips = max(1, math.ceil(cells / chip_cells))
-        work = [[option.work for option in own] for own in options]
-        picks = _cheapest(options, limit, work, room=chips * chip_cells)
+            chips = max(1, math.ceil(cells / (self.target.chip.arrays * self.target.array.cells)))
+        picks = _cheapest(options, limit, self.target, chips)
         return {layer.name: own[pick].plan for layer, own, pick in zip(self.first.layers, options, picks, strict=True)}
 
 
@@ -304,13 +309,12 @@ def all_windows(unrolling: Unrolling, cut: Cut) -> Replica:
 
 
 def _cheapest(
-    options: Sequence[Sequence[LayerOption]], limit: float, costs: Sequence[Sequence[int]], room: int | None = None
+    options: Sequence[Sequence[LayerOption]], limit: float, target: Target, chips: int | None = None
 ) -> list[int]:
-    """Number of the option of each layer with the least sum of costs, its noise within a limit, its cells in a room.
+    """Number of the option of each layer, noise within a limit: with the fewest cells, or the fewest steps on chips.
 
-    The room is left out where no choice fits it.
+    Where no choice fits the chips, they are left out.
     """
-    scale = max(1, max(map(max, costs)) // UNITS)
     model = cp_sat.CpModel()
     picks = [[model.new_bool_var("") for _ in own] for own in options]
     flat = [
@@ -320,17 +324,27 @@ def _cheapest(
     ]
     for own in picks:
         model.add_exactly_one(own)
-    noise = [math.ceil(min(option.noise / limit, 2.0) * UNITS) for _, option in flat]
+
+    def total(value: Callable[[LayerOption], int]) -> Any:
+        return sum(pick * value(option) for pick, option in flat)
+
     # Each is rounded up, so that a choice that uses all of the limit may be refused by a unit a layer.
-    model.add(sum(pick * own for (pick, _), own in zip(flat, noise, strict=True)) <= UNITS + len(options))
-    if room is not None:
-        model.add(sum(pick * option.cells for pick, option in flat) <= room)
-    cost = [value // scale for own in costs for value in own]
-    model.minimize(sum(pick * own for (pick, _), own in zip(flat, cost, strict=True)))
+    model.add(total(lambda option: math.ceil(min(option.noise / limit, 2.0) * UNITS)) <= UNITS + len(options))
+    if chips is None:
+        model.minimize(total(lambda option: option.cells))
+    else:
+        arrays = chips * target.chip.arrays
+        most = sum(max(option.array_steps for option in own) for own in options)
+        steps = model.new_int_var(0, FRACTIONS * most, "")
+        room = arrays * target.array.cells
+        model.add(total(lambda option: option.cells) <= room)
+        model.add(total(lambda option: FRACTIONS * option.array_steps) <= arrays * steps)
+        model.add(total(lambda option: FRACTIONS * option.cell_steps) <= room * steps)
+        model.minimize(steps * (room + 1) + total(lambda option: option.cells))
     solver = Solver(KNAPSACK_WORK)
     if solver.solve(model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
-        if room is not None:
-            return _cheapest(options, limit, costs)
+        if chips is not None:
+            return _cheapest(options, limit, target)
         return [int(np.argmin([option.noise for option in own])) for own in options]
     return [next(number for number, pick in enumerate(own) if solver.value(pick)) for own in picks]
 
@@ -361,6 +375,6 @@ def measured_losses(
 
 
 def _is_clear(losses: NDArray[np.float64], points: float) -> bool:
-    """Return True if the mean loss is apart from the budget by ``CONFIDENCE`` standard errors."""
+    """Return True if the mean loss is apart from the budget, by Student's t."""
     error = float(losses.std(ddof=1)) / math.sqrt(len(losses))
-    return abs(float(losses.mean()) - points) > CONFIDENCE * error
+    return abs(float(losses.mean()) - points) > float(stdtrit(len(losses) - 1, CONFIDENCE)) * error

@@ -45,6 +45,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     settings: Sequence[str] = (),
     passes: Sequence[Pass] | None = None,
     time_limit_s: float = math.inf,
+    max_loss: float | None = None,
     progress: ProgressBar = no_progress,
 ) -> Program:
     """Compile a network for a target.
@@ -84,6 +85,9 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
         A pipeline of one's own instead of :func:`memcompile.pipelines.default_passes`.
     time_limit_s
         Seconds for all searches together; results then depend on the machine.
+    max_loss
+        Points of accuracy that calibrated chips may lose: layers get slices, at least those given, and windows to hold
+        it, or to lose as little as was found. None asks nothing of accuracy.
 
     Raises
     ------
@@ -106,6 +110,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
         settings=(*_mapping_settings(objective, effort), *settings),
         passes=passes,
         time_limit_s=time_limit_s,
+        max_loss=max_loss,
         progress=progress,
     ).program
 

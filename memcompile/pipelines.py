@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from memcompile.accuracy_budget import BudgetResult, Candidates, LayerPlan, Plans, fit_budget
 from memcompile.data.loader import Data, Dataset, check_types, load_dataset, open_archive
 from memcompile.described import Described
 from memcompile.errors import UsageError
@@ -25,8 +26,8 @@ from memcompile.frontend.sources import Network, open_network
 from memcompile.hardware.target import Target, load_target
 from memcompile.heap import large_blocks_go_back
 from memcompile.ir.batching import Batching
-from memcompile.ir.graph import DigitalNode, Graph, MappedLayer, TensorType
-from memcompile.ir.pass_contract import check_order
+from memcompile.ir.graph import DigitalNode, Graph, MappedLayer, TensorType, TiledLayer
+from memcompile.ir.pass_contract import Form, check_order
 from memcompile.ir.pass_manager import (
     Instrument,
     Pass,
@@ -104,6 +105,7 @@ class Compilation(Described):
     dataset: Dataset
     warnings: tuple[str, ...]
     multiply_adds: MultiplyAdds
+    budget: BudgetResult | None = None
 
     def described(self) -> list[str]:
         """Lines of ``repr``."""
@@ -140,6 +142,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     check: bool = True,
     limits: Limits | None = None,
     time_limit_s: float = math.inf,
+    max_loss: float | None = None,
 ) -> Compilation:
     """Compile a model and keep everything that was read on the way.
 
@@ -149,7 +152,8 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     of samples. ``slices`` is one number for all layers, or one by the name of each layer, and of all others by
     ``ALL_LAYERS``. ``example_inputs`` are for a PyTorch module. ``limits`` apply where onnxruntime first loads and runs
     the model; None trusts it. The command line sets limits. ``time_limit_s`` holds for all searches of the mapping
-    together; where it is finite, results depend on the machine.
+    together; where it is finite, results depend on the machine. ``max_loss`` is a budget of accuracy in points: layers
+    get slices, at least those given, and windows such that calibrated chips lose no more against ideal devices.
 
     Raises
     ------
@@ -195,8 +199,12 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     network = FloatNetwork(file, sample)
     counted = MultiplyAdds(find_bodies(file, sample))
     checks = (counted, Verifier(), network) if check else (counted, Verifier())
+    observers, budget = (*instruments, *checks), None
     with running(Clock(waiting_s=time_limit_s)), large_blocks_go_back():
-        graph = run_passes(graph, pipeline, context, (*instruments, *checks))
+        if max_loss is None:
+            graph = run_passes(graph, pipeline, context, observers)
+        else:
+            graph, context, budget = _within_budget(graph, pipeline, context, observers, dataset, max_loss)
     warnings = (*_data_warnings(dataset, found, calibrated=not hardware.cell.continuous), *_random_warnings(graph))
     options: dict[str, str | int | float | bool | None] = {
         "batch": batch,
@@ -207,7 +215,10 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
         "slice_base": context.slicing.base,
         "slices": context.slices,
     }
-    options.update({f"slices of {name}": count for name, count in own_slices.items()})
+    options.update({f"slices of {name}": count for name, count in context.layer_slices.items()})
+    options.update({f"windows of {name}": False for name in sorted(context.one_position)})
+    if max_loss is not None:
+        options["max_loss"] = max_loss
     if time_limit_s < math.inf:
         options["time_limit_s"] = time_limit_s
     if passes is not None:
@@ -225,7 +236,57 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
             compensated=context.representative and any(item.compensate for item in rounding),
             shortest_range=min((item.shortest for item in clipping), default=CalibrateActivations().shortest),
         )
-    return Compilation(program, file, dataset, warnings, counted)
+    return Compilation(program, file, dataset, warnings, counted, budget)
+
+
+def _within_budget(
+    graph: Graph,
+    pipeline: Sequence[Pass],
+    context: PassContext,
+    observers: Sequence[Instrument],
+    dataset: Dataset,
+    points: float,
+) -> tuple[Graph, PassContext, BudgetResult]:
+    """The mapped graph whose layers have the slices and windows that hold a loss, and the context that gives them."""
+    if context.batch is not None:
+        raise UsageError("segments are written anew for each batch; give no accuracy budget with --reprogram")
+    # The order of passes was checked, so that these forms are made.
+    begin = next(number for number, item in enumerate(pipeline) if Form.QUANTIZED in item.produces)
+    tiled = next(number for number, item in enumerate(pipeline, start=1) if Form.TILED in item.produces)
+    replicate = [item for item in pipeline if isinstance(item, Replicate)]
+    windows = all(item.parallel_windows and item.objective != "accuracy" for item in replicate)
+    graph = run_passes(graph, pipeline[:begin], context, observers)
+
+    def chosen(plans: Plans) -> PassContext:
+        return replace(
+            context,
+            layer_slices={**context.layer_slices, **{name: plan.slices for name, plan in plans.items()}},
+            one_position=frozenset(name for name, plan in plans.items() if not plan.windows),
+        )
+
+    @cache
+    def cut(slices: int) -> Graph:
+        return run_passes(graph, pipeline[begin:tiled], replace(context, slices=slices, layer_slices={}))
+
+    def layers(slices: int) -> dict[str, TiledLayer]:
+        return {node.name: node for node in cut(slices).nodes if isinstance(node, TiledLayer)}
+
+    def mapped(plans: Plans) -> Program:
+        with_plans = chosen(plans)
+        own = {name: layers(count)[name] for name, count in with_plans.layer_slices.items()}
+        found = run_passes(cut(context.slices).map_nodes(own), pipeline[tiled:], with_plans)
+        return emit_program(found, with_plans, Provenance(graph.name, "", "", {}))
+
+    result = fit_budget(
+        Candidates(layers, mapped),
+        dataset,
+        points,
+        least=LayerPlan(context.slices, windows),
+        chips=context.chips,
+        progress=context.progress,
+    )
+    context = chosen(result.plans)
+    return run_passes(graph, pipeline[begin:], context, observers, done=begin), context, result
 
 
 def check_options(target: Target, chips: int | None, slices: int, slice_base: int | None, seed: int) -> None:

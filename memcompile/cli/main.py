@@ -94,6 +94,23 @@ class ChipsType(click.ParamType[int | None]):
             self.fail(f"{value!r} is neither a number nor auto", param, ctx)
 
 
+class LossType(click.ParamType[float | None]):
+    """Points of accuracy, or none."""
+
+    name = "POINTS|none"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        if value is None or value == "none":
+            return None
+        try:
+            points = float(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is neither a number of points nor none", param, ctx)
+        if not 0 < points <= 100:
+            self.fail(f"{value!r} is out of range: above 0, at most 100 points", param, ctx)
+        return points
+
+
 def _shapes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for text in value:
@@ -190,6 +207,14 @@ def _batch(options: dict[str, Any]) -> int | None:
     metavar="INPUT=N,..",
     help="Fix open input sizes (repeatable).",
 )
+@click.option(
+    "--max-loss",
+    type=LossType(),
+    default="none",
+    show_default=True,
+    metavar="POINTS|none",
+    help="Choose slices and windows of each layer such that calibrated chips lose at most so many points of accuracy.",
+)
 @click.option("--images", type=click.IntRange(1), help="Score on the first so many samples [default: all].")
 @click.option("--emulated-images", type=click.IntRange(1), help="Samples for the emulated accuracy [default: by cost].")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Emulated chips.")
@@ -275,6 +300,7 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
         check=not options["no_check"],
         limits=Limits(options["import_seconds"], int(options["import_memory"] * GIB)),
         time_limit_s=math.inf if options["time_limit"] is None else options["time_limit"],
+        max_loss=options["max_loss"],
     )
     save_program(compilation.program, target)
     evaluation = None
@@ -290,7 +316,7 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
             calibrate=not options["no_calibration"],
             progress=out.progress,
         )
-    facts = program_facts(compilation.program, evaluation)
+    facts = program_facts(compilation.program, evaluation, compilation.budget)
     if options["explain"]:
         explanation.weigh(compilation.multiply_adds)
         out.print(explanation.table())

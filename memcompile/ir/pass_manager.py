@@ -124,13 +124,18 @@ class Instrument(Protocol):
 
 
 def run_passes(
-    graph: Graph, passes: Sequence[Pass], context: PassContext, instruments: Iterable[Instrument] = ()
+    graph: Graph,
+    passes: Sequence[Pass],
+    context: PassContext,
+    instruments: Iterable[Instrument] = (),
+    *,
+    done: int = 0,
 ) -> Graph:
-    """Run passes in order."""
+    """Run passes in order; ``done`` passes have run on the graph before."""
     instruments = tuple(instruments)
-    for instrument in instruments:
+    for instrument in instruments if not done else ():
         instrument.after_pass(0, "import", graph, context)
-    for number, item in enumerate(passes, start=1):
+    for number, item in enumerate(passes, start=done + 1):
         graph = item.run(graph, context)
         for instrument in instruments:
             instrument.after_pass(number, item.pass_name(), graph, context)

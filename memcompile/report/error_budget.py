@@ -47,8 +47,6 @@ INJECTED = (0.003, 0.3)
 """Noise-to-signal ratios between which a layer's noise is scaled to measure the sensitivity to it."""
 FIRST_ORDER = 0.3
 """Ratio of the output above which contributions no longer add up."""
-CHIP_SPREAD = 0.4
-"""Standard deviation of the loss from chip to chip, as a share of it, that the fit of the curve expects."""
 
 
 @dataclass(frozen=True)
@@ -371,21 +369,31 @@ class LossCurve:
         return self.scale * math.pow(-math.log1p(-max(loss, 0.0) / self.most), 1 / self.power)
 
     @classmethod
-    def fitted(cls, noise: Sequence[float], losses: Sequence[float], images: Sequence[int], most: float) -> LossCurve:
-        """Curve through losses, each weighted by what its images and the differences of chips leave uncertain."""
+    def fitted(
+        cls, noise: Sequence[float], losses: Sequence[float], variances: Sequence[float], most: float
+    ) -> LossCurve:
+        """Least squares through losses, weighted by their variances.
+
+        Powers near 1.5, which most networks show, are a little likelier beforehand.
+        """
         at, lost = np.array(noise), np.array(losses)
+        largest = max(float(at.max(initial=0.0)), 1e-9)
         powers = np.linspace(0.8, 2.4, 17)[:, None, None]
-        scales = np.geomspace(
-            max(float(at.max(initial=0.0)), 1e-9) / 3, max(float(at.max(initial=0.0)), 1e-9) * 1000, 240
-        )
+        scales = np.geomspace(largest / 3, largest * 1000, 240)
         curve = -most * np.expm1(-((at / scales[None, :, None]) ** powers))
-        counted = np.maximum(np.array(images), 1)
-        variance = np.maximum(curve, 0.5 / counted) / counted + np.square(CHIP_SPREAD * curve)
-        # Likelihood of normal numbers; powers near 1.5, which most networks show, are a little likelier beforehand.
-        misfit = (np.square(curve - lost) / variance + np.log(variance)).sum(axis=-1)
-        misfit += np.square((powers[..., 0] - 1.5) / 0.4)
+        misfit = (np.square(curve - lost) / np.array(variances)).sum(axis=-1) + np.square((powers[..., 0] - 1.5) / 0.4)
         power, scale = np.unravel_index(int(misfit.argmin()), misfit.shape)
         return cls(most, float(scales[scale]), float(powers[power, 0, 0]))
+
+
+def _variances(runs: Sequence[_Run]) -> list[float]:
+    """Variance of the loss of each run: that of the runs with its factor, and of one image in all of them."""
+    found = []
+    for run in runs:
+        alike = [other.loss for other in runs if other.factor == run.factor]
+        spread = float(np.var(alike, ddof=1)) if len(alike) > 1 else 0.0
+        found.append(max(spread, 1.0 / run.images / len(alike)))
+    return found
 
 
 def _budget(study: _Study, sensitivities: NDArray[np.float64], runs: Sequence[_Run], dataset: Dataset) -> ErrorBudget:
@@ -436,7 +444,7 @@ def _share(runs: Sequence[_Run], total: float) -> float:
 
 
 def _curve(runs: Sequence[_Run]) -> LossCurve:
-    return LossCurve.fitted([run.noise for run in runs], [run.loss for run in runs], [run.images for run in runs], 0.9)
+    return LossCurve.fitted([run.noise for run in runs], [run.loss for run in runs], _variances(runs), 0.9)
 
 
 def _main_cause(study: _Study, number: int) -> Cause | None:

@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from memcompile.accuracy_budget import BudgetResult
 from memcompile.heap import large_blocks_go_back
 from memcompile.ir.graph import MappedLayer
 from memcompile.ir.quantizers import InputQuantizer
@@ -28,8 +29,8 @@ Facts = dict[str, Any]
 
 
 @large_blocks_go_back()
-def program_facts(program: Program, evaluation: Evaluation | None = None) -> Facts:
-    """Facts of the report, with the keys that docs/json.md documents."""
+def program_facts(program: Program, evaluation: Evaluation | None = None, choice: BudgetResult | None = None) -> Facts:
+    """Facts of the report, with the keys that docs/json.md documents; ``choice`` is that under an accuracy budget."""
     placement, target = program.placement, program.target
     certificates = {item.quantity: item for item in placement.certificates}
     arrays, interval = certificates.get("arrays"), certificates.get("initiation_interval")
@@ -80,6 +81,7 @@ def program_facts(program: Program, evaluation: Evaluation | None = None) -> Fac
         ],
         "layers": [_layer_facts(program, number, layer, quality) for number, layer in enumerate(program.layers)],
         "data": evaluation.data if evaluation else None,
+        "accuracy_budget": _choice_facts(choice, program) if choice else None,
         "accuracy": _accuracy_facts(accuracy) if accuracy else None,
         "error_budget": budget_facts(evaluation.budget) if evaluation and evaluation.budget else None,
         "output_sqnr_db": {name: _finite(value) for name, value in quality.outputs.items()} if quality else None,
@@ -133,6 +135,27 @@ def _layer_facts(program: Program, number: int, layer: MappedLayer, quality: Qua
         "sqnr_db": _finite(quality.layers.get(layer.name)) if quality else None,
         "exact": quality.layers.get(layer.name) == math.inf if quality else None,
     }
+
+
+def _choice_facts(choice: BudgetResult, program: Program) -> Facts:
+    return {
+        "max_loss": program.provenance.options.get("max_loss"),
+        "predicted_loss": choice.predicted,
+        "measured_losses": choice.measured.tolist(),
+        "held": choice.held,
+        "steps_without": choice.steps_without,
+    }
+
+
+def _choice_line(facts: Facts) -> str:
+    """Line on what the accuracy budget led to."""
+    found, steps = facts["accuracy_budget"], facts["initiation_interval_steps"]
+    losses = np.array(found["measured_losses"])
+    measured = f"{losses.mean():.1f} measured on {len(losses)} chips with calibration samples; " if len(losses) else ""
+    words = f"{found['predicted_loss']:.1f} predicted, {measured}{steps:,} steps instead of {found['steps_without']:,}"
+    if found["held"]:
+        return f"accuracy budget  {found['max_loss']:g} points: {words}"
+    return f"accuracy budget  {found['max_loss']:g} points are not held; the least that was found: {words}"
 
 
 def _accuracy_facts(accuracy: Accuracy) -> Facts:
@@ -193,6 +216,8 @@ def facts_json(facts: Mapping[str, Any]) -> str:
 def render(facts: Facts) -> RenderableType:
     """The report a person reads."""
     parts: list[RenderableType] = [_layer_table(facts), Text(), *_totals(facts)]
+    if facts["accuracy_budget"]:
+        parts.append(Text(_choice_line(facts)))
     if facts["accuracy"]:
         parts += [Text(), _accuracy_table(facts)]
         parts += _calibration_lines(facts["accuracy"]["calibration"], facts["accuracy"]["seeds"])
