@@ -9,6 +9,7 @@ in one process, in order.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 import shutil
@@ -94,7 +95,7 @@ def outputs_of(text: str, runs: Runs, without: str | None = None) -> Iterator[tu
     Each block that ran, the text block right after it (if there is one), and what it printed.
     """
     found = blocks(text)
-    for block, after in zip(found, [*found[1:], None], strict=True):
+    for block, after in itertools.zip_longest(found, found[1:]):
         follows = after is not None and not text[block.end : after.fence].removeprefix("```").strip()
         shown = after if after and after.language == "text" and follows else None
         if block.language == "bash" and not block.is_setup:

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from memcompile.errors import UsageError
 from memcompile.export.onnx_builder import ModelBuilder
 from memcompile.ir.geometry import Unrolling
-from memcompile.ir.graph import Cut, MappedLayer
+from memcompile.ir.graph import Cut, MappedLayer, TensorType
 from memcompile.ir.quantizers import InputQuantizer
+from memcompile.program.line_corrections import count_places
 from memcompile.program.program import DigitalStage, Program
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.executors.machine import Machine
@@ -41,6 +42,8 @@ def chip_model(
     ideal: bool = False,
 ) -> bytes:
     """Serialise an ONNX model that computes what one emulated chip does, without its read noise.
+
+    Where samples do not lie along the first axis and replicas share a layer's vectors, the model takes one sample a run.
 
     Parameters
     ----------
@@ -83,8 +86,26 @@ def chip_model(
             builder.inline(stage.name)
         else:
             _LayerModel(builder, machine, next(number), stage).build()
-    name = program.provenance.model
-    return builder.model(name, program.inputs, program.outputs, _facts(program, machine, ideal), _doc(machine))
+    name, inputs = program.provenance.model, program.inputs if ideal else _inputs(program)
+    return builder.model(name, inputs, program.outputs, _facts(program, machine, ideal), _doc(machine))
+
+
+def _inputs(program: Program) -> dict[str, TensorType]:
+    """Inputs of the model: of one sample a run where samples do not come first and lines are told apart.
+
+    Which line a vector goes to is decided by its place within its sample, and only samples along the first axis are
+    still apart once a layer sees its input as rows of vectors.
+    """
+    apart = any(count_places(layer) > 1 and layer.geometry.layout == "channels_last" for layer in program.layers)
+    if not apart or program.batching.whole or not program.batching.one_by_one:
+        return dict(program.inputs)
+    axes = program.batching.inputs
+    return {
+        name: TensorType(
+            kind.dtype, tuple(1 if axis == axes.get(name) else size for axis, size in enumerate(kind.shape))
+        )
+        for name, kind in program.inputs.items()
+    }
 
 
 def _facts(program: Program, machine: Machine, ideal: bool) -> dict[str, str]:

@@ -30,6 +30,7 @@ from memcompile.hardware.target import MAX_TARGET_BYTES
 from memcompile.ir.graph import TILE_COLUMNS
 from memcompile.pipelines import compile_model
 from memcompile.program.file import VERSION, encode_program
+from memcompile.program.line_corrections import Calibration, LineCorrections
 from memcompile.report.evaluation import evaluate
 from memcompile.report.facts import Facts, program_facts
 from memcompile.runtime.training.transfer import transfer
@@ -267,7 +268,8 @@ def test_json_keys_are_documented(facts: tuple[Facts, Facts]) -> None:
 def test_program_file_is_documented() -> None:
     documented = documented_keys("program_file.md")
     program, _ = transfer(compile_model(MODEL).program, seed=0)
-    data = encode_program(replace(program, layout=program.batching))
+    calibration = Calibration(0, tuple(map(LineCorrections.none, program.layers)))
+    data = encode_program(replace(program, layout=program.batching, calibration=calibration))
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         document = json.loads(archive.read("program.json"))
         members = {re.sub(r"/\d+", "/N", re.sub(r"_\d+", "_R", name)) for name in archive.namelist()}

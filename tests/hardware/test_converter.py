@@ -247,7 +247,9 @@ def test_the_converter_of_a_target_file(share: str, decibel: float, tmp_path: Pa
     if not CASE.is_dir():
         pytest.skip("no shared cases")
     file = tmp_path / "t.toml"
-    file.write_text((CASE / "t.toml").read_text().replace("range_share = 0.99", f"range_share = {share}"))
+    file.write_text(
+        (CASE / "t.toml").read_text().replace("range_share = 0.99", f'range_share = {share}\nrange = "fixed"')
+    )
     program = memcompile.compile(CASE / "m.onnx", str(file), data=CASE / "d.npz")
     with np.load(CASE / "d.npz") as data:
         feeds = dict(data.items())
