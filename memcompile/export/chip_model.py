@@ -43,7 +43,7 @@ def chip_model(
 ) -> bytes:
     """Serialise an ONNX model that computes what one emulated chip does, without its read noise.
 
-    Where samples do not lie along the first axis and replicas share a layer's vectors, the model takes one sample a run.
+    Where samples do not lie along the first axis and replicas share a layer's vectors, it takes one sample a run.
 
     Parameters
     ----------
