@@ -62,13 +62,16 @@ class CalibrateRanges(Pass):
         """Candidate ranges with different code steps."""
         shares = target.adc.range_share * np.geomspace(1.0, self.shortest, self.candidates)
         found: dict[Converter, float] = {}
+        resolving = 0.0  # a range that converts each level exactly; shorter ones only clip more
         for share in shares.tolist():
+            if share < resolving:
+                break
             beside = aligned_share(target, share)
             found.setdefault(Converter.adc(target, share), share)
             aligned = Converter.adc(target, beside)
             found.setdefault(aligned, beside)
             if aligned.codes_per_level >= aligned.levels_per_code:
-                break
+                resolving = max(resolving, beside)
         return {share: converter for converter, share in sorted(found.items(), key=lambda item: -item[1])}
 
     def _measure(

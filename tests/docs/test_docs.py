@@ -49,6 +49,11 @@ UNDOING = re.compile(r"^undoing .*\n", re.MULTILINE)
 """Outcome of a tuning step; only undone steps print a line of writes to undo them."""
 ADVICE = re.compile(r"^(accuracy lost to devices|parallel windows take part of it).*\n?", re.MULTILINE)
 """Advice of the report where noisy devices cost accuracy."""
+BUDGET = re.compile(
+    r"^(?:error budget\n(?:[┏┃┡│└].*\n)+)?(?:\w[\w ]* \d+\.\d(?:, [\w ]+ \d+\.\d)* points.*|no device effect .*)\n?",
+    re.MULTILINE,
+)
+"""Causes that the error budget lists: those that cost something."""
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 PATH = re.compile(r"`(?P<path>(?:memcompile|passes|runtime|tests|docs|examples|benchmarks)/[\w./]*)`")
@@ -138,7 +143,9 @@ def assert_alike(shown: str, printed: str, source: str, *, figures: bool) -> Non
     network was a stand-in, and whether devices cost it accuracy or a step of tuning helps says nothing of the page.
     """
     if not figures:
-        shown, printed = (DECIDED.sub(": decided", UNDOING.sub("", ADVICE.sub("", text))) for text in (shown, printed))
+        for dropped in (ADVICE, UNDOING, BUDGET):
+            shown, printed = dropped.sub("", shown), dropped.sub("", printed)
+        shown, printed = DECIDED.sub(": decided", shown), DECIDED.sub(": decided", printed)
     assert skeleton(shown) == skeleton(printed), f"{source}: python docs/generate.py --outputs writes it anew"
     if figures:
         for old, new in zip(numbers(shown), numbers(printed), strict=True):

@@ -87,6 +87,16 @@ def test_no_other_range_has_a_smaller_error_on_the_calibration_data(
     assert squared_error(chosen, x) <= min(errors) * (1 + 1e-4) + 1e-6
 
 
+def test_ranges_beyond_one_that_resolves_each_level_are_tried() -> None:
+    """The first range that does is half the target's; currents reach further, and one between loses least."""
+    x = np.random.default_rng(0).uniform(0, 1, (20, 40)).astype(np.float32)
+    x[0, 0] = 1.0
+    program = compiled(ONE_LAYER, x, target(7), images=20, vectors=20)
+    (layer,) = program.layers
+    assert layer.range_share is not None and 0.52 < layer.range_share < 1.0
+    assert squared_error(program, x) < 0.7 * squared_error(with_range(program, 1.0), x)
+
+
 def test_small_currents_get_a_short_range_and_less_error() -> None:
     x = np.zeros((30, 40), np.float32)
     x[:, ::8] = RNG.uniform(0, 1, (30, 5))
