@@ -10,6 +10,7 @@ Where it is more than the budget, the limit is tightened and all is done again.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,16 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from memcompile.chip_calibration import Calibrator
+from memcompile.chip_calibration import LEAST_IMAGES, Calibrator, affordable_images
 from memcompile.data.loader import Dataset
-from memcompile.errors import UsageError
+from memcompile.errors import CapacityError, UsageError
 from memcompile.hardware.target import Target
-from memcompile.ir.geometry import Unrolling
 from memcompile.ir.graph import Cut, MappedLayer, Replica, TiledLayer
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.layer_noise import MappingChoice, layer_noise
 from memcompile.noise.program_noise import layer_ratios, line_weights
+from memcompile.passes.replicate import all_windows
 from memcompile.passes.solving import cp_sat
 from memcompile.passes.solving.solver import Solver
 from memcompile.program.program import Program
@@ -51,7 +52,14 @@ UNITS = 1_000_000
 """Units in which the knapsack counts the limit of noise."""
 FRACTIONS = 16
 """Parts of a step in which it counts the interval."""
+LESS_FILLED = 0.95
+"""Factor on the cells that the knapsack deals out after a choice that did not fit the chips."""
 KNAPSACK_WORK = 2.0
+TINY = 1e-30
+LEAST_SAMPLES = 100
+"""Samples for calibration below which a point of loss is less than one of them."""
+CONVERSIONS = 20_000_000_000
+"""Converter outputs that the samples of one chip may take."""
 CHIP_SEEDS = 1 << 40
 """First seed of the chips that choices are measured on: none that a report emulates."""
 
@@ -69,7 +77,7 @@ Plans = Mapping[str, LayerPlan]
 
 @dataclass(frozen=True)
 class LayerOption:
-    """What a plan of a layer adds: ``noise`` at the network's output, ``cells``, and what it takes for an image.
+    """Noise that a plan of a layer adds at the network's output, its cells, and the time that it takes for an image.
 
     ``array_steps`` are steps of arrays, in each of which one tile works; ``cell_steps`` are cells times the steps that
     they are there for, whether they work or not.
@@ -96,7 +104,6 @@ class BudgetResult:
     """
 
     plans: Plans
-    program: Program
     predicted: float
     measured: NDArray[np.float64]
     steps_without: int
@@ -107,11 +114,14 @@ class BudgetResult:
 class Candidates:
     """Ways to compile a network.
 
-    ``tiled`` gives its layers with so many slices each, by name; ``mapped`` a program with these plans.
+    ``tiled`` gives its layers with so many slices each, by name; ``mapped`` a program with these plans. ``slices`` is
+    the least number of slices of a layer, by its name, and without ``windows`` no layer has parallel windows.
     """
 
     tiled: Callable[[int], Mapping[str, TiledLayer]]
     mapped: Callable[[Plans], Program]
+    slices: Callable[[str], int]
+    windows: bool
 
 
 def fit_budget(
@@ -119,7 +129,6 @@ def fit_budget(
     dataset: Dataset,
     points: float,
     *,
-    least: LayerPlan,
     chips: int | None = None,
     progress: ProgressBar = no_progress,
 ) -> BudgetResult:
@@ -131,22 +140,20 @@ def fit_budget(
         Samples; those for calibration predict, calibrate and measure.
     points
         Budget of the loss against ideal devices, in points of accuracy.
-    least
-        Plan with the fewest slices that layers get, and with windows unless the mapping has none at all.
     chips
         Chips that the mapping may take; as few as hold the budget when None.
 
     Raises
     ------
     UsageError
-        The loss of the network cannot be predicted.
+        The loss of the network cannot be predicted, or its chips not emulated in seconds.
+    CapacityError
+        One replica of each layer with the fewest slices does not fit the chips.
     """
     first = candidates.mapped({})
     samples = labelled(first, dataset)
     model, inputs = loss_model(first, samples, progress=progress)
-    search = _Search(candidates, first, model, inputs, least, chips)
-    if not first.layers or first.target.cell.continuous:
-        return BudgetResult({}, first, 0.0, np.zeros(0), first.placement.initiation_interval_steps, held=True)
+    search = _Search(candidates, first, model, inputs, chips)
     limit, tried = model.limit(points), list[BudgetResult]()
     for _ in range(1 + REPAIRS):
         plans, program, predicted = search.within(limit, points)
@@ -155,11 +162,20 @@ def fit_budget(
         measured = measured_losses(program, samples, points, progress)
         held = float(measured.mean()) <= points
         steps = first.placement.initiation_interval_steps
-        tried.append(BudgetResult(plans, program, predicted, measured, steps, held))
+        tried.append(BudgetResult(plans, predicted, measured, steps, held))
         if held:
             break
         limit *= max(0.4, CAUTION * points / max(float(measured.mean()), 1e-9))
     return next((item for item in tried if item.held), min(tried, key=lambda item: float(item.measured.mean())))
+
+
+def can_budget(program: Program, dataset: Dataset) -> bool:
+    """Return True if the loss of a network can be predicted and measured."""
+    try:
+        labelled(program, dataset)
+    except UsageError:
+        return False
+    return not program.placement.segments
 
 
 def labelled(program: Program, dataset: Dataset) -> Dataset:
@@ -173,10 +189,20 @@ def labelled(program: Program, dataset: Dataset) -> Dataset:
     samples = replace(dataset, inputs=dataset.calibration, labels=dataset.calibration_labels)
     if dataset.generated:
         raise UsageError("an accuracy budget needs data: give some with --data, or --max-loss none")
+    if samples.count < LEAST_SAMPLES:
+        raise UsageError(
+            f"an accuracy budget takes at least {LEAST_SAMPLES} samples, and the data hold {samples.count}; give more, "
+            "or --max-loss none"
+        )
     if not can_predict(program, samples):
         raise UsageError(
             "the loss of this network on this target cannot be predicted, because samples are coupled or do not lie "
             "along axis 0, or currents of its cells are no product; leave the budget out with --max-loss none"
+        )
+    if affordable_images(program) < LEAST_IMAGES:
+        raise UsageError(
+            "chips of this network cannot be emulated in seconds, so that its loss cannot be measured; leave the "
+            "budget out with --max-loss none"
         )
     if samples.labels is not None:
         return samples
@@ -199,62 +225,59 @@ class _Search:
         first: Program,
         model: LossModel,
         inputs: Sequence[LayerInputs],
-        least: LayerPlan,
         chips: int | None,
     ) -> None:
         self.candidates, self.first, self.model, self.inputs = candidates, first, model, inputs
-        self.target, self.least, self.chips = first.target, least, chips
-        self._mapped: dict[tuple[tuple[str, LayerPlan], ...], tuple[Program, float]] = {}
-        self._options = {number: self._options_of(number) for number in range(len(first.layers))}
+        self.target, self.chips = first.target, chips
+        self.filled = 1.0
+        self._options = [self._options_of(number) for number in range(len(first.layers))]
 
     def within(self, limit: float, points: float) -> tuple[Plans, Program, float]:
         """Plans whose sum of noise is within a limit, their mapping, and its predicted loss.
 
-        The limit is tightened while the windows of the mapping bring more noise than the knapsack expected.
+        The limit is tightened while the windows of the mapping bring more noise than the knapsack expected, and the
+        cells that it deals out are fewer where tiles did not fill the chips as it took them to.
         """
-        found = None
+        found: tuple[Plans, Program, float] | None = None
         for _ in range(PREDICTIONS):
             plans = self._knapsack(limit)
-            program, predicted = self._map(plans)
+            if found is not None and plans == found[0]:
+                break
+            try:
+                program = self.candidates.mapped(plans)
+            except CapacityError:
+                self.filled *= LESS_FILLED
+                continue
+            ratios = [layer_ratios(program, number, own) for number, own in enumerate(self.inputs)]
+            predicted = self.model.loss(np.array([ratio.total.calibrated for ratio in ratios]))
             if found is None or predicted < found[2]:
                 found = plans, program, predicted
-            if predicted <= max(points, 1e-9) or plans == self._quietest():
+            if predicted <= points:
                 break
-            limit *= CAUTION * min(1.0, self.model.limit(points) / max(self.model.limit(predicted), 1e-12))
-        assert found is not None
+            limit *= CAUTION * min(1.0, self.model.limit(points) / self.model.limit(predicted))
+        if found is None:
+            ratios = [layer_ratios(self.first, number, own) for number, own in enumerate(self.inputs)]
+            return {}, self.first, self.model.loss(np.array([ratio.total.calibrated for ratio in ratios]))
         return found
-
-    def _map(self, plans: Plans) -> tuple[Program, float]:
-        key = tuple(sorted(plans.items(), key=lambda item: item[0]))
-        if key not in self._mapped:
-            program = self.candidates.mapped(plans)
-            ratios = [layer_ratios(program, number, own) for number, own in enumerate(self.inputs)]
-            self._mapped[key] = program, self.model.loss(np.array([ratio.total.calibrated for ratio in ratios]))
-        return self._mapped[key]
 
     def _options_of(self, number: int) -> tuple[LayerOption, ...]:
         """Options of a layer, none of which is worse than another in everything."""
-        mapped = self.first.layers[number]
-        most = max(self.least.slices, MOST_SLICES)
-        most = min(most, self.target.array.output_lines // self.target.array.lines_per_pair)
-        both = self.least.windows and self._has_windows(mapped)
-        choices = (True, False) if both else (self.least.windows,)
-        options: list[LayerOption] = []
-        for slices in range(self.least.slices, most + 1):
-            layer = self.candidates.tiled(slices)[mapped.name]
-            options += [self._option(number, layer, LayerPlan(slices, windows)) for windows in choices]
+        mapped, array = self.first.layers[number], self.target.array
+        least = self.candidates.slices(mapped.name)
+        most = min(max(least, MOST_SLICES), array.output_lines // array.lines_per_pair)
+        windows = (True, False) if _has_windows(mapped) else (self.candidates.windows,)
+        options = [
+            self._option(number, self.candidates.tiled(slices)[mapped.name], LayerPlan(slices, either))
+            for slices in range(least, most + 1)
+            for either in windows
+        ]
         return tuple(one for one in options if not any(one.is_worse_than(other) for other in options))
-
-    @staticmethod
-    def _has_windows(layer: MappedLayer) -> bool:
-        return any(replica.unrolling.window_outputs > 1 for replica in layer.replicas)
 
     def _option(self, number: int, layer: TiledLayer, plan: LayerPlan) -> LayerOption:
         """Noise, cells and work of a plan; windows are those of the first mapping."""
         mapped = self.first.layers[number]
-        replicas: Sequence[Replica] = mapped.replicas
-        if not plan.windows or plan.windows == self._has_windows(mapped) is False:
-            replicas = (all_windows(layer.unrolling, layer.cut),)
+        with_windows = plan.windows and _has_windows(mapped)
+        replicas = mapped.replicas if with_windows else (all_windows(layer.unrolling, layer.cut),)
         noise = self.model.sensitivities[number] * self._ratio(number, layer, replicas[0])
         lines = plan.slices * self.target.array.lines_per_pair
         rows, columns = self.target.array.input_lines, self.target.array.output_lines // lines
@@ -279,74 +302,98 @@ class _Search:
         signal = float((weights * noise.signal).sum())
         return float((weights * np.maximum(noise.total.calibrated, 0.0)).sum()) / signal if signal > 0 else 0.0
 
-    def _quietest(self) -> Plans:
-        return {
-            layer.name: min(self._options[number], key=lambda option: option.noise).plan
-            for number, layer in enumerate(self.first.layers)
-        }
-
     def _knapsack(self, limit: float) -> Plans:
         """Cheapest options whose noise is within a limit; the quietest where none are.
 
         Chips come first unless their number is given, then steps, then cells: no interval is shorter than the steps of
         arrays and of cells, shared evenly by those there are.
         """
-        options = list(self._options.values())
-        if sum(min(option.noise for option in own) for own in options) > limit:
-            return self._quietest()
-        chips = self.chips
+        chips, chip_cells = self.chips, self.target.chip.arrays * self.target.array.cells
         if chips is None:
-            fewest = _cheapest(options, limit, self.target)
-            cells = sum(own[pick].cells for own, pick in zip(options, fewest, strict=True))
-            chips = max(1, math.ceil(cells / (self.target.chip.arrays * self.target.array.cells)))
-        picks = _cheapest(options, limit, self.target, chips)
-        return {layer.name: own[pick].plan for layer, own, pick in zip(self.first.layers, options, picks, strict=True)}
+            fewest = pick_options(self._options, limit, self.target)
+            cells = sum(own[pick].cells for own, pick in zip(self._options, fewest, strict=True))
+            chips = max(1, math.ceil(cells / chip_cells))
+        picks = pick_options(self._options, limit, self.target, chips, self.filled)
+        return {
+            layer.name: own[pick].plan for layer, own, pick in zip(self.first.layers, self._options, picks, strict=True)
+        }
 
 
-def all_windows(unrolling: Unrolling, cut: Cut) -> Replica:
-    """One replica that computes all windows."""
-    return Replica(unrolling, cut, np.arange(unrolling.windows, dtype=np.int32))
+def _has_windows(layer: MappedLayer) -> bool:
+    return any(replica.unrolling.window_outputs > 1 for replica in layer.replicas)
 
 
-def _cheapest(
-    options: Sequence[Sequence[LayerOption]], limit: float, target: Target, chips: int | None = None
+def pick_options(
+    options: Sequence[Sequence[LayerOption]],
+    limit: float,
+    target: Target,
+    chips: int | None = None,
+    filled: float = 1.0,
 ) -> list[int]:
-    """Number of the option of each layer, noise within a limit: with the fewest cells, or the fewest steps on chips.
+    """Number of the option of each layer, a multiple-choice knapsack.
 
-    Where no choice fits the chips, they are left out.
+    Noise is within a limit, with the fewest cells, or with the fewest steps on a number of chips of which a share of
+    the cells is ``filled``. Where nothing is within the limit, it is the least noise that the chips have room for, and
+    where they have no room for anything, the fewest cells.
     """
-    model = cp_sat.CpModel()
-    picks = [[model.new_bool_var("") for _ in own] for own in options]
-    flat = [
-        (pick, option)
-        for own, layer in zip(picks, options, strict=True)
-        for pick, option in zip(own, layer, strict=True)
-    ]
-    for own in picks:
-        model.add_exactly_one(own)
+    knapsack = _Knapsack(options, target, None if chips is None else chips * target.chip.arrays, filled)
+    for stages in (("limit", "room"), ("room",), ()):
+        found = knapsack.solved(limit if "limit" in stages else None, room="room" in stages)
+        if found is not None:
+            return found
+    raise AssertionError("one option of each layer is always a choice")
 
-    def total(value: Callable[[LayerOption], int]) -> Any:
-        return sum(pick * value(option) for pick, option in flat)
 
-    # Each is rounded up, so that a choice that uses all of the limit may be refused by a unit a layer.
-    model.add(total(lambda option: math.ceil(min(option.noise / limit, 2.0) * UNITS)) <= UNITS + len(options))
-    if chips is None:
-        model.minimize(total(lambda option: option.cells))
-    else:
-        arrays = chips * target.chip.arrays
-        most = sum(max(option.array_steps for option in own) for own in options)
+class _Knapsack:
+    """Models of one choice for each layer, on some arrays or on as many as it takes (None)."""
+
+    def __init__(
+        self, options: Sequence[Sequence[LayerOption]], target: Target, arrays: int | None, filled: float
+    ) -> None:
+        self.options, self.target, self.arrays, self.filled = options, target, arrays, filled
+
+    def solved(self, limit: float | None, *, room: bool) -> list[int] | None:
+        """Cheapest choice within a limit of noise, or the quietest; None if there is none.
+
+        Without ``room`` the arrays hold any number of cells, and the choice is that of the fewest.
+        """
+        model = cp_sat.CpModel()
+        picks = [[model.new_bool_var("") for _ in own] for own in self.options]
+        pairs = list(zip(itertools.chain(*picks), itertools.chain(*self.options), strict=True))
+        for own in picks:
+            model.add_exactly_one(own)
+
+        def total(value: Callable[[LayerOption], int]) -> Any:
+            return sum(pick * value(option) for pick, option in pairs)
+
+        unit = limit if limit is not None else max(option.noise for _, option in pairs)
+        noise = total(lambda option: math.ceil(UNITS * min(option.noise / max(unit, TINY), 2.0)))
+        cells = total(lambda option: option.cells)
+        if limit is not None:
+            # Each is rounded up, so that a choice that uses all of the limit may be refused by a unit a layer.
+            model.add(noise <= UNITS + len(self.options))
+        if room and self.arrays is not None:
+            model.add(cells <= int(self.filled * self.arrays * self.target.array.cells))
+        if limit is None and room:
+            model.minimize(noise)
+        elif self.arrays is None or not room:
+            model.minimize(cells)
+        else:
+            model.minimize(self._steps(model, total) * (1 + self.arrays * self.target.array.cells) + cells)
+        solver = Solver(KNAPSACK_WORK)
+        if solver.solve(model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
+            return None
+        return [next(number for number, pick in enumerate(own) if solver.value(pick)) for own in picks]
+
+    def _steps(self, model: cp_sat.CpModel, total: Callable[[Callable[[LayerOption], int]], Any]) -> Any:
+        """Interval in parts of a step: no shorter than arrays are busy, and than cells are taken."""
+        assert self.arrays is not None
+        most = sum(max(option.array_steps for option in own) for own in self.options)
         steps = model.new_int_var(0, FRACTIONS * most, "")
-        room = arrays * target.array.cells
-        model.add(total(lambda option: option.cells) <= room)
-        model.add(total(lambda option: FRACTIONS * option.array_steps) <= arrays * steps)
-        model.add(total(lambda option: FRACTIONS * option.cell_steps) <= room * steps)
-        model.minimize(steps * (room + 1) + total(lambda option: option.cells))
-    solver = Solver(KNAPSACK_WORK)
-    if solver.solve(model) not in (cp_sat.OPTIMAL, cp_sat.FEASIBLE):
-        if chips is not None:
-            return _cheapest(options, limit, target)
-        return [int(np.argmin([option.noise for option in own])) for own in options]
-    return [next(number for number, pick in enumerate(own) if solver.value(pick)) for own in picks]
+        model.add(total(lambda option: FRACTIONS * option.array_steps) <= self.arrays * steps)
+        cells = self.arrays * self.target.array.cells
+        model.add(total(lambda option: FRACTIONS * option.cell_steps) <= cells * steps)
+        return steps
 
 
 def measured_losses(
@@ -360,6 +407,7 @@ def measured_losses(
         The program cannot run on the samples.
     """
     names = class_names(program)
+    samples = samples.head(max(CONVERSIONS // max(program.conversions_per_image, 1), LEAST_IMAGES))
     calibrator = Calibrator(program, samples.calibration)
     ideal = score_samples(Emulator.ideal(program).run(samples.inputs), samples, names)
     losses: list[float] = []

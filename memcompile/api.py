@@ -75,8 +75,8 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     batch
         Images of a batch for which a network larger than its chips is written onto them segment by segment.
     slices, slice_base
-        Differential pairs per weight, of all layers or by the name of each layer that has not one, and the value of a
-        slice's step in steps of the one below.
+        Differential pairs per weight, one number for all layers or a mapping by name, in which ``""`` stands for all
+        layers that it does not name; and the value of a slice's step in steps of the one below.
     seed
         Seed of generated samples.
     settings

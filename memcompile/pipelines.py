@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from memcompile.accuracy_budget import BudgetResult, Candidates, LayerPlan, Plans, fit_budget
+from memcompile.accuracy_budget import BudgetResult, Candidates, Plans, fit_budget
 from memcompile.data.loader import Data, Dataset, check_types, load_dataset, open_archive
 from memcompile.described import Described
 from memcompile.errors import UsageError
@@ -248,6 +248,8 @@ def _within_budget(
     points: float,
 ) -> tuple[Graph, PassContext, BudgetResult]:
     """The mapped graph whose layers have the slices and windows that hold a loss, and the context that gives them."""
+    if not 0 < points <= 100:
+        raise UsageError(f"max_loss = {points:g}: above 0, at most 100 points")
     if context.batch is not None:
         raise UsageError("segments are written anew for each batch; give no accuracy budget with --reprogram")
     # The order of passes was checked, so that these forms are made.
@@ -278,10 +280,9 @@ def _within_budget(
         return emit_program(found, with_plans, Provenance(graph.name, "", "", {}))
 
     result = fit_budget(
-        Candidates(layers, mapped),
+        Candidates(layers, mapped, lambda name: context.slicing_of(name).slices, windows),
         dataset,
         points,
-        least=LayerPlan(context.slices, windows),
         chips=context.chips,
         progress=context.progress,
     )

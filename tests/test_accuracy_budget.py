@@ -16,7 +16,8 @@ from models import float_model, node
 from places import FIVE_LAYER_CNN as MODEL
 
 import memcompile
-from memcompile.accuracy_budget import LayerOption, LayerPlan, _cheapest, labelled, measured_losses
+from memcompile import accuracy_budget
+from memcompile.accuracy_budget import LayerOption, LayerPlan, labelled, measured_losses, pick_options
 from memcompile.chip_calibration import Calibrator
 from memcompile.cli.main import main
 from memcompile.data.loader import Dataset, load_dataset
@@ -60,9 +61,15 @@ def test_knapsack_is_the_best_of_all_choices(options: list[list[LayerOption]], l
         for choice in itertools.product(*options)
         if quiet(choice) and sum(option.cells for option in choice) <= room
     ]
-    picks = _cheapest(options, limit, TARGET, chips)
+    picks = pick_options(options, limit, TARGET, chips)
     found = [own[pick] for own, pick in zip(options, picks, strict=True)]
+    fitting = [choice for choice in itertools.product(*options) if sum(item.cells for item in choice) <= room]
+    if not fitting:
+        assert sum(item.cells for item in found) == sum(min(item.cells for item in own) for own in options)
+        return
     if not allowed:
+        least = min(sum(item.noise for item in choice) for choice in fitting)
+        assert sum(item.noise for item in found) <= least * (1 + 1e-4) + 1e-5
         return
     assert sum(option.noise for option in found) <= limit * (1 + 2e-5)
     # An interval is counted in sixteenths of a step.
@@ -121,6 +128,18 @@ def test_a_budget_that_these_cells_cannot_hold_gets_the_least_loss(
     assert loaded.slices.tolist() == [1, 1, 1]
 
 
+def test_slices_that_the_user_gives_are_the_least(tmp_path: Path) -> None:
+    program = compile_model(MODEL, max_loss=50.0, slices={"": 1, "C1": 2}, settings=FAST).program
+    assert program.slices.tolist() == [2, 1, 1]
+
+
+def test_chips_that_cannot_hold_the_budget_get_the_least_loss_they_have_room_for() -> None:
+    """Three slices of everything need two chips; on one, a budget of a tenth of a point gets what fits."""
+    compilation = compile_model(MODEL, max_loss=0.001, chips=1, settings=FAST)
+    assert compilation.program.placement.chips == 1
+    assert compilation.program.slices.max() >= 2
+
+
 def two_inputs(tmp_path: Path, outputs: int) -> tuple[Path, Path]:
     """A dense network and its data, without labels."""
     rng = np.random.default_rng(5)
@@ -147,17 +166,27 @@ def test_without_labels_classes_that_change_are_counted(tmp_path: Path) -> None:
     assert (losses > 0).any()
 
 
-def test_networks_whose_loss_is_unknown_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_networks_whose_loss_is_unknown_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, data = two_inputs(tmp_path, 1)
     with pytest.raises(UsageError, match="no single output with a score for each class"):
         compile_model(path, data=data, max_loss=1.0)
+    np.savez(tmp_path / "few.npz", x=np.zeros((99, 6), np.float32))
+    with pytest.raises(UsageError, match="at least 100 samples, and the data hold 99"):
+        compile_model(path, data=tmp_path / "few.npz", max_loss=1.0)
     with pytest.raises(UsageError, match="an accuracy budget needs data"):
         compile_model(path, max_loss=1.0)
     with pytest.raises(UsageError, match="give no accuracy budget with --reprogram"):
         compile_model(MODEL, max_loss=1.0, chips=1, batch=10)
+    with pytest.raises(UsageError, match="max_loss = 0: above 0, at most 100 points"):
+        compile_model(MODEL, max_loss=0.0)
+    monkeypatch.setattr(accuracy_budget, "affordable_images", lambda program: 7)
+    with pytest.raises(UsageError, match="cannot be emulated in seconds"):
+        compile_model(MODEL, max_loss=1.0, settings=FAST)
     with pytest.raises(UsageError, match="cannot be predicted"):
         compile_model(MODEL, "ideal", max_loss=1.0)
-    for words, message in (("x", "neither a number of points nor none"), ("0", "above 0, at most 100 points")):
+    for words, message in (("x", "neither a number nor none"), ("0", "above 0, at most 100 points")):
         assert main([str(MODEL), "--max-loss", words]) == 2
         assert message in " ".join(capsys.readouterr().err.split())
 

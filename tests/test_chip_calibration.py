@@ -11,7 +11,7 @@ import factories
 import numpy as np
 import onnxruntime
 import pytest
-from models import float_model, node
+from four_patterns import FourPatterns
 from numpy.typing import NDArray
 from places import FIVE_LAYER_CNN as MODEL
 from rich.console import Console
@@ -24,29 +24,21 @@ from memcompile.data.digits import digits28
 from memcompile.errors import UsageError
 from memcompile.hardware.target import load_target
 from memcompile.ir.batching import Batching
-from memcompile.pipelines import Compilation, compile_model
+from memcompile.pipelines import Compilation
 from memcompile.program.program import ChipState, Program
 from memcompile.report.evaluation import evaluate
 from memcompile.report.facts import Facts, program_facts, render
 from memcompile.runtime.emulator import Effects, Emulator
 
-RNG = np.random.default_rng(84)
-CLASSES = RNG.normal(size=(4, 12)).astype(np.float32)
-IMAGES = (CLASSES[np.arange(400) % 4] + RNG.normal(size=(400, 12)) * 0.7).astype(np.float32)
-LABELS = np.arange(400) % 4
+PATTERNS = FourPatterns.drawn(84, 400)
+IMAGES = PATTERNS.images
 
 
 @pytest.fixture(scope="module")
 def compilation(tmp_path_factory: pytest.TempPathFactory) -> Compilation:
-    """The nearest of four patterns, by two layers on converters with large errors."""
-    hidden = RNG.normal(size=(12, 24)).astype(np.float32)
-    nodes = [node("Gemm", "x a", "h"), node("Relu", "h", "r"), node("Gemm", "r b", "y")]
-    outputs = np.linalg.lstsq(np.maximum(IMAGES @ hidden, 0), np.eye(4)[LABELS], rcond=None)[0].astype(np.float32)
-    folder = tmp_path_factory.mktemp("calibration")
-    (folder / "net.onnx").write_bytes(float_model(nodes, ("N", 12), {"a": hidden, "b": outputs}).SerializeToString())
-    np.savez(folder / "d.npz", x=IMAGES, labels=LABELS)
+    """On converters with large errors."""
     target = factories.make_target(adc={"gain_sigma_share": 0.15, "offset_sigma_codes": 3.0})
-    return compile_model(folder / "net.onnx", target, data=folder / "d.npz")
+    return PATTERNS.compiled(tmp_path_factory.mktemp("calibration"), target, labelled=True)
 
 
 def shown(facts: Facts) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from memcompile.accuracy_budget import can_budget
 from memcompile.data.loader import Dataset, has_training_part
 from memcompile.errors import MemcompileError
 from memcompile.hardware.target import builtin_targets
@@ -94,6 +95,10 @@ class CompileAdvice:
         tuning = self._tune(dataset)
         if tuning is not None:
             yield f"accuracy lost to devices can be won back on a chip: {command_line(tuning)}"
+        if facts["accuracy_budget"] is None and can_budget(self.program, dataset):
+            again = command_line([*self.arguments, "--max-loss", "1"])
+            yield f"layers can get slices and windows that lose a point at most, in more steps: {again}"
+            return
         windows = any(math.prod(window) > 1 for layer in facts["layers"] for window in layer["parallel_windows"])
         if windows and objective != "accuracy":
             again = command_line([*self.arguments, "--optimise", "accuracy"])

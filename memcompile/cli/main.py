@@ -80,35 +80,20 @@ def cli() -> None:
     """
 
 
-class ChipsType(click.ParamType[int | None]):
-    """A number of chips, or auto."""
+class NumberOr(click.ParamType[float | None]):
+    """A number of a kind, or a word that stands for None."""
 
-    name = "N|auto"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        if value is None or value == "auto":
-            return None
-        try:
-            return int(str(value))
-        except ValueError:
-            self.fail(f"{value!r} is neither a number nor auto", param, ctx)
-
-
-class LossType(click.ParamType[float | None]):
-    """Points of accuracy, or none."""
-
-    name = "POINTS|none"
+    def __init__(self, kind: type[float], what: str, word: str) -> None:
+        self.kind, self.what, self.word = kind, what, word
+        self.name = f"{what}|{word}"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        if value is None or value == "none":
+        if value is None or value == self.word:
             return None
         try:
-            points = float(str(value))
+            return self.kind(str(value))
         except ValueError:
-            self.fail(f"{value!r} is neither a number of points nor none", param, ctx)
-        if not 0 < points <= 100:
-            self.fail(f"{value!r} is out of range: above 0, at most 100 points", param, ctx)
-        return points
+            self.fail(f"{value!r} is neither a number nor {self.word}", param, ctx)
 
 
 def _shapes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -169,7 +154,7 @@ def _batch(options: dict[str, Any]) -> int | None:
 )
 @click.option(
     "--chips",
-    type=ChipsType(),
+    type=NumberOr(int, "N", "auto"),
     default="auto",
     show_default=True,
     metavar="N|auto",
@@ -209,7 +194,7 @@ def _batch(options: dict[str, Any]) -> int | None:
 )
 @click.option(
     "--max-loss",
-    type=LossType(),
+    type=NumberOr(float, "POINTS", "none"),
     default="none",
     show_default=True,
     metavar="POINTS|none",

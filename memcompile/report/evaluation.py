@@ -168,7 +168,8 @@ def evaluate(
         reference = run_float(model, scored.inputs, advance, batching=dataset.batching)
     with progress("ideal", scored.count) as advance:
         ideal = Emulator.ideal(program).run(scored.inputs, progress=advance)
-    affordable = max(CONVERSION_BUDGET // max(program.conversions_per_image, 1), 32)
+    rows = 2 if chips.calibrator is not None else 1
+    affordable = max(CONVERSION_BUDGET // (rows * max(program.conversions_per_image, 1)), 32)
     noisy, names = whole_batches(scored, emulated_images or affordable, model), class_names(program)
 
     def score(chip: Emulator, advance: Callable[[int], None]) -> float:

@@ -351,7 +351,7 @@ def _excess(value: NDArray[Any], expected: NDArray[Any], slack: NDArray[np.float
     """Difference beyond the slack per number; negative infinity where it is explained."""
     apart, excused = _distance(value, expected), ~np.isfinite(slack)
     if value.dtype.kind == "f":
-        # What the type cannot hold is infinite on either side.
+        # Values beyond the type are infinite on either side.
         nearest = np.fmin(np.abs(expected.astype(np.float64)), np.abs(value.astype(np.float64)))
         excused |= nearest + slack >= np.finfo(value.dtype).max
     wrong = ~(apart <= slack) & ~excused

@@ -111,6 +111,14 @@ def test_without_data_commands_find_the_same_samples(say: Say, tmp_path: Path) -
     assert tune == ["tune", "./-m.yao2020.mcp"]
 
 
+def test_a_budget_is_advised_where_it_can_be_held_to(say: Say, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(models.digits_classifier(8).SerializeToString())
+    options = f"m.onnx {FAST} --images 40 --emulated-images 20"
+    again = say(options)[-1]
+    assert again == ["compile", *shlex.split(options), "--max-loss", "1"]
+    assert [words[0] for words in say(shlex.join(again))] == ["run", "tune"]
+
+
 def test_a_network_without_data_of_its_own_is_run_on_made_up_samples(say: Say, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(models.conv_bn().SerializeToString())
     (run,) = follow(say, "m.onnx --seed 5 --effort fast")

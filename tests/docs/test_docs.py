@@ -47,7 +47,9 @@ PROSE = (*pages.PAGES, REPOSITORY / "CHANGELOG.md")
 DECIDED = re.compile(r": (kept|undone, not shown to help)$", re.MULTILINE)
 UNDOING = re.compile(r"^undoing .*\n", re.MULTILINE)
 """Outcome of a tuning step; only undone steps print a line of writes to undo them."""
-ADVICE = re.compile(r"^(accuracy lost to devices|parallel windows take part of it).*\n?", re.MULTILINE)
+ADVICE = re.compile(
+    r"^(accuracy lost to devices|parallel windows take part of it|layers can get slices).*\n?", re.MULTILINE
+)
 """Advice of the report where noisy devices cost accuracy."""
 BUDGET = re.compile(
     r"^(?:error budget\n(?:[┏┃┡│└].*\n)+)?(?:\w[\w ]* \d+\.\d(?:, [\w ]+ \d+\.\d)* points.*|no device effect .*)\n?",

@@ -7,12 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from factories import make_target
+from four_patterns import FourPatterns
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import float_model, node
 
 from memcompile.held_back import HeldBackImages, Outcome, agrees, better, record, split
-from memcompile.pipelines import compile_model
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.training.hybrid_training import TuningOptions
@@ -20,26 +19,15 @@ from memcompile.runtime.training.recalibrate import recalibrate
 from memcompile.runtime.training.transfer import transfer
 from memcompile.tuning import TuningPlan, refresh, tune
 
-RNG = np.random.default_rng(83)
-CLASSES = RNG.normal(size=(4, 12)).astype(np.float32)
-IMAGES = (CLASSES[np.arange(360) % 4] + RNG.normal(size=(360, 12)) * 0.7).astype(np.float32)
-LABELS = np.arange(360) % 4
+PATTERNS = FourPatterns.drawn(83, 360)
+IMAGES, LABELS = PATTERNS.images, PATTERNS.labels
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
-    """A classifier of two layers on coarse converters: the nearest of four patterns."""
-    hidden = RNG.normal(size=(12, 24)).astype(np.float32)
-    nodes = [node("Gemm", "x a", "h"), node("Relu", "h", "r"), node("Gemm", "r b", "y")]
-    active = np.maximum(IMAGES @ hidden, 0)
-    outputs = np.linalg.lstsq(active, np.eye(4)[LABELS], rcond=None)[0].astype(np.float32)
-    model = float_model(nodes, ("N", 12), {"a": hidden, "b": outputs})
-    folder = tmp_path_factory.mktemp("held_back")
-    path = folder / "net.onnx"
-    path.write_bytes(model.SerializeToString())
-    np.savez(folder / "d.npz", x=IMAGES)
+    """On coarse converters."""
     target = make_target(adc={"bits": 5}, programming={"sigma_us": 1.0})
-    return compile_model(path, target, data=folder / "d.npz").program
+    return PATTERNS.compiled(tmp_path_factory.mktemp("held_back"), target, labelled=False).program
 
 
 def outcome(right: list[int], error: list[float]) -> Outcome:
