@@ -12,11 +12,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.held_back import HeldBackImages, Outcome, StepRecord, agrees, record, split
 from memcompile.ir.graph import fixed_batch
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.program.program import Program
-from memcompile.runtime.effects.effect import NEW, Conditions
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.recalibrate import recalibrate
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.program.program import Program
-from memcompile.runtime.effects.effect import NEW, Conditions
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.hybrid_training import probabilities
 

@@ -23,12 +23,12 @@ from memcompile.checkpoints import Checkpoint, TuningState
 from memcompile.chip_calibration import FIRST_IMAGE, fit_lines
 from memcompile.described import Described
 from memcompile.errors import DataError, MemcompileError, UsageError
+from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.pulses import WriteReport
 from memcompile.held_back import HeldBackImages, Outcome, StepRecord, better, record, split
 from memcompile.ir.graph import fixed_batch
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.program.program import Program
-from memcompile.runtime.effects.effect import Conditions
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.hybrid_training import (
     EpochRecord,

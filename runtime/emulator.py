@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from memcompile.described import Described
 from memcompile.errors import DataError, UsageError
 from memcompile.frontend.values import Value
+from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.pulses import WriteReport
 from memcompile.ir.batching import Batching
 from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import MappedLayer
 from memcompile.program.coupled_samples import program_couples_samples
 from memcompile.program.program import Program, Stage
-from memcompile.runtime.effects.effect import Conditions
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.executors.batches import Batches, check_inputs, join_values
 from memcompile.runtime.executors.digital import DigitalRunner

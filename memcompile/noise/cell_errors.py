@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.hardware.closed_loop import LEAST_STEP_SHARE, write
+from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.target import CellSpec, Target, WriteVerifySpec, polynomial_us
 from memcompile.noise.cause import Cause
 from memcompile.noise.gaussians import Array, clipped_moments, nodes
@@ -23,14 +24,6 @@ PULSE_GOALS = 161
 """Goals between the ends of the window for which closed-loop programming is run pulse by pulse."""
 PULSE_CELLS = 256
 """Cells written to each of them."""
-
-
-@dataclass(frozen=True)
-class Age:
-    """Conditions of a chip: seconds since its cells were written, and reads of each since then."""
-
-    time_s: float = 0.0
-    reads: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +35,7 @@ class Errors:
 
 
 def weight_errors(
-    digits: NDArray[np.integer], base: int, blank: NDArray[np.bool_], target: Target, age: Age
+    digits: NDArray[np.integer], base: int, blank: NDArray[np.bool_], target: Target, age: Conditions
 ) -> dict[Cause, Errors]:
     """Errors of the weights of a matrix with slices.
 
@@ -85,7 +78,7 @@ def _kinds(digits: NDArray[np.integer], blank: NDArray[np.bool_]) -> tuple[NDArr
 
 
 def _errors_of_kinds(
-    digits: Array, blank: NDArray[np.bool_], base: int, target: Target, age: Age
+    digits: Array, blank: NDArray[np.bool_], base: int, target: Target, age: Conditions
 ) -> Iterator[tuple[Cause, Errors]]:
     """Errors by cause of weights with some digits, [slices, kinds]."""
     if target.cell.continuous:
@@ -202,7 +195,7 @@ def _stuck(digits: Array, base: int, target: Target) -> Errors:
 # --- after writing --------------------------------------------------------------------------------
 
 
-def _aging(digits: Array, target: Target, age: Age) -> Mapping[Cause, tuple[Array, Array]]:
+def _aging(digits: Array, target: Target, age: Conditions) -> Mapping[Cause, tuple[Array, Array]]:
     """Mean and variance of what moves cells after writing, both [polarities, slices, kinds], in uS and uS^2."""
     cell = target.cell
     levels = np.maximum(np.stack([digits, -digits]), 0.0)

@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.hardware.converter import Converter
 from memcompile.hardware.target import Target
 from memcompile.ir.geometry import Unrolling
 from memcompile.ir.placement import Cut
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.noise.cause import Cause
-from memcompile.noise.cell_errors import Age, Errors, cell_error_us, weight_errors
+from memcompile.noise.cell_errors import Errors, cell_error_us, weight_errors
 from memcompile.noise.conversions import Lines, converter_errors, lines_of, vectors_followed
 from memcompile.noise.gaussians import Array, nodes
 from memcompile.noise.layer_inputs import LayerInputs
@@ -102,12 +103,12 @@ class LayerNoise:
         return sum(self.powers.values(), none)
 
 
-def layer_noise(inputs: LayerInputs, target: Target, choice: MappingChoice, age: Age | None = None) -> LayerNoise:
+def layer_noise(inputs: LayerInputs, target: Target, choice: MappingChoice, age: Conditions = NEW) -> LayerNoise:
     """Noise of a layer that gets calibration inputs, for one mapping choice on a target.
 
     Targets with continuous cells have none.
     """
-    model = _Model(inputs, target, choice, age or Age())
+    model = _Model(inputs, target, choice, age)
     powers = {
         cause: power.times(1 / choice.averaged)
         for cause, power in model.powers()
@@ -119,7 +120,7 @@ def layer_noise(inputs: LayerInputs, target: Target, choice: MappingChoice, age:
 class _Model:
     """Facts about a choice that several causes need."""
 
-    def __init__(self, inputs: LayerInputs, target: Target, choice: MappingChoice, age: Age) -> None:
+    def __init__(self, inputs: LayerInputs, target: Target, choice: MappingChoice, age: Conditions) -> None:
         self.inputs, self.target, self.choice = inputs, target, choice
         unrolling = choice.unrolling
         self.digits = unrolling.expand(choice.digits)  # slices, matrices, rows, columns

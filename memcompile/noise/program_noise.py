@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.ir.graph import MappedLayer, Replica
 from memcompile.noise.cause import Cause
-from memcompile.noise.cell_errors import Age
 from memcompile.noise.gaussians import Array
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.layer_noise import MappingChoice, layer_noise
@@ -57,7 +57,7 @@ def choice_of(program: Program, number: int, copy: int) -> MappingChoice:
     )
 
 
-def layer_ratios(program: Program, number: int, inputs: LayerInputs, age: Age | None = None) -> LayerRatios:
+def layer_ratios(program: Program, number: int, inputs: LayerInputs, age: Conditions = NEW) -> LayerRatios:
     """Ratios of a layer of a program, channels weighted by their digital scale."""
     layer = program.layers[number]
     count = len(layer.replicas)

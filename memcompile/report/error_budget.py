@@ -22,9 +22,9 @@ from threadpoolctl import threadpool_limits
 
 from memcompile.data.loader import Dataset
 from memcompile.frontend.values import Value
+from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.noise.cause import Cause
-from memcompile.noise.cell_errors import Age
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.program_noise import LayerRatios, layer_ratios
 from memcompile.program.coupled_samples import program_couples_samples
@@ -110,7 +110,7 @@ def error_budget(
     *,
     ideal: Mapping[str, Value] | None = None,
     calibrated: bool = False,
-    age: Age | None = None,
+    age: Conditions = NEW,
     progress: ProgressBar = no_progress,
 ) -> ErrorBudget | None:
     """Predict what chips lose; None where the model does not reach, see :func:`can_predict`.
@@ -172,7 +172,7 @@ def loss_model(
     The model, and the quantised inputs of layers that ratios are computed with.
     """
     with threadpool_limits(1, user_api="blas"):
-        study, sensitivities, runs = _studied(program, dataset, None, True, None, progress)
+        study, sensitivities, runs = _studied(program, dataset, None, True, NEW, progress)
     total = float(sum(study.ratio(number) * own for number, own in enumerate(sensitivities)))
     model = LossModel(sensitivities, _curve(runs), _share(runs, total), sum(run.images for run in runs))
     return model, study.network.inputs
@@ -183,7 +183,7 @@ def _predicted(
     dataset: Dataset,
     ideal: Mapping[str, Value] | None,
     calibrated: bool,
-    age: Age | None,
+    age: Conditions,
     progress: ProgressBar,
 ) -> ErrorBudget:
     return _budget(*_studied(program, dataset, ideal, calibrated, age, progress), dataset)
@@ -194,7 +194,7 @@ def _studied(
     dataset: Dataset,
     ideal: Mapping[str, Value] | None,
     calibrated: bool,
-    age: Age | None,
+    age: Conditions,
     progress: ProgressBar,
 ) -> tuple[_Study, NDArray[np.float64], list[_Run]]:
     """Measured sensitivities, [layers], and runs of the curve."""

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.ir.geometry import Unrolling
 from memcompile.ir.graph import MappedLayer
 from memcompile.ir.quantizers import InputQuantizer
-from memcompile.noise.cell_errors import Age
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.layer_noise import LayerNoise, MappingChoice, layer_noise
 from memcompile.noise.program_noise import choice_of
@@ -89,10 +89,10 @@ class NoisyNetwork:
         Of the chip.
     """
 
-    def __init__(self, program: Program, calibration: Values, age: Age | None = None) -> None:
+    def __init__(self, program: Program, calibration: Values, age: Conditions = NEW) -> None:
         self.program = program
         self.ideal = Emulator.ideal(program)
-        self.age = age or Age()
+        self.age = age
         self.inputs = layer_inputs(program, calibration)
         self._copies: dict[tuple[int, Any], _Copy] = {}
         self._usual: dict[tuple[int, Unrolling], float] = {}

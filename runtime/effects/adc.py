@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 
+from memcompile.hardware.conditions import Conditions
 from memcompile.program.program import Program
-from memcompile.runtime.effects.effect import Conditions, Effect
+from memcompile.runtime.effects.effect import Effect
 
 
 class Adc(Effect):

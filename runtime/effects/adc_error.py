@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 
+from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.target import Target
 from memcompile.program.program import Program
 from memcompile.runtime.effects.cells import Cells, draw
-from memcompile.runtime.effects.effect import Conditions, Effect
+from memcompile.runtime.effects.effect import Effect
 from memcompile.runtime.random_numbers import Purpose
 
 

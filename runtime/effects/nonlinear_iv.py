@@ -22,10 +22,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.target import Target
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.program.program import Program
-from memcompile.runtime.effects.effect import Conditions, Effect
+from memcompile.runtime.effects.effect import Effect
 
 DRIVE_BITS = 16
 """Resolution of a digit's drive, in bits; finer than the converters of any input by eight bits or more."""

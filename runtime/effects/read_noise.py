@@ -6,10 +6,11 @@ from collections.abc import Set as AbstractSet
 
 import numpy as np
 
+from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.target import ReadNoiseSpec
 from memcompile.program.program import Program
 from memcompile.runtime.effects.cells import Cells
-from memcompile.runtime.effects.effect import Conditions, Effect
+from memcompile.runtime.effects.effect import Effect
 
 
 class ReadNoise(Effect):

@@ -6,10 +6,11 @@ from collections.abc import Set as AbstractSet
 
 import numpy as np
 
+from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.target import CellSpec, RelaxationSpec, polynomial_us
 from memcompile.program.program import Program
 from memcompile.runtime.effects.cells import Cells, draw
-from memcompile.runtime.effects.effect import Aging, Conditions, WrittenArray
+from memcompile.runtime.effects.effect import Aging, WrittenArray
 from memcompile.runtime.random_numbers import Purpose
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.target import Target
 from memcompile.program.program import Program
-from memcompile.runtime.effects.effect import Conditions, Effect
+from memcompile.runtime.effects.effect import Effect
 from memcompile.runtime.random_numbers import Purpose, stream, uniforms
 
 

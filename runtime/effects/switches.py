@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
+from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.hardware.target import Target
 from memcompile.program.program import Program
 from memcompile.runtime.effects.adc import Adc
@@ -12,7 +13,7 @@ from memcompile.runtime.effects.adc_error import AdcError
 from memcompile.runtime.effects.dac_error import DacError
 from memcompile.runtime.effects.dead_lines import DeadLines
 from memcompile.runtime.effects.drift import Drift
-from memcompile.runtime.effects.effect import NEW, Aging, Conditions, Effect
+from memcompile.runtime.effects.effect import Aging, Effect
 from memcompile.runtime.effects.nonlinear_iv import NonlinearIv
 from memcompile.runtime.effects.programming_error import ProgrammingError
 from memcompile.runtime.effects.read_disturb import ReadDisturb

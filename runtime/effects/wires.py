@@ -12,8 +12,9 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.conditions import Conditions
 from memcompile.program.program import Program
-from memcompile.runtime.effects.effect import Conditions, Effect
+from memcompile.runtime.effects.effect import Effect
 
 US_PER_S = 1e6
 

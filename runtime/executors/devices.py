@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.hardware.converter import Converter
 from memcompile.hardware.pulses import WriteReport
 from memcompile.hardware.target import Target
@@ -26,7 +27,7 @@ from memcompile.runtime.effects.adc_error import gain_errors, offsets_codes
 from memcompile.runtime.effects.cells import Cells
 from memcompile.runtime.effects.dac_error import line_voltages
 from memcompile.runtime.effects.dead_lines import cells_on_working_lines
-from memcompile.runtime.effects.effect import NEW, Conditions, WrittenArray
+from memcompile.runtime.effects.effect import WrittenArray
 from memcompile.runtime.effects.nonlinear_iv import Drive, relative_current, sharpness
 from memcompile.runtime.effects.nonlinear_wires import NonlinearTile
 from memcompile.runtime.effects.programming_error import with_programming_error

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.errors import UsageError
+from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.hardware.converter import NOISE_PER_ROUNDING, Converter
 from memcompile.program.program import Program
-from memcompile.runtime.effects.effect import NEW, Conditions
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.executors.cache import BoundedCache
 from memcompile.runtime.executors.conversions import LineCounts, TileLines, in_vectors, in_whole_blocks

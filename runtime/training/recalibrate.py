@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import MappedLayer
 from memcompile.program.line_corrections import Calibration, LineCorrections, count_places, places_of
 from memcompile.program.program import Program
-from memcompile.runtime.effects.effect import NEW, Conditions
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.line_fit import LineMoments, corrections_of

@@ -14,11 +14,11 @@ import factories
 import numpy as np
 import pytest
 
+from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.hardware.target import Target
 from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.ir.graph import MappedLayer
 from memcompile.noise.cause import Cause
-from memcompile.noise.cell_errors import Age
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.layer_noise import LayerNoise, layer_noise, projected_power
 from memcompile.noise.program_noise import choice_of, layer_ratios
@@ -33,7 +33,7 @@ QUIET: dict[str, dict[str, Any]] = {
     "faults": {"stuck_low_share": 0.0, "stuck_high_share": 0.0},
     "adc": FINE,
 }
-OLD = Age(3600.0, 2e6)
+OLD = Conditions(3600.0, 2e6)
 CASES: dict[str, tuple[dict[str, dict[str, Any]], Cause]] = {
     "programming": ({"programming": {"sigma_us": 1.0}}, Cause.PROGRAMMING),
     "polynomial": (effect_sections.SECTIONS["polynomial"], Cause.PROGRAMMING),
@@ -73,7 +73,7 @@ def sparse_inputs(rng: np.random.Generator, layer: MappedLayer, count: int) -> n
     return np.clip(values, quantizer.lowest, quantizer.highest).astype(np.int16)
 
 
-def emulated_powers(program: Program, x: np.ndarray, age: Age, chips: int) -> np.ndarray:
+def emulated_powers(program: Program, x: np.ndarray, age: Conditions, chips: int) -> np.ndarray:
     """Mean noise power of the lines of a layer of one replica on some chips, [chips, plain and calibrated]."""
     wanted = Emulator.ideal(program)._fast.first.sums(0, x, np.arange(len(x)))
     signal = wanted.transpose(0, 2, 1).reshape(-1, wanted.shape[1])
@@ -100,7 +100,7 @@ def dense_case(sections: dict[str, dict[str, Any]], slices: int, signed: bool = 
     return factories.layer_program(rng, layer, target), sparse_inputs(rng, layer, 120)
 
 
-def noise_of(program: Program, x: np.ndarray, age: Age) -> LayerNoise:
+def noise_of(program: Program, x: np.ndarray, age: Conditions) -> LayerNoise:
     return layer_noise(LayerInputs(program.layers[0].quantizer, x), program.target, choice_of(program, 0, 0), age)
 
 
@@ -108,7 +108,7 @@ def noise_of(program: Program, x: np.ndarray, age: Age) -> LayerNoise:
 @pytest.mark.parametrize("case", CASES)
 def test_power_of_a_cause_is_that_of_emulated_chips(case: str, slices: int) -> None:
     sections, cause = CASES[case]
-    age = OLD if cause in (Cause.RELAXATION, Cause.DRIFT, Cause.READ_DISTURB) else Age()
+    age = OLD if cause in (Cause.RELAXATION, Cause.DRIFT, Cause.READ_DISTURB) else NEW
     program, x = dense_case(sections, slices)
     noise = noise_of(program, x, age)
     assert cause in noise.powers
@@ -148,7 +148,7 @@ def test_averaged_copies_divide_the_noise() -> None:
 def test_signed_inputs_and_phases_of_several_bits() -> None:
     sections = {"programming": {"sigma_us": 0.5}, "input": {"bits_per_phase": 4}, "read_noise": {"sigma_us": 0.2}}
     program, x = dense_case(sections, 1, signed=True)
-    measured = emulated_powers(program, x, Age(), CHIPS)
-    total = noise_of(program, x, Age()).total
+    measured = emulated_powers(program, x, NEW, CHIPS)
+    total = noise_of(program, x, NEW).total
     assert agrees(total.plain.mean(), measured[:, 0])
     assert agrees(total.calibrated.mean(), measured[:, 1])

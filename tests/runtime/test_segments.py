@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from memcompile.errors import UsageError
 from memcompile.export.conductances import conductance_arrays
+from memcompile.hardware.conditions import Conditions
 from memcompile.program.file import decode_program, encode_program
 from memcompile.program.program import Program
 from memcompile.report.lookup import find_weight
-from memcompile.runtime.effects.effect import Conditions
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.executors.machine import Machine
 from memcompile.runtime.random_numbers import seed_of_write

@@ -16,6 +16,7 @@ from scipy import stats
 
 from memcompile.cli.main import main
 from memcompile.errors import UsageError
+from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.pulses import WriteReport, nominal_pulses
 from memcompile.hardware.target import (
     DriftSpec,
@@ -27,7 +28,6 @@ from memcompile.hardware.target import (
 )
 from memcompile.program.file import save_program
 from memcompile.runtime.effects.drift import drifted
-from memcompile.runtime.effects.effect import Conditions
 from memcompile.runtime.effects.programming_error import programming_sigma_us, with_programming_error
 from memcompile.runtime.effects.read_disturb import disturbed
 from memcompile.runtime.effects.relaxation import relaxed
