@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from memcompile.chip_calibration import LEAST_IMAGES, Calibrator, affordable_images
 from memcompile.data.loader import Dataset
@@ -33,7 +32,7 @@ from memcompile.passes.replicate import all_windows
 from memcompile.passes.solving import cp_sat
 from memcompile.passes.solving.solver import Solver
 from memcompile.program.program import Program
-from memcompile.report.error_budget import LossModel, can_predict, loss_model
+from memcompile.report.error_budget import LossModel, can_predict, loss_model, output_noise
 from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
 
@@ -43,9 +42,11 @@ PREDICTIONS = 4
 """Mappings whose predicted loss may miss the limit, one after the other."""
 REPAIRS = 3
 """Mappings whose measured loss may miss the budget."""
-FEWEST_CHIPS, MOST_CHIPS = 3, 8
-CONFIDENCE = 0.95
-"""One-sided confidence at which the measured mean is apart from the budget once the answer is clear."""
+FEWEST_CHIPS, MOST_CHIPS = 2, 4
+CLEAR_ERRORS = 1.64
+"""Standard errors by which the measured mean is apart from the budget once the answer is clear: 95 % on one side."""
+CURVE_ERROR, CURVE_POINTS = 0.25, 0.05
+"""Standard error of a loss that is read from the network's curve: a share of it, and points."""
 CAUTION = 0.9
 """Share of the limit that the next choice gets after one that was above it."""
 UNITS = 1_000_000
@@ -58,7 +59,7 @@ KNAPSACK_WORK = 2.0
 TINY = 1e-30
 LEAST_SAMPLES = 100
 """Samples for calibration below which a point of loss is less than one of them."""
-CONVERSIONS = 20_000_000_000
+CONVERSIONS = 4_000_000_000
 """Converter outputs that the samples of one chip may take."""
 CHIP_SEEDS = 1 << 40
 """First seed of the chips that choices are measured on: none that a report emulates."""
@@ -97,17 +98,20 @@ class LayerOption:
 
 @dataclass(frozen=True, eq=False)
 class BudgetResult:
-    """Plans of all layers, and what they were predicted and measured to lose, in points.
+    """Plans of all layers within a budget of ``points``, and what they were predicted and measured to lose.
 
     ``measured`` is the loss of each emulated chip on calibration samples; ``steps_without`` the interval of the mapping
-    that asks nothing of accuracy. ``held`` says whether the mean of the chips is within the budget.
+    that asks nothing of accuracy. ``held`` says whether the mean of the chips is within the budget. ``model`` is what
+    was measured of the network.
     """
 
+    points: float
     plans: Plans
     predicted: float
     measured: NDArray[np.float64]
     steps_without: int
     held: bool
+    model: LossModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,10 +163,10 @@ def fit_budget(
         plans, program, predicted = search.within(limit, points)
         if any(item.plans == plans for item in tried):
             break
-        measured = measured_losses(program, samples, points, progress)
+        measured = measured_losses(program, samples, model, points, progress)
         held = float(measured.mean()) <= points
         steps = first.placement.initiation_interval_steps
-        tried.append(BudgetResult(plans, predicted, measured, steps, held))
+        tried.append(BudgetResult(points, plans, predicted, measured, steps, held, model))
         if held:
             break
         limit *= max(0.4, CAUTION * points / max(float(measured.mean()), 1e-9))
@@ -171,11 +175,13 @@ def fit_budget(
 
 def can_budget(program: Program, dataset: Dataset) -> bool:
     """Return True if the loss of a network can be predicted and measured."""
+    if program.placement.segments:
+        return False
     try:
         labelled(program, dataset)
     except UsageError:
         return False
-    return not program.placement.segments
+    return True
 
 
 def labelled(program: Program, dataset: Dataset) -> Dataset:
@@ -397,9 +403,17 @@ class _Knapsack:
 
 
 def measured_losses(
-    program: Program, samples: Dataset, points: float, progress: ProgressBar = no_progress
+    program: Program, samples: Dataset, model: LossModel, points: float, progress: ProgressBar = no_progress
 ) -> NDArray[np.float64]:
     """Points that calibrated chips lose against ideal devices, chip by chip until it is clear whether they lose more.
+
+    The loss of a chip is counted, and read from the network's curve at the noise that the chip's outputs have. A count
+    on few samples hardly tells a loss of half a point from one of a point, and a curve is right within a share of the
+    loss; the result is the mean of both, each weighted by its certainty.
+
+    Returns
+    -------
+    Points lost, [chips].
 
     Raises
     ------
@@ -409,20 +423,33 @@ def measured_losses(
     names = class_names(program)
     samples = samples.head(max(CONVERSIONS // max(program.conversions_per_image, 1), LEAST_IMAGES))
     calibrator = Calibrator(program, samples.calibration)
-    ideal = score_samples(Emulator.ideal(program).run(samples.inputs), samples, names)
-    losses: list[float] = []
+    clean = Emulator.ideal(program).run(samples.inputs)
+    ideal = score_samples(clean, samples, names)
+    counted, read = list[float](), list[float]()
     with progress("measuring the loss on chips", MOST_CHIPS) as advance:
         for seed in range(MOST_CHIPS):
             chip = calibrator.chip(CHIP_SEEDS + seed).program
             outputs = Emulator(chip, CHIP_SEEDS + seed).run(samples.inputs)
-            losses.append(100 * (ideal - score_samples(outputs, samples, names)))
+            counted.append(100 * (ideal - score_samples(outputs, samples, names)))
+            read.append(model.loss_at(output_noise(program, clean, outputs, classes=True)))
             advance(1)
-            if len(losses) >= FEWEST_CHIPS and _is_clear(np.array(losses), points):
+            losses, error = combined_losses(np.array(counted), np.array(read), samples.count)
+            if len(losses) >= FEWEST_CHIPS and abs(float(losses.mean()) - points) > CLEAR_ERRORS * error:
                 break
-    return np.array(losses)
+    return losses
 
 
-def _is_clear(losses: NDArray[np.float64], points: float) -> bool:
-    """Return True if the mean loss is apart from the budget, by Student's t."""
-    error = float(losses.std(ddof=1)) / math.sqrt(len(losses))
-    return abs(float(losses.mean()) - points) > float(stdtrit(len(losses) - 1, CONFIDENCE)) * error
+def combined_losses(
+    counted: NDArray[np.float64], read: NDArray[np.float64], samples: int
+) -> tuple[NDArray[np.float64], float]:
+    """Losses of chips from counts on samples and from the curve, in points [chips], and the standard error of the mean.
+
+    All chips see the same samples, so that more of them hardly make a count more certain; about as many samples become
+    right as become wrong less the loss.
+    """
+    changed = max(2 * float(read.mean()), float(counted.mean()), 100 / samples)
+    of_counts = 100 * math.sqrt(changed / 100 / samples)
+    chips = float(read.std(ddof=1)) / math.sqrt(len(read)) if len(read) > 1 else float(read.mean())
+    of_curve = math.hypot(CURVE_ERROR * float(read.mean()), chips, CURVE_POINTS)
+    share = of_curve**2 / (of_curve**2 + of_counts**2)
+    return share * counted + (1 - share) * read, of_counts * of_curve / math.hypot(of_counts, of_curve)

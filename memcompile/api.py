@@ -15,7 +15,7 @@ from memcompile.hardware.target import Target
 from memcompile.ir.pass_manager import Pass, ProgressBar, no_progress
 from memcompile.passes.replicate import Objective, Replicate
 from memcompile.passes.search.problem import Effort
-from memcompile.pipelines import DEFAULT_TARGET, compile_model
+from memcompile.pipelines import AUTO, DEFAULT_TARGET, Auto, compile_model
 from memcompile.program.file import load_program
 from memcompile.program.program import Program
 from memcompile.report import evaluation
@@ -45,7 +45,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     settings: Sequence[str] = (),
     passes: Sequence[Pass] | None = None,
     time_limit_s: float = math.inf,
-    max_loss: float | None = None,
+    max_loss: float | Auto | None = AUTO,
     progress: ProgressBar = no_progress,
 ) -> Program:
     """Compile a network for a target.
@@ -87,7 +87,8 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
         Seconds for all searches together; results then depend on the machine.
     max_loss
         Points of accuracy that calibrated chips may lose: layers get slices, at least those given, and windows to hold
-        it, or to lose as little as was found. None asks nothing of accuracy.
+        it, or to lose as little as was found. None asks nothing of accuracy; "auto" asks for one point where there are
+        data to measure it with and neither slices nor passes are given.
 
     Raises
     ------

@@ -22,7 +22,7 @@ from memcompile.runtime.training.recalibrate import recalibrate
 
 FIT_SHARE = 3 / 4
 """Share of the images that lines are fitted to; the others are held back."""
-CONVERSIONS = 5_000_000_000
+CONVERSIONS = 2_500_000_000
 """Converter outputs that the images of a calibration may take together: seconds."""
 LEAST_IMAGES = 8
 # Image numbers key the read noise; neither fits nor tuning see the noise that scoring sees.

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from memcompile.accuracy_budget import BudgetResult, Candidates, Plans, fit_budget
+from memcompile.accuracy_budget import BudgetResult, Candidates, Plans, can_budget, fit_budget
 from memcompile.data.loader import Data, Dataset, check_types, load_dataset, open_archive
 from memcompile.described import Described
 from memcompile.errors import UsageError
@@ -33,6 +33,7 @@ from memcompile.ir.pass_manager import (
     Pass,
     PassContext,
     ProgressBar,
+    Recording,
     no_progress,
     run_passes,
     with_options,
@@ -62,6 +63,12 @@ from memcompile.verify.self_check import FloatNetwork, check_program
 from memcompile.verify.verifier import Verifier
 
 DEFAULT_TARGET = "yao2020"
+Auto = Literal["auto"]
+AUTO: Auto = "auto"
+DEFAULT_MAX_LOSS = 1.0
+"""Points of the accuracy budget that a network gets if the user says nothing of it."""
+RECORDINGS = 3
+"""Mappings under an accuracy budget that are kept, so that the one that is chosen is not made again."""
 ALL_LAYERS = ""
 """Stand-in for the names of layers without slices of their own."""
 
@@ -142,7 +149,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     check: bool = True,
     limits: Limits | None = None,
     time_limit_s: float = math.inf,
-    max_loss: float | None = None,
+    max_loss: float | Auto | None = None,
 ) -> Compilation:
     """Compile a model and keep everything that was read on the way.
 
@@ -153,7 +160,8 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     ``ALL_LAYERS``. ``example_inputs`` are for a PyTorch module. ``limits`` apply where onnxruntime first loads and runs
     the model; None trusts it. The command line sets limits. ``time_limit_s`` holds for all searches of the mapping
     together; where it is finite, results depend on the machine. ``max_loss`` is a budget of accuracy in points: layers
-    get slices, at least those given, and windows such that calibrated chips lose no more against ideal devices.
+    get slices, at least those given, and windows such that calibrated chips lose no more against ideal devices;
+    ``AUTO`` is a budget of ``DEFAULT_MAX_LOSS`` where the loss is known and neither slices nor a pipeline are given.
 
     Raises
     ------
@@ -196,12 +204,17 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
         seed=seed,
         progress=progress,
     )
+    budgeted = max_loss is not None
+    if max_loss == AUTO:
+        budgeted = (slices, slice_base, passes, batch) == (1, None, None, None) and not dataset.generated
+    elif max_loss is not None:
+        _check_budget(max_loss, batch)
     network = FloatNetwork(file, sample)
     counted = MultiplyAdds(find_bodies(file, sample))
     checks = (counted, Verifier(), network) if check else (counted, Verifier())
     observers, budget = (*instruments, *checks), None
     with running(Clock(waiting_s=time_limit_s)), large_blocks_go_back():
-        if max_loss is None:
+        if max_loss is None or not budgeted:
             graph = run_passes(graph, pipeline, context, observers)
         else:
             graph, context, budget = _within_budget(graph, pipeline, context, observers, dataset, max_loss)
@@ -217,8 +230,8 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     }
     options.update({f"slices of {name}": count for name, count in context.layer_slices.items()})
     options.update({f"windows of {name}": False for name in sorted(context.one_position)})
-    if max_loss is not None:
-        options["max_loss"] = max_loss
+    if budget is not None:
+        options["max_loss"] = budget.points
     if time_limit_s < math.inf:
         options["time_limit_s"] = time_limit_s
     if passes is not None:
@@ -239,55 +252,69 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     return Compilation(program, file, dataset, warnings, counted, budget)
 
 
+class _Mappings:
+    """Ways to map a graph whose passes up to rounding have run, with slices and windows of layers as plans say."""
+
+    def __init__(self, graph: Graph, pipeline: Sequence[Pass], context: PassContext) -> None:
+        # The order of passes was checked, so that these forms are made.
+        self.begin = next(number for number, item in enumerate(pipeline) if Form.QUANTIZED in item.produces)
+        self.tiled = next(number for number, item in enumerate(pipeline, start=1) if Form.TILED in item.produces)
+        self.graph, self.pipeline, self.context = graph, pipeline, replace(context, kept={})
+        self._recordings: dict[object, Recording] = {}
+        replicate = [item for item in pipeline if isinstance(item, Replicate)]
+        windows = all(item.parallel_windows and item.objective != "accuracy" for item in replicate)
+        self.candidates = Candidates(cache(self._layers), self._program, self._slices, windows)
+
+    def chosen(self, plans: Plans) -> PassContext:
+        """The context in which passes follow plans."""
+        given = self.context.layer_slices
+        slices = {name: plan.slices for name, plan in plans.items() if plan.slices != self._slices(name)}
+        one_position = frozenset(name for name, plan in plans.items() if not plan.windows)
+        return replace(self.context, layer_slices={**given, **slices}, one_position=one_position)
+
+    def recorded(self, plans: Plans) -> Recording:
+        """The passes from rounding on; the last recordings are kept."""
+        context = self.chosen(plans)
+        key = frozenset(context.layer_slices.items()), context.one_position
+        if key not in self._recordings:
+            recording = Recording()
+            run_passes(self.graph, self.pipeline[self.begin :], context, (recording,), done=self.begin)
+            if len(self._recordings) >= RECORDINGS:
+                del self._recordings[next(iter(self._recordings))]
+            self._recordings[key] = recording
+        return self._recordings[key]
+
+    def _slices(self, layer: str) -> int:
+        return self.context.slicing_of(layer).slices
+
+    def _layers(self, slices: int) -> dict[str, TiledLayer]:
+        context = replace(self.context, slices=slices, layer_slices={})
+        cut = run_passes(self.graph, self.pipeline[self.begin : self.tiled], context)
+        return {node.name: node for node in cut.nodes if isinstance(node, TiledLayer)}
+
+    def _program(self, plans: Plans) -> Program:
+        graph = self.recorded(plans).last
+        return emit_program(graph, self.chosen(plans), Provenance(graph.name, "", "", {}))
+
+
 def _within_budget(
     graph: Graph,
     pipeline: Sequence[Pass],
     context: PassContext,
     observers: Sequence[Instrument],
     dataset: Dataset,
-    points: float,
-) -> tuple[Graph, PassContext, BudgetResult]:
+    max_loss: float | Auto,
+) -> tuple[Graph, PassContext, BudgetResult | None]:
     """The mapped graph whose layers have the slices and windows that hold a loss, and the context that gives them."""
-    if not 0 < points <= 100:
-        raise UsageError(f"max_loss = {points:g}: above 0, at most 100 points")
-    if context.batch is not None:
-        raise UsageError("segments are written anew for each batch; give no accuracy budget with --reprogram")
-    # The order of passes was checked, so that these forms are made.
     begin = next(number for number, item in enumerate(pipeline) if Form.QUANTIZED in item.produces)
-    tiled = next(number for number, item in enumerate(pipeline, start=1) if Form.TILED in item.produces)
-    replicate = [item for item in pipeline if isinstance(item, Replicate)]
-    windows = all(item.parallel_windows and item.objective != "accuracy" for item in replicate)
-    graph = run_passes(graph, pipeline[:begin], context, observers)
-
-    def chosen(plans: Plans) -> PassContext:
-        return replace(
-            context,
-            layer_slices={**context.layer_slices, **{name: plan.slices for name, plan in plans.items()}},
-            one_position=frozenset(name for name, plan in plans.items() if not plan.windows),
-        )
-
-    @cache
-    def cut(slices: int) -> Graph:
-        return run_passes(graph, pipeline[begin:tiled], replace(context, slices=slices, layer_slices={}))
-
-    def layers(slices: int) -> dict[str, TiledLayer]:
-        return {node.name: node for node in cut(slices).nodes if isinstance(node, TiledLayer)}
-
-    def mapped(plans: Plans) -> Program:
-        with_plans = chosen(plans)
-        own = {name: layers(count)[name] for name, count in with_plans.layer_slices.items()}
-        found = run_passes(cut(context.slices).map_nodes(own), pipeline[tiled:], with_plans)
-        return emit_program(found, with_plans, Provenance(graph.name, "", "", {}))
-
-    result = fit_budget(
-        Candidates(layers, mapped, lambda name: context.slicing_of(name).slices, windows),
-        dataset,
-        points,
-        chips=context.chips,
-        progress=context.progress,
-    )
-    context = chosen(result.plans)
-    return run_passes(graph, pipeline[begin:], context, observers, done=begin), context, result
+    mappings = _Mappings(run_passes(graph, pipeline[:begin], context, observers), pipeline, context)
+    plans: Plans = {}
+    result = None
+    if max_loss != AUTO or can_budget(mappings.candidates.mapped(plans), dataset):
+        points = DEFAULT_MAX_LOSS if max_loss == AUTO else max_loss
+        result = fit_budget(mappings.candidates, dataset, points, chips=context.chips, progress=context.progress)
+        plans = result.plans
+    return mappings.recorded(plans).replay(observers), replace(mappings.chosen(plans), kept=None), result
 
 
 def check_options(target: Target, chips: int | None, slices: int, slice_base: int | None, seed: int) -> None:
@@ -302,6 +329,14 @@ def check_options(target: Target, chips: int | None, slices: int, slice_base: in
         raise UsageError(f"slice base = {slice_base}: pairs of {target.name} allow 2 to {target.slice_base()}")
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed = {seed}: from 0 to 2^63 - 1")
+
+
+def _check_budget(points: float, batch: int | None) -> None:
+    """Raise UsageError if no mapping can have such a budget of accuracy."""
+    if not 0 < points <= 100:
+        raise UsageError(f"max_loss = {points:g}: above 0, at most 100 points")
+    if batch is not None:
+        raise UsageError("segments are written anew for each batch; give no accuracy budget with --reprogram")
 
 
 def check_batch(chips: int | None, batch: int | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -90,7 +90,7 @@ class QuantizeWeights(Pass):
         }
         if self.compensate and context.representative:
             open_layers = [layer for layer in layers if layer.name not in whole]
-            moments = measure_moments(graph, open_layers, context, self.images, self.vectors)
+            moments = self._moments(graph, open_layers, context)
             for layer in open_layers:
                 limit = slicings[layer.name].weight_limit
                 quantized[layer.name] = self._compensate(quantized[layer.name], moments[layer.name], limit)
@@ -101,6 +101,19 @@ class QuantizeWeights(Pass):
                     "train or export the model again"
                 )
         return graph.map_nodes(quantized)
+
+    def _moments(
+        self, graph: Graph, layers: Sequence[CalibratedLayer], context: PassContext
+    ) -> Mapping[str, InputMoments]:
+        """Moments of the layers' inputs, which do not depend on slices."""
+        if context.kept is None:
+            return measure_moments(graph, layers, context, self.images, self.vectors)
+        key = self, id(graph), tuple(layer.name for layer in layers)
+        if key not in context.kept:
+            # The graph is kept, too, so that no other gets its identity.
+            context.kept[key] = graph, measure_moments(graph, layers, context, self.images, self.vectors)
+        moments: Mapping[str, InputMoments] = context.kept[key][1]
+        return moments
 
     def _quantize(self, layer: CalibratedLayer, slicing: Slicing) -> QuantizedLayer:
         (groups, rows, columns), limit = layer.matrix.shape, slicing.weight_limit

@@ -90,7 +90,7 @@ class CompileAdvice:
     def lines(self, facts: Facts, dataset: Dataset, objective: str) -> Iterator[str]:
         """Lines of advice where noisy devices cost more than a point of accuracy."""
         accuracy = facts["accuracy"]
-        if accuracy is None or accuracy["ideal"] - accuracy["emulated_mean"] < LOSS_WORTH_A_WORD:
+        if accuracy is None or accuracy["ideal_emulated"] - accuracy["emulated_mean"] < LOSS_WORTH_A_WORD:
             return
         tuning = self._tune(dataset)
         if tuning is not None:

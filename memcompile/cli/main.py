@@ -36,7 +36,7 @@ from memcompile.hardware.target import builtin_targets, load_target
 from memcompile.ir.graph import Graph
 from memcompile.ir.pass_manager import PassContext
 from memcompile.ir.printer import print_graph
-from memcompile.pipelines import ALL_LAYERS, DEFAULT_TARGET, compile_model, compiler_version, default_passes
+from memcompile.pipelines import ALL_LAYERS, AUTO, DEFAULT_TARGET, compile_model, compiler_version, default_passes
 from memcompile.program.file import load_program, save_program
 from memcompile.program.program import Program
 from memcompile.report.budget_report import layer_budget_table
@@ -80,20 +80,21 @@ def cli() -> None:
     """
 
 
-class NumberOr(click.ParamType[float | None]):
-    """A number of a kind, or a word that stands for None."""
+class NumberOr(click.ParamType[float | str | None]):
+    """A number of a kind, or one of some words, which stand for None or for themselves."""
 
-    def __init__(self, kind: type[float], what: str, word: str) -> None:
-        self.kind, self.what, self.word = kind, what, word
-        self.name = f"{what}|{word}"
+    def __init__(self, kind: type[float], what: str, **words: str | None) -> None:
+        self.kind, self.words = kind, words
+        self.name = "|".join((what, *words))
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        if value is None or value == self.word:
-            return None
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | str | None:
+        if value is None or value in self.words:
+            return None if value is None else self.words[str(value)]
         try:
             return self.kind(str(value))
         except ValueError:
-            self.fail(f"{value!r} is neither a number nor {self.word}", param, ctx)
+            words = ", ".join(self.words)
+            self.fail(f"{value!r} is neither a number nor {'one of ' * (len(self.words) > 1)}{words}", param, ctx)
 
 
 def _shapes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -154,7 +155,7 @@ def _batch(options: dict[str, Any]) -> int | None:
 )
 @click.option(
     "--chips",
-    type=NumberOr(int, "N", "auto"),
+    type=NumberOr(int, "N", auto=None),
     default="auto",
     show_default=True,
     metavar="N|auto",
@@ -194,9 +195,9 @@ def _batch(options: dict[str, Any]) -> int | None:
 )
 @click.option(
     "--max-loss",
-    type=NumberOr(float, "POINTS", "none"),
-    default="none",
-    show_default=True,
+    type=NumberOr(float, "POINTS", auto=AUTO, none=None),
+    default=AUTO,
+    show_default="1 where there are data and no --slices",
     metavar="POINTS|none",
     help="Choose slices and windows of each layer such that calibrated chips lose at most so many points of accuracy.",
 )
@@ -299,6 +300,7 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
             seeds=options["seeds"],
             seed=options["seed"],
             calibrate=not options["no_calibration"],
+            model_of_loss=None if compilation.budget is None else compilation.budget.model,
             progress=out.progress,
         )
     facts = program_facts(compilation.program, evaluation, compilation.budget)

@@ -42,7 +42,8 @@ class PassContext:
     ``slice_base`` are those of :class:`memcompile.ir.slicing.Slicing`, and ``layer_slices`` the slices of layers that
     have a number of their own, by name; ``one_position`` names layers that get no parallel windows; ``batch`` is the
     number of images for which a network that is larger than its chips is written onto them, segment by segment, or None
-    if that is not wanted; ``progress`` opens a bar for a description and a total.
+    if that is not wanted; ``progress`` opens a bar for a description and a total. ``kept`` holds measurements by name,
+    where passes run more than once on one graph.
     """
 
     target: Target
@@ -56,6 +57,7 @@ class PassContext:
     batch: int | None = None
     seed: int = 0
     progress: ProgressBar = field(default=no_progress, repr=False)
+    kept: dict[Any, Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def slicing(self) -> Slicing:
@@ -121,6 +123,30 @@ class Instrument(Protocol):
 
     def after_pass(self, number: int, name: str, graph: Graph, context: PassContext) -> None:
         """Called with pass number 0 and name ``import`` for the graph as imported, then per pass."""
+
+
+class Recording:
+    """Graphs after each pass, kept for other instruments."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[int, str, Graph, PassContext]] = []
+
+    def after_pass(self, number: int, name: str, graph: Graph, context: PassContext) -> None:
+        """Keep a graph."""
+        self._seen.append((number, name, graph, context))
+
+    @property
+    def last(self) -> Graph:
+        """Graph after the last pass."""
+        return self._seen[-1][2]
+
+    def replay(self, instruments: Iterable[Instrument]) -> Graph:
+        """Show all graphs to instruments as if the passes had run just now, and return the last."""
+        instruments = tuple(instruments)
+        for seen in self._seen:
+            for instrument in instruments:
+                instrument.after_pass(*seen)
+        return self.last
 
 
 def run_passes(

@@ -46,7 +46,7 @@ def budget_facts(budget: ErrorBudget) -> Facts:
 def budget_lines(facts: Facts) -> list[Text | Table]:
     """Prediction beside what chips were emulated to lose, the causes, and the layer that most of it is in."""
     budget, accuracy = facts["error_budget"], facts["accuracy"]
-    emulated = 100 * (accuracy["ideal"] - accuracy["emulated_mean"])
+    emulated = 100 * (accuracy["ideal_emulated"] - accuracy["emulated_mean"])
     chips = f"{accuracy['seeds']} chip{'s' * (accuracy['seeds'] != 1)}"
     lines: list[Text | Table] = [
         Text(

@@ -29,7 +29,7 @@ from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.program_noise import LayerRatios, layer_ratios
 from memcompile.program.coupled_samples import program_couples_samples
 from memcompile.program.program import Program
-from memcompile.report.noise_injection import NoisyNetwork
+from memcompile.report.noise_injection import NoisyNetwork, layer_inputs
 from memcompile.report.scoring import class_names, score_samples
 
 SENSITIVITY_IMAGES = (8, 48)
@@ -111,6 +111,7 @@ def error_budget(
     ideal: Mapping[str, Value] | None = None,
     calibrated: bool = False,
     age: Conditions = NEW,
+    model: LossModel | None = None,
     progress: ProgressBar = no_progress,
 ) -> ErrorBudget | None:
     """Predict what chips lose; None where the model does not reach, see :func:`can_predict`.
@@ -125,12 +126,29 @@ def error_budget(
         Of chips whose output lines have a scale and an offset each.
     age
         Of the chips.
+    model
+        What was measured of the network with another mapping, if its chips were calibrated alike; measured when None.
     """
     if not can_predict(program, dataset):
         return None
     # Products are small, and several threads would wait for each other longer than they work.
     with threadpool_limits(1, user_api="blas"):
-        return _predicted(program, dataset, ideal, calibrated, age, progress)
+        if model is not None:
+            inputs = layer_inputs(program, dataset.calibration)
+            ratios = [layer_ratios(program, number, own, age) for number, own in enumerate(inputs)]
+            return _budget(program, ratios, model)
+        study, model = _studied(program, dataset, ideal, calibrated, age, progress)
+        return _budget(program, study.ratios, model)
+
+
+@dataclass(frozen=True)
+class CurveRun:
+    """Run with noise in all layers: factor on its power, ratio of the output, share of right answers lost, images."""
+
+    factor: float
+    noise: float
+    loss: float
+    images: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,17 +156,25 @@ class LossModel:
     """Loss of a network as a function of the noise-to-signal ratios of its layers.
 
     What is measured of the network, ``sensitivities`` to its layers [layers], the ``curve`` from the noise of its
-    output to points, and the ``share`` of the sum over layers that they make together, does not depend on the mapping.
+    output to points with the ``runs`` that it was fitted to, and the ``share`` of the sum over layers that they make
+    together, does not depend on the mapping. Without labels there are no runs. ``calibrated`` chips have a scale and
+    an offset of their own for each output line; ``images`` were seen.
     """
 
     sensitivities: NDArray[np.float64]
     curve: LossCurve
     share: float
     images: int
+    calibrated: bool = True
+    runs: tuple[CurveRun, ...] = ()
 
     def loss(self, ratios: NDArray[np.float64]) -> float:
         """Points lost at ratios of layers, [layers]."""
         return 100 * self.curve(self.share * float(self.sensitivities @ ratios))
+
+    def loss_at(self, noise: float) -> float:
+        """Points lost where the outputs have a noise-to-signal ratio, see :func:`output_noise`."""
+        return 100 * self.curve(noise)
 
     def limit(self, points: float) -> float:
         """Largest sum of sensitivity times ratio at which no more points are lost."""
@@ -172,21 +198,8 @@ def loss_model(
     The model, and the quantised inputs of layers that ratios are computed with.
     """
     with threadpool_limits(1, user_api="blas"):
-        study, sensitivities, runs = _studied(program, dataset, None, True, NEW, progress)
-    total = float(sum(study.ratio(number) * own for number, own in enumerate(sensitivities)))
-    model = LossModel(sensitivities, _curve(runs), _share(runs, total), sum(run.images for run in runs))
+        study, model = _studied(program, dataset, None, True, NEW, progress)
     return model, study.network.inputs
-
-
-def _predicted(
-    program: Program,
-    dataset: Dataset,
-    ideal: Mapping[str, Value] | None,
-    calibrated: bool,
-    age: Conditions,
-    progress: ProgressBar,
-) -> ErrorBudget:
-    return _budget(*_studied(program, dataset, ideal, calibrated, age, progress), dataset)
 
 
 def _studied(
@@ -196,8 +209,8 @@ def _studied(
     calibrated: bool,
     age: Conditions,
     progress: ProgressBar,
-) -> tuple[_Study, NDArray[np.float64], list[_Run]]:
-    """Measured sensitivities, [layers], and runs of the curve."""
+) -> tuple[_Study, LossModel]:
+    """Measure sensitivities and the curve."""
     network = NoisyNetwork(program, dataset.calibration, age)
     ratios = [layer_ratios(program, number, own, age) for number, own in enumerate(network.inputs)]
     study = _Study(network, dataset, ratios, ideal, calibrated)
@@ -211,17 +224,9 @@ def _studied(
             for run, factor in enumerate(CURVE_FACTORS[: study.runs]):
                 runs.append(study.run(run, factor))
                 advance(1)
-    return study, np.array(sensitivities), runs
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One run of the curve: factor on the power, ratio of the output, share of right answers lost, images."""
-
-    factor: float
-    noise: float
-    loss: float
-    images: int
+    total = float(sum(_ratio(own, calibrated) * factor for own, factor in zip(ratios, sensitivities, strict=True)))
+    images = sum(run.images for run in runs) or min(dataset.count, study.sensitivity_images)
+    return study, LossModel(np.array(sensitivities), _curve(runs), _share(runs, total), images, calibrated, tuple(runs))
 
 
 class _Study:
@@ -246,15 +251,9 @@ class _Study:
         some = self._images(0, self.sensitivity_images)
         self._clean = network.run(some, {}, 0, calibrated=calibrated)
 
-    def ratio(self, number: int, cause: Cause | None = None) -> float:
-        """Noise-to-signal ratio of a layer, of one cause or of all."""
-        causes = self.ratios[number].causes
-        found = causes.values() if cause is None else [causes[cause]] if cause in causes else []
-        return sum(item.calibrated if self.calibrated else item.plain for item in found)
-
     def sensitivity(self, number: int) -> float:
         """Ratio of the network's output by that of a layer's."""
-        program, ratio = self.network.program, self.ratio(number)
+        program, ratio = self.network.program, _ratio(self.ratios[number], self.calibrated)
         if ratio <= 0:
             return 0.0
         layer = program.layers[number]
@@ -271,7 +270,7 @@ class _Study:
             of_output += self._noise(self._clean, found)
         return of_output / of_layer if of_layer > 0 else 0.0
 
-    def run(self, number: int, factor: float) -> _Run:
+    def run(self, number: int, factor: float) -> CurveRun:
         """Loss and ratio with noise in all layers."""
         network, program = self.network, self.network.program
         count = self.curve_images
@@ -281,7 +280,7 @@ class _Study:
         factors = dict.fromkeys((layer.name for layer in program.layers), factor)
         noisy = network.run(values, factors, SENSITIVITY_CHIPS + number, calibrated=self.calibrated)
         lost = self._score(clean, first, count) - self._score(noisy, first, count)
-        return _Run(factor, self._noise(clean, noisy), lost, min(count, self.dataset.count))
+        return CurveRun(factor, self._noise(clean, noisy), lost, min(count, self.dataset.count))
 
     def _ideal_outputs(self, first: int, count: int) -> Mapping[str, Value]:
         if self._ideal is None:
@@ -304,17 +303,21 @@ class _Study:
         return score_samples({name: values[name] for name in self.network.program.outputs}, some, self.names)
 
     def _noise(self, clean: Mapping[str, Value], noisy: Mapping[str, Value]) -> float:
-        """Ratio of the network's outputs; of scores that name classes, of their differences."""
-        total, count = 0.0, 0
-        for name in self.network.program.outputs:
-            wanted, found = clean[name], noisy[name]
-            if not isinstance(wanted, np.ndarray) or wanted.dtype.kind != "f" or wanted.ndim < 2:
-                continue
-            if self.dataset.labels is not None:
-                wanted, found = _scores(wanted), _scores(found)
-            total += noise_to_signal(wanted, found, 1)
-            count += 1
-        return total / count if count else 0.0
+        return output_noise(self.network.program, clean, noisy, classes=self.dataset.labels is not None)
+
+
+def output_noise(program: Program, clean: Mapping[str, Value], noisy: Mapping[str, Value], *, classes: bool) -> float:
+    """Noise-to-signal ratio of a network's outputs; of scores that name ``classes``, of their differences."""
+    total, count = 0.0, 0
+    for name in program.outputs:
+        wanted, found = clean[name], noisy[name]
+        if not isinstance(wanted, np.ndarray) or wanted.dtype.kind != "f" or wanted.ndim < 2:
+            continue
+        if classes:
+            wanted, found = _scores(wanted), _scores(found)
+        total += noise_to_signal(wanted, found, 1)
+        count += 1
+    return total / count if count else 0.0
 
 
 def _between(ends: tuple[int, int], number: int) -> int:
@@ -386,7 +389,7 @@ class LossCurve:
         return cls(most, float(scales[scale]), float(powers[power, 0, 0]))
 
 
-def _variances(runs: Sequence[_Run]) -> list[float]:
+def _variances(runs: Sequence[CurveRun]) -> list[float]:
     """Variance of the loss of each run: that of the runs with its factor, and of one image in all of them."""
     found = []
     for run in runs:
@@ -396,63 +399,72 @@ def _variances(runs: Sequence[_Run]) -> list[float]:
     return found
 
 
-def _budget(study: _Study, sensitivities: NDArray[np.float64], runs: Sequence[_Run], dataset: Dataset) -> ErrorBudget:
-    program = study.network.program
-    numbers = range(len(program.layers))
-    by_layer = np.array([study.ratio(number) for number in numbers]) * sensitivities
+def _ratio(ratios: LayerRatios, calibrated: bool, cause: Cause | None = None) -> float:
+    """Noise-to-signal ratio of a layer, of one cause or of all."""
+    causes = ratios.causes
+    found = causes.values() if cause is None else [causes[cause]] if cause in causes else []
+    return sum(item.calibrated if calibrated else item.plain for item in found)
+
+
+def _budget(program: Program, ratios: Sequence[LayerRatios], model: LossModel) -> ErrorBudget:
+    runs, calibrated = model.runs, model.calibrated
+    of_layers = np.array([_ratio(own, calibrated) for own in ratios])
+    by_layer = of_layers * model.sensitivities
     total = float(by_layer.sum())
-    causes = [cause for cause in Cause if any(cause in own.causes for own in study.ratios)]
     by_cause = {
-        cause: float(sum(study.ratio(number, cause) * sensitivities[number] for number in numbers)) for cause in causes
+        cause: float(
+            sum(
+                _ratio(own, calibrated, cause) * factor for own, factor in zip(ratios, model.sensitivities, strict=True)
+            )
+        )
+        for cause in Cause
+        if any(cause in own.causes for own in ratios)
     }
-    share = _share(runs, total)
 
     def points(noise: float) -> float:
-        return 100 * curve(noise * share) if runs else 100 * noise
+        return model.loss_at(noise * model.share) if runs else 100 * noise
 
-    curve = _curve(runs)
     loss = points(total)
-    uncertainty, spread = _uncertainty(runs, curve, loss)
+    uncertainty, spread = _uncertainty(runs, model.curve, loss)
     return ErrorBudget(
         measure="accuracy" if runs else "sqnr",
         loss=loss,
         uncertainty=uncertainty,
         chip_spread=spread,
-        noise=total * share,
+        noise=total * model.share,
         causes=tuple(
             CauseLoss(cause, points(noise), loss - points(max(total - noise, 0.0))) for cause, noise in by_cause.items()
         ),
         layers=tuple(
             LayerLoss(
                 layer.name,
-                study.ratio(number),
-                float(sensitivities[number]),
+                float(of_layers[number]),
+                float(model.sensitivities[number]),
                 points(float(by_layer[number])),
-                _main_cause(study, number),
+                _main_cause(ratios[number], calibrated),
             )
             for number, layer in enumerate(program.layers)
         ),
-        images=sum(run.images for run in runs) or min(dataset.count, study.sensitivity_images),
-        calibrated=study.calibrated,
+        images=model.images,
+        calibrated=calibrated,
     )
 
 
-def _share(runs: Sequence[_Run], total: float) -> float:
+def _share(runs: Sequence[CurveRun], total: float) -> float:
     """Noise that all layers make together as a share of the sum of their small contributions."""
     together = [run.noise / run.factor for run in runs if run.factor <= 1.0]
     return float(np.mean(together)) / total if together and total > 0 else 1.0
 
 
-def _curve(runs: Sequence[_Run]) -> LossCurve:
+def _curve(runs: Sequence[CurveRun]) -> LossCurve:
     return LossCurve.fitted([run.noise for run in runs], [run.loss for run in runs], _variances(runs), 0.9)
 
 
-def _main_cause(study: _Study, number: int) -> Cause | None:
-    causes = study.ratios[number].causes
-    return max(causes, key=lambda cause: study.ratio(number, cause)) if causes else None
+def _main_cause(ratios: LayerRatios, calibrated: bool) -> Cause | None:
+    return max(ratios.causes, key=lambda cause: _ratio(ratios, calibrated, cause)) if ratios.causes else None
 
 
-def _uncertainty(runs: Sequence[_Run], curve: LossCurve, loss: float) -> tuple[float, float]:
+def _uncertainty(runs: Sequence[CurveRun], curve: LossCurve, loss: float) -> tuple[float, float]:
     """Standard error of the predicted mean, and standard deviation from chip to chip, both in points.
 
     The scatter of the runs around the curve is that of images and of chips; what first order leaves out is added.

@@ -24,7 +24,7 @@ from memcompile.program.coupled_samples import any_couples_samples
 from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
 from memcompile.program.random_operators import random_values
-from memcompile.report.error_budget import ErrorBudget, error_budget
+from memcompile.report.error_budget import ErrorBudget, LossModel, error_budget
 from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.executors.batches import join_values
@@ -40,11 +40,13 @@ class Accuracy:
 
     ``reference`` is the float network in onnxruntime. ``transferred`` and ``emulated`` are those of each emulated chip,
     [seeds]: as its cells were written, and with its lines calibrated where held-back images show that to help.
-    ``images`` counts the samples of ``reference`` and ``ideal``, ``emulated_images`` those on chips.
+    ``images`` counts the samples of ``reference`` and ``ideal``, ``emulated_images`` those on chips; on these ideal
+    devices have ``ideal_emulated``.
     """
 
     reference: float
     ideal: float
+    ideal_emulated: float
     transferred: NDArray[np.float64]
     emulated: NDArray[np.float64]
     images: int
@@ -141,6 +143,7 @@ def evaluate(
     seeds: int = 3,
     seed: int = 0,
     calibrate: bool = True,
+    model_of_loss: LossModel | None = None,
     progress: ProgressBar = no_progress,
 ) -> Evaluation:
     """Measure a program on a data set.
@@ -156,6 +159,8 @@ def evaluate(
         Emulated chips.
     calibrate
         Calibrate each chip on the data set's calibration samples; otherwise chips are as their cells were written.
+    model_of_loss
+        What was measured of the network for an accuracy budget; measured for the error budget when None.
     """
     scored = whole_batches(dataset, images or dataset.count, model)
     if scored.labels is None:
@@ -180,9 +185,16 @@ def evaluate(
         with progress(f"emulated, chip {chip.seed}", noisy.count * (1 + chip.calibrated)) as advance:
             transferred.append(score(Emulator(program, chip.seed), advance))
             emulated.append(score(chip.emulator, advance) if chip.calibrated else transferred[-1])
+    ideal_share = score_samples(ideal, scored, names)
+    ideal_emulated = (
+        ideal_share
+        if noisy.count == scored.count
+        else score_samples(Emulator.ideal(program).run(noisy.inputs), noisy, names)
+    )
     accuracy = Accuracy(
         reference=score_samples(reference, scored, names),
-        ideal=score_samples(ideal, scored, names),
+        ideal=ideal_share,
+        ideal_emulated=ideal_emulated,
         transferred=np.array(transferred),
         emulated=np.array(emulated),
         images=scored.count,
@@ -190,7 +202,8 @@ def evaluate(
         calibration=chips.summary,
     )
     calibrated = chips.summary.chips > 0
-    budget = error_budget(program, scored, ideal=ideal, calibrated=calibrated, progress=progress)
+    known = model_of_loss if calibrated else None
+    budget = error_budget(program, scored, ideal=ideal, calibrated=calibrated, model=known, progress=progress)
     return Evaluation(dataset.name, accuracy, None, budget)
 
 

@@ -81,7 +81,7 @@ def program_facts(program: Program, evaluation: Evaluation | None = None, choice
         ],
         "layers": [_layer_facts(program, number, layer, quality) for number, layer in enumerate(program.layers)],
         "data": evaluation.data if evaluation else None,
-        "accuracy_budget": _choice_facts(choice, program) if choice else None,
+        "accuracy_budget": _choice_facts(choice) if choice else None,
         "accuracy": _accuracy_facts(accuracy) if accuracy else None,
         "error_budget": budget_facts(evaluation.budget) if evaluation and evaluation.budget else None,
         "output_sqnr_db": {name: _finite(value) for name, value in quality.outputs.items()} if quality else None,
@@ -137,9 +137,9 @@ def _layer_facts(program: Program, number: int, layer: MappedLayer, quality: Qua
     }
 
 
-def _choice_facts(choice: BudgetResult, program: Program) -> Facts:
+def _choice_facts(choice: BudgetResult) -> Facts:
     return {
-        "max_loss": program.provenance.options.get("max_loss"),
+        "max_loss": choice.points,
         "predicted_loss": choice.predicted,
         "measured_losses": choice.measured.tolist(),
         "held": choice.held,
@@ -162,6 +162,7 @@ def _accuracy_facts(accuracy: Accuracy) -> Facts:
     return {
         "float": accuracy.reference,
         "ideal": accuracy.ideal,
+        "ideal_emulated": accuracy.ideal_emulated,
         "transferred_mean": float(accuracy.transferred.mean()),
         "transferred_std": spread(accuracy.transferred),
         "emulated_mean": accuracy.emulated_mean,
