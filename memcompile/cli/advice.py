@@ -41,6 +41,16 @@ def command_line(words: Sequence[str | Path]) -> str:
     return shlex.join(["memcompile", *texts])
 
 
+def _without(words: Sequence[str], option: str) -> list[str]:
+    """Words without an option that takes a value."""
+    values = {number + 1 for number, word in enumerate(words) if word == option}
+    return [
+        word
+        for number, word in enumerate(words)
+        if number not in values and word != option and not word.startswith(f"{option}=")
+    ]
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """Options of a command that decide its data, as the next command needs them."""
@@ -96,7 +106,7 @@ class CompileAdvice:
         if tuning is not None:
             yield f"accuracy lost to devices can be won back on a chip: {command_line(tuning)}"
         if facts["accuracy_budget"] is None and can_budget(self.program, dataset):
-            again = command_line([*self.arguments, "--max-loss", "1"])
+            again = command_line([*_without(self.arguments, "--max-loss"), "--max-loss", "1"])
             yield f"layers can get slices and windows that lose a point at most, in more steps: {again}"
             return
         windows = any(math.prod(window) > 1 for layer in facts["layers"] for window in layer["parallel_windows"])

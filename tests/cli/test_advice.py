@@ -114,7 +114,8 @@ def test_without_data_commands_find_the_same_samples(say: Say, tmp_path: Path) -
 def test_a_budget_is_advised_where_it_can_be_held_to(say: Say, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(models.digits_classifier(8).SerializeToString())
     options = f"m.onnx {FAST} --images 40 --emulated-images 20"
-    again = say(options)[-1]
+    again = say(f"{options} --max-loss none")[-1]
+    assert again == say(f"--max-loss=none {options}")[-1]
     assert again == ["compile", *shlex.split(options), "--max-loss", "1"]
     assert [words[0] for words in say(shlex.join(again))] == ["run", "tune"]
 
