@@ -19,6 +19,7 @@ from memcompile.pipelines import DEFAULT_TARGET, compile_model
 from memcompile.program.file import load_program
 from memcompile.program.program import Program
 from memcompile.report import evaluation
+from memcompile.report.acceptance import accuracy_share
 from memcompile.report.evaluation import Evaluation
 from memcompile.runtime.emulator import Emulator
 from memcompile.tuning import TuningPlan, TuningResult
@@ -146,6 +147,7 @@ def evaluate(
     chips: int = 3,
     seed: int = 0,
     calibrate: bool = True,
+    accept: float | str | None = None,
     progress: ProgressBar = no_progress,
 ) -> Evaluation:
     """Measure a program against the network it was made from.
@@ -162,12 +164,18 @@ def evaluate(
         Emulated chips, of seeds ``seed``, ``seed + 1``, ...
     calibrate
         Calibrate the lines of each chip on calibration samples, without labels, as :func:`calibrate` does.
+    accept
+        Accuracy that a chip has to reach to be accepted, a share such as 0.97 or per cent such as 97 or ``"97%"``; the
+        result has the share of the chips that do, ``accuracy.acceptance``.
 
     Raises
     ------
+    UsageError
+        ``accept`` is no accuracy, or there are no labels for it.
     MemcompileError
         Any fault of the model or the data.
     """
+    least = None if accept is None else accuracy_share(accept)
     file = open_network(model, None, example_inputs)
     dataset = _dataset(program, data, mean, std, seed)
     return evaluation.evaluate(
@@ -179,6 +187,7 @@ def evaluate(
         seeds=chips,
         seed=seed,
         calibrate=calibrate,
+        accept=least,
         progress=progress,
     )
 

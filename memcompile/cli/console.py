@@ -23,6 +23,7 @@ from rich.table import Table
 from memcompile.atomic import write_atomically
 from memcompile.errors import UsageError
 from memcompile.ir.pass_manager import Advance, ProgressBar, no_progress
+from memcompile.report.acceptance import accuracy_share
 from memcompile.report.facts import facts_json, render
 
 # Tables need about this width; a pipe has none of its own.
@@ -97,6 +98,22 @@ def calibration_option(function: Callable[..., Any]) -> Callable[..., Any]:
         is_flag=True,
         help="Leave chips as their cells were written; by default each line gets a digital gain and offset from "
         "calibration samples, without labels.",
+    )(function)
+
+
+def share_of_right_answers(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Read an accuracy such as 97%, 97 or 0.97, as a share."""
+    return None if value is None else accuracy_share(value)
+
+
+def accept_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Option of every command that emulates several chips."""
+    return click.option(
+        "--accept",
+        callback=share_of_right_answers,
+        metavar="ACCURACY",
+        help="Count the chips that reach an accuracy, such as 97%, 97 or 0.97 (1 is all), with a 95 % interval for the "
+        "share of all chips.",
     )(function)
 
 

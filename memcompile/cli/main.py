@@ -18,6 +18,7 @@ from memcompile.cli.advice import CompileAdvice, DataOptions, program_path
 from memcompile.cli.calibration import calibrated_chip, samples_of
 from memcompile.cli.console import (
     Output,
+    accept_option,
     calibration_option,
     check_writable,
     data_options,
@@ -28,6 +29,7 @@ from memcompile.cli.console import (
 )
 from memcompile.cli.export import export_command
 from memcompile.cli.refresh import refresh_command
+from memcompile.cli.sampled_chips import run_chips
 from memcompile.cli.tune import tune_command
 from memcompile.errors import EXIT_CODES, MemcompileError, OutputError, UsageError
 from memcompile.frontend.sandbox import DEFAULT_LIMITS, GIB, Limits
@@ -41,7 +43,7 @@ from memcompile.program.file import load_program, save_program
 from memcompile.program.program import Program
 from memcompile.report.budget_report import layer_budget_table
 from memcompile.report.cost_report import energy_table, write_facts, write_line
-from memcompile.report.evaluation import evaluate
+from memcompile.report.evaluation import check_acceptance, evaluate
 from memcompile.report.explain import Explanation
 from memcompile.report.facts import program_facts
 from memcompile.report.lookup import find_weight
@@ -203,6 +205,7 @@ def _batch(options: dict[str, Any]) -> int | None:
 @click.option("--images", type=click.IntRange(1), help="Score on the first so many samples [default: all].")
 @click.option("--emulated-images", type=click.IntRange(1), help="Samples for the emulated accuracy [default: by cost].")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Emulated chips.")
+@accept_option
 @click.option("--no-evaluation", is_flag=True, help="Compile only; measure no accuracy.")
 @calibration_option
 @click.option("--no-check", is_flag=True, help="Do not compare the program with onnxruntime's result on a sample.")
@@ -261,6 +264,8 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
     out = Output(options["quiet"], options["json_path"])
     target = options["output"] or program_path(model, options["target"])
     check_writable(target)
+    if options["accept"] is not None and options["no_evaluation"]:
+        raise UsageError("--accept counts chips by their accuracy; leave --no-evaluation out")
     dump = options["dump_ir"]
     explanation = Explanation()
     compilation = compile_model(
@@ -287,6 +292,8 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
         time_limit_s=math.inf if options["time_limit"] is None else options["time_limit"],
         max_loss=options["max_loss"],
     )
+    if options["accept"] is not None:
+        check_acceptance(compilation.program, compilation.dataset)
     save_program(compilation.program, target)
     evaluation = None
     if not options["no_evaluation"]:
@@ -299,6 +306,7 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
             seeds=options["seeds"],
             seed=options["seed"],
             calibrate=not options["no_calibration"],
+            accept=options["accept"],
             progress=out.progress,
         )
     facts = program_facts(compilation.program, evaluation, compilation.budget)
@@ -355,6 +363,14 @@ class DumpIr:
     help="Time since programming, for drift: 90s, 10min, 2h, 3d.",
 )
 @reads_option
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Emulated chips, from --seed on; with several only their accuracies are printed.",
+)
+@accept_option
 @calibration_option
 @click.option("--explain", is_flag=True, help="Say which method each layer goes through, and why.")
 @data_options
@@ -368,6 +384,9 @@ def run_command(program: Path, **options: Any) -> None:
     dataset = samples_of(loaded, options["data"], **how)
     dataset = dataset.after(options["skip"])
     dataset = dataset.head(min(dataset.count, options["images"] or dataset.count))
+    if options["seeds"] > 1 or options["accept"] is not None:
+        run_chips(loaded, dataset, options, out)
+        return
     if options["ideal"]:
         emulator = Emulator.ideal(loaded, options["executor"])
     else:

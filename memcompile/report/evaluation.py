@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from memcompile.chip_calibration import Calibrator, obstacle
 from memcompile.data.loader import Dataset
 from memcompile.described import Described
-from memcompile.errors import DataError
+from memcompile.errors import DataError, UsageError
 from memcompile.frontend.importer import ModelFile
 from memcompile.frontend.sessions import run_session
 from memcompile.frontend.values import Value, contents
@@ -24,6 +24,7 @@ from memcompile.program.coupled_samples import any_couples_samples
 from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
 from memcompile.program.random_operators import random_values
+from memcompile.report.acceptance import Acceptance
 from memcompile.report.error_budget import ErrorBudget, error_budget
 from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
@@ -40,7 +41,8 @@ class Accuracy:
 
     ``reference`` is the float network in onnxruntime. ``transferred`` and ``emulated`` are those of each emulated chip,
     [seeds]: as its cells were written, and with its lines calibrated where held-back images show that to help.
-    ``images`` counts the samples of ``reference`` and ``ideal``, ``emulated_images`` those on chips.
+    ``images`` counts the samples of ``reference`` and ``ideal``, ``emulated_images`` those on chips. Chips are accepted
+    that reach ``least``, if that is given. ``tuned`` are the same chips after hybrid training, if they went through it.
     """
 
     reference: float
@@ -50,6 +52,8 @@ class Accuracy:
     images: int
     emulated_images: int
     calibration: CalibrationSummary
+    least: float | None = None
+    tuned: TunedAccuracy | None = None
 
     @property
     def seeds(self) -> int:
@@ -65,6 +69,20 @@ class Accuracy:
     def emulated_std(self) -> float:
         """Standard deviation over the chips as they are used; 0 of one."""
         return spread(self.emulated)
+
+    @property
+    def acceptance(self) -> Acceptance | None:
+        """Chips as they are used that reach ``least``; None where it is not given."""
+        return None if self.least is None else Acceptance.of(self.emulated, self.least)
+
+
+@dataclass(frozen=True, eq=False)
+class TunedAccuracy:
+    """Shares of right answers of chips after hybrid training, [seeds], 0..1, and what they were trained with."""
+
+    chips: NDArray[np.float64]
+    training_data: str
+    training_images: int
 
 
 @dataclass(frozen=True)
@@ -141,6 +159,7 @@ def evaluate(
     seeds: int = 3,
     seed: int = 0,
     calibrate: bool = True,
+    accept: float | None = None,
     progress: ProgressBar = no_progress,
 ) -> Evaluation:
     """Measure a program on a data set.
@@ -156,7 +175,16 @@ def evaluate(
         Emulated chips.
     calibrate
         Calibrate each chip on the data set's calibration samples; otherwise chips are as their cells were written.
+    accept
+        Share of right answers, 0..1, that a chip has to reach to be accepted.
+
+    Raises
+    ------
+    UsageError
+        Chips are to be accepted, and there are no labels, or no chips that differ.
     """
+    if accept is not None:
+        check_acceptance(program, dataset)
     scored = whole_batches(dataset, images or dataset.count, model)
     if scored.labels is None:
         quality = measure_quality(
@@ -188,10 +216,24 @@ def evaluate(
         images=scored.count,
         emulated_images=noisy.count,
         calibration=chips.summary,
+        least=accept,
     )
     calibrated = chips.summary.chips > 0
     budget = error_budget(program, scored, ideal=ideal, calibrated=calibrated, progress=progress)
     return Evaluation(dataset.name, accuracy, None, budget)
+
+
+def check_acceptance(program: Program, dataset: Dataset, option: str = "--accept") -> None:
+    """Raise UsageError where accuracies of several chips cannot be told; ``option`` asks for them."""
+    why = ""
+    if dataset.labels is None:
+        why = f"{dataset.name} has no labels; give labels, or leave {option} out"
+    elif program.target.cell.continuous:
+        why = f"cells of {program.target.name} have no errors, so that they are all alike; leave {option} out"
+    elif program.chip is not None:
+        why = f"the program is on one already; give {option} with the program that the compiler wrote"
+    if why:
+        raise UsageError(f"{option} compares chips by their accuracy, and {why}")
 
 
 @dataclass(frozen=True, eq=False)
