@@ -247,7 +247,7 @@ def tune(
     data, mean, std
         Training samples with labels, as for :func:`compile`; of a directory the training part.
     plan
-        Steps of tuning; :class:`memcompile.tuning.TuningPlan` has the defaults and the seed of the chip.
+        Steps of tuning and the seed of the chip; :func:`memcompile.tuning.usual_plan` when None.
     images
         Samples to fit with; those that follow judge each step. All when None, of which the last fifth judges.
     checkpoint

@@ -15,7 +15,7 @@ from memcompile.errors import MemcompileError
 from memcompile.hardware.target import builtin_targets
 from memcompile.program.program import Program
 from memcompile.report.facts import Facts
-from memcompile.tuning import TuningPlan, check_tuning
+from memcompile.tuning import check_tuning, usual_plan
 
 LOSS_WORTH_A_WORD = 0.01
 """Least share of right answers lost to noisy devices at which the report gives advice."""
@@ -39,6 +39,11 @@ def command_line(words: Sequence[str | Path]) -> str:
     """Words of a command line, quoted for a shell; a path that looks like an option gets its folder."""
     texts = [f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words]
     return shlex.join(["memcompile", *texts])
+
+
+def training_share(dataset: Dataset) -> int:
+    """Samples of an archive, which has one part, that train: three quarters, so that the rest is scored."""
+    return dataset.count * 3 // 4
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class CompileAdvice:
         accuracy = facts["accuracy"]
         if accuracy is None or accuracy["ideal"] - accuracy["emulated_mean"] < LOSS_WORTH_A_WORD:
             return
-        tuning = self._tune(dataset)
+        tuning = None if accuracy["tuned"] else self._tune(dataset)
         if tuning is not None:
             yield f"accuracy lost to devices can be won back on a chip: {command_line(tuning)}"
         if facts["accuracy_budget"] is None and can_budget(self.program, dataset):
@@ -107,7 +112,7 @@ class CompileAdvice:
     def _tune(self, dataset: Dataset) -> list[str | Path] | None:
         """The command that tunes the program on training samples and scores it on others; None where it cannot."""
         try:
-            check_tuning(self.program, dataset.labels, TuningPlan())
+            check_tuning(self.program, dataset.labels, usual_plan())
         except MemcompileError:
             return None
         data = self.options.data
@@ -115,8 +120,7 @@ class CompileAdvice:
             return ["tune", self.path, *self.options.words()]
         if data.is_dir():
             return ["tune", self.path, *self.options.words()] if has_training_part(data) else None
-        # An archive has one part: three quarters of it train, and the rest is scored.
-        training = dataset.count * 3 // 4
+        training = training_share(dataset)
         if not training:
             return None
         kept = ("--images", str(training), "--test", data, "--skip", str(training))

@@ -29,6 +29,7 @@ from memcompile.report.error_budget import ErrorBudget, error_budget
 from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.executors.batches import join_values
+from memcompile.runtime.training.transfer import transfer
 
 # Emulating a converter output takes about a nanosecond or ten, so that this many take seconds.
 CONVERSION_BUDGET = 20_000_000_000
@@ -160,6 +161,7 @@ def evaluate(
     seed: int = 0,
     calibrate: bool = True,
     accept: float | None = None,
+    written: bool = False,
     progress: ProgressBar = no_progress,
 ) -> Evaluation:
     """Measure a program on a data set.
@@ -177,6 +179,9 @@ def evaluate(
         Calibrate each chip on the data set's calibration samples; otherwise chips are as their cells were written.
     accept
         Share of right answers, 0..1, that a chip has to reach to be accepted.
+    written
+        Write the cells of each chip as :func:`memcompile.runtime.training.transfer.transfer` does, so that chips are
+        those that hybrid training begins with: other samples of the same distribution.
 
     Raises
     ------
@@ -191,7 +196,7 @@ def evaluate(
             program, model, dataset, emulated_images, seeds, seed, calibrate=calibrate, progress=progress
         )
         return Evaluation(dataset.name, None, quality)
-    chips = _Chips(program, dataset, range(seed, seed + seeds), calibrate, progress)
+    chips = _Chips(program, dataset, range(seed, seed + seeds), calibrate, progress, written)
     with progress("float (onnxruntime)", scored.count) as advance:
         reference = run_float(model, scored.inputs, advance, batching=dataset.batching)
     with progress("ideal", scored.count) as advance:
@@ -206,8 +211,8 @@ def evaluate(
     transferred, emulated = [], []
     for chip in chips:
         with progress(f"emulated, chip {chip.seed}", noisy.count * (1 + chip.calibrated)) as advance:
-            transferred.append(score(Emulator(program, chip.seed), advance))
-            emulated.append(score(chip.emulator, advance) if chip.calibrated else transferred[-1])
+            transferred.append(score(Emulator(chip.written, chip.seed), advance))
+            emulated.append(score(Emulator(chip.used, chip.seed), advance) if chip.calibrated else transferred[-1])
     accuracy = Accuracy(
         reference=score_samples(reference, scored, names),
         ideal=score_samples(ideal, scored, names),
@@ -238,28 +243,31 @@ def check_acceptance(program: Program, dataset: Dataset, option: str = "--accept
 
 @dataclass(frozen=True, eq=False)
 class _Chip:
-    """One emulated chip, as it is used."""
+    """One emulated chip: its program as its cells were written, and as it is used."""
 
-    program: Program
+    written: Program
+    used: Program
     seed: int
 
     @property
     def calibrated(self) -> bool:
         """True if its lines are corrected."""
-        return self.program.calibration is not None and self.program.chip is None
-
-    @property
-    def emulator(self) -> Emulator:
-        return Emulator(self.program, self.seed)
+        return self.used is not self.written
 
 
 class _Chips:
-    """Emulated chips, calibrated one after the other."""
+    """Emulated chips, calibrated one after the other; ``written`` ones are those that hybrid training begins with."""
 
     def __init__(
-        self, program: Program, dataset: Dataset, seeds: Sequence[int], calibrate: bool, progress: ProgressBar
+        self,
+        program: Program,
+        dataset: Dataset,
+        seeds: Sequence[int],
+        calibrate: bool,
+        progress: ProgressBar,
+        written: bool = False,
     ) -> None:
-        self.program, self.seeds, self.progress = program, seeds, progress
+        self.program, self.seeds, self.progress, self.written = program, seeds, progress, written
         count = dataset.batching.count(dataset.calibration)
         why = obstacle(program, count, dataset.generated) if calibrate else "it was not asked for"
         self.calibrator = None if why else Calibrator(program, dataset.calibration)
@@ -269,11 +277,11 @@ class _Chips:
         """Each chip; the summary is complete after the last."""
         helped = 0
         for seed in self.seeds:
-            program = self.program
+            written = used = transfer(self.program, seed)[0] if self.written else self.program
             if self.calibrator is not None:
-                found = self.calibrator.chip(seed, self.progress)
-                program, helped = found.program, helped + found.step.kept
-            yield _Chip(program, seed)
+                found = self.calibrator.chip(seed, self.progress, written)
+                used, helped = found.program, helped + found.step.kept
+            yield _Chip(written, used, seed)
         self.summary = replace(self.summary, chips=helped)
 
 
@@ -379,9 +387,9 @@ def _quality(
     ideal, why = _ratios(reference, on_ideal, random)
     if fewer.count < some.count:
         reference = run_float(model, fewer.inputs, also=also, batching=some.batching)
-    runs = [chip.emulator.run(fewer.inputs, also=also) for chip in chips]
+    runs = [Emulator(chip.used, chip.seed).run(fewer.inputs, also=also) for chip in chips]
     plain = [
-        Emulator(program, chip.seed).run(fewer.inputs) if chip.calibrated else run
+        Emulator(chip.written, chip.seed).run(fewer.inputs) if chip.calibrated else run
         for chip, run in zip(chips, runs, strict=True)
     ]
     on_chips = _of_chips(ideal, [_ratios(reference, run, random)[0] for run in runs])
