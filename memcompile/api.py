@@ -47,6 +47,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     passes: Sequence[Pass] | None = None,
     time_limit_s: float = math.inf,
     max_loss: float | None = None,
+    no_windows: Sequence[str] = (),
     progress: ProgressBar = no_progress,
 ) -> Program:
     """Compile a network for a target.
@@ -89,6 +90,8 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     max_loss
         Points of accuracy that calibrated chips may lose: layers get slices, at least those given, and windows to hold
         it, or to lose as little as was found. None asks nothing of accuracy.
+    no_windows
+        Names of layers that get no parallel windows, whose cells add errors.
 
     Raises
     ------
@@ -112,6 +115,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
         passes=passes,
         time_limit_s=time_limit_s,
         max_loss=max_loss,
+        no_windows=no_windows,
         progress=progress,
     ).program
 

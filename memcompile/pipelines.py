@@ -37,6 +37,7 @@ from memcompile.ir.pass_manager import (
     run_passes,
     with_options,
 )
+from memcompile.loss_front import LossFront, loss_front
 from memcompile.passes.calibrate_activations import CalibrateActivations
 from memcompile.passes.calibrate_ranges import CalibrateRanges
 from memcompile.passes.cut_segments import CutSegments
@@ -106,6 +107,7 @@ class Compilation(Described):
     warnings: tuple[str, ...]
     multiply_adds: MultiplyAdds
     budget: BudgetResult | None = None
+    front: LossFront | None = None
 
     def described(self) -> list[str]:
         """Lines of ``repr``."""
@@ -143,6 +145,8 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     limits: Limits | None = None,
     time_limit_s: float = math.inf,
     max_loss: float | None = None,
+    no_windows: Sequence[str] = (),
+    pareto: bool = False,
 ) -> Compilation:
     """Compile a model and keep everything that was read on the way.
 
@@ -154,6 +158,8 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     the model; None trusts it. The command line sets limits. ``time_limit_s`` holds for all searches of the mapping
     together; where it is finite, results depend on the machine. ``max_loss`` is a budget of accuracy in points: layers
     get slices, at least those given, and windows such that calibrated chips lose no more against ideal devices.
+    ``no_windows`` names layers without parallel windows. With ``pareto`` the result has the front of mappings without a
+    budget, of steps (or what is to be best) against predicted loss.
 
     Raises
     ------
@@ -191,6 +197,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
         slices=slices if isinstance(slices, int) else slices.get(ALL_LAYERS, 1),
         slice_base=slice_base,
         layer_slices=own_slices,
+        one_position=frozenset(no_windows),
         chips=chips,
         batch=batch,
         seed=seed,
@@ -199,8 +206,10 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     network = FloatNetwork(file, sample)
     counted = MultiplyAdds(find_bodies(file, sample))
     checks = (counted, Verifier(), network) if check else (counted, Verifier())
-    observers, budget = (*instruments, *checks), None
+    observers, budget, front = (*instruments, *checks), None, None
     with running(Clock(waiting_s=time_limit_s)), large_blocks_go_back():
+        if pareto:
+            front = _front(graph, pipeline, context, dataset)
         if max_loss is None:
             graph = run_passes(graph, pipeline, context, observers)
         else:
@@ -236,7 +245,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
             compensated=context.representative and any(item.compensate for item in rounding),
             shortest_range=min((item.shortest for item in clipping), default=CalibrateActivations().shortest),
         )
-    return Compilation(program, file, dataset, warnings, counted, budget)
+    return Compilation(program, file, dataset, warnings, counted, budget, front)
 
 
 def _within_budget(
@@ -252,42 +261,69 @@ def _within_budget(
         raise UsageError(f"max_loss = {points:g}: above 0, at most 100 points")
     if context.batch is not None:
         raise UsageError("segments are written anew for each batch; give no accuracy budget with --reprogram")
-    # The order of passes was checked, so that these forms are made.
-    begin = next(number for number, item in enumerate(pipeline) if Form.QUANTIZED in item.produces)
-    tiled = next(number for number, item in enumerate(pipeline, start=1) if Form.TILED in item.produces)
-    replicate = [item for item in pipeline if isinstance(item, Replicate)]
-    windows = all(item.parallel_windows and item.objective != "accuracy" for item in replicate)
+    begin = _first_of_mapping(pipeline)
     graph = run_passes(graph, pipeline[:begin], context, observers)
+    ways = _Ways(graph, pipeline, context)
+    result = fit_budget(ways.candidates, dataset, points, chips=context.chips, progress=context.progress)
+    context = ways.context_of(result.plans)
+    return run_passes(graph, pipeline[begin:], context, observers, done=begin), context, result
 
-    def chosen(plans: Plans) -> PassContext:
+
+def _front(graph: Graph, pipeline: Sequence[Pass], context: PassContext, dataset: Dataset) -> LossFront:
+    """The front of mappings without a budget."""
+    if context.batch is not None:
+        raise UsageError("segments are written anew for each batch; leave out --pareto or --reprogram")
+    graph = run_passes(graph, pipeline[: _first_of_mapping(pipeline)], context)
+    objective = next((item.objective for item in pipeline if isinstance(item, Replicate)), Replicate().objective)
+    ways = _Ways(graph, pipeline, context)
+    return loss_front(ways.candidates, dataset, objective, chips=context.chips, progress=context.progress)
+
+
+def _first_of_mapping(pipeline: Sequence[Pass]) -> int:
+    """Number of the first pass that slices matter to; the order of passes was checked, so that there is one."""
+    return next(number for number, item in enumerate(pipeline) if Form.QUANTIZED in item.produces)
+
+
+class _Ways:
+    """Ways to map a calibrated graph, by slices and windows of its layers."""
+
+    def __init__(self, graph: Graph, pipeline: Sequence[Pass], context: PassContext) -> None:
+        self.graph, self.context = graph, context
+        begin = _first_of_mapping(pipeline)
+        tiled = next(number for number, item in enumerate(pipeline, start=1) if Form.TILED in item.produces)
+        self._before, self._after = pipeline[begin:tiled], pipeline[tiled:]
+        replicate = [item for item in pipeline if isinstance(item, Replicate)]
+        self._windows = all(item.parallel_windows and item.objective != "accuracy" for item in replicate)
+        self._cut: dict[int, Graph] = {}
+
+    @property
+    def candidates(self) -> Candidates:
+        """The same for the search."""
+        return Candidates(self._layers, self._mapped, lambda name: self.context.slicing_of(name).slices, self._windows)
+
+    def context_of(self, plans: Plans) -> PassContext:
+        """The context in which layers get the slices and windows of some plans."""
+        one_position = {name for name, plan in plans.items() if not plan.windows}
         return replace(
-            context,
-            layer_slices={**context.layer_slices, **{name: plan.slices for name, plan in plans.items()}},
-            one_position=frozenset(name for name, plan in plans.items() if not plan.windows),
+            self.context,
+            layer_slices={**self.context.layer_slices, **{name: plan.slices for name, plan in plans.items()}},
+            one_position=self.context.one_position | one_position,
         )
 
-    @cache
-    def cut(slices: int) -> Graph:
-        return run_passes(graph, pipeline[begin:tiled], replace(context, slices=slices, layer_slices={}))
+    def _tiled(self, slices: int) -> Graph:
+        if slices not in self._cut:
+            context = replace(self.context, slices=slices, layer_slices={})
+            self._cut[slices] = run_passes(self.graph, self._before, context)
+        return self._cut[slices]
 
-    def layers(slices: int) -> dict[str, TiledLayer]:
-        return {node.name: node for node in cut(slices).nodes if isinstance(node, TiledLayer)}
+    def _layers(self, slices: int) -> dict[str, TiledLayer]:
+        return {node.name: node for node in self._tiled(slices).nodes if isinstance(node, TiledLayer)}
 
-    def mapped(plans: Plans) -> Program:
-        with_plans = chosen(plans)
-        own = {name: layers(count)[name] for name, count in with_plans.layer_slices.items()}
-        found = run_passes(cut(context.slices).map_nodes(own), pipeline[tiled:], with_plans)
-        return emit_program(found, with_plans, Provenance(graph.name, "", "", {}))
-
-    result = fit_budget(
-        Candidates(layers, mapped, lambda name: context.slicing_of(name).slices, windows),
-        dataset,
-        points,
-        chips=context.chips,
-        progress=context.progress,
-    )
-    context = chosen(result.plans)
-    return run_passes(graph, pipeline[begin:], context, observers, done=begin), context, result
+    def _mapped(self, plans: Plans) -> Program:
+        context = self.context_of(plans)
+        own = {name: self._layers(count)[name] for name, count in context.layer_slices.items()}
+        found = run_passes(self._tiled(context.slices).map_nodes(own), self._after, context)
+        return emit_program(found, context, Provenance(self.graph.name, "", "", {}))
 
 
 def check_options(target: Target, chips: int | None, slices: int, slice_base: int | None, seed: int) -> None:

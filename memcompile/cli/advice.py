@@ -76,6 +76,14 @@ def _number(value: float) -> str:
     return short if float(short) == value else repr(value)
 
 
+def front_lines(facts: Facts, arguments: Sequence[str]) -> Iterator[str]:
+    """Command that compiles each mapping of a front; ``arguments`` are the words that the command was called with."""
+    yield "losses are predicted for calibrated chips, not measured; each mapping is compiled by"
+    words = [word for word in arguments if word != "--pareto"]
+    for number, row in enumerate(facts["pareto"]["mappings"], start=1):
+        yield f"{number}: {command_line([*words, *row['options']])}"
+
+
 @dataclass(frozen=True)
 class CompileAdvice:
     """Next steps after a program was compiled.

@@ -186,6 +186,15 @@ class Output:
         """Print a table that was asked for."""
         self._console.print(table)
 
+    def show(self, table: Table, *lines: str) -> None:
+        """Print a table that belongs to the report, and lines below it."""
+        if self._quiet:
+            return
+        self._console.print()
+        self._console.print(table)
+        for line in lines:
+            self.say(line)
+
     def report(self, facts: dict[str, Any]) -> None:
         """Print the report, and write it as JSON if asked for."""
         self._json(facts)

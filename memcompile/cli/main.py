@@ -14,7 +14,7 @@ import click
 from rich.table import Table
 
 from memcompile.atomic import write_atomically
-from memcompile.cli.advice import CompileAdvice, DataOptions, command_line, derived_path, program_path
+from memcompile.cli.advice import CompileAdvice, DataOptions, command_line, derived_path, front_lines, program_path
 from memcompile.cli.calibration import calibrated_chip, samples_of
 from memcompile.cli.console import (
     Output,
@@ -53,7 +53,8 @@ from memcompile.report.budget_report import layer_budget_table
 from memcompile.report.cost_report import energy_table, write_facts, write_line
 from memcompile.report.evaluation import Evaluation, check_acceptance, evaluate
 from memcompile.report.explain import Explanation
-from memcompile.report.facts import program_facts
+from memcompile.report.facts import Facts, program_facts
+from memcompile.report.front_report import front_table
 from memcompile.report.lookup import find_weight
 from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
@@ -211,6 +212,17 @@ def _batch(options: dict[str, Any]) -> int | None:
     metavar="POINTS|none",
     help="Choose slices and windows of each layer such that calibrated chips lose at most so many points of accuracy.",
 )
+@click.option(
+    "--no-windows",
+    multiple=True,
+    metavar="LAYER",
+    help="Give a layer no parallel windows, whose cells add errors (repeatable).",
+)
+@click.option(
+    "--pareto",
+    is_flag=True,
+    help="List mappings by steps, or by what --optimise says, and predicted loss, with the command that compiles each.",
+)
 @click.option("--images", type=click.IntRange(1), help="Score on the first so many samples [default: all].")
 @click.option("--emulated-images", type=click.IntRange(1), help="Samples for the emulated accuracy [default: by cost].")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Emulated chips.")
@@ -310,6 +322,8 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
         limits=Limits(options["import_seconds"], int(options["import_memory"] * GIB)),
         time_limit_s=math.inf if options["time_limit"] is None else options["time_limit"],
         max_loss=options["max_loss"],
+        no_windows=options["no_windows"],
+        pareto=options["pareto"],
     )
     if options["accept"] is not None:
         check_acceptance(compilation.program, compilation.dataset)
@@ -318,17 +332,13 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
         study = TuningStudy.of(compilation.program, compilation.dataset, options)
     save_program(compilation.program, target)
     evaluation, tuned = _evaluated(compilation, study, options, out)
-    facts = program_facts(compilation.program, evaluation, compilation.budget)
+    facts = program_facts(compilation.program, evaluation, compilation.budget, compilation.front)
     if options["explain"]:
         explanation.weigh(compilation.multiply_adds)
-        out.print(explanation.table())
-        energies = energy_table(facts["cost"])
-        if energies is not None:
-            out.print(energies)
-        noise = layer_budget_table(facts)
-        if noise is not None:
-            out.print(noise)
+        _explain(explanation, facts, out)
     out.report(facts)
+    if facts["pareto"] is not None:
+        out.show(front_table(facts), *front_lines(facts, context.obj))
     advice = CompileAdvice(compilation.program, target, DataOptions.of(options), context.obj)
     out.say(f"program written to {target}; next: {advice.run()}")
     if tuned is not None and study is not None:
@@ -338,6 +348,14 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
         out.say(f"chip {options['seed']} written to {chip}; next: {command_line(['run', chip, *scored.words()])}")
     for line in advice.lines(facts, compilation.dataset, options["optimise"]):
         out.say(line)
+
+
+def _explain(explanation: Explanation, facts: Facts, out: Output) -> None:
+    """Print what is done where and why, and energy and noise of layers where they are known."""
+    tables = (explanation.table(), energy_table(facts["cost"]), layer_budget_table(facts))
+    for table in tables:
+        if table is not None:
+            out.print(table)
 
 
 def _evaluated(

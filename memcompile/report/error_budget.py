@@ -145,10 +145,15 @@ class LossModel:
     curve: LossCurve
     share: float
     images: int
+    runs: Sequence[_Run] = ()
 
     def loss(self, ratios: NDArray[np.float64]) -> float:
         """Points lost at ratios of layers, [layers]."""
         return 100 * self.curve(self.share * float(self.sensitivities @ ratios))
+
+    def uncertainty(self, ratios: NDArray[np.float64]) -> float:
+        """Standard error of the points lost at ratios of layers, [layers]."""
+        return _uncertainty(self.runs, self.curve, self.loss(ratios))[0]
 
     def limit(self, points: float) -> float:
         """Largest sum of sensitivity times ratio at which no more points are lost."""
@@ -174,7 +179,7 @@ def loss_model(
     with threadpool_limits(1, user_api="blas"):
         study, sensitivities, runs = _studied(program, dataset, None, True, NEW, progress)
     total = float(sum(study.ratio(number) * own for number, own in enumerate(sensitivities)))
-    model = LossModel(sensitivities, _curve(runs), _share(runs, total), sum(run.images for run in runs))
+    model = LossModel(sensitivities, _curve(runs), _share(runs, total), sum(run.images for run in runs), runs)
     return model, study.network.inputs
 
 

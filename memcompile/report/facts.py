@@ -18,20 +18,30 @@ from memcompile.accuracy_budget import BudgetResult
 from memcompile.heap import large_blocks_go_back
 from memcompile.ir.graph import MappedLayer
 from memcompile.ir.quantizers import InputQuantizer
+from memcompile.loss_front import LossFront
 from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
 from memcompile.report.accuracy_report import accuracy_facts, accuracy_lines, accuracy_table
 from memcompile.report.budget_report import budget_facts, budget_lines
 from memcompile.report.cost_report import cost_facts, cost_lines, figure
 from memcompile.report.evaluation import Evaluation, Quality, spread
+from memcompile.report.front_report import front_facts
 from memcompile.timing.buffers import buffer_sizes
 
 Facts = dict[str, Any]
 
 
 @large_blocks_go_back()
-def program_facts(program: Program, evaluation: Evaluation | None = None, choice: BudgetResult | None = None) -> Facts:
-    """Facts of the report, with the keys that docs/json.md documents; ``choice`` is that under an accuracy budget."""
+def program_facts(
+    program: Program,
+    evaluation: Evaluation | None = None,
+    choice: BudgetResult | None = None,
+    front: LossFront | None = None,
+) -> Facts:
+    """Facts of the report, with the keys that docs/json.md documents.
+
+    ``choice`` is that under an accuracy budget, and ``front`` that of mappings without one.
+    """
     placement, target = program.placement, program.target
     certificates = {item.quantity: item for item in placement.certificates}
     arrays, interval = certificates.get("arrays"), certificates.get("initiation_interval")
@@ -83,6 +93,7 @@ def program_facts(program: Program, evaluation: Evaluation | None = None, choice
         "layers": [_layer_facts(program, number, layer, quality) for number, layer in enumerate(program.layers)],
         "data": evaluation.data if evaluation else None,
         "accuracy_budget": _choice_facts(choice, program) if choice else None,
+        "pareto": front_facts(front) if front else None,
         "accuracy": accuracy_facts(accuracy) if accuracy else None,
         "error_budget": budget_facts(evaluation.budget) if evaluation and evaluation.budget else None,
         "output_sqnr_db": {name: _finite(value) for name, value in quality.outputs.items()} if quality else None,
