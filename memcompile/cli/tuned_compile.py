@@ -48,7 +48,7 @@ class TuningStudy:
             skipped = training_share(dataset)
             if not skipped:
                 raise UsageError(
-                    f"{data} holds {dataset.count} samples, too few to train with some and score the others"
+                    f"{data} holds too few samples to train with some and score the others: {dataset.count}"
                 )
             training, scored = training.head(skipped), dataset.after(skipped)
         check_tuning(program, training.labels, usual_plan(training.count, options["seed"]))
