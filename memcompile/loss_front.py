@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memcompile.accuracy_budget import Candidates, LayerOption, Plans, labelled, layer_options, pick_options
+from memcompile.accuracy_budget import Candidates, LayerOption, labelled, layer_options, pick_options
 from memcompile.data.loader import Dataset
 from memcompile.errors import CapacityError
 from memcompile.ir.pass_manager import ProgressBar, no_progress
@@ -27,6 +27,8 @@ MOST_MAPPINGS = 16
 """Limits of noise that a mapping is made for, evenly spread over its logarithm."""
 LESS = 1 - 1e-9
 """Factor on the noise of a choice below which the next one has to be."""
+LEAST_GAIN = 0.01
+"""Points that a mapping has to lose less than the one before."""
 TINY = 1e-12
 
 
@@ -90,9 +92,10 @@ def loss_front(
         One replica of each layer with the fewest slices does not fit the chips.
     """
     first = candidates.mapped({})
+    windowed = {layer.name for layer in first.layers if any(one.unrolling.window_outputs > 1 for one in layer.replicas)}
     model, inputs = loss_model(first, labelled(first, dataset), progress=progress)
     options = layer_options(candidates, first, model, inputs)
-    found = [_mapping(first, {}, model, inputs)]
+    found = [_mapping(first, (), model, inputs)]
     noise = float(sum(max(own, key=lambda option: option.noise).noise for own in options))
     least = float(sum(min(own, key=lambda option: option.noise).noise for own in options))
     with progress("mapping the front", MOST_MAPPINGS) as advance:
@@ -107,12 +110,13 @@ def loss_front(
                 program = candidates.mapped(plans)
             except CapacityError:
                 continue  # by cells it would fit, but its tiles do not
-            found.append(_mapping(program, plans, model, inputs))
+            given_up = tuple(name for name, plan in plans.items() if name in windowed and not plan.windows)
+            found.append(_mapping(program, given_up, model, inputs))
     return LossFront(objective, tuple(front(found, objective)))
 
 
 def front(found: Sequence[FrontMapping], objective: str) -> list[FrontMapping]:
-    """The first mapping, then those that cost more and lose less than all before, by cost.
+    """The first mapping, then those that cost more and lose ``LEAST_GAIN`` less than all before, by cost.
 
     One that takes more cells alone than the first mapping, and loses less, stands beside it.
     """
@@ -120,7 +124,7 @@ def front(found: Sequence[FrontMapping], objective: str) -> list[FrontMapping]:
     kept: list[FrontMapping] = [first]
     spent: tuple[float, ...] = (*first.cost(objective), first.cells)
     for item in sorted(others, key=lambda item: (item.cost(objective), item.loss, item.cells)):
-        if (*item.cost(objective), item.cells) > spent and item.loss < kept[-1].loss:
+        if (*item.cost(objective), item.cells) > spent and item.loss <= kept[-1].loss - LEAST_GAIN:
             kept.append(item)
             spent = (*item.cost(objective), math.inf)
     return kept
@@ -144,13 +148,15 @@ def _total(options: Sequence[Sequence[LayerOption]], picks: Iterable[int]) -> fl
     return float(sum(own[pick].noise for own, pick in zip(options, picks, strict=True)))
 
 
-def _mapping(program: Program, plans: Plans, model: LossModel, inputs: Sequence[LayerInputs]) -> FrontMapping:
+def _mapping(
+    program: Program, one_position: tuple[str, ...], model: LossModel, inputs: Sequence[LayerInputs]
+) -> FrontMapping:
     """A compiled mapping with its predicted loss."""
     placement = program.placement
     ratios = np.array([layer_ratios(program, number, own).total.calibrated for number, own in enumerate(inputs)])
     return FrontMapping(
         slices={layer.name: layer.slices for layer in program.layers},
-        one_position=tuple(name for name, plan in plans.items() if not plan.windows),
+        one_position=one_position,
         chips=placement.chips,
         arrays=program.arrays_used,
         cells=program.cells_used,
