@@ -115,6 +115,8 @@ def digest_before_last(program: Program) -> str:
     digest = hashlib.sha256()
     for layer in program.layers[:-1]:
         digest.update(layer.scale.tobytes() + layer.bias.tobytes())
+    for lines in () if program.calibration is None else program.calibration.layers[:-1]:
+        digest.update(lines.gain.tobytes() + lines.offset.tobytes())
     pairs, cells = program.cell_map.pairs(), program.chip.conductances_us.reshape(-1)
     earlier = pairs.layer < len(program.layers) - 1
     digest.update(cells[pairs.plus[earlier]].tobytes() + cells[pairs.minus[earlier]].tobytes())
