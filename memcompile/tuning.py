@@ -25,7 +25,7 @@ from memcompile.described import Described
 from memcompile.errors import DataError, MemcompileError, UsageError
 from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.pulses import WriteReport
-from memcompile.held_back import HeldBackImages, Outcome, StepRecord, better, record, split
+from memcompile.held_back import HeldBackImages, Outcome, StepRecord, better, harms, record, split
 from memcompile.ir.graph import fixed_batch
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.program.program import Program
@@ -259,7 +259,7 @@ def _write_again_or_back(
     cells_us = chip.chip.conductances_us
     chip = _write_again(chip, writer, inputs, plan, progress)
     after = held.outcome(chip, plan.seed)
-    if not (plan.undo and better(after, before)):
+    if not (plan.undo and harms(before, after)):
         steps.append(record("write again", before, after))
         return chip, after, WriteReport()
     so_far = writer.take_report()
