@@ -63,6 +63,7 @@ def remedies(epochs: int, recalibration_images: int) -> dict[str, Remedy]:
     deep = replace(last, layers=(ALL,), digital_scales=True, learning_rate=0.002)
     transferred, tuned = TuningPlan(0, options=off), TuningPlan(0, options=last)
     both = TuningPlan(recalibration_images, options=last)
+    everything = replace(both, write_again_share=1.0, write_again_by="error")
     return {
         "transfer alone": Remedy(transferred),
         "transfer alone, slices apart": Remedy(replace(transferred, correct_slices=False)),
@@ -74,15 +75,14 @@ def remedies(epochs: int, recalibration_images: int) -> dict[str, Remedy]:
             replace(transferred, write_again_share=0.5, write_again_by="error")
         ),
         "worst half written again, by effect": Remedy(replace(transferred, write_again_share=0.5)),
-        "written again, recalibrated": Remedy(TuningPlan(recalibration_images, write_again_share=1.0, options=off)),
-        "everything": Remedy(replace(both, write_again_share=1.0)),
-        "everything, all layers tuned": Remedy(
-            TuningPlan(recalibration_images, write_again_share=1.0, options=replace(deep, epochs=min(3, epochs)))
-        ),
+        "written again, recalibrated": Remedy(replace(everything, options=off)),
+        "everything": Remedy(everything),
+        "everything, written again twice": Remedy(replace(everything, write_again_share=2.0)),
+        "everything, all layers tuned": Remedy(replace(everything, options=replace(deep, epochs=min(3, epochs)))),
         "last layer tuned, 2 h later": Remedy(tuned, TWO_HOURS_S),
         "last layer tuned, 2 h later, refreshed": Remedy(tuned, TWO_HOURS_S, refreshed=True),
-        "everything, 2 h later": Remedy(replace(both, write_again_share=1.0), TWO_HOURS_S),
-        "everything, 2 h later, refreshed": Remedy(replace(both, write_again_share=1.0), TWO_HOURS_S, refreshed=True),
+        "everything, 2 h later": Remedy(everything, TWO_HOURS_S),
+        "everything, 2 h later, refreshed": Remedy(everything, TWO_HOURS_S, refreshed=True),
     }
 
 
@@ -115,6 +115,8 @@ def digest_before_last(program: Program) -> str:
     digest = hashlib.sha256()
     for layer in program.layers[:-1]:
         digest.update(layer.scale.tobytes() + layer.bias.tobytes())
+    for lines in () if program.calibration is None else program.calibration.layers[:-1]:
+        digest.update(lines.gain.tobytes() + lines.offset.tobytes())
     pairs, cells = program.cell_map.pairs(), program.chip.conductances_us.reshape(-1)
     earlier = pairs.layer < len(program.layers) - 1
     digest.update(cells[pairs.plus[earlier]].tobytes() + cells[pairs.minus[earlier]].tobytes())

@@ -4,8 +4,8 @@
         --json noise_model.json --plot docs/images/noise_model.png
 
 Each setting is a network, a target with some fields changed, slices with a base, and what the mapping makes best. A
-chip is as transferred, without calibration. Every figure goes to the JSON file at once, and what is there already is
-not measured again. Networks whose data are not given are left out.
+chip is as transferred, or with ``--calibrated`` has its lines calibrated without labels. Every figure goes to the JSON
+file at once, and what is there already is not measured again. Networks whose data are not given are left out.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
 from memcompile.atomic import write_atomically
+from memcompile.chip_calibration import Calibrator
 from memcompile.errors import MemcompileError
 from memcompile.hardware.target import Target, load_target
 from memcompile.pipelines import compile_model
@@ -120,7 +121,9 @@ def digits_model(folder: Path) -> tuple[Path, Path]:
     return path, data
 
 
-def measure(setting: Setting, source: dict[str, Any], images: int, chips: int) -> dict[str, Any]:
+def measure(
+    setting: Setting, source: dict[str, Any], images: int, chips: int, calibrated: bool = False
+) -> dict[str, Any]:
     """Predicted and emulated losses of a setting, in points."""
     compilation = compile_model(
         source["model"],
@@ -137,13 +140,15 @@ def measure(setting: Setting, source: dict[str, Any], images: int, chips: int) -
     dataset = compilation.dataset.head(min(images, compilation.dataset.count))
     outputs = Emulator.ideal(program).run(dataset.inputs)
     begin = time.process_time()
-    budget = error_budget(program, dataset, ideal=outputs)
+    budget = error_budget(program, dataset, ideal=outputs, calibrated=calibrated)
     seconds = time.process_time() - begin
     assert budget is not None
     ideal = score_samples(outputs, dataset)
-    losses = [
-        100 * (ideal - score_samples(Emulator(program, seed).run(dataset.inputs), dataset)) for seed in range(chips)
-    ]
+    calibrator = Calibrator(program, dataset.calibration) if calibrated else None
+    losses = []
+    for seed in range(chips):
+        chip = program if calibrator is None else calibrator.chip(seed).program
+        losses.append(100 * (ideal - score_samples(Emulator(chip, seed).run(dataset.inputs), dataset)))
     return {
         "setting": setting.key,
         "network": setting.network,
@@ -213,6 +218,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--chips", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--calibrated", action="store_true", help="chips with calibrated lines")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
@@ -233,7 +239,9 @@ def main() -> None:
             if any(figure["setting"] == setting.key for figure in figures):
                 continue
             try:
-                figures.append(measure(setting, sources[setting.network], options.images, options.chips))
+                figures.append(
+                    measure(setting, sources[setting.network], options.images, options.chips, options.calibrated)
+                )
             except MemcompileError as error:
                 print(f"{setting.key}: {error}", flush=True)
                 continue

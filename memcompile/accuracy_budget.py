@@ -325,6 +325,13 @@ class _Search:
         }
 
 
+def layer_options(
+    candidates: Candidates, first: Program, model: LossModel, inputs: Sequence[LayerInputs]
+) -> list[tuple[LayerOption, ...]]:
+    """Options of each layer of ``first``, the mapping without a budget; ``model`` and ``inputs`` are measured on it."""
+    return _Search(candidates, first, model, inputs, None)._options
+
+
 def _has_windows(layer: MappedLayer) -> bool:
     return any(replica.unrolling.window_outputs > 1 for replica in layer.replicas)
 

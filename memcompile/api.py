@@ -19,6 +19,7 @@ from memcompile.pipelines import AUTO, DEFAULT_TARGET, Auto, compile_model
 from memcompile.program.file import load_program
 from memcompile.program.program import Program
 from memcompile.report import evaluation
+from memcompile.report.acceptance import accuracy_share
 from memcompile.report.evaluation import Evaluation
 from memcompile.runtime.emulator import Emulator
 from memcompile.tuning import TuningPlan, TuningResult
@@ -46,6 +47,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     passes: Sequence[Pass] | None = None,
     time_limit_s: float = math.inf,
     max_loss: float | Auto | None = AUTO,
+    no_windows: Sequence[str] = (),
     progress: ProgressBar = no_progress,
 ) -> Program:
     """Compile a network for a target.
@@ -88,7 +90,9 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     max_loss
         Points of accuracy that calibrated chips may lose: layers get slices, at least those given, and windows to hold
         it, or to lose as little as was found. None asks nothing of accuracy; "auto" asks for one point where there are
-        data to measure it with and neither slices nor passes are given.
+        data to measure it with and neither slices, windows nor passes are given.
+    no_windows
+        Names of layers that get no parallel windows, whose cells add errors.
 
     Raises
     ------
@@ -112,6 +116,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
         passes=passes,
         time_limit_s=time_limit_s,
         max_loss=max_loss,
+        no_windows=no_windows,
         progress=progress,
     ).program
 
@@ -147,6 +152,7 @@ def evaluate(
     chips: int = 3,
     seed: int = 0,
     calibrate: bool = True,
+    accept: float | str | None = None,
     progress: ProgressBar = no_progress,
 ) -> Evaluation:
     """Measure a program against the network it was made from.
@@ -163,12 +169,18 @@ def evaluate(
         Emulated chips, of seeds ``seed``, ``seed + 1``, ...
     calibrate
         Calibrate the lines of each chip on calibration samples, without labels, as :func:`calibrate` does.
+    accept
+        Accuracy that a chip has to reach to be accepted, a share such as 0.97 or per cent such as 97 or ``"97%"``; the
+        result has the share of the chips that do, ``accuracy.acceptance``.
 
     Raises
     ------
+    UsageError
+        ``accept`` is no accuracy, or there are no labels for it.
     MemcompileError
         Any fault of the model or the data.
     """
+    least = None if accept is None else accuracy_share(accept)
     file = open_network(model, None, example_inputs)
     dataset = _dataset(program, data, mean, std, seed)
     return evaluation.evaluate(
@@ -180,6 +192,7 @@ def evaluate(
         seeds=chips,
         seed=seed,
         calibrate=calibrate,
+        accept=least,
         progress=progress,
     )
 
@@ -239,7 +252,7 @@ def tune(
     data, mean, std
         Training samples with labels, as for :func:`compile`; of a directory the training part.
     plan
-        Steps of tuning; :class:`memcompile.tuning.TuningPlan` has the defaults and the seed of the chip.
+        Steps of tuning and the seed of the chip; :func:`memcompile.tuning.usual_plan` when None.
     images
         Samples to fit with; those that follow judge each step. All when None, of which the last fifth judges.
     checkpoint

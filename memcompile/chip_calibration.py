@@ -56,11 +56,12 @@ class Calibrator:
         self.images = fitted
         self.held_back = HeldBackImages(Emulator.ideal(program), *held_back)
 
-    def chip(self, seed: int, progress: ProgressBar = no_progress) -> CalibratedChip:
-        """Calibrate the chip of a seed."""
-        before = self.held_back.outcome(self.program, seed)
+    def chip(self, seed: int, progress: ProgressBar = no_progress, written: Program | None = None) -> CalibratedChip:
+        """Calibrate the chip of a seed; ``written`` is the program with its cells, if they were written already."""
+        program = written or self.program
+        before = self.held_back.outcome(program, seed)
         chip, _, step = fit_lines(
-            "calibrate", self.program, before, self.held_back, self.inputs, seed=seed, progress=progress
+            "calibrate", program, before, self.held_back, self.inputs, seed=seed, progress=progress
         )
         return CalibratedChip(chip, step)
 

@@ -77,10 +77,23 @@ def agrees(before: Outcome, after: Outcome) -> bool:
 
     Classes have a veto, if as many are lost as :func:`better` asks for.
     """
+    return not loses_classes(before, after) and len(before.error) > 0 and bool(after.error.mean() < before.error.mean())
+
+
+def harms(before: Outcome, after: Outcome) -> bool:
+    """Return True if images say that a correction of measured errors did harm: they lose classes.
+
+    Where outputs are no classes, their error has to rise by as much as :func:`better` asks for.
+    """
+    if before.right.any() or after.right.any():
+        return loses_classes(before, after)
+    return better(after, before)
+
+
+def loses_classes(before: Outcome, after: Outcome) -> bool:
+    """Return True if more images are lost than gained, by as much as :func:`better` asks for."""
     gained, lost = _changed(before, after)
-    if lost > gained and lost - gained >= CLASS_EVIDENCE * math.sqrt(gained + lost):
-        return False
-    return len(before.error) > 0 and float(after.error.mean()) < float(before.error.mean())
+    return lost > gained and lost - gained >= CLASS_EVIDENCE * math.sqrt(gained + lost)
 
 
 def record(step: str, before: Outcome, after: Outcome, end: Outcome | None = None) -> StepRecord:

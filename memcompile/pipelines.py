@@ -38,6 +38,7 @@ from memcompile.ir.pass_manager import (
     run_passes,
     with_options,
 )
+from memcompile.loss_front import LossFront, loss_front
 from memcompile.passes.calibrate_activations import CalibrateActivations
 from memcompile.passes.calibrate_ranges import CalibrateRanges
 from memcompile.passes.cut_segments import CutSegments
@@ -113,6 +114,7 @@ class Compilation(Described):
     warnings: tuple[str, ...]
     multiply_adds: MultiplyAdds
     budget: BudgetResult | None = None
+    front: LossFront | None = None
 
     def described(self) -> list[str]:
         """Lines of ``repr``."""
@@ -150,6 +152,8 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     limits: Limits | None = None,
     time_limit_s: float = math.inf,
     max_loss: float | Auto | None = None,
+    no_windows: Sequence[str] = (),
+    pareto: bool = False,
 ) -> Compilation:
     """Compile a model and keep everything that was read on the way.
 
@@ -161,7 +165,9 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     the model; None trusts it. The command line sets limits. ``time_limit_s`` holds for all searches of the mapping
     together; where it is finite, results depend on the machine. ``max_loss`` is a budget of accuracy in points: layers
     get slices, at least those given, and windows such that calibrated chips lose no more against ideal devices;
-    ``AUTO`` is a budget of ``DEFAULT_MAX_LOSS`` where the loss is known and neither slices nor a pipeline are given.
+    ``AUTO`` is a budget of ``DEFAULT_MAX_LOSS`` where the loss is known and neither slices, windows nor a pipeline are
+    given. ``no_windows`` names layers without parallel windows. With ``pareto`` the result has the front of mappings
+    without a budget, of steps (or what is to be best) against predicted loss.
 
     Raises
     ------
@@ -199,6 +205,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
         slices=slices if isinstance(slices, int) else slices.get(ALL_LAYERS, 1),
         slice_base=slice_base,
         layer_slices=own_slices,
+        one_position=frozenset(no_windows),
         chips=chips,
         batch=batch,
         seed=seed,
@@ -206,14 +213,17 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     )
     budgeted = max_loss is not None
     if max_loss == AUTO:
-        budgeted = (slices, slice_base, passes, batch) == (1, None, None, None) and not dataset.generated
+        budgeted = (slices, slice_base, passes, batch) == (1, None, None, None)
+        budgeted = budgeted and not no_windows and not dataset.generated
     elif max_loss is not None:
         _check_budget(max_loss, batch)
     network = FloatNetwork(file, sample)
     counted = MultiplyAdds(find_bodies(file, sample))
     checks = (counted, Verifier(), network) if check else (counted, Verifier())
-    observers, budget = (*instruments, *checks), None
+    observers, budget, front = (*instruments, *checks), None, None
     with running(Clock(waiting_s=time_limit_s)), large_blocks_go_back():
+        if pareto:
+            front = _front(graph, pipeline, context, dataset)
         if max_loss is None or not budgeted:
             graph = run_passes(graph, pipeline, context, observers)
         else:
@@ -249,15 +259,14 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
             compensated=context.representative and any(item.compensate for item in rounding),
             shortest_range=min((item.shortest for item in clipping), default=CalibrateActivations().shortest),
         )
-    return Compilation(program, file, dataset, warnings, counted, budget)
+    return Compilation(program, file, dataset, warnings, counted, budget, front)
 
 
 class _Mappings:
     """Ways to map a graph whose passes up to rounding have run, with slices and windows of layers as plans say."""
 
     def __init__(self, graph: Graph, pipeline: Sequence[Pass], context: PassContext) -> None:
-        # The order of passes was checked, so that these forms are made.
-        self.begin = next(number for number, item in enumerate(pipeline) if Form.QUANTIZED in item.produces)
+        self.begin = _first_of_mapping(pipeline)
         self.tiled = next(number for number, item in enumerate(pipeline, start=1) if Form.TILED in item.produces)
         self.graph, self.pipeline, self.context = graph, pipeline, replace(context, kept={})
         self._recordings: dict[object, Recording] = {}
@@ -270,7 +279,9 @@ class _Mappings:
         given = self.context.layer_slices
         slices = {name: plan.slices for name, plan in plans.items() if plan.slices != self._slices(name)}
         one_position = frozenset(name for name, plan in plans.items() if not plan.windows)
-        return replace(self.context, layer_slices={**given, **slices}, one_position=one_position)
+        return replace(
+            self.context, layer_slices={**given, **slices}, one_position=self.context.one_position | one_position
+        )
 
     def recorded(self, plans: Plans) -> Recording:
         """The passes from rounding on; the last recordings are kept."""
@@ -306,7 +317,7 @@ def _within_budget(
     max_loss: float | Auto,
 ) -> tuple[Graph, PassContext, BudgetResult | None]:
     """The mapped graph whose layers have the slices and windows that hold a loss, and the context that gives them."""
-    begin = next(number for number, item in enumerate(pipeline) if Form.QUANTIZED in item.produces)
+    begin = _first_of_mapping(pipeline)
     mappings = _Mappings(run_passes(graph, pipeline[:begin], context, observers), pipeline, context)
     plans: Plans = {}
     result = None
@@ -315,6 +326,21 @@ def _within_budget(
         result = fit_budget(mappings.candidates, dataset, points, chips=context.chips, progress=context.progress)
         plans = result.plans
     return mappings.recorded(plans).replay(observers), replace(mappings.chosen(plans), kept=None), result
+
+
+def _front(graph: Graph, pipeline: Sequence[Pass], context: PassContext, dataset: Dataset) -> LossFront:
+    """The front of mappings without a budget."""
+    if context.batch is not None:
+        raise UsageError("segments are written anew for each batch; leave out --pareto or --reprogram")
+    graph = run_passes(graph, pipeline[: _first_of_mapping(pipeline)], context)
+    objective = next((item.objective for item in pipeline if isinstance(item, Replicate)), Replicate().objective)
+    candidates = _Mappings(graph, pipeline, context).candidates
+    return loss_front(candidates, dataset, objective, chips=context.chips, progress=context.progress)
+
+
+def _first_of_mapping(pipeline: Sequence[Pass]) -> int:
+    """Number of the first pass that slices matter to; the order of passes was checked, so that there is one."""
+    return next(number for number, item in enumerate(pipeline) if Form.QUANTIZED in item.produces)
 
 
 def check_options(target: Target, chips: int | None, slices: int, slice_base: int | None, seed: int) -> None:

@@ -25,7 +25,7 @@ from memcompile.described import Described
 from memcompile.errors import DataError, MemcompileError, UsageError
 from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.pulses import WriteReport
-from memcompile.held_back import HeldBackImages, Outcome, StepRecord, better, record, split
+from memcompile.held_back import HeldBackImages, Outcome, StepRecord, better, harms, record, split
 from memcompile.ir.graph import fixed_batch
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.program.program import Program
@@ -60,6 +60,15 @@ class TuningPlan:
     options: TuningOptions = field(default_factory=TuningOptions)
     seed: int = 0
     undo: bool = True
+
+
+def usual_plan(images: int | None = None, seed: int = 0) -> TuningPlan:
+    """Plan of ``memcompile tune`` without options; ``images`` are all there are to fit with, as far as that is known.
+
+    Worst by error needs no gradient, so that any network can have it, and is right where each weight gets a correction.
+    """
+    plan = TuningPlan(write_again_share=1.0, write_again_by="error", options=TuningOptions(epochs=10), seed=seed)
+    return replace(plan, recalibration_images=min(plan.recalibration_images, images or plan.recalibration_images))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -110,6 +119,8 @@ def tune(
         Training images, [N, ...] per program input.
     labels
         Their classes, int64 [N]; needed unless the plan has no epochs.
+    plan
+        Steps and their options; :func:`usual_plan` when None.
     images
         Number of images to fit with; those that follow are held back to judge each step on. When all are fitted with
         (None), the last fifth is held back instead.
@@ -127,12 +138,12 @@ def tune(
     DataError
         Labels are missing or beyond the last layer's outputs.
     """
-    plan = plan or TuningPlan()
+    count = len(next(iter(inputs.values())))
+    plan = plan or usual_plan(count)
     check_tuning(program, labels, plan)
     decides = asdict(plan)
     del decides["options"]["epochs"]
     kept = Checkpoint.of(checkpoint, program, inputs, labels, decides)
-    count = len(next(iter(inputs.values())))
     (inputs, labels), held_back = split(
         inputs, labels, min(images or count, count), fixed_batch(program.inputs.values()) or 1
     )
@@ -248,7 +259,7 @@ def _write_again_or_back(
     cells_us = chip.chip.conductances_us
     chip = _write_again(chip, writer, inputs, plan, progress)
     after = held.outcome(chip, plan.seed)
-    if not (plan.undo and better(after, before)):
+    if not (plan.undo and harms(before, after)):
         steps.append(record("write again", before, after))
         return chip, after, WriteReport()
     so_far = writer.take_report()

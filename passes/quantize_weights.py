@@ -218,14 +218,15 @@ def level_dtype(limit: int) -> np.dtype[Any]:
 
 
 def _check_names(layers: Sequence[CalibratedLayer], context: PassContext) -> None:
-    """Raise UsageError for slices of a layer that does not exist."""
+    """Raise UsageError for slices of a layer that does not exist, or windows that it should not have."""
     known = [layer.name for layer in layers]
-    unknown = [name for name in context.layer_slices if name not in known]
-    if unknown:
-        raise UsageError(
-            f"slices are given for layer {unknown[0]!r}, but no crossbar layer has this name; there are "
-            f"{', '.join(known) or 'none'}"
-        )
+    for what, names in (("slices are given", context.layer_slices), ("windows are left out", context.one_position)):
+        unknown = sorted(name for name in names if name not in known)
+        if unknown:
+            raise UsageError(
+                f"{what} for layer {unknown[0]!r}, but no crossbar layer has this name; there are "
+                f"{', '.join(known) or 'none'}"
+            )
 
 
 def _keeps_integers(layer: CalibratedLayer, limit: int) -> bool:

@@ -54,10 +54,11 @@ def test_compile_takes_what_the_command_line_takes() -> None:
     keywords = set(inspect.signature(memcompile.compile).parameters)
     options = {str(item.name) for item in cli.commands["compile"].params}
     otherwise_named = {"optimise", "time_limit", "reprogram"}
-    printed_or_written = {"dump_ir", "explain", "json_path", "list_passes", "output", "quiet"}
-    of_evaluate = {"emulated_images", "no_calibration", "images", "no_evaluation", "seeds"}
+    printed_or_written = {"dump_ir", "explain", "json_path", "list_passes", "output", "pareto", "quiet"}
+    of_tune = {"tune", "tune_images"}
+    of_evaluate = {"accept", "emulated_images", "no_calibration", "images", "no_evaluation", "seeds"}
     of_trust = {"import_memory", "import_seconds", "no_check"}
-    assert options - keywords == otherwise_named | printed_or_written | of_evaluate | of_trust
+    assert options - keywords == otherwise_named | printed_or_written | of_tune | of_evaluate | of_trust
 
 
 def test_save_load_and_evaluate(program: memcompile.Program, tmp_path: Path) -> None:  # type: ignore[name-defined]

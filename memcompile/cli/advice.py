@@ -15,7 +15,7 @@ from memcompile.errors import MemcompileError
 from memcompile.hardware.target import builtin_targets
 from memcompile.program.program import Program
 from memcompile.report.facts import Facts
-from memcompile.tuning import TuningPlan, check_tuning
+from memcompile.tuning import check_tuning, usual_plan
 
 LOSS_WORTH_A_WORD = 0.01
 """Least share of right answers lost to noisy devices at which the report gives advice."""
@@ -51,6 +51,11 @@ def _without(words: Sequence[str], option: str) -> list[str]:
     ]
 
 
+def training_share(dataset: Dataset) -> int:
+    """Samples of an archive, which has one part, that train: three quarters, so that the rest is scored."""
+    return dataset.count * 3 // 4
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """Options of a command that decide its data, as the next command needs them."""
@@ -81,6 +86,14 @@ def _number(value: float) -> str:
     return short if float(short) == value else repr(value)
 
 
+def front_lines(facts: Facts, arguments: Sequence[str]) -> Iterator[str]:
+    """Command that compiles each mapping of a front; ``arguments`` are the words that the command was called with."""
+    yield "losses are predicted for calibrated chips, not measured; each mapping is compiled by"
+    words = [word for word in arguments if word != "--pareto"]
+    for number, row in enumerate(facts["pareto"]["mappings"], start=1):
+        yield f"{number}: {command_line([*words, *row['options']])}"
+
+
 @dataclass(frozen=True)
 class CompileAdvice:
     """Next steps after a program was compiled.
@@ -102,7 +115,7 @@ class CompileAdvice:
         accuracy = facts["accuracy"]
         if accuracy is None or accuracy["ideal_emulated"] - accuracy["emulated_mean"] < LOSS_WORTH_A_WORD:
             return
-        tuning = self._tune(dataset)
+        tuning = None if accuracy["tuned"] else self._tune(dataset)
         if tuning is not None:
             yield f"accuracy lost to devices can be won back on a chip: {command_line(tuning)}"
         if facts["accuracy_budget"] is None and can_budget(self.program, dataset):
@@ -117,7 +130,7 @@ class CompileAdvice:
     def _tune(self, dataset: Dataset) -> list[str | Path] | None:
         """The command that tunes the program on training samples and scores it on others; None where it cannot."""
         try:
-            check_tuning(self.program, dataset.labels, TuningPlan())
+            check_tuning(self.program, dataset.labels, usual_plan())
         except MemcompileError:
             return None
         data = self.options.data
@@ -125,8 +138,7 @@ class CompileAdvice:
             return ["tune", self.path, *self.options.words()]
         if data.is_dir():
             return ["tune", self.path, *self.options.words()] if has_training_part(data) else None
-        # An archive has one part: three quarters of it train, and the rest is scored.
-        training = dataset.count * 3 // 4
+        training = training_share(dataset)
         if not training:
             return None
         kept = ("--images", str(training), "--test", data, "--skip", str(training))

@@ -23,6 +23,7 @@ from rich.table import Table
 from memcompile.atomic import write_atomically
 from memcompile.errors import UsageError
 from memcompile.ir.pass_manager import Advance, ProgressBar, no_progress
+from memcompile.report.acceptance import accuracy_share
 from memcompile.report.facts import facts_json, render
 
 # Tables need about this width; a pipe has none of its own.
@@ -100,6 +101,22 @@ def calibration_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def share_of_right_answers(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Read an accuracy such as 97%, 97 or 0.97, as a share."""
+    return None if value is None else accuracy_share(value)
+
+
+def accept_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Option of every command that emulates several chips."""
+    return click.option(
+        "--accept",
+        callback=share_of_right_answers,
+        metavar="ACCURACY",
+        help="Count the chips that reach an accuracy, such as 97%, 97 or 0.97 (1 is all), with a 95 % interval for the "
+        "share of all chips.",
+    )(function)
+
+
 def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options of every command that changes a chip and scores it."""
     for option in (
@@ -168,6 +185,15 @@ class Output:
     def print(self, table: Table) -> None:
         """Print a table that was asked for."""
         self._console.print(table)
+
+    def show(self, table: Table, *lines: str) -> None:
+        """Print a table that belongs to the report, and lines below it."""
+        if self._quiet:
+            return
+        self._console.print()
+        self._console.print(table)
+        for line in lines:
+            self.say(line)
 
     def report(self, facts: dict[str, Any]) -> None:
         """Print the report, and write it as JSON if asked for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -14,10 +14,11 @@ import click
 from rich.table import Table
 
 from memcompile.atomic import write_atomically
-from memcompile.cli.advice import CompileAdvice, DataOptions, program_path
+from memcompile.cli.advice import CompileAdvice, DataOptions, command_line, derived_path, front_lines, program_path
 from memcompile.cli.calibration import calibrated_chip, samples_of
 from memcompile.cli.console import (
     Output,
+    accept_option,
     calibration_option,
     check_writable,
     data_options,
@@ -28,7 +29,9 @@ from memcompile.cli.console import (
 )
 from memcompile.cli.export import export_command
 from memcompile.cli.refresh import refresh_command
+from memcompile.cli.sampled_chips import run_chips
 from memcompile.cli.tune import tune_command
+from memcompile.cli.tuned_compile import OWN_DATA, TuningStudy
 from memcompile.errors import EXIT_CODES, MemcompileError, OutputError, UsageError
 from memcompile.frontend.sandbox import DEFAULT_LIMITS, GIB, Limits
 from memcompile.frontend.values import PlainArrays
@@ -36,17 +39,28 @@ from memcompile.hardware.target import builtin_targets, load_target
 from memcompile.ir.graph import Graph
 from memcompile.ir.pass_manager import PassContext
 from memcompile.ir.printer import print_graph
-from memcompile.pipelines import ALL_LAYERS, AUTO, DEFAULT_TARGET, compile_model, compiler_version, default_passes
+from memcompile.pipelines import (
+    ALL_LAYERS,
+    AUTO,
+    DEFAULT_TARGET,
+    Auto,
+    Compilation,
+    compile_model,
+    compiler_version,
+    default_passes,
+)
 from memcompile.program.file import load_program, save_program
 from memcompile.program.program import Program
 from memcompile.report.budget_report import layer_budget_table
 from memcompile.report.cost_report import energy_table, write_facts, write_line
-from memcompile.report.evaluation import evaluate
+from memcompile.report.evaluation import Evaluation, check_acceptance, evaluate
 from memcompile.report.explain import Explanation
-from memcompile.report.facts import program_facts
+from memcompile.report.facts import Facts, program_facts
+from memcompile.report.front_report import front_table
 from memcompile.report.lookup import find_weight
 from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
+from memcompile.tuned_chips import TunedChips
 from memcompile.verify.verifier import verify_program
 
 DEFAULT_BATCH = 100
@@ -197,13 +211,34 @@ def _batch(options: dict[str, Any]) -> int | None:
     "--max-loss",
     type=NumberOr(float, "POINTS", auto=AUTO, none=None),
     default=AUTO,
-    show_default="1 where there are data and no --slices",
+    show_default="1 where there are data and no --slices or --no-windows",
     metavar="POINTS|none",
     help="Choose slices and windows of each layer such that calibrated chips lose at most so many points of accuracy.",
+)
+@click.option(
+    "--no-windows",
+    multiple=True,
+    metavar="LAYER",
+    help="Give a layer no parallel windows, whose cells add errors (repeatable).",
+)
+@click.option(
+    "--pareto",
+    is_flag=True,
+    help="List mappings by steps, or by what --optimise says, and predicted loss, with the command that compiles each.",
 )
 @click.option("--images", type=click.IntRange(1), help="Score on the first so many samples [default: all].")
 @click.option("--emulated-images", type=click.IntRange(1), help="Samples for the emulated accuracy [default: by cost].")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Emulated chips.")
+@click.option(
+    "--tune",
+    is_flag=False,
+    flag_value=OWN_DATA,
+    metavar="[NPZ|DIR]",
+    help="Tune each emulated chip as `memcompile tune` does, and write the first; samples to train with, or the "
+    "training part of --data, three quarters of an archive.",
+)
+@click.option("--tune-images", type=click.IntRange(1), help="Train with the first so many samples [default: all].")
+@accept_option
 @click.option("--no-evaluation", is_flag=True, help="Compile only; measure no accuracy.")
 @calibration_option
 @click.option("--no-check", is_flag=True, help="Do not compare the program with onnxruntime's result on a sample.")
@@ -262,6 +297,9 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
     out = Output(options["quiet"], options["json_path"])
     target = options["output"] or program_path(model, options["target"])
     check_writable(target)
+    if options["tune"] is not None:
+        check_writable(derived_path(target, "tuned"))
+    _check_evaluation(options)
     dump = options["dump_ir"]
     explanation = Explanation()
     compilation = compile_model(
@@ -286,38 +324,80 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
         check=not options["no_check"],
         limits=Limits(options["import_seconds"], int(options["import_memory"] * GIB)),
         time_limit_s=math.inf if options["time_limit"] is None else options["time_limit"],
-        max_loss=options["max_loss"],
+        max_loss=_max_loss(context, options),
+        no_windows=options["no_windows"],
+        pareto=options["pareto"],
     )
+    if options["accept"] is not None:
+        check_acceptance(compilation.program, compilation.dataset)
+    study = None
+    if options["tune"] is not None:
+        study = TuningStudy.of(compilation.program, compilation.dataset, options)
     save_program(compilation.program, target)
-    evaluation = None
-    if not options["no_evaluation"]:
-        evaluation = evaluate(
-            compilation.program,
-            compilation.model,
-            compilation.dataset,
-            images=options["images"],
-            emulated_images=options["emulated_images"],
-            seeds=options["seeds"],
-            seed=options["seed"],
-            calibrate=not options["no_calibration"],
-            model_of_loss=None if compilation.budget is None else compilation.budget.model,
-            progress=out.progress,
-        )
-    facts = program_facts(compilation.program, evaluation, compilation.budget)
+    evaluation, tuned = _evaluated(compilation, study, options, out)
+    facts = program_facts(compilation.program, evaluation, compilation.budget, compilation.front)
     if options["explain"]:
         explanation.weigh(compilation.multiply_adds)
-        out.print(explanation.table())
-        energies = energy_table(facts["cost"])
-        if energies is not None:
-            out.print(energies)
-        noise = layer_budget_table(facts)
-        if noise is not None:
-            out.print(noise)
+        _explain(explanation, facts, out)
     out.report(facts)
+    if facts["pareto"] is not None:
+        out.show(front_table(facts), *front_lines(facts, context.obj))
     advice = CompileAdvice(compilation.program, target, DataOptions.of(options), context.obj)
     out.say(f"program written to {target}; next: {advice.run()}")
+    if tuned is not None and study is not None:
+        chip = derived_path(target, "tuned")
+        save_program(tuned.first.program, chip)
+        scored = replace(DataOptions.of(options), skip=study.skipped or None)
+        out.say(f"chip {options['seed']} written to {chip}; next: {command_line(['run', chip, *scored.words()])}")
     for line in advice.lines(facts, compilation.dataset, options["optimise"]):
         out.say(line)
+
+
+def _max_loss(context: click.Context, options: dict[str, Any]) -> float | Auto | None:
+    """Budget of accuracy: none by itself where slices are given, even if one is all that is asked for."""
+    given = context.get_parameter_source("slices") is not click.core.ParameterSource.DEFAULT
+    max_loss: float | Auto | None = options["max_loss"]
+    return None if max_loss == AUTO and given else max_loss
+
+
+def _explain(explanation: Explanation, facts: Facts, out: Output) -> None:
+    """Print what is done where and why, and energy and noise of layers where they are known."""
+    tables = (explanation.table(), energy_table(facts["cost"]), layer_budget_table(facts))
+    for table in tables:
+        if table is not None:
+            out.print(table)
+
+
+def _evaluated(
+    compilation: Compilation, study: TuningStudy | None, options: dict[str, Any], out: Output
+) -> tuple[Evaluation | None, TunedChips | None]:
+    """Measured quality of a program, and of its chips after tuning; None of what is not asked for."""
+    if options["no_evaluation"]:
+        return None, None
+    evaluation = evaluate(
+        compilation.program,
+        compilation.model,
+        compilation.dataset if study is None else study.scored,
+        images=options["images"],
+        emulated_images=options["emulated_images"],
+        seeds=options["seeds"],
+        seed=options["seed"],
+        calibrate=not options["no_calibration"],
+        model_of_loss=None if compilation.budget is None else compilation.budget.model,
+        accept=options["accept"],
+        written=study is not None,
+        progress=out.progress,
+    )
+    return (evaluation, None) if study is None else study.tuned(evaluation, options, out)
+
+
+def _check_evaluation(options: dict[str, Any]) -> None:
+    """Refuse options that need emulated chips where there are none."""
+    if options["tune_images"] is not None and options["tune"] is None:
+        raise UsageError(f"--tune-images {options['tune_images']} is for tuned chips; add --tune")
+    for name, what in (("accept", "counts chips by their accuracy"), ("tune", "scores tuned chips")):
+        if options[name] is not None and options["no_evaluation"]:
+            raise UsageError(f"--{name} {what}; leave --no-evaluation out")
 
 
 @dataclass(frozen=True)
@@ -357,6 +437,14 @@ class DumpIr:
     help="Time since programming, for drift: 90s, 10min, 2h, 3d.",
 )
 @reads_option
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Emulated chips, from --seed on; with several only their accuracies are printed.",
+)
+@accept_option
 @calibration_option
 @click.option("--explain", is_flag=True, help="Say which method each layer goes through, and why.")
 @data_options
@@ -370,6 +458,9 @@ def run_command(program: Path, **options: Any) -> None:
     dataset = samples_of(loaded, options["data"], **how)
     dataset = dataset.after(options["skip"])
     dataset = dataset.head(min(dataset.count, options["images"] or dataset.count))
+    if options["seeds"] > 1 or options["accept"] is not None:
+        run_chips(loaded, dataset, options, out)
+        return
     if options["ideal"]:
         emulator = Emulator.ideal(loaded, options["executor"])
     else:

@@ -24,22 +24,42 @@ from memcompile.report.scoring import class_names, score
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.hybrid_training import LAST, EpochRecord, TuningOptions
 from memcompile.runtime.training.transfer import transfer
-from memcompile.tuning import TuningPlan, TuningResult, refuse_other_layouts, tune
+from memcompile.tuning import TuningPlan, TuningResult, refuse_other_layouts, tune, usual_plan
 from memcompile.verify.verifier import verify_program
+
+USUAL = usual_plan()
 
 
 @click.command("tune")
 @click.argument("program", type=Path)
 @click.option("-o", "--output", type=Path, metavar="FILE", help="Tuned program [default: PROGRAM.tuned.mcp].")
 @click.option("--images", type=click.IntRange(1), help="Use the first so many training images [default: all].")
-@click.option("--epochs", type=click.IntRange(0), default=10, show_default=True, help="0 leaves the cells alone.")
-@click.option("--learning-rate", type=float, default=0.05, show_default=True, help="Step in units of float weights.")
-@click.option("--threshold-us", type=float, default=1.5, show_default=True, help="Rewrite a pair beyond this change.")
+@click.option(
+    "--epochs",
+    type=click.IntRange(0),
+    default=USUAL.options.epochs,
+    show_default=True,
+    help="0 leaves the cells alone.",
+)
+@click.option(
+    "--learning-rate",
+    type=float,
+    default=USUAL.options.learning_rate,
+    show_default=True,
+    help="Step in units of float weights.",
+)
+@click.option(
+    "--threshold-us",
+    type=float,
+    default=USUAL.options.threshold_us,
+    show_default=True,
+    help="Rewrite a pair beyond this change.",
+)
 @click.option(
     "--recalibrate",
     "recalibration_images",
     type=click.IntRange(0),
-    default=300,
+    default=USUAL.recalibration_images,
     show_default=True,
     help="Images to fit the digital scales and offsets with; 0 leaves them alone.",
 )
@@ -59,7 +79,7 @@ from memcompile.verify.verifier import verify_program
     "--write-again",
     "write_again_share",
     type=click.FloatRange(0),
-    default=0.0,
+    default=USUAL.write_again_share,
     show_default=True,
     metavar="SHARE",
     help="Corrections after transfer, worst weights first, as a share of all weights.",
@@ -67,7 +87,7 @@ from memcompile.verify.verifier import verify_program
 @click.option(
     "--write-again-by",
     type=click.Choice(["effect", "error"]),
-    default="effect",
+    default=USUAL.write_again_by,
     show_default=True,
     help="Worst by effect on the network's output, or by error alone.",
 )
@@ -123,17 +143,8 @@ def tune_command(program: Path, **options: Any) -> None:
 def tuning_data(program: Program, options: dict[str, Any]) -> tuple[Dataset, Dataset]:
     """Training and test samples."""
     refuse_other_layouts(program)
-    how = {
-        "mean": options["mean"],
-        "std": options["std"],
-        "seed": options["seed"],
-        "classify": Emulator.ideal(program).run,
-        "compiled": True,
-    }
     data, test = options["data"], options["test"]
-    training = load_dataset(data, program.inputs, part="train", **how)
-    if training.generated:
-        raise UsageError("tuning needs real samples with labels; give them with --data")
+    training = training_samples(program, data, options)
     if test is None and data is not None and not data.is_dir():
         raise UsageError(f"{data} is an archive and has no test part; give samples to score on with --test")
     if test is not None and data is not None and test.resolve() == data.resolve():
@@ -145,10 +156,29 @@ def tuning_data(program: Program, options: dict[str, Any]) -> tuple[Dataset, Dat
             )
         # What follows them is scored, so it must not judge the steps of training.
         training = training.head(used)
-    scored = load_dataset(test or data, program.inputs, part="test", **how).after(options["skip"])
+    scored = load_dataset(test or data, program.inputs, part="test", **_how(program, options)).after(options["skip"])
     if scored.labels is None:
         raise UsageError(f"{scored.name} has no labels to score with; give an archive with labels")
     return training, scored.head(options["score_images"] or scored.count)
+
+
+def training_samples(program: Program, data: Path | None, options: dict[str, Any]) -> Dataset:
+    """Samples to train with: an archive, or the training part of a published data set or of the embedded one."""
+    training = load_dataset(data, program.inputs, part="train", **_how(program, options))
+    if training.generated:
+        raise UsageError("tuning needs real samples with labels; give them with --data")
+    return training
+
+
+def _how(program: Program, options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of :func:`load_dataset` for both parts."""
+    return {
+        "mean": options["mean"],
+        "std": options["std"],
+        "seed": options["seed"],
+        "classify": Emulator.ideal(program).run,
+        "compiled": True,
+    }
 
 
 def _facts(

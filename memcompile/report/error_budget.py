@@ -176,6 +176,10 @@ class LossModel:
         """Points lost where the outputs have a noise-to-signal ratio, see :func:`output_noise`."""
         return 100 * self.curve(noise)
 
+    def uncertainty(self, ratios: NDArray[np.float64]) -> float:
+        """Standard error of the points lost at ratios of layers, [layers]."""
+        return _uncertainty(self.runs, self.curve, self.loss(ratios))[0]
+
     def limit(self, points: float) -> float:
         """Largest sum of sensitivity times ratio at which no more points are lost."""
         return self.curve.inverse(points / 100) / max(self.share, 1e-12)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from memcompile.chip_calibration import Calibrator, obstacle
 from memcompile.data.loader import Dataset
 from memcompile.described import Described
-from memcompile.errors import DataError
+from memcompile.errors import DataError, UsageError
 from memcompile.frontend.importer import ModelFile
 from memcompile.frontend.sessions import run_session
 from memcompile.frontend.values import Value, contents
@@ -24,10 +24,12 @@ from memcompile.program.coupled_samples import any_couples_samples
 from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
 from memcompile.program.random_operators import random_values
+from memcompile.report.acceptance import Acceptance
 from memcompile.report.error_budget import ErrorBudget, LossModel, error_budget
 from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.executors.batches import join_values
+from memcompile.runtime.training.transfer import transfer
 
 # Emulating a converter output takes about a nanosecond or ten, so that this many take seconds.
 CONVERSION_BUDGET = 20_000_000_000
@@ -41,7 +43,8 @@ class Accuracy:
     ``reference`` is the float network in onnxruntime. ``transferred`` and ``emulated`` are those of each emulated chip,
     [seeds]: as its cells were written, and with its lines calibrated where held-back images show that to help.
     ``images`` counts the samples of ``reference`` and ``ideal``, ``emulated_images`` those on chips; on these ideal
-    devices have ``ideal_emulated``.
+    devices have ``ideal_emulated``. Chips are accepted that reach ``least``, if that is given. ``tuned`` are the same
+    chips after hybrid training, if they went through it.
     """
 
     reference: float
@@ -52,6 +55,8 @@ class Accuracy:
     images: int
     emulated_images: int
     calibration: CalibrationSummary
+    least: float | None = None
+    tuned: TunedAccuracy | None = None
 
     @property
     def seeds(self) -> int:
@@ -67,6 +72,20 @@ class Accuracy:
     def emulated_std(self) -> float:
         """Standard deviation over the chips as they are used; 0 of one."""
         return spread(self.emulated)
+
+    @property
+    def acceptance(self) -> Acceptance | None:
+        """Chips as they are used that reach ``least``; None where it is not given."""
+        return None if self.least is None else Acceptance.of(self.emulated, self.least)
+
+
+@dataclass(frozen=True, eq=False)
+class TunedAccuracy:
+    """Shares of right answers of chips after hybrid training, [seeds], 0..1, and what they were trained with."""
+
+    chips: NDArray[np.float64]
+    training_data: str
+    training_images: int
 
 
 @dataclass(frozen=True)
@@ -143,6 +162,8 @@ def evaluate(
     seeds: int = 3,
     seed: int = 0,
     calibrate: bool = True,
+    accept: float | None = None,
+    written: bool = False,
     model_of_loss: LossModel | None = None,
     progress: ProgressBar = no_progress,
 ) -> Evaluation:
@@ -159,16 +180,28 @@ def evaluate(
         Emulated chips.
     calibrate
         Calibrate each chip on the data set's calibration samples; otherwise chips are as their cells were written.
+    accept
+        Share of right answers, 0..1, that a chip has to reach to be accepted.
+    written
+        Write the cells of each chip as :func:`memcompile.runtime.training.transfer.transfer` does, so that chips are
+        those that hybrid training begins with: other samples of the same distribution.
     model_of_loss
         What was measured of the network for an accuracy budget; measured for the error budget when None.
+
+    Raises
+    ------
+    UsageError
+        Chips are to be accepted, and there are no labels, or no chips that differ.
     """
+    if accept is not None:
+        check_acceptance(program, dataset)
     scored = whole_batches(dataset, images or dataset.count, model)
     if scored.labels is None:
         quality = measure_quality(
             program, model, dataset, emulated_images, seeds, seed, calibrate=calibrate, progress=progress
         )
         return Evaluation(dataset.name, None, quality)
-    chips = _Chips(program, dataset, range(seed, seed + seeds), calibrate, progress)
+    chips = _Chips(program, dataset, range(seed, seed + seeds), calibrate, progress, written)
     with progress("float (onnxruntime)", scored.count) as advance:
         reference = run_float(model, scored.inputs, advance, batching=dataset.batching)
     with progress("ideal", scored.count) as advance:
@@ -183,8 +216,8 @@ def evaluate(
     transferred, emulated = [], []
     for chip in chips:
         with progress(f"emulated, chip {chip.seed}", noisy.count * (1 + chip.calibrated)) as advance:
-            transferred.append(score(Emulator(program, chip.seed), advance))
-            emulated.append(score(chip.emulator, advance) if chip.calibrated else transferred[-1])
+            transferred.append(score(Emulator(chip.written, chip.seed), advance))
+            emulated.append(score(Emulator(chip.used, chip.seed), advance) if chip.calibrated else transferred[-1])
     ideal_share = score_samples(ideal, scored, names)
     ideal_emulated = (
         ideal_share
@@ -200,6 +233,7 @@ def evaluate(
         images=scored.count,
         emulated_images=noisy.count,
         calibration=chips.summary,
+        least=accept,
     )
     calibrated = chips.summary.chips > 0
     known = model_of_loss if calibrated else None
@@ -207,30 +241,46 @@ def evaluate(
     return Evaluation(dataset.name, accuracy, None, budget)
 
 
+def check_acceptance(program: Program, dataset: Dataset, option: str = "--accept") -> None:
+    """Raise UsageError where accuracies of several chips cannot be told; ``option`` asks for them."""
+    why = ""
+    if dataset.labels is None:
+        why = f"{dataset.name} has no labels; give labels, or leave {option} out"
+    elif program.target.cell.continuous:
+        why = f"cells of {program.target.name} have no errors, so that they are all alike; leave {option} out"
+    elif program.chip is not None:
+        why = f"the program is on one already; give {option} with the program that the compiler wrote"
+    if why:
+        raise UsageError(f"{option} compares chips by their accuracy, and {why}")
+
+
 @dataclass(frozen=True, eq=False)
 class _Chip:
-    """One emulated chip, as it is used."""
+    """One emulated chip: its program as its cells were written, and as it is used."""
 
-    program: Program
+    written: Program
+    used: Program
     seed: int
 
     @property
     def calibrated(self) -> bool:
         """True if its lines are corrected."""
-        return self.program.calibration is not None and self.program.chip is None
-
-    @property
-    def emulator(self) -> Emulator:
-        return Emulator(self.program, self.seed)
+        return self.used is not self.written
 
 
 class _Chips:
-    """Emulated chips, calibrated one after the other."""
+    """Emulated chips, calibrated one after the other; ``written`` ones are those that hybrid training begins with."""
 
     def __init__(
-        self, program: Program, dataset: Dataset, seeds: Sequence[int], calibrate: bool, progress: ProgressBar
+        self,
+        program: Program,
+        dataset: Dataset,
+        seeds: Sequence[int],
+        calibrate: bool,
+        progress: ProgressBar,
+        written: bool = False,
     ) -> None:
-        self.program, self.seeds, self.progress = program, seeds, progress
+        self.program, self.seeds, self.progress, self.written = program, seeds, progress, written
         count = dataset.batching.count(dataset.calibration)
         why = obstacle(program, count, dataset.generated) if calibrate else "it was not asked for"
         self.calibrator = None if why else Calibrator(program, dataset.calibration)
@@ -240,11 +290,11 @@ class _Chips:
         """Each chip; the summary is complete after the last."""
         helped = 0
         for seed in self.seeds:
-            program = self.program
+            written = used = transfer(self.program, seed)[0] if self.written else self.program
             if self.calibrator is not None:
-                found = self.calibrator.chip(seed, self.progress)
-                program, helped = found.program, helped + found.step.kept
-            yield _Chip(program, seed)
+                found = self.calibrator.chip(seed, self.progress, written)
+                used, helped = found.program, helped + found.step.kept
+            yield _Chip(written, used, seed)
         self.summary = replace(self.summary, chips=helped)
 
 
@@ -350,9 +400,9 @@ def _quality(
     ideal, why = _ratios(reference, on_ideal, random)
     if fewer.count < some.count:
         reference = run_float(model, fewer.inputs, also=also, batching=some.batching)
-    runs = [chip.emulator.run(fewer.inputs, also=also) for chip in chips]
+    runs = [Emulator(chip.used, chip.seed).run(fewer.inputs, also=also) for chip in chips]
     plain = [
-        Emulator(program, chip.seed).run(fewer.inputs) if chip.calibrated else run
+        Emulator(chip.written, chip.seed).run(fewer.inputs) if chip.calibrated else run
         for chip, run in zip(chips, runs, strict=True)
     ]
     on_chips = _of_chips(ideal, [_ratios(reference, run, random)[0] for run in runs])

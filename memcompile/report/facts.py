@@ -18,19 +18,30 @@ from memcompile.accuracy_budget import BudgetResult
 from memcompile.heap import large_blocks_go_back
 from memcompile.ir.graph import MappedLayer
 from memcompile.ir.quantizers import InputQuantizer
+from memcompile.loss_front import LossFront
 from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
+from memcompile.report.accuracy_report import accuracy_facts, accuracy_lines, accuracy_table
 from memcompile.report.budget_report import budget_facts, budget_lines
 from memcompile.report.cost_report import cost_facts, cost_lines, figure
-from memcompile.report.evaluation import Accuracy, Evaluation, Quality, spread
+from memcompile.report.evaluation import Evaluation, Quality, spread
+from memcompile.report.front_report import front_facts
 from memcompile.timing.buffers import buffer_sizes
 
 Facts = dict[str, Any]
 
 
 @large_blocks_go_back()
-def program_facts(program: Program, evaluation: Evaluation | None = None, choice: BudgetResult | None = None) -> Facts:
-    """Facts of the report, with the keys that docs/json.md documents; ``choice`` is that under an accuracy budget."""
+def program_facts(
+    program: Program,
+    evaluation: Evaluation | None = None,
+    choice: BudgetResult | None = None,
+    front: LossFront | None = None,
+) -> Facts:
+    """Facts of the report, with the keys that docs/json.md documents.
+
+    ``choice`` is that under an accuracy budget, and ``front`` that of mappings without one.
+    """
     placement, target = program.placement, program.target
     certificates = {item.quantity: item for item in placement.certificates}
     arrays, interval = certificates.get("arrays"), certificates.get("initiation_interval")
@@ -82,7 +93,8 @@ def program_facts(program: Program, evaluation: Evaluation | None = None, choice
         "layers": [_layer_facts(program, number, layer, quality) for number, layer in enumerate(program.layers)],
         "data": evaluation.data if evaluation else None,
         "accuracy_budget": _choice_facts(choice) if choice else None,
-        "accuracy": _accuracy_facts(accuracy) if accuracy else None,
+        "pareto": front_facts(front) if front else None,
+        "accuracy": accuracy_facts(accuracy) if accuracy else None,
         "error_budget": budget_facts(evaluation.budget) if evaluation and evaluation.budget else None,
         "output_sqnr_db": {name: _finite(value) for name, value in quality.outputs.items()} if quality else None,
         "emulated_quality": _emulated_quality(quality) if quality else None,
@@ -158,26 +170,6 @@ def _choice_line(facts: Facts) -> str:
     return f"accuracy budget  {found['max_loss']:g} points are not held; the least that was found: {words}"
 
 
-def _accuracy_facts(accuracy: Accuracy) -> Facts:
-    return {
-        "float": accuracy.reference,
-        "ideal": accuracy.ideal,
-        "ideal_emulated": accuracy.ideal_emulated,
-        "transferred_mean": float(accuracy.transferred.mean()),
-        "transferred_std": spread(accuracy.transferred),
-        "emulated_mean": accuracy.emulated_mean,
-        "emulated_std": accuracy.emulated_std,
-        "emulated_worst": float(accuracy.emulated.min()),
-        "emulated_quantile_5": float(np.quantile(accuracy.emulated, 0.05)),
-        "transferred": accuracy.transferred.tolist(),
-        "emulated": accuracy.emulated.tolist(),
-        "images": accuracy.images,
-        "emulated_images": accuracy.emulated_images,
-        "seeds": accuracy.seeds,
-        "calibration": asdict(accuracy.calibration),
-    }
-
-
 def _emulated_quality(quality: Quality) -> Facts:
     return {
         "output_sqnr_db": {name: _mean_and_spread(ratios) for name, ratios in quality.chip_outputs.items()},
@@ -220,8 +212,7 @@ def render(facts: Facts) -> RenderableType:
     if facts["accuracy_budget"]:
         parts.append(Text(_choice_line(facts)))
     if facts["accuracy"]:
-        parts += [Text(), _accuracy_table(facts)]
-        parts += _calibration_lines(facts["accuracy"]["calibration"], facts["accuracy"]["seeds"])
+        parts += [Text(), accuracy_table(facts), *accuracy_lines(facts["accuracy"])]
     if facts["error_budget"]:
         parts += [Text(), *budget_lines(facts)]
     if facts["output_sqnr_db"] or facts["outputs_not_compared"]:
@@ -370,30 +361,6 @@ def _bound(value: int, bound: int) -> str:
     if value == bound:
         return f"proven lower bound {bound:,}: optimal"
     return f"proven lower bound {bound:,}, gap {(value - bound) / value:.1%}"
-
-
-def _accuracy_table(facts: Facts) -> Table:
-    accuracy = facts["accuracy"]
-    table = Table(title=f"accuracy on {facts['data']}", title_justify="left", header_style="bold")
-    for heading in ("network", "accuracy", "images"):
-        table.add_column(heading, justify="left" if heading == "network" else "right")
-    table.add_row("float (onnxruntime)", f"{accuracy['float']:.2%}", f"{accuracy['images']:,}")
-    table.add_row("quantised, ideal devices", f"{accuracy['ideal']:.2%}", f"{accuracy['images']:,}")
-    chips = f"{accuracy['seeds']} chip{'s' * (accuracy['seeds'] != 1)}"
-    rows = [("transferred", f"transferred to {chips}"), ("emulated", "calibrated, without labels")]
-    for key, words in rows if accuracy["calibration"]["chips"] else rows[:1]:
-        mean, std = accuracy[f"{key}_mean"], accuracy[f"{key}_std"]
-        table.add_row(words, f"{mean:.2%} +- {std:.2%}", f"{accuracy['emulated_images']:,}")
-    return table
-
-
-def _calibration_lines(calibration: Facts, seeds: int) -> list[Text]:
-    """Line on calibration where not every chip gained by it."""
-    if calibration["obstacle"]:
-        return [Text(f"chips are not calibrated: {calibration['obstacle']}")]
-    if calibration["chips"] == seeds:
-        return []
-    return [Text(f"calibration on {calibration['images']} images helped {calibration['chips']} of {seeds} chips")]
 
 
 def _quality_lines(facts: Facts) -> list[Text]:

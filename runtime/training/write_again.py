@@ -11,6 +11,7 @@ Kullback-Leibler divergence by which the class probabilities move.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -24,8 +25,15 @@ from memcompile.runtime.training.gradients import IMAGES_AT_ONCE, Backward
 from memcompile.runtime.training.hybrid_training import probabilities
 from memcompile.runtime.training.transfer import Writer, held_levels
 
-ROUNDS = 4
-"""Rounds that the writes are spread over; each looks at the cells anew."""
+ROUND_SHARE = 0.25
+"""Share of the corrections that are left, and of the weights, that a round makes at most; each looks at all cells anew.
+
+A correction leaves the error of a write, and the last round leaves all of its own: so rounds become smaller.
+"""
+LEAST_ROUND = 0.01
+"""Share of the weights that a round corrects at least."""
+MOST_CORRECTIONS = 8
+"""Corrections of one weight, beyond which it is left alone: a cell that is stuck would take all of them."""
 
 Ranking = Literal["effect", "error"]
 
@@ -123,13 +131,20 @@ def write_worst_again(
         for number, each in sensitivity.items():
             here = weights.layer == number
             importance[here] = each.reshape(-1)[weights.weight[here]]
-    count = round(share * len(importance) / ROUNDS)
-    for turn in range(ROUNDS):
-        effect = importance * weights.errors(weights.held(writer)) ** 2
+    count, left, turn = len(importance), round(share * len(importance)), 0
+    most, done = MOST_CORRECTIONS * max(1, math.ceil(share)), np.zeros(count, np.int64)
+    while left > 0:
+        size = min(left, max(math.ceil(ROUND_SHARE * min(left, count)), math.ceil(LEAST_ROUND * count)))
+        effect = np.where(done < most, importance * weights.errors(weights.held(writer)) ** 2, -1.0)
         # A stable order, so that ties do not depend on how a sort is implemented.
-        worst = np.sort(np.argsort(-effect, kind="stable")[:count])
+        worst = np.argsort(-effect, kind="stable")[:size]
+        worst = np.sort(worst[effect[worst] > 0])
+        if not len(worst):
+            break
+        done[worst] += 1
         for place in range(len(weights.plus) - 1, -1, -1):
             _correct(weights, writer, worst, place, minus_first=turn % 2 == 1)
+        left, turn = left - size, turn + 1
     return replace(program, chip=writer.state())
 
 

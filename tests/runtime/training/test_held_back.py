@@ -11,12 +11,12 @@ from four_patterns import FourPatterns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcompile.held_back import HeldBackImages, Outcome, agrees, better, record, split
+from memcompile.held_back import HeldBackImages, Outcome, agrees, better, harms, record, split
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.training.hybrid_training import TuningOptions
 from memcompile.runtime.training.recalibrate import recalibrate
-from memcompile.runtime.training.transfer import transfer
+from memcompile.runtime.training.transfer import Writer, transfer
 from memcompile.tuning import TuningPlan, refresh, tune
 
 PATTERNS = FourPatterns.drawn(83, 360)
@@ -131,6 +131,34 @@ def test_a_step_that_does_harm_is_undone(program: Program, monkeypatch: pytest.M
     aged, tried = refresh(before, {"x": IMAGES}, 60.0)
     assert aged is before
     assert not any(step.kept for step in tried)
+
+
+def test_corrections_of_measured_errors_are_undone_for_classes_alone() -> None:
+    """A chip that is nearer to its weights may be less sure of its answers: that is no harm."""
+    right, none = np.arange(100) < 90, np.zeros(100, np.bool_)
+    low, high = np.full(100, 0.1), np.full(100, 0.1) + np.arange(100) / 1000
+    assert not harms(Outcome(right, low), Outcome(right, high))
+    assert harms(Outcome(right, low), Outcome(np.arange(100) < 80, low))
+    assert not harms(Outcome(right, low), Outcome(np.arange(100) < 89, low))
+    assert not harms(Outcome(right, low), Outcome(np.ones(100, np.bool_), high))
+    assert harms(Outcome(none, low), Outcome(none, high)), "outputs are no classes"
+    assert not harms(Outcome(none, high), Outcome(none, low))
+
+
+def test_writing_again_that_does_harm_is_written_back(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    def harm(chip: Program, writer: Writer, *options: object) -> Program:
+        pairs = chip.cell_map.pairs()
+        writer.write_pairs(pairs.plus, pairs.minus, -pairs.digit.astype(np.float64))
+        return replace(chip, chip=writer.state())
+
+    monkeypatch.setattr("memcompile.tuning.write_worst_again", harm)
+    plan = TuningPlan(0, write_again_share=1.0, write_again_by="error", options=TuningOptions(epochs=0))
+    result = tune(program, {"x": IMAGES}, LABELS, plan)
+    (step,) = result.steps
+    assert (step.step, step.kept) == ("write again", False)
+    assert step.lost > step.gained
+    assert step.after > step.before - 0.05
+    assert result.undoing.writes > 0
 
 
 def test_tuning_that_does_harm_is_written_back(program: Program) -> None:

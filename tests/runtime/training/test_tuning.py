@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -265,6 +266,40 @@ def test_writing_the_worst_again_reduces_the_error_of_whole_weights(two_slices: 
     # What stays wrong by levels: stuck cells whose partner has no room to make up for them.
     wrong_before, wrong_after = np.sum(wrong, axis=0)
     assert wrong_after < 0.3 * wrong_before
+
+
+def test_errors_that_are_left_lie_below_a_threshold(program: Program) -> None:
+    """Correcting the worst each time leaves none above a threshold, which the number of corrections decides.
+
+    A weight starts with the error of two writes, and each correction leaves that of one: so the threshold c is where
+    P(error of two > c) / P(error of one <= c) is the number of corrections per weight; stuck cells are few.
+    """
+    spec, pairs = program.target, program.cell_map.pairs()
+    sigma = spec.programming.sigma_us / spec.cell.level_step_us
+
+    def corrections(threshold: float) -> float:
+        one, two = (math.erf(threshold / (math.sqrt(2) * size)) for size in (sigma, math.sqrt(2) * sigma))
+        return (1 - two) / one
+
+    for share, threshold in ((0.5, 1.2), (1.0, 0.8), (2.0, 0.47)):
+        assert corrections(threshold * sigma) == pytest.approx(share, rel=0.05)
+        chip, writer = transfer(program, seed=1)
+        before = writer.report.writes
+        write_worst_again(chip, writer, share, None)
+        assert writer.report.writes - before == round(share * len(pairs.plus))
+        left = np.abs(writer.measure_pairs(pairs.plus, pairs.minus) - pairs.digit)
+        # The last rounds take a hundredth of the weights each, whatever their errors; the threshold is theirs, too.
+        assert np.quantile(left, 0.97) < 1.15 * threshold * sigma
+
+
+def test_stuck_cells_do_not_take_all_corrections(program: Program) -> None:
+    faulty = replace(program, target=program.target.with_(faults__stuck_low_share=0.05))
+    pairs = program.cell_map.pairs()
+    chip, writer = transfer(faulty, seed=0)
+    write_worst_again(chip, writer, 1.0, None)
+    left = np.abs(writer.measure_pairs(pairs.plus, pairs.minus) - pairs.digit)
+    sigma = faulty.target.programming.sigma_us / faulty.target.cell.level_step_us
+    assert np.quantile(left, 0.85) < 1.2 * sigma
 
 
 def test_effort_goes_where_the_output_needs_it(program: Program, digits: Dataset) -> None:

@@ -1,0 +1,167 @@
+"""Front of mappings: each costs less than those with less predicted loss.
+
+The choices are those of :mod:`memcompile.accuracy_budget`, slices and windows of each layer. From the noise of the
+mapping without a budget down to the least there is, the cheapest choice within a limit of noise is found by the same
+knapsack, for limits one below the other. Each is mapped, and its loss is predicted with the windows that the search
+found; what another one beats is left out. Nothing is measured on emulated chips.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from memcompile.accuracy_budget import Candidates, LayerOption, labelled, layer_options, pick_options
+from memcompile.data.loader import Dataset
+from memcompile.errors import CapacityError
+from memcompile.ir.pass_manager import ProgressBar, no_progress
+from memcompile.noise.layer_inputs import LayerInputs
+from memcompile.noise.program_noise import layer_ratios
+from memcompile.program.program import Program
+from memcompile.report.error_budget import LossModel, loss_model
+
+MOST_MAPPINGS = 16
+"""Limits of noise that a mapping is made for, evenly spread over its logarithm."""
+LESS = 1 - 1e-9
+"""Factor on the noise of a choice below which the next one has to be."""
+LEAST_GAIN = 0.01
+"""Points that a mapping has to lose less than the one before."""
+TINY = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class FrontMapping:
+    """A mapping, what it costs, and the points that it is predicted to lose.
+
+    ``slices`` are those of each layer by name, and layers of ``one_position`` get no parallel windows, though they
+    could. ``uncertainty`` is the standard error of the prediction.
+    """
+
+    slices: Mapping[str, int]
+    one_position: tuple[str, ...]
+    chips: int
+    arrays: int
+    cells: int
+    steps: int
+    latency_steps: int
+    loss: float
+    uncertainty: float
+
+    def cost(self, objective: str) -> tuple[int, ...]:
+        """Cost in the order that counts: chips, what the mapping was made for, then the rest."""
+        if objective == "arrays":
+            return self.arrays, self.steps
+        return self.chips, self.latency_steps if objective == "latency" else self.steps, self.arrays
+
+
+@dataclass(frozen=True, eq=False)
+class LossFront:
+    """Mappings that no other one beats, from the one without a budget to the one with the least predicted loss."""
+
+    objective: str
+    mappings: tuple[FrontMapping, ...]
+
+
+def loss_front(
+    candidates: Candidates,
+    dataset: Dataset,
+    objective: str,
+    *,
+    chips: int | None = None,
+    progress: ProgressBar = no_progress,
+) -> LossFront:
+    """Predict losses of mappings between the cheapest and the quietest.
+
+    Parameters
+    ----------
+    dataset
+        Samples; those for calibration predict.
+    objective
+        What mappings are made for; see :class:`memcompile.passes.replicate.Replicate`.
+    chips
+        Chips that a mapping may take; as few as it takes when None.
+
+    Raises
+    ------
+    UsageError
+        The loss of the network cannot be predicted.
+    CapacityError
+        One replica of each layer with the fewest slices does not fit the chips.
+    """
+    first = candidates.mapped({})
+    windowed = {layer.name for layer in first.layers if any(one.unrolling.window_outputs > 1 for one in layer.replicas)}
+    model, inputs = loss_model(first, labelled(first, dataset), progress=progress)
+    options = layer_options(candidates, first, model, inputs)
+    found = [_mapping(first, (), model, inputs)]
+    noise = float(sum(max(own, key=lambda option: option.noise).noise for own in options))
+    least = float(sum(min(own, key=lambda option: option.noise).noise for own in options))
+    with progress("mapping the front", MOST_MAPPINGS) as advance:
+        for limit in np.geomspace(max(noise, TINY), max(least, TINY) / LESS, MOST_MAPPINGS).tolist():
+            advance(1)
+            if limit >= noise:
+                continue
+            picks = _cheapest(options, limit, first, objective, chips)
+            noise = _total(options, picks) * LESS
+            plans = {layer.name: own[pick].plan for layer, own, pick in zip(first.layers, options, picks, strict=True)}
+            try:
+                program = candidates.mapped(plans)
+            except CapacityError:
+                continue  # by cells it would fit, but its tiles do not
+            given_up = tuple(name for name, plan in plans.items() if name in windowed and not plan.windows)
+            found.append(_mapping(program, given_up, model, inputs))
+    return LossFront(objective, tuple(front(found, objective)))
+
+
+def front(found: Sequence[FrontMapping], objective: str) -> list[FrontMapping]:
+    """The first mapping, then those that cost more and lose ``LEAST_GAIN`` less than all before, by cost.
+
+    One that takes more cells alone than the first mapping, and loses less, stands beside it.
+    """
+    first, *others = found
+    kept: list[FrontMapping] = [first]
+    spent: tuple[float, ...] = (*first.cost(objective), first.cells)
+    for item in sorted(others, key=lambda item: (item.cost(objective), item.loss, item.cells)):
+        if (*item.cost(objective), item.cells) > spent and item.loss <= kept[-1].loss - LEAST_GAIN:
+            kept.append(item)
+            spent = (*item.cost(objective), math.inf)
+    return kept
+
+
+def _cheapest(
+    options: Sequence[Sequence[LayerOption]], limit: float, first: Program, objective: str, chips: int | None
+) -> list[int]:
+    """Option of each layer within a limit, on the fewest chips unless their number is given, then in few steps."""
+    target = first.target
+    if objective == "arrays":
+        return pick_options(options, limit, target)
+    if chips is None:
+        fewest = pick_options(options, limit, target)
+        cells = sum(own[pick].cells for own, pick in zip(options, fewest, strict=True))
+        chips = max(1, math.ceil(cells / (target.chip.arrays * target.array.cells)))
+    return pick_options(options, limit, target, chips)
+
+
+def _total(options: Sequence[Sequence[LayerOption]], picks: Iterable[int]) -> float:
+    return float(sum(own[pick].noise for own, pick in zip(options, picks, strict=True)))
+
+
+def _mapping(
+    program: Program, one_position: tuple[str, ...], model: LossModel, inputs: Sequence[LayerInputs]
+) -> FrontMapping:
+    """A compiled mapping with its predicted loss."""
+    placement = program.placement
+    ratios = np.array([layer_ratios(program, number, own).total.calibrated for number, own in enumerate(inputs)])
+    return FrontMapping(
+        slices={layer.name: layer.slices for layer in program.layers},
+        one_position=one_position,
+        chips=placement.chips,
+        arrays=program.arrays_used,
+        cells=program.cells_used,
+        steps=placement.initiation_interval_steps,
+        latency_steps=placement.latency_steps,
+        loss=model.loss(ratios),
+        uncertainty=model.uncertainty(ratios),
+    )

@@ -1,0 +1,95 @@
+"""The front of mappings in a table, in JSON, and as options that compile each of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from memcompile.loss_front import FrontMapping, LossFront
+
+Facts = dict[str, Any]
+MOST_NAMED = 4
+"""Layers that a cell of the table names."""
+
+
+def front_facts(front: LossFront) -> Facts:
+    """Facts with the keys that docs/json.md documents."""
+    first, *others = front.mappings
+    return {
+        "objective": front.objective,
+        "mappings": [_mapping_facts(first, []), *(_mapping_facts(item, mapping_options(item)) for item in others)],
+    }
+
+
+def _mapping_facts(item: FrontMapping, options: list[str]) -> Facts:
+    return {
+        "chips": item.chips,
+        "arrays": item.arrays,
+        "cells": item.cells,
+        "initiation_interval_steps": item.steps,
+        "latency_steps": item.latency_steps,
+        "slices": dict(item.slices),
+        "no_windows": list(item.one_position),
+        "predicted_loss": item.loss,
+        "uncertainty": item.uncertainty,
+        "options": [*options, "--max-loss", "none"],
+    }
+
+
+def mapping_options(item: FrontMapping) -> list[str]:
+    """Words of a command line that compiles the mapping: slices that most layers have, then those of others."""
+    usual = _usual(item.slices)
+    words = ["--slices", str(usual)]
+    for name, count in item.slices.items():
+        words += ["--slices", f"{name}={count}"] if count != usual else []
+    for name in item.one_position:
+        words += ["--no-windows", name]
+    return words
+
+
+def _usual(slices: Mapping[str, int]) -> int:
+    """Number of slices that most layers have; of several such numbers the least."""
+    counts = Counter(slices.values())
+    return min(counts, key=lambda count: (-counts[count], count))
+
+
+def front_table(facts: Facts) -> Table:
+    """One row for each mapping, by cost."""
+    front, latency = facts["pareto"], facts["pareto"]["objective"] == "latency"
+    table = Table(title="mappings by cost and predicted loss", title_justify="left", header_style="bold")
+    table.add_column("", justify="right")
+    chips = len({row["chips"] for row in front["mappings"]}) > 1
+    for heading in (*(("chips",) if chips else ()), "latency" if latency else "steps", "arrays", "cells"):
+        table.add_column(heading, justify="right")
+    table.add_column("slices", overflow="fold")
+    table.add_column("without windows", overflow="fold")
+    table.add_column("predicted loss, points", justify="right")
+    for number, row in enumerate(front["mappings"], start=1):
+        table.add_row(
+            f"{number}",
+            *((f"{row['chips']}",) if chips else ()),
+            f"{row['latency_steps' if latency else 'initiation_interval_steps']:,}",
+            f"{row['arrays']}",
+            f"{row['cells']:,}",
+            _in_short(row["slices"]),
+            _listed(row["no_windows"]),
+            f"{row['predicted_loss']:.2f} +- {row['uncertainty']:.2f}",
+        )
+    return table
+
+
+def _in_short(slices: Mapping[str, int]) -> str:
+    """Slices of all layers, those that are fewer by name."""
+    usual = _usual(slices)
+    others = [
+        f"{count} in {_listed([name for name, own in slices.items() if own == count])}"
+        for count in sorted(set(slices.values()) - {usual})
+    ]
+    return "; ".join([f"{usual}", *others])
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= MOST_NAMED else f"{len(names)} layers"

@@ -1,0 +1,70 @@
+"""Hybrid training of several emulated chips of one program, each scored on the same test samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from memcompile.data.loader import Dataset
+from memcompile.ir.pass_manager import Advance, ProgressBar, no_progress
+from memcompile.program.program import Program
+from memcompile.report.evaluation import TunedAccuracy
+from memcompile.report.scoring import class_names, score_samples
+from memcompile.runtime.emulator import Emulator
+from memcompile.tuning import TuningPlan, TuningResult, tune
+
+
+@dataclass(frozen=True, eq=False)
+class TunedChips:
+    """Accuracies of tuned chips, and how the first of them was tuned."""
+
+    accuracy: TunedAccuracy
+    first: TuningResult
+
+
+def tune_chips(
+    program: Program,
+    training: Dataset,
+    scored: Dataset,
+    seeds: Sequence[int],
+    plan: TuningPlan,
+    *,
+    images: int | None = None,
+    progress: ProgressBar = no_progress,
+) -> TunedChips:
+    """Tune the chip of each seed as :func:`memcompile.tuning.tune` does it, and score it.
+
+    Parameters
+    ----------
+    training
+        Samples with labels; ``images`` of them to fit with, as for :func:`memcompile.tuning.tune`.
+    scored
+        Samples with labels, none of which is among those to train with.
+    seeds
+        Seeds of the chips, at least one; they take the place of that of the plan.
+
+    Raises
+    ------
+    MemcompileError
+        The program cannot be tuned, or the samples do not fit it.
+    """
+    names, shares = class_names(program), list[float]()
+    first: TuningResult | None = None
+    for seed in seeds:
+
+        def of_chip(description: str, total: int, seed: int = seed) -> AbstractContextManager[Advance]:
+            return progress(f"{description}, chip {seed}", total)
+
+        result = tune(
+            program, training.inputs, training.labels, replace(plan, seed=seed), images=images, progress=of_chip
+        )
+        with progress(f"scoring tuned, chip {seed}", scored.count) as advance:
+            outputs = Emulator(result.program, seed).run(scored.inputs, progress=advance)
+        shares.append(score_samples(outputs, scored, names))
+        # Programs of all chips together may be large; one is enough to go on with.
+        first = first or result
+    assert first is not None
+    return TunedChips(TunedAccuracy(np.array(shares), training.name, first.fitted_images), first)
