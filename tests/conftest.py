@@ -13,7 +13,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import models
 import onnx
 import pytest
+from hypothesis import settings
 from places import GOLDEN, REPOSITORY
+
+settings.register_profile("suite", deadline=None)  # a busy machine is no fault
+settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
