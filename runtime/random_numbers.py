@@ -227,9 +227,8 @@ def gaussians(
         for block in range(0, blocks, BLOCKS_AT_ONCE):
             part = values[row : row + rows, block : block + BLOCKS_AT_ONCE]
             words = philox(np.arange(block, block + part.shape[1], dtype=np.uint64) + start, c1, c2, c3, seed)
-            for place in range(0, each, 2):
-                pair = gaussian_pair(words[place], words[place + 1])
-                part[..., place : place + 2] = np.stack(pair[: each - place], axis=-1)
+            one, other = gaussian_pair(np.stack(words[0:each:2], axis=-1), np.stack(words[1 : each + 1 : 2], axis=-1))
+            part[..., 0::2], part[..., 1::2] = one, other[..., : each // 2]
     return values.reshape(*shape, blocks * each)[..., :count]
 
 
