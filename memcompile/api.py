@@ -146,6 +146,7 @@ def evaluate(
     chips: int = 3,
     seed: int = 0,
     calibrate: bool = True,
+    budget: bool = True,
     progress: ProgressBar = no_progress,
 ) -> Evaluation:
     """Measure a program against the network it was made from.
@@ -162,6 +163,8 @@ def evaluate(
         Emulated chips, of seeds ``seed``, ``seed + 1``, ...
     calibrate
         Calibrate the lines of each chip on calibration samples, without labels, as :func:`calibrate` does.
+    budget
+        With labels, find out what the loss comes from, which takes as long as some chips.
 
     Raises
     ------
@@ -179,6 +182,7 @@ def evaluate(
         seeds=chips,
         seed=seed,
         calibrate=calibrate,
+        budget=budget,
         progress=progress,
     )
 

@@ -103,7 +103,7 @@ class Quality:
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Described):
-    """Measured quality of a program; accuracy, and the error budget that explains its loss, only with labels."""
+    """Measured quality of a program; accuracy, and an error budget that explains its loss if wanted, with labels."""
 
     data: str
     accuracy: Accuracy | None
@@ -141,6 +141,7 @@ def evaluate(
     seeds: int = 3,
     seed: int = 0,
     calibrate: bool = True,
+    budget: bool = True,
     progress: ProgressBar = no_progress,
 ) -> Evaluation:
     """Measure a program on a data set.
@@ -156,6 +157,8 @@ def evaluate(
         Emulated chips.
     calibrate
         Calibrate each chip on the data set's calibration samples; otherwise chips are as their cells were written.
+    budget
+        With labels, find out what the loss comes from.
     """
     scored = whole_batches(dataset, images or dataset.count, model)
     if scored.labels is None:
@@ -189,9 +192,11 @@ def evaluate(
         emulated_images=noisy.count,
         calibration=chips.summary,
     )
+    if not budget:
+        return Evaluation(dataset.name, accuracy, None)
     calibrated = chips.summary.chips > 0
-    budget = error_budget(program, scored, ideal=ideal, calibrated=calibrated, progress=progress)
-    return Evaluation(dataset.name, accuracy, None, budget)
+    causes = error_budget(program, scored, ideal=ideal, calibrated=calibrated, progress=progress)
+    return Evaluation(dataset.name, accuracy, None, causes)
 
 
 @dataclass(frozen=True, eq=False)
