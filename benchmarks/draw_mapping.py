@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         compilation = compile_model(options.model, options.target, data=options.data)
-        evaluation = evaluate(compilation.program, compilation.model, compilation.dataset)
+        evaluation = evaluate(compilation.program, compilation.model, compilation.dataset, budget=False)
     except MemcompileError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return error.exit_code

@@ -60,6 +60,7 @@ def report(options: argparse.Namespace, batch: int) -> str:
             images=options.images,
             emulated_images=options.images,
             seeds=options.seeds,
+            budget=False,
         )
     facts = program_facts(compilation.program, evaluation)
     each_us, a_pass = facts["cost"]["interval_us"], facts["cost"]["pass"]

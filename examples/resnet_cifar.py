@@ -61,6 +61,7 @@ def report(options: argparse.Namespace, slices: int) -> str:
         images=options.images,
         emulated_images=options.emulated_images,
         seeds=options.seeds,
+        budget=False,
     )
     facts = program_facts(compilation.program, evaluation)
     row = (

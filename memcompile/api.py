@@ -153,6 +153,7 @@ def evaluate(
     seed: int = 0,
     calibrate: bool = True,
     accept: float | str | None = None,
+    budget: bool = True,
     progress: ProgressBar = no_progress,
 ) -> Evaluation:
     """Measure a program against the network it was made from.
@@ -172,6 +173,8 @@ def evaluate(
     accept
         Accuracy that a chip has to reach to be accepted, a share such as 0.97 or per cent such as 97 or ``"97%"``; the
         result has the share of the chips that do, ``accuracy.acceptance``.
+    budget
+        With labels, find out what the loss comes from, which takes as long as some chips.
 
     Raises
     ------
@@ -193,6 +196,7 @@ def evaluate(
         seed=seed,
         calibrate=calibrate,
         accept=least,
+        budget=budget,
         progress=progress,
     )
 

@@ -133,15 +133,34 @@ def _tile_errors(
     for driven, weight in layer.quantizer.phases(vectors):
         currents = np.einsum("vr,psrc->psvc", driven, cells, optimize=True)
         if target.array.signed_lines:
-            currents = currents[:1] - currents[1:]
-        driven_sum = driven.sum(axis=1)[:, None]
-        for number, converter in enumerate(ranges.values()):
-            # The conductance common to all cells cancels where a line carries a difference.
-            g_min = 0.0 if converter.signed else converter.nominal(np.zeros(1), target)
-            codes = converter.convert(
-                currents * converter.codes_per_level / converter.levels_per_code + driven_sum * g_min
-            )
-            error = converter.to_levels(codes) - currents
-            of_pairs = error[0] if converter.signed else error[0] - error[1]
-            errors[number] += weight * np.einsum("s,svc->vc", powers, of_pairs)
+            found = _of_signed_lines(currents[0] - currents[1], ranges)
+        else:
+            found = _of_line_pairs(currents, driven, ranges, target)
+        for number, error in enumerate(found):
+            errors[number] += weight * (error[0] if layer.slices == 1 else np.einsum("s,svc->vc", powers, error))
     return errors
+
+
+def _of_signed_lines(currents: NDArray[np.float64], ranges: Ranges) -> Iterator[NDArray[np.float64]]:
+    """Errors of lines that carry differences of cells, for each range; both [slices, vectors, columns]."""
+    low, high = currents.min(initial=0), currents.max(initial=0)
+    steps: NDArray[np.float64] = currents
+    place: Any = ...
+    if high - low < currents.size:  # a few whole numbers come again and again: each is converted once
+        steps, place = np.arange(low, high + 1), (currents - low).astype(np.intp)
+    for converter in ranges.values():
+        codes = converter.convert(steps * converter.codes_per_level / converter.levels_per_code)
+        yield (converter.to_levels(codes) - steps)[place]
+
+
+def _of_line_pairs(
+    currents: NDArray[np.float64], driven: NDArray[np.float64], ranges: Ranges, target: Target
+) -> Iterator[NDArray[np.float64]]:
+    """Errors of pairs of lines, [slices, vectors, columns], for each range."""
+    driven_sum = driven.sum(axis=1)[:, None]
+    for converter in ranges.values():
+        # The conductance common to all cells is on both lines.
+        g_min = converter.nominal(np.zeros(1), target)
+        codes = converter.convert(currents * converter.codes_per_level / converter.levels_per_code + driven_sum * g_min)
+        error = converter.to_levels(codes) - currents
+        yield error[0] - error[1]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ LINES_PER_BLOCK = 32
 """Lines whose read noise is drawn together; line i of a block and line i + 16 are one pair."""
 HALF_BLOCK = LINES_PER_BLOCK // 2
 """Lines up to which two neighbouring windows of an image share a block."""
+BLOCKS_AT_ONCE = 1 << 14
+"""Counters whose words are worked out together: a core's own cache holds them."""
 
 # Minimax polynomials on the octant: sin(pi/4 t)/t and cos(pi/4 t) in t^2, error below 3e-8;
 # ln(1 + f)/f in f for sqrt(1/2) <= 1 + f <= sqrt(2), error below 2e-7.
@@ -215,10 +218,18 @@ def gaussians(
     against each other.
     """
     shape = np.broadcast_shapes(np.shape(first), np.shape(c1), np.shape(c2))
-    blocks = np.arange(-(-count // 4), dtype=np.uint64) + np.asarray(first, np.uint64)[..., None]
-    words = philox(blocks, np.asarray(c1)[..., None], np.asarray(c2)[..., None], c3, seed)
-    values = np.stack([*gaussian_pair(*words[:2]), *gaussian_pair(*words[2:])], axis=-1)
-    return values.reshape(*shape, 4 * blocks.shape[-1])[..., :count]
+    blocks, each = -(-count // 4), min(count, 4)
+    values = np.empty((prod(shape), blocks, each), np.float32)
+    counters = [np.broadcast_to(np.asarray(c, np.uint64), shape).reshape(-1, 1) for c in (first, c1, c2)]
+    rows = max(1, BLOCKS_AT_ONCE // max(blocks, 1))
+    for row in range(0, len(values), rows):
+        start, c1, c2 = (counter[row : row + rows] for counter in counters)
+        for block in range(0, blocks, BLOCKS_AT_ONCE):
+            part = values[row : row + rows, block : block + BLOCKS_AT_ONCE]
+            words = philox(np.arange(block, block + part.shape[1], dtype=np.uint64) + start, c1, c2, c3, seed)
+            one, other = gaussian_pair(np.stack(words[0:each:2], axis=-1), np.stack(words[1 : each + 1 : 2], axis=-1))
+            part[..., 0::2], part[..., 1::2] = one, other[..., : each // 2]
+    return values.reshape(*shape, blocks * each)[..., :count]
 
 
 def uniforms(count: int, c1: int, c2: int, c3: int, seed: int) -> NDArray[np.float64]:

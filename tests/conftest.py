@@ -7,10 +7,17 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+# The workers of a run share the cores, and threads of OpenBLAS wait in loops. It reads this when NumPy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import models
 import onnx
 import pytest
+from hypothesis import settings
 from places import GOLDEN, REPOSITORY
+
+settings.register_profile("suite", deadline=None)  # a busy machine is no fault
+settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

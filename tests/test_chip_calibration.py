@@ -78,7 +78,8 @@ def test_a_chip_that_gains_nothing_keeps_its_transfer(compilation: Compilation) 
 
 def test_evaluation_has_both_rows(compilation: Compilation) -> None:
     args = (compilation.program, compilation.model, compilation.dataset)
-    both, plain = evaluate(*args, seeds=4).accuracy, evaluate(*args, seeds=4, calibrate=False).accuracy
+    evaluation = evaluate(*args, seeds=4, budget=False)
+    both, plain = evaluation.accuracy, evaluate(*args, seeds=4, calibrate=False, budget=False).accuracy
     assert both is not None
     assert plain is not None
     np.testing.assert_array_equal(both.transferred, plain.emulated)
@@ -86,7 +87,7 @@ def test_evaluation_has_both_rows(compilation: Compilation) -> None:
     assert both.emulated_mean > both.transferred.mean()
     assert (both.calibration.images, both.calibration.chips, both.calibration.obstacle) == (300, 4, "")
     assert plain.calibration.obstacle == "it was not asked for"
-    facts = program_facts(compilation.program, evaluate(*args, seeds=4))
+    facts = program_facts(compilation.program, evaluation)
     accuracy = facts["accuracy"]
     assert accuracy["emulated"] == both.emulated.tolist()
     assert accuracy["emulated_worst"] == both.emulated.min()

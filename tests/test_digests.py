@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from places import GOLDEN
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from memcompile.errors import UsageError
 from memcompile.export.chip_model import chip_model
@@ -132,6 +133,16 @@ def target_of(name: str, option: str) -> Target:
     return Target.model_validate(values)
 
 
+def compiled(model: str, target: str, option: str, folder: Path) -> tuple[Program, NDArray[np.float32]]:
+    """The program of a case, and the images that it is calibrated with."""
+    build, shape = models.SMALL[model]
+    path, data = folder / "model.onnx", folder / "images.npz"
+    path.write_bytes(build().SerializeToString())
+    x = models.images((IMAGES, *shape), seed=3)
+    np.savez(data, x=x)
+    return compile_model(path, target_of(target, option), data=data, **OPTIONS.get(option, {})).program, x
+
+
 @pytest.mark.parametrize(("model", "target", "option"), CASES, ids=[" ".join(case).strip() for case in CASES])
 def test_results_are_the_recorded_ones(
     model: str,
@@ -141,12 +152,7 @@ def test_results_are_the_recorded_ones(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    build, shape = models.SMALL[model]
-    path, data = tmp_path / "model.onnx", tmp_path / "images.npz"
-    path.write_bytes(build().SerializeToString())
-    x = models.images((IMAGES, *shape), seed=3)
-    np.savez(data, x=x)
-    program = compile_model(path, target_of(target, option), data=data, **OPTIONS.get(option, {})).program
+    program, x = compiled(model, target, option, tmp_path)
     name, found = " ".join((model, target, option)).strip(), results(program, x)
     recorded = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.exists() else {}
     if request.config.getoption("--update-golden"):
@@ -154,3 +160,11 @@ def test_results_are_the_recorded_ones(
         RECORDED.write_text(text + "\n", encoding="utf-8")
         return
     assert found == recorded.get(name), name
+
+
+def test_results_do_not_depend_on_the_threads_of_products(tmp_path: Path) -> None:
+    """Of OpenBLAS, to which this suite gives one."""
+    with threadpool_limits(2, user_api="blas"):
+        assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"} <= {2}
+        program, x = compiled("matmul_add", "hermes", "", tmp_path)
+        assert results(program, x) == json.loads(RECORDED.read_text(encoding="utf-8"))["matmul_add hermes"]

@@ -70,7 +70,12 @@ def test_save_load_and_evaluate(program: memcompile.Program, tmp_path: Path) -> 
     assert found.accuracy.seeds == 2
     assert found.accuracy.images == 50
     assert found.accuracy.reference > 0.9
+    assert found.budget is not None
     assert "accuracy" in program_facts(loaded, found)
+    without = memcompile.evaluate(loaded, FIVE_LAYER, images=50, emulated_images=20, chips=2, budget=False)
+    assert without.budget is None
+    assert without.accuracy is not None
+    np.testing.assert_array_equal(without.accuracy.emulated, found.accuracy.emulated)
 
 
 def test_load_checks_what_it_reads(program: memcompile.Program, tmp_path: Path) -> None:  # type: ignore[name-defined]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,11 +36,25 @@ _DIGITS_PEAK = 16
 @cache
 def _digits() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """scikit-learn's digits as they are: images [1797, 8, 8] of 0..16, and labels."""
-    # Imported here, because it takes a second that runs with other data need not wait for.
-    from sklearn.datasets import load_digits  # noqa: PLC0415
+    file = _digits_file()
+    if file is None:
+        from sklearn.datasets import load_digits  # noqa: PLC0415
 
-    digits = load_digits()
-    return digits.images.astype(np.int64), digits.target.astype(np.int64)
+        digits = load_digits()
+        return digits.images.astype(np.int64), digits.target.astype(np.int64)
+    with gzip.open(file, "rt", encoding="ascii") as lines:
+        table = np.loadtxt(lines, np.int64, delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].copy()
+
+
+def _digits_file() -> Path | None:
+    """The table in scikit-learn's folder, if it is there: importing the library takes longer than most compilations."""
+    found = find_spec("sklearn")
+    for folder in (found and found.submodule_search_locations) or ():
+        file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            return file
+    return None
 
 
 def digits8() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -124,7 +124,7 @@ class Quality:
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Described):
-    """Measured quality of a program; accuracy, and the error budget that explains its loss, only with labels."""
+    """Measured quality of a program; accuracy, and an error budget that explains its loss if wanted, with labels."""
 
     data: str
     accuracy: Accuracy | None
@@ -165,6 +165,7 @@ def evaluate(
     accept: float | None = None,
     written: bool = False,
     model_of_loss: LossModel | None = None,
+    budget: bool = True,
     progress: ProgressBar = no_progress,
 ) -> Evaluation:
     """Measure a program on a data set.
@@ -187,6 +188,8 @@ def evaluate(
         those that hybrid training begins with: other samples of the same distribution.
     model_of_loss
         What was measured of the network for an accuracy budget; measured for the error budget when None.
+    budget
+        With labels, find out what the loss comes from.
 
     Raises
     ------
@@ -235,10 +238,12 @@ def evaluate(
         calibration=chips.summary,
         least=accept,
     )
+    if not budget:
+        return Evaluation(dataset.name, accuracy, None)
     calibrated = chips.summary.chips > 0
     known = model_of_loss if calibrated else None
-    budget = error_budget(program, scored, ideal=ideal, calibrated=calibrated, model=known, progress=progress)
-    return Evaluation(dataset.name, accuracy, None, budget)
+    causes = error_budget(program, scored, ideal=ideal, calibrated=calibrated, model=known, progress=progress)
+    return Evaluation(dataset.name, accuracy, None, causes)
 
 
 def check_acceptance(program: Program, dataset: Dataset, option: str = "--accept") -> None:

@@ -15,7 +15,7 @@ from memcompile.pipelines import compile_model
 from memcompile.report.explain import Explanation
 from memcompile.report.lookup import find_weight
 
-QUICK = ("--set", "replicate.effort=fast")
+QUICK = ("--set", "replicate.effort=fast", "--max-loss", "none")
 
 
 def test_every_operator_is_explained() -> None:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from written_data import GREY, RGB, cifar_pixels, idx_bytes, npz, one, python2_batch, refuses, write_mnist
 
+from memcompile.data import digits
 from memcompile.data import files as data_files
 from memcompile.data.files import read_cifar10
 from memcompile.data.loader import (
@@ -241,3 +242,14 @@ def test_training_part_of_the_digits() -> None:
     np.testing.assert_array_equal(dataset.inputs["image"], images[:1000, None] / np.float32(255))
     assert dataset.labels is not None
     np.testing.assert_array_equal(dataset.labels, labels[:1000])
+
+
+def test_digits_are_those_of_scikit_learn_read_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = digits._digits.__wrapped__
+    assert digits._digits_file() is not None
+    images, labels = read()
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)  # as if its folder were packed in a file
+    assert digits._digits_file() is None
+    for found, wanted in zip((images, labels), read(), strict=True):
+        assert found.dtype == wanted.dtype == np.int64
+        np.testing.assert_array_equal(found, wanted)

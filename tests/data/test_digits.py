@@ -82,7 +82,9 @@ def test_a_classifier_of_digits_is_scored_on_them(
 ) -> None:
     compilation = compile_model(save_model(CLASSIFIERS[name]), "ideal")
     assert compilation.dataset.name == "digits of scikit-learn"
-    evaluation = evaluate(compilation.program, compilation.model, compilation.dataset, images=100, seeds=1)
+    evaluation = evaluate(
+        compilation.program, compilation.model, compilation.dataset, images=100, seeds=1, budget=False
+    )
     assert evaluation.accuracy is not None
     assert evaluation.accuracy.reference == evaluation.accuracy.ideal > 0.75
     program = str(tmp_path / "p.mcp")

@@ -12,7 +12,7 @@ import sys
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from places import REPOSITORY
+from scripts import run_script
 
 from memcompile.cli.main import main
 from memcompile.data.files import MAX_BYTES as MAX_DATA_BYTES
@@ -78,33 +79,58 @@ def runnable(page: Path) -> bool:
     return any(block.language == "python" or (block.language == "bash" and not block.is_setup) for block in blocks)
 
 
-class ThisProcess:
-    """Runs the commands of memcompile and Python blocks without a process of their own; others do get one."""
+SCRIPTS = ("benchmarks/", "examples/")
+"""Folders whose scripts write to the current folder only; those of docs would write to the repository's pages."""
 
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+
+class ScriptsHere:
+    """Runs Python scripts in this process, and all else as a reader does."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], others: Any) -> None:
         self.folder = folder
         self._capsys = capsys
-        self._others = pages.Processes(folder)
-        self._scope: dict[str, Any] = {"__name__": "__main__"}
+        self._others = others
 
     def command(self, command: str) -> str:
         line, wanted = pages.split_command(command)
-        name, *arguments = shlex.split(line)
-        if name != "memcompile":
+        run = self._own(*shlex.split(line))
+        if run is None:
             return str(self._others.command(command))
         self._capsys.readouterr()
-        code = main(arguments)
+        code = run()
         return str(pages.checked_output(line, code, wanted, *self._capsys.readouterr()))
+
+    def python(self, body: str) -> str:
+        return str(self._others.python(body))
+
+    def _own(self, name: str, *arguments: str) -> Callable[[], int] | None:
+        """What runs a command in this process, if anything does."""
+        if name == "python" and arguments[0].startswith(SCRIPTS):
+            return lambda: run_script(Path(arguments[0]), *arguments[1:])
+        return None
+
+
+class AllHere(ScriptsHere):
+    """Runs Python scripts, memcompile's commands and Python blocks in this process; other commands get one."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        super().__init__(folder, capsys, pages.Processes(folder))
+        self._scope: dict[str, Any] = {"__name__": "__main__"}
 
     def python(self, body: str) -> str:
         self._capsys.readouterr()
         exec(compile(body, "<block>", "exec", dont_inherit=True), self._scope)
         return self._capsys.readouterr().out
 
+    def _own(self, name: str, *arguments: str) -> Callable[[], int] | None:
+        if name == "memcompile":
+            return lambda: main(list(arguments))
+        return super()._own(name, *arguments)
+
 
 RUNNABLE = tuple(page for page in pages.PAGES if runnable(page))
 FIRST = REPOSITORY / "README.md"
-"""Its commands run as a reader runs them, in processes."""
+"""Its commands of memcompile and Python blocks run as a reader runs them, in processes."""
 
 
 @pytest.mark.slow
@@ -120,19 +146,23 @@ def test_page_shows_what_its_commands_print(
     if pages.NEEDS_TORCH in text and find_spec("torch") is None:
         without = pages.NEEDS_TORCH
         stand_ins.write_digits_cnn(tmp_path / "digits_cnn.onnx")
-    for block, shown, printed in pages.outputs_of(text, ThisProcess(tmp_path, capsys), without):
+    for block, shown, printed in pages.outputs_of(text, AllHere(tmp_path, capsys), without):
         if shown is not None:
             assert_alike(shown.body, generate.trimmed(printed), block.body, figures=without is None)
 
 
 @pytest.mark.slow
-def test_the_first_page_shows_what_its_commands_print(tmp_path: Path) -> None:
+def test_the_first_page_shows_what_its_commands_print(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pages.prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(pages.WIDTH))
     text = FIRST.read_text(encoding="utf-8")
     assert text.count("--runs 3") == 1
     once = text.replace("--runs 3", "--runs 1")  # a median of three tells a test no more
     with pages.Processes(tmp_path) as runs:
-        for block, shown, printed in pages.outputs_of(once, runs):
+        for block, shown, printed in pages.outputs_of(once, ScriptsHere(tmp_path, capsys, runs)):
             if shown is not None:
                 assert_alike(shown.body, generate.trimmed(printed), block.body, figures=True)
     committed, drawn = (description(folder / PICTURE) for folder in (REPOSITORY, tmp_path))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 from models import float_model, node
 from places import REPOSITORY
+from scripts import run_script
 
 from memcompile.data.loader import digits28
 
@@ -34,20 +33,12 @@ Run = Callable[..., Finished]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs a script as a user would, from another folder, in this process: a start costs more than most scripts do."""
+    """Runs a script as a user would, from another folder, but in this process."""
 
     def in_this_process(script: Path, *arguments: object, code: int = 0) -> Finished:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", [str(script.parent), *sys.path])
         capfd.readouterr()
-        try:
-            runpy.run_path(str(script), run_name="__main__")
-            left: object = 0
-        except SystemExit as exit_:
-            if isinstance(exit_.code, str):
-                sys.stderr.write(exit_.code)
-            left = 1 if isinstance(exit_.code, str) else exit_.code or 0
+        left = run_script(script, *arguments)
         finished = Finished(*capfd.readouterr())
         assert left == code, finished.stderr
         return finished

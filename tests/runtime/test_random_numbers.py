@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from memcompile.runtime import random_numbers
 from memcompile.runtime.random_numbers import Purpose, read_gaussians, stream
 
 LINES, PHASES, WINDOWS, IMAGES, TILES = 96, 4, 40, 50, 2
@@ -88,3 +89,16 @@ def test_numbers_depend_on_everything_that_keys_them(change: str) -> None:
     first, second = read_gaussians(64, **keys), read_gaussians(64, **changed)
     assert abs(np.corrcoef(first[0, :32], second[0, :32])[0, 1]) < 0.9
     assert not len(np.intersect1d(first, second))
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 50])
+def test_numbers_of_cells_do_not_depend_on_how_many_are_worked_out_at_once(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Each is one of a block of four, of which callers may want fewer."""
+    arrays, first = np.arange(5)[:, None], np.arange(3) << 29
+    whole = random_numbers.gaussians(52, arrays, 7, 9, 77, first)
+    assert whole.shape == (5, 3, 52)
+    assert len(np.unique(whole)) == whole.size
+    monkeypatch.setattr(random_numbers, "BLOCKS_AT_ONCE", 6)
+    np.testing.assert_array_equal(random_numbers.gaussians(count, arrays, 7, 9, 77, first), whole[..., :count])

@@ -164,7 +164,7 @@ def reprogrammed(batch: int) -> Program:
 
 @pytest.fixture(scope="module")
 def whole() -> Program:
-    return memcompile.compile(MODEL, small_target())
+    return memcompile.compile(MODEL, small_target(), max_loss=None)
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +297,7 @@ def test_a_residual_network_is_cut_where_its_data_allow() -> None:
 
 
 def test_a_network_that_fits_is_not_cut() -> None:
-    plain, asked = memcompile.compile(MODEL, chips=1), memcompile.compile(MODEL, chips=1, batch=10)
+    plain, asked = memcompile.compile(MODEL, chips=1, max_loss=None), memcompile.compile(MODEL, chips=1, batch=10)
     assert asked.placement.segments == ()
     assert np.array_equal(asked.placement.tiles.array, plain.placement.tiles.array)
 
@@ -375,7 +375,7 @@ def test_facts_say_what_a_pass_takes() -> None:
     spans = [layer["segments"] for layer in facts["layers"]]
     assert spans[0][0] == 0
     assert spans[-1][1] == facts["segments"] - 1
-    assert program_facts(memcompile.compile(MODEL))["cost"]["pass"] is None
+    assert program_facts(memcompile.compile(MODEL, max_loss=None))["cost"]["pass"] is None
 
 
 def test_the_command_line_from_end_to_end(

@@ -46,13 +46,13 @@ def target_without_errors() -> Target:
 
 @pytest.fixture(scope="module")
 def program() -> Program:
-    return memcompile.compile(MODEL)
+    return memcompile.compile(MODEL, max_loss=None)
 
 
 @pytest.fixture(scope="module")
 def perfect() -> Program:
     """A program for a target whose cells have no errors."""
-    return memcompile.compile(MODEL, target_without_errors())
+    return memcompile.compile(MODEL, target_without_errors(), max_loss=None)
 
 
 @pytest.fixture(scope="module")
@@ -393,7 +393,7 @@ def test_a_chip_keeps_its_faults_and_drift_whatever_noise_it_is_read_with(
 def test_refresh_wins_back_what_drift_took(test_digits: Dataset, digits: Dataset) -> None:
     values = load_target("yao2020").model_dump()
     values["drift"] = {"exponent_mean": 0.1, "exponent_sigma": 0.01, "reference_s": 1.0}
-    program = memcompile.compile(MODEL, Target.model_validate(values))
+    program = memcompile.compile(MODEL, Target.model_validate(values), max_loss=None)
     some = digits.head(200)
     tuned = tune(program, some.inputs, some.labels, TuningPlan(200, options=TuningOptions(epochs=0), seed=3)).program
     refreshed, steps = refresh(tuned, some.inputs, 7200.0)
