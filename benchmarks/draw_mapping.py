@@ -24,7 +24,7 @@ from matplotlib.patheffects import withStroke
 
 from memcompile import Emulator
 from memcompile.errors import MemcompileError
-from memcompile.pipelines import compile_model
+from memcompile.pipelines import AUTO, compile_model
 from memcompile.program.program import Program
 from memcompile.report.evaluation import Accuracy, evaluate
 
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("mapping.png"), help="default: %(default)s")
     options = parser.parse_args(arguments)
     try:
-        compilation = compile_model(options.model, options.target, data=options.data)
+        compilation = compile_model(options.model, options.target, data=options.data, max_loss=AUTO)
         evaluation = evaluate(compilation.program, compilation.model, compilation.dataset, budget=False)
     except MemcompileError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
