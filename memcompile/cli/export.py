@@ -104,8 +104,7 @@ def _export_model(program: Program, path: Path, options: dict[str, Any], out: Ou
     model = chip_model(program, seed, time_s=time_s, reads=reads, ideal=ideal)
     write_atomically(path, model)
     out.say(f"{_chip(program, seed, time_s, reads, ideal)} written to {path}, {len(model):,} bytes")
-    noise = program.target.read_noise
-    if not ideal and noise.sigma_us + noise.proportional_share > 0:
+    if not ideal and program.target.read_noise.acts:
         out.say("read noise is not in the model: it is drawn anew at each read; memcompile run has it")
     if not ideal and program.placement.segments:
         batch = program.placement.batch

@@ -323,8 +323,11 @@ class Devices:
         nominal_us, stuck = self._goals_us(levels, number)
         write = partial(self._written_us, nominal_us, stuck, number, segment)
         writes_slices = slices.several and self.effects.programming_error and self.program.chip is None
-        actual_us = write(goals_us(slices, self.program.target.cell, write) if writes_slices else nominal_us)
-        aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, number, self._write_seed(segment)))
+        aims_us = goals_us(slices, self.program.target.cell, write) if writes_slices else nominal_us
+        actual_us = write(aims_us)
+        measured = self.effects.programming_error and self.program.chip is not None
+        state_us = actual_us if measured else aims_us
+        aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, state_us, number, self._write_seed(segment)))
         if self.effects.dead_lines:
             aged_us = aged_us * cells_on_working_lines(self.program.target, number, self.seed)
         return self._in_units(levels, aged_us, converter)
@@ -405,9 +408,9 @@ class Devices:
         cell = target.cell
         return cell.g_min_us + levels.astype(np.float64) * cell.level_step_us, stuck
 
-    def _aged_us(self, cells_us: Cells, number: int, write_seed: int) -> Cells:
+    def _aged_us(self, cells_us: Cells, goals_us: Cells, number: int, write_seed: int) -> Cells:
         """Cells under the conditions of the chip since they were written."""
-        array = WrittenArray(self.program.target, number, self.seed, write_seed, self.conditions)
+        array = WrittenArray(self.program.target, number, self.seed, write_seed, self.conditions, goals_us, cells_us)
         for effect in self.effects.aging():
             cells_us = effect.moved_us(cells_us, array)
         return cells_us
