@@ -26,6 +26,7 @@ from memcompile.cli.console import (
     reads_option,
     write_npz,
 )
+from memcompile.cli.device import device_command
 from memcompile.cli.export import export_command
 from memcompile.cli.refresh import refresh_command
 from memcompile.cli.tune import tune_command
@@ -466,6 +467,7 @@ def targets_command() -> None:
     Output(quiet=False, json_path=None).print(table)
 
 
+cli.add_command(device_command)
 cli.add_command(export_command)
 cli.add_command(tune_command)
 cli.add_command(refresh_command)
