@@ -13,11 +13,12 @@ import click
 from memcompile.atomic import write_atomically
 from memcompile.cli.advice import DataOptions, command_line, derived_path
 from memcompile.cli.console import Output, check_writable, data_options, scoring_options, words
+from memcompile.cli.programs import program_of
 from memcompile.data.loader import Dataset, load_dataset
 from memcompile.errors import UsageError
 from memcompile.held_back import StepRecord
 from memcompile.ir.pass_manager import ProgressBar
-from memcompile.program.file import load_program, save_program
+from memcompile.program.file import save_program
 from memcompile.program.program import Program
 from memcompile.report.cost_report import write_facts, write_line
 from memcompile.report.scoring import class_names, score
@@ -25,7 +26,6 @@ from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.hybrid_training import LAST, EpochRecord, TuningOptions
 from memcompile.runtime.training.transfer import transfer
 from memcompile.tuning import TuningPlan, TuningResult, refuse_other_layouts, tune
-from memcompile.verify.verifier import verify_program
 
 
 @click.command("tune")
@@ -83,7 +83,7 @@ def tune_command(program: Path, **options: Any) -> None:
     out = Output(options["quiet"], options["json_path"])
     target = options["output"] or derived_path(program, "tuned")
     check_writable(target)
-    source = verify_program(load_program(program))
+    source = program_of(program)
     training, test = tuning_data(source, options)
     plan = TuningPlan(
         recalibration_images=min(options["recalibration_images"], training.count),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import tomllib
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard, get_args
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from memcompile.described import Described
-from memcompile.errors import TargetError, UsageError
+from memcompile.errors import TargetError, UsageError, did_you_mean
 from memcompile.hardware.aging_sections import DriftSpec as DriftSpec  # noqa: PLC0414 - handed on
 from memcompile.hardware.aging_sections import (
     FlickerNoiseSpec,
@@ -543,9 +542,10 @@ def _device_errors(target: Target) -> list[str]:
     name = target.cell.device
     if name is None or name in builtin_devices():
         return []
-    nearest = get_close_matches(name, builtin_devices(), 1)
-    meant = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return [f"cell.device = {name!r}: no device is called so; built in are {', '.join(builtin_devices())}{meant}"]
+    known = builtin_devices()
+    return [
+        f"cell.device = {name!r}: no device is called so; built in are {', '.join(known)}{did_you_mean(name, known)}"
+    ]
 
 
 def load_target_file(path: Path) -> Target:
@@ -592,7 +592,7 @@ def load_target(name: str) -> Target:
     if name not in builtin_targets():
         raise UsageError(
             f"no target is called {name!r}; built in are {', '.join(builtin_targets())}, "
-            "and a path that ends in .toml names a target file"
+            f"and a path that ends in .toml names a target file{did_you_mean(name, builtin_targets())}"
         )
     text = (resources.files("memcompile.hardware") / "targets" / f"{name}.toml").read_text(encoding="utf-8")
     return parse_target(tomllib.loads(text), name)
