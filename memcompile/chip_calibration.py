@@ -56,11 +56,18 @@ class Calibrator:
         self.images = fitted
         self.held_back = HeldBackImages(Emulator.ideal(program), *held_back)
 
-    def chip(self, seed: int, progress: ProgressBar = no_progress) -> CalibratedChip:
-        """Calibrate the chip of a seed."""
-        before = self.held_back.outcome(self.program, seed)
+    def chip(self, seed: int, progress: ProgressBar = no_progress, conditions: Conditions = NEW) -> CalibratedChip:
+        """Calibrate the chip of a seed under some conditions."""
+        before = self.held_back.outcome(self.program, seed, conditions)
         chip, _, step = fit_lines(
-            "calibrate", self.program, before, self.held_back, self.inputs, seed=seed, progress=progress
+            "calibrate",
+            self.program,
+            before,
+            self.held_back,
+            self.inputs,
+            seed=seed,
+            conditions=conditions,
+            progress=progress,
         )
         return CalibratedChip(chip, step)
 

@@ -13,10 +13,10 @@ from memcompile.cli.console import (
     calibration_option,
     check_writable,
     data_options,
-    duration,
     reads_option,
     write_npz,
 )
+from memcompile.cli.life import age_or_range, check_life_options, life_options, report_life
 from memcompile.cli.programs import program_of
 from memcompile.data.loader import Dataset
 from memcompile.errors import UsageError
@@ -45,10 +45,11 @@ from memcompile.runtime.emulator import Emulator, check_seed
     "--time",
     "time_s",
     default="0s",
-    callback=duration,
-    metavar="DURATION",
-    help="Time since programming, for drift: 90s, 10min, 2h, 3d.",
+    callback=age_or_range,
+    metavar="DURATION|A..B",
+    help="Time since programming: 90s, 10min, 2h, 3d, 10y; or a range such as 1s..10y, for accuracy against age.",
 )
+@life_options
 @reads_option
 @click.option(
     "--conductances",
@@ -61,13 +62,19 @@ from memcompile.runtime.emulator import Emulator, check_seed
 @data_options
 def run_command(program: Path, **options: Any) -> None:
     """Run PROGRAM on data: predictions, and accuracy where there are labels."""
-    out = Output(options["quiet"], None)
-    if options["output"]:
-        check_writable(options["output"])
+    follows = isinstance(options["time_s"], tuple)
+    check_life_options(options, follows=follows)
+    out = Output(options["quiet"], options["json_path"])
+    for name, option in (("output", "-o"), ("plot", "--plot")):
+        if options[name]:
+            check_writable(options[name], option)
     loaded = _program(program, options)
     how = {name: options[name] for name in ("mean", "std", "seed")}
     dataset = samples_of(loaded, options["data"], **how).after(options["skip"])
     dataset = dataset.head(min(dataset.count, options["images"] or dataset.count))
+    if follows:
+        report_life(loaded, dataset, options, out)
+        return
     _run_once(loaded, dataset, options, out)
 
 
@@ -79,7 +86,7 @@ def _program(path: Path, options: dict[str, Any]) -> Program:
     if options["ideal"]:
         raise UsageError("--conductances contradicts --ideal: ideal devices hold what they are told; leave one out")
     check_seed(options["seed"])
-    return read_back(loaded, options["conductances"], options["seed"], aged=options["time_s"] > 0)
+    return read_back(loaded, options["conductances"], options["seed"], aged=options["time_s"] != 0)
 
 
 def _run_once(program: Program, dataset: Dataset, options: dict[str, Any], out: Output) -> None:

@@ -51,9 +51,14 @@ def _draw_pairs(axes: Axes, pairs: PairsFit) -> None:
     mean, spread = pairs.error_at_us(at)
     axes.plot(at, mean, color=FIT, label="mean")
     axes.fill_between(at, mean - 2 * spread, mean + 2 * spread, color=FIT, alpha=BAND, label="2 standard deviations")
+    end = 1.1 * max(
+        float(np.abs(errors[~np.isin(pairs.lines, list(odd))]).max()), float((np.abs(mean) + 2 * spread).max())
+    )
     if odd:
         targets, measured = np.array([(item.target_us, item.measured_us) for item in pairs.outliers]).T
-        axes.plot(targets, measured - targets, "x", color="#b71c1c", label=f"{len(odd)} outliers")
+        # Those that lie beyond are at the edge.
+        axes.plot(targets, np.clip(measured - targets, -end, end), "x", color="#b71c1c", label=f"{len(odd)} outliers")
+    axes.set_ylim(-1.05 * end, 1.05 * end)
     axes.set(xlabel="goal (uS)", ylabel="measured - goal (uS)", title="error of writing")
     axes.legend(fontsize="small")
 
@@ -66,7 +71,9 @@ def _draw_retention(axes: Axes, retention: RetentionFit) -> None:
     times, place = np.unique(changes.time_s[order], return_inverse=True)
     counts = np.bincount(place)
     middle = np.bincount(place, (mean - changes.start_us)[order]) / counts
-    width = np.sqrt(np.bincount(place, np.square(spread)[order]) / counts)
+    # Cells of other conductances change by other means.
+    power = np.square(spread) + np.square(mean - changes.start_us)
+    width = np.sqrt(np.maximum(np.bincount(place, power[order]) / counts - np.square(middle), 0.0))
     axes.plot(times, middle, color=FIT, label="mean")
     axes.fill_between(times, middle - 2 * width, middle + 2 * width, color=FIT, alpha=BAND)
     axes.set(xscale="log", xlabel="time (s)", ylabel="change (uS)", title=retention.law.name)

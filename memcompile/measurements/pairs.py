@@ -48,6 +48,7 @@ class PairsFit:
     name: str
     target_us: Array
     measured_us: Array
+    lines: NDArray[np.int64]
     outliers: tuple[Outlier, ...]
     count: int
     g_min_us: float
@@ -129,6 +130,7 @@ def fit_pairs(pairs: Table) -> PairsFit:
         name=pairs.name,
         target_us=target_us,
         measured_us=measured_us,
+        lines=pairs.lines,
         outliers=outliers,
         count=pairs.count,
         g_min_us=low,

@@ -333,9 +333,14 @@ class Devices:
         return self._in_units(levels, aged_us, converter)
 
     def _write_seed(self, segment: int) -> int:
-        """Seed of what is drawn anew in each write; the chip's own seed where there is one write only."""
-        segments = len(self.program.placement.segments)
-        return seed_of_write(self.seed, self.pass_number * segments + segment) if segments else self.seed
+        """Seed of what is drawn anew in each write; the chip's own seed for the first write of a chip without segments.
+
+        Arrays that are written in segments are written anew anyway.
+        """
+        segments, writes = len(self.program.placement.segments), self.conditions.writes
+        if segments:
+            return seed_of_write(self.seed, self.pass_number * segments + segment)
+        return seed_of_write(self.seed, writes) if writes else self.seed
 
     def _slices(self, levels: NDArray[Any], number: int, segment: int) -> ArraySlices:
         """Signed levels of the pairs of an array, and the slice of a weight that each one holds."""

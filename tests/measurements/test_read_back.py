@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import models
@@ -26,11 +27,14 @@ from memcompile.runtime.training.transfer import transfer
 SHAPE = models.SMALL["conv_bn"][1]
 
 
-def program_on(target: str, folder: Path) -> Program:
-    path, data = folder / "model.onnx", folder / "images.npz"
-    path.write_bytes(models.SMALL["conv_bn"][0]().SerializeToString())
-    np.savez(data, x=models.images((12, *SHAPE), seed=3))
-    return compile_model(path, target, data=data, settings=("replicate.effort=fast",)).program
+@cache
+def program_on(target: str) -> Program:
+    model = models.SMALL["conv_bn"][0]()
+    images = {"x": models.images((12, *SHAPE), seed=3)}
+    hardware = load_target(target)
+    if target == "neurram":  # with fewer cells
+        hardware = hardware.with_(array__input_lines=32, array__output_lines=32)
+    return compile_model(model, hardware, data=images, settings=("replicate.effort=fast",)).program
 
 
 def listed(program: Program, values: np.ndarray, path: Path) -> Path:
@@ -49,7 +53,7 @@ def listed(program: Program, values: np.ndarray, path: Path) -> Path:
 @pytest.mark.parametrize("target", ["yao2020", "neurram"])
 def test_program_computes_with_the_cells_that_were_read(target: str, tmp_path: Path) -> None:
     """A chip that was transferred, written to files of both kinds and read back, gives the same bits."""
-    program = program_on(target, tmp_path)
+    program = program_on(target)
     chip, _ = transfer(program, 5)
     assert chip.chip is not None
     plain = conductance_arrays(program)["conductances_us"]
@@ -74,7 +78,7 @@ def test_program_computes_with_the_cells_that_were_read(target: str, tmp_path: P
 
 
 def test_measured_faults_and_noise_are_not_drawn_again(tmp_path: Path) -> None:
-    program = program_on("yao2020", tmp_path)
+    program = program_on("yao2020")
     write_npz(tmp_path / "a.npz", {"conductances_us": conductance_arrays(program)["conductances_us"]})
     target = load_target("yao2020").with_(
         faults__stuck_low_share=0.5,
@@ -92,7 +96,7 @@ def test_measured_faults_and_noise_are_not_drawn_again(tmp_path: Path) -> None:
 
 
 def test_list_has_every_cell_of_a_weight_with_its_goal(tmp_path: Path) -> None:
-    program = program_on("neurram", tmp_path)
+    program = program_on("neurram")
     rows = list(csv.DictReader(programming_list(program)))
     arrays = conductance_arrays(program)
     assert len(rows) == len(arrays["index"])
@@ -141,13 +145,13 @@ WRONG: dict[str, Callable[[Program, Path], Path]] = {
     "line 2, column 'measured_us': '' is not a number": of_list(lambda lines: [lines[0], "0,0,0,0,,a,0,0,0"]),
     "line 2, column 'measured_us': 1e9 uS is out of range": of_list(lambda lines: [lines[0], "0,0,0,0,1e9,a,0,0,0"]),
     "cannot be read": lambda program, folder: folder / "none.csv",
-    "cannot be read as a NumPy .npz archive": lambda program, folder: folder / "model.onnx",
+    "cannot be read as a NumPy .npz archive": lambda program, folder: Path(__file__),
 }
 
 
 @pytest.mark.parametrize("message", WRONG)
 def test_what_does_not_fit_is_named(message: str, tmp_path: Path) -> None:
-    program = program_on("yao2020", tmp_path)
+    program = program_on("yao2020")
     with pytest.raises(MemcompileError) as error:
         read_back(program, WRONG[message](program, tmp_path), 0)
     assert message in str(error.value)
@@ -155,17 +159,18 @@ def test_what_does_not_fit_is_named(message: str, tmp_path: Path) -> None:
 
 
 def test_programs_that_cannot_be_read_back(tmp_path: Path) -> None:
-    program = program_on("yao2020", tmp_path)
+    program = program_on("yao2020")
     chip, _ = transfer(program, 1)
     with pytest.raises(MemcompileError, match="is transferred to a chip already"):
         read_back(chip, tmp_path / "a.npz", 0)
     with pytest.raises(MemcompileError, match="cells of ideal are ideal"):
-        read_back(program_on("ideal", tmp_path), tmp_path / "a.npz", 0)
+        read_back(program_on("ideal"), tmp_path / "a.npz", 0)
 
 
 def test_commands_export_a_list_and_run_on_what_was_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program = tmp_path / "p.mcp"
-    save_program(program_on("yao2020", tmp_path), program)
+    save_program(program_on("yao2020"), program)
+    np.savez(tmp_path / "images.npz", x=models.images((12, *SHAPE), seed=3))
     data = ["--data", str(tmp_path / "images.npz")]
     assert main(["export", str(program), "--csv", str(tmp_path / "list.csv")]) == 0
     assert "cells written to" in capsys.readouterr().out
