@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from memcompile.data.loader import Dataset, load_dataset
 from memcompile.errors import UsageError
 from memcompile.held_back import StepRecord
 from memcompile.ir.pass_manager import ProgressBar
+from memcompile.pictures import new_figure, png_of
 from memcompile.program.file import save_program
 from memcompile.program.program import Program
 from memcompile.report.cost_report import write_facts, write_line
@@ -227,11 +227,7 @@ def draw_curve(records: tuple[EpochRecord, ...]) -> bytes:
     UsageError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and slow to import
-    except ImportError as error:
-        raise UsageError("--curve needs matplotlib: pip install 'memcompile[plot]'") from error
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    figure = new_figure(6, 3.5, "--curve")
     loss, accuracy = figure.subplots(1, 2)
     epochs = [record.epoch + 1 for record in records]
     loss.plot(epochs, [record.loss for record in records], marker="o", markersize=3)
@@ -241,7 +237,4 @@ def draw_curve(records: tuple[EpochRecord, ...]) -> bytes:
     accuracy.plot(epochs, held_back, marker="s", markersize=3, label="held back")
     accuracy.set(xlabel="epoch", ylabel="%", title="accuracy on the chip")
     accuracy.legend()
-    buffer = io.BytesIO()
-    # Without a software tag the same curve gives the same bytes.
-    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure, 150)

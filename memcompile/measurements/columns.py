@@ -30,13 +30,15 @@ SECONDS = {
     **{"d": 86_400.0, "day": 86_400.0, "days": 86_400.0},
 }
 WORDS = {
-    "target": ("target", "goal", "aim", "aimed", "set", "desired", "nominal", "wanted", "programmed", "prog"),
+    "target": ("target", "goal", "aim", "aimed", "set", "desired", "nominal", "wanted"),
     "measured": ("measured", "meas", "read", "actual", "result", "final", "verified", "value", "readout"),
-    "initial": ("initial", "start", "first", "before", "written"),
-    "time": ("time", "t", "age", "elapsed", "delay", "after"),
+    "initial": ("initial", "start", "first", "before"),
+    "time": ("time", "t", "age", "elapsed", "delay", "after", "seconds", "minutes", "hours", "days"),
     "cell": ("cell", "device", "id", "cellid", "deviceid"),
 }
 """Words by which a column is known; a column is what the first of its words says."""
+OPEN_WORDS = ("programmed", "prog", "written", "g", "conductance", "r", "resistance")
+"""Words of conductances that are the one of goal and measurement that no other column is."""
 EXAMPLES = {
     "target": "target_us or target (uS)",
     "measured": "measured_us or measured (uS)",
@@ -153,16 +155,27 @@ def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) 
     return Table(path.name, {role: np.array(column, np.float64) for role, column in values.items()}, lines)
 
 
-def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], str]:
-    """Rows with their line numbers, without comments and empty lines, and what separates their values."""
+def text_of(path: Path, what: str) -> str:
+    """Text of a file that is to be ``what``.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, is too large, or is no text.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path} is larger than {MAX_BYTES // 1_000_000} MB; give a part of the measurements")
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; give a CSV file of measured cells") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}; give {what}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text; save the table as CSV") from error
+
+
+def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], str]:
+    """Rows with their line numbers, without comments and empty lines, and what separates their values."""
+    text = text_of(path, "a CSV file of measured cells")
     first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
     delimiter = max(";\t,", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -175,21 +188,32 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], str]:
 
 def _columns(path: Path, line: int, titles: list[str], needed: Sequence[str], optional: Sequence[str]) -> list[_Column]:
     """Columns of the wanted roles."""
+    wanted = (*needed, *optional)
+    said = [(place, title.strip(), _role(title)) for place, title in enumerate(titles)]
+    open_role = next((role for role in needed if role not in {role for *_, role in said}), None)
+    if open_role in ("target", "measured"):
+        said = [(p, title, open_role if role is None and _is_open(title) else role) for p, title, role in said]
     found: dict[str, _Column] = {}
-    for place, title in enumerate(titles):
-        role = _role(title)
-        if role not in (*needed, *optional):
+    unitless: dict[str, str] = {}
+    for place, title, role in said:
+        if role is None or role not in wanted:
             continue
         unit = _unit(title, role)
-        where = f"{path}, line {line}, column {title.strip()!r}"
         if unit is None:
-            known = "s, min, h or d" if role == "time" else "uS, nS, mS, S, ohm, kohm or Mohm"
-            raise DataError(f"{where}: no unit; name it {EXAMPLES[role]}, with one of {known}")
+            unitless.setdefault(role, title)
+            continue
         if role in found:
             raise DataError(
-                f"{where}: {found[role].title!r} also says {role}; keep one, or rename the other so that it does not"
+                f"{path}, line {line}, column {title!r}: {found[role].title!r} also says {role}; keep one, or rename "
+                "the other so that it does not"
             )
-        found[role] = _Column(place, title.strip(), role, unit)
+        found[role] = _Column(place, title, role, unit)
+    for role, title in unitless.items():
+        if role not in found:
+            known = "s, min, h or d" if role == "time" else "uS, nS, mS, S, ohm, kohm or Mohm"
+            raise DataError(
+                f"{path}, line {line}, column {title!r}: no unit; name it {EXAMPLES[role]}, with one of {known}"
+            )
     missing = [role for role in needed if role not in found]
     if missing:
         named = ", ".join(repr(title.strip()) for title in titles[:8])
@@ -215,9 +239,17 @@ def _role(title: str) -> str | None:
     return None
 
 
+def _is_open(title: str) -> bool:
+    """True for a conductance that may be a goal or a measurement."""
+    words = _words(title)
+    return any(word in OPEN_WORDS for word in words) and any(word in {**SIEMENS, **OHMS} for word in words)
+
+
 def _unit(title: str, role: str) -> str | None:
     if role == "cell":
         return ""
     known = SECONDS if role == "time" else {**SIEMENS, **OHMS}
-    named = [word for word in _words(title) if word in known]
-    return named[-1] if named and len(_words(title)) > 1 else None
+    words = _words(title)
+    named = [word for word in words if word in known]
+    # A single letter is a name there, but a time may be called by its unit alone.
+    return named[-1] if named and (len(words) > 1 or (role == "time" and len(words[0]) > 1)) else None

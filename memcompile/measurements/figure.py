@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memcompile.errors import UsageError
 from memcompile.measurements.pairs import PairsFit
 from memcompile.measurements.reads import ReadsFit
 from memcompile.measurements.retention import RetentionFit
+from memcompile.pictures import new_figure, png_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,21 +25,15 @@ def device_figure(pairs: PairsFit, reads: ReadsFit | None, retention: RetentionF
     UsageError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and slow to import
-    except ImportError as error:
-        raise UsageError("--plot needs matplotlib: pip install 'memcompile[plot]'") from error
     count = 1 + (retention is not None) + (reads is not None)
-    figure = Figure(figsize=(5.0 * count, 3.6), layout="constrained")
+    figure = new_figure(5.0 * count, 3.6, "--plot")
     axes = list(figure.subplots(1, count, squeeze=False)[0])
     _draw_pairs(axes.pop(0), pairs)
     if retention is not None:
         _draw_retention(axes.pop(0), retention)
     if reads is not None:
         _draw_reads(axes.pop(0), reads)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120, metadata={"Software": None})
-    return stream.getvalue()
+    return png_of(figure, 120)
 
 
 def _draw_pairs(axes: Axes, pairs: PairsFit) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from memcompile.data.files import read_npz, read_npz_headers
 from memcompile.errors import DataError, UsageError
-from memcompile.measurements.columns import LARGEST_US, MAX_BYTES
+from memcompile.measurements.columns import LARGEST_US, text_of
 from memcompile.program.program import ChipState, Program
 
 KEY = "conductances_us"
@@ -115,14 +115,7 @@ def _from_csv(program: Program, path: Path) -> NDArray[np.float32]:
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> list[tuple[int, Mapping[str, str], float]]:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path} is larger than {MAX_BYTES // 1_000_000} MB; give an npz instead")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; give an npz or a CSV file") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text; give an npz, or save the list as CSV") from error
+    text = text_of(path, "an npz or a CSV file")
     lines = [line if not line.lstrip().startswith("#") else "" for line in text.splitlines()]
     reader = csv.DictReader(io.StringIO("\n".join(lines)))
     titles = [title.strip() for title in reader.fieldnames or ()]

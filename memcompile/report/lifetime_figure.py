@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 
-from memcompile.errors import UsageError
+from memcompile.pictures import new_figure, png_of
 from memcompile.report.lifetime import Life, age_text
 
 BAND = 0.18
@@ -25,11 +23,7 @@ def life_figure(life: Life, accuracy: float, title: str) -> bytes:
     UsageError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and slow to import
-    except ImportError as error:
-        raise UsageError("--plot needs matplotlib: pip install 'memcompile[plot]'") from error
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    figure = new_figure(6.4, 3.8, "--plot")
     axes = figure.subplots()
     curves = [(life.plain, "#8a4b08", "without refresh")]
     if life.refreshes is not None:
@@ -48,6 +42,4 @@ def life_figure(life: Life, accuracy: float, title: str) -> bytes:
     axes.set_xticks([], minor=True)
     axes.set(xlabel="age", ylabel="accuracy (%)", title=title)
     axes.legend(fontsize="small")
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120, metadata={"Software": None})
-    return stream.getvalue()
+    return png_of(figure, 120)

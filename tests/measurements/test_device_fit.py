@@ -271,19 +271,30 @@ TITLES = {
     "# made today\n\nrow,G_Target_uS,note,gMeasured (S)": (1.0, 1e6),
     "Goal(microsiemens),result_siemens": (1.0, 1e6),
     "set_ms,value_ns": (1e3, 1e-3),
+    "target_conductance_S,programmed_conductance_S": (1e6, 1e6),
+    "G_prog (uS),measured conductance (uS)": (1.0, 1.0),
+    "goal_us,G/uS": (1.0, 1.0),
+    "set,target_us,note,measured_us": (1.0, 1.0),
 }
 
 
 @pytest.mark.parametrize("titles", TITLES)
 def test_columns_are_found_by_name_and_unit(titles: str, tmp_path: Path) -> None:
     factors, delimiter = TITLES[titles], next(mark for mark in ";\t," if mark in titles)
-    wide = titles.count(delimiter) > 1
+    wide = titles.count(delimiter) > 2
     row = delimiter.join(["7", "2", "x", "3"] if wide else ["2", "3"])
     path = tmp_path / "t.csv"
     path.write_text(f"\ufeff{titles}\r\n{row}\r\n\r\n", encoding="utf-8")
     table = read_table(path, ("target", "measured"))
     assert table.columns["target"].tolist() == pytest.approx([2 * factors[0]])
     assert table.columns["measured"].tolist() == pytest.approx([3 * factors[1]])
+
+
+def test_times_may_be_called_by_their_unit(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("cell,hours,conductance_us\n1,2,3\n", encoding="utf-8")
+    table = read_table(path, ("time", "measured"), ("cell",))
+    assert (table.columns["time"][0], table.columns["measured"][0]) == (7200.0, 3.0)
 
 
 def test_resistances_times_and_decimal_commas(tmp_path: Path) -> None:
