@@ -15,6 +15,8 @@ from memcompile.measurements.columns import Table, read_table
 from memcompile.measurements.spread_fit import CONSTANT, NONE, PROPORTIONAL, Array, Choice, choose, polynomial, table
 
 LEAST_PAIRS = 20
+MOST_APART = 10.0
+"""Factor by which medians of goals and of measurements may differ."""
 TABLE_POINTS = 8
 GROUP = 25
 """Pairs of neighbouring goals that are compared to find outliers."""
@@ -104,6 +106,12 @@ def fit_pairs(pairs: Table) -> PairsFit:
     if pairs.count < LEAST_PAIRS:
         raise DataError(
             f"{pairs.name} has {pairs.count} pairs; a spread against conductance needs {LEAST_PAIRS} or more"
+        )
+    aimed_at, held = float(np.median(target_us)), float(np.median(measured_us))
+    if not aimed_at / MOST_APART <= held <= aimed_at * MOST_APART:
+        raise DataError(
+            f"{pairs.name}: half of the cells were aimed at {aimed_at:.4g} uS or more and half of them hold "
+            f"{held:.4g} uS or less; is a unit wrong, or are columns of different cells?"
         )
     distances = _distances(target_us, measured_us - target_us)
     odd = np.abs(distances) > OUTLIER

@@ -355,6 +355,11 @@ def test_too_little_is_told(tmp_path: Path) -> None:
     cases: list[tuple[Callable[[], Any], str]] = [
         (lambda: fit_pairs(read_pairs(written(tmp_path / "a.csv", goals[:5], goals[:5]))), "has 5 pairs"),
         (
+            lambda: fit_pairs(read_pairs(written(tmp_path / "g.csv", goals, goals, "target_ms,measured_us"))),
+            "is a unit wrong",
+        ),
+        (lambda: fit_pairs(read_pairs(written(tmp_path / "h.csv", goals, 0 * goals))), "hold 0 uS or less"),
+        (
             lambda: fit_pairs(read_pairs(written(tmp_path / "b.csv", 0 * goals + 3, goals))),
             "all pairs of b.csv have the goal",
         ),
