@@ -34,8 +34,8 @@ from pydantic.fields import FieldInfo
 import memcompile
 from memcompile.cli.main import cli
 from memcompile.errors import EXIT_CODES, MemcompileError
+from memcompile.hardware.devices import builtin_devices, load_device
 from memcompile.hardware.target import Target, builtin_targets, load_target
-from memcompile.hardware.target_sections import FiniteFloat
 from memcompile.ir.pass_contract import Amount, Count, Form, Forms, Share
 from memcompile.ir.pass_manager import Pass
 from memcompile.pipelines import default_passes
@@ -215,8 +215,15 @@ def _type_name(field: FieldInfo) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(f"`{json.dumps(choice)}`" for choice in get_args(kind))
     if get_origin(kind) is tuple:
-        return "list of numbers" if get_args(kind)[0] is FiniteFloat else "list of pairs of numbers"
+        return _list_name(get_args(get_args(kind)[0])[0])
     return names.get(kind) or "table of texts"
+
+
+def _list_name(entry: object) -> str:
+    """A list in words, from the type of an entry without its limits."""
+    if get_origin(entry) is not tuple:
+        return "list of numbers"
+    return "list of lists of numbers" if Ellipsis in get_args(entry) else "list of pairs of numbers"
 
 
 def _plain(field: FieldInfo) -> tuple[object, Sequence[object]]:
@@ -259,6 +266,17 @@ def builtin_targets_part() -> str:
         lines += [_row(f"`{key}`", why) for key, why in target.sources.items()]
         parts.append("\n".join([*lines, ""]))
     return "\n".join(parts)
+
+
+def devices_part() -> str:
+    """Devices of the literature: window, what they have, and what they are."""
+    lines = ["| `cell.device` | window | has | what it is |", "|---|---|---|---|"]
+    for name in builtin_devices():
+        values = load_device(name)
+        has = [f"`{section}`" for section in values if section not in ("name", "title", "cell", "sources")]
+        window = f"{values['cell']['g_min_us']:g} to {values['cell']['g_max_us']:g} uS"
+        lines.append(_row(f"`{name}`", window, ", ".join(has), values["title"]))
+    return "\n".join([*lines, ""])
 
 
 def effects_part() -> str:
@@ -305,6 +323,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "passes": passes_part,
     "target_fields": target_fields_part,
     "builtin_targets": builtin_targets_part,
+    "devices": devices_part,
 }
 
 

@@ -82,7 +82,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     seed
         Seed of generated samples.
     settings
-        Further options of passes, ``"PASS.OPTION=VALUE"``.
+        Further options of passes, ``"PASS.OPTION=VALUE"``, and fields of the target, ``"SECTION.FIELD=VALUE"``.
     passes
         A pipeline of one's own instead of :func:`memcompile.pipelines.default_passes`.
     time_limit_s

@@ -56,12 +56,28 @@ class Calibrator:
         self.images = fitted
         self.held_back = HeldBackImages(Emulator.ideal(program), *held_back)
 
-    def chip(self, seed: int, progress: ProgressBar = no_progress, written: Program | None = None) -> CalibratedChip:
-        """Calibrate the chip of a seed; ``written`` is the program with its cells, if they were written already."""
+    def chip(
+        self,
+        seed: int,
+        progress: ProgressBar = no_progress,
+        written: Program | None = None,
+        conditions: Conditions = NEW,
+    ) -> CalibratedChip:
+        """Calibrate the chip of a seed under some conditions.
+
+        ``written`` is the program with its cells, if they were written already.
+        """
         program = written or self.program
-        before = self.held_back.outcome(program, seed)
+        before = self.held_back.outcome(program, seed, conditions)
         chip, _, step = fit_lines(
-            "calibrate", program, before, self.held_back, self.inputs, seed=seed, progress=progress
+            "calibrate",
+            program,
+            before,
+            self.held_back,
+            self.inputs,
+            seed=seed,
+            conditions=conditions,
+            progress=progress,
         )
         return CalibratedChip(chip, step)
 

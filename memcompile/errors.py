@@ -7,6 +7,8 @@ this hierarchy ever shows a traceback. ``assert`` and ordinary exceptions are fo
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from typing import ClassVar
 
@@ -134,3 +136,9 @@ EXIT_CODES: dict[int, str] = {
     130: "interrupted (Ctrl-C)",
     143: "terminated (SIGTERM)",
 }
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """End of a message about an unknown word: the nearest known one, or nothing."""
+    nearest = get_close_matches(word, list(known), 1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""

@@ -24,6 +24,7 @@ from memcompile.frontend.sandbox import Limits
 from memcompile.frontend.sessions import run_session
 from memcompile.frontend.sources import Network, open_network
 from memcompile.hardware.target import Target, load_target
+from memcompile.hardware.target_settings import with_target_settings
 from memcompile.heap import large_blocks_go_back
 from memcompile.ir.batching import Batching
 from memcompile.ir.graph import DigitalNode, Graph, MappedLayer, TensorType, TiledLayer
@@ -157,7 +158,8 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
 ) -> Compilation:
     """Compile a model and keep everything that was read on the way.
 
-    ``passes`` is a pipeline of one's own instead of :func:`default_passes`; ``settings`` then change its options. With
+    ``passes`` is a pipeline of one's own instead of :func:`default_passes`; ``settings`` change options of passes and
+    fields of the target. With
     ``batch`` a network that is larger than ``chips`` chips is cut into segments that are written onto them one after
     the other, once for each batch of so many images. With ``check`` the program is compared with the model on one batch
     of samples. ``slices`` is one number for all layers, or one by the name of each layer, and of all others by
@@ -174,12 +176,12 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     MemcompileError
         Any fault of the model, the data, the target, the options or the budget.
     """
-    hardware = load_target(target) if isinstance(target, str) else target
+    hardware, of_passes = with_target_settings(load_target(target) if isinstance(target, str) else target, settings)
     own_slices = {} if isinstance(slices, int) else {name: n for name, n in slices.items() if name != ALL_LAYERS}
     for count in (slices,) if isinstance(slices, int) else slices.values():
         check_options(hardware, chips, count, slice_base, seed)
     check_batch(chips, batch)
-    pipeline = with_options(default_passes() if passes is None else passes, settings)
+    pipeline = with_options(default_passes() if passes is None else passes, of_passes)
     check_order(pipeline)
     file = open_network(model, limits, example_inputs)
     wanted = _bind(file.inputs, input_shapes or {})

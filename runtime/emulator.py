@@ -76,13 +76,16 @@ class Emulator(Described):
         segments each segment is this old when it is used.
     reads
         Reads of each cell since programming, for read disturb.
+    writes
+        Times that all cells were written again; what belongs to a cell, such as faults, stays. Time and reads count
+        from the last one.
     whole
         The inputs have no common batch axis; only :meth:`run_whole` takes such inputs.
 
     Raises
     ------
     UsageError
-        The seed, executor, time or chunk is out of range, or the chunk contradicts the model's fixed
+        The seed, executor, time, count or chunk is out of range, or the chunk contradicts the model's fixed
         batch.
     """
 
@@ -97,10 +100,11 @@ class Emulator(Described):
         threads: int | None = None,
         time_s: float = 0.0,
         reads: float = 0.0,
+        writes: int = 0,
         whole: bool = False,
     ) -> None:
         check_seed(seed)
-        conditions = Conditions(time_s, reads)
+        conditions = Conditions(time_s, reads, writes)
         if executor not in ("fast", "literal"):
             raise UsageError(f"no executor is called {executor!r}; there are 'fast' and 'literal'")
         self.program = program

@@ -87,6 +87,8 @@ class Purpose(IntEnum):
     WRITE_CYCLE = 13
     REWRITE = 14
     READ_DISTURB = 15
+    RETENTION = 16
+    FLICKER = 17
 
 
 def stream(purpose: Purpose, number: int) -> int:

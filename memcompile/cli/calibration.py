@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,15 @@ def samples_of(program: Program, data: Path | None, **how: Any) -> Dataset:
     return load_dataset(data, program.inputs, batching=program.batching, classify=classify, compiled=True, **how)
 
 
-def calibrated_chip(program: Program, dataset: Dataset, seed: int, out: Output) -> Program:
-    """The chip of a seed with its lines calibrated, where that is possible and helps; says so where it is not."""
-    if not program.layers or program.target.cell.continuous or program.chip is not None:
+def calibrated_chip(program: Program, dataset: Dataset, seed: int, out: Output, *, read_back: bool = False) -> Program:
+    """The chip of a seed with its lines calibrated, where that is possible and helps; says so where it is not.
+
+    A program that is on a chip was calibrated when it was tuned, unless its cells were ``read_back``.
+    """
+    if not program.layers or program.target.cell.continuous or (program.chip is not None and not read_back):
         return program
-    why = obstacle(program, dataset.batching.count(dataset.calibration), dataset.generated)
+    plain = replace(program, chip=None)
+    why = obstacle(plain, dataset.batching.count(dataset.calibration), dataset.generated)
     if why:
         out.say(f"the chip is not calibrated: {why}")
         return program

@@ -28,7 +28,7 @@ from memcompile.report.facts import facts_json, render
 
 # Tables need about this width; a pipe has none of its own.
 PIPE_WIDTH = 120
-_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "y": 365.25 * 86400.0}
 
 
 def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -42,10 +42,10 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 
 
 def duration(ctx: click.Context, param: click.Parameter, value: str) -> float:
-    """Read a duration such as 90s, 10min, 2h or 3d, in seconds."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|min|h|d)", value.strip())
+    """Read a duration such as 90s, 10min, 2h, 3d or 10y, in seconds."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|min|h|d|y)", value.strip())
     if match is None:
-        raise click.BadParameter(f"{value!r} is not a duration such as 90s, 10min, 2h or 3d")
+        raise click.BadParameter(f"{value!r} is not a duration such as 90s, 10min, 2h, 3d or 10y")
     return float(match[1]) * _SECONDS[match[2]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,12 @@ from memcompile.cli.console import (
     sample_options,
     write_npz,
 )
+from memcompile.cli.programs import program_of
 from memcompile.errors import UsageError
 from memcompile.export.chip_model import chip_model
-from memcompile.export.conductances import conductance_arrays
-from memcompile.program.file import load_program
+from memcompile.export.conductances import conductance_arrays, programming_list
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import check_seed
-from memcompile.verify.verifier import verify_program
 
 
 def _age(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -33,6 +33,7 @@ def _age(ctx: click.Context, param: click.Parameter, value: str | None) -> float
 @click.command("export")
 @click.argument("program", type=Path)
 @click.option("--npz", type=Path, metavar="FILE", help="Target conductances of every array, and an index.")
+@click.option("--csv", type=Path, metavar="FILE", help="Programming list: a line for each cell that holds a weight.")
 @click.option("--onnx", type=Path, metavar="FILE", help="An emulated chip as an ONNX model, without its read noise.")
 @click.option("--seed", type=int, help="The chip, with --onnx, as for `memcompile run` [default: 0].")
 @click.option(
@@ -54,37 +55,49 @@ def _age(ctx: click.Context, param: click.Parameter, value: str | None) -> float
 def export_command(program: Path, **options: Any) -> None:
     """Write what PROGRAM puts on its arrays: for real arrays, or for another runtime.
 
-    `--npz` writes the conductances to program, `--onnx` a model that computes what one emulated
-    chip does; its operators are standard ones.
+    `--npz` writes the conductances to program, `--csv` the same as a list, `--onnx` a model that
+    computes what one emulated chip does; its operators are standard ones.
     """
-    npz, onnx = options["npz"], options["onnx"]
+    npz, listed, onnx = options["npz"], options["csv"], options["onnx"]
     _check(options)
-    loaded = verify_program(load_program(program))
+    loaded = program_of(program)
     out = Output(quiet=False, json_path=None)
     if npz is not None:
         _export_arrays(loaded, npz, out)
+    if listed is not None:
+        _export_list(loaded, listed, out)
     if onnx is not None:
         _export_model(loaded, onnx, options, out)
 
 
 def _check(options: dict[str, Any]) -> None:
     """Refuse contradictory options, and paths that cannot be written, before the work."""
-    npz, onnx = options["npz"], options["onnx"]
+    onnx, paths = options["onnx"], {f"--{name}": options[name] for name in ("npz", "csv", "onnx")}
     check_seed(options["seed"] or 0)
     of_chip = ("seed", "time_s", "reads", "data", "mean", "std")
     given = [f"--{name.removesuffix('_s')}" for name in of_chip if options[name] is not None]
     given += ["--no-calibration"] if options["no_calibration"] else []
-    if npz is None and onnx is None:
-        raise UsageError("nothing to write; give --onnx FILE for a model, --npz FILE for conductances, or both")
+    named = {option: path for option, path in paths.items() if path is not None}
+    if not named:
+        raise UsageError(
+            "nothing to write; give --onnx FILE for a model, --npz FILE for conductances, --csv FILE for a list of "
+            "cells, or several"
+        )
     if onnx is None and (given or options["ideal"]):
         raise UsageError(f"{(*given, '--ideal')[0]} is for a model of a chip; add --onnx FILE")
     if given and options["ideal"]:
         raise UsageError(f"{given[0]} contradicts --ideal: ideal devices are all alike and do not age; leave one out")
-    if npz is not None and npz == onnx:
-        raise UsageError(f"--npz and --onnx both name {npz}; give each a file of its own")
-    for option, path in (("--npz", npz), ("--onnx", onnx)):
-        if path is not None:
-            check_writable(path, option)
+    for one, other in itertools.combinations(named, 2):
+        if named[one] == named[other]:
+            raise UsageError(f"{one} and {other} both name {named[one]}; give each a file of its own")
+    for option, path in named.items():
+        check_writable(path, option)
+
+
+def _export_list(program: Program, path: Path, out: Output) -> None:
+    lines = list(programming_list(program))
+    write_atomically(path, ("\n".join(lines) + "\n").encode())
+    out.say(f"{len(lines) - 1:,} cells written to {path}; all others are at {program.target.cell.g_min_us:g} uS")
 
 
 def _export_arrays(program: Program, path: Path, out: Output) -> None:
@@ -104,8 +117,7 @@ def _export_model(program: Program, path: Path, options: dict[str, Any], out: Ou
     model = chip_model(program, seed, time_s=time_s, reads=reads, ideal=ideal)
     write_atomically(path, model)
     out.say(f"{_chip(program, seed, time_s, reads, ideal)} written to {path}, {len(model):,} bytes")
-    noise = program.target.read_noise
-    if not ideal and noise.sigma_us + noise.proportional_share > 0:
+    if not ideal and program.target.read_noise.acts:
         out.say("read noise is not in the model: it is drawn anew at each read; memcompile run has it")
     if not ideal and program.placement.segments:
         batch = program.placement.batch

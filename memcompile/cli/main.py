@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import sys
 from dataclasses import dataclass, replace
@@ -15,7 +16,6 @@ from rich.table import Table
 
 from memcompile.atomic import write_atomically
 from memcompile.cli.advice import CompileAdvice, DataOptions, command_line, derived_path, front_lines, program_path
-from memcompile.cli.calibration import calibrated_chip, samples_of
 from memcompile.cli.console import (
     Output,
     accept_option,
@@ -23,19 +23,17 @@ from memcompile.cli.console import (
     check_writable,
     data_options,
     discard_output,
-    duration,
-    reads_option,
-    write_npz,
 )
+from memcompile.cli.device import device_command
 from memcompile.cli.export import export_command
+from memcompile.cli.programs import program_of
 from memcompile.cli.refresh import refresh_command
-from memcompile.cli.sampled_chips import run_chips
+from memcompile.cli.run import run_command
+from memcompile.cli.targets import targets_command
 from memcompile.cli.tune import tune_command
 from memcompile.cli.tuned_compile import OWN_DATA, TuningStudy
-from memcompile.errors import EXIT_CODES, MemcompileError, OutputError, UsageError
+from memcompile.errors import EXIT_CODES, MemcompileError, OutputError, UsageError, did_you_mean
 from memcompile.frontend.sandbox import DEFAULT_LIMITS, GIB, Limits
-from memcompile.frontend.values import PlainArrays
-from memcompile.hardware.target import builtin_targets, load_target
 from memcompile.ir.graph import Graph
 from memcompile.ir.pass_manager import PassContext
 from memcompile.ir.printer import print_graph
@@ -49,19 +47,16 @@ from memcompile.pipelines import (
     compiler_version,
     default_passes,
 )
-from memcompile.program.file import load_program, save_program
+from memcompile.program.file import save_program
 from memcompile.program.program import Program
 from memcompile.report.budget_report import layer_budget_table
-from memcompile.report.cost_report import energy_table, write_facts, write_line
+from memcompile.report.cost_report import energy_table
 from memcompile.report.evaluation import Evaluation, check_acceptance, evaluate
 from memcompile.report.explain import Explanation
 from memcompile.report.facts import Facts, program_facts
 from memcompile.report.front_report import front_table
 from memcompile.report.lookup import find_weight
-from memcompile.report.scoring import class_names, score_samples
-from memcompile.runtime.emulator import Emulator
 from memcompile.tuned_chips import TunedChips
-from memcompile.verify.verifier import verify_program
 
 DEFAULT_BATCH = 100
 
@@ -72,9 +67,19 @@ class DefaultGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {*self.commands, "--help", "-h", "--version"}
         if args and args[0] not in own:
+            self._refuse_wrong_verb(args[0])
             args = ["compile", *args]
         ctx.obj = list(args)  # for advice that calls the same command again
         return super().parse_args(ctx, args or ["--help"])
+
+    def _refuse_wrong_verb(self, word: str) -> None:
+        """Raise UsageError for a word that is neither a command nor looks like a model."""
+        if word.startswith("-") or not re.fullmatch(r"[A-Za-z]+", word) or Path(word).exists():
+            return
+        raise UsageError(
+            f"{word!r} is neither a command nor a file; commands are {', '.join(self.commands)}"
+            f"{did_you_mean(word, self.commands)}"
+        )
 
 
 _CODES = "\n".join(f"  {code:>3}  {text}" for code, text in sorted(EXIT_CODES.items()))
@@ -281,7 +286,13 @@ def _batch(options: dict[str, Any]) -> int | None:
     help="Limit on the memory that either takes.",
 )
 @click.option("--explain", is_flag=True, help="List each operator, analog or digital and why, and each layer's energy.")
-@click.option("--set", "settings", multiple=True, metavar="PASS.OPTION=VALUE", help="Set a pass option (repeatable).")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME.FIELD=VALUE",
+    help="Set a pass option or a target field (repeatable).",
+)
 @click.option(
     "--list-passes",
     is_flag=True,
@@ -415,82 +426,6 @@ class DumpIr:
         write_atomically(self.folder / f"{number:02}_{name}.txt", print_graph(graph).encode())
 
 
-@cli.command("run")
-@click.argument("program", type=Path)
-@click.option("-o", "--output", type=Path, metavar="NPZ", help="Write the predictions as npz.")
-@click.option("--ideal", is_flag=True, help="Ideal devices: integer arithmetic of the quantised network.")
-@click.option(
-    "--executor",
-    type=click.Choice(["fast", "literal"]),
-    default="fast",
-    show_default=True,
-    help="literal walks every array, step and phase.",
-)
-@click.option("--images", type=click.IntRange(1), help="Run the first so many samples [default: all].")
-@click.option("--skip", type=click.IntRange(0), help="Leave out the first so many samples.")
-@click.option(
-    "--time",
-    "time_s",
-    default="0s",
-    callback=duration,
-    metavar="DURATION",
-    help="Time since programming, for drift: 90s, 10min, 2h, 3d.",
-)
-@reads_option
-@click.option(
-    "--seeds",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Emulated chips, from --seed on; with several only their accuracies are printed.",
-)
-@accept_option
-@calibration_option
-@click.option("--explain", is_flag=True, help="Say which method each layer goes through, and why.")
-@data_options
-def run_command(program: Path, **options: Any) -> None:
-    """Run PROGRAM on data: predictions, and accuracy where there are labels."""
-    out = Output(options["quiet"], None)
-    if options["output"]:
-        check_writable(options["output"])
-    loaded = verify_program(load_program(program))
-    how = {name: options[name] for name in ("mean", "std", "seed")}
-    dataset = samples_of(loaded, options["data"], **how)
-    dataset = dataset.after(options["skip"])
-    dataset = dataset.head(min(dataset.count, options["images"] or dataset.count))
-    if options["seeds"] > 1 or options["accept"] is not None:
-        run_chips(loaded, dataset, options, out)
-        return
-    if options["ideal"]:
-        emulator = Emulator.ideal(loaded, options["executor"])
-    else:
-        since = {name: options[name] for name in ("time_s", "reads")}
-        chip = loaded if options["no_calibration"] else calibrated_chip(loaded, dataset, options["seed"], out)
-        emulator = Emulator(chip, options["seed"], executor=options["executor"], **since)
-    if options["explain"]:
-        for layer, method in emulator.explain().items():
-            out.say(f"{layer}: {method}")
-    writing = emulator.writing()
-    if writing is not None:
-        facts = write_facts(loaded, writing, 0)
-        out.say(f"writing: {write_line(facts)}")
-    with out.progress("running", dataset.count) as advance:
-        outputs = emulator.run(dataset.as_given, progress=advance)
-    if options["output"]:
-        plain = PlainArrays.of(outputs)
-        write_npz(options["output"], plain.arrays)
-        out.say(f"{', '.join(plain.written) or 'nothing'} written to {options['output']}")
-        for remark in plain.remarks:
-            out.say(f"  {remark}")
-    ideal = options["ideal"] or loaded.target.cell.continuous
-    devices = "ideal devices" if ideal else f"noisy devices, seed {options['seed']}"
-    if dataset.labels is None:
-        out.say(f"{dataset.count} samples of {dataset.name}, {devices}; no labels, so no accuracy")
-    else:
-        share = score_samples(outputs, dataset, class_names(loaded))
-        out.say(f"accuracy {share:.2%} on {dataset.name}, {dataset.count:,} images, {devices}")
-
-
 @cli.command("show")
 @click.argument("program", type=Path)
 @click.option(
@@ -500,7 +435,7 @@ def run_command(program: Path, **options: Any) -> None:
 def show_command(program: Path, weight: tuple[str, str, str] | None, json_path: str | None) -> None:
     """Show the mapping table of PROGRAM, or where one weight sits."""
     out = Output(quiet=False, json_path=json_path)
-    loaded = verify_program(load_program(program))
+    loaded = program_of(program)
     if weight is None:
         out.report(program_facts(loaded))
         return
@@ -545,23 +480,12 @@ def _weight_table(program: Program, layer: str, output: int, kernel_input: int) 
     return table
 
 
-@cli.command("targets")
-def targets_command() -> None:
-    """List the built-in targets."""
-    table = Table()
-    for heading in ("name", "arrays a chip", "array", "levels", "what it is"):
-        table.add_column(heading, overflow="fold")
-    for name in builtin_targets():
-        target = load_target(name)
-        size = f"{target.array.input_lines} x {target.array.output_lines}"
-        levels = "any" if target.cell.continuous else str(target.cell.levels)
-        table.add_row(name, f"{target.chip.arrays:,}", size, levels, target.title)
-    Output(quiet=False, json_path=None).print(table)
-
-
+cli.add_command(targets_command)
+cli.add_command(device_command)
 cli.add_command(export_command)
 cli.add_command(tune_command)
 cli.add_command(refresh_command)
+cli.add_command(run_command)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -10,12 +10,12 @@ import click
 
 from memcompile.cli.advice import DataOptions, command_line, derived_path
 from memcompile.cli.console import Output, check_writable, data_options, duration, reads_option, scoring_options
+from memcompile.cli.programs import program_of
 from memcompile.cli.tune import step_facts, step_lines, tuning_data
-from memcompile.program.file import load_program, save_program
+from memcompile.program.file import save_program
 from memcompile.report.scoring import class_names, score
 from memcompile.runtime.emulator import Emulator
 from memcompile.tuning import refresh
-from memcompile.verify.verifier import verify_program
 
 
 @click.command("refresh")
@@ -41,7 +41,7 @@ def refresh_command(program: Path, **options: Any) -> None:
     out = Output(options["quiet"], options["json_path"])
     target = options["output"] or derived_path(program, "refreshed")
     check_writable(target)
-    source = verify_program(load_program(program))
+    source = program_of(program)
     training, test = tuning_data(source, options)
     since = {name: options[name] for name in ("time_s", "reads")}
     refreshed, steps = refresh(source, training.inputs, **since, images=options["images"], progress=out.progress)

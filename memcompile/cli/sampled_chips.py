@@ -28,13 +28,13 @@ def run_chips(program: Program, dataset: Dataset, options: dict[str, Any], out: 
         An option is for one chip, or chips of the program do not differ.
     """
     option = "--accept" if options["accept"] is not None else "--seeds"
-    for name, given in (("-o", options["output"]), ("--explain", options["explain"]), ("--ideal", options["ideal"])):
-        if given:
+    for name, key in (("-o", "output"), *((f"--{key}", key) for key in ("explain", "ideal", "conductances"))):
+        if options[key]:
             raise UsageError(
                 f"{option} compares the accuracies of chips, and {name} is for a single run; leave one out"
             )
     check_acceptance(program, dataset, option)
-    names, first, count = class_names(program), options["seed"], options["seeds"]
+    names, first, count = class_names(program), options["seed"], options["seeds"] or 1
     since = {name: options[name] for name in ("time_s", "reads")}
     shares = []
     for seed, chip in _chips(program, dataset, options, out):
@@ -52,7 +52,7 @@ def run_chips(program: Program, dataset: Dataset, options: dict[str, Any], out: 
 
 def _chips(program: Program, dataset: Dataset, options: dict[str, Any], out: Output) -> Iterator[tuple[int, Program]]:
     """Seed and program of each chip, calibrated where that is possible; says so where it is not."""
-    seeds = range(options["seed"], options["seed"] + options["seeds"])
+    seeds = range(options["seed"], options["seed"] + (options["seeds"] or 1))
     why = (
         ""
         if options["no_calibration"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,11 +12,13 @@ import click
 from memcompile.atomic import write_atomically
 from memcompile.cli.advice import DataOptions, command_line, derived_path
 from memcompile.cli.console import Output, check_writable, data_options, scoring_options, words
+from memcompile.cli.programs import program_of
 from memcompile.data.loader import Dataset, load_dataset
 from memcompile.errors import UsageError
 from memcompile.held_back import StepRecord
 from memcompile.ir.pass_manager import ProgressBar
-from memcompile.program.file import load_program, save_program
+from memcompile.pictures import new_figure, png_of
+from memcompile.program.file import save_program
 from memcompile.program.program import Program
 from memcompile.report.cost_report import write_facts, write_line
 from memcompile.report.scoring import class_names, score
@@ -25,7 +26,6 @@ from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.hybrid_training import LAST, EpochRecord, TuningOptions
 from memcompile.runtime.training.transfer import transfer
 from memcompile.tuning import TuningPlan, TuningResult, refuse_other_layouts, tune, usual_plan
-from memcompile.verify.verifier import verify_program
 
 USUAL = usual_plan()
 
@@ -103,7 +103,7 @@ def tune_command(program: Path, **options: Any) -> None:
     out = Output(options["quiet"], options["json_path"])
     target = options["output"] or derived_path(program, "tuned")
     check_writable(target)
-    source = verify_program(load_program(program))
+    source = program_of(program)
     training, test = tuning_data(source, options)
     plan = TuningPlan(
         recalibration_images=min(options["recalibration_images"], training.count),
@@ -257,11 +257,7 @@ def draw_curve(records: tuple[EpochRecord, ...]) -> bytes:
     UsageError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and slow to import
-    except ImportError as error:
-        raise UsageError("--curve needs matplotlib: pip install 'memcompile[plot]'") from error
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    figure = new_figure(6, 3.5, "--curve")
     loss, accuracy = figure.subplots(1, 2)
     epochs = [record.epoch + 1 for record in records]
     loss.plot(epochs, [record.loss for record in records], marker="o", markersize=3)
@@ -271,7 +267,4 @@ def draw_curve(records: tuple[EpochRecord, ...]) -> bytes:
     accuracy.plot(epochs, held_back, marker="s", markersize=3, label="held back")
     accuracy.set(xlabel="epoch", ylabel="%", title="accuracy on the chip")
     accuracy.legend()
-    buffer = io.BytesIO()
-    # Without a software tag the same curve gives the same bytes.
-    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure, 150)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -52,3 +53,29 @@ def conductance_arrays(program: Program) -> dict[str, NDArray[Any]]:
         "index_columns": np.array(names[:shown]),
         "layers": np.array([layer.name for layer in program.layers]),
     }
+
+
+def programming_list(program: Program) -> Iterator[str]:
+    """Lines of a CSV file with every cell that holds a part of a weight, in the order of arrays and lines.
+
+    Columns are the place (segment where arrays are written in segments, array, input_line, output_line, and polarity
+    where both cells of a pair are at one crossing), target_us, and what the cell holds.
+    """
+    arrays = conductance_arrays(program)
+    columns = arrays["index_columns"].tolist()
+    at = {name: columns.index(name) for name in columns}
+    crossings = program.target.array.cells_per_crossing > 1
+    places = [*(["segment"] if "segment" in at else []), "array", "input_line", "output_line"]
+    axes = [*places, "polarity"] if crossings else places
+    yield ",".join([*places, "polarity", "target_us", "layer", "weight", "slice", "level"])
+    index = arrays["index"]
+    conductances = arrays["conductances_us"][tuple(index[:, at[name]] for name in axes)]
+    layers = [_quoted(str(name)) for name in arrays["layers"]]
+    shown = [at[name] for name in (*places, "polarity", "layer", "weight", "slice", "level")]
+    for row, target_us in zip(index[:, shown].tolist(), conductances.tolist(), strict=True):
+        *place, layer, weight, slice_, level = row
+        yield ",".join([*map(str, place), f"{target_us:.6g}", layers[layer], str(weight), str(slice_), str(level)])
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text

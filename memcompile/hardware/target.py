@@ -7,7 +7,6 @@ for each field where its value is from; fields that no publication gives are nam
 
 from __future__ import annotations
 
-import itertools
 import math
 import tomllib
 from importlib import resources
@@ -19,7 +18,19 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from memcompile.described import Described
-from memcompile.errors import TargetError, UsageError
+from memcompile.errors import TargetError, UsageError, did_you_mean
+from memcompile.hardware.aging_sections import DriftSpec as DriftSpec  # noqa: PLC0414 - handed on
+from memcompile.hardware.aging_sections import (
+    FlickerNoiseSpec,
+    Points,
+    RetentionSpec,
+    aging_errors,
+    rising_errors,
+    table_at,
+)
+from memcompile.hardware.aging_sections import ReadDisturbSpec as ReadDisturbSpec  # noqa: PLC0414 - handed on
+from memcompile.hardware.aging_sections import RelaxationSpec as RelaxationSpec  # noqa: PLC0414 - handed on
+from memcompile.hardware.devices import builtin_devices, given_device, with_device
 from memcompile.hardware.target_sections import AreaSpec as AreaSpec  # noqa: PLC0414 - handed on
 from memcompile.hardware.target_sections import ArraySpec as ArraySpec  # noqa: PLC0414 - handed on
 from memcompile.hardware.target_sections import ChipSpec as ChipSpec  # noqa: PLC0414 - handed on
@@ -42,10 +53,19 @@ class CellSpec(Section):
     """Conductance of level 0, in microsiemens."""
     g_max_us: PositiveFloat
     """Conductance of the highest level, in microsiemens."""
+    g_reference_us: PositiveFloat | None = None
+    """Conductance that x counts in where sizes are polynomials of x = g / g_max; left out: g_max_us."""
     nonlinearity_per_v: NonNegativeFloat = 0.0
     """k of a cell's current g * v_read * sinh(k v) / sinh(k v_read) at voltage v, in 1/volts; 0 is Ohm's law."""
     continuous: bool = False
     """Cells hold any conductance of the window; inputs and converters are exact, and no error is allowed."""
+    device: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] | None = None
+    """Device model that gives the fields of cells and errors that the target does not write itself."""
+
+    @property
+    def reference_us(self) -> float:
+        """Conductance that x = 1 stands for in polynomials, in microsiemens."""
+        return self.g_max_us if self.g_reference_us is None else self.g_reference_us
 
     @property
     def level_step_us(self) -> float:
@@ -96,9 +116,6 @@ class AdcSpec(Section):
     """Standard deviation of a converter's offset, in codes."""
 
 
-Point = Annotated[tuple[FiniteFloat, FiniteFloat], Field(strict=False)]
-
-
 class ProgrammingSpec(Section):
     """Error left by closed-loop programming (write-verify): g + mean(g) + N(0, sigma(g))."""
 
@@ -108,9 +125,11 @@ class ProgrammingSpec(Section):
     """Standard deviation of a further error, independent of the first, as a share of g."""
     sigma_polynomial_us: Annotated[tuple[FiniteFloat, ...], Field(strict=False, max_length=16)] = ()
     """Instead of both: sigma = max(0, c0 + c1 x + c2 x^2 + ...) with x = g / g_max, in microsiemens."""
+    sigma_table_us: Points = ()
+    """Instead: [conductance, sigma] pairs in microsiemens, by rising conductance; linear between, flat beyond."""
     mean_polynomial_us: Annotated[tuple[FiniteFloat, ...], Field(strict=False, max_length=16)] = ()
     """Mean error c0 + c1 x + c2 x^2 + ... with x = g / g_max, of either sign, in microsiemens."""
-    mean_table_us: Annotated[tuple[Point, ...], Field(strict=False, max_length=256)] = ()
+    mean_table_us: Points = ()
     """Instead: [conductance, mean error] pairs in microsiemens, by rising conductance; linear between, flat beyond."""
     blank_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Error of a cell that holds no weight, as a share of that of a cell written to the lowest level.
@@ -119,21 +138,21 @@ class ProgrammingSpec(Section):
     0 if they can be left without a filament.
     """
 
-    def sigma_at_us(self, g_us: NDArray[np.float64], g_max_us: float) -> NDArray[np.float64]:
+    def sigma_at_us(self, g_us: NDArray[np.float64], reference_us: float) -> NDArray[np.float64]:
         """Standard deviation of the error at some conductances, in microsiemens."""
+        if self.sigma_table_us:
+            return table_at(g_us, self.sigma_table_us)
         if self.sigma_polynomial_us:
-            return polynomial_us(g_us / g_max_us, self.sigma_polynomial_us)
+            return polynomial_us(g_us / reference_us, self.sigma_polynomial_us)
         sigma: NDArray[np.float64] = np.hypot(self.sigma_us, self.sigma_proportional_share * g_us)
         return sigma
 
-    def mean_at_us(self, g_us: NDArray[np.float64], g_max_us: float) -> NDArray[np.float64]:
+    def mean_at_us(self, g_us: NDArray[np.float64], reference_us: float) -> NDArray[np.float64]:
         """Mean of the error at some conductances, in microsiemens."""
         if self.mean_table_us:
-            at_us, mean_us = np.array(self.mean_table_us).T
-            table: NDArray[np.float64] = np.asarray(np.interp(g_us, at_us, mean_us), np.float64)
-            return table
+            return table_at(g_us, self.mean_table_us)
         coefficients = np.array(self.mean_polynomial_us or (0.0,))
-        mean: NDArray[np.float64] = np.polynomial.polynomial.polyval(g_us / g_max_us, coefficients)
+        mean: NDArray[np.float64] = np.polynomial.polynomial.polyval(g_us / reference_us, coefficients)
         return mean
 
 
@@ -194,39 +213,29 @@ class ReadNoiseSpec(Section):
     """Standard deviation of the Gaussian, state-independent noise of a cell per phase, in microsiemens."""
     proportional_share: NonNegativeFloat = 0.0
     """Standard deviation of the Gaussian noise that grows with g, as a share of g."""
+    sigma_table_us: Points = ()
+    """Instead of both: [conductance, sigma] pairs in microsiemens, rising; linear between, flat beyond."""
     lasts: Literal["phase", "step"] = "phase"
     """Time for which one draw of the noise lasts: a bit phase, or all phases of a step."""
 
+    @property
+    def acts(self) -> bool:
+        """True if a size is above zero."""
+        if self.sigma_table_us:
+            return any(sigma > 0 for _, sigma in self.sigma_table_us)
+        return self.sigma_us + self.proportional_share > 0
 
-class RelaxationSpec(Section):
-    """Spread after programming: g + N(0, sigma^2 * (1 - exp(-t / time_constant)))."""
+    @property
+    def least_sigma_us(self) -> float:
+        """Standard deviation that the noise of every cell has at least, in microsiemens."""
+        return min((sigma for _, sigma in self.sigma_table_us), default=self.sigma_us)
 
-    sigma_us: NonNegativeFloat
-    """Final standard deviation, in microsiemens."""
-    sigma_polynomial_us: Annotated[tuple[FiniteFloat, ...], Field(strict=False, max_length=16)] = ()
-    """Instead: sigma = max(0, c0 + c1 x + c2 x^2 + ...) with x = g / g_max, in microsiemens."""
-    time_constant_s: PositiveFloat
-    """Time constant, in seconds."""
-
-
-class DriftSpec(Section):
-    """Slow change: g * (t / reference)^-nu after the reference time, nu ~ N(mean, sigma) per cell."""
-
-    exponent_mean: Annotated[float, Field(ge=-1, le=1)]
-    """Mean of nu; negative where conductances rise."""
-    exponent_sigma: NonNegativeFloat
-    """Standard deviation of nu from cell to cell."""
-    reference_s: PositiveFloat
-    """Time after programming up to which nothing drifts, in seconds."""
-
-
-class ReadDisturbSpec(Section):
-    """Shift of a cell with each read: g + reads / 10^6 * N(shift, sigma), one number a cell."""
-
-    shift_us: FiniteFloat
-    """Mean shift by a million reads, in microsiemens; positive where reads raise conductances."""
-    sigma_us: NonNegativeFloat = 0.0
-    """Standard deviation of that shift from cell to cell, in microsiemens."""
+    def sigma_at_us(self, g_us: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Standard deviation of the noise at some conductances, in microsiemens."""
+        if self.sigma_table_us:
+            return table_at(g_us, self.sigma_table_us)
+        sigma: NDArray[np.float64] = np.hypot(self.sigma_us, self.proportional_share * g_us)
+        return sigma
 
 
 class WiresSpec(Section):
@@ -255,7 +264,9 @@ class Target(Described, Section):
     read_noise: ReadNoiseSpec
     write_verify: WriteVerifySpec | None = None
     relaxation: RelaxationSpec | None = None
+    retention: RetentionSpec | None = None
     drift: DriftSpec | None = None
+    flicker_noise: FlickerNoiseSpec | None = None
     read_disturb: ReadDisturbSpec | None = None
     wires: WiresSpec | None = None
     energy: EnergySpec | None = None
@@ -280,6 +291,8 @@ class Target(Described, Section):
             There is no such field, or the new values are wrong; all errors at once.
         """
         values = self.model_dump()
+        if changes.get("cell__device") is not None:
+            values = given_device(values, str(changes["cell__device"]))
         for key, value in changes.items():
             section, _, field = key.partition("__")
             if not field:
@@ -288,8 +301,8 @@ class Target(Described, Section):
             inside = values.get(section)
             values[section] = {**(inside if isinstance(inside, dict) else {}), field: value}
             values["sources"][f"{section}.{field}"] = "changed in Python"
-        kept = {section for section, value in values.items() if value is not None}
-        values["sources"] = {name: why for name, why in values["sources"].items() if name.split(".")[0] in kept}
+        left_out = {section for section, value in values.items() if value is None}
+        values["sources"] = {name: why for name, why in values["sources"].items() if name.split(".")[0] not in left_out}
         return parse_target(values, self.name)
 
     def described(self) -> tuple[str, ...]:
@@ -333,8 +346,8 @@ class Target(Described, Section):
         if pulses is not None:
             return 0.0, math.sqrt(2 / 3) * pulses.margin_us / cell.level_step_us
         levels_us = np.linspace(cell.g_min_us, cell.g_max_us, cell.levels)
-        sigma_us = self.programming.sigma_at_us(levels_us, cell.g_max_us)
-        mean_us = self.programming.mean_at_us(levels_us, cell.g_max_us)
+        sigma_us = self.programming.sigma_at_us(levels_us, cell.reference_us)
+        mean_us = self.programming.mean_at_us(levels_us, cell.reference_us)
         largest = float(np.abs(mean_us - mean_us[0]).max()), math.hypot(float(sigma_us.max()), float(sigma_us[0]))
         return largest[0] / cell.level_step_us, largest[1] / cell.level_step_us
 
@@ -380,7 +393,7 @@ _ERRORS = (
     "read_noise.sigma_us",
     "read_noise.proportional_share",
 )
-_ERROR_SECTIONS = ("write_verify", "relaxation", "drift", "read_disturb", "wires")
+_ERROR_SECTIONS = ("write_verify", "relaxation", "retention", "drift", "flicker_noise", "read_disturb", "wires")
 
 
 def _continuous_errors(target: Target) -> list[str]:
@@ -398,9 +411,11 @@ def _continuous_errors(target: Target) -> list[str]:
             errors.append(f"{field} = {values[section][name]}: must be 0, because cell.continuous is true")
     errors += [
         f"programming.{name}: must be empty, because cell.continuous is true"
-        for name in ("sigma_polynomial_us", "mean_polynomial_us", "mean_table_us")
+        for name in ("sigma_polynomial_us", "sigma_table_us", "mean_polynomial_us", "mean_table_us")
         if np.any(getattr(target.programming, name))
     ]
+    if target.read_noise.sigma_table_us:
+        errors.append("read_noise.sigma_table_us: must be empty, because cell.continuous is true")
     errors += [
         f"{section}: cannot be combined with cell.continuous; remove the section"
         for section in _ERROR_SECTIONS
@@ -444,7 +459,7 @@ def _physics_errors(target: Target) -> list[str]:
         errors.append(
             f"faults.stuck_low_share + faults.stuck_high_share = {stuck}: at most 1; they are shares of all cells"
         )
-    errors += _mean_errors(target.programming) + _pulse_errors(target.write_verify)
+    errors += _table_errors(target) + _pulse_errors(target.write_verify)
     errors += [
         f"sources.{name!r}: no such field; name a field as section.field, such as cell.levels"
         for name in sorted(set(target.sources) - set(FIELDS))
@@ -452,13 +467,21 @@ def _physics_errors(target: Target) -> list[str]:
     return errors
 
 
-def _mean_errors(programming: ProgrammingSpec) -> list[str]:
-    at_us = [point[0] for point in programming.mean_table_us]
-    if programming.mean_table_us and programming.mean_polynomial_us:
-        return ["programming.mean_table_us: cannot be combined with programming.mean_polynomial_us; give one of them"]
-    if any(b <= a for a, b in itertools.pairwise(at_us)):
-        return ["programming.mean_table_us: conductances must rise from point to point; sort them, each once"]
-    return []
+def _table_errors(target: Target) -> list[str]:
+    """Errors of tables by conductance, and of tables beside what they replace."""
+    programming = target.programming
+    errors = [
+        f"programming.{name}_table_us: cannot be combined with programming.{name}_polynomial_us; give one of them"
+        for name in ("mean", "sigma")
+        if getattr(programming, f"{name}_table_us") and getattr(programming, f"{name}_polynomial_us")
+    ]
+    for field in ("programming.mean_table_us", "programming.sigma_table_us", "read_noise.sigma_table_us"):
+        section, name = field.split(".")
+        points = getattr(getattr(target, section), name)
+        errors += rising_errors(field, [at for at, _ in points], -math.inf)
+        if name.startswith("sigma") and any(sigma < 0 for _, sigma in points):
+            errors.append(f"{field}: a standard deviation is below 0; give 0 or more")
+    return errors + aging_errors(target.drift, target.retention, target.flicker_noise)
 
 
 def _pulse_errors(pulses: WriteVerifySpec | None) -> list[str]:
@@ -505,14 +528,24 @@ def parse_target(values: dict[str, Any], where: str) -> Target:
         With every schema error, or every physics error, at once.
     """
     try:
-        target = Target.model_validate(values)
+        target = Target.model_validate(with_device(values))
     except ValidationError as error:
         _raise(where, _schema_errors(error))
         raise AssertionError from error
-    errors = _physics_errors(target)
+    errors = _device_errors(target) + _physics_errors(target)
     if errors:
         _raise(where, errors)
     return target
+
+
+def _device_errors(target: Target) -> list[str]:
+    name = target.cell.device
+    if name is None or name in builtin_devices():
+        return []
+    known = builtin_devices()
+    return [
+        f"cell.device = {name!r}: no device is called so; built in are {', '.join(known)}{did_you_mean(name, known)}"
+    ]
 
 
 def load_target_file(path: Path) -> Target:
@@ -559,7 +592,7 @@ def load_target(name: str) -> Target:
     if name not in builtin_targets():
         raise UsageError(
             f"no target is called {name!r}; built in are {', '.join(builtin_targets())}, "
-            "and a path that ends in .toml names a target file"
+            f"and a path that ends in .toml names a target file{did_you_mean(name, builtin_targets())}"
         )
     text = (resources.files("memcompile.hardware") / "targets" / f"{name}.toml").read_text(encoding="utf-8")
     return parse_target(tomllib.loads(text), name)

@@ -17,8 +17,9 @@ from typing import Any, ClassVar, Protocol, get_type_hints
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from memcompile.errors import UsageError
+from memcompile.errors import UsageError, did_you_mean
 from memcompile.hardware.target import Target
+from memcompile.hardware.target_settings import SECTIONS
 from memcompile.heap import give_back_memory
 from memcompile.ir.graph import Graph
 from memcompile.ir.pass_contract import Fidelity, Forms
@@ -181,14 +182,20 @@ def with_options(passes: Sequence[Pass], settings: Sequence[str]) -> tuple[Pass,
     for setting in settings:
         match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", setting)
         if match is None:
-            raise UsageError(f"setting {setting!r} is not of the form PASS.OPTION=VALUE; see --list-passes")
+            raise UsageError(
+                f"setting {setting!r} is not of the form PASS.OPTION=VALUE or SECTION.FIELD=VALUE; see --list-passes"
+            )
         name, option, text = match.groups()
         if name not in changed:
-            raise UsageError(f"no pass is called {name!r}; the passes are {', '.join(changed)}")
+            raise UsageError(
+                f"no pass is called {name!r}, and no section of targets; the passes are {', '.join(changed)}"
+                + did_you_mean(name, (*changed, *SECTIONS))
+            )
         options = {item.name for item in fields(changed[name])}
         if option not in options:
             known = ", ".join(sorted(options)) or "none"
-            raise UsageError(f"pass {name} has no option {option!r}; its options are: {known}")
+            meant = did_you_mean(option, options)
+            raise UsageError(f"pass {name} has no option {option!r}; its options are: {known}{meant}")
         changed[name] = replace(changed[name], **{option: _parse(type(changed[name]), option, text)})
     return tuple(changed[item.pass_name()] for item in passes)
 

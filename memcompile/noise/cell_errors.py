@@ -14,11 +14,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.aging_sections import DriftSpec
 from memcompile.hardware.closed_loop import LEAST_STEP_SHARE, write
 from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.target import CellSpec, Target, WriteVerifySpec, polynomial_us
 from memcompile.noise.cause import Cause
-from memcompile.noise.gaussians import Array, clipped_moments, nodes
+from memcompile.noise.gaussians import Array, clipped_moments, nodes, normal_share
 
 PULSE_GOALS = 161
 """Goals between the ends of the window for which closed-loop programming is run pulse by pulse."""
@@ -107,7 +108,7 @@ def cell_error_us(goals_us: Array, target: Target) -> tuple[Array, Array]:
         return _pulse_error_us(goals_us, target)
     spec, cell = target.programming, target.cell
     mean, variance = clipped_moments(
-        goals_us + spec.mean_at_us(goals_us, cell.g_max_us), spec.sigma_at_us(goals_us, cell.g_max_us)
+        goals_us + spec.mean_at_us(goals_us, cell.reference_us), spec.sigma_at_us(goals_us, cell.reference_us)
     )
     return mean - goals_us, variance
 
@@ -201,21 +202,24 @@ def _aging(digits: Array, target: Target, age: Conditions) -> Mapping[Cause, tup
     levels = np.maximum(np.stack([digits, -digits]), 0.0)
     cells_us = cell.g_min_us + levels * cell.level_step_us
     found: dict[Cause, tuple[Array, Array]] = {}
-    relaxation, drift, disturb = target.relaxation, target.drift, target.read_disturb
+    relaxation, retention, drift, disturb = target.relaxation, target.retention, target.drift, target.read_disturb
     if relaxation is not None and age.time_s > 0:
         final = np.full(cells_us.shape, relaxation.sigma_us)
         if relaxation.sigma_polynomial_us:
-            final = polynomial_us(cells_us / cell.g_max_us, relaxation.sigma_polynomial_us)
+            final = polynomial_us(cells_us / cell.reference_us, relaxation.sigma_polynomial_us)
         mean, variance = clipped_moments(
             cells_us, final * math.sqrt(-math.expm1(-age.time_s / relaxation.time_constant_s))
         )
         found[Cause.RELAXATION] = mean - cells_us, variance
+    if retention is not None and age.time_s >= retention.reference_s:
+        changed_us = cells_us + retention.mean_at_us(cells_us, age.time_s)
+        mean, variance = clipped_moments(changed_us, retention.sigma_at_us(cells_us, age.time_s))
+        found[Cause.RETENTION] = mean - cells_us, variance
     if drift is not None and age.time_s > drift.reference_s:
-        # (t / t0)^-nu with a Gaussian nu is log-normal.
-        decades = math.log(age.time_s / drift.reference_s)
-        first = math.exp(-drift.exponent_mean * decades + 0.5 * (drift.exponent_sigma * decades) ** 2)
-        second = math.exp(-2 * drift.exponent_mean * decades + 2 * (drift.exponent_sigma * decades) ** 2)
-        found[Cause.DRIFT] = (first - 1) * cells_us, (second - first**2) * np.square(cells_us)
+        first, second = drift_moments(drift, cells_us, age.time_s)
+        found[Cause.DRIFT] = (first - 1) * cells_us, (second - np.square(first)) * np.square(cells_us)
+    if target.flicker_noise is not None:
+        found[Cause.FLICKER_NOISE] = np.zeros(cells_us.shape), _flicker_variance(cells_us, target, age)
     if disturb is not None and age.reads > 0:
         millions = age.reads / 1e6
         moved_us, spread_us = (
@@ -225,3 +229,41 @@ def _aging(digits: Array, target: Target, age: Conditions) -> Mapping[Cause, tup
         mean, variance = clipped_moments(moved_us, spread_us, 0.0, cell.g_max_us)
         found[Cause.READ_DISTURB] = mean - cells_us, variance
     return found
+
+
+def drift_moments(drift: DriftSpec, goals_us: Array, time_s: float) -> tuple[Array, Array]:
+    """First and second moment of the factor (t / t0)^-nu of cells written to some goals."""
+    decades = math.log(time_s / drift.reference_s)
+    if not drift.tabulated:
+        # With a Gaussian nu it is log-normal.
+        first = math.exp(-drift.exponent_mean * decades + 0.5 * (drift.exponent_sigma * decades) ** 2)
+        second = math.exp(-2 * drift.exponent_mean * decades + 2 * (drift.exponent_sigma * decades) ** 2)
+        return np.full(goals_us.shape, first), np.full(goals_us.shape, second)
+    mean, sigma = drift.mean_at(goals_us), drift.sigma_at(goals_us)
+    return _folded_power(mean, sigma, decades), _folded_power(mean, sigma, 2 * decades)
+
+
+def _folded_power(mean: Array, sigma: Array, rate: float) -> Array:
+    """E[exp(-rate |X|)] of X ~ N(mean, sigma^2)."""
+    ratio = mean / np.maximum(sigma, 1e-12)
+    shift = rate * sigma
+    half = 0.5 * np.square(shift)
+    power: Array = np.exp(half - rate * mean) * normal_share(ratio - shift)
+    return power + np.exp(half + rate * mean) * normal_share(-ratio - shift)
+
+
+def _flicker_variance(cells_us: Array, target: Target, age: Conditions) -> Array:
+    """Variance of noise in proportion to the conductance, the residual one of cells at the lowest level included."""
+    assert target.flicker_noise is not None
+    mean_us, variance = cell_error_us(cells_us, target)
+    sigma_us = np.sqrt(variance)
+    if target.emulated_pulses is None:
+        # Before it is cut off at 0, where cells of the lowest level may be.
+        mean_us = target.programming.mean_at_us(cells_us, target.cell.reference_us)
+        sigma_us = target.programming.sigma_at_us(cells_us, target.cell.reference_us)
+    points, weights = nodes()
+    written_us = np.maximum((cells_us + mean_us)[..., None] + sigma_us[..., None] * points, 0.0)
+    noise: Array = np.square(written_us * target.flicker_noise.share_at(written_us, age.time_s)) @ weights
+    if target.drift is not None and age.time_s > target.drift.reference_s:
+        noise = noise * drift_moments(target.drift, cells_us, age.time_s)[1]
+    return noise

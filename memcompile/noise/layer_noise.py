@@ -163,8 +163,7 @@ class _Model:
         for cause, errors in self.errors.items():
             yield cause, self._of_weights(errors)
         assert isinstance(self.inputs.quantizer, InputQuantizer)
-        noise = self.target.read_noise
-        if noise.sigma_us or noise.proportional_share:
+        if self.target.read_noise.acts:
             yield Cause.READ_NOISE, self._of_reads()
         yield from self._of_converters(self.inputs.quantizer)
 
@@ -202,8 +201,7 @@ class _Model:
     def _read_variance(self) -> Array:
         """Variance of the read noise of cells, in squares of level steps, as :meth:`_cells_us`."""
         noise, cell = self.target.read_noise, self.target.cell
-        spread = noise.sigma_us**2 + np.square(noise.proportional_share * self._cells_us())
-        variance: Array = spread / cell.level_step_us**2
+        variance: Array = np.square(noise.sigma_at_us(self._cells_us()) / cell.level_step_us)
         return variance
 
     def _of_reads(self) -> Power:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 
+import numpy as np
+
 from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.target import DriftSpec
 from memcompile.program.program import Program
@@ -23,9 +25,13 @@ class Drift(Aging):
         return spec is not None and conditions.time_s > spec.reference_s
 
     def moved_us(self, cells_us: Cells, array: WrittenArray) -> Cells:
-        """Exponents belong to the cell, whatever is written to it."""
+        """Exponents belong to the cell; their distribution may depend on what is written to it."""
         spec = array.target.drift
-        return cells_us if spec is None else drifted(cells_us, spec, array.conditions.time_s, array.number, array.seed)
+        if spec is None:
+            return cells_us
+        if spec.tabulated:
+            return drifted_by_state(cells_us, spec, array)
+        return drifted(cells_us, spec, array.conditions.time_s, array.number, array.seed)
 
 
 def drifted(g_us: Cells, spec: DriftSpec, time_s: float, array: int, seed: int) -> Cells:
@@ -33,5 +39,20 @@ def drifted(g_us: Cells, spec: DriftSpec, time_s: float, array: int, seed: int) 
     if time_s <= spec.reference_s:
         return g_us
     exponent = spec.exponent_mean + spec.exponent_sigma * draw(g_us.shape, Purpose.DRIFT, array, seed)
+    factor: Cells = (time_s / spec.reference_s) ** -exponent
+    return g_us * factor
+
+
+def drifted_by_state(g_us: Cells, spec: DriftSpec, array: WrittenArray) -> Cells:
+    """G (t / t0)^-nu for t > t0, with nu = |N(mean, sigma)| of the conductance that a cell was written to.
+
+    As measured on phase-change memory by Nandakumar et al. (ICECS 2019) and Joshi et al. (Nature Communications 11,
+    2473, 2020): cells of low conductance drift more.
+    """
+    time_s = array.conditions.time_s
+    if time_s <= spec.reference_s:
+        return g_us
+    noise = draw(g_us.shape, Purpose.DRIFT, array.number, array.seed)
+    exponent = np.abs(spec.mean_at(array.goals_us) + spec.sigma_at(array.goals_us) * noise)
     factor: Cells = (time_s / spec.reference_s) ** -exponent
     return g_us * factor

@@ -21,7 +21,9 @@ from memcompile.runtime.effects.cells import Cells
 class WrittenArray:
     """An array whose cells have been written.
 
-    ``seed`` decides what belongs to a cell, ``write_seed`` what is drawn anew in each write.
+    ``seed`` decides what belongs to a cell, ``write_seed`` what is drawn anew in each write. ``goals_us`` are the
+    conductances that writing aimed at and ``written_us`` those that it left, [input lines, columns of cells], in
+    microsiemens. Of a chip that the program was transferred to both are what was measured.
     """
 
     target: Target
@@ -29,6 +31,8 @@ class WrittenArray:
     seed: int
     write_seed: int
     conditions: Conditions
+    goals_us: Cells
+    written_us: Cells
 
 
 class Effect(ABC):

@@ -23,8 +23,8 @@ class ProgrammingError(Effect):
         """Return True if written cells differ from their goals."""
         spec = program.target.programming
         sizes = (spec.sigma_us, spec.sigma_proportional_share, *spec.sigma_polynomial_us, *spec.mean_polynomial_us)
-        means = [mean for _, mean in spec.mean_table_us]
-        return bool(program.chip is not None or program.target.emulated_pulses or any((*sizes, *means)))
+        tables = [size for _, size in (*spec.mean_table_us, *spec.sigma_table_us)]
+        return bool(program.chip is not None or program.target.emulated_pulses or any((*sizes, *tables)))
 
 
 def programming_sigma_us(g_us: Cells, spec: ProgrammingSpec, cell: CellSpec) -> Cells:
@@ -35,7 +35,7 @@ def programming_sigma_us(g_us: Cells, spec: ProgrammingSpec, cell: CellSpec) -> 
     CrossSim and aihwkit), whose sigma one second after programming is
     0.348 + 16.03 x - 43.853 x^2 + 45.393 x^3 - 16.815 x^4 for g_max = 40 uS.
     """
-    return spec.sigma_at_us(g_us, cell.g_max_us)
+    return spec.sigma_at_us(g_us, cell.reference_us)
 
 
 def programmed_us(goals_us: Cells, spec: ProgrammingSpec, cell: CellSpec, noise: Cells) -> Cells:
@@ -46,7 +46,7 @@ def programmed_us(goals_us: Cells, spec: ProgrammingSpec, cell: CellSpec, noise:
     """
     error = programming_sigma_us(goals_us, spec, cell) * noise
     if spec.mean_polynomial_us or spec.mean_table_us:
-        error += spec.mean_at_us(goals_us, cell.g_max_us)
+        error += spec.mean_at_us(goals_us, cell.reference_us)
     return np.maximum(goals_us + error, 0.0)
 
 

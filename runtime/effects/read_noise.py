@@ -23,10 +23,11 @@ class ReadNoise(Effect):
 
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
         """Return True if a size is above zero."""
-        noise = program.target.read_noise
-        return noise.sigma_us + noise.proportional_share > 0
+        return program.target.read_noise.acts
 
 
 def read_sigma(cells: Cells, spec: ReadNoiseSpec, unit_us: float) -> Cells:
-    """Standard deviation of each cell's noise, sqrt(sigma^2 + (share g)^2); all in units of ``unit_us``."""
+    """Standard deviation of each cell's noise, sqrt(sigma^2 + (share g)^2) or a table; all in units of ``unit_us``."""
+    if spec.sigma_table_us:
+        return spec.sigma_at_us(cells * unit_us) / unit_us
     return np.hypot(spec.sigma_us / unit_us, spec.proportional_share * cells)

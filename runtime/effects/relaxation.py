@@ -38,7 +38,7 @@ def relaxed(g_us: Cells, spec: RelaxationSpec, cell: CellSpec, time_s: float, ar
     """
     final: Cells | float = spec.sigma_us
     if spec.sigma_polynomial_us:
-        final = polynomial_us(g_us / cell.g_max_us, spec.sigma_polynomial_us)
+        final = polynomial_us(g_us / cell.reference_us, spec.sigma_polynomial_us)
     sigma = final * np.sqrt(-np.expm1(-time_s / spec.time_constant_s))
     moved: Cells = np.maximum(g_us + sigma * draw(g_us.shape, Purpose.RELAXATION, array, seed), 0.0)
     return moved

@@ -14,11 +14,13 @@ from memcompile.runtime.effects.dac_error import DacError
 from memcompile.runtime.effects.dead_lines import DeadLines
 from memcompile.runtime.effects.drift import Drift
 from memcompile.runtime.effects.effect import Aging, Effect
+from memcompile.runtime.effects.flicker_noise import FlickerNoise
 from memcompile.runtime.effects.nonlinear_iv import NonlinearIv
 from memcompile.runtime.effects.programming_error import ProgrammingError
 from memcompile.runtime.effects.read_disturb import ReadDisturb
 from memcompile.runtime.effects.read_noise import ReadNoise
 from memcompile.runtime.effects.relaxation import Relaxation
+from memcompile.runtime.effects.retention import Retention
 from memcompile.runtime.effects.stuck_cells import StuckCells
 from memcompile.runtime.effects.wires import Wires
 
@@ -27,7 +29,9 @@ EFFECTS: tuple[Effect, ...] = (
     StuckCells(),
     ProgrammingError(),
     Relaxation(),
+    Retention(),
     Drift(),
+    FlickerNoise(),
     ReadDisturb(),
     # Errors on the way from a cell to the code of its line.
     DeadLines(),
@@ -55,8 +59,12 @@ class Effects:
     """Line currents go through converters of finite resolution and range."""
     relaxation: bool = True
     """Conductances spread after programming."""
+    retention: bool = True
+    """Conductances change with the logarithm of time."""
     drift: bool = True
     """Conductances change slowly with time."""
+    flicker_noise: bool = True
+    """Conductances have accumulated 1/f noise."""
     read_disturb: bool = True
     """Conductances shift with each read."""
     dead_lines: bool = True
@@ -89,7 +97,7 @@ class Effects:
 
     def read_sigma_us(self, target: Target) -> float:
         """Read noise that every cell has, whatever its conductance, in uS; 0 where there is none."""
-        return target.read_noise.sigma_us if self.read_noise else 0.0
+        return target.read_noise.least_sigma_us if self.read_noise else 0.0
 
     def names(self, but: tuple[str, ...] = ()) -> list[str]:
         """Names of what is switched on, in words."""

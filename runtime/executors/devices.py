@@ -323,16 +323,24 @@ class Devices:
         nominal_us, stuck = self._goals_us(levels, number)
         write = partial(self._written_us, nominal_us, stuck, number, segment)
         writes_slices = slices.several and self.effects.programming_error and self.program.chip is None
-        actual_us = write(goals_us(slices, self.program.target.cell, write) if writes_slices else nominal_us)
-        aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, number, self._write_seed(segment)))
+        aims_us = goals_us(slices, self.program.target.cell, write) if writes_slices else nominal_us
+        actual_us = write(aims_us)
+        measured = self.effects.programming_error and self.program.chip is not None
+        state_us = actual_us if measured else aims_us
+        aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, state_us, number, self._write_seed(segment)))
         if self.effects.dead_lines:
             aged_us = aged_us * cells_on_working_lines(self.program.target, number, self.seed)
         return self._in_units(levels, aged_us, converter)
 
     def _write_seed(self, segment: int) -> int:
-        """Seed of what is drawn anew in each write; the chip's own seed where there is one write only."""
-        segments = len(self.program.placement.segments)
-        return seed_of_write(self.seed, self.pass_number * segments + segment) if segments else self.seed
+        """Seed of what is drawn anew in each write; the chip's own seed for the first write of a chip without segments.
+
+        Arrays that are written in segments are written anew anyway.
+        """
+        segments, writes = len(self.program.placement.segments), self.conditions.writes
+        if segments:
+            return seed_of_write(self.seed, self.pass_number * segments + segment)
+        return seed_of_write(self.seed, writes) if writes else self.seed
 
     def _slices(self, levels: NDArray[Any], number: int, segment: int) -> ArraySlices:
         """Signed levels of the pairs of an array, and the slice of a weight that each one holds."""
@@ -405,9 +413,9 @@ class Devices:
         cell = target.cell
         return cell.g_min_us + levels.astype(np.float64) * cell.level_step_us, stuck
 
-    def _aged_us(self, cells_us: Cells, number: int, write_seed: int) -> Cells:
+    def _aged_us(self, cells_us: Cells, goals_us: Cells, number: int, write_seed: int) -> Cells:
         """Cells under the conditions of the chip since they were written."""
-        array = WrittenArray(self.program.target, number, self.seed, write_seed, self.conditions)
+        array = WrittenArray(self.program.target, number, self.seed, write_seed, self.conditions, goals_us, cells_us)
         for effect in self.effects.aging():
             cells_us = effect.moved_us(cells_us, array)
         return cells_us

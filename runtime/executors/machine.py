@@ -74,7 +74,8 @@ class Machine:
     @property
     def differs_between_passes(self) -> bool:
         """True if writing the arrays anew gives other conductances."""
-        return bool(self.program.placement.segments) and (self.effects.programming_error or self.effects.relaxation)
+        drawn_anew = (self.effects.programming_error, self.effects.relaxation, self.effects.retention)
+        return bool(self.program.placement.segments) and any(drawn_anew)
 
     @property
     def noise_spans_phases(self) -> bool:

@@ -465,7 +465,7 @@ def test_command_refuses_what_no_file_holds(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("", "nothing to write; give --onnx FILE for a model, --npz FILE for conductances, or both"),
+        ("", "nothing to write; give --onnx FILE for a model, --npz FILE for conductances"),
         ("--npz a.npz --seed 1", "--seed is for a model of a chip; add --onnx FILE"),
         ("--npz a.npz --ideal", "--ideal is for a model of a chip; add --onnx FILE"),
         ("--onnx a.onnx --ideal --time 2h", "--time contradicts --ideal: ideal devices are all alike"),

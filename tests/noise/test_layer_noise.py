@@ -34,6 +34,7 @@ QUIET: dict[str, dict[str, Any]] = {
     "adc": FINE,
 }
 OLD = Conditions(3600.0, 2e6)
+AGING = (Cause.RELAXATION, Cause.RETENTION, Cause.DRIFT, Cause.FLICKER_NOISE, Cause.READ_DISTURB)
 CASES: dict[str, tuple[dict[str, dict[str, Any]], Cause]] = {
     "programming": ({"programming": {"sigma_us": 1.0}}, Cause.PROGRAMMING),
     "polynomial": (effect_sections.SECTIONS["polynomial"], Cause.PROGRAMMING),
@@ -44,12 +45,18 @@ CASES: dict[str, tuple[dict[str, dict[str, Any]], Cause]] = {
     "stuck": ({"faults": {"stuck_low_share": 0.002, "stuck_high_share": 0.001}}, Cause.STUCK_CELLS),
     "relaxation": (effect_sections.SECTIONS["relaxation"], Cause.RELAXATION),
     "drift": ({"drift": {"exponent_mean": 0.02, "exponent_sigma": 0.02, "reference_s": 1.0}}, Cause.DRIFT),
+    "sigma table": (effect_sections.SECTIONS["sigma table"], Cause.PROGRAMMING),
+    "retention": (effect_sections.SECTIONS["retention"], Cause.RETENTION),
+    "retention table": (effect_sections.SECTIONS["retention table"], Cause.RETENTION),
+    "drift by state": (effect_sections.SECTIONS["drift by state"], Cause.DRIFT),
+    "flicker noise": (effect_sections.SECTIONS["flicker noise"], Cause.FLICKER_NOISE),
     "read disturb": (effect_sections.SECTIONS["read disturb"], Cause.READ_DISTURB),
     "dac": (effect_sections.SECTIONS["dac"], Cause.DAC_ERROR),
     "dead input lines": ({"faults": {"dead_input_line_share": 0.01}}, Cause.DEAD_INPUT_LINES),
     "dead output lines": ({"faults": {"dead_output_line_share": 0.01}}, Cause.DEAD_OUTPUT_LINES),
     "wires": ({"wires": {"input_segment_ohm": 2.0, "output_segment_ohm": 2.0}}, Cause.WIRES),
     "read noise": ({"read_noise": {"sigma_us": 0.5, "proportional_share": 0.05}}, Cause.READ_NOISE),
+    "table of read noise": ({"read_noise": {"sigma_table_us": [[2.0, 0.1], [20.0, 0.9]]}}, Cause.READ_NOISE),
     "noise of a step": ({"read_noise": {"sigma_us": 0.5, "lasts": "step"}}, Cause.READ_NOISE),
     "rounding": ({"programming": {"sigma_us": 0.5}, "adc": {"bits": 5}}, Cause.ROUNDING),
     "coarse rounding": ({"adc": {"bits": 4}}, Cause.ROUNDING),
@@ -108,7 +115,7 @@ def noise_of(program: Program, x: np.ndarray, age: Conditions) -> LayerNoise:
 @pytest.mark.parametrize("case", CASES)
 def test_power_of_a_cause_is_that_of_emulated_chips(case: str, slices: int) -> None:
     sections, cause = CASES[case]
-    age = OLD if cause in (Cause.RELAXATION, Cause.DRIFT, Cause.READ_DISTURB) else NEW
+    age = OLD if cause in AGING else NEW
     program, x = dense_case(sections, slices)
     noise = noise_of(program, x, age)
     assert cause in noise.powers

@@ -29,6 +29,29 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "proportional": {"programming": {"sigma_proportional_share": 0.1}},
     "write_verify": {"write_verify": PULSES.model_dump()},
     "relaxation": {"relaxation": {"sigma_us": 0.7, "time_constant_s": 10.0}},
+    "sigma table": {"programming": {"sigma_table_us": [[2.0, 0.4], [8.0, 1.3], [20.0, 1.0]]}},
+    "retention": {"retention": {"reference_s": 1.0, "mean_per_ln_us": -0.08, "sigma_us": 0.4, "sigma_per_ln_us": 0.05}},
+    "retention table": {
+        "retention": {
+            "reference_s": 1.0,
+            "times_s": [60.0, 1e4],
+            "conductances_us": [2.0, 20.0],
+            "mean_table_us": [[0.1, -0.2], [0.3, -1.0]],
+            "sigma_table_us": [[0.2, 0.4], [0.5, 1.1]],
+        }
+    },
+    "drift by state": {
+        "drift": {
+            "exponent_mean": 0.0,
+            "exponent_sigma": 0.01,
+            "exponent_mean_table": [[2.0, 0.1], [20.0, 0.04]],
+            "exponent_sigma_table": [[2.0, 0.05], [20.0, 0.01]],
+            "reference_s": 20.0,
+        }
+    },
+    "flicker noise": {
+        "flicker_noise": {"share_table": [[0.2, 0.05], [20.0, 0.008]], "read_s": 250e-9, "first_read_s": 20.0}
+    },
     "drift": {"drift": {"exponent_mean": 0.05, "exponent_sigma": 0.01, "reference_s": 1.0}},
     "read disturb": {"read_disturb": {"shift_us": 0.5, "sigma_us": 0.2}},
     "dead lines": {"faults": {"dead_input_line_share": 0.2, "dead_output_line_share": 0.2}},
