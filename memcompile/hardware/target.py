@@ -74,7 +74,7 @@ class InputSpec(Section):
 
 
 class AdcSpec(Section):
-    """The converter of each output line, once a phase.
+    """The converters of an array's output lines.
 
     Pairs on two lines are subtracted after it; a line that carries the difference of a pair has a signed one.
     """
@@ -94,6 +94,14 @@ class AdcSpec(Section):
     """Standard deviation of a converter's gain from 1."""
     offset_sigma_codes: NonNegativeFloat = 0.0
     """Standard deviation of a converter's offset, in codes."""
+    lines_per_converter: Annotated[int, Field(ge=1, le=65_536)] = 1
+    """Output lines that share a converter, which converts them one after the other.
+
+    An array has output_lines / lines_per_converter converters, n rounded up, and line i goes to converter i modulo n:
+    neighbours have different ones, so a tile of w lines takes w / n conversions in turn, rounded up, wherever it is.
+    """
+    conversions_per_phase: Annotated[int, Field(ge=1, le=65_536)] = 1
+    """Conversions of a converter in one phase. Lines beyond take further steps, in which the tile is driven again."""
 
 
 Point = Annotated[tuple[FiniteFloat, FiniteFloat], Field(strict=False)]
@@ -438,7 +446,7 @@ def _physics_errors(target: Target) -> list[str]:
             f"array.output_lines = {array.output_lines}: must be even, because a differential pair "
             "takes two neighbouring output lines; drop the odd line"
         )
-    errors += _continuous_errors(target)
+    errors += _continuous_errors(target) + _sharing_errors(target)
     stuck = target.faults.stuck_low_share + target.faults.stuck_high_share
     if stuck > 1:
         errors.append(
@@ -450,6 +458,21 @@ def _physics_errors(target: Target) -> list[str]:
         for name in sorted(set(target.sources) - set(FIELDS))
     ]
     return errors
+
+
+def _sharing_errors(target: Target) -> list[str]:
+    """Parts of an array that are larger than the array."""
+    array = target.array
+    limits = (
+        ("array.rows_at_once", array.rows_at_once, "array.input_lines", array.input_lines),
+        ("array.columns_at_once", array.columns_at_once, "array.output_lines", array.output_lines),
+        ("adc.lines_per_converter", target.adc.lines_per_converter, "array.output_lines", array.output_lines),
+    )
+    return [
+        f"{name} = {value}: must not be above {of} = {most}; give the part that works at once, at most all of them"
+        for name, value, of, most in limits
+        if value is not None and value > most
+    ]
 
 
 def _mean_errors(programming: ProgrammingSpec) -> list[str]:

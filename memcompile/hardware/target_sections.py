@@ -37,6 +37,19 @@ class ArraySpec(Section):
     """Name of an input line on this hardware (orientation of the array)."""
     output_line_name: str = "output line"
     """Name of an output line on this hardware (orientation of the array)."""
+    rows_at_once: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """Input lines that are driven together at most; left out: all.
+
+    A tile has no more rows. Further rows are tiles of their own, which take turns where they share an array: each has
+    conversions of its own, in the range that so many lines need, and codes are added digitally.
+    """
+    columns_at_once: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """Output lines that are read together at most; left out: all. A wider tile reads them in turns, a step each."""
+
+    @property
+    def driven_lines(self) -> int:
+        """Most input lines that are driven together: those of the highest tile."""
+        return min(self.input_lines, self.rows_at_once or self.input_lines)
 
     @property
     def signed_lines(self) -> bool:

@@ -1,7 +1,8 @@
 """Cost of a program by the constants of its target: time, energy, area and writing.
 
-Everything follows from the tile table and the schedule: a tile works one step for each window of its replica, each step
-has the phases of its layer's input, and in a phase the tile's own lines work. Figures whose constants the target does
+Everything follows from the tile table and the schedule: a tile works one step for each window of its replica, or for
+each turn of its output lines where they share converters, each step has the phases of its layer's input, and in a phase
+the tile's input lines and the output lines whose turn it is work. Figures whose constants the target does
 not give are None, and ``Cost.not_included`` names the parts that no figure includes.
 """
 
@@ -13,13 +14,13 @@ from enum import Enum
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from memcompile.hardware.pulses import LevelWrites, WriteReport
 from memcompile.hardware.target import CellSpec, EnergySpec, Target
 from memcompile.ir.graph import MappedLayer
 from memcompile.program.program import Program
 from memcompile.report.pass_cost import PassCost, pass_cost
+from memcompile.timing.timetable import tile_turns, tile_windows
 
 Energy = Mapping[str, float]
 
@@ -41,7 +42,7 @@ class Counting(Enum):
 class Activity:
     """Activity of the tiles of one layer for one image.
 
-    ``tile_steps`` counts products of one tile with one vector, ``phases`` their phases, and the
+    ``tile_steps`` counts steps of one tile, one for each turn of a product, ``phases`` their phases, and the
     next three the input lines, output lines (that is conversions) and cells that work, summed over
     phases. ``additions`` are digital ones after shift-and-add: each step a pair subtracted, slices
     joined, row tiles joined. ``cell_macs`` and ``weight_macs`` count multiply-accumulate operations
@@ -159,15 +160,15 @@ def layer_activities(program: Program) -> tuple[Activity, ...]:
     tiles, target = program.placement.tiles, program.target
     cell_map = program.cell_map
     heights, widths = tiles.heights.astype(np.int64), cell_map.widths.astype(np.int64)
-    loads = _loads(program)
+    loads, turns = tile_windows(program.layers, tiles), tile_turns(program.layers, tiles, target)
     columns = (tiles.column_end - tiles.column_begin).astype(np.int64)
     # All lines of a column joined, pairs subtracted and slices added, and the tile joined to the one above it.
     additions = loads * columns * (cell_map.column_lines.astype(np.int64)[tiles.layer] - 1 + (tiles.row_begin > 0))
     found = []
     for number, layer in enumerate(program.layers):
         own = tiles.layer == number
-        steps = loads[own]
-        cell_macs = int((steps * cell_map.cells[own]).sum())
+        products, steps = loads[own], (loads * turns)[own]
+        cell_macs = int((products * cell_map.cells[own]).sum())
         phases = layer.quantizer.phase_count
         found.append(
             Activity(
@@ -175,7 +176,7 @@ def layer_activities(program: Program) -> tuple[Activity, ...]:
                 tile_steps=int(steps.sum()),
                 phases=phases * int(steps.sum()),
                 input_line_phases=phases * int((steps * heights[own]).sum()),
-                conversions=phases * int((steps * widths[own]).sum()),
+                conversions=phases * int((products * widths[own]).sum()),
                 cell_phases=phases * cell_macs,
                 additions=int(additions[own].sum()),
                 cell_macs=cell_macs,
@@ -203,17 +204,6 @@ def _cell_heat_pj(activities: tuple[Activity, ...], target: Target) -> float | N
     digit = target.input.highest_digit
     mean_square = (2 * digit + 1) / (6 * digit)  # of voltages 0, 1/digit, ... 1; one half for single bits
     return mean_square * conductance_us * target.input.read_voltage_v**2 * target.input.phase_ns * 1e-3
-
-
-def _loads(program: Program) -> NDArray[np.int64]:
-    """Steps of each tile for one image, [tiles]."""
-    tiles = program.placement.tiles
-    loads = np.zeros(len(tiles), np.int64)
-    for number, layer in enumerate(program.layers):
-        own = tiles.layer == number
-        windows = np.array([len(replica.windows) for replica in layer.replicas], np.int64)
-        loads[own] = windows[tiles.replica[own]]
-    return loads
 
 
 def _energy_pj(activities: tuple[Activity, ...], crossing_values: int, spec: EnergySpec | None) -> Energy | None:

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import memcompile
 from memcompile.cli.main import main
+from memcompile.hardware.line_turns import LineTurns
 from memcompile.hardware.target import EnergySpec, Target, load_target
 from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.ir.graph import MappedLayer, Placement, TileTable
@@ -85,8 +86,11 @@ class CountingExecutor(LiteralExecutor):
 
     def step(self, stage: MappedLayer, row: int, *rest: Any) -> NDArray[np.float64]:
         spec = self.machine.target.energy
-        cells, lines_out = self.machine.devices.cells(row), len(self.machine.devices.gains(row))
-        lines_in = len(cells)
+        cells, turn = self.machine.devices.cells(row), rest[-1]
+        converted = LineTurns.of(self.machine.target).lines(len(self.machine.devices.gains(row)))[turn]
+        lines_in, lines_out = len(cells), converted.stop - converted.start
+        width = lines_out * self.machine.target.array.cells_per_crossing
+        cells = cells[:, converted.start * width // lines_out :][:, :width]
         conductance_us = float(cells.sum()) * self.machine.converter.unit_us
         for _ in stage.quantizer.phases(rest[0]):
             self.energy_pj += spec.array_pj
@@ -96,7 +100,8 @@ class CountingExecutor(LiteralExecutor):
             for _ in range(lines_out):
                 self.energy_pj += spec.sample_hold_pj + spec.conversion_pj + spec.shift_add_pj
         pairs_on_lines = self.machine.target.array.pairs == "output_lines"
-        for _ in range(cells.shape[1] // (2 * stage.slices)):  # a column: subtracted, joined, joined to the tile above
+        columns = int(self.machine.tiles.column_end[row] - self.machine.tiles.column_begin[row])
+        for _ in range(columns if turn == 0 else 0):  # a column: subtracted, joined, joined to the tile above
             self.energy_pj += spec.addition_pj * stage.slices * pairs_on_lines
             self.energy_pj += spec.addition_pj * (stage.slices - 1)
             self.energy_pj += spec.addition_pj * bool(self.machine.tiles.row_begin[row])
@@ -104,11 +109,12 @@ class CountingExecutor(LiteralExecutor):
         return super().step(stage, row, *rest)
 
 
+@pytest.mark.parametrize("sharing", [1, 40])
 @pytest.mark.parametrize("pairs", ["output_lines", "crossings"])
 @pytest.mark.parametrize("slices", [1, 2])
-def test_walking_every_step_gives_the_same_energy(slices: int, pairs: str) -> None:
+def test_walking_every_step_gives_the_same_energy(slices: int, pairs: str, sharing: int) -> None:
     rng = np.random.default_rng(5)
-    target = factories.make_target(energy=ENERGY, array={"pairs": pairs})
+    target = factories.make_target(energy=ENERGY, array={"pairs": pairs}, adc={"lines_per_converter": sharing})
     geometry = Geometry(5, 6, (3, 3), (6, 5), 1, (1, 1), (1, 1), (1, 1), (1, 1))
     unrollings = [Unrolling(geometry, (2, 1))] * 3
     layer = factories.random_layer(rng, geometry, target, slices=slices, unrollings=unrollings)

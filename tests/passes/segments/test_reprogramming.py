@@ -250,7 +250,7 @@ def test_no_pass_takes_less_than_the_bound(
     assert 0 < certificate.bound <= certificate.value
     # Without the waits of arrays for each other and for pipelines that fill, nothing is lost but the rounding.
     steps = sum(segment.steps(batch) for segment in graph.placement.segments)
-    waits = steps - batch * int(tile_loads(mapped_layers(graph), graph.placement.tiles).sum())
+    waits = steps - batch * int(tile_loads(mapped_layers(graph), graph.placement.tiles, target).sum())
     copies = max(len(layer.replicas) for layer in mapped_layers(graph))
     if waits == 0 and copies == 1:
         assert certificate.value - certificate.bound <= 3 + 2e-9 * certificate.value
