@@ -26,7 +26,7 @@ class LineTurns:
     def of(cls, target: Target) -> LineTurns:
         """The turns of a target's arrays."""
         at_once = target.array.columns_at_once or target.array.output_lines
-        return cls(at_once, min(at_once, converters(target) * target.adc.conversions_per_phase))
+        return cls(at_once, min(at_once, target.converters * target.adc.conversions_per_phase))
 
     @property
     def most_steps(self) -> int:
@@ -63,8 +63,3 @@ class LineTurns:
 
 ONE_STEP = LineTurns(1 << 40, 1 << 40)
 """All lines at once, each with a converter of its own."""
-
-
-def converters(target: Target) -> int:
-    """Converters of an array."""
-    return -(-target.array.output_lines // target.adc.lines_per_converter)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from memcompile.described import Described
 from memcompile.errors import TargetError, UsageError
+from memcompile.hardware.converter_cost import area_ratio, energy_ratio
 from memcompile.hardware.target_sections import AreaSpec as AreaSpec  # noqa: PLC0414 - handed on
 from memcompile.hardware.target_sections import ArraySpec as ArraySpec  # noqa: PLC0414 - handed on
 from memcompile.hardware.target_sections import ChipSpec as ChipSpec  # noqa: PLC0414 - handed on
@@ -296,6 +297,11 @@ class Target(Described, Section):
             inside = values.get(section)
             values[section] = {**(inside if isinstance(inside, dict) else {}), field: value}
             values["sources"][f"{section}.{field}"] = "changed in Python"
+        if "adc__bits" in changes:
+            # Constants stay those of the converters they were given for.
+            for priced in ("energy", "area"):
+                if values[priced] is not None and values[priced]["at_bits"] is None:
+                    values[priced] = {**values[priced], "at_bits": self.adc.bits}
         kept = {section for section, value in values.items() if value is not None}
         values["sources"] = {name: why for name, why in values["sources"].items() if name.split(".")[0] in kept}
         return parse_target(values, self.name)
@@ -316,6 +322,31 @@ class Target(Described, Section):
     def signed_levels(self) -> int:
         """Largest magnitude L of a differential pair: levels -L..+L."""
         return self.cell.levels - 1
+
+    @property
+    def converters(self) -> int:
+        """Converters of an array."""
+        return -(-self.array.output_lines // self.adc.lines_per_converter)
+
+    @property
+    def energy_at_bits(self) -> EnergySpec | None:
+        """Energies with the conversions of this target's bits."""
+        spec = self.energy
+        if spec is None or spec.at_bits in (None, self.adc.bits):
+            return spec
+        conversion_pj = spec.conversion_pj * energy_ratio(self.adc.bits, spec.at_bits)
+        return spec.model_copy(update={"conversion_pj": conversion_pj, "at_bits": self.adc.bits})
+
+    @property
+    def array_mm2(self) -> float | None:
+        """Area of an array with the converters of this target's bits, in square millimetres; None without constants."""
+        spec = self.area
+        if spec is None:
+            return None
+        if spec.at_bits not in (None, self.adc.bits):
+            converter_um2 = spec.converter_um2 * area_ratio(self.adc.bits, spec.at_bits)
+            spec = spec.model_copy(update={"converter_um2": converter_um2})
+        return spec.array_mm2(self.array, self.converters)
 
     @property
     def emulated_pulses(self) -> WriteVerifySpec | None:

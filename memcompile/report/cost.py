@@ -23,6 +23,22 @@ from memcompile.report.pass_cost import PassCost, pass_cost
 from memcompile.timing.timetable import tile_turns, tile_windows
 
 Energy = Mapping[str, float]
+CONSTANTS = MappingProxyType(
+    {
+        "array": "energy.array_pj",
+        "cells": "energy.cell_pj",
+        "drivers": "energy.driver_pj",
+        "sample_and_hold": "energy.sample_hold_pj",
+        "conversion": "energy.conversion_pj",
+        "shift_and_add": "energy.shift_add_pj",
+        "addition": "energy.addition_pj",
+        "buffer": "energy.buffer_pj",
+        "link": "energy.link_pj",
+        "crossing": "energy.crossing_pj",
+        "writing": "write_verify.set_step_us",
+    }
+)
+"""Field of the target that the energy of each component is proportional to, or mainly decided by."""
 
 
 class Counting(Enum):
@@ -42,11 +58,13 @@ class Counting(Enum):
 class Activity:
     """Activity of the tiles of one layer for one image.
 
-    ``tile_steps`` counts steps of one tile, one for each turn of a product, ``phases`` their phases, and the
-    next three the input lines, output lines (that is conversions) and cells that work, summed over
-    phases. ``additions`` are digital ones after shift-and-add: each step a pair subtracted, slices
-    joined, row tiles joined. ``cell_macs`` and ``weight_macs`` count multiply-accumulate operations
-    in both ways. ``conductance_phases_us`` sums the conductances of the working cells over phases.
+    ``tile_steps`` counts steps of one tile, one for each turn of a product, ``phases`` their phases, and the next
+    three the input lines, output lines (that is conversions) and cells that work, summed over phases. ``buffered``
+    counts values read from buffers for input lines, once a window, and results written to them, ``handed_on``
+    values that leave a tile: results, and sums joined to the tile above. ``additions`` are digital ones after
+    shift-and-add: each step a pair subtracted, slices joined, row tiles joined. ``cell_macs`` and ``weight_macs``
+    count multiply-accumulate operations in both ways. ``conductance_phases_us`` sums the conductances of the
+    working cells over phases.
     """
 
     layer: str
@@ -56,6 +74,8 @@ class Activity:
     conversions: int
     cell_phases: int
     additions: int
+    buffered: int
+    handed_on: int
     cell_macs: int
     weight_macs: int
     conductance_phases_us: float
@@ -70,8 +90,10 @@ class Activity:
             "conversion": spec.conversion_pj * self.conversions,
             "shift_and_add": spec.shift_add_pj * self.conversions,
         }
-        if spec.addition_pj is not None:
-            energy["addition"] = spec.addition_pj * self.additions
+        further = (("addition", spec.addition_pj, self.additions), ("buffer", spec.buffer_pj, self.buffered))
+        for component, each_pj, count in (*further, ("link", spec.link_pj, self.handed_on)):
+            if each_pj is not None:
+                energy[component] = each_pj * count
         return MappingProxyType(energy)
 
 
@@ -108,6 +130,16 @@ class Cost:
     transfer: TransferCost | None
     a_pass: PassCost | None
     not_included: tuple[str, ...]
+    assumed: tuple[str, ...] = ()
+    """Components of the energy whose constant is an assumption, by the target's ``sources``."""
+
+    @property
+    def assumed_share(self) -> float | None:
+        """Share of the energy that rests on assumed constants; None without an energy."""
+        total_pj = self.total_energy_pj
+        if self.energy_pj is None or not total_pj:
+            return None
+        return sum(self.energy_pj[component] for component in self.assumed) / total_pj
 
     @property
     def total_energy_pj(self) -> float | None:
@@ -142,17 +174,26 @@ def program_cost(program: Program) -> Cost:
     target, placement = program.target, program.placement
     activities = layer_activities(program)
     arrays, a_pass = placement.chips * target.chip.arrays, pass_cost(program)
+    spec, area_mm2 = target.energy_at_bits, target.array_mm2
+    energy_pj = _with_writing(_energy_pj(activities, placement.crossing_values, spec), a_pass, target)
     return Cost(
         activities=activities,
-        energy_pj=_with_writing(_energy_pj(activities, placement.crossing_values, target.energy), a_pass, target),
+        energy_pj=energy_pj,
         interval_us=_interval_us(program) if a_pass is None else a_pass.time_us / a_pass.batch,
         latency_us=placement.latency_steps * program.step_ns * 1e-3 if a_pass is None else a_pass.time_us,
-        area_mm2=arrays * target.area.array_mm2(target.array) if target.area else None,
+        area_mm2=arrays * area_mm2 if area_mm2 is not None else None,
         cell_heat_pj=_cell_heat_pj(activities, target),
         transfer=None if placement.segments else transfer_cost(program.layers, target),
         a_pass=a_pass,
-        not_included=_not_included(activities, placement.crossing_values, target.energy),
+        not_included=_not_included(activities, placement.crossing_values, spec),
+        assumed=tuple(part for part, own_pj in (energy_pj or {}).items() if own_pj and _is_assumed(part, target)),
     )
+
+
+def _is_assumed(component: str, target: Target) -> bool:
+    """Return True if a constant has no source, or is one that the target calls an assumption."""
+    source = target.sources.get(CONSTANTS[component], "assumption")
+    return source.startswith(("assumption", "changed in Python"))
 
 
 def layer_activities(program: Program) -> tuple[Activity, ...]:
@@ -169,6 +210,8 @@ def layer_activities(program: Program) -> tuple[Activity, ...]:
         own = tiles.layer == number
         products, steps = loads[own], (loads * turns)[own]
         cell_macs = int((products * cell_map.cells[own]).sum())
+        results = layer.geometry.positions * layer.geometry.out_channels
+        joined = int((products * columns[own])[tiles.row_begin[own] > 0].sum())
         phases = layer.quantizer.phase_count
         found.append(
             Activity(
@@ -179,6 +222,8 @@ def layer_activities(program: Program) -> tuple[Activity, ...]:
                 conversions=phases * int((products * widths[own]).sum()),
                 cell_phases=phases * cell_macs,
                 additions=int(additions[own].sum()),
+                buffered=int((products * heights[own]).sum()) + results,
+                handed_on=joined + results,
                 cell_macs=cell_macs,
                 weight_macs=layer.geometry.macs,
                 conductance_phases_us=phases * _conductance_steps_us(layer, cell_macs, target.cell),
@@ -233,7 +278,8 @@ def _with_writing(energy_pj: Energy | None, a_pass: PassCost | None, target: Tar
 
 def _not_included(activities: tuple[Activity, ...], crossing_values: int, spec: EnergySpec | None) -> tuple[str, ...]:
     """Parts of the cost that no figure includes, in words."""
-    missing = ["digital operators", "buffers", "routing", "idle arrays"]
+    left_out = {"buffers": spec is None or spec.buffer_pj is None, "routing": spec is None or spec.link_pj is None}
+    missing = ["digital operators", *(part for part, out in left_out.items() if out), "idle arrays"]
     additions = sum(activity.additions for activity in activities)
     if additions and (spec is None or spec.addition_pj is None):
         missing.append(f"{additions:,} additions")

@@ -7,7 +7,6 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 
 from memcompile.hardware.conditions import Conditions
-from memcompile.hardware.line_turns import converters
 from memcompile.hardware.target import Target
 from memcompile.program.program import Program
 from memcompile.runtime.effects.cells import Cells, draw
@@ -38,5 +37,5 @@ def offsets_codes(target: Target, array: int, seed: int) -> Cells:
 
 def _of_lines(target: Target, purpose: Purpose, array: int, seed: int) -> Cells:
     """Draw a standard normal number for each converter, [output lines]."""
-    count = converters(target)
+    count = target.converters
     return draw((count,), purpose, array, seed)[np.arange(target.array.output_lines) % count]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from memcompile.errors import TargetError
 from memcompile.hardware.converter import Converter
-from memcompile.hardware.line_turns import LineTurns, converters
+from memcompile.hardware.line_turns import LineTurns
 from memcompile.runtime.effects.adc_error import gain_errors, offsets_codes
 
 
@@ -25,7 +25,7 @@ def test_every_converter_converts_no_more_lines_a_step_than_it_can(
         array={"output_lines": lines, "columns_at_once": min(together, lines)},
         adc={"lines_per_converter": min(sharing, lines), "conversions_per_phase": per_phase},
     )
-    turns, count = LineTurns.of(target), converters(target)
+    turns, count = LineTurns.of(target), target.converters
     assert count == math.ceil(lines / min(sharing, lines))
     first %= lines
     for width in range(1, lines - first + 1):

@@ -24,7 +24,7 @@ from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.ir.graph import MappedLayer, Placement, TileTable
 from memcompile.program.program import Program
 from memcompile.report.cost import Cost, Counting, layer_activities, program_cost, transfer_cost
-from memcompile.report.cost_report import cost_facts, cost_lines, energy_table, figure
+from memcompile.report.cost_report import cost_facts, cost_lines, energy_table, figure, with_prefix
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.executors.literal import LiteralExecutor
 from memcompile.runtime.training.transfer import transfer
@@ -297,9 +297,9 @@ def test_a_network_without_crossbar_layers_costs_nothing_here() -> None:
     ("absent", "kept"),
     [
         ((), ["energy", "area", "efficiency", "", "transfer", "not included"]),
-        (("energy",), ["area", "efficiency", "", "transfer", "not included"]),
-        (("area",), ["energy", "efficiency", "", "transfer", "not included"]),
-        (("energy", "write_verify"), ["area", "efficiency", "", "not included"]),
+        (("energy",), ["area", "energy", "efficiency", "", "transfer", "not included"]),
+        (("area",), ["energy", "area", "efficiency", "", "transfer", "not included"]),
+        (("energy", "write_verify"), ["area", "energy", "efficiency", "", "not included"]),
         (("energy", "area"), ["transfer", "not included"]),
         (("energy", "area", "write_verify"), ["cost"]),
     ],
@@ -310,7 +310,56 @@ def test_lines_tell_what_is_known(absent: tuple[str, ...], kept: list[str]) -> N
     lines = cost_lines(facts)
     assert [line[:16].strip() for line in lines] == kept
     assert not any("None" in line or "nan" in line for line in lines)
+    assert [line.partition("no data")[1] for line in lines].count("no data") == (
+        len({*absent} & {"energy", "area"}) == 1
+    )
     json.dumps(facts, allow_nan=False)
+
+
+def test_the_share_of_assumptions_is_told() -> None:
+    """Conversions take most of the energy; without a source for them, so much of it is assumed."""
+    program = small()
+    facts = cost_facts(program)
+    assert (facts["assumed"], facts["assumed_share"]) == ([], 0.0)
+    parts = facts["energy_pj_by_component"]
+    assumed = cost_facts(replace(program, target=program.target.with_(energy__conversion_pj=2.55)))
+    assert assumed["assumed"] == ["conversion"]
+    assert assumed["assumed_share"] == pytest.approx(parts["conversion"] / facts["energy_pj"])
+    (line,) = [line for line in cost_lines(assumed) if line.startswith("assumed")]
+    assert line == f"assumed          {assumed['assumed_share']:.1%} of the energy: conversion"
+
+
+def test_buffers_and_links_count_what_tiles_read_and_hand_on() -> None:
+    """40 inputs in row tiles of at most 16 lines and all 6 columns once; 6 results and the sums joined above them."""
+    program = small()
+    priced = replace(program, target=program.target.with_(energy__buffer_pj=2.0, energy__link_pj=3.0))
+    tiles, cost, plain = program.placement.tiles, program_cost(priced), program_cost(program)
+    assert cost.energy_pj is not None
+    assert plain.total_energy_pj is not None
+    columns = tiles.column_end - tiles.column_begin
+    assert cost.energy_pj["buffer"] == 2.0 * (tiles.heights.sum() + 6)
+    assert cost.energy_pj["link"] == 3.0 * (columns[tiles.row_begin > 0].sum() + 6)
+    rest = plain.total_energy_pj + cost.energy_pj["buffer"] + cost.energy_pj["link"]
+    assert cost.total_energy_pj == pytest.approx(rest)
+    assert {"buffers", "routing"} <= set(plain.not_included)
+    assert not {"buffers", "routing"} & set(cost.not_included)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0 J"),
+        (1.234e-6, "1.23 uJ"),
+        (9.9996e-7, "1.00 uJ"),
+        (4.15e-7, "415 nJ"),
+        (2.4e-13, "240 fJ"),
+        (1e-17, "0.0100 fJ"),
+        (12.0, "12.0 J"),
+        (4.56e7, "45.6 MJ"),
+    ],
+)
+def test_quantities_have_the_largest_prefix_that_leaves_a_figure_of_one(value: float, text: str) -> None:
+    assert with_prefix(value, "J") == text
 
 
 @pytest.mark.parametrize(
