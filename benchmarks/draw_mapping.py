@@ -141,7 +141,7 @@ def _draw_steps(axes: Axes, program: Program, arrays: int) -> None:
         if tiles.array[tile] >= arrays:
             continue
         layer = int(tiles.layer[tile])
-        steps = len(program.layers[layer].replicas[int(tiles.replica[tile])].windows)
+        steps = int(program.tile_loads[tile])
         slot = int(tiles.slot[tile])
         first = min(steps, interval - slot)
         # Steps beyond the end of the interval go on at its beginning.

@@ -121,6 +121,17 @@ def resnet50() -> list[Geometry]:
     return [*layers, dense(2048, 1000)]
 
 
+def vgg16() -> list[Geometry]:
+    """VGG-16 at 224 x 224."""
+    layers, size, channels = list[Geometry](), 224, 3
+    for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(count):
+            layers.append(conv(size, 3, channels, width, 1, 1))
+            channels = width
+        size //= 2
+    return [*layers, dense(512 * 7 * 7, 4096), dense(4096, 4096), dense(4096, 1000)]
+
+
 RESNET18_SHAPES = [(112, 7, 3, 64), (56, 3, 64, 64), (28, 3, 128, 128), (14, 3, 256, 256), (7, 3, 512, 512)]
 VGG13_SHAPES = [
     (224, 3, 3, 64),
@@ -322,6 +333,12 @@ def peak_mb() -> int:
     return peak // (1_000_000 if sys.platform == "darwin" else 1_000)
 
 
+def sharing_converters(lines: int) -> Target:
+    """Arrays of 128 x 128 in which so many output lines share a converter, one conversion a phase: 128 as in ISAAC."""
+    target = load_target("pimcomp")
+    return target.with_(name=f"pimcomp-{lines}", adc__lines_per_converter=lines)
+
+
 def networks() -> dict[str, Network]:
     """Networks made from their published shapes, by the name of their row."""
     yao, many, single_cell = load_target("yao2020"), load_target("pimcomp"), weight_a_crossing(128, 128, 9216)
@@ -346,6 +363,16 @@ def networks() -> dict[str, Network]:
             for target in ("vwsdk", "hermes", "neurram")
         },
         "ResNet-50, 9216 arrays 128x128, fast": Network(res50, many, pimcomp_time, "< 10 s, 1 GB", 1, effort="fast"),
+        **{
+            f"{title}, {chips * 9216} arrays, {lines} lines a converter": Network(
+                layers, sharing_converters(lines), chips=chips
+            )
+            for title, layers, chips, shares in (
+                ("ResNet-18", res18, 1, (8, 128)),
+                ("VGG-16", tuple(vgg16()), 3, (8, 128)),
+            )
+            for lines in shares
+        },
     }
 
 

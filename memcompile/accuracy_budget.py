@@ -22,13 +22,16 @@ from numpy.typing import NDArray
 from memcompile.chip_calibration import LEAST_IMAGES, Calibrator, affordable_images
 from memcompile.data.loader import Dataset
 from memcompile.errors import CapacityError, UsageError
+from memcompile.hardware.line_turns import LineTurns
 from memcompile.hardware.target import Target
 from memcompile.ir.graph import Cut, MappedLayer, Replica, TiledLayer
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.layer_noise import MappingChoice, layer_noise
 from memcompile.noise.program_noise import layer_ratios, line_weights
+from memcompile.passes.packing.tiling import tile_limits
 from memcompile.passes.replicate import all_windows
+from memcompile.passes.search.explore_windows import option_steps
 from memcompile.passes.solving import cp_sat
 from memcompile.passes.solving.solver import Solver
 from memcompile.program.program import Program
@@ -286,12 +289,11 @@ class _Search:
         replicas = mapped.replicas if with_windows else (all_windows(layer.unrolling, layer.cut),)
         noise = self.model.sensitivities[number] * self._ratio(number, layer, replicas[0])
         lines = plan.slices * self.target.array.lines_per_pair
-        rows, columns = self.target.array.input_lines, self.target.array.output_lines // lines
+        limits, turns = tile_limits(self.target, plan.slices), LineTurns.of(self.target)
         array_steps = cell_steps = 0
         for replica in replicas:
             unrolling, steps = replica.unrolling, len(replica.windows)
-            tiles = -(-unrolling.rows // rows) * -(-unrolling.columns // columns)
-            array_steps += unrolling.matrices * tiles * steps
+            array_steps += option_steps(unrolling, *limits, lines, turns) * steps
             cell_steps += unrolling.matrices * unrolling.rows * unrolling.columns * lines * steps
         cells = layer.unrolling.matrices * layer.unrolling.rows * layer.unrolling.columns * lines
         return LayerOption(plan, float(noise), cells, array_steps, cell_steps)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.errors import UsageError
+from memcompile.hardware.line_turns import LineTurns
 from memcompile.hardware.pulses import LevelWrites
 from memcompile.hardware.target import Target
 from memcompile.ir.graph import Certificate, Graph, Placement, Replica, Segment, TiledLayer, TileTable
@@ -67,7 +68,8 @@ class CutSegments(Pass):
         windows = [_cheapest_window(layer, prices, self.parallel_windows) for layer in layers]
         cut = [_cut_layer(layer, option, prices) for layer, (option, _) in zip(layers, windows, strict=True)]
         array = context.target.array
-        costs = SegmentCosts(cut, (array.input_lines, array.output_lines), prices.arrays, prices.interval_ns)
+        lines, turns = (array.input_lines, array.output_lines), LineTurns.of(context.target)
+        costs = SegmentCosts(cut, lines, prices.arrays, prices.interval_ns, turns)
         with running(Clock.after(math.inf)):
             segments = plan_segments(costs)
         graph = with_replicas(graph, layers, _copies(cut, segments))
@@ -115,14 +117,14 @@ class _Prices:
 def _cheapest_window(layer: TiledLayer, prices: _Prices, windows: bool) -> tuple[ReplicaOption, float]:
     """Return the window with the least time if no array ever waited, and that time in nanoseconds."""
     limits = tile_limits(prices.target, layer.slices)
-    table = useful_windows(layer.geometry, *limits)
+    lines, turns = layer.slices * prices.target.array.lines_per_pair, LineTurns.of(prices.target)
+    table = useful_windows(layer.geometry, *limits, lines, turns)
     write_ns = float(sums_of_weights(layer, prices.write_ns).sum())
     least_ns = table.outputs * write_ns + prices.interval_ns / prices.arrays * table.work
     if not windows:
         least_ns = np.where(table.outputs == 1, least_ns, np.inf)
     best = int(np.argmin(least_ns))
-    lines = layer.slices * prices.target.array.lines_per_pair
-    return option_of(table, best, layer.geometry, limits, lines), float(least_ns[best])
+    return option_of(table, best, layer.geometry, limits[0], lines, turns), float(least_ns[best])
 
 
 def _cut_layer(layer: TiledLayer, option: ReplicaOption, prices: _Prices) -> CutLayer:
@@ -184,7 +186,7 @@ def _placed(
     tiles = TileTable.of(layers)
     segment = _segment_of_tiles(cut, segments, tiles)
     sizes = np.stack([tiles.heights, tiles.widths(column_lines(layers, context.target))], axis=1)
-    loads, places = tile_loads(layers, tiles), np.empty((len(tiles), 3), np.int64)
+    loads, places = tile_loads(layers, tiles, context.target), np.empty((len(tiles), 3), np.int64)
     order = np.argsort(segment, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(segment[order])) + 1):
         shapes, members = group_tiles(sizes[rows, 0], sizes[rows, 1], loads[rows])

@@ -61,7 +61,7 @@ class Place(Pass):
             return graph  # tiles of segments are placed
         layers = mapped_layers(graph)
         lines = column_lines(layers, context.target)
-        loads = tile_loads(layers, tiles)
+        loads = tile_loads(layers, tiles, context.target)
         sizes = np.stack([tiles.heights, tiles.widths(lines), loads], axis=1).astype(np.int64)
         draft = np.stack([tiles.array, tiles.input_line, tiles.output_line], axis=1).astype(np.int64)
         chip, traffic = context.target.chip, Traffic(graph, tiles)

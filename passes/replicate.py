@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memcompile.errors import CapacityError
 from memcompile.hardware.target import Target
@@ -37,7 +38,7 @@ from memcompile.passes.search.explore_windows import ReplicaOption
 from memcompile.passes.search.lagrangian import Shortage, balanced, lagrangian_relaxation
 from memcompile.passes.search.latency_bound import latency_bound
 from memcompile.passes.search.latency_plan import latency_plans
-from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads
+from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads, tile_turns
 from memcompile.passes.search.multiple_choice_knapsack import coarse_knapsack, fine_knapsack
 from memcompile.passes.search.nested_bound import nested_bound
 from memcompile.passes.search.problem import Bracket, Effort, MappingProblem, NestedPlan, WindowPlan
@@ -192,6 +193,11 @@ class Replicate(Pass):
         """Windows and replicas to choose from on so many chips; some layers get one output position a step."""
         arrays = chips * target.chip.arrays
         kinds = layer_kinds(layers, target, arrays, self._windows, one_position)
+        if any(option.longest > 1 for kind in kinds for option in kind.options):
+            # The interval is about as long as all arrays together need at least.
+            work = sum(len(kind.members) * min(option.work for option in kind.options) for kind in kinds)
+            interval = max(1, work // arrays)
+            kinds = layer_kinds(layers, target, arrays, self._windows, one_position, interval)
         return MappingProblem(tuple(kinds), lines_of(target), arrays)
 
     @property
@@ -229,7 +235,8 @@ class Replicate(Pass):
             packing = plan.packing or packed_exactly(flow.layers, target, problem.arrays, plan.interval)
             tiles = draft_places(flow.layers, target, packing)
             if tiles.array.min() >= 0:
-                found.append((one_image(flow, tiles).latency, _Found(plan, places=tiles)))
+                turns = tile_turns(flow.layers, tiles, target)
+                found.append((one_image(flow, tiles, turns).latency, _Found(plan, places=tiles)))
             if running_clock().is_over and found:
                 break
             if plan is shortest.plan:
@@ -270,7 +277,8 @@ def _in_fewest_arrays(
     # Chips that are not full leave numbers out; place wants a draft without gaps.
     numbers = np.unique(placed.tiles.array, return_inverse=True)[1].ravel()
     tiles = placed.tiles.with_columns(array=numbers)
-    return one_image(Flow.of_graph(mapped), tiles).latency, _Found(plan, places=tiles)
+    flow = Flow.of_graph(mapped)
+    return one_image(flow, tiles, tile_turns(flow.layers, tiles, target)).latency, _Found(plan, places=tiles)
 
 
 def lines_of(target: Target) -> tuple[int, int]:
@@ -298,10 +306,17 @@ def all_windows(unrolling: Unrolling, cut: Cut) -> Replica:
 
 def packed_exactly(layers: Sequence[MappedLayer], target: Target, arrays: int, interval: int) -> Packing | None:
     """A packing of given replicas, for a plan that came without one."""
-    tiles = TileTable.of(layers)
-    shapes, _ = group_tiles(tiles.heights, tiles.widths(column_lines(layers, target)), tile_loads(layers, tiles))
+    shapes, _ = _grouped(layers, TileTable.of(layers), target)
     lines = (target.array.input_lines, target.array.output_lines)
     return pack_exactly(shapes, lines, arrays, interval, EXACT_LIMIT).packing
+
+
+def _grouped(
+    layers: Sequence[MappedLayer], tiles: TileTable, target: Target
+) -> tuple[list[TileShape], list[NDArray[np.int64]]]:
+    """Tiles of the same size and load together, and their rows of the table."""
+    widths, loads = tiles.widths(column_lines(layers, target)), tile_loads(layers, tiles, target)
+    return group_tiles(tiles.heights, widths, loads)
 
 
 def draft_places(layers: Sequence[MappedLayer], target: Target, packing: Packing | None) -> TileTable:
@@ -309,7 +324,7 @@ def draft_places(layers: Sequence[MappedLayer], target: Target, packing: Packing
     tiles = TileTable.of(layers)
     if packing is None:
         return tiles
-    _, members = group_tiles(tiles.heights, tiles.widths(column_lines(layers, target)), tile_loads(layers, tiles))
+    _, members = _grouped(layers, tiles, target)
     places = packing.expand(members, len(tiles)).astype(np.int32)
     return tiles.with_columns(array=places[:, 0], input_line=places[:, 1], output_line=places[:, 2])
 

@@ -16,7 +16,7 @@ from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.passes.packing.bounds import packing_interval_bound
 from memcompile.passes.packing.first_fit import group_tiles
 from memcompile.passes.placement.timetables import one_image, pipeline
-from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads
+from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads, tile_turns
 from memcompile.timing.dataflow_steps import Flow, Steps
 from memcompile.timing.timetable import find_rhythms, step_ns
 
@@ -25,13 +25,13 @@ from memcompile.timing.timetable import find_rhythms, step_ns
 class Schedule(Pass):
     """Gives each tile its steps, for one image alone and in the pipelined steady state.
 
-    A tile works through its replica's windows in order, one a step; the tiles of one array take
-    turns. For one image alone a window is computed as soon as its inputs exist and its array is
-    free, so that layers overlap as far as their data allows. Digital operators take no steps. In
-    the steady state images follow each other, and only the arrays bind: the interval is the largest
-    sum of steps in an array. Each tile begins as soon as it can run without a pause and its array
-    has enough free turns in a row, and repeats this in every interval. Where the arrays are written anew for each
-    segment, each segment has a schedule of its own.
+    A tile works through its replica's windows in order, one a step, or in as many steps as its output lines take
+    turns; the tiles of one array take turns, too. For one image alone a window is computed as soon as its inputs
+    exist and its array is free, so that layers overlap as far as their data allows. Digital operators take no
+    steps. In the steady state images follow each other, and only the arrays bind: the interval is the largest sum
+    of steps in an array. Each tile begins as soon as it can run without a pause and its array has enough free turns
+    in a row, and repeats this in every interval. Where the arrays are written anew for each segment, each segment
+    has a schedule of its own.
     """
 
     summary: ClassVar[str] = "decide in which steps each tile works"
@@ -43,16 +43,17 @@ class Schedule(Pass):
         placement = graph.placement
         assert placement is not None, "schedule comes after replicate and place"
         layers = mapped_layers(graph)
-        flow, loads = Flow.of_graph(graph), tile_loads(layers, placement.tiles)
+        flow, turns = Flow.of_graph(graph), tile_turns(layers, placement.tiles, context.target)
+        loads = tile_loads(layers, placement.tiles, context.target)
         tables: list[Steps] = []
         table, slot, lag = (np.zeros(len(placement.tiles), np.int64) for _ in range(3))
         segments = []
         for part in placement.parts():
             rows, tiles = part.rows, part.placement.tiles
-            alone = one_image(flow, tiles, part.layers)
+            alone = one_image(flow, tiles, turns[rows], part.layers)
             table[rows] = alone.table + len(tables)
             tables += alone.tables
-            steady = pipeline(flow, tiles, loads[rows], part.layers)
+            steady = pipeline(flow, tiles, loads[rows], turns[rows], part.layers)
             slot[rows], lag[rows] = steady.slot, steady.lag
             segments.append(Segment(steady.interval, alone.latency, steady.latency))
         rhythms, pauses = find_rhythms(tables)

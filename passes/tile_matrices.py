@@ -16,9 +16,9 @@ from memcompile.passes.packing.tiling import full_cut, largest_bundle, tile_limi
 class TileMatrices(Pass):
     """Cuts each weight matrix at the array's size: full tiles first, the remainder last.
 
-    All pairs and slices of a weight are neighbours on one array, so a tile holds at most
-    ``output_lines // (lines_per_pair * slices)`` columns. Groups of a grouped convolution that fit one tile
-    together share it on its block diagonal, so that one step serves them all.
+    A tile has no more rows than the array drives at once. All pairs and slices of a weight are neighbours on one
+    array, so a tile holds at most ``output_lines // (lines_per_pair * slices)`` columns. Groups of a grouped
+    convolution that fit one tile together share it on its block diagonal, so that one step serves them all.
 
     Raises
     ------

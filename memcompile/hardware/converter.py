@@ -57,10 +57,10 @@ class Converter:
         """The target's ADC, whose range is a share of the largest current of a line.
 
         ``range_share`` is that share; the target's when None. ``read_sigma_us`` is read noise that
-        every cell has at least. In level steps times digits the range is F = range_share * input_lines
-        * highest_digit * g_max / level_step, for codes from 0 to N = 2^bits - 1: one code is F / N. A line that
-        carries the difference of a pair has codes from -N to N with N = 2^(bits - 1) - 1, and g_max - g_min in
-        place of g_max. An aligned range has larger codes, see :func:`_aligned`.
+        every cell has at least. In level steps times digits the range is F = range_share * lines * highest_digit *
+        g_max / level_step with the input lines that are driven together, for codes from 0 to N = 2^bits - 1: one
+        code is F / N. A line that carries the difference of a pair has codes from -N to N with N = 2^(bits - 1) -
+        1, and g_max - g_min in place of g_max. An aligned range has larger codes, see :func:`_aligned`.
         """
         signed = target.array.signed_lines
         codes = (1 << (target.adc.bits - signed)) - 1
@@ -140,7 +140,7 @@ class Converter:
         error = max(abs(Fraction(held) - int(n) * whole) for n, held in zip(level, on_grid.tolist(), strict=True))
         base = Fraction(0) if self.signed else _ratio(target) * whole
         error += base - Fraction(math.floor(base * grid), grid)
-        error *= target.array.input_lines * self.highest_digit
+        error *= target.array.driven_lines * self.highest_digit
         guard = Fraction(math.ceil(error * grid), grid)
         between = Fraction(1, 2 * math.lcm(whole.denominator, base.denominator))
         return float(guard) if error + guard < between else 0.0
@@ -224,4 +224,4 @@ def _range_levels(target: Target, range_share: float | None) -> Fraction:
     """
     of_input = target.signed_levels if target.array.signed_lines else _ratio(target) + target.signed_levels
     share = Fraction(target.adc.range_share if range_share is None else range_share)
-    return Fraction(of_input) * target.array.input_lines * target.input.highest_digit * share
+    return Fraction(of_input) * target.array.driven_lines * target.input.highest_digit * share

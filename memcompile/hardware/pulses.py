@@ -57,9 +57,10 @@ class WriteReport:
 
         A verify read is a bit phase with one input and one output line.
         """
-        if target.energy is None:
+        energy = target.energy_at_bits
+        if energy is None:
             return None
-        return self.pulse_energy_j + self.verify_reads * target.energy.phase_pj(1, 1) * 1e-12
+        return self.pulse_energy_j + self.verify_reads * energy.phase_pj(1, 1) * 1e-12
 
 
 def nominal_pulses(

@@ -30,6 +30,7 @@ from memcompile.hardware.aging_sections import (
 )
 from memcompile.hardware.aging_sections import ReadDisturbSpec as ReadDisturbSpec  # noqa: PLC0414 - handed on
 from memcompile.hardware.aging_sections import RelaxationSpec as RelaxationSpec  # noqa: PLC0414 - handed on
+from memcompile.hardware.converter_cost import area_ratio, energy_ratio
 from memcompile.hardware.devices import builtin_devices, given_device, with_device
 from memcompile.hardware.target_sections import AreaSpec as AreaSpec  # noqa: PLC0414 - handed on
 from memcompile.hardware.target_sections import ArraySpec as ArraySpec  # noqa: PLC0414 - handed on
@@ -94,7 +95,7 @@ class InputSpec(Section):
 
 
 class AdcSpec(Section):
-    """The converter of each output line, once a phase.
+    """The converters of an array's output lines.
 
     Pairs on two lines are subtracted after it; a line that carries the difference of a pair has a signed one.
     """
@@ -114,6 +115,14 @@ class AdcSpec(Section):
     """Standard deviation of a converter's gain from 1."""
     offset_sigma_codes: NonNegativeFloat = 0.0
     """Standard deviation of a converter's offset, in codes."""
+    lines_per_converter: Annotated[int, Field(ge=1, le=65_536)] = 1
+    """Output lines that share a converter, which converts them one after the other.
+
+    An array has output_lines / lines_per_converter converters, n rounded up, and line i goes to converter i modulo n:
+    neighbours have different ones, so a tile of w lines takes w / n conversions in turn, rounded up, wherever it is.
+    """
+    conversions_per_phase: Annotated[int, Field(ge=1, le=65_536)] = 1
+    """Conversions of a converter in one phase. Lines beyond take further steps, in which the tile is driven again."""
 
 
 class ProgrammingSpec(Section):
@@ -301,8 +310,13 @@ class Target(Described, Section):
             inside = values.get(section)
             values[section] = {**(inside if isinstance(inside, dict) else {}), field: value}
             values["sources"][f"{section}.{field}"] = "changed in Python"
-        left_out = {section for section, value in values.items() if value is None}
-        values["sources"] = {name: why for name, why in values["sources"].items() if name.split(".")[0] not in left_out}
+        if "adc__bits" in changes:
+            # Constants stay those of the converters they were given for.
+            for priced, spec in (("energy", self.energy), ("area", self.area)):
+                if spec is not None and spec.at_bits is None and not {priced, f"{priced}__at_bits"} & set(changes):
+                    values[priced] = {**values[priced], "at_bits": self.adc.bits}
+        kept = {section for section, value in values.items() if value is not None}
+        values["sources"] = {name: why for name, why in values["sources"].items() if name.split(".")[0] in kept}
         return parse_target(values, self.name)
 
     def described(self) -> tuple[str, ...]:
@@ -314,13 +328,39 @@ class Target(Described, Section):
             f"{array.cells:,} cells each",
             f"  cells of {cell.levels} levels from {cell.g_min_us:g} to {cell.g_max_us:g} uS",
             f"  inputs of {self.input.bits} bits, {self.input.bits_per_phase} a phase of {self.input.phase_ns:g} ns",
-            f"  converters of {adc.bits} bits, {adc.range} range",
+            f"  converters of {adc.bits} bits, {adc.range} range"
+            + (f", one for {adc.lines_per_converter} output lines" if adc.lines_per_converter > 1 else ""),
         )
 
     @property
     def signed_levels(self) -> int:
         """Largest magnitude L of a differential pair: levels -L..+L."""
         return self.cell.levels - 1
+
+    @property
+    def converters(self) -> int:
+        """Converters of an array."""
+        return -(-self.array.output_lines // self.adc.lines_per_converter)
+
+    @property
+    def energy_at_bits(self) -> EnergySpec | None:
+        """Energies with the conversions of this target's bits."""
+        spec = self.energy
+        if spec is None or spec.at_bits in (None, self.adc.bits):
+            return spec
+        conversion_pj = spec.conversion_pj * energy_ratio(self.adc.bits, spec.at_bits)
+        return spec.model_copy(update={"conversion_pj": conversion_pj, "at_bits": self.adc.bits})
+
+    @property
+    def array_mm2(self) -> float | None:
+        """Area of an array with the converters of this target's bits, in square millimetres; None without constants."""
+        spec = self.area
+        if spec is None:
+            return None
+        if spec.at_bits not in (None, self.adc.bits):
+            converter_um2 = spec.converter_um2 * area_ratio(self.adc.bits, spec.at_bits)
+            spec = spec.model_copy(update={"converter_um2": converter_um2})
+        return spec.array_mm2(self.array, self.converters)
 
     @property
     def emulated_pulses(self) -> WriteVerifySpec | None:
@@ -453,7 +493,7 @@ def _physics_errors(target: Target) -> list[str]:
             f"array.output_lines = {array.output_lines}: must be even, because a differential pair "
             "takes two neighbouring output lines; drop the odd line"
         )
-    errors += _continuous_errors(target)
+    errors += _continuous_errors(target) + _sharing_errors(target)
     stuck = target.faults.stuck_low_share + target.faults.stuck_high_share
     if stuck > 1:
         errors.append(
@@ -482,6 +522,21 @@ def _table_errors(target: Target) -> list[str]:
         if name.startswith("sigma") and any(sigma < 0 for _, sigma in points):
             errors.append(f"{field}: a standard deviation is below 0; give 0 or more")
     return errors + aging_errors(target.drift, target.retention, target.flicker_noise)
+
+
+def _sharing_errors(target: Target) -> list[str]:
+    """Parts of an array that are larger than the array."""
+    array = target.array
+    limits = (
+        ("array.rows_at_once", array.rows_at_once, "array.input_lines", array.input_lines),
+        ("array.columns_at_once", array.columns_at_once, "array.output_lines", array.output_lines),
+        ("adc.lines_per_converter", target.adc.lines_per_converter, "array.output_lines", array.output_lines),
+    )
+    return [
+        f"{name} = {value}: must not be above {of} = {most}; give the part that works at once, at most all of them"
+        for name, value, of, most in limits
+        if value is not None and value > most
+    ]
 
 
 def _pulse_errors(pulses: WriteVerifySpec | None) -> list[str]:

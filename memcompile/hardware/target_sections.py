@@ -37,6 +37,19 @@ class ArraySpec(Section):
     """Name of an input line on this hardware (orientation of the array)."""
     output_line_name: str = "output line"
     """Name of an output line on this hardware (orientation of the array)."""
+    rows_at_once: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """Input lines that are driven together at most; left out: all.
+
+    A tile has no more rows. Further rows are tiles of their own, which take turns where they share an array: each has
+    conversions of its own, in the range that so many lines need, and codes are added digitally.
+    """
+    columns_at_once: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """Output lines that are read together at most; left out: all. A wider tile reads them in turns, a step each."""
+
+    @property
+    def driven_lines(self) -> int:
+        """Most input lines that are driven together: those of the highest tile."""
+        return min(self.input_lines, self.rows_at_once or self.input_lines)
 
     @property
     def signed_lines(self) -> bool:
@@ -92,13 +105,19 @@ class EnergySpec(Section):
     sample_hold_pj: NonNegativeFloat = 0.0
     """Per output line: sample-and-hold."""
     conversion_pj: NonNegativeFloat = 0.0
-    """Per output line: one conversion of the ADC."""
+    """Per output line: one conversion of the ADC with at_bits; with other bits it follows the survey of converters."""
+    at_bits: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Bits that conversion_pj is given for; left out: adc.bits."""
     shift_add_pj: NonNegativeFloat = 0.0
     """Per output line: digital shift-and-add."""
     addition_pj: NonNegativeFloat | None = None
     """Per digital addition after shift-and-add: pairs, slices, row tiles, once a step; left out: not included."""
     crossing_pj: NonNegativeFloat | None = None
     """Per value that crosses from chip to chip; left out: not included."""
+    buffer_pj: NonNegativeFloat | None = None
+    """Per value read from a buffer for an input line, once a window, or written to one; left out: not included."""
+    link_pj: NonNegativeFloat | None = None
+    """Per value that a tile hands on: results of layers, sums joined to the tile above; left out: not included."""
 
     def phase_pj(self, input_lines: int, output_lines: int) -> float:
         """Energy of a phase in which so many lines with so many cells work, in picojoules."""
@@ -110,7 +129,8 @@ class EnergySpec(Section):
 class AreaSpec(Section):
     """Area of one array with its periphery, in square micrometres, by component.
 
-    array + cell * cells + input_line * input lines + output_line * output lines, whether used or not.
+    array + cell * cells + input_line * input lines + output_line * output lines + converter * converters, whether used
+    or not.
     """
 
     array_um2: NonNegativeFloat = 0.0
@@ -120,9 +140,14 @@ class AreaSpec(Section):
     input_line_um2: NonNegativeFloat = 0.0
     """Per input line: drivers and multiplexers."""
     output_line_um2: NonNegativeFloat = 0.0
-    """Per output line: sample-and-hold, its share of a converter, shift-and-add."""
+    """Per output line: sample-and-hold, shift-and-add."""
+    converter_um2: NonNegativeFloat = 0.0
+    """Per converter with at_bits; with other bits it follows the survey of converters."""
+    at_bits: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Bits that converter_um2 is given for; left out: adc.bits."""
 
-    def array_mm2(self, array: ArraySpec) -> float:
-        """Area of an array of this size, in square millimetres."""
+    def array_mm2(self, array: ArraySpec, converters: int = 0) -> float:
+        """Area of an array of this size with so many converters of at_bits, in square millimetres."""
         lines_um2 = self.input_line_um2 * array.input_lines + self.output_line_um2 * array.output_lines
+        lines_um2 += self.converter_um2 * converters
         return (self.array_um2 + self.cell_um2 * array.cells + lines_um2) * 1e-6

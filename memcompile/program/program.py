@@ -22,7 +22,7 @@ from memcompile.ir.batching import Batching
 from memcompile.ir.graph import MappedLayer, OnnxNode, Placement, TensorType
 from memcompile.program.cell_map import CellMap
 from memcompile.program.line_corrections import Calibration
-from memcompile.timing.timetable import step_ns
+from memcompile.timing.timetable import step_ns, tile_loads
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +145,11 @@ class Program(Described):
     def cell_map(self) -> CellMap:
         """Places of the cells of every weight."""
         return CellMap(self.layers, self.placement, self.target)
+
+    @cached_property
+    def tile_loads(self) -> NDArray[np.int64]:
+        """Steps of each tile for one image, int64 [tiles]."""
+        return tile_loads(self.layers, self.placement.tiles, self.target)
 
     @cached_property
     def conversions_per_image(self) -> int:

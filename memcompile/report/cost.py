@@ -1,7 +1,8 @@
 """Cost of a program by the constants of its target: time, energy, area and writing.
 
-Everything follows from the tile table and the schedule: a tile works one step for each window of its replica, each step
-has the phases of its layer's input, and in a phase the tile's own lines work. Figures whose constants the target does
+Everything follows from the tile table and the schedule: a tile works one step for each window of its replica, or for
+each turn of its output lines where they share converters, each step has the phases of its layer's input, and in a phase
+the tile's input lines and the output lines whose turn it is work. Figures whose constants the target does
 not give are None, and ``Cost.not_included`` names the parts that no figure includes.
 """
 
@@ -13,15 +14,31 @@ from enum import Enum
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from memcompile.hardware.pulses import LevelWrites, WriteReport
 from memcompile.hardware.target import CellSpec, EnergySpec, Target
 from memcompile.ir.graph import MappedLayer
 from memcompile.program.program import Program
 from memcompile.report.pass_cost import PassCost, pass_cost
+from memcompile.timing.timetable import tile_turns, tile_windows
 
 Energy = Mapping[str, float]
+CONSTANTS = MappingProxyType(
+    {
+        "array": "energy.array_pj",
+        "cells": "energy.cell_pj",
+        "drivers": "energy.driver_pj",
+        "sample_and_hold": "energy.sample_hold_pj",
+        "conversion": "energy.conversion_pj",
+        "shift_and_add": "energy.shift_add_pj",
+        "addition": "energy.addition_pj",
+        "buffer": "energy.buffer_pj",
+        "link": "energy.link_pj",
+        "crossing": "energy.crossing_pj",
+        "writing": "write_verify.set_step_us",
+    }
+)
+"""Field of the target that the energy of each component is proportional to, or mainly decided by."""
 
 
 class Counting(Enum):
@@ -41,11 +58,13 @@ class Counting(Enum):
 class Activity:
     """Activity of the tiles of one layer for one image.
 
-    ``tile_steps`` counts products of one tile with one vector, ``phases`` their phases, and the
-    next three the input lines, output lines (that is conversions) and cells that work, summed over
-    phases. ``additions`` are digital ones after shift-and-add: each step a pair subtracted, slices
-    joined, row tiles joined. ``cell_macs`` and ``weight_macs`` count multiply-accumulate operations
-    in both ways. ``conductance_phases_us`` sums the conductances of the working cells over phases.
+    ``tile_steps`` counts steps of one tile, one for each turn of a product, ``phases`` their phases, and the next
+    three the input lines, output lines (that is conversions) and cells that work, summed over phases. ``buffered``
+    counts values read from buffers for input lines, once a window, and results written to them, ``handed_on``
+    values that leave a tile: results, and sums joined to the tile above. ``additions`` are digital ones after
+    shift-and-add: each step a pair subtracted, slices joined, row tiles joined. ``cell_macs`` and ``weight_macs``
+    count multiply-accumulate operations in both ways. ``conductance_phases_us`` sums the conductances of the
+    working cells over phases.
     """
 
     layer: str
@@ -55,6 +74,8 @@ class Activity:
     conversions: int
     cell_phases: int
     additions: int
+    buffered: int
+    handed_on: int
     cell_macs: int
     weight_macs: int
     conductance_phases_us: float
@@ -69,8 +90,10 @@ class Activity:
             "conversion": spec.conversion_pj * self.conversions,
             "shift_and_add": spec.shift_add_pj * self.conversions,
         }
-        if spec.addition_pj is not None:
-            energy["addition"] = spec.addition_pj * self.additions
+        further = (("addition", spec.addition_pj, self.additions), ("buffer", spec.buffer_pj, self.buffered))
+        for component, each_pj, count in (*further, ("link", spec.link_pj, self.handed_on)):
+            if each_pj is not None:
+                energy[component] = each_pj * count
         return MappingProxyType(energy)
 
 
@@ -107,6 +130,16 @@ class Cost:
     transfer: TransferCost | None
     a_pass: PassCost | None
     not_included: tuple[str, ...]
+    assumed: tuple[str, ...] = ()
+    """Components of the energy whose constant is an assumption, by the target's ``sources``."""
+
+    @property
+    def assumed_share(self) -> float | None:
+        """Share of the energy that rests on assumed constants; None without an energy."""
+        total_pj = self.total_energy_pj
+        if self.energy_pj is None or not total_pj:
+            return None
+        return sum(self.energy_pj[component] for component in self.assumed) / total_pj
 
     @property
     def total_energy_pj(self) -> float | None:
@@ -141,17 +174,26 @@ def program_cost(program: Program) -> Cost:
     target, placement = program.target, program.placement
     activities = layer_activities(program)
     arrays, a_pass = placement.chips * target.chip.arrays, pass_cost(program)
+    spec, area_mm2 = target.energy_at_bits, target.array_mm2
+    energy_pj = _with_writing(_energy_pj(activities, placement.crossing_values, spec), a_pass, target)
     return Cost(
         activities=activities,
-        energy_pj=_with_writing(_energy_pj(activities, placement.crossing_values, target.energy), a_pass, target),
+        energy_pj=energy_pj,
         interval_us=_interval_us(program) if a_pass is None else a_pass.time_us / a_pass.batch,
         latency_us=placement.latency_steps * program.step_ns * 1e-3 if a_pass is None else a_pass.time_us,
-        area_mm2=arrays * target.area.array_mm2(target.array) if target.area else None,
+        area_mm2=arrays * area_mm2 if area_mm2 is not None else None,
         cell_heat_pj=_cell_heat_pj(activities, target),
         transfer=None if placement.segments else transfer_cost(program.layers, target),
         a_pass=a_pass,
-        not_included=_not_included(activities, placement.crossing_values, target.energy),
+        not_included=_not_included(activities, placement.crossing_values, spec),
+        assumed=tuple(part for part, own_pj in (energy_pj or {}).items() if own_pj and _is_assumed(part, target)),
     )
+
+
+def _is_assumed(component: str, target: Target) -> bool:
+    """Return True if a constant has no source, or is one that the target calls an assumption."""
+    source = target.sources.get(CONSTANTS[component], "assumption")
+    return source.startswith(("assumption", "changed in Python"))
 
 
 def layer_activities(program: Program) -> tuple[Activity, ...]:
@@ -159,15 +201,17 @@ def layer_activities(program: Program) -> tuple[Activity, ...]:
     tiles, target = program.placement.tiles, program.target
     cell_map = program.cell_map
     heights, widths = tiles.heights.astype(np.int64), cell_map.widths.astype(np.int64)
-    loads = _loads(program)
+    loads, turns = tile_windows(program.layers, tiles), tile_turns(program.layers, tiles, target)
     columns = (tiles.column_end - tiles.column_begin).astype(np.int64)
     # All lines of a column joined, pairs subtracted and slices added, and the tile joined to the one above it.
     additions = loads * columns * (cell_map.column_lines.astype(np.int64)[tiles.layer] - 1 + (tiles.row_begin > 0))
     found = []
     for number, layer in enumerate(program.layers):
         own = tiles.layer == number
-        steps = loads[own]
-        cell_macs = int((steps * cell_map.cells[own]).sum())
+        products, steps = loads[own], (loads * turns)[own]
+        cell_macs = int((products * cell_map.cells[own]).sum())
+        results = layer.geometry.positions * layer.geometry.out_channels
+        joined = int((products * columns[own])[tiles.row_begin[own] > 0].sum())
         phases = layer.quantizer.phase_count
         found.append(
             Activity(
@@ -175,9 +219,11 @@ def layer_activities(program: Program) -> tuple[Activity, ...]:
                 tile_steps=int(steps.sum()),
                 phases=phases * int(steps.sum()),
                 input_line_phases=phases * int((steps * heights[own]).sum()),
-                conversions=phases * int((steps * widths[own]).sum()),
+                conversions=phases * int((products * widths[own]).sum()),
                 cell_phases=phases * cell_macs,
                 additions=int(additions[own].sum()),
+                buffered=int((products * heights[own]).sum()) + results,
+                handed_on=joined + results,
                 cell_macs=cell_macs,
                 weight_macs=layer.geometry.macs,
                 conductance_phases_us=phases * _conductance_steps_us(layer, cell_macs, target.cell),
@@ -203,17 +249,6 @@ def _cell_heat_pj(activities: tuple[Activity, ...], target: Target) -> float | N
     digit = target.input.highest_digit
     mean_square = (2 * digit + 1) / (6 * digit)  # of voltages 0, 1/digit, ... 1; one half for single bits
     return mean_square * conductance_us * target.input.read_voltage_v**2 * target.input.phase_ns * 1e-3
-
-
-def _loads(program: Program) -> NDArray[np.int64]:
-    """Steps of each tile for one image, [tiles]."""
-    tiles = program.placement.tiles
-    loads = np.zeros(len(tiles), np.int64)
-    for number, layer in enumerate(program.layers):
-        own = tiles.layer == number
-        windows = np.array([len(replica.windows) for replica in layer.replicas], np.int64)
-        loads[own] = windows[tiles.replica[own]]
-    return loads
 
 
 def _energy_pj(activities: tuple[Activity, ...], crossing_values: int, spec: EnergySpec | None) -> Energy | None:
@@ -243,7 +278,8 @@ def _with_writing(energy_pj: Energy | None, a_pass: PassCost | None, target: Tar
 
 def _not_included(activities: tuple[Activity, ...], crossing_values: int, spec: EnergySpec | None) -> tuple[str, ...]:
     """Parts of the cost that no figure includes, in words."""
-    missing = ["digital operators", "buffers", "routing", "idle arrays"]
+    left_out = {"buffers": spec is None or spec.buffer_pj is None, "routing": spec is None or spec.link_pj is None}
+    missing = ["digital operators", *(part for part, out in left_out.items() if out), "idle arrays"]
     additions = sum(activity.additions for activity in activities)
     if additions and (spec is None or spec.addition_pj is None):
         missing.append(f"{additions:,} additions")

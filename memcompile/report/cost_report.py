@@ -17,11 +17,13 @@ Facts = dict[str, Any]
 
 def cost_facts(program: Program) -> Facts:
     """Facts of the report about cost, with the keys that docs/json.md documents."""
-    cost, spec = program_cost(program), program.target.energy
+    cost, spec = program_cost(program), program.target.energy_at_bits
     transfer = cost.transfer
     return {
         "energy_pj": cost.total_energy_pj,
         "energy_pj_by_component": dict(cost.energy_pj) if cost.energy_pj is not None else None,
+        "assumed": list(cost.assumed),
+        "assumed_share": cost.assumed_share,
         "cell_heat_pj": cost.cell_heat_pj,
         "power_mw": cost.power_mw,
         "interval_us": cost.interval_us,
@@ -89,6 +91,17 @@ def write_facts(program: Program, report: WriteReport, most_pulses: int) -> Fact
     }
 
 
+PREFIXES = ((1e-15, "f"), (1e-12, "p"), (1e-9, "n"), (1e-6, "u"), (1e-3, "m"), (1.0, ""), (1e3, "k"), (1e6, "M"))
+"""Factors of SI prefixes, ascending."""
+
+
+def with_prefix(value: float, unit: str) -> str:
+    """A quantity in the largest SI prefix that leaves a figure of 1 or more: 1.23 uJ, 415 nJ."""
+    rounded = abs(float(f"{value:.2e}")) or 1.0
+    factor, prefix = max((item for item in PREFIXES if item[0] <= rounded), default=PREFIXES[0])
+    return f"{figure(value / factor)} {prefix}{unit}"
+
+
 def figure(value: float) -> str:
     """A number with three significant digits, never in powers of ten: 1,230, 12.3, 0.00123."""
     if value == 0:
@@ -117,8 +130,14 @@ def cost_lines(facts: Facts) -> list[str]:
     lines = []
     if facts["energy_pj"] is not None:
         lines.append(f"energy           {_energy_line(facts)}")
+    if facts["assumed_share"]:
+        words = ", ".join(map(_words, facts["assumed"]))
+        lines.append(f"assumed          {facts['assumed_share']:.1%} of the energy: {words}")
     if facts["area_mm2"] is not None:
         lines.append(f"area             {figure(facts['area_mm2'])} mm2, arrays and periphery of all chips")
+    missing = [name for name, key in (("energy", "energy_pj"), ("area", "area_mm2")) if facts[key] is None]
+    if len(missing) == 1:
+        lines.append(f"{missing[0]:16} no data: the target gives no constants for it")
     for name, title in (("weights", "efficiency"), ("cells", "")):
         parts = [
             f"{figure(facts['counting'][name][key])} {unit}"
@@ -152,8 +171,8 @@ def _energy_line(facts: Facts) -> str:
     parts = facts["energy_pj_by_component"]
     largest = max(parts, key=parts.get)
     share = parts[largest] / facts["energy_pj"] if facts["energy_pj"] else 0.0
-    power = "" if facts["power_mw"] is None else f"; {figure(facts['power_mw'])} mW at this rate"
-    return f"{figure(1e-3 * facts['energy_pj'])} nJ an image, {share:.1%} of it {_words(largest)}{power}"
+    power = "" if facts["power_mw"] is None else f"; {with_prefix(1e-3 * facts['power_mw'], 'W')} at this rate"
+    return f"{with_prefix(1e-12 * facts['energy_pj'], 'J')} an image, {share:.1%} of it {_words(largest)}{power}"
 
 
 def _words(component: str) -> str:

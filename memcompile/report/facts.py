@@ -104,7 +104,7 @@ def program_facts(
 
 
 def _buffer_facts(program: Program) -> Facts:
-    sizes = buffer_sizes(program_flow(program), program.placement)
+    sizes = buffer_sizes(program_flow(program), program.placement, program.target)
     return {
         "alone": sizes.alone,
         "pipelined": sizes.steady,
@@ -141,7 +141,7 @@ def _layer_facts(program: Program, number: int, layer: MappedLayer, quality: Qua
         "cells": cells,
         "cell_share": cells / (len(arrays) * program.target.array.cells) if len(arrays) else 0.0,
         "segments": [int(segments.min()), int(segments.max())] if program.placement.segments else None,
-        "steps": max((len(replica.windows) for replica in layer.replicas), default=0),
+        "steps": int(program.tile_loads[own].max(initial=0)),
         "input_bits": layer.quantizer.bits if isinstance(layer.quantizer, InputQuantizer) else None,
         "input_signed": layer.quantizer.signed if isinstance(layer.quantizer, InputQuantizer) else True,
         "sqnr_db": _finite(quality.layers.get(layer.name)) if quality else None,

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.target import Target
 from memcompile.ir.graph import OnnxNode
 from memcompile.ir.placement import Part, Placement
 from memcompile.timing.dataflow_steps import Flow, Steps, later_of, read_until, thin
 from memcompile.timing.operator_reads import Found
-from memcompile.timing.timetable import Timetable, tile_loads
+from memcompile.timing.timetable import Timetable, last_turns, tile_turns, tile_windows
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Buffers:
     steady: int
 
 
-def buffer_sizes(flow: Flow, placement: Placement) -> Buffers:
+def buffer_sizes(flow: Flow, placement: Placement, target: Target) -> Buffers:
     """Buffers that a scheduled placement needs.
 
     The network's inputs are there from the first step on, its outputs are handed on as they come. Layers
@@ -51,8 +52,8 @@ def buffer_sizes(flow: Flow, placement: Placement) -> Buffers:
     alone, steady = _Most(), _Most()
     for part in placement.parts():
         length, interval = part.placement.latency_steps, part.placement.initiation_interval_steps
-        alone.add(_held(flow, part, _steps_alone(flow, part)), max(length, 1))
-        steady.add(_held(flow, part, _steps_steady(flow, part)), max(interval, 1))
+        alone.add(_held(flow, part, _steps_alone(flow, part, target)), max(length, 1))
+        steady.add(_held(flow, part, _steps_steady(flow, part, target)), max(interval, 1))
     names = [name for name in alone.by_value if alone.by_value[name] or steady.by_value.get(name)]
     values = tuple(Buffer(name, alone.by_value[name], steady.by_value.get(name, 0)) for name in names)
     return Buffers(values, alone.together, steady.together)
@@ -93,28 +94,32 @@ def _amounts(begin: Steps, end: Steps, period: int) -> NDArray[np.int64]:
 
 
 StepsOf = Callable[[NDArray[np.int64]], Iterator[tuple[int, Steps]]]
-"""Function from the rows of one layer's tiles to pairs of a row and its steps, for each different timetable."""
+"""Function from the rows of one layer's tiles to pairs of a row and the last step of each of its windows.
+
+One for each different timetable: inputs are held until all turns of a window are through.
+"""
 
 
-def _steps_alone(flow: Flow, part: Part) -> StepsOf:
-    timetable, tiles = Timetable(flow.layers, part.placement), part.placement.tiles
+def _steps_alone(flow: Flow, part: Part, target: Target) -> StepsOf:
+    timetable, tiles = Timetable(flow.layers, part.placement, target), part.placement.tiles
 
     def steps_of(rows: NDArray[np.int64]) -> Iterator[tuple[int, Steps]]:
-        keys = np.stack([tiles.replica[rows], tiles.start[rows], tiles.rhythm[rows]], axis=1)
+        keys = np.stack([tiles.replica[rows], tiles.start[rows], tiles.rhythm[rows], timetable.turns[rows]], axis=1)
         for row in rows[np.unique(keys, axis=0, return_index=True)[1]].tolist():
-            yield row, timetable.steps(row)
+            yield row, last_turns(timetable.steps(row), int(timetable.turns[row]))
 
     return steps_of
 
 
-def _steps_steady(flow: Flow, part: Part) -> StepsOf:
-    loads, tiles = tile_loads(flow.layers, part.placement.tiles), part.placement.tiles
+def _steps_steady(flow: Flow, part: Part, target: Target) -> StepsOf:
+    tiles = part.placement.tiles
+    windows, turns = tile_windows(flow.layers, tiles), tile_turns(flow.layers, tiles, target)
     first = tiles.lag.astype(np.int64) * part.placement.initiation_interval_steps + tiles.slot
 
     def steps_of(rows: NDArray[np.int64]) -> Iterator[tuple[int, Steps]]:
-        keys = np.stack([tiles.replica[rows], first[rows]], axis=1)
+        keys = np.stack([tiles.replica[rows], first[rows], turns[rows]], axis=1)
         for row in rows[np.unique(keys, axis=0, return_index=True)[1]].tolist():
-            yield row, int(first[row]) + np.arange(int(loads[row]))
+            yield row, int(first[row]) + int(turns[row]) * np.arange(1, int(windows[row]) + 1) - 1
 
     return steps_of
 

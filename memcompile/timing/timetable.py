@@ -1,7 +1,8 @@
 """The schedule of one image alone: which tile works in which step on which window.
 
-A tile works on the windows of its replica in order, one a step, from its ``start`` on. Where it has to wait for inputs
-or for its array it pauses; tiles with the same pauses have the same *rhythm*.
+A tile works on the windows of its replica in order, one a step, from its ``start`` on; where its output lines share
+converters, a window takes a step for each *turn* of the lines. Where it has to wait for inputs or for its array it
+pauses; tiles with the same pauses have the same *rhythm*.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.line_turns import LineTurns
 from memcompile.hardware.target import Target
 from memcompile.ir.graph import IntegerLayer, MappedLayer, PairedLayer, Placement, TileTable, no_pauses, read_only
 
@@ -21,7 +23,7 @@ def find_rhythms(tables: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int32]
     Parameters
     ----------
     tables
-        Per timetable: the step of each window, strictly ascending, [windows].
+        Per timetable: the step of each turn of each window, strictly ascending, [windows * turns].
     """
     known: dict[bytes, int] = {}
     numbers, blocks = [], []
@@ -41,17 +43,18 @@ def find_rhythms(tables: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int32]
 class Timetable:
     """Reads the steps of tiles out of a placement."""
 
-    def __init__(self, layers: Sequence[MappedLayer], placement: Placement) -> None:
+    def __init__(self, layers: Sequence[MappedLayer], placement: Placement, target: Target) -> None:
         self.tiles = placement.tiles
-        self.loads = tile_loads(layers, placement.tiles)
+        self.turns = tile_turns(layers, placement.tiles, target)
+        self.loads = tile_loads(layers, placement.tiles, target)
         self._pauses = placement.pauses.astype(np.int64)
 
     def steps(self, tile: int) -> NDArray[np.int64]:
-        """Step of each window of a tile, [windows], strictly ascending."""
+        """Step of each turn of each window of a tile, [windows * turns], strictly ascending."""
         return self.steps_of(int(self.tiles.start[tile]), int(self.tiles.rhythm[tile]), int(self.loads[tile]))
 
     def steps_of(self, start: int, rhythm: int, load: int) -> NDArray[np.int64]:
-        """Steps of so many windows from a start in a rhythm."""
+        """Steps of so many turns of windows from a start in a rhythm."""
         first, last = np.searchsorted(self._pauses[:, 0], (rhythm, rhythm + 1))
         pauses = self._pauses[first:last]
         pauses = pauses[pauses[:, 1] < load]
@@ -61,8 +64,23 @@ class Timetable:
         return np.cumsum(waits)
 
 
-def tile_loads(layers: Sequence[MappedLayer], tiles: TileTable) -> NDArray[np.int64]:
-    """Steps of each tile per image: the windows of its replica."""
+def last_turns(steps: NDArray[np.int64], turns: int) -> NDArray[np.int64]:
+    """Last step of each window, [windows], of the steps of all its turns, [windows * turns]."""
+    return steps[turns - 1 :: turns]
+
+
+def tile_turns(layers: Sequence[PairedLayer], tiles: TileTable, target: Target) -> NDArray[np.int64]:
+    """Steps that each tile takes for a window, [tiles]."""
+    return LineTurns.of(target).steps(tiles.widths(column_lines(layers, target)))
+
+
+def tile_loads(layers: Sequence[MappedLayer], tiles: TileTable, target: Target) -> NDArray[np.int64]:
+    """Steps of each tile per image, [tiles]: the windows of its replica, each with all its turns."""
+    return tile_windows(layers, tiles) * tile_turns(layers, tiles, target)
+
+
+def tile_windows(layers: Sequence[MappedLayer], tiles: TileTable) -> NDArray[np.int64]:
+    """Windows that each tile works on per image, [tiles]: those of its replica."""
     most = max((len(layer.replicas) for layer in layers), default=0)
     windows = np.zeros((len(layers), most), np.int64)
     for number, layer in enumerate(layers):

@@ -7,29 +7,30 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.target import Target
 from memcompile.ir.graph import Placement
 from memcompile.ir.placement import Part
 from memcompile.timing.dataflow_steps import Flow, Steps
-from memcompile.timing.timetable import Timetable
+from memcompile.timing.timetable import Timetable, last_turns
 from memcompile.verify.violation import Violation
 
 SHOWN = 10
 
 
-def schedule_violations(flow: Flow, placement: Placement) -> list[Violation]:
+def schedule_violations(flow: Flow, placement: Placement, target: Target) -> list[Violation]:
     """All violations of a schedule whose tiles are placed and have all their steps."""
     found = list(_pauses(placement))
     for part in () if found else placement.parts():
-        found += _violations_of_part(flow, part)
+        found += _violations_of_part(flow, part, target)
     return found
 
 
-def _violations_of_part(flow: Flow, part: Part) -> list[Violation]:
-    timetable = Timetable(flow.layers, part.placement)
+def _violations_of_part(flow: Flow, part: Part, target: Target) -> list[Violation]:
+    timetable = Timetable(flow.layers, part.placement, target)
     found = [*_steady_conflicts(part, timetable.loads), *_conflicts(part, timetable)]
     if not found:
         found += _early_reads(flow, part, timetable)
-        found += _early_reads_in_pipeline(flow, part)
+        found += _early_reads_in_pipeline(flow, part, timetable)
     return found or list(_idle_ends(part, timetable))
 
 
@@ -114,27 +115,30 @@ def _early_reads(flow: Flow, part: Part, timetable: Timetable) -> list[Violation
         for (start, rhythm, load), row in zip(distinct.tolist(), rows[where].tolist(), strict=True):
             yield row, timetable.steps_of(start, rhythm, load)
 
-    return _walk(flow, part, steps_of, "")
+    return _walk(flow, part, steps_of, timetable.turns, "")
 
 
-def _early_reads_in_pipeline(flow: Flow, part: Part) -> list[Violation]:
+def _early_reads_in_pipeline(flow: Flow, part: Part, timetable: Timetable) -> list[Violation]:
     tiles, interval = part.placement.tiles, part.placement.initiation_interval_steps
     first = tiles.lag.astype(np.int64) * interval + tiles.slot
 
     def steps_of(rows: NDArray[np.int64]) -> Iterator[tuple[int, Steps]]:
-        distinct, where = np.unique(first[rows], return_index=True)
-        load = len(flow.layers[int(tiles.layer[rows[0]])].replicas[int(tiles.replica[rows[0]])].windows)
-        for begin, row in zip(distinct.tolist(), rows[where].tolist(), strict=True):
+        keys = np.stack([first[rows], timetable.loads[rows]], axis=1)
+        distinct, where = np.unique(keys, axis=0, return_index=True)
+        for (begin, load), row in zip(distinct.tolist(), rows[where].tolist(), strict=True):
             yield row, begin + np.arange(load)
 
-    return _walk(flow, part, steps_of, " of the steady state")
+    return _walk(flow, part, steps_of, timetable.turns, " of the steady state")
 
 
 StepsOf = Callable[[NDArray[np.int64]], Iterator[tuple[int, Steps]]]
-"""Function from the rows of one replica's tiles to a row and its steps, for each different timetable."""
+"""Function from the rows of one replica's tiles to a row and its steps, for each different timetable.
+
+The steps of a row are those of all turns of its windows.
+"""
 
 
-def _walk(flow: Flow, part: Part, steps_of: StepsOf, where: str) -> list[Violation]:
+def _walk(flow: Flow, part: Part, steps_of: StepsOf, turns: NDArray[np.int64], where: str) -> list[Violation]:
     """Tiles that work on a window before its inputs exist; what other segments make exists from the first step on."""
     tiles, found = part.placement.tiles, list[Violation]()
     edges = np.searchsorted(tiles.layer, np.arange(len(flow.layers) + 1))
@@ -146,13 +150,14 @@ def _walk(flow: Flow, part: Part, steps_of: StepsOf, where: str) -> list[Violati
             last = np.zeros(len(exist), np.int64)
             own = rows[tiles.replica[rows] == copy]
             for row, steps in steps_of(own) if len(own) else ():
-                early = np.flatnonzero(steps < exist)
+                first = steps[:: int(turns[row])]
+                early = np.flatnonzero(first < exist)
                 if len(early) and len(found) < SHOWN:
                     window = int(early[0])
-                    what = f"reads in step {steps[window]}{where} what exists from step {exist[window]} on"
+                    what = f"reads in step {first[window]}{where} what exists from step {exist[window]} on"
                     where_in_copy = f"(its window number {window})"
                     found.append(Violation("inputs-exist", f"tile {part.rows[row]}", f"{what} {where_in_copy}"))
-                np.maximum(last, steps + 1, out=last)
+                np.maximum(last, last_turns(steps, int(turns[row])) + 1, out=last)
             done.append(last)
         return done
 

@@ -57,7 +57,7 @@ def find_violations(graph: Graph, target: Target) -> list[Violation]:
     if not found and graph.placement is not None:
         found += placement_violations(graph.nodes, graph.placement, target)
         if not found and _is_scheduled(graph.placement):
-            found += schedule_violations(Flow.of_graph(graph), graph.placement)
+            found += schedule_violations(Flow.of_graph(graph), graph.placement, target)
     return found
 
 
@@ -109,7 +109,7 @@ def verify_program(program: Program) -> Program:
 def _program_schedule(program: Program) -> list[Violation]:
     flow = program_flow(program)
     try:
-        return schedule_violations(flow, program.placement)
+        return schedule_violations(flow, program.placement, program.target)
     except (ArithmeticError, KeyError, IndexError, TypeError, ValueError, MemoryError) as error:
         # The operators come from a file, which may hold any nonsense.
         return [Violation("digital-operators", "program", f"its operators do not fit its layers ({error})")]
@@ -408,6 +408,9 @@ def _inside(placement: Placement, widths: NDArray[np.int32], target: Target) -> 
         for tile in np.flatnonzero(bad)[:10]:
             value = int(getattr(tiles, column)[tile])
             yield Violation("tile-inside-array", f"tile {tile}", f"{column} {value} puts it outside the hardware")
+    for tile in np.flatnonzero(tiles.heights > array.driven_lines)[:10]:
+        what = f"has {tiles.heights[tile]} rows, the array drives {array.driven_lines} input lines at once"
+        yield Violation("rows-at-once", f"tile {tile}", what)
 
 
 def _overlaps(placement: Placement, widths: NDArray[np.int32]) -> Iterator[Violation]:

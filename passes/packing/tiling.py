@@ -9,7 +9,7 @@ from memcompile.ir.graph import Cut
 
 
 def tile_limits(target: Target, slices: int) -> tuple[int, int]:
-    """Most rows and columns of a tile.
+    """Most rows and columns of a tile: rows that are driven at once, columns that have their lines in one array.
 
     Raises
     ------
@@ -24,7 +24,7 @@ def tile_limits(target: Target, slices: int) -> tuple[int, int]:
             f"an array of {target.name} has {array.output_lines}; "
             f"use --slices {array.output_lines // array.lines_per_pair} or fewer"
         )
-    return target.array.input_lines, columns
+    return array.driven_lines, columns
 
 
 def largest_bundle(geometry: Geometry, rows: int, columns: int) -> int:

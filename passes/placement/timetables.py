@@ -1,10 +1,10 @@
 """Schedules the steps of each tile: list schedule of one image, and the pipelined steady state.
 
-For one image a tile may work on a window as soon as the inputs of that window exist and its array
-is free. Layers are served in network order, so an array that holds tiles of several layers works
-on the earliest layer that has something to do; within a layer, windows that can be read first go
-first. All tiles of one replica wait for the same inputs, so arrays that hold tiles of the same replicas
-have the same timetable, which is found once.
+For one image a tile may work on a window as soon as the inputs of that window exist and its array is free. Layers
+are served in network order, so an array that holds tiles of several layers works on the earliest layer that has
+something to do; within a layer, windows that can be read first go first. A window takes a tile as many steps as its
+output lines take turns. All tiles of one replica wait for the same inputs, so arrays that hold tiles of the same
+replicas have the same timetable, which is found once.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from memcompile.ir.graph import TileTable
 from memcompile.timing.dataflow_steps import Flow, Steps, last_step
+from memcompile.timing.timetable import last_turns
 
 
 @dataclass(frozen=True, eq=False)
 class OneImage:
     """The timetable of one image alone.
 
-    ``tables`` are the distinct timetables, each the step of every window of a tile in the order of
+    ``tables`` are the distinct timetables, each the step of every turn of every window of a tile in the order of
     its replica's windows; ``table`` is the number of each tile's, [tiles]. ``latency`` is the first
     step after the last.
     """
@@ -34,12 +35,13 @@ class OneImage:
     latency: int
 
 
-def one_image(flow: Flow, tiles: TileTable, layers: range | None = None) -> OneImage:
+def one_image(flow: Flow, tiles: TileTable, turns: NDArray[np.int64], layers: range | None = None) -> OneImage:
     """Serve layers in order; each tile works as soon as its inputs exist and its array is free.
 
-    With ``layers`` only these are served, with the given tiles; values of other layers exist from the start.
+    ``turns`` are the steps of each tile for a window, [tiles]. With ``layers`` only these are served, with the
+    given tiles; values of other layers exist from the start.
     """
-    scheduler = _Scheduler(tiles)
+    scheduler = _Scheduler(tiles, turns)
     values = flow.walk(scheduler.work, layers)
     ends = [table[-1:] + 1 for table in scheduler.tables]
     return OneImage(tuple(scheduler.tables), scheduler.table, last_step(values, ends))
@@ -48,8 +50,8 @@ def one_image(flow: Flow, tiles: TileTable, layers: range | None = None) -> OneI
 class _Scheduler:
     """Places the windows of one layer after the other into the free steps of arrays."""
 
-    def __init__(self, tiles: TileTable) -> None:
-        self.tiles = tiles
+    def __init__(self, tiles: TileTable, turns: NDArray[np.int64]) -> None:
+        self.tiles, self.turns = tiles, turns
         self.tables: list[Steps] = []
         self.table = np.full(len(tiles), -1, np.int64)
         self.edges = np.searchsorted(tiles.layer, np.arange(int(tiles.layer.max(initial=-1)) + 2))
@@ -62,12 +64,13 @@ class _Scheduler:
         done = [np.zeros(len(steps), np.int64) for steps in ready]
         known: dict[tuple[int, bytes], tuple[tuple[int, ...], int]] = {}
         for array, rows in self._by_array(layer):
-            copies = self.tiles.replica[rows]
-            key = int(self.state[array]), copies.tobytes()
+            copies, turns = self.tiles.replica[rows], self.turns[rows]
+            key = int(self.state[array]), copies.tobytes() + turns.tobytes()
             if key not in known:
-                known[key] = self._place(key[0], [ready[copy] for copy in copies.tolist()])
-                for copy, table in zip(copies.tolist(), known[key][0], strict=True):
-                    np.maximum(done[copy], self.tables[table] + 1, out=done[copy])
+                work = list(zip(copies.tolist(), turns.tolist(), strict=True))
+                known[key] = self._place(key[0], [np.repeat(ready[copy], each) for copy, each in work])
+                for (copy, each), table in zip(work, known[key][0], strict=True):
+                    np.maximum(done[copy], last_turns(self.tables[table], each) + 1, out=done[copy])
             self.table[rows], self.state[array] = known[key]
         return done
 
@@ -88,18 +91,18 @@ class _Scheduler:
 
 
 def take_turns(busy: Steps, ready: Sequence[Steps]) -> list[Steps]:
-    """Steps of the windows of some tiles of one array, one window a step, none early.
+    """Steps of the windows of some tiles of one array, one turn of one window a step, none early.
 
     Parameters
     ----------
     busy
         Steps in which the array is taken already, ascending.
     ready
-        Per tile: first step in which each of its windows can be read, [windows].
+        Per tile: first step in which each of its windows can be read, as often as it takes turns.
 
     Returns
     -------
-    Per tile: step of each window, ascending. Every free step computes a window if one can
+    Per tile: step of each turn of each window, ascending. Every free step computes a window if one can
     be read; windows that could be read first go first.
     """
     waits = np.concatenate([np.maximum.accumulate(steps) for steps in ready])
@@ -119,7 +122,7 @@ class Pipeline:
     """The pipelined steady state: images follow each other at an interval.
 
     A tile begins in step ``lag * interval + slot`` after the entry of an image, both [tiles], and works
-    on one window a step from there on. ``interval`` is the most steps of an array, ``latency`` the
+    without a pause from there on. ``interval`` is the most steps of an array, ``latency`` the
     steps from an image's entry to its last result.
     """
 
@@ -129,17 +132,23 @@ class Pipeline:
     latency: int
 
 
-def pipeline(flow: Flow, tiles: TileTable, loads: NDArray[np.int64], layers: range | None = None) -> Pipeline:
+def pipeline(
+    flow: Flow,
+    tiles: TileTable,
+    loads: NDArray[np.int64],
+    turns: NDArray[np.int64],
+    layers: range | None = None,
+) -> Pipeline:
     """Begin each tile as soon as it can go on without a pause and its array has turns for it.
 
-    Layers are served in network order; ``loads`` are the steps of each tile for an image, ``layers``
+    Layers are served in network order; ``loads`` are the steps of each tile for an image, ``turns`` and ``layers``
     as in :func:`one_image`.
     """
-    turns = _Turns(tiles, loads)
-    values = flow.walk(turns.work, layers)
-    interval = max(turns.interval, 1)
-    latency = last_step(values, turns.ends)
-    return Pipeline(turns.begin % interval, turns.begin // interval, turns.interval, latency)
+    served = _Turns(tiles, loads, turns)
+    values = flow.walk(served.work, layers)
+    interval = max(served.interval, 1)
+    latency = last_step(values, served.ends)
+    return Pipeline(served.begin % interval, served.begin // interval, served.interval, latency)
 
 
 Gap = tuple[int, int]
@@ -160,8 +169,8 @@ class ArrayTurns:
 class _Turns:
     """Assigns the turns of arrays, tile by tile."""
 
-    def __init__(self, tiles: TileTable, loads: NDArray[np.int64]) -> None:
-        self.tiles, self.loads = tiles, loads
+    def __init__(self, tiles: TileTable, loads: NDArray[np.int64], turns: NDArray[np.int64]) -> None:
+        self.tiles, self.loads, self.turns = tiles, loads, turns
         busy = np.bincount(tiles.array, weights=loads).astype(np.int64) if len(loads) else np.zeros(1, np.int64)
         self.interval = int(busy.max())
         self.begin = np.zeros(len(tiles), np.int64)
@@ -172,19 +181,27 @@ class _Turns:
 
     def work(self, layer: int, ready: Sequence[Steps]) -> list[Steps]:
         """Steps after which the results of each window of each replica exist."""
-        # Window i of a tile that begins in step b is computed in step b + i.
-        need = np.array([int(np.max(steps - np.arange(len(steps)), initial=0)) for steps in ready])
         rows = np.arange(self.edges[layer], self.edges[layer + 1])
-        first = need[self.tiles.replica[rows]]
+        # The tiles of a replica differ in the turns that a window takes, and most are alike.
+        kinds, kind = np.unique(np.stack([self.tiles.replica[rows], self.turns[rows]]), axis=1, return_inverse=True)
+        kind = kind.ravel()
+        # With n turns a window, window i of a tile that begins in step b is read from step b + n i on.
+        need = [
+            int(np.max(ready[copy] - turns * np.arange(len(ready[copy])), initial=0))
+            for copy, turns in kinds.T.tolist()
+        ]
+        first = np.array(need, np.int64)[kind]
         for row, earliest in zip(rows[np.argsort(first, kind="stable")].tolist(), np.sort(first).tolist(), strict=True):
             array = int(self.tiles.array[row])
             key = self.arrays[array], earliest, int(self.loads[row])
             if key not in self.known:
                 self.known[key] = take_turn(*key, self.interval)
             self.begin[row], self.arrays[array] = self.known[key]
-        last = np.zeros(len(ready), np.int64)
-        np.maximum.at(last, self.tiles.replica[rows], self.begin[rows])
-        done = [begin + 1 + np.arange(len(steps)) for begin, steps in zip(last.tolist(), ready, strict=True)]
+        last = np.zeros(len(need), np.int64)
+        np.maximum.at(last, kind, self.begin[rows])
+        done = [1 + np.arange(len(steps)) for steps in ready]
+        for begin, (copy, turns) in zip(last.tolist(), kinds.T.tolist(), strict=True):
+            np.maximum(done[copy], begin + turns * (1 + np.arange(len(done[copy]))), out=done[copy])
         self.ends.extend(int(steps.max(initial=0)) for steps in done)
         return done
 

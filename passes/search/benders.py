@@ -196,8 +196,8 @@ class Master:
                 for number, count in windows.items():
                     option = options[number]
                     copies = self.model.new_int_var(0, problem.arrays, "")
-                    self.model.add(count <= interval * copies)
-                    work.append(count)
+                    self.model.add(count <= interval // option.longest * copies)
+                    work.append(option.longest * count)
                     area.append(option.crossings * copies)
                     tall.append(tall_width(problem, option) * copies)
                 continue
@@ -205,7 +205,7 @@ class Master:
             self.picked[layer] = [self.model.new_bool_var("") for _ in self.schemes[layer]]
             self.model.add_exactly_one(self.picked[layer])
             for scheme, here in zip(self.schemes[layer], self.picked[layer], strict=True):
-                work.append(here * sum(options[part.option].tiles * sum(part.loads) for part in scheme))
+                work.append(here * sum(options[part.option].tile_steps * sum(part.loads) for part in scheme))
                 area.append(here * sum(options[part.option].crossings * len(part.loads) for part in scheme))
                 width = sum(tall_width(problem, options[part.option]) * len(part.loads) for part in scheme)
                 tall.append(here * width)
@@ -254,9 +254,10 @@ class Subproblem:
             self.model.add(sum(self.width[array]) <= problem.lines[1])
 
     def _scheme_part(self, option: ReplicaOption, part: Part) -> None:
-        for load in sorted(set(part.loads), reverse=True):
-            for height, width, count in option.sizes:
-                total = count * part.loads.count(load)
+        sizes = list(zip(option.sizes, option.turns, strict=True))
+        for windows in sorted(set(part.loads), reverse=True):
+            for (height, width, count), turns in sizes:
+                total, load = count * part.loads.count(windows), windows * turns
                 fit = (self.problem.lines[0] // height) * (self.problem.lines[1] // width)
                 here = [self.model.new_int_var(0, min(total, fit), "") for _ in range(self.problem.arrays)]
                 self.model.add(sum(here) == total)
@@ -271,14 +272,14 @@ class Subproblem:
         self.free[layer] = {}
         for number, total in cover(model, free_options(options)).items():
             option = options[number]
-            height, width, _ = option.sizes[0]
-            loads = []
+            (height, width, _), turns = option.sizes[0], option.longest
+            loads, most = [], min(self.interval // turns, option.windows)
             for array in range(problem.arrays):
                 here = model.new_bool_var("")
-                load = model.new_int_var(0, min(self.interval, option.windows), "")
-                model.add(load <= min(self.interval, option.windows) * here)
-                self.steps[array].append(load)
-                self.tiles[array].append((height, width, load, here))
+                load = model.new_int_var(0, most, "")
+                model.add(load <= most * here)
+                self.steps[array].append(turns * load)
+                self.tiles[array].append((height, width, turns * load, here))
                 self._occupy(array, height, width, here)
                 loads.append(load)
             model.add(sum(loads) == total)

@@ -55,9 +55,12 @@ class MasterProblem:
 
     def __post_init__(self) -> None:
         numbers: dict[tuple[int, int, int], int] = {}
-        for kind, option, copies, load in survivors(self.problem, self.interval):
+        for kind, option, copies, windows in survivors(self.problem, self.interval):
             choice = Choice(self.problem.kinds[kind].options[option], copies)
-            wanted = {(height, width, load): count * copies for height, width, count in choice.option.sizes}
+            wanted = {
+                (height, width, windows * turns): count * copies
+                for (height, width, count), turns in zip(choice.option.sizes, choice.option.turns, strict=True)
+            }
             tiles = {numbers.setdefault(key, len(numbers)): count for key, count in wanted.items()}
             self.columns.append(_Column(kind, choice, tiles))
         sizes = np.array(list(numbers), np.int64).reshape(-1, 3)

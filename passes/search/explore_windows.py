@@ -2,19 +2,21 @@
 
 A *parallel window* of several output positions reads more inputs and uses more columns, but takes
 fewer steps (SDK, Zhang et al. 2020; VW-SDK, Rhe et al. 2022). Rows are cut across channel
-borders, so a window costs windows * ceil(rows / R) * ceil(columns / C) steps in tiles of R x C.
+borders, so a window costs windows * ceil(rows / R) * ceil(columns / C) steps in tiles of R x C, times
+the turns of a tile's output lines where these share converters.
 Dominated options, with no fewer steps, work and crossings than another, are dropped.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.line_turns import ONE_STEP, LineTurns
 from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.ir.graph import Cut
 from memcompile.passes.packing.tiling import full_cut, largest_bundle
@@ -24,17 +26,18 @@ from memcompile.passes.packing.tiling import full_cut, largest_bundle
 class ReplicaOption:
     """Layout of one replica.
 
-    ``sizes`` are (input lines, output lines, number of tiles); ``windows`` are the steps of one
-    image that a single replica takes in each of its tiles.
+    ``sizes`` are (input lines, output lines, number of tiles) and ``turns`` the steps of a tile of each size for one
+    window; ``windows`` are those of one image.
     """
 
     unrolling: Unrolling
     cut: Cut
     sizes: tuple[tuple[int, int, int], ...]
     windows: int
+    turns: tuple[int, ...]
 
     @classmethod
-    def of(cls, unrolling: Unrolling, cut: Cut, column_lines: int) -> ReplicaOption:
+    def of(cls, unrolling: Unrolling, cut: Cut, column_lines: int, turns: LineTurns = ONE_STEP) -> ReplicaOption:
         """Sizes of an unrolling's tiles, given the output lines of a column of weights."""
         heights, height_counts = np.unique(np.diff(cut.rows), return_counts=True)
         widths, width_counts = np.unique(np.diff(cut.columns), return_counts=True)
@@ -43,7 +46,8 @@ class ReplicaOption:
             for height, a in zip(heights, height_counts, strict=True)
             for width, b in zip(widths, width_counts, strict=True)
         )
-        return cls(unrolling, cut, sizes, unrolling.windows)
+        steps = turns.steps(np.array([width for _, width, _ in sizes])).tolist()
+        return cls(unrolling, cut, sizes, unrolling.windows, tuple(steps))
 
     @property
     def tiles(self) -> int:
@@ -56,9 +60,19 @@ class ReplicaOption:
         return sum(height * width * count for height, width, count in self.sizes)
 
     @property
+    def longest(self) -> int:
+        """Steps of a window in the tile that takes most."""
+        return max(self.turns)
+
+    @property
+    def tile_steps(self) -> int:
+        """Steps of a window, summed over tiles."""
+        return sum(turns * count for turns, (_, _, count) in zip(self.turns, self.sizes, strict=True))
+
+    @property
     def work(self) -> int:
         """Steps of one image, summed over tiles; it does not depend on the number of replicas."""
-        return self.windows * self.tiles
+        return self.windows * self.tile_steps
 
 
 @dataclass(frozen=True)
@@ -72,15 +86,34 @@ class WindowTable:
     tiles: NDArray[np.int64]
     entries: NDArray[np.int64]
     """Entries of the weight matrices, zeros included."""
+    tile_steps: NDArray[np.int64]
+    """Steps of a window, summed over tiles."""
+    longest: NDArray[np.int64]
+    """Steps of a window in the tile that takes most."""
+    columns: NDArray[np.int64]
+    """Most columns of a tile."""
 
     @property
     def work(self) -> NDArray[np.int64]:
         """Steps of one image, summed over tiles."""
-        product: NDArray[np.int64] = self.windows * self.tiles
+        product: NDArray[np.int64] = self.windows * self.tile_steps
         return product
 
+    @classmethod
+    def joined(cls, tables: Iterable[WindowTable]) -> WindowTable:
+        """The rows of several tables, one table after the other."""
+        columns = zip(*([getattr(table, item.name) for item in fields(cls)] for table in tables), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
 
-def window_table(geometry: Geometry, rows: int, columns: int, most_weights: int) -> WindowTable:
+
+def window_table(
+    geometry: Geometry,
+    rows: int,
+    columns: int,
+    most_weights: int,
+    column_lines: int = 1,
+    turns: LineTurns = ONE_STEP,
+) -> WindowTable:
     """Tabulate every window and bundle of a layer.
 
     Parameters
@@ -89,6 +122,10 @@ def window_table(geometry: Geometry, rows: int, columns: int, most_weights: int)
         Largest tile, in rows and columns.
     most_weights
         Windows whose matrices have more entries than this are left out (im2col is not).
+    column_lines
+        Output lines of a column of weights.
+    turns
+        Turns of a tile's output lines.
     """
     parts = []
     for bundle in _bundles(geometry, rows, columns):
@@ -101,10 +138,14 @@ def window_table(geometry: Geometry, rows: int, columns: int, most_weights: int)
             inputs *= _axis_inputs(geometry, axis, int(window[:, axis].max()))[window[:, axis] - 1]
         outputs = window.prod(axis=1)
         grid = -(-np.array(geometry.output_size) // window)
-        tiles = matrices * -(-per_input * inputs // rows) * -(-per_output * outputs // columns)
+        row_tiles, (full, rest) = matrices * -(-per_input * inputs // rows), np.divmod(per_output * outputs, columns)
+        tiles = row_tiles * (full + (rest > 0))
         entries = matrices * per_input * inputs * per_output * outputs
-        parts.append((window, np.full(len(window), bundle), outputs, grid.prod(axis=1), tiles, entries))
-    return WindowTable(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        of_full, of_rest = turns.steps(np.full(len(window), columns * column_lines)), turns.steps(rest * column_lines)
+        steps, longest = row_tiles * (full * of_full + of_rest), np.where(full > 0, of_full, of_rest)
+        facts = (outputs, grid.prod(axis=1), tiles, entries, steps, longest, np.full(len(window), columns))
+        parts.append((window, np.full(len(window), bundle), *facts))
+    return WindowTable.joined(WindowTable(*part) for part in parts)
 
 
 def _bundles(geometry: Geometry, rows: int, columns: int) -> Sequence[int]:
@@ -147,7 +188,13 @@ def _products(axes: Sequence[range], most: int) -> Iterator[tuple[int, ...]]:
 
 
 def explore_windows(
-    geometry: Geometry, rows: int, columns: int, column_lines: int, most_crossings: int
+    geometry: Geometry,
+    rows: int,
+    columns: int,
+    column_lines: int,
+    most_crossings: int,
+    turns: LineTurns = ONE_STEP,
+    narrower: Sequence[int] = (),
 ) -> tuple[ReplicaOption, ...]:
     """Undominated layouts of a replica in at most ``most_crossings`` crossings, fewest first.
 
@@ -157,48 +204,66 @@ def explore_windows(
         Largest tile, in rows and columns.
     column_lines
         Output lines of a column of weights.
+    turns
+        Turns of a tile's output lines.
+    narrower
+        Smaller numbers of columns at which each window may be cut as well.
     """
-    table = window_table(geometry, rows, columns, most_crossings // column_lines)
+    table = WindowTable.joined(
+        window_table(geometry, rows, limit, most_crossings // column_lines, column_lines, turns)
+        for limit in dict.fromkeys((columns, *narrower))
+    )
     options = []
     for number in _undominated(table):
         if table.entries[number] * column_lines > most_crossings and table.outputs[number] > 1:
             continue
-        options.append(option_of(table, number, geometry, (rows, columns), column_lines))
+        options.append(option_of(table, number, geometry, rows, column_lines, turns))
     return tuple(options)
 
 
 def _undominated(table: WindowTable) -> list[int]:
-    """Options for which no other has at most their entries, their windows and their work."""
-    order = np.lexsort((table.tiles, table.work, table.windows, table.entries))
+    """Options for which no other has at most their entries, their windows, their work and the turns of a window."""
+    costs = np.stack([table.windows, table.work, table.longest])
+    order = np.lexsort((table.tiles, table.longest, table.work, table.windows, table.entries))
     kept: list[int] = []
-    windows, work = np.zeros(0, np.int64), np.zeros(0, np.int64)
     for number in order.tolist():
-        if np.any((windows <= table.windows[number]) & (work <= table.work[number])):
-            continue
-        kept.append(number)
-        windows = np.append(windows, table.windows[number])
-        work = np.append(work, table.work[number])
+        if not (costs[:, kept] <= costs[:, [number]]).all(axis=0).any():
+            kept.append(number)
     return kept
 
 
-def useful_windows(geometry: Geometry, rows: int, columns: int) -> WindowTable:
+def useful_windows(
+    geometry: Geometry, rows: int, columns: int, column_lines: int = 1, turns: LineTurns = ONE_STEP
+) -> WindowTable:
     """All windows except those so large that they take at least the work of im2col."""
-    return window_table(geometry, rows, columns, _useful_weights(geometry, rows, columns))
+    most = _useful_weights(geometry, rows, columns, column_lines, turns)
+    return window_table(geometry, rows, columns, most, column_lines, turns)
 
 
 def option_of(
-    table: WindowTable, number: int, geometry: Geometry, limits: tuple[int, int], column_lines: int
+    table: WindowTable,
+    number: int,
+    geometry: Geometry,
+    rows: int,
+    column_lines: int,
+    turns: LineTurns = ONE_STEP,
 ) -> ReplicaOption:
-    """One window of a table, cut into tiles of at most ``limits`` rows and columns."""
+    """One window of a table, cut into tiles of at most so many rows and of its columns."""
     unrolling = Unrolling(geometry, tuple(map(int, table.window[number])), int(table.bundle[number]))
-    return ReplicaOption.of(unrolling, full_cut(unrolling, *limits), column_lines)
+    return ReplicaOption.of(unrolling, full_cut(unrolling, rows, int(table.columns[number])), column_lines, turns)
 
 
-def _useful_weights(geometry: Geometry, rows: int, columns: int) -> int:
-    """Most matrix entries with which a window can have fewer tiles per position than im2col."""
+def option_steps(unrolling: Unrolling, rows: int, columns: int, column_lines: int, turns: LineTurns) -> int:
+    """Steps of a window, summed over all tiles of an unrolling."""
+    return ReplicaOption.of(unrolling, full_cut(unrolling, rows, columns), column_lines, turns).tile_steps
+
+
+def _useful_weights(geometry: Geometry, rows: int, columns: int, column_lines: int, turns: LineTurns) -> int:
+    """Most matrix entries with which a window can take fewer steps per position than im2col."""
     im2col = Unrolling.im2col(geometry)
-    tiles = im2col.matrices * -(-im2col.rows // rows) * -(-im2col.columns // columns)
-    # tiles >= entries / (rows * columns), and entries >= channels * outputs^2 per group.
+    steps = option_steps(im2col, rows, columns, column_lines, turns)
+    # steps >= entries / (rows * columns of a step), and entries >= channels * outputs^2 per group.
+    of_step = min(columns, -(-turns.a_step // column_lines))
     per_position = geometry.in_channels // geometry.groups * geometry.out_channels
-    most_outputs = -(-tiles * rows * columns // per_position)
+    most_outputs = -(-steps * rows * of_step // per_position)
     return per_position * most_outputs * most_outputs

@@ -1,9 +1,9 @@
 """Lagrangian relaxation: a price between cells and steps separates the choice into one minimum per layer.
 
-For an interval of T steps a layer with an option of W windows needs ceil(W / T) replicas. Two
-resources are short, cells and steps. At any price the demand of the cheapest choices must not
-exceed the available arrays, which bounds the interval, rules out single choices, and names the
-scarcest resource; a sweep over prices visits the choices worth packing.
+For an interval of T steps a layer with an option of W windows, each of n steps in a tile, needs
+ceil(W / floor(T / n)) replicas. Two resources are short, cells and steps. At any price the demand
+of the cheapest choices must not exceed the available arrays, which bounds the interval, rules out
+single choices, and names the scarcest resource; a sweep over prices visits the choices worth packing.
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ BOUND_PRICES = np.linspace(0, 1, 21)
 """Prices of cells against steps that are tried in bounds: at 0 steps alone count, at 1 cells alone."""
 FEW_PRICES = (1.0, 0.8, 0.5, 0.2)
 MANY_PRICES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
+PARTS = (1, 2, 3, 4, 5, 6, 7, 8)
+"""Parts of an interval that a tile takes at most, where output lines take turns."""
 MOST_NAMED = 3
 """Most layers named as the largest consumers of a short resource."""
 ROUNDING = 1e-6
 """Arrays by which rounding may exceed the available ones."""
+IMPOSSIBLE = 1e12
+"""Arrays whose steps an option takes that keeps an interval with no number of replicas."""
 
 
 def lagrangian_relaxation(problem: MappingProblem, bracket: Bracket, effort: Effort) -> Bracket:
@@ -64,17 +68,25 @@ def _plan_for(problem: MappingProblem, interval: int, prices: Sequence[float]) -
 
 
 def _cheapest_choices(problem: MappingProblem, interval: int, prices: Sequence[float]) -> list[tuple[Choice, ...]]:
-    """The cheapest choice of each kind for each price of cells against steps, without repetition."""
-    found: dict[tuple[int, ...], tuple[Choice, ...]] = {}
-    for price in prices:
-        numbers, picked = [], []
-        for kind, item in enumerate(problem.kinds):
-            copies = -(-problem.windows[kind] // interval)
-            cost = price * copies * problem.spread[kind] + (1 - price) * problem.work[kind] / interval
-            number = int(np.argmin(cost))
-            numbers.append(number)
-            picked.append(Choice(item.options[number], int(copies[number])))
-        found.setdefault(tuple(numbers), tuple(picked))
+    """The cheapest choice of each kind for each price of cells against steps, without repetition.
+
+    Where output lines take turns, also with more replicas, whose tiles take a half, a third, ... of the interval: their
+    steps, multiples of the turns, leave less of it over than those of tiles that take nearly all.
+    """
+    found: dict[tuple[tuple[int, int], ...], tuple[Choice, ...]] = {}
+    for part in PARTS if problem.takes_turns else PARTS[:1]:
+        fewest = problem.copies(interval // part)
+        if any(not copies.any() for copies in fewest):
+            break
+        for price in prices:
+            numbers, picked = [], []
+            for kind, item in enumerate(problem.kinds):
+                copies = fewest[kind]
+                cost = price * copies * problem.spread[kind] + (1 - price) * problem.work[kind] / interval
+                number = int(np.argmin(np.where(copies > 0, cost, np.inf)))
+                numbers.append((number, int(copies[number])))
+                picked.append(Choice(item.options[number], int(copies[number])))
+            found.setdefault(tuple(numbers), tuple(picked))
     return list(found.values())
 
 
@@ -103,9 +115,11 @@ class _Rates:
 def _rates(problem: MappingProblem, interval: int) -> _Rates:
     """Priced demand of the cheapest choices, and of steps, for every price."""
     least, steps = [], []
-    for windows, demand in zip(problem.windows, problem.demand, strict=True):
-        step = (1 - BOUND_PRICES)[:, None, None] * (demand.working * (windows[:, None] / interval))[None]
-        area = -(-windows[:, None] // interval) * (demand.whole + BOUND_PRICES[:, None, None] * demand.part)
+    for windows, copies, demand in zip(problem.windows, problem.copies(interval), problem.demand, strict=True):
+        working = demand.working * (windows[:, None] / interval)
+        working[copies == 0] = IMPOSSIBLE
+        step = (1 - BOUND_PRICES)[:, None, None] * working[None]
+        area = copies[:, None] * (demand.whole + BOUND_PRICES[:, None, None] * demand.part)
         least.append((area + step).min(axis=1))
         steps.append(step)
     total = sum(count * item for count, item in zip(problem.layers, least, strict=True))
@@ -118,17 +132,17 @@ def fewest_arrays(problem: MappingProblem, interval: int) -> float:
 
 
 def survivors(problem: MappingProblem, interval: int) -> list[tuple[int, int, int, int]]:
-    """Choices that no price rules out for this interval: (kind, option, replicas, steps of a replica).
+    """Choices that no price rules out for this interval: (kind, option, replicas, windows of a replica).
 
     Numbers of replicas form ranges that widen with the number. An entry stands for its range in
-    bounds: it has the fewest replicas and the fewest steps per replica of the range.
+    bounds: it has the fewest replicas and the fewest windows per replica of the range.
     """
     found = []
     rates = _rates(problem, interval)
-    for kind, item in enumerate(problem.kinds):
-        for option in range(len(item.options)):
+    for kind, least in enumerate(problem.copies(interval)):
+        for option, fewest in enumerate(least.tolist()):
             windows = int(problem.windows[kind][option])
-            copies = fewest = -(-windows // interval)
+            copies = fewest or windows + 1
             while copies <= windows and _is_allowed(problem, rates, kind, option, copies):
                 after = copies + 1 + (copies - fewest) // 4
                 found.append((kind, option, copies, max(1, windows // (after - 1))))

@@ -19,7 +19,8 @@ from memcompile.timing.dataflow_steps import Flow, Steps, last_step
 def latency_bound(problem: MappingProblem, flow: Flow) -> int:
     """Return the largest of three bounds.
 
-    The longest path: a layer's output position exists one step after its inputs at the earliest.
+    The longest path: a layer's output position exists after its inputs by the turns of its shortest window at the
+    earliest, which is one step where output lines do not share converters.
     A layer's own steps: no more positions can be finished than the rate of the layer allows, from
     the step on in which the first can be. The remaining work: all layers that cannot begin
     before a step need the array steps of their cheapest windows after it.
@@ -30,6 +31,9 @@ def latency_bound(problem: MappingProblem, flow: Flow) -> int:
         The network with one replica of each layer, one position a step.
     """
     rates = _rates(problem)
+    least = {
+        layer: int(problem.longest[kind].min()) for kind, item in enumerate(problem.kinds) for layer in item.members
+    }
     begins: list[int] = []
     ends: list[int] = []
 
@@ -37,9 +41,10 @@ def latency_bound(problem: MappingProblem, flow: Flow) -> int:
         (steps,) = ready
         begins.append(int(steps.min()))
         left = np.arange(len(steps), 0, -1)
-        # Positions that can be read from step r on are finished at the rate, one step at the least.
-        ends.append(int((np.sort(steps) + np.ceil(left / rates[layer] - 1e-9)).max()))
-        return [steps + 1]
+        # Positions that can be read from step r on are finished at the rate, in the turns of a window at the least.
+        taken = np.maximum(np.ceil(left / rates[layer] - 1e-9), least[layer])
+        ends.append(int((np.sort(steps) + taken).max()))
+        return [steps + least[layer]]
 
     path = last_step(flow.walk(work), ends)
     return max(1, path, *_work_left(problem, begins))
@@ -49,7 +54,8 @@ def _rates(problem: MappingProblem) -> dict[int, float]:
     """Output positions that each layer can finish in a step, with all arrays the others leave."""
     areas = [demand.part[:, : WAYS // 2] for demand in problem.demand]  # cells in the four plain ways
     area = [
-        (item / _outputs(problem, kind)[:, None]).min(axis=0) for kind, item in enumerate(areas)
+        (item * (problem.longest[kind] / _outputs(problem, kind))[:, None]).min(axis=0)
+        for kind, item in enumerate(areas)
     ]  # arrays per position a step, counted in each way
     single = [item.min(axis=0) for item in areas]
     others = sum(count * item for count, item in zip(problem.layers, single, strict=True))
@@ -59,7 +65,8 @@ def _rates(problem: MappingProblem) -> dict[int, float]:
         room = problem.arrays - (others - single[kind])
         with np.errstate(divide="ignore"):
             by_cells = float(np.where(area[kind] > 0, room / area[kind], np.inf).min())
-        rates.update(dict.fromkeys(item.members, max(min(by_cells, problem.arrays / steps), 1.0)))
+        at_least = 1.0 / float(problem.longest[kind].min())
+        rates.update(dict.fromkeys(item.members, max(min(by_cells, problem.arrays / steps), at_least)))
     return rates
 
 

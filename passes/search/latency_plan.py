@@ -42,7 +42,7 @@ def _fitting(problem: MappingProblem, choices: Sequence[Choice]) -> WindowPlan |
     if arrays_bound(shapes, problem.lines, None) > problem.arrays:
         return None
     # An array that works no longer than the slowest layer seldom holds two tiles of one layer.
-    steps = max(-(-choice.option.windows // choice.copies) for choice in choices)
+    steps = max(-(-choice.option.windows // choice.copies) * choice.option.longest for choice in choices)
     total = sum(shape.load * shape.count for shape in shapes)
     while True:
         packing = pack(shapes, problem.lines, steps, problem.arrays, enough=problem.arrays)
@@ -57,12 +57,12 @@ def _cheapest(problem: MappingProblem, price: float) -> list[Choice]:
     """Choice with the least steps plus price times arrays, per layer kind."""
     picked = []
     for kind, item in enumerate(problem.kinds):
-        windows, spread = problem.windows[kind], problem.spread[kind]
-        ideal = np.sqrt(windows / (price * spread))
+        windows, spread, longest = problem.windows[kind], problem.spread[kind], problem.longest[kind]
+        ideal = np.sqrt(windows * longest / (price * spread))
         best: tuple[float, int, int] | None = None
         for copies in (np.floor(ideal), np.ceil(ideal)):
             number = np.clip(copies, 1, windows).astype(np.int64)
-            cost = -(-windows // number) + price * number * spread
+            cost = -(-windows // number) * longest + price * number * spread
             option = int(np.argmin(cost))
             # Replicas that do not shorten the largest share are of no use.
             useful = -(-int(windows[option]) // -(-int(windows[option]) // int(number[option])))

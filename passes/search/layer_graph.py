@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from memcompile.ir.graph import Graph, IntegerLayer, MappedLayer, read_values
-from memcompile.timing.timetable import column_lines, tile_loads
+from memcompile.timing.timetable import column_lines, tile_loads, tile_turns
 
-__all__ = ["column_lines", "mapped_layers", "tile_loads", "values_from_layers"]
+__all__ = ["column_lines", "mapped_layers", "tile_loads", "tile_turns", "values_from_layers"]
 
 
 def mapped_layers(graph: Graph) -> tuple[MappedLayer, ...]:

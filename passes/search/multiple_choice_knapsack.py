@@ -161,7 +161,7 @@ class Knapsack:
     def __init__(self, problem: MappingProblem, interval: int, cuts: Cuts) -> None:
         self.problem, self.interval, self.cuts = problem, interval, cuts
         self.model = cp_sat.CpModel()
-        self.copies = [-(-windows // interval) for windows in problem.windows]
+        self.copies = problem.copies(interval)
         arrays, cells = problem.arrays, problem.lines[0] * problem.lines[1]
         # Integers: cells for the first kind of row, steps for the second.
         self.area = [
@@ -175,6 +175,7 @@ class Knapsack:
         self.taken: list[dict[int, cp_sat.IntVar]] = []
         for kind, layers in enumerate(problem.layers.tolist()):
             fits = (self.area[kind] <= arrays * cells).all(axis=1) & (self.steps[kind] <= arrays * interval).all(axis=1)
+            fits &= self.copies[kind] > 0
             taken = {option: self.model.new_int_var(0, layers, "") for option in np.flatnonzero(fits).tolist()}
             self.model.add(sum(taken.values()) == layers)
             self.taken.append(taken)

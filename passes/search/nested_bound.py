@@ -37,7 +37,7 @@ def nested_bound(problem: MappingProblem, bracket: Bracket, effort: Effort) -> B
 def _least_steps(kind: LayerKind) -> int:
     """Steps of all tiles of a layer if its best window were everywhere, without edges."""
     positions = kind.options[0].unrolling.geometry.positions
-    return min(-(-option.tiles * positions // option.unrolling.window_outputs) for option in kind.options)
+    return min(-(-option.tile_steps * positions // option.unrolling.window_outputs) for option in kind.options)
 
 
 def is_impossible(problem: MappingProblem, interval: int, limit: float) -> bool:
@@ -63,7 +63,7 @@ def is_impossible(problem: MappingProblem, interval: int, limit: float) -> bool:
         for _ in kind.members:
             for number, count in cover(model, dict(enumerate(kind.options))).items():
                 copies = model.new_int_var(0, kind.options[number].windows, "")
-                model.add(count <= interval * copies)
+                model.add(count <= interval // kind.options[number].longest * copies)
                 taken += [copies, count]
                 for way in range(WAYS):
                     area[way] += [filled[number][way], 0]

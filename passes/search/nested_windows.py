@@ -51,27 +51,29 @@ def schemes_of(options: Sequence[ReplicaOption], interval: int) -> list[Scheme]:
     """One option, or a larger window and a nested smaller one for the rest; at most one spare replica."""
     found: list[Scheme] = []
     for inner, option in enumerate(options):
-        found += [(part,) for part in _parts(inner, option.windows, interval)]
+        found += [(part,) for part in _parts(inner, option, option.windows, interval)]
         for outer, larger in enumerate(options):
             ratio, whole = nested(larger, option), whole_windows(larger)
             if not ratio or not whole:
                 continue
-            counts = {whole, *range(interval, whole, interval)}
+            held = interval // larger.longest
+            counts = {whole, *range(held, whole, held)} if held else ()
             for count in sorted(counts):
                 rest = option.windows - ratio * count
                 if rest > 0:
                     found += [
                         (first, second)
-                        for first in _parts(outer, count, interval)
-                        for second in _parts(inner, rest, interval)
+                        for first in _parts(outer, larger, count, interval)
+                        for second in _parts(inner, option, rest, interval)
                     ]
     return found
 
 
-def _parts(option: int, windows: int, interval: int) -> list[Part]:
+def _parts(number: int, option: ReplicaOption, windows: int, interval: int) -> list[Part]:
     """The fewest replicas that keep the interval, or one more."""
-    fewest = -(-windows // interval)
-    return [Part(option, evenly(windows, copies)) for copies in (fewest, fewest + 1) if copies <= windows]
+    held = interval // option.longest
+    fewest = -(-windows // held) if held else windows + 1
+    return [Part(number, evenly(windows, copies)) for copies in (fewest, fewest + 1) if copies <= windows]
 
 
 def cover(model: cp_sat.CpModel, options: Mapping[int, ReplicaOption]) -> dict[int, cp_sat.IntVar]:

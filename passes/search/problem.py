@@ -35,7 +35,10 @@ class LayerKind:
 
 @dataclass(frozen=True)
 class Choice:
-    """An option with a number of replicas that share its windows evenly."""
+    """An option with a number of replicas that share its windows evenly.
+
+    A tile works on its share of the windows, each for as many steps as its output lines take turns.
+    """
 
     option: ReplicaOption
     copies: int
@@ -45,9 +48,10 @@ class Choice:
         """Tiles of all replicas: (input lines, output lines, steps) to count."""
         counts = Counter[tuple[int, int, int]]()
         least, longer = divmod(self.option.windows, self.copies)
-        for load, copies in ((least + 1, longer), (least, self.copies - longer)):
-            for height, width, count in self.option.sizes if copies else ():
-                counts[height, width, load] += count * copies
+        sizes = list(zip(self.option.sizes, self.option.turns, strict=True))
+        for windows, copies in ((least + 1, longer), (least, self.copies - longer)):
+            for (height, width, count), turns in sizes if copies else ():
+                counts[height, width, windows * turns] += count * copies
         return counts
 
     @property
@@ -108,8 +112,8 @@ class NestedPlan:
 class Demand:
     """Demand of one replica, float64 [options, WAYS].
 
-    Tiles that count as a whole array at any price, arrays filled by the others, and the
-    number of tiles whose steps count. In any array ``whole + price * part + (1 - price) * steps /
+    Tiles that count as a whole array at any price, arrays filled by the others, and the steps of a window in
+    all tiles whose steps count. In any array ``whole + price * part + (1 - price) * steps /
     interval`` sums to at most 1 for each way.
     """
 
@@ -122,17 +126,17 @@ class Demand:
         """Count a replica of each option in all ways."""
         whole, part, working = np.zeros((3, len(options), WAYS))
         for number, option in enumerate(options):
-            for height, width, count in option.sizes:
+            for (height, width, count), turns in zip(option.sizes, option.turns, strict=True):
                 tall, wide = _half(height, lines[0]), _half(width, lines[1])
                 high, broad = height / lines[0], width / lines[1]
                 for way, area in enumerate((high * broad, tall * broad, high * wide, tall * wide)):
                     part[number, way] += area * count
-                    working[number, way] += count
+                    working[number, way] += count * turns
                     if area == 1.0:
                         whole[number, 4 + way] += count
                     elif area > 0.0:
                         part[number, 4 + way] += area * count
-                        working[number, 4 + way] += count
+                        working[number, 4 + way] += count * turns
         return cls(whole, part, working)
 
 
@@ -162,8 +166,26 @@ class MappingProblem:
         return np.array([len(kind.members) for kind in self.kinds], np.int64)
 
     @cached_property
+    def longest(self) -> list[NDArray[np.int64]]:
+        """Steps of a window in the tile of a replica that takes most, per kind [options]."""
+        return [np.array([option.longest for option in kind.options], np.int64) for kind in self.kinds]
+
+    @cached_property
+    def takes_turns(self) -> bool:
+        """True if some tile takes several steps for a window."""
+        return any(int(longest.max()) > 1 for longest in self.longest)
+
+    def copies(self, interval: int) -> list[NDArray[np.int64]]:
+        """Fewest replicas of each option that keep an interval, per kind [options]; 0 where none do."""
+        found = []
+        for windows, longest in zip(self.windows, self.longest, strict=True):
+            held = interval // longest
+            found.append(np.where(held > 0, -(-windows // np.maximum(held, 1)), 0))
+        return found
+
+    @cached_property
     def windows(self) -> list[NDArray[np.int64]]:
-        """Steps of one image in each tile of a single replica, per kind [options]."""
+        """Windows of one image, per kind [options]."""
         return [np.array([option.windows for option in kind.options], np.int64) for kind in self.kinds]
 
     @cached_property

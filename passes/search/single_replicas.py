@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
+from memcompile.hardware.line_turns import LineTurns
 from memcompile.hardware.target import Target
 from memcompile.ir.graph import TiledLayer
 from memcompile.passes.packing.bounds import arrays_bound
@@ -16,6 +17,8 @@ from memcompile.passes.search.problem import Choice, LayerKind, WindowPlan, shap
 EXACT_ARRAYS = 32
 EXACT_TILES = 200
 EXACT_LIMIT = 1.0
+WINDOWS, TILES = 64, 16
+"""Divisions of an interval by narrow tiles where output lines take turns."""
 
 
 def layer_kinds(
@@ -24,13 +27,16 @@ def layer_kinds(
     arrays: int | None,
     windows: bool,
     one_position: Container[str] = (),
+    interval: int | None = None,
 ) -> list[LayerKind]:
     """Layers of equal geometry and slices together, with their options; the replica as tiled comes first.
 
     Options larger than ``arrays`` arrays are left out; None leaves out all that need more crossings
     than the replica as tiled. Without ``windows``, and for layers named in ``one_position``, a step yields one output
-    position.
+    position. Where output lines take turns, narrow tiles take fewer steps and divide a given ``interval`` more finely:
+    one holds ``WINDOWS`` windows of some, or ``TILES`` tiles with all windows of an image.
     """
+    turns = LineTurns.of(target)
     members: dict[tuple[object, ...], list[int]] = {}
     for number, layer in enumerate(layers):
         single = not windows or layer.name in one_position
@@ -41,14 +47,22 @@ def layer_kinds(
         layer = layers[numbers[0]]
         single = not windows or layer.name in one_position
         lines = layer.slices * target.array.lines_per_pair
-        tiled = ReplicaOption.of(layer.unrolling, layer.cut, lines)
+        tiled = ReplicaOption.of(layer.unrolling, layer.cut, lines, turns)
         rows, columns = tile_limits(target, layer.slices)
+        narrower = _narrower(layer, interval, turns, lines, columns) if interval else ()
         most = tiled.crossings if arrays is None else arrays * target.array.crossings
-        options = explore_windows(layer.geometry, rows, columns, lines, most)
+        options = explore_windows(layer.geometry, rows, columns, lines, most, turns, narrower)
         options = tuple(item for item in options if not single or item.unrolling.window_outputs == 1)
         same = [option for option in options if option.unrolling != tiled.unrolling or option.cut != tiled.cut]
         kinds.append(LayerKind(tuple(numbers), (tiled, *same)))
     return kinds
+
+
+def _narrower(layer: TiledLayer, interval: int, turns: LineTurns, lines: int, columns: int) -> tuple[int, ...]:
+    """Columns, fewer than an array has, at which the windows of a layer are cut as well."""
+    steps = (interval // WINDOWS, interval // (TILES * layer.geometry.positions))
+    found = [limit for most in steps for limit in turns.narrower(max(1, most), lines, columns)]
+    return tuple(dict.fromkeys(found))
 
 
 def single_replicas(kinds: Sequence[LayerKind], target: Target) -> WindowPlan:

@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.line_turns import ONE_STEP, LineTurns
 from memcompile.passes.packing.first_fit import Packing, TileShape, first_fit, pack
 from memcompile.passes.search.explore_windows import ReplicaOption
 from memcompile.passes.solving.bisection import bisect
@@ -52,7 +53,7 @@ class CutLayer:
 
     @property
     def windows(self) -> int:
-        """Steps of each tile for an image."""
+        """Windows of an image."""
         return self.option.windows
 
 
@@ -78,12 +79,14 @@ class SegmentChoice:
 class _Loads:
     """Loads of the stretches of a segment, each an array [stretches], and their tiles by size.
 
-    ``windows`` are steps of an image, ``write_ns`` and ``cells`` those of one replica, ``work`` the steps
-    summed over tiles, and ``most_copies`` the most replicas that fit.
+    ``windows`` are those of an image and ``longest`` the steps of a window in the tile that takes most, ``write_ns``
+    and ``cells`` those of one replica, ``work`` the steps of an image, summed over tiles, and ``most_copies`` the most
+    replicas that fit.
     """
 
     sizes: tuple[tuple[tuple[Size, int], ...], ...]
     windows: NDArray[np.int64]
+    longest: NDArray[np.int64]
     cells: NDArray[np.int64]
     work: NDArray[np.int64]
     write_ns: NDArray[np.float64]
@@ -101,10 +104,21 @@ class SegmentCosts:
         Input lines and output lines of an array.
     interval_ns
         Cost of one step of the interval: images of a batch times the duration of a step, in nanoseconds.
+    turns
+        Turns of a tile's output lines.
     """
 
-    def __init__(self, layers: Sequence[CutLayer], lines: Size, arrays: int, interval_ns: float) -> None:
+    def __init__(
+        self,
+        layers: Sequence[CutLayer],
+        lines: Size,
+        arrays: int,
+        interval_ns: float,
+        turns: LineTurns = ONE_STEP,
+    ) -> None:
         self.layers, self.lines, self.arrays, self.interval_ns = layers, lines, arrays, interval_ns
+        widths = sorted({width for layer in layers for _, width in layer.sizes})
+        self._turns = dict(zip(widths, turns.steps(np.array(widths, np.int64)).tolist(), strict=True))
         self._counts = [running(np.eye(len(layer.sizes), dtype=np.int64)[layer.size]) for layer in layers]
         self._write_ns = [running(layer.write_ns) for layer in layers]
         self._intervals: dict[tuple[tuple[int, int, int, int], ...], int | None] = {}
@@ -119,7 +133,8 @@ class SegmentCosts:
         """Cells of one replica of a stretch, and its steps of an image, summed over tiles."""
         tiles = self._tiles(stretch)
         cells = sum(height * width * count for (height, width), count in tiles)
-        return cells, self.layers[stretch.layer].windows * sum(count for _, count in tiles)
+        steps = sum(count * self._turns[width] for (_, width), count in tiles)
+        return cells, self.layers[stretch.layer].windows * steps
 
     def of(self, stretches: Sequence[Stretch]) -> SegmentChoice | None:
         """Best choice of replicas that the search finds; None if one replica does not fit the arrays."""
@@ -128,7 +143,7 @@ class SegmentCosts:
         if best is None or loads.most_copies.max() == 1 or running_clock().is_over:
             return best
         aims = np.array(_aims(best.interval), np.int64)[:, None]
-        best = self._best(best, loads, np.minimum(loads.most_copies, -(-loads.windows // aims)))
+        best = self._best(best, loads, np.minimum(loads.most_copies, -(-loads.windows * loads.longest // aims)))
         for _ in range(ROUNDS):
             before = best
             for place, most in enumerate(loads.most_copies.tolist()):
@@ -161,9 +176,11 @@ class SegmentCosts:
         cells, work = np.array([self.cells_and_work(stretch) for stretch in stretches], np.int64).T
         windows = np.array([self.layers[stretch.layer].windows for stretch in stretches], np.int64)
         whole = [stretch.end - stretch.begin == self.layers[stretch.layer].tiles for stretch in stretches]
+        sizes = tuple(map(self._tiles, stretches))
         return _Loads(
-            tuple(map(self._tiles, stretches)),
+            sizes,
             windows,
+            np.array([max(self._turns[width] for (_, width), _ in tiles) for tiles in sizes], np.int64),
             cells,
             work,
             np.array([self.write_ns(stretch) for stretch in stretches]),
@@ -172,7 +189,8 @@ class SegmentCosts:
 
     def _least_costs(self, loads: _Loads, copies: NDArray[np.int64]) -> NDArray[np.float64]:
         """Lower bound for the cost of these replicas, [choices]; infinite where they have too many cells."""
-        interval = np.maximum((-(-loads.windows // copies)).max(axis=1), -(-loads.work.sum() // self.arrays))
+        longest = (-(-loads.windows // copies) * loads.longest).max(axis=1)
+        interval = np.maximum(longest, -(-loads.work.sum() // self.arrays))
         least_ns: NDArray[np.float64] = copies @ loads.write_ns + self.interval_ns * interval
         return np.where(copies @ loads.cells > self.cells, np.inf, least_ns)
 
@@ -187,15 +205,15 @@ class SegmentCosts:
             return None
         return SegmentChoice(numbers, interval, float(copies @ loads.write_ns) + self.interval_ns * interval)
 
-    @staticmethod
-    def _key(loads: _Loads, copies: Sequence[int]) -> tuple[tuple[int, int, int, int], ...]:
+    def _key(self, loads: _Loads, copies: Sequence[int]) -> tuple[tuple[int, int, int, int], ...]:
         """Tiles by size and steps: (input lines, output lines, steps, number), in ascending order."""
         tiles: dict[tuple[int, int, int], int] = {}
         for sizes, windows, count in zip(loads.sizes, loads.windows.tolist(), copies, strict=True):
             least, longer = divmod(windows, count)
-            for steps, parts in ((least + 1, longer), (least, count - longer)):
+            for share, parts in ((least + 1, longer), (least, count - longer)):
                 for size, number in sizes if parts else ():
-                    tiles[*size, steps] = tiles.get((*size, steps), 0) + number * parts
+                    key = (*size, share * self._turns[size[1]])
+                    tiles[key] = tiles.get(key, 0) + number * parts
         return tuple((*tile, number) for tile, number in sorted(tiles.items()))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.line_turns import LineTurns
 from memcompile.ir.graph import MappedLayer, Replica
 from memcompile.runtime.executors.machine import Machine
 from memcompile.runtime.random_numbers import Purpose, gaussians, stream
@@ -23,6 +24,7 @@ class LiteralExecutor:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        self._line_turns = LineTurns.of(machine.target)
 
     def sums(self, layer: int, x: NDArray[Any], images: NDArray[np.int64]) -> NDArray[np.float64]:
         """See :class:`memcompile.runtime.executors.machine.Executor`."""
@@ -49,16 +51,25 @@ class LiteralExecutor:
         for row in tiles.tolist():
             rows = slice(table.row_begin[row], table.row_end[row])
             columns = slice(table.column_begin[row], table.column_end[row])
-            for turn, window in enumerate(replica.windows.tolist()):
-                vector = vectors[:, turn, table.matrix[row], rows]
-                totals[:, turn, table.matrix[row], columns] += self.step(stage, row, vector, window, images)
+            for place, window in enumerate(replica.windows.tolist()):
+                vector = vectors[:, place, table.matrix[row], rows]
+                for turn in range(len(self._turns(row))):
+                    codes = self.step(stage, row, vector, window, images, turn)
+                    totals[:, place, table.matrix[row], columns] += codes
         return totals
 
+    def _turns(self, row: int) -> tuple[slice, ...]:
+        """Output lines of a tile that are converted in each step of a product."""
+        return self._line_turns.lines(int(self.machine.program.cell_map.widths[row]))
+
     def step(
-        self, stage: MappedLayer, row: int, vector: NDArray[Any], window: int, images: NDArray[np.int64]
+        self, stage: MappedLayer, row: int, vector: NDArray[Any], window: int, images: NDArray[np.int64], turn: int
     ) -> NDArray[np.float64]:
-        """One matrix-vector product in one array, [batch, columns of the tile], in codes."""
-        devices = self.machine.devices
+        """One step of a matrix-vector product in one array, [batch, columns of the tile], in codes.
+
+        Lines that are not converted in this ``turn`` count nothing; the sum over all turns is the product.
+        """
+        devices, converted = self.machine.devices, self._turns(row)[turn]
         converter = devices.converter_of(row)
         sigma = devices.read_sigma(row) if self.machine.effects.read_noise else None
         lines = np.zeros((len(vector), len(devices.gains(row))))
@@ -68,7 +79,8 @@ class LiteralExecutor:
                 draw = 0 if self.machine.noise_spans_phases else phase
                 noise = self._noise(devices.drives(row, driven), sigma, row, window, draw, images)
                 current += devices.subtracted(noise) * devices.gains(row)
-            lines += weight * converter.convert(current + devices.offsets(row))
+            codes = converter.convert(current + devices.offsets(row))
+            lines[:, converted] += weight * codes[:, converted]
         columns = int(self.machine.tiles.column_end[row] - self.machine.tiles.column_begin[row])
         pairs = lines.reshape(len(vector), columns, stage.slices, -1)
         digits = pairs[..., 0]

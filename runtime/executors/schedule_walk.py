@@ -24,7 +24,7 @@ from memcompile.runtime.executors.machine import Machine
 from memcompile.runtime.executors.passes_of_images import PassExecutors
 from memcompile.runtime.executors.rescaling import Rescaling
 from memcompile.runtime.kernels.compiled import Workers
-from memcompile.timing.timetable import Timetable
+from memcompile.timing.timetable import Timetable, tile_turns
 
 Twice = tuple[NDArray[Any], NDArray[Any]]
 Quantize = Callable[[MappedLayer, NDArray[Any], NDArray[np.int64], Workers], tuple[NDArray[Any], NDArray[np.int64]]]
@@ -61,34 +61,36 @@ class ScheduleWalk:
         self.outputs: dict[int, _LayerOutput] = {}
         self.digital_values: dict[str, dict[str, Twice]] = {}
         self.inputs: dict[int, _LayerInput] = {}
+        self.turns = tile_turns(self.program.layers, self.program.placement.tiles, self.program.target)
 
     def run(self) -> None:
         """Work through all steps, segment by segment."""
-        timetable = Timetable(self.program.layers, self.program.placement)
+        timetable = Timetable(self.program.layers, self.program.placement, self.program.target)
         steps = [timetable.steps(tile) for tile in range(len(timetable.tiles))]
         tile = np.repeat(np.arange(len(steps)), [len(item) for item in steps])
-        turn = np.concatenate([np.zeros(0, np.int64), *(np.arange(len(item)) for item in steps)])
+        nth = np.concatenate([np.zeros(0, np.int64), *(np.arange(len(item)) for item in steps)])
         step = np.concatenate([np.zeros(0, np.int64), *steps])
         segment = timetable.tiles.segment[tile]
         order = np.lexsort((tile, step, segment))
         edges = np.flatnonzero(np.diff(step[order]) | np.diff(segment[order])) + 1
         for due in np.split(order, edges) if len(order) else ():
             for number in due.tolist():
-                self._work(int(tile[number]), int(turn[number]), int(step[number]))
+                row = int(tile[number])
+                self._work(row, *divmod(int(nth[number]), int(self.turns[row])), int(step[number]))
             self._finish_step()
 
     def value(self, name: str) -> NDArray[Any]:
         """A value after the last step."""
         return self._twice(name)[0]
 
-    def _work(self, tile: int, turn: int, step: int) -> None:
-        """One tile works on one window."""
+    def _work(self, tile: int, place: int, turn: int, step: int) -> None:
+        """One tile works on one turn of the window at a place in its replica's list."""
         tiles = self.program.placement.tiles
         number, copy, matrix = int(tiles.layer[tile]), int(tiles.replica[tile]), int(tiles.matrix[tile])
         layer = self.program.layers[number]
         read = self._input(number)
         rows = slice(int(tiles.row_begin[tile]), int(tiles.row_end[tile]))
-        window = int(layer.replicas[copy].windows[turn])
+        window = int(layer.replicas[copy].windows[place])
         if read.missing(copy)[:, matrix, rows, window].any():
             if read.undefined(copy)[:, matrix, rows, window].any():
                 self.quantize(layer, self._twice(layer.inputs[0])[0], self.images, self.machine.workers)  # refuses it
@@ -100,8 +102,8 @@ class ScheduleWalk:
         columns = slice(int(tiles.column_begin[tile]), int(tiles.column_end[tile]))
         result = np.empty((len(vector), columns.stop - columns.start))
         for executor, mine in self.executors.groups(self.images, len(vector)):
-            result[mine] = executor.step(layer, tile, vector[mine], window, read.items[mine])
-        self._output(number).add(copy, turn, matrix, columns, result)
+            result[mine] = executor.step(layer, tile, vector[mine], window, read.items[mine], turn)
+        self._output(number).add(copy, place, matrix, columns, result)
 
     def _finish_step(self) -> None:
         """Results of windows that all tiles of a replica have worked on exist from the next step on."""
@@ -139,7 +141,8 @@ class ScheduleWalk:
         if number not in self.outputs:
             layer = self.program.layers[number]
             tiles = self.program.placement.tiles
-            copies = np.bincount(tiles.replica[tiles.layer == number], minlength=len(layer.replicas))
+            own = tiles.layer == number
+            copies = np.bincount(tiles.replica[own], self.turns[own], len(layer.replicas)).astype(np.int64)
             shape = self._twice(layer.inputs[0])[0].shape
             self.outputs[number] = _LayerOutput(layer, self.machine.rescalings[number], shape, copies)
         return self.outputs[number]
@@ -187,13 +190,13 @@ class _LayerOutput:
         layer: MappedLayer,
         rescaling: Rescaling,
         input_shape: tuple[int, ...],
-        tiles_of_copy: NDArray[np.int64],
+        turns_of_copy: NDArray[np.int64],
     ) -> None:
         geometry = layer.geometry
         inputs = geometry.in_channels * math.prod(geometry.input_size)
         self.layer, self.rescaling, self.input_shape = layer, rescaling, input_shape
         self.items = math.prod(input_shape) // inputs
-        self.tiles_of_copy = tiles_of_copy
+        self.turns_of_copy = turns_of_copy
         self.sums: dict[tuple[int, int], NDArray[np.float64]] = {}
         self.worked: dict[tuple[int, int], int] = {}
         kind = np.dtype(layer.dtype)
@@ -204,25 +207,25 @@ class _LayerOutput:
             np.full(shape, max(float(limits.min), -math.sqrt(limits.max) / 4), layer.dtype),
         )
 
-    def add(self, copy: int, turn: int, matrix: int, columns: slice, result: NDArray[np.float64]) -> None:
-        """Accumulate what a tile yields for a window, [items, columns of the tile]."""
-        unrolling, key = self.layer.replicas[copy].unrolling, (copy, turn)
+    def add(self, copy: int, place: int, matrix: int, columns: slice, result: NDArray[np.float64]) -> None:
+        """Accumulate what a turn of a tile yields for a window, [items, columns of the tile]."""
+        unrolling, key = self.layer.replicas[copy].unrolling, (copy, place)
         if key not in self.sums:
             self.sums[key] = np.zeros((self.items, unrolling.matrices, unrolling.columns))
         self.sums[key][:, matrix, columns] += result
         self.worked[key] = self.worked.get(key, 0) + 1
 
     def publish(self, to_levels: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> bool:
-        """Write what all tiles of a replica have contributed to; returns whether there was any."""
-        complete = [key for key, count in self.worked.items() if count == self.tiles_of_copy[key[0]]]
+        """Write what all turns of all tiles of a replica have contributed to; returns whether there was any."""
+        complete = [key for key, count in self.worked.items() if count == self.turns_of_copy[key[0]]]
         for key in complete:
             self._write(*key, to_levels(self.sums.pop(key)))
             del self.worked[key]
         return bool(complete)
 
-    def _write(self, copy: int, turn: int, sums: NDArray[np.float64]) -> None:
+    def _write(self, copy: int, place: int, sums: NDArray[np.float64]) -> None:
         replica = self.layer.replicas[copy]
-        window = replica.windows[turn : turn + 1]
+        window = replica.windows[place : place + 1]
         y = np.zeros(self.sides[0].shape)
         replica.unrolling.scatter(sums[:, None], window, y)
         positions = replica.unrolling.window_positions()[window[0]]

@@ -8,12 +8,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from memcompile.errors import MemcompileError, TargetError, UsageError
+from memcompile.hardware.converter_cost import area_ratio, energy_ratio
+from memcompile.hardware.line_turns import LineTurns
 from memcompile.hardware.target import (
     FIELDS,
     AreaSpec,
@@ -105,9 +108,26 @@ def test_reference_core_takes_the_published_energy_and_area() -> None:
     assert target.energy is not None
     assert target.area is not None
     assert target.energy.phase_pj(128, 128) == pytest.approx(371.9, abs=0.05)
-    core = ArraySpec(input_lines=128, output_lines=128)
-    operations = 2 * core.cells / (target.input.bits * target.input.phase_ns)  # GOP/s
-    assert round(operations / target.area.array_mm2(core)) == 1164
+    core = target.with_(array__input_lines=128)
+    operations = 2 * core.array.cells / (target.input.bits * target.input.phase_ns)  # GOP/s
+    assert core.array_mm2 is not None
+    assert round(operations / core.array_mm2) == 1164
+
+
+def test_isaac_adds_up_to_the_published_chip() -> None:
+    """330 mW a tile of 96 arrays without links between chips, and 85.4 mm2: the sums of the tables of the paper."""
+    target = load_target("isaac")
+    energy, area_mm2 = target.energy, target.array_mm2
+    assert energy is not None
+    assert energy.buffer_pj is not None
+    assert energy.link_pj is not None
+    assert area_mm2 is not None
+    assert area_mm2 * target.chip.arrays == pytest.approx(85.4, abs=0.05)
+    # In sixteen phases of 100 ns an array reads 128 values of 16 bits and makes 16, which counts twice 8 bits.
+    phases_pj = 16 * energy.phase_pj(128, 128)
+    values_pj = 2 * (energy.buffer_pj * (128 + 16) + energy.link_pj * 16)
+    assert 96 * (phases_pj + values_pj) / 1600 == pytest.approx(330, rel=0.002)
+    assert (target.converters, LineTurns.of(target).most_steps) == (1, 1), "a cycle holds all 128 conversions"
 
 
 def test_energy_grows_with_lines_and_cells() -> None:
@@ -121,6 +141,57 @@ def test_energy_grows_with_lines_and_cells() -> None:
 def test_area_grows_with_lines_and_cells_whether_used_or_not() -> None:
     area = AreaSpec(array_um2=1.0, cell_um2=10.0, input_line_um2=1e3, output_line_um2=1e5)
     assert area.array_mm2(ArraySpec(input_lines=3, output_lines=4)) == pytest.approx((1 + 120 + 3e3 + 4e5) * 1e-6)
+    converters = area.model_copy(update={"converter_um2": 2e6}).array_mm2(ArraySpec(input_lines=3, output_lines=4), 2)
+    assert converters == pytest.approx((1 + 120 + 3e3 + 4e5 + 4e6) * 1e-6)
+
+
+PRICED = [name for name in builtin_targets() if load_target(name).energy is not None]
+BITS = [2, 4, 7, 8, 9, 12, 16]
+
+
+@pytest.mark.parametrize("name", PRICED)
+def test_energy_and_area_grow_with_the_bits_of_converters(name: str) -> None:
+    target = load_target(name)
+    energy = [target.with_(adc__bits=bits).energy_at_bits for bits in BITS]
+    sums = [each.phase_pj(target.array.input_lines, target.array.output_lines) for each in energy if each]
+    assert len(sums) == len(BITS)
+    assert (np.diff(sums) > 0).all()
+    assert target.energy is not None
+    assert target.energy_at_bits == target.energy, "the published point is kept"
+    if target.area is None:
+        assert target.array_mm2 is None
+        return
+    areas = [target.with_(adc__bits=bits).array_mm2 for bits in BITS]
+    assert (np.diff([area for area in areas if area is not None]) > 0).all()
+    fewer = target.with_(adc__lines_per_converter=target.array.output_lines).array_mm2
+    assert fewer is not None
+    assert target.adc.lines_per_converter == target.array.output_lines or fewer < areas[BITS.index(8)]
+
+
+def test_the_survey_of_converters_doubles_energy_at_few_bits_and_quadruples_it_at_many() -> None:
+    assert energy_ratio(3, 2) == pytest.approx(2, rel=0.01)
+    assert energy_ratio(16, 15) == pytest.approx(4, rel=0.02)
+    assert energy_ratio(11, 10) == pytest.approx(3), "half of each at ten bits"
+    assert energy_ratio(8, 8) == area_ratio(8, 8) == 1.0
+    # Few bits: 2^0.4237 * 0.8742 a bit; many: 4^0.4237 * 0.8742.
+    assert area_ratio(3, 2) == pytest.approx(1.173, rel=0.01)
+    assert area_ratio(16, 15) == pytest.approx(1.573, rel=0.01)
+
+
+def test_constants_stay_those_of_the_bits_they_were_given_for() -> None:
+    """A file that does not name the bits of its constants means its own; changing these leaves the constants."""
+    target = load_target("yao2020").with_(energy__at_bits=None, area__at_bits=None)
+    assert target.energy_at_bits is target.energy
+    wider = target.with_(adc__bits=10)
+    assert wider.energy is not None
+    assert wider.area is not None
+    assert (wider.energy.at_bits, wider.area.at_bits) == (8, 8)
+    assert wider.energy_at_bits is not None
+    assert wider.energy_at_bits.conversion_pj == pytest.approx(2.55 * energy_ratio(10, 8))
+    # Constants that come with the new bits are meant for them.
+    new = target.with_(adc__bits=10, energy={"conversion_pj": 9.0}, area=None)
+    assert new.energy_at_bits is new.energy
+    assert new.array_mm2 is None
 
 
 def test_fields_are_the_leaves_of_all_sections() -> None:

@@ -31,7 +31,11 @@ def targets(draw: st.DrawFn) -> Target:
     rows, columns = draw(st.integers(2, 24)), 2 * draw(st.integers(2, 24))
     pairs = draw(st.sampled_from(["output_lines", "crossings"]))
     array = {"input_lines": rows, "output_lines": columns, "pairs": pairs}
-    return make_target(array=array, chip={"arrays": draw(st.integers(1, 9))})
+    if draw(st.booleans()):
+        array |= {"rows_at_once": draw(st.integers(1, rows)), "columns_at_once": draw(st.integers(1, columns))}
+    adc = {"lines_per_converter": draw(st.sampled_from([1, 1, 2, columns // 2, columns]))}
+    adc["conversions_per_phase"] = draw(st.sampled_from([1, 1, 3]))
+    return make_target(array=array, adc=adc, chip={"arrays": draw(st.integers(1, 9))})
 
 
 def check_independently(graph: Graph, target: Target, slices: int) -> None:
@@ -39,7 +43,7 @@ def check_independently(graph: Graph, target: Target, slices: int) -> None:
     placement = graph.placement
     assert placement is not None
     tiles, layers = placement.tiles, mapped_layers(graph)
-    loads, timetable = tile_loads(layers, tiles), Timetable(layers, placement)
+    loads, timetable = tile_loads(layers, tiles, target), Timetable(layers, placement, target)
     arrays = placement.chips * target.chip.arrays
     lines_of_weight = slices if target.array.pairs == "crossings" else 2 * slices
     cells = np.zeros((arrays, target.array.input_lines, target.array.output_lines), np.int8)
@@ -139,6 +143,7 @@ def test_five_layer_network_reaches_a_proven_interval_on_eight_arrays() -> None:
         ("neurram", 48 * 256 * 128),
         ("hermes", 64 * 256 * 256),
         ("vwsdk", 512 * 512),
+        ("isaac", 168 * 12 * 8 * 128 * 64),
     ],
 )
 def test_built_in_targets_hold_the_published_number_of_weights(name: str, weights: int) -> None:

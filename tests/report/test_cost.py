@@ -18,12 +18,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 import memcompile
 from memcompile.cli.main import main
+from memcompile.hardware.line_turns import LineTurns
 from memcompile.hardware.target import EnergySpec, Target, load_target
 from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.ir.graph import MappedLayer, Placement, TileTable
 from memcompile.program.program import Program
 from memcompile.report.cost import Cost, Counting, layer_activities, program_cost, transfer_cost
-from memcompile.report.cost_report import cost_facts, cost_lines, energy_table, figure
+from memcompile.report.cost_report import cost_facts, cost_lines, energy_table, figure, with_prefix
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.executors.literal import LiteralExecutor
 from memcompile.runtime.training.transfer import transfer
@@ -85,8 +86,11 @@ class CountingExecutor(LiteralExecutor):
 
     def step(self, stage: MappedLayer, row: int, *rest: Any) -> NDArray[np.float64]:
         spec = self.machine.target.energy
-        cells, lines_out = self.machine.devices.cells(row), len(self.machine.devices.gains(row))
-        lines_in = len(cells)
+        cells, turn = self.machine.devices.cells(row), rest[-1]
+        converted = LineTurns.of(self.machine.target).lines(len(self.machine.devices.gains(row)))[turn]
+        lines_in, lines_out = len(cells), converted.stop - converted.start
+        width = lines_out * self.machine.target.array.cells_per_crossing
+        cells = cells[:, converted.start * width // lines_out :][:, :width]
         conductance_us = float(cells.sum()) * self.machine.converter.unit_us
         for _ in stage.quantizer.phases(rest[0]):
             self.energy_pj += spec.array_pj
@@ -96,7 +100,8 @@ class CountingExecutor(LiteralExecutor):
             for _ in range(lines_out):
                 self.energy_pj += spec.sample_hold_pj + spec.conversion_pj + spec.shift_add_pj
         pairs_on_lines = self.machine.target.array.pairs == "output_lines"
-        for _ in range(cells.shape[1] // (2 * stage.slices)):  # a column: subtracted, joined, joined to the tile above
+        columns = int(self.machine.tiles.column_end[row] - self.machine.tiles.column_begin[row])
+        for _ in range(columns if turn == 0 else 0):  # a column: subtracted, joined, joined to the tile above
             self.energy_pj += spec.addition_pj * stage.slices * pairs_on_lines
             self.energy_pj += spec.addition_pj * (stage.slices - 1)
             self.energy_pj += spec.addition_pj * bool(self.machine.tiles.row_begin[row])
@@ -104,11 +109,12 @@ class CountingExecutor(LiteralExecutor):
         return super().step(stage, row, *rest)
 
 
+@pytest.mark.parametrize("sharing", [1, 40])
 @pytest.mark.parametrize("pairs", ["output_lines", "crossings"])
 @pytest.mark.parametrize("slices", [1, 2])
-def test_walking_every_step_gives_the_same_energy(slices: int, pairs: str) -> None:
+def test_walking_every_step_gives_the_same_energy(slices: int, pairs: str, sharing: int) -> None:
     rng = np.random.default_rng(5)
-    target = factories.make_target(energy=ENERGY, array={"pairs": pairs})
+    target = factories.make_target(energy=ENERGY, array={"pairs": pairs}, adc={"lines_per_converter": sharing})
     geometry = Geometry(5, 6, (3, 3), (6, 5), 1, (1, 1), (1, 1), (1, 1), (1, 1))
     unrollings = [Unrolling(geometry, (2, 1))] * 3
     layer = factories.random_layer(rng, geometry, target, slices=slices, unrollings=unrollings)
@@ -291,9 +297,9 @@ def test_a_network_without_crossbar_layers_costs_nothing_here() -> None:
     ("absent", "kept"),
     [
         ((), ["energy", "area", "efficiency", "", "transfer", "not included"]),
-        (("energy",), ["area", "efficiency", "", "transfer", "not included"]),
-        (("area",), ["energy", "efficiency", "", "transfer", "not included"]),
-        (("energy", "write_verify"), ["area", "efficiency", "", "not included"]),
+        (("energy",), ["area", "energy", "efficiency", "", "transfer", "not included"]),
+        (("area",), ["energy", "area", "efficiency", "", "transfer", "not included"]),
+        (("energy", "write_verify"), ["area", "energy", "efficiency", "", "not included"]),
         (("energy", "area"), ["transfer", "not included"]),
         (("energy", "area", "write_verify"), ["cost"]),
     ],
@@ -304,7 +310,56 @@ def test_lines_tell_what_is_known(absent: tuple[str, ...], kept: list[str]) -> N
     lines = cost_lines(facts)
     assert [line[:16].strip() for line in lines] == kept
     assert not any("None" in line or "nan" in line for line in lines)
+    assert [line.partition("no data")[1] for line in lines].count("no data") == (
+        len({*absent} & {"energy", "area"}) == 1
+    )
     json.dumps(facts, allow_nan=False)
+
+
+def test_the_share_of_assumptions_is_told() -> None:
+    """Conversions take most of the energy; without a source for them, so much of it is assumed."""
+    program = small()
+    facts = cost_facts(program)
+    assert (facts["assumed"], facts["assumed_share"]) == ([], 0.0)
+    parts = facts["energy_pj_by_component"]
+    assumed = cost_facts(replace(program, target=program.target.with_(energy__conversion_pj=2.55)))
+    assert assumed["assumed"] == ["conversion"]
+    assert assumed["assumed_share"] == pytest.approx(parts["conversion"] / facts["energy_pj"])
+    (line,) = [line for line in cost_lines(assumed) if line.startswith("assumed")]
+    assert line == f"assumed          {assumed['assumed_share']:.1%} of the energy: conversion"
+
+
+def test_buffers_and_links_count_what_tiles_read_and_hand_on() -> None:
+    """40 inputs in row tiles of at most 16 lines and all 6 columns once; 6 results and the sums joined above them."""
+    program = small()
+    priced = replace(program, target=program.target.with_(energy__buffer_pj=2.0, energy__link_pj=3.0))
+    tiles, cost, plain = program.placement.tiles, program_cost(priced), program_cost(program)
+    assert cost.energy_pj is not None
+    assert plain.total_energy_pj is not None
+    columns = tiles.column_end - tiles.column_begin
+    assert cost.energy_pj["buffer"] == 2.0 * (tiles.heights.sum() + 6)
+    assert cost.energy_pj["link"] == 3.0 * (columns[tiles.row_begin > 0].sum() + 6)
+    rest = plain.total_energy_pj + cost.energy_pj["buffer"] + cost.energy_pj["link"]
+    assert cost.total_energy_pj == pytest.approx(rest)
+    assert {"buffers", "routing"} <= set(plain.not_included)
+    assert not {"buffers", "routing"} & set(cost.not_included)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0 J"),
+        (1.234e-6, "1.23 uJ"),
+        (9.9996e-7, "1.00 uJ"),
+        (4.15e-7, "415 nJ"),
+        (2.4e-13, "240 fJ"),
+        (1e-17, "0.0100 fJ"),
+        (12.0, "12.0 J"),
+        (4.56e7, "45.6 MJ"),
+    ],
+)
+def test_quantities_have_the_largest_prefix_that_leaves_a_figure_of_one(value: float, text: str) -> None:
+    assert with_prefix(value, "J") == text
 
 
 @pytest.mark.parametrize(

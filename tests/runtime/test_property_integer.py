@@ -26,6 +26,8 @@ title = "a small chip for tests"
 input_lines = {input_lines}
 output_lines = {output_lines}
 pairs = "{pairs}"
+rows_at_once = {rows_at_once}
+columns_at_once = {columns_at_once}
 [chip]
 arrays = {arrays}
 [cell]
@@ -39,6 +41,8 @@ read_voltage_v = 0.1
 phase_ns = 10.0
 [adc]
 bits = 8
+lines_per_converter = {lines_per_converter}
+conversions_per_phase = {conversions_per_phase}
 [programming]
 sigma_us = 0.5
 [faults]
@@ -67,10 +71,15 @@ def targets(draw: st.DrawFn, slices: int) -> str:
     bits = draw(st.integers(2, 8))
     pairs = draw(st.sampled_from(["output_lines", "crossings"]))
     per_pair = 2 if pairs == "output_lines" else 1
+    rows, columns = draw(st.integers(2, 24)), max(2, per_pair * draw(st.integers(slices, 16)))
     return TARGET.format(
         pairs=pairs,
-        input_lines=draw(st.integers(2, 24)),
-        output_lines=max(2, per_pair * draw(st.integers(slices, 16))),
+        input_lines=rows,
+        output_lines=columns,
+        rows_at_once=draw(st.sampled_from([rows, rows, 1, -(-rows // 3)])),
+        columns_at_once=draw(st.sampled_from([columns, columns, -(-columns // 2), 1])),
+        lines_per_converter=draw(st.sampled_from([1, 1, min(3, columns), columns])),
+        conversions_per_phase=draw(st.sampled_from([1, 1, 2])),
         arrays=draw(st.integers(1, 6)),
         levels=draw(st.integers(2, 9)),
         bits=bits,

@@ -15,7 +15,7 @@ from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.ir.graph import Cut, MappedLayer, Placement, Replica, Segment, TensorType, TileTable
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.program.program import DigitalStage, Program, Provenance, Stage
-from memcompile.timing.timetable import column_lines, tile_loads
+from memcompile.timing.timetable import column_lines, tile_loads, tile_turns
 
 
 def make_target(**sections: dict[str, Any]) -> Target:
@@ -75,7 +75,7 @@ def random_layer(
         Replica(
             unrolling,
             Cut(
-                random_cut(rng, unrolling.rows, target.array.input_lines),
+                random_cut(rng, unrolling.rows, target.array.driven_lines),
                 random_cut(rng, unrolling.columns, target.array.output_lines // (2 * slices)),
             ),
             windows,
@@ -103,9 +103,10 @@ def place_trivially(rng: np.random.Generator, layers: Sequence[MappedLayer], tar
     each = target.array.lines_per_pair
     room_in = target.array.input_lines - table.heights
     room_out = (target.array.output_lines - table.widths(column_lines(layers, target))) // each
-    starts = np.zeros(len(layers) + 1, np.int64)
+    starts, turns = np.zeros(len(layers) + 1, np.int64), tile_turns(layers, table, target)
     for number, layer in enumerate(layers):
-        starts[number + 1] = starts[number] + max(len(replica.windows) for replica in layer.replicas) + 3
+        longest = max(len(replica.windows) for replica in layer.replicas) * int(turns[table.layer == number].max())
+        starts[number + 1] = starts[number] + longest + 3
     table = table.with_columns(
         array=rng.permutation(len(table)),
         input_line=rng.integers(0, room_in + 1),
@@ -116,13 +117,13 @@ def place_trivially(rng: np.random.Generator, layers: Sequence[MappedLayer], tar
         lag=table.layer,
     )
     chips = -(-len(table) // target.chip.arrays)
-    loads = tile_loads(layers, table)
+    loads = tile_loads(layers, table, target)
     return Placement(chips, table, (), int(loads.max(initial=0)), int((table.start + loads).max(initial=0)))
 
 
 def in_segments(program: Program, cuts: Sequence[int], batch: int) -> Program:
     """The program with its tile table cut into segments at these rows, one tile an array in each of them."""
-    table, loads = program.placement.tiles, tile_loads(program.layers, program.placement.tiles)
+    table, loads = program.placement.tiles, program.tile_loads
     segment = np.searchsorted(np.array(cuts), np.arange(len(table)), side="right")
     array, start, lag = (np.zeros(len(table), np.int64) for _ in range(3))
     segments = []

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 from hypothesis import strategies as st
 
+from memcompile.hardware.line_turns import ONE_STEP, LineTurns
 from memcompile.ir.geometry import Geometry
 from memcompile.passes.packing.first_fit import Packing, TileShape
 from memcompile.passes.search.explore_windows import ReplicaOption, explore_windows
@@ -91,8 +92,14 @@ MOST_TILES = 6
 """Tiles of all copies that brute force distributes."""
 
 
-def options_of(geometry: Geometry, lines: tuple[int, int], arrays: int) -> tuple[ReplicaOption, ...]:
-    return explore_windows(geometry, lines[0], lines[1] // 2, 2, arrays * lines[0] * lines[1])
+def options_of(
+    geometry: Geometry,
+    lines: tuple[int, int],
+    arrays: int,
+    turns: LineTurns = ONE_STEP,
+    narrower: tuple[int, ...] = (),
+) -> tuple[ReplicaOption, ...]:
+    return explore_windows(geometry, lines[0], lines[1] // 2, 2, arrays * lines[0] * lines[1], turns, narrower)
 
 
 def single_plan(kinds: list[LayerKind], lines: tuple[int, int]) -> WindowPlan:
@@ -100,6 +107,9 @@ def single_plan(kinds: list[LayerKind], lines: tuple[int, int]) -> WindowPlan:
     choices = tuple((Choice(kind.options[0], 1),) * len(kind.members) for kind in kinds)
     return WindowPlan(tuple(kinds), choices, fewest_arrays(shapes_of(choices), lines))
 
+
+turns_of_lines = st.sampled_from([ONE_STEP, LineTurns(4, 2), LineTurns(4, 1), LineTurns(3, 2)])
+"""Of arrays of four output lines: all at once, or in turns of some."""
 
 small_layers = st.builds(
     lambda groups, columns, kernel, positions: Geometry(

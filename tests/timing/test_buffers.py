@@ -89,9 +89,11 @@ def most(held: list[tuple[int, int]], period: int, steady: bool) -> int:
 
 
 @settings(max_examples=40, deadline=None)
-@given(convolutions(), st.integers(0, 3), st.sampled_from(["throughput", "arrays"]))
-def test_buffers_hold_what_is_still_to_be_read(geometries: list[Geometry], spare: int, objective: str) -> None:
-    target = make_target(chip={"arrays": 1})
+@given(convolutions(), st.integers(0, 3), st.sampled_from(["throughput", "arrays"]), st.sampled_from([1, 32, 128]))
+def test_buffers_hold_what_is_still_to_be_read(
+    geometries: list[Geometry], spare: int, objective: str, sharing: int
+) -> None:
+    target = make_target(chip={"arrays": 1}, adc={"lines_per_converter": sharing})
     graph = chain(geometries, target)
     fewest = mapped(graph, context_of(target), Replicate(objective="arrays")).placement
     assert fewest is not None
@@ -99,12 +101,13 @@ def test_buffers_hold_what_is_still_to_be_read(geometries: list[Geometry], spare
     graph = mapped(graph, context, Replicate(objective=objective, effort="fast"))
     placement, flow = graph.placement, Flow.of_graph(graph)
     assert placement is not None
-    tiles, timetable = placement.tiles, Timetable(flow.layers, placement)
-    loads, interval = tile_loads(flow.layers, tiles), placement.initiation_interval_steps
-    alone = {row: timetable.steps(row) for row in range(len(tiles))}
+    tiles, timetable = placement.tiles, Timetable(flow.layers, placement, target)
+    loads, interval = tile_loads(flow.layers, tiles, target), placement.initiation_interval_steps
+    last = {row: slice(int(turns) - 1, None, int(turns)) for row, turns in enumerate(timetable.turns)}
+    alone = {row: timetable.steps(row)[last[row]] for row in range(len(tiles))}
     begin = tiles.lag.astype(np.int64) * interval + tiles.slot
-    steady = {row: begin[row] + np.arange(loads[row]) for row in range(len(tiles))}
-    sizes = buffer_sizes(flow, placement)
+    steady = {row: (begin[row] + np.arange(loads[row]))[last[row]] for row in range(len(tiles))}
+    sizes = buffer_sizes(flow, placement, target)
     want = []
     one, many = lives(flow.layers, graph, alone), lives(flow.layers, graph, steady)
     for name in one:
@@ -122,7 +125,7 @@ def test_pooling_holds_what_it_has_not_yet_seen_together() -> None:
     model = models.float_model(nodes, ("N", 1, 4, 4), {"a": models.dyadic(rng, (1, 1, 1, 1))})
     _, program, _ = compiled(model, (1, 4, 4), "arrays")
     assert program.placement.latency_steps == 16
-    sizes = {item.value: item for item in buffer_sizes(program_flow(program), program.placement).values}
+    sizes = {item.value: item for item in buffer_sizes(program_flow(program), program.placement, program.target).values}
     # In step 5 the first row and one more value are there; the second value of row two completes the first window.
     assert sizes["h"] == Buffer("h", 5, 5)
     # All of the image is there in step 0, and its first value is read then.

@@ -18,7 +18,7 @@ from memcompile.passes.placement.timetables import ArrayTurns, one_image, pipeli
 from memcompile.program.flow import program_flow
 from memcompile.runtime.emulator import Emulator
 from memcompile.timing.dataflow_steps import Flow
-from memcompile.timing.timetable import Timetable, find_rhythms
+from memcompile.timing.timetable import Timetable, find_rhythms, tile_turns
 from memcompile.verify.verifier import verify_program
 
 READY = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=8), min_size=1, max_size=4)
@@ -50,11 +50,10 @@ def test_turns_are_what_a_step_by_step_simulation_finds(ready: list[list[int]], 
 def test_rhythms_give_back_the_timetables(gaps: list[list[int]]) -> None:
     tables = [np.cumsum(item) - 1 for item in gaps]
     rhythms, pauses = find_rhythms(tables)
-    layer = factories.random_layer(
-        np.random.default_rng(0), factories.Geometry(1, 1, layout="channels_last"), factories.make_target()
-    )
+    target = factories.make_target()
+    layer = factories.random_layer(np.random.default_rng(0), factories.Geometry(1, 1, layout="channels_last"), target)
     table = TileTable.of([layer]).with_columns(rhythm=np.array([rhythms.max()]))
-    timetable = Timetable([layer], factories.Placement(1, table, pauses=pauses))
+    timetable = Timetable([layer], factories.Placement(1, table, pauses=pauses), target)
     for steps, rhythm in zip(tables, rhythms.tolist(), strict=True):
         assert np.array_equal(timetable.steps_of(int(steps[0]), rhythm, len(steps)), steps)
 
@@ -100,7 +99,8 @@ def test_a_program_run_step_by_step_gives_what_it_gives_layer_by_layer(
     for certificate in program.placement.certificates:
         assert certificate.bound <= certificate.value
     # The same dependencies from the graph and from the digital models of the program.
-    again = one_image(program_flow(program), program.placement.tiles)
+    turns = tile_turns(program.layers, program.placement.tiles, program.target)
+    again = one_image(program_flow(program), program.placement.tiles, turns)
     assert again.latency == program.placement.latency_steps
     # Every step reads only what exists: else the walk raises.
     fast, literal = (Emulator.ideal(program, executor).run(x[:2])["y"] for executor in ("fast", "literal"))
@@ -112,7 +112,7 @@ def test_a_schedule_that_reads_too_early_is_caught_by_verifier_and_emulator() ->
     tiles = program.placement.tiles
     # Every tile in an array of its own, so that nothing but the data can be in the way.
     array = np.arange(len(tiles))
-    free = one_image(program_flow(program), tiles.with_columns(array=array))
+    free = one_image(program_flow(program), tiles.with_columns(array=array), np.ones(len(tiles), np.int64))
     rhythms, pauses = find_rhythms(free.tables)
     start = np.array([table[0] for table in free.tables])[free.table]
     tiles = tiles.with_columns(array=array, start=start, rhythm=rhythms[free.table], lag=tiles.layer)
@@ -139,7 +139,7 @@ def test_layers_overlap_as_soon_as_their_inputs_exist() -> None:
     first, second = (layer for layer in flow.layers if isinstance(layer, MappedLayer))
     assert [len(layer.replicas[0].windows) for layer in (first, second)] == [36, 16]
     apart = np.arange(len(program.placement.tiles))
-    alone = one_image(flow, program.placement.tiles.with_columns(array=apart))
+    alone = one_image(flow, program.placement.tiles.with_columns(array=apart), np.ones(len(apart), np.int64))
     tables = [alone.tables[alone.table[np.flatnonzero(program.placement.tiles.layer == n)[0]]] for n in (0, 1)]
     assert np.array_equal(tables[0], np.arange(36))
     # Window (i, j) needs position (i + 2, j + 2) of a 6 x 6 output, worked on in step 6 (i + 2) + j + 2.
@@ -180,7 +180,7 @@ def test_layers_overlap_in_the_pipeline_as_well() -> None:
     flow, placed = Flow.of_graph(graph), program.placement.tiles
     tiles = placed.with_columns(array=np.arange(len(placed)))
     loads = np.where(tiles.layer == 0, 36, 16)
-    steady = pipeline(flow, tiles, loads)
+    steady = pipeline(flow, tiles, loads, np.ones(len(tiles), np.int64))
     assert steady.interval == 36
     begin = steady.lag * steady.interval + steady.slot
     # Its 16 windows in a row: the last one needs the last of 36 outputs, and so the first can begin in step 21.

@@ -283,6 +283,7 @@ PROGRAMS: list[tuple[str, Change]] = [
     ("placed-and-scheduled", tile("rhythm", lambda item: -1)),
     ("placed-and-scheduled", tile("slot", lambda item: -1)),
     ("placed-and-scheduled", tile("lag", lambda item: -1)),
+    ("rows-at-once", lambda item: replaced(item, target=item.target.with_(array__rows_at_once=3))),
     ("chip-shape", chip((1, 16, 128))),
     ("chip-conductances", chip(value=-1.0)),
     ("chip-conductances", chip(value=float("nan"))),

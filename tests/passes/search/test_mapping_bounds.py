@@ -12,8 +12,9 @@ from factories import make_target
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from layer_graphs import chain, context_of, conv, dense, paired
-from packing_problems import MOST_TILES, fewest_by_brute_force, options_of, single_plan, small_layers
+from packing_problems import MOST_TILES, fewest_by_brute_force, options_of, single_plan, small_layers, turns_of_lines
 
+from memcompile.hardware.line_turns import LineTurns
 from memcompile.hardware.target import Target
 from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import Certificate, DigitalNode, Graph, MappedLayer, Node, OnnxNode, Placement, TensorType
@@ -96,13 +97,22 @@ def networks(draw: st.DrawFn, most: int = 6) -> Graph:
 
 
 small_targets = st.builds(
-    lambda rows, pairs, kind, arrays: make_target(
-        array={"input_lines": rows, "output_lines": 2 * pairs, "pairs": kind}, chip={"arrays": arrays}
+    lambda rows, pairs, kind, arrays, sharing, driven: make_target(
+        array={
+            "input_lines": rows,
+            "output_lines": 2 * pairs,
+            "pairs": kind,
+            "rows_at_once": max(1, rows // driven),
+        },
+        chip={"arrays": arrays},
+        adc={"lines_per_converter": min(sharing, 2 * pairs)},
     ),
     st.integers(2, 24),
     st.integers(2, 24),
     st.sampled_from(["output_lines", "crossings"]),
     st.integers(1, 6),
+    st.sampled_from([1, 1, 2, 5, 48]),
+    st.sampled_from([1, 1, 2, 3]),
 )
 
 
@@ -240,10 +250,10 @@ def tiles_of_mixtures(options: Sequence[ReplicaOption]) -> Iterator[list[TileSha
         shared = [[(number, loads) for loads in partitions(count, count)] for number, count in counts.items()]
         for parts in itertools.product(*shared):
             tiles = [
-                TileShape(height, width, load, 1)
+                TileShape(height, width, load * turns, 1)
                 for number, loads in parts
                 for load in loads
-                for height, width, count in options[number].sizes
+                for (height, width, count), turns in zip(options[number].sizes, options[number].turns, strict=True)
                 for _ in range(count)
             ]
             if len(tiles) <= MOST_TILES:
@@ -251,10 +261,12 @@ def tiles_of_mixtures(options: Sequence[ReplicaOption]) -> Iterator[list[TileSha
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(small_layers, min_size=1, max_size=2), st.integers(0, 2))
-def test_the_nested_bound_exceeds_no_mixture_found_by_brute_force(layers: list[Geometry], spare: int) -> None:
+@given(st.lists(small_layers, min_size=1, max_size=2), st.integers(0, 2), turns_of_lines)
+def test_the_nested_bound_exceeds_no_mixture_found_by_brute_force(
+    layers: list[Geometry], spare: int, turns: LineTurns
+) -> None:
     lines = (4, 4)
-    kinds = [LayerKind((n,), options_of(item, lines, 8)) for n, item in enumerate(layers)]
+    kinds = [LayerKind((n,), options_of(item, lines, 8, turns, (1,))) for n, item in enumerate(layers)]
     single = single_plan(kinds, lines)
     arrays, shortest = single.packing.arrays + spare, single.interval
     for picked in itertools.product(*(tiles_of_mixtures(kind.options) for kind in kinds)):

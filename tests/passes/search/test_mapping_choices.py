@@ -19,8 +19,10 @@ from packing_problems import (
     shape_lists,
     single_plan,
     small_layers,
+    turns_of_lines,
 )
 
+from memcompile.hardware.line_turns import LineTurns
 from memcompile.ir.geometry import Geometry
 from memcompile.passes.packing import cutting_stock
 from memcompile.passes.packing.cutting_stock import pack_around_full, pack_mixed
@@ -67,10 +69,10 @@ def shortest_by_brute_force(kinds: list[LayerKind], lines: tuple[int, int], arra
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(small_layers, min_size=1, max_size=2), st.integers(0, 2))
-def test_no_bound_exceeds_what_brute_force_finds(layers: list[Geometry], spare: int) -> None:
+@given(st.lists(small_layers, min_size=1, max_size=2), st.integers(0, 2), turns_of_lines)
+def test_no_bound_exceeds_what_brute_force_finds(layers: list[Geometry], spare: int, turns: LineTurns) -> None:
     lines = (4, 4)
-    kinds = [LayerKind((n,), options_of(item, lines, 8)) for n, item in enumerate(layers)]
+    kinds = [LayerKind((n,), options_of(item, lines, 8, turns, (1,))) for n, item in enumerate(layers)]
     single = single_plan(kinds, lines)
     arrays = single.packing.arrays + spare
     assume(sum(kind.options[0].tiles for kind in kinds) <= MOST_TILES)
@@ -140,6 +142,18 @@ def test_a_dive_that_fails_leaves_the_next_one_all_tiles(monkeypatch: pytest.Mon
     assert dives[-1] == 1
     assert packing is not None
     check(packing, shapes, LINES, 9)
+
+
+def test_narrow_tiles_shorten_the_interval_where_lines_take_turns() -> None:
+    """Four columns of two lines, one converted a step: 8 steps in one tile, 2 in each of four that lie apart."""
+    layer, turns = Geometry(4, 4, layout="channels_last"), LineTurns(8, 1)
+    found = {}
+    for narrower in ((), (1,)):
+        kinds = [LayerKind((0,), options_of(layer, (4, 8), 4, turns, narrower))]
+        problem, single = MappingProblem(tuple(kinds), (4, 8), 4), single_plan(kinds, (4, 8))
+        bracket = lagrangian_relaxation(problem, Bracket(single, 1), "fast")
+        found[narrower] = bracket.bound, bracket.interval
+    assert found == {(): (8, 8), (1,): (2, 2)}
 
 
 def depthwise_beside_full_tiles() -> list[LayerKind]:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mapping import fewest_steps
 
+from memcompile.hardware.line_turns import LineTurns
 from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.passes.packing.tiling import full_cut
 from memcompile.passes.search import benders
@@ -81,17 +82,21 @@ def test_table_agrees_with_the_unrolling(
         (0, 0),
     )
     rows, columns = 7, 5
-    table = window_table(geometry, rows, columns, 2_000)
+    turns = LineTurns(10, 3)
+    table = window_table(geometry, rows, columns, 2_000, 2, turns)
     for n in range(len(table.tiles)):
         unrolling = Unrolling(geometry, tuple(map(int, table.window[n])), int(table.bundle[n]))
         cut = full_cut(unrolling, rows, columns)
         assert table.tiles[n] == unrolling.matrices * cut.tiles
         assert table.windows[n] == unrolling.windows
+        of_columns = [len(turns.lines(2 * int(width))) for width in np.diff(cut.columns)]
+        assert table.tile_steps[n] == unrolling.matrices * (len(cut.rows) - 1) * sum(of_columns)
+        assert table.longest[n] == max(of_columns)
         assert table.entries[n] == unrolling.matrices * unrolling.rows * unrolling.columns
-    options = explore_windows(geometry, rows, columns, 2, 4_000)
+    options = explore_windows(geometry, rows, columns, 2, 4_000, turns, (2,))
     assert any(option.unrolling.window == (1, 1) for option in options)
     for first, second in itertools.permutations(options, 2):
-        figures = [(option.crossings, option.windows, option.work) for option in (first, second)]
+        figures = [(option.crossings, option.windows, option.work, option.longest) for option in (first, second)]
         assert any(a > b for a, b in zip(*figures, strict=True))
 
 

@@ -220,12 +220,14 @@ def test_the_certificate_is_the_time_of_a_pass(batch: int) -> None:
     st.floats(0.1, 1e4),
     st.integers(0, 2**32 - 1),
     st.booleans(),
+    st.sampled_from([1, 1, 4, 8]),
 )
 def test_no_pass_takes_less_than_the_bound(
-    layers: list[Geometry], batch: int, pulse_ns: float, seed: int, windows: bool
+    layers: list[Geometry], batch: int, pulse_ns: float, seed: int, windows: bool, sharing: int
 ) -> None:
     """Prices without a short form in binary, so that every sum is rounded."""
-    target = make_target(array={"input_lines": 4, "output_lines": 8}, chip={"arrays": 1})
+    array, adc = {"input_lines": 4, "output_lines": 8}, {"lines_per_converter": sharing}
+    target = make_target(array=array, chip={"arrays": 1}, adc=adc)
     assert target.write_verify is not None
     pulses = target.write_verify.model_copy(
         update={"pulse_ns": pulse_ns, "verify_ns": pulse_ns / 3, "cells_at_once": 7}
@@ -250,7 +252,7 @@ def test_no_pass_takes_less_than_the_bound(
     assert 0 < certificate.bound <= certificate.value
     # Without the waits of arrays for each other and for pipelines that fill, nothing is lost but the rounding.
     steps = sum(segment.steps(batch) for segment in graph.placement.segments)
-    waits = steps - batch * int(tile_loads(mapped_layers(graph), graph.placement.tiles).sum())
+    waits = steps - batch * int(tile_loads(mapped_layers(graph), graph.placement.tiles, target).sum())
     copies = max(len(layer.replicas) for layer in mapped_layers(graph))
     if waits == 0 and copies == 1:
         assert certificate.value - certificate.bound <= 3 + 2e-9 * certificate.value
