@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 import memcompile
@@ -30,9 +31,9 @@ def one_array(target: Target, input_lines: int) -> Target:
     return target.model_copy(update={"array": array, "chip": target.chip.model_copy(update={"arrays": 1})})
 
 
-def full_array_cost(target: Target) -> Cost:
-    """The cost of a matrix whose weights fill the target's array, one pair each."""
-    rows, columns = target.array.input_lines, target.array.output_lines // 2
+def full_array_cost(target: Target, slices: int = 1, inputs: NDArray[np.float32] | None = None) -> Cost:
+    """The cost of a matrix whose weights fill the target's array, calibrated on inputs [samples, rows] if given."""
+    rows, columns = target.array.driven_lines, target.array.output_lines // (target.array.lines_per_pair * slices)
     weights = np.random.default_rng(0).normal(size=(rows, columns)).astype(np.float32)
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["y"])],
@@ -45,7 +46,11 @@ def full_array_cost(target: Target) -> Cost:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "matrix.onnx"
         onnx.save(model, path)
-        return program_cost(memcompile.compile(path, target=target))
+        data = None
+        if inputs is not None:
+            data = Path(folder) / "inputs.npz"
+            np.savez(data, x=inputs)
+        return program_cost(memcompile.compile(path, target=target, data=data, slices=slices))
 
 
 def row(name: str, cost: Cost) -> str:

@@ -36,7 +36,7 @@ RECORDED = GOLDEN / "digests.json"
 HOUR_S = 3600.0
 IMAGES = 12
 
-TARGETS = ("hermes", "ideal", "neurram", "pimcomp", "vwsdk", "yao2020")
+TARGETS = ("hermes", "ideal", "isaac", "neurram", "pimcomp", "vwsdk", "yao2020")
 OPTIONS: dict[str, dict[str, Any]] = {
     "two slices": {"slices": 2},
     "two slices of base 5": {"slices": 2, "slice_base": 5},

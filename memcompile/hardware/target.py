@@ -299,8 +299,8 @@ class Target(Described, Section):
             values["sources"][f"{section}.{field}"] = "changed in Python"
         if "adc__bits" in changes:
             # Constants stay those of the converters they were given for.
-            for priced in ("energy", "area"):
-                if values[priced] is not None and values[priced]["at_bits"] is None:
+            for priced, spec in (("energy", self.energy), ("area", self.area)):
+                if spec is not None and spec.at_bits is None and not {priced, f"{priced}__at_bits"} & set(changes):
                     values[priced] = {**values[priced], "at_bits": self.adc.bits}
         kept = {section for section, value in values.items() if value is not None}
         values["sources"] = {name: why for name, why in values["sources"].items() if name.split(".")[0] in kept}
@@ -315,7 +315,8 @@ class Target(Described, Section):
             f"{array.cells:,} cells each",
             f"  cells of {cell.levels} levels from {cell.g_min_us:g} to {cell.g_max_us:g} uS",
             f"  inputs of {self.input.bits} bits, {self.input.bits_per_phase} a phase of {self.input.phase_ns:g} ns",
-            f"  converters of {adc.bits} bits, {adc.range} range",
+            f"  converters of {adc.bits} bits, {adc.range} range"
+            + (f", one for {adc.lines_per_converter} output lines" if adc.lines_per_converter > 1 else ""),
         )
 
     @property

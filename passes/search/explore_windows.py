@@ -74,11 +74,6 @@ class ReplicaOption:
         """Steps of one image, summed over tiles; it does not depend on the number of replicas."""
         return self.windows * self.tile_steps
 
-    def copies(self, interval: int) -> int:
-        """Fewest replicas that keep an interval; 0 if a single window takes longer."""
-        held = interval // self.longest
-        return -(-self.windows // held) if held else 0
-
 
 @dataclass(frozen=True)
 class WindowTable:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from factories import make_target
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcompile.errors import TargetError
@@ -16,6 +16,7 @@ from memcompile.hardware.line_turns import LineTurns
 from memcompile.runtime.effects.adc_error import gain_errors, offsets_codes
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 20), st.integers(1, 4), st.integers(0, 19))
 def test_every_converter_converts_no_more_lines_a_step_than_it_can(
     pairs: int, sharing: int, together: int, per_phase: int, first: int

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from memcompile.errors import MemcompileError, TargetError, UsageError
 from memcompile.hardware.converter_cost import area_ratio, energy_ratio
+from memcompile.hardware.line_turns import LineTurns
 from memcompile.hardware.target import (
     FIELDS,
     AreaSpec,
@@ -103,6 +104,22 @@ def test_reference_core_takes_the_published_energy_and_area() -> None:
     assert round(operations / core.array_mm2) == 1164
 
 
+def test_isaac_adds_up_to_the_published_chip() -> None:
+    """330 mW a tile of 96 arrays without links between chips, and 85.4 mm2: the sums of the tables of the paper."""
+    target = load_target("isaac")
+    energy, area_mm2 = target.energy, target.array_mm2
+    assert energy is not None
+    assert energy.buffer_pj is not None
+    assert energy.link_pj is not None
+    assert area_mm2 is not None
+    assert area_mm2 * target.chip.arrays == pytest.approx(85.4, abs=0.05)
+    # In sixteen phases of 100 ns an array reads 128 values of 16 bits and makes 16, which counts twice 8 bits.
+    phases_pj = 16 * energy.phase_pj(128, 128)
+    values_pj = 2 * (energy.buffer_pj * (128 + 16) + energy.link_pj * 16)
+    assert 96 * (phases_pj + values_pj) / 1600 == pytest.approx(330, rel=0.002)
+    assert (target.converters, LineTurns.of(target).most_steps) == (1, 1), "a cycle holds all 128 conversions"
+
+
 def test_energy_grows_with_lines_and_cells() -> None:
     energy = EnergySpec(
         array_pj=1.0, cell_pj=10.0, driver_pj=100.0, sample_hold_pj=1e3, conversion_pj=1e4, shift_add_pj=1e5
@@ -161,6 +178,10 @@ def test_constants_stay_those_of_the_bits_they_were_given_for() -> None:
     assert (wider.energy.at_bits, wider.area.at_bits) == (8, 8)
     assert wider.energy_at_bits is not None
     assert wider.energy_at_bits.conversion_pj == pytest.approx(2.55 * energy_ratio(10, 8))
+    # Constants that come with the new bits are meant for them.
+    new = target.with_(adc__bits=10, energy={"conversion_pj": 9.0}, area=None)
+    assert new.energy_at_bits is new.energy
+    assert new.array_mm2 is None
 
 
 def test_fields_are_the_leaves_of_all_sections() -> None:

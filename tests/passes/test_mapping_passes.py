@@ -143,6 +143,7 @@ def test_five_layer_network_reaches_a_proven_interval_on_eight_arrays() -> None:
         ("neurram", 48 * 256 * 128),
         ("hermes", 64 * 256 * 256),
         ("vwsdk", 512 * 512),
+        ("isaac", 168 * 12 * 8 * 128 * 64),
     ],
 )
 def test_built_in_targets_hold_the_published_number_of_weights(name: str, weights: int) -> None:

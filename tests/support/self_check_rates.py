@@ -40,7 +40,7 @@ from memcompile.verify.network_check import check_network
 from memcompile.verify.self_check import FloatNetwork, check_program
 
 FLOATS = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
-TARGETS = ("ideal", "hermes", "neurram", "yao2020", "pimcomp", "vwsdk")
+TARGETS = ("ideal", "hermes", "neurram", "yao2020", "pimcomp", "vwsdk", "isaac")
 SIZES = {"float16": (1e-7, 1e-3, 1.0, 1.0, 1.0, 300.0), "float32": (1e-43, 1e-20, 1e-3, 1.0, 1.0, 1.0, 1e4, 1e30)}
 SETTINGS = ("replicate.objective=arrays", "replicate.effort=fast", "quantize_weights.candidates=8")
 Array = NDArray[Any]
