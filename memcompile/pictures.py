@@ -20,10 +20,10 @@ def new_figure(width: float, height: float, option: str) -> Figure:
         matplotlib is not installed.
     """
     try:
-        from matplotlib import figure  # noqa: PLC0415 - an extra, and slow to import
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and slow to import
     except ImportError as error:
         raise UsageError(f"{option} needs matplotlib: pip install 'memcompile[plot]'") from error
-    return figure.Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def png_of(figure: Figure, dpi: int) -> bytes:
