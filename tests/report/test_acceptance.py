@@ -123,7 +123,7 @@ def test_table_of_accuracies(name: str, golden: Callable[[str, str], None]) -> N
     console = Console(width=120)
     with console.capture() as text:
         console.print(Group(accuracy_table(facts), *accuracy_lines(facts["accuracy"])))
-    golden(f"accuracy_{name}", text.get() + json.dumps(facts, indent=1) + "\n")
+    golden(f"report/accuracy_{name}", text.get() + json.dumps(facts, indent=1) + "\n")
 
 
 @pytest.fixture
