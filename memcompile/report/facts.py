@@ -165,9 +165,10 @@ def _choice_line(facts: Facts) -> str:
     losses = np.array(found["measured_losses"])
     measured = f"{losses.mean():.1f} measured on {len(losses)} chips with calibration samples; " if len(losses) else ""
     words = f"{found['predicted_loss']:.1f} predicted, {measured}{steps:,} steps instead of {found['steps_without']:,}"
+    points = f"accuracy budget  {found['max_loss']:g} point{'s' * (found['max_loss'] != 1)}"
     if found["held"]:
-        return f"accuracy budget  {found['max_loss']:g} points: {words}"
-    return f"accuracy budget  {found['max_loss']:g} points are not held; the least that was found: {words}"
+        return f"{points}: {words}"
+    return f"{points} cannot be held; the least loss that was found: {words}"
 
 
 def _emulated_quality(quality: Quality) -> Facts:
