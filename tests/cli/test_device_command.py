@@ -89,7 +89,7 @@ def test_mistakes_are_one_message_and_leave_nothing(files: Path, capsys: pytest.
 def test_picture_needs_an_extra(
     files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main(["device", "pairs.csv", "-o", "m.toml", "--plot", "fit.png"]) == 2
     assert "pip install 'memcompile[plot]'" in capsys.readouterr().err
     assert not (files / "m.toml").exists()

@@ -57,7 +57,7 @@ BUDGET = re.compile(
     re.MULTILINE,
 )
 """Causes that the error budget lists: those that cost something."""
-GAIN = re.compile(r"(?<=, emulated )-")
+GAIN = re.compile(r"(?:(?<=, emulated )|(?<= predicted, ))-")
 """Sign of a loss that is none: chips that are right more often than ideal devices."""
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
