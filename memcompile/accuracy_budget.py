@@ -430,8 +430,10 @@ def measured_losses(
         The program cannot run on the samples.
     """
     names = class_names(program)
-    samples = samples.head(max(CONVERSIONS // max(program.conversions_per_image, 1), LEAST_IMAGES))
     calibrator = Calibrator(program, samples.calibration)
+    # Lines look better than they are on the samples that they are fitted to.
+    samples = samples.after(calibrator.images)
+    samples = samples.head(max(CONVERSIONS // max(program.conversions_per_image, 1), LEAST_IMAGES))
     clean = Emulator.ideal(program).run(samples.inputs)
     ideal = score_samples(clean, samples, names)
     counted, read = list[float](), list[float]()

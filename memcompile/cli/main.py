@@ -394,7 +394,7 @@ def _evaluated(
         seeds=options["seeds"],
         seed=options["seed"],
         calibrate=not options["no_calibration"],
-        model_of_loss=None if compilation.budget is None else compilation.budget.model,
+        sensitivities=None if compilation.budget is None else compilation.budget.model.sensitivities,
         accept=options["accept"],
         written=study is not None,
         progress=out.progress,

@@ -29,7 +29,7 @@ from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.program_noise import LayerRatios, layer_ratios
 from memcompile.program.coupled_samples import program_couples_samples
 from memcompile.program.program import Program
-from memcompile.report.noise_injection import NoisyNetwork, layer_inputs
+from memcompile.report.noise_injection import NoisyNetwork
 from memcompile.report.scoring import class_names, score_samples
 
 SENSITIVITY_IMAGES = (8, 48)
@@ -111,7 +111,7 @@ def error_budget(
     ideal: Mapping[str, Value] | None = None,
     calibrated: bool = False,
     age: Conditions = NEW,
-    model: LossModel | None = None,
+    sensitivities: NDArray[np.float64] | None = None,
     progress: ProgressBar = no_progress,
 ) -> ErrorBudget | None:
     """Predict what chips lose; None where the model does not reach, see :func:`can_predict`.
@@ -126,18 +126,14 @@ def error_budget(
         Of chips whose output lines have a scale and an offset each.
     age
         Of the chips.
-    model
-        What was measured of the network with another mapping, if its chips were calibrated alike; measured when None.
+    sensitivities
+        Of the network's output to its layers, [layers], which hold for all mappings; measured when None.
     """
     if not can_predict(program, dataset):
         return None
     # Products are small, and several threads would wait for each other longer than they work.
     with threadpool_limits(1, user_api="blas"):
-        if model is not None:
-            inputs = layer_inputs(program, dataset.calibration)
-            ratios = [layer_ratios(program, number, own, age) for number, own in enumerate(inputs)]
-            return _budget(program, ratios, model)
-        study, model = _studied(program, dataset, ideal, calibrated, age, progress)
+        study, model = _studied(program, dataset, ideal, calibrated, age, progress, sensitivities)
         return _budget(program, study.ratios, model)
 
 
@@ -213,24 +209,26 @@ def _studied(
     calibrated: bool,
     age: Conditions,
     progress: ProgressBar,
+    sensitivities: NDArray[np.float64] | None = None,
 ) -> tuple[_Study, LossModel]:
-    """Measure sensitivities and the curve."""
+    """Measure sensitivities, unless they are known, and the curve."""
     network = NoisyNetwork(program, dataset.calibration, age)
     ratios = [layer_ratios(program, number, own, age) for number, own in enumerate(network.inputs)]
     study = _Study(network, dataset, ratios, ideal, calibrated)
-    with progress("error budget", len(program.layers) + (study.runs if dataset.labels is not None else 0)) as advance:
-        sensitivities = []
-        for number in range(len(program.layers)):
-            sensitivities.append(study.sensitivity(number))
+    layers = range(len(program.layers) if sensitivities is None else 0)
+    factors = CURVE_FACTORS[: study.runs] if dataset.labels is not None else ()
+    with progress("error budget", len(layers) + len(factors)) as advance:
+        measured, runs = list[float](), list[CurveRun]()
+        for number in layers:
+            measured.append(study.sensitivity(number))
             advance(1)
-        runs = []
-        if dataset.labels is not None:
-            for run, factor in enumerate(CURVE_FACTORS[: study.runs]):
-                runs.append(study.run(run, factor))
-                advance(1)
-    total = float(sum(_ratio(own, calibrated) * factor for own, factor in zip(ratios, sensitivities, strict=True)))
+        for number, factor in enumerate(factors):
+            runs.append(study.run(number, factor))
+            advance(1)
+    known = np.array(measured) if sensitivities is None else sensitivities
+    total = float(sum(_ratio(own, calibrated) * factor for own, factor in zip(ratios, known, strict=True)))
     images = sum(run.images for run in runs) or min(dataset.count, study.sensitivity_images)
-    return study, LossModel(np.array(sensitivities), _curve(runs), _share(runs, total), images, calibrated, tuple(runs))
+    return study, LossModel(known, _curve(runs), _share(runs, total), images, calibrated, tuple(runs))
 
 
 class _Study:

@@ -25,7 +25,7 @@ from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
 from memcompile.program.random_operators import random_values
 from memcompile.report.acceptance import Acceptance
-from memcompile.report.error_budget import ErrorBudget, LossModel, error_budget
+from memcompile.report.error_budget import ErrorBudget, error_budget
 from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.executors.batches import join_values
@@ -164,7 +164,7 @@ def evaluate(
     calibrate: bool = True,
     accept: float | None = None,
     written: bool = False,
-    model_of_loss: LossModel | None = None,
+    sensitivities: NDArray[np.float64] | None = None,
     budget: bool = True,
     progress: ProgressBar = no_progress,
 ) -> Evaluation:
@@ -186,8 +186,8 @@ def evaluate(
     written
         Write the cells of each chip as :func:`memcompile.runtime.training.transfer.transfer` does, so that chips are
         those that hybrid training begins with: other samples of the same distribution.
-    model_of_loss
-        What was measured of the network for an accuracy budget; measured for the error budget when None.
+    sensitivities
+        Of the outputs to layers, [layers], as an accuracy budget measured them; measured when None.
     budget
         With labels, find out what the loss comes from.
 
@@ -241,8 +241,9 @@ def evaluate(
     if not budget:
         return Evaluation(dataset.name, accuracy, None)
     calibrated = chips.summary.chips > 0
-    known = model_of_loss if calibrated else None
-    causes = error_budget(program, scored, ideal=ideal, calibrated=calibrated, model=known, progress=progress)
+    causes = error_budget(
+        program, scored, ideal=ideal, calibrated=calibrated, sensitivities=sensitivities, progress=progress
+    )
     return Evaluation(dataset.name, accuracy, None, causes)
 
 
