@@ -90,7 +90,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     max_loss
         Points of accuracy that calibrated chips may lose: layers get slices, at least those given, and windows to hold
         it, or to lose as little as was found. None asks nothing of accuracy; "auto" asks for one point where there are
-        data to measure it with and neither slices, windows nor passes are given.
+        data to measure it with and neither slices, windows, passes nor a time limit are given.
     no_windows
         Names of layers that get no parallel windows, whose cells add errors.
 

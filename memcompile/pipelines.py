@@ -167,9 +167,9 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     the model; None trusts it. The command line sets limits. ``time_limit_s`` holds for all searches of the mapping
     together; where it is finite, results depend on the machine. ``max_loss`` is a budget of accuracy in points: layers
     get slices, at least those given, and windows such that calibrated chips lose no more against ideal devices;
-    ``AUTO`` is a budget of ``DEFAULT_MAX_LOSS`` where the loss is known and neither slices, windows nor a pipeline are
-    given. ``no_windows`` names layers without parallel windows. With ``pareto`` the result has the front of mappings
-    without a budget, of steps (or what is to be best) against predicted loss.
+    ``AUTO`` is a budget of ``DEFAULT_MAX_LOSS`` where the loss is known and neither slices, windows, a pipeline nor a
+    time limit are given. ``no_windows`` names layers without parallel windows. With ``pareto`` the result has the front
+    of mappings without a budget, of steps (or what is to be best) against predicted loss.
 
     Raises
     ------
@@ -213,11 +213,11 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
         seed=seed,
         progress=progress,
     )
-    budgeted = max_loss is not None
-    if max_loss == AUTO:
-        budgeted = (slices, slice_base, passes, batch) == (1, None, None, None)
-        budgeted = budgeted and not no_windows and not dataset.generated
-    elif max_loss is not None:
+    # A time limit would be spent by the first of several mappings.
+    usual = (slices, slice_base, passes, batch, time_limit_s) == (1, None, None, None, math.inf) and not no_windows
+    if max_loss == AUTO and (dataset.generated or not usual):
+        max_loss = None
+    if max_loss is not None and max_loss != AUTO:
         _check_budget(max_loss, batch)
     network = FloatNetwork(file, sample)
     counted = MultiplyAdds(find_bodies(file, sample))
@@ -226,7 +226,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     with running(Clock(waiting_s=time_limit_s)), large_blocks_go_back():
         if pareto:
             front = _front(graph, pipeline, context, dataset)
-        if max_loss is None or not budgeted:
+        if max_loss is None:
             graph = run_passes(graph, pipeline, context, observers)
         else:
             graph, context, budget = _within_budget(graph, pipeline, context, observers, dataset, max_loss)

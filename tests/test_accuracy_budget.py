@@ -223,7 +223,16 @@ def test_one_point_is_the_budget_where_nothing_else_is_said(tmp_path: Path) -> N
     assert [layer.slices for layer in tiled.nodes if isinstance(layer, TiledLayer)] == usual.program.slices.tolist()
 
 
-@pytest.mark.parametrize("given", [{"slices": 2}, {"slices": {"FC": 2}}, {"passes": default_passes()}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"slices": 2},
+        {"slices": {"FC": 2}},
+        {"no_windows": ["C1"]},
+        {"passes": default_passes()},
+        {"time_limit_s": 60.0},
+    ],
+)
 def test_what_the_user_gives_leaves_no_budget(given: dict[str, Any]) -> None:
     compilation = compile_model(MODEL, max_loss=AUTO, settings=FAST, **given)
     assert compilation.budget is None

@@ -216,7 +216,7 @@ def _batch(options: dict[str, Any]) -> int | None:
     "--max-loss",
     type=NumberOr(float, "POINTS", auto=AUTO, none=None),
     default=AUTO,
-    show_default="1 where there are data and no --slices or --no-windows",
+    show_default="1 where there are data and no --slices, --no-windows or --time-limit",
     metavar="POINTS|none",
     help="Choose slices and windows of each layer such that calibrated chips lose at most so many points of accuracy.",
 )

@@ -164,7 +164,8 @@ def _choice_line(facts: Facts) -> str:
     found, steps = facts["accuracy_budget"], facts["initiation_interval_steps"]
     losses = np.array(found["measured_losses"])
     measured = f"{losses.mean():.1f} measured on {len(losses)} chips with calibration samples; " if len(losses) else ""
-    words = f"{found['predicted_loss']:.1f} predicted, {measured}{steps:,} steps instead of {found['steps_without']:,}"
+    interval = f"{steps:,} step{'s' * (steps != 1)} instead of {found['steps_without']:,}"
+    words = f"{found['predicted_loss']:.1f} predicted, {measured}{interval}"
     points = f"accuracy budget  {found['max_loss']:g} point{'s' * (found['max_loss'] != 1)}"
     if found["held"]:
         return f"{points}: {words}"
