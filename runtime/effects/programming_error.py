@@ -44,9 +44,7 @@ def programmed_us(goals_us: Cells, spec: ProgrammingSpec, cell: CellSpec, noise:
     A mean that depends on the state is what writing with a lopsided tolerance leaves, and what cells have lost or
     gained between writing and the measurement that the target's figures are from.
     """
-    error = programming_sigma_us(goals_us, spec, cell) * noise
-    if spec.mean_polynomial_us or spec.mean_table_us:
-        error += spec.mean_at_us(goals_us, cell.reference_us)
+    error = programming_sigma_us(goals_us, spec, cell) * noise + spec.mean_at_us(goals_us, cell.reference_us)
     return np.maximum(goals_us + error, 0.0)
 
 

@@ -13,11 +13,12 @@ from dataclasses import fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.closed_loop import write
 from memcompile.hardware.pulses import WriteReport, nominal_pulses
 from memcompile.program.cell_map import Pairs
 from memcompile.program.program import ChipState, Program
 from memcompile.runtime.effects.programming_error import programmed_us, programming_sigma_us
-from memcompile.runtime.effects.write_verify import cycles_of_cells, step_shares, write
+from memcompile.runtime.effects.write_verify import cycles_of_cells, step_shares
 from memcompile.runtime.random_numbers import Purpose, gaussians, seed_of_write, stream, uniforms
 
 BACK_TOLERANCE = 0.5

@@ -16,6 +16,7 @@ from scipy import stats
 
 from memcompile.cli.main import main
 from memcompile.errors import UsageError
+from memcompile.hardware.closed_loop import Written, write
 from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.pulses import WriteReport, nominal_pulses
 from memcompile.hardware.target import (
@@ -31,7 +32,7 @@ from memcompile.runtime.effects.drift import drifted
 from memcompile.runtime.effects.programming_error import programming_sigma_us, with_programming_error
 from memcompile.runtime.effects.read_disturb import disturbed
 from memcompile.runtime.effects.relaxation import relaxed
-from memcompile.runtime.effects.write_verify import Written, cycles_of_array, step_shares, write
+from memcompile.runtime.effects.write_verify import cycles_of_array, step_shares
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.training.transfer import transfer
 
@@ -199,8 +200,8 @@ def test_neurram_has_the_published_error_after_a_second_and_after_a_day() -> Non
 
 def test_drift_follows_its_power_law() -> None:
     spec = DriftSpec(exponent_mean=0.05, exponent_sigma=0.01, reference_s=2.0)
-    assert np.array_equal(drifted(GOALS, spec, 2.0, 0, 1), GOALS)
-    exponent = -np.log(drifted(GOALS, spec, 200.0, 0, 1) / GOALS) / np.log(100.0)
+    assert np.array_equal(drifted(GOALS, GOALS, spec, 2.0, 0, 1), GOALS)
+    exponent = -np.log(drifted(GOALS, GOALS, spec, 200.0, 0, 1) / GOALS) / np.log(100.0)
     assert abs(exponent.mean() - 0.05) < 5 * 0.01 / np.sqrt(GOALS.size)
     assert abs(exponent.std() / 0.01 - 1) < 5 / np.sqrt(2 * GOALS.size)
 
