@@ -87,6 +87,11 @@ class ArraySpec(Section):
         return self.output_lines * self.cells_per_crossing
 
     @property
+    def cell_axes(self) -> tuple[int, ...]:
+        """Shape of an array's cells by place: [input lines, output lines], and [polarity] if a crossing has two."""
+        return (self.input_lines, self.output_lines, self.cells_per_crossing)[: 1 + self.cells_per_crossing]
+
+    @property
     def crossings(self) -> int:
         """Crossings of an input and an output line; tiles are measured in these."""
         return self.input_lines * self.output_lines

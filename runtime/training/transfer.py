@@ -43,9 +43,8 @@ class Writer:
         self.program = program
         self.seed = seed
         shape = program.target.array
-        arrays = int(program.placement.tiles.array.max(initial=-1)) + 1
         g_min_us = program.target.cell.g_min_us
-        self.cells_us = np.full((arrays, shape.input_lines, shape.cell_columns), g_min_us, np.float32)
+        self.cells_us = np.full((program.cell_map.arrays, shape.input_lines, shape.cell_columns), g_min_us, np.float32)
         self.cell_pulses = np.zeros(self.cells_us.shape, np.int64)
         self.rounds = 0
         self.report = self._no_writes()
