@@ -33,6 +33,12 @@ class RelaxationSpec(Section):
     time_constant_s: PositiveFloat
     """Time constant, in seconds."""
 
+    def final_sigma_at_us(self, g_us: Array, reference_us: float) -> Array:
+        """Final standard deviation at some conductances, in microsiemens."""
+        if not self.sigma_polynomial_us:
+            return np.full(g_us.shape, self.sigma_us)
+        return polynomial_us(g_us / reference_us, self.sigma_polynomial_us)
+
 
 class RetentionSpec(Section):
     """Change with the logarithm of time: g + mean + sigma * z after the reference time, z ~ N(0, 1) a cell and write.
@@ -158,3 +164,9 @@ def table_at(g_us: Array, points: tuple[tuple[float, float], ...]) -> Array:
     at_us, values = np.array(points).T
     found: Array = np.asarray(np.interp(g_us, at_us, values), np.float64)
     return found
+
+
+def polynomial_us(x: Array, coefficients: tuple[float, ...]) -> Array:
+    """max(0, c0 + c1 x + c2 x^2 + ...)."""
+    value: Array = np.maximum(np.polynomial.polynomial.polyval(x, coefficients), 0.0)
+    return value

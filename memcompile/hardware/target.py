@@ -24,12 +24,13 @@ from memcompile.hardware.aging_sections import (
     FlickerNoiseSpec,
     Points,
     RetentionSpec,
+    polynomial_us,
     table_at,
 )
 from memcompile.hardware.aging_sections import ReadDisturbSpec as ReadDisturbSpec  # noqa: PLC0414 - handed on
 from memcompile.hardware.aging_sections import RelaxationSpec as RelaxationSpec  # noqa: PLC0414 - handed on
 from memcompile.hardware.converter_cost import area_ratio, energy_ratio
-from memcompile.hardware.devices import given_device, with_device
+from memcompile.hardware.devices import given_device, names_of_files, with_device
 from memcompile.hardware.target_checks import schema_errors, target_errors
 from memcompile.hardware.target_sections import AreaSpec as AreaSpec  # noqa: PLC0414 - handed on
 from memcompile.hardware.target_sections import ArraySpec as ArraySpec  # noqa: PLC0414 - handed on
@@ -143,6 +144,13 @@ class ProgrammingSpec(Section):
     Parallel windows have such cells on the lines of their sums. 1 if they are as uncertain as all others,
     0 if they can be left without a filament.
     """
+
+    @property
+    def acts(self) -> bool:
+        """True if a size is not zero."""
+        tables = (*self.mean_table_us, *self.sigma_table_us)
+        sizes = (self.sigma_us, self.sigma_proportional_share, *self.sigma_polynomial_us, *self.mean_polynomial_us)
+        return any(sizes) or any(size for _, size in tables)
 
     def sigma_at_us(self, g_us: NDArray[np.float64], reference_us: float) -> NDArray[np.float64]:
         """Standard deviation of the error at some conductances, in microsiemens."""
@@ -389,12 +397,6 @@ class Target(Described, Section):
         return largest[0] / cell.level_step_us, largest[1] / cell.level_step_us
 
 
-def polynomial_us(x: NDArray[np.float64], coefficients: tuple[float, ...]) -> NDArray[np.float64]:
-    """max(0, c0 + c1 x + c2 x^2 + ...)."""
-    value: NDArray[np.float64] = np.maximum(np.polynomial.polynomial.polyval(x, coefficients), 0.0)
-    return value
-
-
 FIELDS = fields_of(Target)
 """Dotted names of all fields of a target's sections."""
 
@@ -447,8 +449,7 @@ def load_target_file(path: Path) -> Target:
 
 def builtin_targets() -> tuple[str, ...]:
     """Names of the targets that come with memcompile."""
-    folder = resources.files("memcompile.hardware") / "targets"
-    return tuple(sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")))
+    return names_of_files(resources.files("memcompile.hardware") / "targets")
 
 
 def load_target(name: str) -> Target:

@@ -113,9 +113,9 @@ class Law(ABC):
 class Relaxation(Law):
     """Spread that grows to a final size with one time constant."""
 
-    name: ClassVar[str] = "relaxation with a time constant"
-    size: ClassVar[int] = 2
-    section: ClassVar[str] = "relaxation"
+    name = "relaxation with a time constant"
+    size = 2
+    section = "relaxation"
     sigma_us: float
     time_constant_s: float
 
@@ -147,9 +147,9 @@ class Relaxation(Law):
 class LogTime(Law):
     """Mean and spread that are straight lines in ln t."""
 
-    name: ClassVar[str] = "straight lines in ln t"
-    size: ClassVar[int] = 4
-    section: ClassVar[str] = "retention"
+    name = "straight lines in ln t"
+    size = 4
+    section = "retention"
     reference_s: float
     mean_us: float
     mean_per_ln_us: float
@@ -205,8 +205,8 @@ class Drift(Law):
 class PowerLaw(Drift):
     """Drift with one distribution of nu."""
 
-    name: ClassVar[str] = "power law"
-    size: ClassVar[int] = 2
+    name = "power law"
+    size = 2
     exponent_mean: float
     exponent_sigma: float
     reference_s: float
@@ -226,8 +226,8 @@ class PowerLaw(Drift):
 class PowerLawByConductance(Drift):
     """Drift whose exponents depend on the conductance: tables that are linear in ln g."""
 
-    name: ClassVar[str] = "power law by conductance"
-    size: ClassVar[int] = 2 * STATES
+    name = "power law by conductance"
+    size = 2 * STATES
     reference_s: float
     exponents: SpreadFit
 
@@ -270,9 +270,9 @@ class PowerLawByConductance(Drift):
 class ByTime(Law):
     """Mean and spread of the change at each measured time, against the conductance."""
 
-    name: ClassVar[str] = "table by time and conductance"
-    size: ClassVar[int] = 8 * STATES
-    section: ClassVar[str] = "retention"
+    name = "table by time and conductance"
+    size = 8 * STATES
+    section = "retention"
     reference_s: float
     times_s: tuple[float, ...]
     changes: tuple[SpreadFit, ...]
