@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,7 @@ def device_command(pairs: Path, **options: Any) -> None:
 
 def _name(path: Path) -> str:
     """Name of a target, of the letters that one may have."""
-    name = "".join(
-        letter if letter.isascii() and (letter.isalnum() or letter in "_.-") else "_" for letter in path.stem
-    )
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", path.stem)
     return (name if name[:1].isalnum() else f"t{name}")[:64]
 
 
@@ -104,8 +103,10 @@ def _choice_facts(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _errors(covariance: Any) -> list[float]:
-    return [float(variance) ** 0.5 for variance in covariance.diagonal()]
+def _errors(covariance: Array) -> list[float]:
+    # Rounding may leave a variance of 0 below it.
+    errors: list[float] = np.sqrt(np.maximum(covariance.diagonal(), 0.0)).tolist()
+    return errors
 
 
 def _pairs_facts(pairs: PairsFit) -> dict[str, Any]:

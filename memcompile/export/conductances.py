@@ -45,10 +45,10 @@ def conductance_arrays(program: Program) -> dict[str, NDArray[Any]]:
     index = np.concatenate(rows).astype(np.int32)
     index = index[np.lexsort(index.T[[6, 5, 4, 8]])]
     names = ("layer", "weight", "slice", "polarity", "array", "input_line", "output_line", "level", "segment")
-    shape = (arrays, array.input_lines, array.output_lines, array.cells_per_crossing)[: 2 + array.cells_per_crossing]
+    shape = (segments, arrays, *array.cell_axes) if segments else (arrays, *array.cell_axes)
     shown = len(names) if segments else len(names) - 1
     return {
-        "conductances_us": conductances.reshape((segments, *shape) if segments else shape),
+        "conductances_us": conductances.reshape(shape),
         "index": index[:, :shown],
         "index_columns": np.array(names[:shown]),
         "layers": np.array([layer.name for layer in program.layers]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Annotated
 
@@ -33,6 +32,12 @@ class RelaxationSpec(Section):
     """Instead: sigma = max(0, c0 + c1 x + c2 x^2 + ...) with x = g / g_max, in microsiemens."""
     time_constant_s: PositiveFloat
     """Time constant, in seconds."""
+
+    def final_sigma_at_us(self, g_us: Array, reference_us: float) -> Array:
+        """Final standard deviation at some conductances, in microsiemens."""
+        if not self.sigma_polynomial_us:
+            return np.full(g_us.shape, self.sigma_us)
+        return polynomial_us(g_us / reference_us, self.sigma_polynomial_us)
 
 
 class RetentionSpec(Section):
@@ -161,48 +166,7 @@ def table_at(g_us: Array, points: tuple[tuple[float, float], ...]) -> Array:
     return found
 
 
-def rising_errors(name: str, conductances_us: list[float], least: float = 0.0) -> list[str]:
-    """Errors of conductances that have to rise and lie above a number."""
-    if any(b <= a for a, b in itertools.pairwise(conductances_us)):
-        return [f"{name}: conductances must rise from point to point; sort them, each once"]
-    if conductances_us and conductances_us[0] < least:
-        return [f"{name}: conductances must be at least {least:g} uS, because their logarithm counts; give others"]
-    return []
-
-
-def aging_errors(
-    drift: DriftSpec | None, retention: RetentionSpec | None, flicker: FlickerNoiseSpec | None
-) -> list[str]:
-    """Errors of sections that no key alone shows."""
-    errors: list[str] = []
-    if drift is not None:
-        for name in ("exponent_mean_table", "exponent_sigma_table"):
-            errors += rising_errors(f"drift.{name}", [at for at, _ in getattr(drift, name)], LEAST_G_US)
-        if any(sigma < 0 for _, sigma in drift.exponent_sigma_table):
-            errors.append("drift.exponent_sigma_table: a standard deviation is below 0; give 0 or more")
-    if flicker is not None:
-        errors += rising_errors("flicker_noise.share_table", [at for at, _ in flicker.share_table])
-    return errors + ([] if retention is None else _retention_errors(retention))
-
-
-def _retention_errors(spec: RetentionSpec) -> list[str]:
-    if not (spec.times_s or spec.conductances_us or spec.mean_table_us or spec.sigma_table_us):
-        return []
-    if not (spec.times_s and spec.conductances_us):
-        return ["retention: tables need times_s and conductances_us; give both, or no table"]
-    errors = []
-    if any((spec.mean_us, spec.mean_per_ln_us, spec.sigma_us, spec.sigma_per_ln_us)):
-        errors.append("retention: mean_us and the like cannot be combined with tables; give one of them")
-    if any(b <= a for a, b in zip((spec.reference_s, *spec.times_s), spec.times_s, strict=False)):
-        errors.append("retention.times_s: times must rise, from after reference_s on; sort them, each once")
-    errors += rising_errors("retention.conductances_us", list(spec.conductances_us))
-    for name in ("mean_table_us", "sigma_table_us"):
-        rows = getattr(spec, name)
-        if len(rows) != len(spec.times_s) or any(len(row) != len(spec.conductances_us) for row in rows):
-            errors.append(
-                f"retention.{name}: must have {len(spec.times_s)} rows of {len(spec.conductances_us)} numbers, "
-                f"a row for each of times_s and a number for each of conductances_us"
-            )
-    if any(sigma < 0 for row in spec.sigma_table_us for sigma in row):
-        errors.append("retention.sigma_table_us: a standard deviation is below 0; give 0 or more")
-    return errors
+def polynomial_us(x: Array, coefficients: tuple[float, ...]) -> Array:
+    """max(0, c0 + c1 x + c2 x^2 + ...)."""
+    value: Array = np.maximum(np.polynomial.polynomial.polyval(x, coefficients), 0.0)
+    return value

@@ -52,7 +52,12 @@ def _folder() -> Traversable:
 
 def builtin_devices() -> tuple[str, ...]:
     """Names of the devices that come with memcompile."""
-    return tuple(sorted(item.name.removesuffix(".toml") for item in _folder().iterdir() if item.name.endswith(".toml")))
+    return names_of_files(_folder())
+
+
+def names_of_files(folder: Traversable) -> tuple[str, ...]:
+    """Names of the TOML files of a folder, in order, without their ending."""
+    return tuple(sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")))
 
 
 @lru_cache

@@ -11,11 +11,11 @@ import math
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeGuard, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from memcompile.described import Described
 from memcompile.errors import TargetError, UsageError, did_you_mean
@@ -24,25 +24,23 @@ from memcompile.hardware.aging_sections import (
     FlickerNoiseSpec,
     Points,
     RetentionSpec,
-    aging_errors,
-    rising_errors,
+    polynomial_us,
     table_at,
 )
 from memcompile.hardware.aging_sections import ReadDisturbSpec as ReadDisturbSpec  # noqa: PLC0414 - handed on
 from memcompile.hardware.aging_sections import RelaxationSpec as RelaxationSpec  # noqa: PLC0414 - handed on
 from memcompile.hardware.converter_cost import area_ratio, energy_ratio
-from memcompile.hardware.devices import builtin_devices, given_device, with_device
+from memcompile.hardware.devices import given_device, names_of_files, with_device
+from memcompile.hardware.target_checks import schema_errors, target_errors
 from memcompile.hardware.target_sections import AreaSpec as AreaSpec  # noqa: PLC0414 - handed on
 from memcompile.hardware.target_sections import ArraySpec as ArraySpec  # noqa: PLC0414 - handed on
 from memcompile.hardware.target_sections import ChipSpec as ChipSpec  # noqa: PLC0414 - handed on
 from memcompile.hardware.target_sections import EnergySpec as EnergySpec  # noqa: PLC0414 - handed on
-from memcompile.hardware.target_sections import FiniteFloat, NonNegativeFloat, PositiveFloat, Section, Share
+from memcompile.hardware.target_sections import FiniteFloat, NonNegativeFloat, PositiveFloat, Section, Share, fields_of
 
 MAX_TARGET_BYTES = 1_000_000
 ERROR_ROOM = 1.75
 """Standard deviations of a pair's error that the default slice base leaves room for; docs/targets.md measures it."""
-MAX_SHARPNESS = 50.0
-"""Largest product of cell.nonlinearity_per_v and read voltage; devices are below 10."""
 
 
 class CellSpec(Section):
@@ -146,6 +144,13 @@ class ProgrammingSpec(Section):
     Parallel windows have such cells on the lines of their sums. 1 if they are as uncertain as all others,
     0 if they can be left without a filament.
     """
+
+    @property
+    def acts(self) -> bool:
+        """True if a size is not zero."""
+        tables = (*self.mean_table_us, *self.sigma_table_us)
+        sizes = (self.sigma_us, self.sigma_proportional_share, *self.sigma_polynomial_us, *self.mean_polynomial_us)
+        return any(sizes) or any(size for _, size in tables)
 
     def sigma_at_us(self, g_us: NDArray[np.float64], reference_us: float) -> NDArray[np.float64]:
         """Standard deviation of the error at some conductances, in microsiemens."""
@@ -392,186 +397,8 @@ class Target(Described, Section):
         return largest[0] / cell.level_step_us, largest[1] / cell.level_step_us
 
 
-def polynomial_us(x: NDArray[np.float64], coefficients: tuple[float, ...]) -> NDArray[np.float64]:
-    """max(0, c0 + c1 x + c2 x^2 + ...)."""
-    value: NDArray[np.float64] = np.maximum(np.polynomial.polynomial.polyval(x, coefficients), 0.0)
-    return value
-
-
-def _is_section(kind: object) -> TypeGuard[type[BaseModel]]:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _flat(prefix: str, section: type[BaseModel]) -> list[str]:
-    """Dotted names of all leaf fields."""
-    names: list[str] = []
-    for name, field in section.model_fields.items():
-        kind = field.annotation
-        kind = next((part for part in get_args(kind) if _is_section(part)), kind)  # an optional section
-        if _is_section(kind):
-            names += _flat(f"{prefix}{name}.", kind)
-        elif f"{prefix}{name}" not in ("name", "title", "sources"):
-            names.append(f"{prefix}{name}")
-    return names
-
-
-FIELDS: tuple[str, ...] = tuple(_flat("", Target))
-
-
-# What a target with continuous cells must leave at zero, or leave out.
-_ERRORS = (
-    "cell.nonlinearity_per_v",
-    "input.dac_sigma_share",
-    "adc.gain_sigma_share",
-    "adc.offset_sigma_codes",
-    "programming.sigma_us",
-    "programming.sigma_proportional_share",
-    "faults.stuck_low_share",
-    "faults.stuck_high_share",
-    "faults.dead_input_line_share",
-    "faults.dead_output_line_share",
-    "read_noise.sigma_us",
-    "read_noise.proportional_share",
-)
-_ERROR_SECTIONS = ("write_verify", "relaxation", "retention", "drift", "flicker_noise", "read_disturb", "wires")
-
-
-def _continuous_errors(target: Target) -> list[str]:
-    if not target.cell.continuous:
-        return []
-    values = target.model_dump()
-    errors = []
-    if target.cell.levels != 2:
-        errors.append(
-            f"cell.levels = {target.cell.levels}: must be 2, the ends of the window, because cell.continuous is true"
-        )
-    for field in _ERRORS:
-        section, name = field.split(".")
-        if values[section][name]:
-            errors.append(f"{field} = {values[section][name]}: must be 0, because cell.continuous is true")
-    errors += [
-        f"programming.{name}: must be empty, because cell.continuous is true"
-        for name in ("sigma_polynomial_us", "sigma_table_us", "mean_polynomial_us", "mean_table_us")
-        if np.any(getattr(target.programming, name))
-    ]
-    if target.read_noise.sigma_table_us:
-        errors.append("read_noise.sigma_table_us: must be empty, because cell.continuous is true")
-    errors += [
-        f"{section}: cannot be combined with cell.continuous; remove the section"
-        for section in _ERROR_SECTIONS
-        if values[section] is not None
-    ]
-    return errors
-
-
-def _physics_errors(target: Target) -> list[str]:
-    errors = []
-    cell, array = target.cell, target.array
-    if cell.g_min_us >= cell.g_max_us:
-        errors.append(
-            f"cell.g_min_us = {cell.g_min_us}: must be below cell.g_max_us = {cell.g_max_us}; "
-            "give the window's lower end first"
-        )
-    sharpness = cell.nonlinearity_per_v * target.input.read_voltage_v
-    if sharpness > MAX_SHARPNESS:
-        errors.append(
-            f"cell.nonlinearity_per_v * input.read_voltage_v = {sharpness:g}: must not be above {MAX_SHARPNESS:g}, "
-            "beyond which a digit below the highest drives next to nothing; lower one of them"
-        )
-    if target.input.bits_per_phase > target.input.bits:
-        errors.append(
-            f"input.bits_per_phase = {target.input.bits_per_phase}: must not be above input.bits = "
-            f"{target.input.bits}; give the bits of a phase, at most all of them"
-        )
-    if array.signed_lines and target.adc.bits < 2:
-        errors.append(
-            f"adc.bits = {target.adc.bits}: must be at least 2 where a line carries the difference of a pair "
-            '(array.pairs = "crossings"); one of them is the sign; give 2 or more'
-        )
-    if array.lines_per_pair == 2 and array.output_lines % 2:
-        errors.append(
-            f"array.output_lines = {array.output_lines}: must be even, because a differential pair "
-            "takes two neighbouring output lines; drop the odd line"
-        )
-    errors += _continuous_errors(target) + _sharing_errors(target)
-    stuck = target.faults.stuck_low_share + target.faults.stuck_high_share
-    if stuck > 1:
-        errors.append(
-            f"faults.stuck_low_share + faults.stuck_high_share = {stuck}: at most 1; they are shares of all cells"
-        )
-    errors += _table_errors(target) + _pulse_errors(target.write_verify)
-    errors += [
-        f"sources.{name!r}: no such field; name a field as section.field, such as cell.levels"
-        for name in sorted(set(target.sources) - set(FIELDS))
-    ]
-    return errors
-
-
-def _table_errors(target: Target) -> list[str]:
-    """Errors of tables by conductance, and of tables beside what they replace."""
-    programming = target.programming
-    errors = [
-        f"programming.{name}_table_us: cannot be combined with programming.{name}_polynomial_us; give one of them"
-        for name in ("mean", "sigma")
-        if getattr(programming, f"{name}_table_us") and getattr(programming, f"{name}_polynomial_us")
-    ]
-    for field in ("programming.mean_table_us", "programming.sigma_table_us", "read_noise.sigma_table_us"):
-        section, name = field.split(".")
-        points = getattr(getattr(target, section), name)
-        errors += rising_errors(field, [at for at, _ in points], -math.inf)
-        if name.startswith("sigma") and any(sigma < 0 for _, sigma in points):
-            errors.append(f"{field}: a standard deviation is below 0; give 0 or more")
-    return errors + aging_errors(target.drift, target.retention, target.flicker_noise)
-
-
-def _sharing_errors(target: Target) -> list[str]:
-    """Parts of an array that are larger than the array."""
-    array = target.array
-    limits = (
-        ("array.rows_at_once", array.rows_at_once, "array.input_lines", array.input_lines),
-        ("array.columns_at_once", array.columns_at_once, "array.output_lines", array.output_lines),
-        ("adc.lines_per_converter", target.adc.lines_per_converter, "array.output_lines", array.output_lines),
-    )
-    return [
-        f"{name} = {value}: must not be above {of} = {most}; give the part that works at once, at most all of them"
-        for name, value, of, most in limits
-        if value is not None and value > most
-    ]
-
-
-def _pulse_errors(pulses: WriteVerifySpec | None) -> list[str]:
-    if pulses is None:
-        return []
-    step = max(pulses.set_step_us, pulses.reset_step_us)
-    if 2 * pulses.margin_us >= step:
-        return []
-    return [
-        f"write_verify.margin_us = {pulses.margin_us}: must be at least half a pulse, {step / 2:g}, "
-        "or a cell jumps over its goal for ever; widen the margin or weaken the pulses"
-    ]
-
-
-_MENDS = {
-    "missing": "add it",
-    "extra_forbidden": "no such key; remove it or correct its spelling",
-}
-
-
-def _schema_errors(error: ValidationError) -> list[str]:
-    lines = []
-    for item in error.errors(include_url=False):
-        path = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "missing":
-            lines.append(f"{path}: missing; add it")
-            continue
-        mend = _MENDS.get(item["type"], item["msg"][0].lower() + item["msg"][1:])
-        lines.append(f"{path} = {item['input']!r}: {mend}")
-    return lines
-
-
-def _raise(where: str, errors: list[str]) -> None:
-    count = f"{len(errors)} error" + ("s" if len(errors) > 1 else "")
-    raise TargetError(f"target {where} has {count}:\n" + "\n".join(f"  - {line}" for line in errors))
+FIELDS = fields_of(Target)
+"""Dotted names of all fields of a target's sections."""
 
 
 def parse_target(values: dict[str, Any], where: str) -> Target:
@@ -585,22 +412,16 @@ def parse_target(values: dict[str, Any], where: str) -> Target:
     try:
         target = Target.model_validate(with_device(values))
     except ValidationError as error:
-        _raise(where, _schema_errors(error))
-        raise AssertionError from error
-    errors = _device_errors(target) + _physics_errors(target)
+        raise _target_error(where, schema_errors(error)) from error
+    errors = target_errors(target)
     if errors:
-        _raise(where, errors)
+        raise _target_error(where, errors)
     return target
 
 
-def _device_errors(target: Target) -> list[str]:
-    name = target.cell.device
-    if name is None or name in builtin_devices():
-        return []
-    known = builtin_devices()
-    return [
-        f"cell.device = {name!r}: no device is called so; built in are {', '.join(known)}{did_you_mean(name, known)}"
-    ]
+def _target_error(where: str, errors: list[str]) -> TargetError:
+    count = f"{len(errors)} error" + ("s" if len(errors) > 1 else "")
+    return TargetError(f"target {where} has {count}:\n" + "\n".join(f"  - {line}" for line in errors))
 
 
 def load_target_file(path: Path) -> Target:
@@ -628,8 +449,7 @@ def load_target_file(path: Path) -> Target:
 
 def builtin_targets() -> tuple[str, ...]:
     """Names of the targets that come with memcompile."""
-    folder = resources.files("memcompile.hardware") / "targets"
-    return tuple(sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")))
+    return names_of_files(resources.files("memcompile.hardware") / "targets")
 
 
 def load_target(name: str) -> Target:

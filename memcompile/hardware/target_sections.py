@@ -1,10 +1,11 @@
-"""Sections of a target file about arrays, chips, energy and area, and what all sections share."""
+"""Sections of a target file about arrays, chips, energy and area, and the base and number types of all sections."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 # Beyond these limits nothing is physical, and sums and squares would leave floating-point numbers.
 FiniteFloat = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
@@ -17,6 +18,20 @@ class Section(BaseModel):
     """Strict, immutable base of every section."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+def section_of(field: FieldInfo) -> type[Section] | None:
+    """The section that a field of a target holds, optional or not; None for a field that holds none."""
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
+
+
+def fields_of(target: type[BaseModel]) -> tuple[str, ...]:
+    """Dotted names of the fields of all sections of a kind of target."""
+    sections = ((name, section_of(field)) for name, field in target.model_fields.items())
+    return tuple(f"{name}.{key}" for name, section in sections if section is not None for key in section.model_fields)
 
 
 class ArraySpec(Section):
@@ -70,6 +85,11 @@ class ArraySpec(Section):
     def cell_columns(self) -> int:
         """Columns of cells; those of a pair are neighbours, the adding one first."""
         return self.output_lines * self.cells_per_crossing
+
+    @property
+    def cell_axes(self) -> tuple[int, ...]:
+        """Shape of an array's cells by place: [input lines, output lines], and [polarity] if a crossing has two."""
+        return (self.input_lines, self.output_lines, self.cells_per_crossing)[: 1 + self.cells_per_crossing]
 
     @property
     def crossings(self) -> int:

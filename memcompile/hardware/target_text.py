@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, get_args
-
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from typing import Any
 
 from memcompile.hardware.devices import load_device
 from memcompile.hardware.target import Target
+from memcompile.hardware.target_sections import section_of
 
 COMMENT_AT = 34
 """Column of comments behind short values."""
@@ -20,7 +18,7 @@ def target_text(target: Target) -> str:
     values = target.model_dump()
     lines = [f"name = {toml(target.name)}", f"title = {toml(target.title)}"]
     for name, field in Target.model_fields.items():
-        section = _section(field)
+        section = section_of(field)
         if section is None:
             continue
         present = values[name] is not None
@@ -42,7 +40,7 @@ def device_text(name: str) -> str:
     for section, inside in values.items():
         if not isinstance(inside, dict) or section == "sources":
             continue
-        kind = _section(Target.model_fields[section])
+        kind = section_of(Target.model_fields[section])
         assert kind is not None
         lines += ["", f"[{section}]"]
         lines += [
@@ -70,11 +68,3 @@ def _line(key: str, value: Any, meaning: str, *, commented: bool) -> str:
     text = f"{key} =" if value is None else f"{key} = {toml(value)}"
     text = f"# {text}" if commented else text
     return f"{text:<{COMMENT_AT}}  # {first}".rstrip()
-
-
-def _section(field: FieldInfo) -> type[BaseModel] | None:
-    """The section that a field of a target holds, if it holds one."""
-    for kind in (field.annotation, *get_args(field.annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None

@@ -129,7 +129,7 @@ def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) 
     DataError
         The file cannot be read, lacks a column, or a value is wrong; names line and column.
     """
-    rows, delimiter = _rows(path)
+    rows, decimal = csv_rows(path, "a CSV file of measured cells")
     if not rows:
         raise DataError(f"{path} is empty; it needs a row of column names, such as target_us,measured_us, and values")
     line, titles = rows[0]
@@ -146,7 +146,7 @@ def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) 
                 values["cell"].append(names.setdefault(text, len(names)))
                 continue
             try:
-                values[column.role].append(column.number(text.replace(",", ".") if delimiter == ";" else text))
+                values[column.role].append(column.number(text.replace(decimal, ".")))
             except ValueError as error:
                 raise DataError(f"{where}: {error}") from error
     if len(rows) == 1:
@@ -155,7 +155,7 @@ def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) 
     return Table(path.name, {role: np.array(column, np.float64) for role, column in values.items()}, lines)
 
 
-def text_of(path: Path, what: str) -> str:
+def _text_of(path: Path, what: str) -> str:
     """Text of a file that is to be ``what``.
 
     Raises
@@ -173,9 +173,17 @@ def text_of(path: Path, what: str) -> str:
         raise DataError(f"{path} is not UTF-8 text; save the table as CSV") from error
 
 
-def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], str]:
-    """Rows with their line numbers, without comments and empty lines, and what separates their values."""
-    text = text_of(path, "a CSV file of measured cells")
+def csv_rows(path: Path, what: str) -> tuple[list[tuple[int, list[str]]], str]:
+    """Rows of a file that is to be ``what``, each with its line number, without comments (#) and empty lines.
+
+    Also returns the decimal mark: a comma where semicolons separate values.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, is too large, or is no CSV.
+    """
+    text = _text_of(path, what)
     first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
     delimiter = max(";\t,", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -183,7 +191,8 @@ def _rows(path: Path) -> tuple[list[tuple[int, list[str]]], str]:
         rows = [(reader.line_num, row) for row in reader if any(entry.strip() for entry in row)]
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {error}; save the table as CSV") from error
-    return [(line, row) for line, row in rows if not row[0].lstrip().startswith("#")], delimiter
+    kept = [(line, row) for line, row in rows if not row[0].lstrip().startswith("#")]
+    return kept, "," if delimiter == ";" else "."
 
 
 def _columns(path: Path, line: int, titles: list[str], needed: Sequence[str], optional: Sequence[str]) -> list[_Column]:

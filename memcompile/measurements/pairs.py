@@ -1,4 +1,4 @@
-"""What pairs of goal and measured conductance say of cells: window, levels, error of writing, outliers."""
+"""Window, levels, error of writing and outliers of cells, from pairs of goal and measured conductance."""
 
 from __future__ import annotations
 
@@ -52,7 +52,6 @@ class PairsFit:
     measured_us: Array
     lines: NDArray[np.int64]
     outliers: tuple[Outlier, ...]
-    count: int
     g_min_us: float
     g_max_us: float
     levels: int
@@ -60,6 +59,11 @@ class PairsFit:
     choice: Choice
     stuck_low: int
     stuck_high: int
+
+    @property
+    def count(self) -> int:
+        """Number of pairs, outliers included."""
+        return len(self.lines)
 
     def error_at_us(self, g_us: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the error of cells written to some goals, in microsiemens."""
@@ -70,7 +74,7 @@ class PairsFit:
         """Fields of ``[programming]``."""
         fit = self.choice.fit
         fields: dict[str, Any] = {"sigma_us": 0.0}
-        spread, mean = fit.spread.tolist(), fit.mean.tolist()
+        spread = fit.spread.tolist()
         if fit.spread_form.kind == "constant":
             fields["sigma_us"] = spread[0]
         elif fit.spread_form.kind == "proportional":
@@ -78,15 +82,12 @@ class PairsFit:
         elif fit.spread_form.kind == "polynomial":
             fields["sigma_polynomial_us"] = spread
         else:
-            fields["sigma_table_us"] = self._points(fit.spread_form.knots, spread)
+            fields["sigma_table_us"] = fit.spread_form.points(fit.spread, self.g_max_us)
         if fit.mean_form.kind == "table":
-            fields["mean_table_us"] = self._points(fit.mean_form.knots, mean)
+            fields["mean_table_us"] = fit.mean_form.points(fit.mean, self.g_max_us)
         elif fit.mean_form.kind != "none":
-            fields["mean_polynomial_us"] = mean
+            fields["mean_polynomial_us"] = fit.mean.tolist()
         return fields
-
-    def _points(self, knots: tuple[float, ...], values: list[float]) -> list[list[float]]:
-        return [[knot * self.g_max_us, value] for knot, value in zip(knots, values, strict=True)]
 
 
 def read_pairs(path: Path) -> Table:
@@ -140,7 +141,6 @@ def fit_pairs(pairs: Table) -> PairsFit:
         measured_us=measured_us,
         lines=pairs.lines,
         outliers=outliers,
-        count=pairs.count,
         g_min_us=low,
         g_max_us=high,
         levels=levels or told,

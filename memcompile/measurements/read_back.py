@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from memcompile.data.files import read_npz, read_npz_headers
 from memcompile.errors import DataError, UsageError
-from memcompile.measurements.columns import LARGEST_US, text_of
+from memcompile.hardware.target import FaultsSpec
+from memcompile.measurements.columns import LARGEST_US, csv_rows
 from memcompile.program.program import ChipState, Program
 
 KEY = "conductances_us"
@@ -48,15 +48,7 @@ def read_back(program: Program, path: Path, seed: int, *, aged: bool = False) ->
     if program.target.cell.continuous:
         raise UsageError(f"cells of {program.target.name} are ideal; compile for the chip that was measured")
     cells_us = _from_csv(program, path) if path.suffix.lower() == ".csv" else _from_npz(program, path)
-    faults = dict.fromkeys(
-        (
-            "faults__stuck_low_share",
-            "faults__stuck_high_share",
-            "faults__dead_input_line_share",
-            "faults__dead_output_line_share",
-        ),
-        0.0,
-    )
+    faults = {f"faults__{field}": 0.0 for field in FaultsSpec.model_fields}
     target = program.target.with_(**faults)
     if not aged and target.flicker_noise is not None:
         target = target.with_(flicker_noise=None)
@@ -65,9 +57,8 @@ def read_back(program: Program, path: Path, seed: int, *, aged: bool = False) ->
 
 def _shapes(program: Program) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shape of the arrays in exports, and of the cells of a chip."""
-    array, count = program.target.array, int(program.placement.tiles.array.max(initial=-1)) + 1
-    shape = (count, array.input_lines, array.output_lines, array.cells_per_crossing)
-    return shape[: 2 + array.cells_per_crossing], (count, array.input_lines, array.cell_columns)
+    array, count = program.target.array, program.cell_map.arrays
+    return (count, *array.cell_axes), (count, array.input_lines, array.cell_columns)
 
 
 def _from_npz(program: Program, path: Path) -> NDArray[np.float32]:
@@ -114,24 +105,18 @@ def _from_csv(program: Program, path: Path) -> NDArray[np.float32]:
     return np.where(np.isnan(cells), program.target.cell.g_min_us, cells).reshape(of_chip).astype(np.float32)
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> list[tuple[int, Mapping[str, str], float]]:
-    text = text_of(path, "an npz or a CSV file")
-    lines = [line if not line.lstrip().startswith("#") else "" for line in text.splitlines()]
-    reader = csv.DictReader(io.StringIO("\n".join(lines)))
-    titles = [title.strip() for title in reader.fieldnames or ()]
-    reader.fieldnames = titles
-    value_column = next((name for name in VALUES if name in titles), None)
-    lacking = [name for name in columns if name not in titles] + ([] if value_column else [VALUES[0]])
-    if lacking or value_column is None:
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, Mapping[str, str], float]]:
+    """Line number, entries by column, and conductance of each row."""
+    rows, decimal = csv_rows(path, "an npz or a CSV file")
+    titles = [title.strip() for title in rows[0][1]] if rows else []
+    value_column = next((name for name in VALUES if name in titles), VALUES[0])
+    lacking = [name for name in (*columns, value_column) if name not in titles]
+    if lacking:
         raise DataError(f"{path} has no column {lacking[0]!r}; it needs {', '.join(columns)} and {VALUES[0]}")
-    found: list[tuple[int, Mapping[str, str], float]] = []
-    try:
-        for row in reader:
-            where = f"{path}, line {reader.line_num}, column {value_column!r}"
-            found.append((reader.line_num, row, _conductance(where, (row[value_column] or "").strip())))
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}; save the list as CSV") from error
-    return found
+    for line, row in rows[1:]:
+        entries = dict(itertools.zip_longest(titles, map(str.strip, row[: len(titles)]), fillvalue=""))
+        where = f"{path}, line {line}, column {value_column!r}"
+        yield line, entries, _conductance(where, entries[value_column].replace(decimal, "."))
 
 
 def _conductance(where: str, text: str) -> float:
@@ -144,8 +129,7 @@ def _conductance(where: str, text: str) -> float:
     return value
 
 
-def _index(path: Path, line: int, name: str, text: str | None, size: int) -> int:
-    number = (text or "").strip()
+def _index(path: Path, line: int, name: str, number: str, size: int) -> int:
     if not (number.isascii() and number.isdigit()) or int(number) >= size:
         raise DataError(f"{path}, line {line}, column {name!r}: {number!r} is not a number from 0 to {size - 1}")
     return int(number)

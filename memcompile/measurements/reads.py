@@ -21,18 +21,21 @@ class ReadsFit:
     """Read noise: ``choice`` is the spread of reads, in microsiemens, against the mean conductance of the cell."""
 
     name: str
-    count: int
     cells: int
     mean_us: Array
     residuals_us: Array
     choice: Choice
 
+    @property
+    def count(self) -> int:
+        """Number of reads of cells that were read more than once."""
+        return len(self.mean_us)
+
     def read_noise(self) -> dict[str, Any]:
         """Fields of ``[read_noise]``."""
         fit = self.choice.fit
         if fit.spread_form.kind == "table":
-            points = [list(point) for point in zip(fit.spread_form.knots, fit.spread.tolist(), strict=True)]
-            return {"sigma_us": 0.0, "sigma_table_us": points}
+            return {"sigma_us": 0.0, "sigma_table_us": fit.spread_form.points(fit.spread)}
         values = [*fit.spread.tolist(), 0.0]
         return {"sigma_us": values[0], "proportional_share": values[1]}
 
@@ -63,4 +66,4 @@ def fit_reads(reads: Table) -> ReadsFit:
     residuals = (measured_us - means[cell]) * np.sqrt(counts[cell] / np.maximum(counts[cell] - 1, 1))
     x, y, cell = means[cell][several], residuals[several], cell[several]
     choice = choose(x, y, (NONE,), (CONSTANT, PROPORTIONAL, table(x, TABLE_POINTS)), groups=cell.astype(np.float64))
-    return ReadsFit(reads.name, len(y), len(np.unique(cell)), x, y, choice)
+    return ReadsFit(reads.name, len(np.unique(cell)), x, y, choice)

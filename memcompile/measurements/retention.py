@@ -1,4 +1,4 @@
-"""How cells change after writing, from reads at several times: relaxation, drift, or change with the logarithm of time.
+"""Changes of cells after writing, from reads at several times: relaxation, drift, or change with ln t.
 
 The law is chosen by the likelihood of cells that it was not fitted to.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +27,9 @@ from memcompile.measurements.spread_fit import (
     fit,
     folds,
     gaussian_test,
+    log_density,
     polynomial,
+    standardised,
     table,
 )
 
@@ -39,7 +41,6 @@ GRID, ZOOMS = 40, 4
 """Time constants that are tried at once, and times that the grid closes in on the best one."""
 RESAMPLES = 40
 """Draws of cells that standard errors are taken from."""
-LOG_2_PI = math.log(2 * math.pi)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +65,27 @@ class Changes:
         """Change of each conductance."""
         return self.later_us - self.start_us
 
+    def logs(self, reference_s: float) -> Array:
+        """ln(t / reference) of each later read."""
+        logs: Array = np.log(self.time_s / reference_s)
+        return logs
+
+    def exponents(self) -> Array | None:
+        """Exponent nu of each change g (t / reference)^-nu; None if conductances or times are not above 0."""
+        if self.reference_s <= 0 or min(self.start_us.min(), self.later_us.min()) <= 0:
+            return None
+        nu: Array = -np.log(self.later_us / self.start_us) / self.logs(self.reference_s)
+        return nu
+
 
 class Law(ABC):
     """A law of change, fitted to some cells."""
 
     name: ClassVar[str]
     size: ClassVar[int]
+    """Number of fitted numbers."""
+    section: ClassVar[str]
+    """Section of a target that says the same."""
 
     @classmethod
     @abstractmethod
@@ -80,28 +96,26 @@ class Law(ABC):
     def moments(self, changes: Changes) -> tuple[Array, Array]:
         """Mean and standard deviation of the later conductances, in microsiemens."""
 
-    @abstractmethod
-    def sections(self) -> dict[str, dict[str, Any]]:
-        """Sections of a target that say the same."""
+    def fields(self) -> dict[str, Any]:
+        """Fields of the section."""
+        return dict(vars(self))
 
-    @abstractmethod
     def numbers(self) -> dict[str, float]:
-        """What was fitted, by name with unit."""
+        """Fitted numbers, by name with unit."""
+        return {name: value for name, value in self.fields().items() if name != "reference_s"}
 
     def log_likelihoods(self, changes: Changes) -> Array:
         """Logarithm of the density of each later conductance."""
-        mean, spread = self.moments(changes)
-        spread = np.maximum(spread, 1e-9)
-        density: Array = -0.5 * ((changes.later_us - mean) / spread) ** 2 - np.log(spread) - 0.5 * LOG_2_PI
-        return density
+        return log_density(changes.later_us, *self.moments(changes))
 
 
 @dataclass(frozen=True)
 class Relaxation(Law):
     """Spread that grows to a final size with one time constant."""
 
-    name: ClassVar[str] = "relaxation with a time constant"
-    size: ClassVar[int] = 2
+    name = "relaxation with a time constant"
+    size = 2
+    section = "relaxation"
     sigma_us: float
     time_constant_s: float
 
@@ -128,21 +142,14 @@ class Relaxation(Law):
         grown: Array = np.sqrt(-np.expm1(-changes.time_s / self.time_constant_s))
         return changes.start_us, self.sigma_us * grown
 
-    def sections(self) -> dict[str, dict[str, Any]]:
-        """Section ``relaxation``."""
-        return {"relaxation": {"sigma_us": self.sigma_us, "time_constant_s": self.time_constant_s}}
-
-    def numbers(self) -> dict[str, float]:
-        """Final size and time constant."""
-        return {"sigma_us": self.sigma_us, "time_constant_s": self.time_constant_s}
-
 
 @dataclass(frozen=True)
 class LogTime(Law):
     """Mean and spread that are straight lines in ln t."""
 
-    name: ClassVar[str] = "straight lines in ln t"
-    size: ClassVar[int] = 4
+    name = "straight lines in ln t"
+    size = 4
+    section = "retention"
     reference_s: float
     mean_us: float
     mean_per_ln_us: float
@@ -153,7 +160,7 @@ class LogTime(Law):
     def fitted(cls, changes: Changes) -> Law | None:
         """Weighted least squares and maximum likelihood in ln t."""
         reference_s = changes.reference_s or float(changes.time_s.min())
-        logs = np.log(changes.time_s / reference_s)
+        logs = changes.logs(reference_s)
         if np.ptp(logs) == 0:
             return None
         found = fit(logs, changes.change_us, polynomial(1), polynomial(1))
@@ -163,126 +170,109 @@ class LogTime(Law):
 
     def moments(self, changes: Changes) -> tuple[Array, Array]:
         """Mean and standard deviation of the later conductances."""
-        logs = np.log(changes.time_s / self.reference_s)
+        logs = changes.logs(self.reference_s)
         spread = np.maximum(self.sigma_us + self.sigma_per_ln_us * logs, 0.0)
         return changes.start_us + self.mean_us + self.mean_per_ln_us * logs, spread
 
-    def sections(self) -> dict[str, dict[str, Any]]:
-        """Section ``retention``."""
-        return {"retention": {"reference_s": self.reference_s, **self.numbers()}}
 
-    def numbers(self) -> dict[str, float]:
-        """Values at the reference time, and slopes."""
-        names = ("mean_us", "mean_per_ln_us", "sigma_us", "sigma_per_ln_us")
-        return {name: getattr(self, name) for name in names}
+class Drift(Law):
+    """Drift g (t / reference)^-nu, nu ~ N(mean, sigma) a cell."""
 
+    section = "drift"
+    reference_s: float
 
-def _exponents(changes: Changes) -> tuple[Array, Array] | None:
-    """Exponent of each change, and ln(t / reference); None if conductances or times are not above 0."""
-    if changes.reference_s <= 0 or min(changes.start_us.min(), changes.later_us.min()) <= 0:
-        return None
-    logs = np.log(changes.time_s / changes.reference_s)
-    return -np.log(changes.later_us / changes.start_us) / logs, logs
+    @abstractmethod
+    def exponents_at(self, start_us: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation of nu of cells that start at some conductances."""
+
+    def moments(self, changes: Changes) -> tuple[Array, Array]:
+        """Mean and standard deviation of the later conductances, to the first order in the spread."""
+        logs = changes.logs(self.reference_s)
+        nu, spread = self.exponents_at(changes.start_us)
+        mean: Array = changes.start_us * np.exp(-nu * logs)
+        return mean, mean * spread * logs
+
+    def log_likelihoods(self, changes: Changes) -> Array:
+        """Density of the exponent, by that of the conductance."""
+        nu = changes.exponents()
+        if nu is None:
+            return np.full(len(changes.time_s), -np.inf)
+        of_exponents = log_density(nu, *self.exponents_at(changes.start_us))
+        return of_exponents - np.log(changes.later_us * changes.logs(self.reference_s))
 
 
 @dataclass(frozen=True)
-class PowerLaw(Law):
-    """Drift g (t / reference)^-nu, with one distribution of nu."""
+class PowerLaw(Drift):
+    """Drift with one distribution of nu."""
 
-    name: ClassVar[str] = "power law"
-    size: ClassVar[int] = 2
-    reference_s: float
+    name = "power law"
+    size = 2
     exponent_mean: float
     exponent_sigma: float
+    reference_s: float
 
     @classmethod
     def fitted(cls, changes: Changes) -> Law | None:
         """Mean and spread of the exponents."""
-        found = _exponents(changes)
-        return None if found is None else cls(changes.reference_s, float(found[0].mean()), float(found[0].std()))
+        nu = changes.exponents()
+        return None if nu is None else cls(float(nu.mean()), float(nu.std()), changes.reference_s)
 
-    def moments(self, changes: Changes) -> tuple[Array, Array]:
-        """Mean and standard deviation of the later conductances, to the first order in the spread."""
-        logs = np.log(changes.time_s / self.reference_s)
-        mean: Array = changes.start_us * np.exp(-self.exponent_mean * logs)
-        return mean, mean * self.exponent_sigma * logs
-
-    def log_likelihoods(self, changes: Changes) -> Array:
-        """Density of the exponent, by that of the conductance."""
-        found = _exponents(changes)
-        if found is None:
-            return np.full(len(changes.time_s), -np.inf)
-        nu, logs = found
-        spread = max(self.exponent_sigma, 1e-9)
-        density: Array = -0.5 * ((nu - self.exponent_mean) / spread) ** 2 - math.log(spread) - 0.5 * LOG_2_PI
-        return density - np.log(changes.later_us * logs)
-
-    def sections(self) -> dict[str, dict[str, Any]]:
-        """Section ``drift``."""
-        return {"drift": {**self.numbers(), "reference_s": self.reference_s}}
-
-    def numbers(self) -> dict[str, float]:
-        """Mean and spread of the exponent."""
-        return {"exponent_mean": self.exponent_mean, "exponent_sigma": self.exponent_sigma}
+    def exponents_at(self, start_us: Array) -> tuple[Array, Array]:
+        """The same for all cells."""
+        return np.full(start_us.shape, self.exponent_mean), np.full(start_us.shape, self.exponent_sigma)
 
 
 @dataclass(frozen=True, eq=False)
-class PowerLawByConductance(Law):
+class PowerLawByConductance(Drift):
     """Drift whose exponents depend on the conductance: tables that are linear in ln g."""
 
-    name: ClassVar[str] = "power law by conductance"
-    size: ClassVar[int] = 2 * STATES
+    name = "power law by conductance"
+    size = 2 * STATES
     reference_s: float
     exponents: SpreadFit
 
     @classmethod
     def fitted(cls, changes: Changes) -> Law | None:
         """Mean and spread of the exponents against ln g."""
-        found = _exponents(changes)
-        if found is None or len(np.unique(changes.start_us)) < 2 * STATES:
+        nu = changes.exponents()
+        if nu is None or len(np.unique(changes.start_us)) < 2 * STATES:
             return None
         state = np.log(changes.start_us)
         form = table(state, STATES)
-        return cls(changes.reference_s, fit(state, found[0], form, form))
+        return cls(changes.reference_s, fit(state, nu, form, form))
 
-    def moments(self, changes: Changes) -> tuple[Array, Array]:
-        """Mean and standard deviation of the later conductances, to the first order in the spread."""
-        logs, state = np.log(changes.time_s / self.reference_s), np.log(changes.start_us)
-        mean: Array = changes.start_us * np.exp(-self.exponents.mean_at(state) * logs)
-        return mean, mean * self.exponents.spread_at(state) * logs
+    def exponents_at(self, start_us: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation of nu, by the tables."""
+        state = np.log(start_us)
+        return self.exponents.mean_at(state), self.exponents.spread_at(state)
 
-    def log_likelihoods(self, changes: Changes) -> Array:
-        """Density of the exponent, by that of the conductance."""
-        found = _exponents(changes)
-        if found is None:
-            return np.full(len(changes.time_s), -np.inf)
-        of_exponents = self.exponents.log_likelihoods(np.log(changes.start_us), found[0])
-        return of_exponents - np.log(changes.later_us * found[1])
+    def _tables(self) -> dict[str, list[list[float]]]:
+        """Points [conductance, value] of the mean and of the spread of nu."""
+        at_us = np.exp(self.exponents.mean_form.knots)
+        values = (("mean", self.exponents.mean), ("sigma", self.exponents.spread))
+        return {name: np.stack([at_us, value], axis=1).tolist() for name, value in values}
 
-    def sections(self) -> dict[str, dict[str, Any]]:
-        """Section ``drift`` with tables."""
-        at_us = np.exp(self.exponents.mean_form.knots).tolist()
-        tables = {
-            "exponent_mean_table": [list(point) for point in zip(at_us, self.exponents.mean.tolist(), strict=True)],
-            "exponent_sigma_table": [list(point) for point in zip(at_us, self.exponents.spread.tolist(), strict=True)],
-        }
-        return {"drift": {"exponent_mean": 0.0, "exponent_sigma": 0.0, **tables, "reference_s": self.reference_s}}
+    def fields(self) -> dict[str, Any]:
+        """Tables of the exponents."""
+        tables = {f"exponent_{name}_table": points for name, points in self._tables().items()}
+        return {"exponent_mean": 0.0, "exponent_sigma": 0.0, **tables, "reference_s": self.reference_s}
 
     def numbers(self) -> dict[str, float]:
         """Exponents at the points of the tables."""
-        at_us = np.exp(self.exponents.mean_form.knots).tolist()
-        found: dict[str, float] = {}
-        for name, values in (("mean", self.exponents.mean), ("sigma", self.exponents.spread)):
-            found |= {f"exponent_{name} at {g:.3g} uS": value for g, value in zip(at_us, values.tolist(), strict=True)}
-        return found
+        return {
+            f"exponent_{name} at {at_us:.3g} uS": value
+            for name, points in self._tables().items()
+            for at_us, value in points
+        }
 
 
 @dataclass(frozen=True, eq=False)
 class ByTime(Law):
     """Mean and spread of the change at each measured time, against the conductance."""
 
-    name: ClassVar[str] = "table by time and conductance"
-    size: ClassVar[int] = 8 * STATES
+    name = "table by time and conductance"
+    size = 8 * STATES
+    section = "retention"
     reference_s: float
     times_s: tuple[float, ...]
     changes: tuple[SpreadFit, ...]
@@ -314,18 +304,14 @@ class ByTime(Law):
         variance = (1 - share) * spreads[place, rows] ** 2 + share * spreads[place + 1, rows] ** 2
         return changes.start_us + mean, np.sqrt(variance)
 
-    def sections(self) -> dict[str, dict[str, Any]]:
-        """Section ``retention`` with tables."""
-        form = self.changes[0].mean_form
-        knots = form.knots or (0.0,)
+    def fields(self) -> dict[str, Any]:
+        """Tables by time and conductance."""
         return {
-            "retention": {
-                "reference_s": self.reference_s,
-                "times_s": list(self.times_s),
-                "conductances_us": list(knots),
-                "mean_table_us": [item.mean.tolist() for item in self.changes],
-                "sigma_table_us": [item.spread.tolist() for item in self.changes],
-            }
+            "reference_s": self.reference_s,
+            "times_s": list(self.times_s),
+            "conductances_us": list(self.changes[0].mean_form.knots or (0.0,)),
+            "mean_table_us": [item.mean.tolist() for item in self.changes],
+            "sigma_table_us": [item.spread.tolist() for item in self.changes],
         }
 
     def numbers(self) -> dict[str, float]:
@@ -352,7 +338,6 @@ class RetentionFit:
     held_out: float
     ks_distance: float
     ks_p: float
-    sections: dict[str, dict[str, Any]] = field(repr=False)
 
 
 def read_retention(path: Path) -> Table:
@@ -370,35 +355,36 @@ def fit_retention(reads: Table) -> RetentionFit:
     """
     changes = _changes(reads)
     fold = folds(changes.cell)
-    laws, candidates = [], []
-    for kind in LAWS:
-        held = np.zeros(len(fold))
-        law = kind.fitted(changes)
-        for number in range(FOLDS):
-            test = fold == number
-            of_rest = kind.fitted(changes.of(~test)) if law is not None and test.any() and not test.all() else None
-            held[test] = -np.inf if of_rest is None else of_rest.log_likelihoods(changes.of(test))
-        if law is not None and np.isfinite(held).all():
-            laws.append(law)
-            candidates.append(Candidate(kind.name, kind.size, held))
-    if not laws:
+    compared = [found for kind in LAWS if (found := _held_out(kind, changes, fold)) is not None]
+    if not compared:
         raise DataError(
             f"no law fits the reads of {reads.name}; give {LEAST_CHANGES} cells or more at two times or more"
         )
-    place = chosen(candidates)
-    law = laws[place]
-    mean, spread = law.moments(changes)
-    residuals = (changes.later_us - mean) / np.maximum(spread, 1e-12)
+    candidates = tuple(candidate for _, candidate in compared)
+    law, best = compared[chosen(candidates)]
+    residuals = standardised(changes.later_us, *law.moments(changes))
     return RetentionFit(
         reads.name,
         changes,
         law,
         _standard_errors(law, changes),
-        tuple(candidates),
-        candidates[place].mean,
+        candidates,
+        best.mean,
         *gaussian_test(residuals),
-        law.sections(),
     )
+
+
+def _held_out(kind: type[Law], changes: Changes, fold: NDArray[np.int64]) -> tuple[Law, Candidate] | None:
+    """A law with the likelihood of cells that it was not fitted to; None if it does not apply to all or to the rest."""
+    law, held = kind.fitted(changes), np.full(len(fold), -np.inf)
+    if law is None:
+        return None
+    for number in range(FOLDS):
+        test = fold == number
+        of_rest = kind.fitted(changes.of(~test)) if test.any() and not test.all() else None
+        if of_rest is not None:
+            held[test] = of_rest.log_likelihoods(changes.of(test))
+    return (law, Candidate(kind.name, kind.size, held)) if np.isfinite(held).all() else None
 
 
 def _changes(reads: Table) -> Changes:

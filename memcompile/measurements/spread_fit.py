@@ -24,6 +24,8 @@ WORTH = 2.0
 STEPS = 60
 LEAST_SPREAD = 1e-6
 """Smallest spread, as a share of that of all numbers."""
+LEAST_SIGMA = 1e-12
+"""Standard deviation that residuals are divided by in place of a smaller one."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Form:
             return np.stack([np.interp(x, self.knots, unit) for unit in np.eye(len(self.knots))], axis=1)
         degree = self.degree if self.kind == "polynomial" else 0
         return np.vander(x, degree + 1, increasing=True)[:, : self.size]
+
+    def points(self, values: Array, unit: float = 1.0) -> list[list[float]]:
+        """Points [state, value] of a table, with states in a unit."""
+        return [[knot * unit, value] for knot, value in zip(self.knots, values.tolist(), strict=True)]
 
 
 NONE, CONSTANT, PROPORTIONAL = Form("none"), Form("constant"), Form("proportional")
@@ -105,10 +111,20 @@ class SpreadFit:
 
     def log_likelihoods(self, x: Array, y: Array) -> Array:
         """Logarithm of the density of each number."""
-        spread = np.maximum(self.spread_at(x), 1e-12)
-        residual = (y - self.mean_at(x)) / spread
-        density: Array = -0.5 * residual**2 - np.log(spread) - 0.5 * math.log(2 * math.pi)
-        return density
+        return log_density(y, self.mean_at(x), self.spread_at(x))
+
+
+def standardised(y: Array, mean: Array, spread: Array) -> Array:
+    """Distance of each number from its mean, in standard deviations."""
+    distance: Array = (y - mean) / np.maximum(spread, LEAST_SIGMA)
+    return distance
+
+
+def log_density(y: Array, mean: Array, spread: Array) -> Array:
+    """Logarithm of the Gaussian density of each number."""
+    residual = standardised(y, mean, spread)
+    density: Array = -0.5 * residual**2 - np.log(np.maximum(spread, LEAST_SIGMA)) - 0.5 * math.log(2 * math.pi)
+    return density
 
 
 def _error(basis: Array, covariance: Array) -> Array:
@@ -243,7 +259,7 @@ def held_out(
             continue
         of_rest = fitted(x[~test], y[~test])
         likelihoods[test] = of_rest.log_likelihoods(x[test], y[test])
-        residuals[test] = (y[test] - of_rest.mean_at(x[test])) / np.maximum(of_rest.spread_at(x[test]), 1e-12)
+        residuals[test] = standardised(y[test], of_rest.mean_at(x[test]), of_rest.spread_at(x[test]))
     return likelihoods, residuals
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from memcompile.hardware.aging_sections import DriftSpec
 from memcompile.hardware.closed_loop import LEAST_STEP_SHARE, write
 from memcompile.hardware.conditions import Conditions
-from memcompile.hardware.target import CellSpec, Target, WriteVerifySpec, polynomial_us
+from memcompile.hardware.target import CellSpec, Target, WriteVerifySpec
 from memcompile.noise.cause import Cause
 from memcompile.noise.gaussians import Array, clipped_moments, nodes, normal_share
 
@@ -89,14 +89,9 @@ def _errors_of_kinds(
     for cause, (mean_us, variance_us) in _aging(digits, target, age).items():
         powers = float(base) ** np.arange(len(digits))[:, None]
         step_us = target.cell.level_step_us
-        difference = mean_us[0] - mean_us[1]
-        yield (
-            cause,
-            Errors(
-                (powers * difference).sum(axis=0) / step_us,
-                (np.square(powers) * variance_us.sum(axis=0)).sum(axis=0) / step_us**2,
-            ),
-        )
+        mean = (powers * (mean_us[0] - mean_us[1])).sum(axis=0) / step_us
+        variance = (np.square(powers) * variance_us.sum(axis=0)).sum(axis=0) / step_us**2
+        yield cause, Errors(mean, variance)
 
 
 # --- programming ----------------------------------------------------------------------------------
@@ -204,12 +199,9 @@ def _aging(digits: Array, target: Target, age: Conditions) -> Mapping[Cause, tup
     found: dict[Cause, tuple[Array, Array]] = {}
     relaxation, retention, drift, disturb = target.relaxation, target.retention, target.drift, target.read_disturb
     if relaxation is not None and age.time_s > 0:
-        final = np.full(cells_us.shape, relaxation.sigma_us)
-        if relaxation.sigma_polynomial_us:
-            final = polynomial_us(cells_us / cell.reference_us, relaxation.sigma_polynomial_us)
-        mean, variance = clipped_moments(
-            cells_us, final * math.sqrt(-math.expm1(-age.time_s / relaxation.time_constant_s))
-        )
+        grown = math.sqrt(-math.expm1(-age.time_s / relaxation.time_constant_s))
+        sigma_us = relaxation.final_sigma_at_us(cells_us, cell.reference_us) * grown
+        mean, variance = clipped_moments(cells_us, sigma_us)
         found[Cause.RELAXATION] = mean - cells_us, variance
     if retention is not None and age.time_s >= retention.reference_s:
         changed_us = cells_us + retention.mean_at_us(cells_us, age.time_s)
@@ -222,11 +214,8 @@ def _aging(digits: Array, target: Target, age: Conditions) -> Mapping[Cause, tup
         found[Cause.FLICKER_NOISE] = np.zeros(cells_us.shape), _flicker_variance(cells_us, target, age)
     if disturb is not None and age.reads > 0:
         millions = age.reads / 1e6
-        moved_us, spread_us = (
-            cells_us + millions * disturb.shift_us,
-            np.full(cells_us.shape, millions * disturb.sigma_us),
-        )
-        mean, variance = clipped_moments(moved_us, spread_us, 0.0, cell.g_max_us)
+        sigma_us = np.full(cells_us.shape, millions * disturb.sigma_us)
+        mean, variance = clipped_moments(cells_us + millions * disturb.shift_us, sigma_us, 0.0, cell.g_max_us)
         found[Cause.READ_DISTURB] = mean - cells_us, variance
     return found
 
@@ -255,9 +244,10 @@ def _folded_power(mean: Array, sigma: Array, rate: float) -> Array:
 def _flicker_variance(cells_us: Array, target: Target, age: Conditions) -> Array:
     """Variance of noise in proportion to the conductance, the residual one of cells at the lowest level included."""
     assert target.flicker_noise is not None
-    mean_us, variance = cell_error_us(cells_us, target)
-    sigma_us = np.sqrt(variance)
-    if target.emulated_pulses is None:
+    if target.emulated_pulses is not None:
+        mean_us, variance = _pulse_error_us(cells_us, target)
+        sigma_us = np.sqrt(variance)
+    else:
         # Before it is cut off at 0, where cells of the lowest level may be.
         mean_us = target.programming.mean_at_us(cells_us, target.cell.reference_us)
         sigma_us = target.programming.sigma_at_us(cells_us, target.cell.reference_us)

@@ -29,30 +29,21 @@ class Drift(Aging):
         spec = array.target.drift
         if spec is None:
             return cells_us
-        if spec.tabulated:
-            return drifted_by_state(cells_us, spec, array)
-        return drifted(cells_us, spec, array.conditions.time_s, array.number, array.seed)
+        return drifted(cells_us, array.goals_us, spec, array.conditions.time_s, array.number, array.seed)
 
 
-def drifted(g_us: Cells, spec: DriftSpec, time_s: float, array: int, seed: int) -> Cells:
-    """G (t / t0)^-nu for t > t0, with nu ~ N(mean, sigma) per cell (Ielmini et al., IEEE TED 54, 308, 2007)."""
-    if time_s <= spec.reference_s:
-        return g_us
-    exponent = spec.exponent_mean + spec.exponent_sigma * draw(g_us.shape, Purpose.DRIFT, array, seed)
-    factor: Cells = (time_s / spec.reference_s) ** -exponent
-    return g_us * factor
+def drifted(g_us: Cells, goals_us: Cells, spec: DriftSpec, time_s: float, array: int, seed: int) -> Cells:
+    """G (t / t0)^-nu for t > t0, with nu ~ N(mean, sigma) per cell (Ielmini et al., IEEE TED 54, 308, 2007).
 
-
-def drifted_by_state(g_us: Cells, spec: DriftSpec, array: WrittenArray) -> Cells:
-    """G (t / t0)^-nu for t > t0, with nu = |N(mean, sigma)| of the conductance that a cell was written to.
-
-    As measured on phase-change memory by Nandakumar et al. (ICECS 2019) and Joshi et al. (Nature Communications 11,
-    2473, 2020): cells of low conductance drift more.
+    In a table nu = |N(mean, sigma)| depends on the conductance that a cell was written to, as measured on phase-change
+    memory by Nandakumar et al. (ICECS 2019) and Joshi et al. (Nature Communications 11, 2473, 2020): cells of low
+    conductance drift more.
     """
-    time_s = array.conditions.time_s
     if time_s <= spec.reference_s:
         return g_us
-    noise = draw(g_us.shape, Purpose.DRIFT, array.number, array.seed)
-    exponent = np.abs(spec.mean_at(array.goals_us) + spec.sigma_at(array.goals_us) * noise)
+    noise = draw(g_us.shape, Purpose.DRIFT, array, seed)
+    exponent = spec.mean_at(goals_us) + spec.sigma_at(goals_us) * noise
+    if spec.tabulated:
+        exponent = np.abs(exponent)
     factor: Cells = (time_s / spec.reference_s) ** -exponent
     return g_us * factor

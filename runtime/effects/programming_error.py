@@ -21,32 +21,20 @@ class ProgrammingError(Effect):
 
     def acts(self, program: Program, conditions: Conditions, on: AbstractSet[str]) -> bool:
         """Return True if written cells differ from their goals."""
-        spec = program.target.programming
-        sizes = (spec.sigma_us, spec.sigma_proportional_share, *spec.sigma_polynomial_us, *spec.mean_polynomial_us)
-        tables = [size for _, size in (*spec.mean_table_us, *spec.sigma_table_us)]
-        return bool(program.chip is not None or program.target.emulated_pulses or any((*sizes, *tables)))
-
-
-def programming_sigma_us(g_us: Cells, spec: ProgrammingSpec, cell: CellSpec) -> Cells:
-    """Standard deviation of the programming error.
-
-    sqrt(sigma^2 + (share g)^2), or the polynomial max(0, sum_i c_i x^i) of x = g / g_max where the
-    target gives one, such as the published ReRAM fit (Wan et al., Nature 608, 504, 2022; used by
-    CrossSim and aihwkit), whose sigma one second after programming is
-    0.348 + 16.03 x - 43.853 x^2 + 45.393 x^3 - 16.815 x^4 for g_max = 40 uS.
-    """
-    return spec.sigma_at_us(g_us, cell.reference_us)
+        target = program.target
+        return bool(program.chip is not None or target.emulated_pulses or target.programming.acts)
 
 
 def programmed_us(goals_us: Cells, spec: ProgrammingSpec, cell: CellSpec, noise: Cells) -> Cells:
     """Cells written to some goals: g + mean(g) + sigma(g) * noise, never below 0 uS; ``noise`` is standard Gaussian.
 
+    sigma(g) is sqrt(sigma^2 + (share g)^2), a table, or a polynomial max(0, sum_i c_i x^i) of x = g / g_max, such as
+    the published ReRAM fit (Wan et al., Nature 608, 504, 2022; used by CrossSim and aihwkit), whose sigma one second
+    after programming is 0.348 + 16.03 x - 43.853 x^2 + 45.393 x^3 - 16.815 x^4 for g_max = 40 uS.
     A mean that depends on the state is what writing with a lopsided tolerance leaves, and what cells have lost or
     gained between writing and the measurement that the target's figures are from.
     """
-    error = programming_sigma_us(goals_us, spec, cell) * noise
-    if spec.mean_polynomial_us or spec.mean_table_us:
-        error += spec.mean_at_us(goals_us, cell.reference_us)
+    error = spec.sigma_at_us(goals_us, cell.reference_us) * noise + spec.mean_at_us(goals_us, cell.reference_us)
     return np.maximum(goals_us + error, 0.0)
 
 

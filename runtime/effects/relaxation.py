@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 
 from memcompile.hardware.conditions import Conditions
-from memcompile.hardware.target import CellSpec, RelaxationSpec, polynomial_us
+from memcompile.hardware.target import CellSpec, RelaxationSpec
 from memcompile.program.program import Program
 from memcompile.runtime.effects.cells import Cells, draw
 from memcompile.runtime.effects.effect import Aging, WrittenArray
@@ -36,9 +36,7 @@ def relaxed(g_us: Cells, spec: RelaxationSpec, cell: CellSpec, time_s: float, ar
     2017; Wan et al. 2022); sigma is a number, or a polynomial of x = g / g_max where the target gives one.
     One number per cell decides its path, so later times continue earlier ones.
     """
-    final: Cells | float = spec.sigma_us
-    if spec.sigma_polynomial_us:
-        final = polynomial_us(g_us / cell.reference_us, spec.sigma_polynomial_us)
+    final = spec.final_sigma_at_us(g_us, cell.reference_us)
     sigma = final * np.sqrt(-np.expm1(-time_s / spec.time_constant_s))
     moved: Cells = np.maximum(g_us + sigma * draw(g_us.shape, Purpose.RELAXATION, array, seed), 0.0)
     return moved

@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.hardware.closed_loop import LEAST_STEP_SHARE, Cycles
-from memcompile.hardware.closed_loop import Written as Written  # noqa: PLC0414 - handed on
-from memcompile.hardware.closed_loop import write as write  # noqa: PLC0414 - handed on
 from memcompile.hardware.target import WriteVerifySpec
 from memcompile.runtime.effects.cells import Cells, draw
 from memcompile.runtime.random_numbers import Purpose, gaussians, stream

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.closed_loop import Written, write
 from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.hardware.converter import Converter
 from memcompile.hardware.pulses import WriteReport
@@ -32,11 +33,11 @@ from memcompile.runtime.effects.nonlinear_iv import Drive, relative_current, sha
 from memcompile.runtime.effects.nonlinear_wires import NonlinearTile
 from memcompile.runtime.effects.programming_error import with_programming_error
 from memcompile.runtime.effects.read_noise import read_sigma
-from memcompile.runtime.effects.slice_errors import ArraySlices, goals_us
 from memcompile.runtime.effects.stuck_cells import stick
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.effects.wires import US_PER_S, effective_conductances_us
-from memcompile.runtime.effects.write_verify import Written, cycles_of_array, step_shares, write
+from memcompile.runtime.effects.write_verify import cycles_of_array, step_shares
+from memcompile.runtime.executors.slice_goals import ArraySlices, goals_us
 from memcompile.runtime.random_numbers import seed_of_write
 
 CACHE_CELLS = 1 << 26

@@ -13,11 +13,12 @@ from dataclasses import fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.hardware.closed_loop import write
 from memcompile.hardware.pulses import WriteReport, nominal_pulses
 from memcompile.program.cell_map import Pairs
 from memcompile.program.program import ChipState, Program
-from memcompile.runtime.effects.programming_error import programmed_us, programming_sigma_us
-from memcompile.runtime.effects.write_verify import cycles_of_cells, step_shares, write
+from memcompile.runtime.effects.programming_error import programmed_us
+from memcompile.runtime.effects.write_verify import cycles_of_cells, step_shares
 from memcompile.runtime.random_numbers import Purpose, gaussians, seed_of_write, stream, uniforms
 
 BACK_TOLERANCE = 0.5
@@ -42,9 +43,8 @@ class Writer:
         self.program = program
         self.seed = seed
         shape = program.target.array
-        arrays = int(program.placement.tiles.array.max(initial=-1)) + 1
         g_min_us = program.target.cell.g_min_us
-        self.cells_us = np.full((arrays, shape.input_lines, shape.cell_columns), g_min_us, np.float32)
+        self.cells_us = np.full((program.cell_map.arrays, shape.input_lines, shape.cell_columns), g_min_us, np.float32)
         self.cell_pulses = np.zeros(self.cells_us.shape, np.int64)
         self.rounds = 0
         self.report = self._no_writes()
@@ -172,10 +172,10 @@ class Writer:
         A former conductance cannot be restored exactly: each write leaves a new error. Cells that miss by more than
         ``BACK_TOLERANCE`` of its standard deviation are written again, ``BACK_ROUNDS`` times at most.
         """
-        cell, spec, goal_us = self.program.target.cell, self.program.target, cells_us.reshape(-1).astype(np.float64)
+        target, goal_us = self.program.target, cells_us.reshape(-1).astype(np.float64)
+        cell, pulses = target.cell, target.emulated_pulses
         within = np.clip(goal_us, cell.g_min_us, cell.g_max_us)
-        pulses = spec.emulated_pulses
-        tolerance_us = BACK_TOLERANCE * programming_sigma_us(within, spec.programming, cell)
+        tolerance_us = BACK_TOLERANCE * target.programming.sigma_at_us(within, cell.reference_us)
         if pulses is not None:
             tolerance_us = np.full(goal_us.shape, pulses.margin_us)
         for _ in range(BACK_ROUNDS):

@@ -211,10 +211,10 @@ def test_target_has_the_cells_that_were_measured(name: str, tmp_path: Path) -> N
     assert target.sources["programming.sigma_us"] == f"measured, N={PAIRS}, pairs.csv"
     assert target.sources["adc.bits"].startswith("as yao2020: ")
     assert target.sources["read_noise.sigma_us"].startswith("assumption: ")
-    (section,) = retention.sections
+    section, fields = retention.law.section, retention.law.fields()
     aging = {"relaxation", "retention", "drift", "flicker_noise"}
     assert {each for each in aging if getattr(target, each) is not None} == {section}
-    assert target.sources[f"{section}.{next(iter(retention.sections[section]))}"].startswith("measured, N=")
+    assert target.sources[f"{section}.{next(iter(fields))}"].startswith("measured, N=")
 
 
 def assert_same_errors(target: Target, pairs: PairsFit) -> None:
@@ -385,6 +385,17 @@ def test_too_little_is_told(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="has 9 reads after the first ones"):
         fit_retention(read_retention(path))
+
+
+def test_exact_drift_is_a_power_law_and_no_table(tmp_path: Path) -> None:
+    """Exponents that differ by rounding alone do not depend on the conductance."""
+    start = np.random.default_rng(0).uniform(1.0, 20.0, 60)
+    rows = [f"{cell},{t},{g * t**-0.05!r}" for cell, g in enumerate(start.tolist()) for t in (1.0, 10.0, 100.0, 1e3)]
+    path = tmp_path / "later.csv"
+    path.write_text("\n".join(["cell,time_s,measured_us", *rows]) + "\n", encoding="utf-8")
+    found = fit_retention(read_retention(path))
+    assert isinstance(found.law, PowerLaw)
+    assert found.law.numbers() == pytest.approx({"exponent_mean": 0.05, "exponent_sigma": 0.0}, abs=1e-12)
 
 
 def test_quantised_reads_without_spread_do_not_break_the_fit(tmp_path: Path) -> None:

@@ -77,6 +77,20 @@ def test_program_computes_with_the_cells_that_were_read(target: str, tmp_path: P
     assert np.array_equal(of_list.chip.conductances_us, of_arrays.chip.conductances_us)
 
 
+def test_lists_of_spreadsheets_are_read_like_those_of_the_export(tmp_path: Path) -> None:
+    """Semicolons with decimal commas, comments, and rows of empty cells."""
+    program = program_on("yao2020")
+    cells = conductance_arrays(program)["conductances_us"]
+    plain = listed(program, cells, tmp_path / "plain.csv")
+    rows = csv.reader(plain.read_text(encoding="utf-8").splitlines())
+    lines = [";".join(entry.replace(".", ",") for entry in row) for row in rows]
+    (tmp_path / "sheet.csv").write_text("\n".join(["# chip 7", *lines, ";" * 8, "# end"]) + "\n", encoding="utf-8")
+    found, expected = (read_back(program, tmp_path / name, 5).chip for name in ("sheet.csv", "plain.csv"))
+    assert found is not None
+    assert expected is not None
+    assert np.array_equal(found.conductances_us, expected.conductances_us)
+
+
 def test_measured_faults_and_noise_are_not_drawn_again(tmp_path: Path) -> None:
     program = program_on("yao2020")
     write_npz(tmp_path / "a.npz", {"conductances_us": conductance_arrays(program)["conductances_us"]})

@@ -21,8 +21,8 @@ from memcompile.program.file import load_program
 from memcompile.report.evaluation import Evaluation, measure_quality, run_float, signal_to_noise_db
 from memcompile.report.facts import program_facts
 from memcompile.runtime.effects.cells import Cells
-from memcompile.runtime.effects.slice_errors import ArraySlices, goals_us
 from memcompile.runtime.emulator import Emulator
+from memcompile.runtime.executors.slice_goals import ArraySlices, goals_us
 from memcompile.runtime.training.transfer import transfer
 
 RNG = np.random.default_rng(89)

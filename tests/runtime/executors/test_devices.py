@@ -16,6 +16,7 @@ from scipy import stats
 
 from memcompile.cli.main import main
 from memcompile.errors import UsageError
+from memcompile.hardware.closed_loop import Written, write
 from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.pulses import WriteReport, nominal_pulses
 from memcompile.hardware.target import (
@@ -28,10 +29,10 @@ from memcompile.hardware.target import (
 )
 from memcompile.program.file import save_program
 from memcompile.runtime.effects.drift import drifted
-from memcompile.runtime.effects.programming_error import programming_sigma_us, with_programming_error
+from memcompile.runtime.effects.programming_error import with_programming_error
 from memcompile.runtime.effects.read_disturb import disturbed
 from memcompile.runtime.effects.relaxation import relaxed
-from memcompile.runtime.effects.write_verify import Written, cycles_of_array, step_shares, write
+from memcompile.runtime.effects.write_verify import cycles_of_array, step_shares
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.training.transfer import transfer
 
@@ -121,11 +122,11 @@ GOALS = np.repeat(np.linspace(2.0, 20.0, 4), 5000).reshape(100, 200)
 def test_programming_error_follows_its_formula() -> None:
     """Moments over 5,000 cells at four conductances, 5-sigma limits."""
     spec = ProgrammingSpec(sigma_us=0.3, sigma_proportional_share=0.05)
-    assert np.allclose(programming_sigma_us(GOALS, spec, CELL), np.sqrt(0.09 + 0.0025 * GOALS**2))
+    assert np.allclose(spec.sigma_at_us(GOALS, CELL.reference_us), np.sqrt(0.09 + 0.0025 * GOALS**2))
     fit = ProgrammingSpec(sigma_us=0.3, sigma_polynomial_us=(0.348, 16.03, -43.853, 45.393, -16.815))
     x = GOALS / 20.0
     want = 0.348 + 16.03 * x - 43.853 * x**2 + 45.393 * x**3 - 16.815 * x**4
-    assert np.allclose(programming_sigma_us(GOALS, fit, CELL), want)
+    assert np.allclose(fit.sigma_at_us(GOALS, CELL.reference_us), want)
     error = (with_programming_error(GOALS, spec, CELL, 3, 1) - GOALS).reshape(4, -1)
     sigma = np.sqrt(0.09 + 0.0025 * GOALS.reshape(4, -1)[:, 0] ** 2)
     assert (np.abs(error.mean(axis=1)) < 5 * sigma / np.sqrt(5000)).all()
@@ -199,8 +200,8 @@ def test_neurram_has_the_published_error_after_a_second_and_after_a_day() -> Non
 
 def test_drift_follows_its_power_law() -> None:
     spec = DriftSpec(exponent_mean=0.05, exponent_sigma=0.01, reference_s=2.0)
-    assert np.array_equal(drifted(GOALS, spec, 2.0, 0, 1), GOALS)
-    exponent = -np.log(drifted(GOALS, spec, 200.0, 0, 1) / GOALS) / np.log(100.0)
+    assert np.array_equal(drifted(GOALS, GOALS, spec, 2.0, 0, 1), GOALS)
+    exponent = -np.log(drifted(GOALS, GOALS, spec, 200.0, 0, 1) / GOALS) / np.log(100.0)
     assert abs(exponent.mean() - 0.05) < 5 * 0.01 / np.sqrt(GOALS.size)
     assert abs(exponent.std() / 0.01 - 1) < 5 / np.sqrt(2 * GOALS.size)
 

@@ -1,4 +1,4 @@
-"""Slices written one after the other: the measured error of each is left to the next.
+"""Goals of slices that are written one after the other: each makes up for the measured error of the one above.
 
 The most significant slice is written first. The levels that its pairs really hold are measured, and the difference,
 times the base, is added to the goal of the next slice, as far as its range reaches. So the error of the last slice
