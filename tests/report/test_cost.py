@@ -87,7 +87,7 @@ class CountingExecutor(LiteralExecutor):
     def step(self, stage: MappedLayer, row: int, *rest: Any) -> NDArray[np.float64]:
         spec = self.machine.target.energy
         cells, turn = self.machine.devices.cells(row), rest[-1]
-        converted = LineTurns.of(self.machine.target).lines(len(self.machine.devices.gains(row)))[turn]
+        converted = LineTurns.of(self.machine.target).lines(len(self.machine.devices.gains(row)), turn)
         lines_in, lines_out = len(cells), converted.stop - converted.start
         width = lines_out * self.machine.target.array.cells_per_crossing
         cells = cells[:, converted.start * width // lines_out :][:, :width]
