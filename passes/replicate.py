@@ -192,13 +192,14 @@ class Replicate(Pass):
     ) -> MappingProblem:
         """Windows and replicas to choose from on so many chips; some layers get one output position a step."""
         arrays = chips * target.chip.arrays
-        kinds = layer_kinds(layers, target, arrays, self._windows, one_position)
-        if any(option.longest > 1 for kind in kinds for option in kind.options):
-            # The interval is about as long as all arrays together need at least.
-            work = sum(len(kind.members) * min(option.work for option in kind.options) for kind in kinds)
-            interval = max(1, work // arrays)
+
+        def built(interval: int | None = None) -> MappingProblem:
             kinds = layer_kinds(layers, target, arrays, self._windows, one_position, interval)
-        return MappingProblem(tuple(kinds), lines_of(target), arrays)
+            return MappingProblem(tuple(kinds), lines_of(target), arrays)
+
+        plain = built()
+        # The interval is about as long as all arrays together need at least.
+        return built(plain.least_interval) if plain.takes_turns else plain
 
     @property
     def _windows(self) -> bool:
@@ -210,6 +211,7 @@ class Replicate(Pass):
         bracket = shorten(problem, single, self.effort)
         windows = "one rectangular window per layer" if self._windows else "one position a step"
         windows = "nested windows" if may_nest(problem) else windows
+        windows = f"{windows}, tiles of a few widths" if problem.takes_turns else windows
         method = f"{bracket.proof} over {windows} and any number of copies, one tile a step per array"
         limit = "nothing: no image takes less than a step"
         if bracket.interval > 1:

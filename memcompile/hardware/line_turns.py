@@ -39,14 +39,11 @@ class LineTurns:
         found: NDArray[np.int64] = groups * self.most_steps - (-rest // self.a_step)
         return found
 
-    def lines(self, width: int) -> tuple[slice, ...]:
-        """Output lines of a tile that are converted in each step of a product."""
-        edges = [
-            (first, min(first + self.a_step, group + self.at_once, width))
-            for group in range(0, width, self.at_once)
-            for first in range(group, min(group + self.at_once, width), self.a_step)
-        ]
-        return tuple(slice(*edge) for edge in edges)
+    def lines(self, width: int, turn: int) -> slice:
+        """Output lines of a tile that are converted in one of its steps, counted from 0."""
+        group, within = divmod(turn, self.most_steps)
+        first = group * self.at_once + within * self.a_step
+        return slice(first, min(first + self.a_step, (group + 1) * self.at_once, width))
 
     def narrower(self, steps: int, unit: int, most: int) -> tuple[int, ...]:
         """Columns of ``unit`` lines each, from 1 to ``most``, at which to cut tiles of no more than so many steps.

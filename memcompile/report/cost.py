@@ -17,6 +17,7 @@ import numpy as np
 
 from memcompile.hardware.pulses import LevelWrites, WriteReport
 from memcompile.hardware.target import CellSpec, EnergySpec, Target
+from memcompile.hardware.target_settings import SOURCE
 from memcompile.ir.graph import MappedLayer
 from memcompile.program.program import Program
 from memcompile.report.pass_cost import PassCost, pass_cost
@@ -193,7 +194,7 @@ def program_cost(program: Program) -> Cost:
 def _is_assumed(component: str, target: Target) -> bool:
     """Return True if a constant has no source, or is one that the target calls an assumption."""
     source = target.sources.get(CONSTANTS[component], "assumption")
-    return source.startswith(("assumption", "changed in Python"))
+    return source.startswith(("assumption", "changed in Python", SOURCE))
 
 
 def layer_activities(program: Program) -> tuple[Activity, ...]:

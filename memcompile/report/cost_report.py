@@ -126,7 +126,9 @@ def write_line(facts: Facts) -> str:
 
 
 def cost_lines(facts: Facts) -> list[str]:
-    """Lines about cost for a person; none about what the target has no constants for."""
+    """Lines about cost for a person; energy or area without constants is said to have no data."""
+    if all(facts[key] is None for key in ("energy_pj", "area_mm2", "transfer", "pass")):
+        return ["cost             no data: the target gives no energy, area or programming pulses"]
     lines = []
     if facts["energy_pj"] is not None:
         lines.append(f"energy           {_energy_line(facts)}")
@@ -136,8 +138,7 @@ def cost_lines(facts: Facts) -> list[str]:
     if facts["area_mm2"] is not None:
         lines.append(f"area             {figure(facts['area_mm2'])} mm2, arrays and periphery of all chips")
     missing = [name for name, key in (("energy", "energy_pj"), ("area", "area_mm2")) if facts[key] is None]
-    if len(missing) == 1:
-        lines.append(f"{missing[0]:16} no data: the target gives no constants for it")
+    lines += [f"{name:16} no data: the target gives no constants for it" for name in missing]
     for name, title in (("weights", "efficiency"), ("cells", "")):
         parts = [
             f"{figure(facts['counting'][name][key])} {unit}"
@@ -151,11 +152,7 @@ def cost_lines(facts: Facts) -> list[str]:
         lines.append(f"transfer         {write_line(facts['transfer'])}")
     if facts["pass"]:
         lines += _pass_lines(facts["pass"]["writing"])
-    if lines:
-        lines.append(f"not included     {', '.join(facts['not_included'])}")
-    else:
-        lines.append("cost             the target gives no energy, area or programming pulses")
-    return lines
+    return [*lines, f"not included     {', '.join(facts['not_included'])}"]
 
 
 def _pass_lines(facts: Facts) -> list[str]:

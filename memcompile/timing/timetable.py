@@ -46,7 +46,7 @@ class Timetable:
     def __init__(self, layers: Sequence[MappedLayer], placement: Placement, target: Target) -> None:
         self.tiles = placement.tiles
         self.turns = tile_turns(layers, placement.tiles, target)
-        self.loads = tile_loads(layers, placement.tiles, target)
+        self.loads = tile_windows(layers, placement.tiles) * self.turns
         self._pauses = placement.pauses.astype(np.int64)
 
     def steps(self, tile: int) -> NDArray[np.int64]:

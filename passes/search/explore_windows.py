@@ -246,7 +246,7 @@ def option_of(
     geometry: Geometry,
     rows: int,
     column_lines: int,
-    turns: LineTurns = ONE_STEP,
+    turns: LineTurns,
 ) -> ReplicaOption:
     """One window of a table, cut into tiles of at most so many rows and of its columns."""
     unrolling = Unrolling(geometry, tuple(map(int, table.window[number])), int(table.bundle[number]))

@@ -193,6 +193,12 @@ class MappingProblem:
         """Steps of one image summed over tiles, per kind [options]."""
         return [np.array([option.work for option in kind.options], np.int64) for kind in self.kinds]
 
+    @property
+    def least_interval(self) -> int:
+        """Steps of one image if all arrays worked all the time, rounded down, 1 or more."""
+        steps = sum(len(kind.members) * int(work.min()) for kind, work in zip(self.kinds, self.work, strict=True))
+        return max(1, steps // self.arrays)
+
     @cached_property
     def demand(self) -> list[Demand]:
         """Demand of a replica of each option, per kind."""

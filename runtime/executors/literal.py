@@ -14,6 +14,7 @@ from memcompile.hardware.line_turns import LineTurns
 from memcompile.ir.graph import MappedLayer, Replica
 from memcompile.runtime.executors.machine import Machine
 from memcompile.runtime.random_numbers import Purpose, gaussians, stream
+from memcompile.timing.timetable import tile_turns
 
 
 class LiteralExecutor:
@@ -25,6 +26,7 @@ class LiteralExecutor:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self._line_turns = LineTurns.of(machine.target)
+        self._turns = tile_turns(machine.program.layers, machine.tiles, machine.target)
 
     def sums(self, layer: int, x: NDArray[Any], images: NDArray[np.int64]) -> NDArray[np.float64]:
         """See :class:`memcompile.runtime.executors.machine.Executor`."""
@@ -53,14 +55,10 @@ class LiteralExecutor:
             columns = slice(table.column_begin[row], table.column_end[row])
             for place, window in enumerate(replica.windows.tolist()):
                 vector = vectors[:, place, table.matrix[row], rows]
-                for turn in range(len(self._turns(row))):
+                for turn in range(int(self._turns[row])):
                     codes = self.step(stage, row, vector, window, images, turn)
                     totals[:, place, table.matrix[row], columns] += codes
         return totals
-
-    def _turns(self, row: int) -> tuple[slice, ...]:
-        """Output lines of a tile that are converted in each step of a product."""
-        return self._line_turns.lines(int(self.machine.program.cell_map.widths[row]))
 
     def step(
         self, stage: MappedLayer, row: int, vector: NDArray[Any], window: int, images: NDArray[np.int64], turn: int
@@ -69,10 +67,11 @@ class LiteralExecutor:
 
         Lines that are not converted in this ``turn`` count nothing; the sum over all turns is the product.
         """
-        devices, converted = self.machine.devices, self._turns(row)[turn]
+        devices = self.machine.devices
         converter = devices.converter_of(row)
         sigma = devices.read_sigma(row) if self.machine.effects.read_noise else None
         lines = np.zeros((len(vector), len(devices.gains(row))))
+        converted = self._line_turns.lines(lines.shape[1], turn)
         for phase, (driven, weight) in enumerate(stage.quantizer.phases(vector)):
             current = devices.currents(row, driven)
             if sigma is not None:

@@ -24,7 +24,7 @@ from memcompile.runtime.executors.machine import Machine
 from memcompile.runtime.executors.passes_of_images import PassExecutors
 from memcompile.runtime.executors.rescaling import Rescaling
 from memcompile.runtime.kernels.compiled import Workers
-from memcompile.timing.timetable import Timetable, tile_turns
+from memcompile.timing.timetable import Timetable
 
 Twice = tuple[NDArray[Any], NDArray[Any]]
 Quantize = Callable[[MappedLayer, NDArray[Any], NDArray[np.int64], Workers], tuple[NDArray[Any], NDArray[np.int64]]]
@@ -61,11 +61,12 @@ class ScheduleWalk:
         self.outputs: dict[int, _LayerOutput] = {}
         self.digital_values: dict[str, dict[str, Twice]] = {}
         self.inputs: dict[int, _LayerInput] = {}
-        self.turns = tile_turns(self.program.layers, self.program.placement.tiles, self.program.target)
+        self.timetable = Timetable(self.program.layers, self.program.placement, self.program.target)
+        self.turns = self.timetable.turns
 
     def run(self) -> None:
         """Work through all steps, segment by segment."""
-        timetable = Timetable(self.program.layers, self.program.placement, self.program.target)
+        timetable = self.timetable
         steps = [timetable.steps(tile) for tile in range(len(timetable.tiles))]
         tile = np.repeat(np.arange(len(steps)), [len(item) for item in steps])
         nth = np.concatenate([np.zeros(0, np.int64), *(np.arange(len(item)) for item in steps)])

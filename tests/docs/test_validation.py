@@ -18,6 +18,15 @@ def test_the_page_holds_what_the_script_writes() -> None:
     assert all(row.source for row in rows)
 
 
+def test_what_was_measured_is_on_the_page_that_is_named() -> None:
+    """A run that is measured anew is told on its page first."""
+    page = " ".join((ROOT / "docs" / "hybrid_training.md").read_text(encoding="utf-8").split())
+    assert f"the mean loss over 40 chips on all 10,000 test images is {validation.LOST_POINTS} points" in page
+    assert f"({validation.TUNED} % +- 0.34 % tuned, {validation.AGED} % +- 1.36 % two hours later" in page
+    assert f"the float network reaches {validation.FLOAT} %" in page
+    assert f"{validation.WON_BACK_WITH_REPLICAS} % of the loss is won back" in page
+
+
 def test_a_row_far_off_needs_a_reason() -> None:
     near = validation.Row("a", "b", 10.0, 10.9, "x", "there")
     far, none = (validation.Row("a", "b", 10.0, ours, "x", "there") for ours in (11.1, None))

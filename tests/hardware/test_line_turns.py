@@ -30,13 +30,12 @@ def test_every_converter_converts_no_more_lines_a_step_than_it_can(
     assert count == math.ceil(lines / min(sharing, lines))
     first %= lines
     for width in range(1, lines - first + 1):
-        steps = turns.lines(width)
-        assert len(steps) == turns.steps(np.array(width))
+        steps = [turns.lines(width, turn) for turn in range(int(turns.steps(np.array(width))))]
         assert [line for step in steps for line in range(width)[step]] == list(range(width))
         for step in steps:
             used = np.bincount((first + np.arange(width)[step]) % count)
             assert used.max() <= per_phase
-            assert step.stop - step.start <= min(together, lines)
+            assert 0 < step.stop - step.start <= min(together, lines)
         # Fewer steps are impossible for the converter with most lines, or for as many lines together.
         most = int(np.bincount((first + np.arange(width)) % count).max())
         if together >= lines:

@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 import memcompile
 from memcompile.cli.main import main
 from memcompile.hardware.line_turns import LineTurns
-from memcompile.hardware.target import EnergySpec, Target, load_target
+from memcompile.hardware.target import EnergySpec, Target, builtin_targets, load_target
+from memcompile.hardware.target_settings import with_target_settings
 from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.ir.graph import MappedLayer, Placement, TileTable
 from memcompile.program.program import Program
@@ -87,7 +88,7 @@ class CountingExecutor(LiteralExecutor):
     def step(self, stage: MappedLayer, row: int, *rest: Any) -> NDArray[np.float64]:
         spec = self.machine.target.energy
         cells, turn = self.machine.devices.cells(row), rest[-1]
-        converted = LineTurns.of(self.machine.target).lines(len(self.machine.devices.gains(row)))[turn]
+        converted = LineTurns.of(self.machine.target).lines(len(self.machine.devices.gains(row)), turn)
         lines_in, lines_out = len(cells), converted.stop - converted.start
         width = lines_out * self.machine.target.array.cells_per_crossing
         cells = cells[:, converted.start * width // lines_out :][:, :width]
@@ -300,7 +301,7 @@ def test_a_network_without_crossbar_layers_costs_nothing_here() -> None:
         (("energy",), ["area", "energy", "efficiency", "", "transfer", "not included"]),
         (("area",), ["energy", "area", "efficiency", "", "transfer", "not included"]),
         (("energy", "write_verify"), ["area", "energy", "efficiency", "", "not included"]),
-        (("energy", "area"), ["transfer", "not included"]),
+        (("energy", "area"), ["energy", "area", "transfer", "not included"]),
         (("energy", "area", "write_verify"), ["cost"]),
     ],
 )
@@ -310,9 +311,8 @@ def test_lines_tell_what_is_known(absent: tuple[str, ...], kept: list[str]) -> N
     lines = cost_lines(facts)
     assert [line[:16].strip() for line in lines] == kept
     assert not any("None" in line or "nan" in line for line in lines)
-    assert [line.partition("no data")[1] for line in lines].count("no data") == (
-        len({*absent} & {"energy", "area"}) == 1
-    )
+    said = [line[:16].strip() for line in lines if "no data" in line]
+    assert said == (["cost"] if kept == ["cost"] else [name for name in ("energy", "area") if name in absent])
     json.dumps(facts, allow_nan=False)
 
 
@@ -327,6 +327,28 @@ def test_the_share_of_assumptions_is_told() -> None:
     assert assumed["assumed_share"] == pytest.approx(parts["conversion"] / facts["energy_pj"])
     (line,) = [line for line in cost_lines(assumed) if line.startswith("assumed")]
     assert line == f"assumed          {assumed['assumed_share']:.1%} of the energy: conversion"
+
+
+def test_constants_that_are_set_for_a_program_are_assumed() -> None:
+    program = small()
+    changed, _ = with_target_settings(program.target, ["energy.conversion_pj=3"])
+    assert program_cost(replace(program, target=changed)).assumed == ("conversion",)
+
+
+@pytest.mark.parametrize("name", builtin_targets())
+def test_a_sweep_over_bits_of_converters_grows_or_has_no_data(name: str) -> None:
+    program, target = small(), load_target(name)
+    costs = [program_cost(replace(program, target=target.with_(adc__bits=bits))) for bits in range(2, 17)]
+    for spec, figures in (
+        (target.energy, [cost.total_energy_pj for cost in costs]),
+        (target.area, [cost.area_mm2 for cost in costs]),
+    ):
+        if spec is None:
+            assert set(figures) == {None}
+        else:
+            known = [each for each in figures if each is not None]
+            assert len(known) == len(costs)
+            assert (np.diff(known) > 0).all()
 
 
 def test_buffers_and_links_count_what_tiles_read_and_hand_on() -> None:

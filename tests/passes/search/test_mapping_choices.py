@@ -32,7 +32,7 @@ from memcompile.passes.search import multiple_choice_knapsack
 from memcompile.passes.search.branch_and_price import branch, branch_and_price
 from memcompile.passes.search.column_generation import MasterProblem
 from memcompile.passes.search.explore_windows import explore_windows
-from memcompile.passes.search.lagrangian import lagrangian_relaxation
+from memcompile.passes.search.lagrangian import IMPOSSIBLE, Shortage, fewest_arrays, lagrangian_relaxation
 from memcompile.passes.search.multiple_choice_knapsack import (
     LIMITS,
     Cuts,
@@ -95,6 +95,27 @@ def test_no_bound_exceeds_what_brute_force_finds(layers: list[Geometry], spare: 
             assert shortest <= plan.interval  # with more tiles it may be shorter than what brute force looks at
         assert plan.packing.arrays <= arrays
         check(plan.packing, shapes_of(plan.choices), lines, plan.interval)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(small_layers, min_size=1, max_size=2), turns_of_lines, st.integers(1, 12))
+def test_options_that_keep_no_interval_loosen_no_bound(layers: list[Geometry], turns: LineTurns, interval: int) -> None:
+    lines = (4, 4)
+    kinds = [LayerKind((n,), options_of(item, lines, 8, turns, (1,))) for n, item in enumerate(layers)]
+    possible = [tuple(option for option in kind.options if option.longest <= interval) for kind in kinds]
+    found = fewest_arrays(MappingProblem(tuple(kinds), lines, 8), interval)
+    if not all(possible):
+        assert found >= IMPOSSIBLE
+        return
+    left = tuple(LayerKind(kind.members, options) for kind, options in zip(kinds, possible, strict=True))
+    assert found == fewest_arrays(MappingProblem(left, lines, 8), interval)
+
+
+def test_what_no_number_of_replicas_keeps_is_short_of_time() -> None:
+    """Two lines of each column, one converted a step: an interval of one step is too short for any tile."""
+    kinds = [LayerKind((0,), options_of(Geometry(4, 2, layout="channels_last"), (4, 4), 8, LineTurns(4, 1), (1,)))]
+    shortage = Shortage.of(MappingProblem(tuple(kinds), (4, 4), 8), 1)
+    assert shortage.words(["fc"]) == "time on the converters; most of it: fc 100%"
 
 
 @settings(max_examples=100, deadline=None)

@@ -89,7 +89,7 @@ def test_table_agrees_with_the_unrolling(
         cut = full_cut(unrolling, rows, columns)
         assert table.tiles[n] == unrolling.matrices * cut.tiles
         assert table.windows[n] == unrolling.windows
-        of_columns = [len(turns.lines(2 * int(width))) for width in np.diff(cut.columns)]
+        of_columns = turns.steps(2 * np.diff(cut.columns)).tolist()
         assert table.tile_steps[n] == unrolling.matrices * (len(cut.rows) - 1) * sum(of_columns)
         assert table.longest[n] == max(of_columns)
         assert table.entries[n] == unrolling.matrices * unrolling.rows * unrolling.columns
