@@ -11,8 +11,8 @@ import numpy as np
 from memcompile.data.loader import Dataset
 from memcompile.ir.pass_manager import Advance, ProgressBar, no_progress
 from memcompile.program.program import Program
+from memcompile.report.emulated_chips import measured_accuracy
 from memcompile.report.evaluation import TunedAccuracy
-from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
 from memcompile.tuning import TuningPlan, TuningResult, tune
 
@@ -51,7 +51,7 @@ def tune_chips(
     MemcompileError
         The program cannot be tuned, or the samples do not fit it.
     """
-    names, shares = class_names(program), list[float]()
+    shares = list[float]()
     first: TuningResult | None = None
     for seed in seeds:
 
@@ -62,8 +62,7 @@ def tune_chips(
             program, training.inputs, training.labels, replace(plan, seed=seed), images=images, progress=of_chip
         )
         with progress(f"scoring tuned, chip {seed}", scored.count) as advance:
-            outputs = Emulator(result.program, seed).run(scored.inputs, progress=advance)
-        shares.append(score_samples(outputs, scored, names))
+            shares.append(measured_accuracy(Emulator(result.program, seed), scored, advance))
         # Programs of all chips together may be large; one is enough to go on with.
         first = first or result
     assert first is not None
