@@ -10,6 +10,7 @@ import pytest
 from memcompile.data.loader import Dataset
 from memcompile.errors import DataError, UsageError
 from memcompile.hardware.pulses import WriteReport
+from memcompile.program.file import encode_program
 from memcompile.program.program import Program
 from memcompile.report.scoring import score
 from memcompile.runtime.emulator import Emulator
@@ -91,6 +92,20 @@ def test_early_stop(program: Program, digits: Dataset) -> None:
     assert 3 <= len(losses) < 30
     assert min(losses[-2:]) >= min(losses[:-2])
     assert all(min(losses[end - 2 : end]) < min(losses[: end - 2]) for end in range(3, len(losses)))
+
+
+@pytest.mark.parametrize("images", [2, 9])
+def test_cells_are_left_alone_where_nothing_shows_that_training_helps(
+    program: Program, digits: Dataset, images: int
+) -> None:
+    """A fifth is held back; of none or one image training would be undone, and undoing leaves new errors."""
+    some, said = digits.head(images), list[str]()
+    plan = TuningPlan(recalibration_images=0, write_again_share=0.1, options=TuningOptions(epochs=3))
+    result = tune(program, some.inputs, some.labels, plan, notify=said.append)
+    assert "cannot show that it helps; give more" in said[-1]
+    without = replace(plan, options=TuningOptions(epochs=0))
+    assert encode_program(result.program) == encode_program(tune(program, some.inputs, some.labels, without).program)
+    assert result.tuning == result.undoing == WriteReport(failures=result.tuning.failures)
 
 
 def test_refusals(program: Program, digits: Dataset) -> None:
