@@ -193,6 +193,9 @@ def worst_ages(refreshes: Refreshes, ages_s: Sequence[float]) -> tuple[tuple[flo
     """
     last_s, before = ages_s[-1], [(age, 0) for age in ages_s if refreshes.count(age) == 0]
     counts = {refreshes.count(age) for age in ages_s} | set(range(len(refreshes.times_s) or FIRST_INTERVALS))
+    last = refreshes.count(last_s)
+    if last and refreshes.time_s(last) >= last_s:
+        counts.add(last - 1)  # the last age ends an interval and begins none
     ends = [(min(refreshes.time_s(count + 1), last_s), count) for count in counts if refreshes.time_s(count) < last_s]
     return tuple(sorted({*before, *ends}))
 
