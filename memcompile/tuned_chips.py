@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -34,6 +34,7 @@ def tune_chips(
     *,
     images: int | None = None,
     progress: ProgressBar = no_progress,
+    notify: Callable[[str], None] = lambda line: None,
 ) -> TunedChips:
     """Tune the chip of each seed as :func:`memcompile.tuning.tune` does it, and score it.
 
@@ -45,6 +46,8 @@ def tune_chips(
         Samples with labels, none of which is among those to train with.
     seeds
         Seeds of the chips, at least one; they take the place of that of the plan.
+    notify
+        Gets lines for the user, of the first chip.
 
     Raises
     ------
@@ -59,7 +62,13 @@ def tune_chips(
             return progress(f"{description}, chip {seed}", total)
 
         result = tune(
-            program, training.inputs, training.labels, replace(plan, seed=seed), images=images, progress=of_chip
+            program,
+            training.inputs,
+            training.labels,
+            replace(plan, seed=seed),
+            images=images,
+            progress=of_chip,
+            notify=notify if first is None else lambda line: None,
         )
         with progress(f"scoring tuned, chip {seed}", scored.count) as advance:
             shares.append(measured_accuracy(Emulator(result.program, seed), scored, advance))

@@ -8,11 +8,13 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import pytest
 from places import FIVE_LAYER_CNN as MODEL
 
 import memcompile
 from memcompile.cli.main import main
+from memcompile.data.loader import load_dataset
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,24 @@ def test_command_line_with_everything(
     assert "7,200 s later" in capsys.readouterr().out
     assert main(["tune", "net.mcp", "--layers", "C9", *sizes]) == 2
     assert "no crossbar layer is called 'C9'" in capsys.readouterr().err
+
+
+def test_images_held_back_are_not_counted_as_fitted(
+    compiled_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(compiled_file, "net.mcp")
+    program = memcompile.load("net.mcp")
+    digits, (name,) = load_dataset(None, program.inputs), program.inputs
+    for file, count in (("d.npz", 25), ("few.npz", 4)):
+        np.savez(file, **{name: digits.inputs[name][:count]}, labels=digits.labels[:count])
+    for command in ("tune net.mcp --epochs 0", "refresh net.tuned.mcp --time 2h"):
+        assert main([*command.split(), "--data", "d.npz", "--test", "few.npz", "--json", "-"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["training_images"] == 20
+        assert [step["images"] for step in facts["steps"]] == [5] * len(facts["steps"])
+        assert main([*command.split(), "--data", "few.npz", "--test", "d.npz"]) == 0
+        assert "undone, not shown to help\n  no images are held back to judge it on" in capsys.readouterr().out
 
 
 def test_learning_curve(compiled_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
