@@ -186,7 +186,9 @@ def evaluate(
     least = None if accept is None else accuracy_share(accept)
     file = open_network(model, None, example_inputs)
     dataset = _dataset(program, data, mean, std, seed)
-    return evaluation.evaluate(
+    if least is not None:
+        evaluation.check_acceptance(program, dataset)
+    found = evaluation.evaluate(
         program,
         file,
         dataset,
@@ -195,10 +197,10 @@ def evaluate(
         seeds=chips,
         seed=seed,
         calibrate=calibrate,
-        accept=least,
         budget=budget,
         progress=progress,
     )
+    return found if least is None else found.accepting(least)
 
 
 def calibrate(

@@ -395,10 +395,11 @@ def _evaluated(
         seed=options["seed"],
         calibrate=not options["no_calibration"],
         model_of_loss=None if compilation.budget is None else compilation.budget.model,
-        accept=options["accept"],
         written=study is not None,
         progress=out.progress,
     )
+    if options["accept"] is not None:
+        evaluation = evaluation.accepting(options["accept"])
     return (evaluation, None) if study is None else study.tuned(evaluation, options, out)
 
 

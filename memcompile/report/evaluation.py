@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -131,6 +131,10 @@ class Evaluation(Described):
     quality: Quality | None
     budget: ErrorBudget | None = None
 
+    def accepting(self, least: float) -> Evaluation:
+        """The same, with chips accepted that reach an accuracy, 0..1."""
+        return replace(self, accuracy=None if self.accuracy is None else replace(self.accuracy, least=least))
+
     def described(self) -> list[str]:
         """Lines of ``repr``."""
         if self.accuracy is not None:
@@ -157,7 +161,6 @@ def evaluate(
     seeds: int = 3,
     seed: int = 0,
     calibrate: bool = True,
-    accept: float | None = None,
     written: bool = False,
     model_of_loss: LossModel | None = None,
     budget: bool = True,
@@ -176,8 +179,6 @@ def evaluate(
         Emulated chips.
     calibrate
         Calibrate each chip on the data set's calibration samples; otherwise chips are as their cells were written.
-    accept
-        Share of right answers, 0..1, that a chip has to reach to be accepted.
     written
         Write the cells of each chip as :func:`memcompile.runtime.training.transfer.transfer` does, so that chips are
         those that hybrid training begins with: other samples of the same distribution.
@@ -185,14 +186,7 @@ def evaluate(
         What was measured of the network for an accuracy budget; measured for the error budget when None.
     budget
         With labels, find out what the loss comes from.
-
-    Raises
-    ------
-    UsageError
-        Chips are to be accepted, and there are no labels, or no chips that differ.
     """
-    if accept is not None:
-        check_acceptance(program, dataset)
     scored = whole_batches(dataset, images or dataset.count, model)
     if scored.labels is None:
         quality = measure_quality(
@@ -228,7 +222,6 @@ def evaluate(
         images=scored.count,
         emulated_images=noisy.count,
         calibration=CalibrationSummary(chips.images, helped, chips.obstacle),
-        least=accept,
     )
     if not budget:
         return Evaluation(dataset.name, accuracy, None)
