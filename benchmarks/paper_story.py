@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from memcompile.data.loader import load_dataset
 from memcompile.held_back import MOST_IMAGES
 from memcompile.pipelines import compile_model
-from memcompile.report.evaluation import evaluate, spread
+from memcompile.report.emulated_chips import spread
+from memcompile.report.evaluation import evaluate
 from memcompile.runtime.training.hybrid_training import TuningOptions
 from memcompile.tuned_chips import tune_chips
 from memcompile.tuning import TuningPlan, usual_plan

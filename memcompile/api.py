@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memcompile.chip_calibration import Calibrator, obstacle
 from memcompile.data.loader import Data, Dataset, load_dataset
 from memcompile.errors import UsageError
 from memcompile.frontend.sources import Network, open_network
@@ -20,6 +19,7 @@ from memcompile.program.file import load_program
 from memcompile.program.program import Program
 from memcompile.report import evaluation
 from memcompile.report.acceptance import accuracy_share
+from memcompile.report.emulated_chips import EmulatedChips
 from memcompile.report.evaluation import Evaluation
 from memcompile.runtime.emulator import Emulator
 from memcompile.tuning import TuningPlan, TuningResult
@@ -186,7 +186,9 @@ def evaluate(
     least = None if accept is None else accuracy_share(accept)
     file = open_network(model, None, example_inputs)
     dataset = _dataset(program, data, mean, std, seed)
-    return evaluation.evaluate(
+    if least is not None:
+        evaluation.check_acceptance(program, dataset)
+    found = evaluation.evaluate(
         program,
         file,
         dataset,
@@ -195,10 +197,10 @@ def evaluate(
         seeds=chips,
         seed=seed,
         calibrate=calibrate,
-        accept=least,
         budget=budget,
         progress=progress,
     )
+    return found if least is None else found.accepting(least)
 
 
 def calibrate(
@@ -230,11 +232,10 @@ def calibrate(
     MemcompileError
         The data do not fit the program.
     """
-    dataset = _dataset(program, data, mean, std, seed)
-    why = obstacle(program, dataset.batching.count(dataset.calibration), dataset.generated)
-    if why:
-        raise UsageError(f"chips of this program cannot be calibrated: {why}")
-    return Calibrator(program, dataset.calibration).chip(seed, progress).program
+    chips = EmulatedChips(program, _dataset(program, data, mean, std, seed))
+    if chips.obstacle:
+        raise UsageError(f"chips of this program cannot be calibrated: {chips.obstacle}")
+    return chips.chip(seed, progress).used
 
 
 def tune(

@@ -20,6 +20,8 @@ from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.hybrid_training import probabilities
 
+LEAST_IMAGES = 2
+"""Images held back below which none can show that a chip became better."""
 MOST_IMAGES = 400
 """Images held back at most."""
 SHARE = 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -11,8 +11,8 @@ import numpy as np
 from memcompile.data.loader import Dataset
 from memcompile.ir.pass_manager import Advance, ProgressBar, no_progress
 from memcompile.program.program import Program
+from memcompile.report.emulated_chips import measured_accuracy
 from memcompile.report.evaluation import TunedAccuracy
-from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
 from memcompile.tuning import TuningPlan, TuningResult, tune
 
@@ -34,6 +34,7 @@ def tune_chips(
     *,
     images: int | None = None,
     progress: ProgressBar = no_progress,
+    notify: Callable[[str], None] = lambda line: None,
 ) -> TunedChips:
     """Tune the chip of each seed as :func:`memcompile.tuning.tune` does it, and score it.
 
@@ -45,13 +46,15 @@ def tune_chips(
         Samples with labels, none of which is among those to train with.
     seeds
         Seeds of the chips, at least one; they take the place of that of the plan.
+    notify
+        Gets lines for the user, of the first chip.
 
     Raises
     ------
     MemcompileError
         The program cannot be tuned, or the samples do not fit it.
     """
-    names, shares = class_names(program), list[float]()
+    shares = list[float]()
     first: TuningResult | None = None
     for seed in seeds:
 
@@ -59,11 +62,16 @@ def tune_chips(
             return progress(f"{description}, chip {seed}", total)
 
         result = tune(
-            program, training.inputs, training.labels, replace(plan, seed=seed), images=images, progress=of_chip
+            program,
+            training.inputs,
+            training.labels,
+            replace(plan, seed=seed),
+            images=images,
+            progress=of_chip,
+            notify=notify if first is None else lambda line: None,
         )
         with progress(f"scoring tuned, chip {seed}", scored.count) as advance:
-            outputs = Emulator(result.program, seed).run(scored.inputs, progress=advance)
-        shares.append(score_samples(outputs, scored, names))
+            shares.append(measured_accuracy(Emulator(result.program, seed), scored, advance))
         # Programs of all chips together may be large; one is enough to go on with.
         first = first or result
     assert first is not None

@@ -25,7 +25,7 @@ from memcompile.described import Described
 from memcompile.errors import DataError, MemcompileError, UsageError
 from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.pulses import WriteReport
-from memcompile.held_back import HeldBackImages, Outcome, StepRecord, better, harms, record, split
+from memcompile.held_back import LEAST_IMAGES, HeldBackImages, Outcome, StepRecord, better, harms, record, split
 from memcompile.ir.graph import fixed_batch
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.program.program import Program
@@ -123,7 +123,7 @@ def tune(
         Steps and their options; :func:`usual_plan` when None.
     images
         Number of images to fit with; those that follow are held back to judge each step on. When all are fitted with
-        (None), the last fifth is held back instead.
+        (None), the last fifth is held back instead. Cells are not tuned if these are fewer than two.
     checkpoint
         File from which a killed run resumes; removed at the end, and where the run fails. One that is damaged or of
         another run is set aside, as FILE.stale.
@@ -153,7 +153,10 @@ def tune(
         if state is None:
             state = _begin(program, inputs, held, plan, progress)
             kept.save(state)
-        if plan.options.epochs and labels is not None:
+        if plan.options.epochs and plan.undo and held.count < LEAST_IMAGES:
+            # It would be undone, which leaves new errors.
+            notify(f"layers are not tuned in situ: {held.count} images held back cannot show that it helps; give more")
+        elif plan.options.epochs and labels is not None:
             state = _tune(state, inputs, labels, held, plan, kept.save, progress)
     except (MemcompileError, MemoryError):
         # What fails now would fail again; only a run that was stopped goes on.

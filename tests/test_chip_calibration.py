@@ -63,14 +63,7 @@ def test_calibrated_chips_are_better_on_images_that_nothing_was_fitted_to(compil
 
 
 def test_a_chip_that_gains_nothing_keeps_its_transfer(compilation: Compilation) -> None:
-    perfect = replace(
-        compilation.program,
-        target=factories.make_target(
-            programming={"sigma_us": 0.0},
-            read_noise={"sigma_us": 0.0},
-            faults={"stuck_low_share": 0.0, "stuck_high_share": 0.0},
-        ),
-    )
+    perfect = replace(compilation.program, target=factories.target_without_errors())
     found = Calibrator(perfect, {"x": IMAGES}).chip(0)
     assert not found.step.kept
     assert found.program is perfect

@@ -80,11 +80,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("objective", ["throughput", "arrays"])
+@pytest.mark.parametrize(("objective", "given"), [("throughput", "--slices first=2"), ("arrays", "")])
 def test_commands_of_the_front_compile_its_mappings(
-    folder: Path, capsys: pytest.CaptureFixture[str], objective: str
+    folder: Path, capsys: pytest.CaptureFixture[str], objective: str, given: str
 ) -> None:
-    options = f"m.onnx --data d.npz --effort fast --optimise {objective} --no-evaluation"
+    options = f"m.onnx --data d.npz --effort fast --optimise {objective} {given} --no-evaluation"
     assert main([*options.split(), "--pareto", "--json", "front.json"]) == 0
     out = capsys.readouterr().out
     facts = json.loads(Path("front.json").read_text())

@@ -51,6 +51,12 @@ def _without(words: Sequence[str], option: str) -> list[str]:
     ]
 
 
+def _with(words: Sequence[str], *options: str) -> list[str]:
+    """Words with further options, which take the place of earlier ones; what follows ``--`` is no option."""
+    end = words.index("--") if "--" in words else len(words)
+    return [*words[:end], *options, *words[end:]]
+
+
 def training_share(dataset: Dataset) -> int:
     """Samples of an archive, which has one part, that train: three quarters, so that the rest is scored."""
     return dataset.count * 3 // 4
@@ -91,7 +97,10 @@ def front_lines(facts: Facts, arguments: Sequence[str]) -> Iterator[str]:
     yield "losses are predicted for calibrated chips, not measured; each mapping is compiled by"
     words = [word for word in arguments if word != "--pareto"]
     for number, row in enumerate(facts["pareto"]["mappings"], start=1):
-        yield f"{number}: {command_line([*words, *row['options']])}"
+        options = row["options"]
+        # Those of a mapping name the layers that differ from most, so that one named earlier would keep its number.
+        kept = _without(words, "--slices") if "--slices" in options else words
+        yield f"{number}: {command_line(_with(kept, *options))}"
 
 
 @dataclass(frozen=True)
@@ -119,12 +128,12 @@ class CompileAdvice:
         if tuning is not None:
             yield f"accuracy lost to devices can be won back on a chip: {command_line(tuning)}"
         if facts["accuracy_budget"] is None and can_budget(self.program, dataset):
-            again = command_line([*_without(self.arguments, "--max-loss"), "--max-loss", "1"])
+            again = command_line(_with(_without(self.arguments, "--max-loss"), "--max-loss", "1"))
             yield f"layers can get slices and windows that lose a point at most, in more steps: {again}"
             return
         windows = any(math.prod(window) > 1 for layer in facts["layers"] for window in layer["parallel_windows"])
         if windows and objective != "accuracy":
-            again = command_line([*self.arguments, "--optimise", "accuracy"])
+            again = command_line(_with(self.arguments, "--optimise", "accuracy"))
             yield f"parallel windows take part of it; without them, in more steps: {again}"
 
     def _tune(self, dataset: Dataset) -> list[str | Path] | None:

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from memcompile.chip_calibration import Calibrator, obstacle
 from memcompile.cli.console import Output
 from memcompile.data.loader import Dataset, load_dataset
 from memcompile.program.program import Program
+from memcompile.report.emulated_chips import EmulatedChips
 from memcompile.runtime.emulator import Emulator
 
 
@@ -32,12 +32,10 @@ def calibrated_chip(program: Program, dataset: Dataset, seed: int, out: Output, 
     """
     if not program.layers or program.target.cell.continuous or (program.chip is not None and not read_back):
         return program
-    plain = replace(program, chip=None)
-    why = obstacle(plain, dataset.batching.count(dataset.calibration), dataset.generated)
-    if why:
-        out.say(f"the chip is not calibrated: {why}")
-        return program
-    found = Calibrator(program, dataset.calibration).chip(seed, out.progress)
-    if not found.step.kept:
+    chips = EmulatedChips(replace(program, chip=None), dataset)
+    found = chips.chip(seed, out.progress, program)
+    if chips.obstacle:
+        out.say(f"the chip is not calibrated: {chips.obstacle}")
+    elif found.step is not None and not found.step.kept:
         out.say(f"the chip is not calibrated: {found.step.images} images held back do not show that it helps")
-    return found.program
+    return found.used

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def report_life(program: Program, dataset: Dataset, options: dict[str, Any], out
     """Follow chips through a range of ages; prints, draws and writes what was found."""
     refreshes = options["refresh"]
     if refreshes is not None and options["refresh_by"]:
-        refreshes = Refreshes(options["refresh_by"], refreshes.times_s, refreshes.every_s)
+        refreshes = replace(refreshes, by=options["refresh_by"])
     first_s, last_s = options["time_s"]
     life = life_of(
         program,

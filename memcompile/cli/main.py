@@ -395,10 +395,11 @@ def _evaluated(
         seed=options["seed"],
         calibrate=not options["no_calibration"],
         sensitivities=None if compilation.budget is None else compilation.budget.model.sensitivities,
-        accept=options["accept"],
         written=study is not None,
         progress=out.progress,
     )
+    if options["accept"] is not None:
+        evaluation = evaluation.accepting(options["accept"])
     return (evaluation, None) if study is None else study.tuned(evaluation, options, out)
 
 

@@ -13,7 +13,7 @@ from memcompile.cli.console import Output, check_writable, data_options, duratio
 from memcompile.cli.programs import program_of
 from memcompile.cli.tune import step_facts, step_lines, tuning_data
 from memcompile.program.file import save_program
-from memcompile.report.scoring import class_names, score
+from memcompile.report.emulated_chips import measured_accuracy
 from memcompile.runtime.emulator import Emulator
 from memcompile.tuning import refresh
 
@@ -46,17 +46,16 @@ def refresh_command(program: Path, **options: Any) -> None:
     since = {name: options[name] for name in ("time_s", "reads")}
     refreshed, steps = refresh(source, training.inputs, **since, images=options["images"], progress=out.progress)
     save_program(refreshed, target)
-    accuracy, names = {}, class_names(source)
+    accuracy = {}
     for name, chip, conditions in (("fresh", source, {}), ("aged", source, since), ("refreshed", refreshed, since)):
         assert chip.chip is not None
-        assert test.labels is not None
         with out.progress(f"scoring {name}", test.count) as advance:
-            outputs = Emulator(chip, chip.chip.seed, **conditions).run(test.inputs, progress=advance)
-        accuracy[name] = score(outputs, test.labels, names)
+            accuracy[name] = measured_accuracy(Emulator(chip, chip.chip.seed, **conditions), test, advance)
+    held_back = steps[-1].images
     facts = {
         **since,
         "training_data": training.name,
-        "training_images": min(options["images"], training.count),
+        "training_images": min(options["images"], training.count - held_back),
         "test_data": test.name,
         "test_images": test.count,
         "accuracy": accuracy,

@@ -21,7 +21,7 @@ from memcompile.pictures import new_figure, png_of
 from memcompile.program.file import save_program
 from memcompile.program.program import Program
 from memcompile.report.cost_report import write_facts, write_line
-from memcompile.report.scoring import class_names, score
+from memcompile.report.emulated_chips import measured_accuracy
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.hybrid_training import LAST, EpochRecord, TuningOptions
 from memcompile.runtime.training.transfer import transfer
@@ -184,15 +184,15 @@ def _how(program: Program, options: dict[str, Any]) -> dict[str, Any]:
 def _facts(
     source: Program, before: Program, result: TuningResult, training: Dataset, test: Dataset, progress: ProgressBar
 ) -> dict[str, Any]:
-    assert test.labels is not None
-    accuracy, names = {}, class_names(source)
+    assert before.chip is not None
+    seed, accuracy = before.chip.seed, {}
     for name, emulator in (
         ("ideal", Emulator.ideal(source)),
-        ("transferred", Emulator(before, before.chip.seed if before.chip else 0)),
-        ("tuned", Emulator(result.program, before.chip.seed if before.chip else 0)),
+        ("transferred", Emulator(before, seed)),
+        ("tuned", Emulator(result.program, seed)),
     ):
         with progress(f"scoring {name}", test.count) as advance:
-            accuracy[name] = score(emulator.run(test.inputs, progress=advance), test.labels, names)
+            accuracy[name] = measured_accuracy(emulator, test, advance)
     return {
         "training_data": training.name,
         "training_images": result.fitted_images,
@@ -217,6 +217,9 @@ def step_lines(steps: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
     for step in steps:
         lines.append(f"{step['step']}: {'kept' if step['kept'] else 'undone, not shown to help'}")
+        if not step["images"]:
+            lines.append("  no images are held back to judge it on; give more")
+            continue
         lines.append(
             f"  {step['images']:,} images held back  {step['before']:.2%} right before, {step['after']:.2%} after; "
             f"{step['gained']} gained, {step['lost']} lost"

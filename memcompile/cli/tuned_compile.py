@@ -67,5 +67,6 @@ class TuningStudy:
             usual_plan(self.training.count, options["seed"]),
             images=options["tune_images"],
             progress=out.progress,
+            notify=out.say,
         )
         return replace(evaluation, accuracy=replace(accuracy, tuned=found.accuracy)), found

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from memcompile.report.acceptance import CONFIDENCE, Acceptance
-from memcompile.report.evaluation import Accuracy, TunedAccuracy, spread
+from memcompile.report.emulated_chips import spread
+from memcompile.report.evaluation import Accuracy, TunedAccuracy
 
 Facts = dict[str, Any]
 LOW_QUANTILE = 0.05

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.chip_calibration import Calibrator, obstacle
 from memcompile.data.loader import Dataset
 from memcompile.described import Described
 from memcompile.errors import DataError, UsageError
@@ -25,6 +24,7 @@ from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
 from memcompile.program.random_operators import random_values
 from memcompile.report.acceptance import Acceptance
+from memcompile.report.emulated_chips import EmulatedChip, EmulatedChips, measured_accuracy, spread
 from memcompile.report.error_budget import ErrorBudget, error_budget
 from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
@@ -131,6 +131,10 @@ class Evaluation(Described):
     quality: Quality | None
     budget: ErrorBudget | None = None
 
+    def accepting(self, least: float) -> Evaluation:
+        """The same, with chips accepted that reach an accuracy, 0..1."""
+        return replace(self, accuracy=None if self.accuracy is None else replace(self.accuracy, least=least))
+
     def described(self) -> list[str]:
         """Lines of ``repr``."""
         if self.accuracy is not None:
@@ -147,11 +151,6 @@ class Evaluation(Described):
         return [f"Evaluation on {self.data}, signal to noise of outputs against onnxruntime", *lines]
 
 
-def spread(values: NDArray[np.float64]) -> float:
-    """Standard deviation of a sample; 0 of a single value."""
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
-
-
 def evaluate(
     program: Program,
     model: ModelFile,
@@ -162,7 +161,6 @@ def evaluate(
     seeds: int = 3,
     seed: int = 0,
     calibrate: bool = True,
-    accept: float | None = None,
     written: bool = False,
     sensitivities: NDArray[np.float64] | None = None,
     budget: bool = True,
@@ -181,8 +179,6 @@ def evaluate(
         Emulated chips.
     calibrate
         Calibrate each chip on the data set's calibration samples; otherwise chips are as their cells were written.
-    accept
-        Share of right answers, 0..1, that a chip has to reach to be accepted.
     written
         Write the cells of each chip as :func:`memcompile.runtime.training.transfer.transfer` does, so that chips are
         those that hybrid training begins with: other samples of the same distribution.
@@ -190,43 +186,33 @@ def evaluate(
         Of the outputs to layers, [layers], as an accuracy budget measured them; measured when None.
     budget
         With labels, find out what the loss comes from.
-
-    Raises
-    ------
-    UsageError
-        Chips are to be accepted, and there are no labels, or no chips that differ.
     """
-    if accept is not None:
-        check_acceptance(program, dataset)
     scored = whole_batches(dataset, images or dataset.count, model)
     if scored.labels is None:
         quality = measure_quality(
             program, model, dataset, emulated_images, seeds, seed, calibrate=calibrate, progress=progress
         )
         return Evaluation(dataset.name, None, quality)
-    chips = _Chips(program, dataset, range(seed, seed + seeds), calibrate, progress, written)
+    chips = EmulatedChips(program, dataset, calibrate=calibrate)
     with progress("float (onnxruntime)", scored.count) as advance:
         reference = run_float(model, scored.inputs, advance, batching=dataset.batching)
     with progress("ideal", scored.count) as advance:
         ideal = Emulator.ideal(program).run(scored.inputs, progress=advance)
-    rows = 2 if chips.calibrator is not None else 1
+    rows = 1 if chips.obstacle else 2
     affordable = max(CONVERSION_BUDGET // (rows * max(program.conversions_per_image, 1)), 32)
     noisy, names = whole_batches(scored, emulated_images or affordable, model), class_names(program)
 
-    def score(chip: Emulator, advance: Callable[[int], None]) -> float:
-        return score_samples(chip.run(noisy.inputs, progress=advance), noisy, names)
-
-    transferred, emulated = [], []
-    for chip in chips:
-        with progress(f"emulated, chip {chip.seed}", noisy.count * (1 + chip.calibrated)) as advance:
-            transferred.append(score(Emulator(chip.written, chip.seed), advance))
-            emulated.append(score(Emulator(chip.used, chip.seed), advance) if chip.calibrated else transferred[-1])
+    transferred, emulated, helped = list[float](), list[float](), 0
+    for number in range(seed, seed + seeds):
+        chip = chips.chip(number, progress, transfer(program, number)[0] if written else None)
+        with progress(f"emulated, chip {number}", noisy.count * (1 + chip.calibrated)) as advance:
+            plain = measured_accuracy(Emulator(chip.written, number), noisy, advance)
+            used = measured_accuracy(Emulator(chip.used, number), noisy, advance) if chip.calibrated else plain
+        transferred.append(plain)
+        emulated.append(used)
+        helped += chip.calibrated
     ideal_share = score_samples(ideal, scored, names)
-    ideal_emulated = (
-        ideal_share
-        if noisy.count == scored.count
-        else score_samples(Emulator.ideal(program).run(noisy.inputs), noisy, names)
-    )
+    ideal_emulated = ideal_share if noisy.count == scored.count else measured_accuracy(Emulator.ideal(program), noisy)
     accuracy = Accuracy(
         reference=score_samples(reference, scored, names),
         ideal=ideal_share,
@@ -235,12 +221,11 @@ def evaluate(
         emulated=np.array(emulated),
         images=scored.count,
         emulated_images=noisy.count,
-        calibration=chips.summary,
-        least=accept,
+        calibration=CalibrationSummary(chips.images, helped, chips.obstacle),
     )
     if not budget:
         return Evaluation(dataset.name, accuracy, None)
-    calibrated = chips.summary.chips > 0
+    calibrated = helped > 0
     causes = error_budget(
         program, scored, ideal=ideal, calibrated=calibrated, sensitivities=sensitivities, progress=progress
     )
@@ -258,50 +243,6 @@ def check_acceptance(program: Program, dataset: Dataset, option: str = "--accept
         why = f"the program is on one already; give {option} with the program that the compiler wrote"
     if why:
         raise UsageError(f"{option} compares chips by their accuracy, and {why}")
-
-
-@dataclass(frozen=True, eq=False)
-class _Chip:
-    """One emulated chip: its program as its cells were written, and as it is used."""
-
-    written: Program
-    used: Program
-    seed: int
-
-    @property
-    def calibrated(self) -> bool:
-        """True if its lines are corrected."""
-        return self.used is not self.written
-
-
-class _Chips:
-    """Emulated chips, calibrated one after the other; ``written`` ones are those that hybrid training begins with."""
-
-    def __init__(
-        self,
-        program: Program,
-        dataset: Dataset,
-        seeds: Sequence[int],
-        calibrate: bool,
-        progress: ProgressBar,
-        written: bool = False,
-    ) -> None:
-        self.program, self.seeds, self.progress, self.written = program, seeds, progress, written
-        count = dataset.batching.count(dataset.calibration)
-        why = obstacle(program, count, dataset.generated) if calibrate else "it was not asked for"
-        self.calibrator = None if why else Calibrator(program, dataset.calibration)
-        self.summary = CalibrationSummary(0 if self.calibrator is None else self.calibrator.images, 0, why)
-
-    def __iter__(self) -> Iterator[_Chip]:
-        """Each chip; the summary is complete after the last."""
-        helped = 0
-        for seed in self.seeds:
-            written = used = transfer(self.program, seed)[0] if self.written else self.program
-            if self.calibrator is not None:
-                found = self.calibrator.chip(seed, self.progress, written)
-                used, helped = found.program, helped + found.step.kept
-            yield _Chip(written, used, seed)
-        self.summary = replace(self.summary, chips=helped)
 
 
 def whole_batches(dataset: Dataset, images: int, model: ModelFile) -> Dataset:
@@ -374,13 +315,14 @@ def measure_quality(
         seeds = 0  # such chips are all alike, and ideal
     affordable = CONVERSION_BUDGET // max(program.conversions_per_image * seeds, 1)
     most = emulated_images or max(affordable, 1)
-    chips = _Chips(program, dataset, range(seed, seed + seeds), calibrate, progress)
-    calibrated = list(chips)
+    chips = EmulatedChips(program, dataset, calibrate=calibrate)
+    emulated = [chips.chip(number, progress) for number in range(seed, seed + seeds)]
+    summary = CalibrationSummary(chips.images, sum(chip.calibrated for chip in emulated), chips.obstacle)
 
     def measure(images: int) -> Quality:
         some = whole_batches(dataset, images, model)
         fewer = whole_batches(some, min(most, images), model)
-        return _quality(program, model, some, fewer, calibrated, chips.summary)
+        return _quality(program, model, some, fewer, emulated, summary)
 
     try:
         return measure(QUALITY_IMAGES)
@@ -394,7 +336,7 @@ def _quality(
     model: ModelFile,
     some: Dataset,
     fewer: Dataset,
-    chips: Sequence[_Chip],
+    chips: Sequence[EmulatedChip],
     calibration: CalibrationSummary,
 ) -> Quality:
     values = {layer.name: layer.outputs[0] for layer in program.layers}

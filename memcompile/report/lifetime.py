@@ -16,14 +16,13 @@ from typing import Literal
 
 import numpy as np
 
-from memcompile.chip_calibration import Calibrator, obstacle
 from memcompile.data.loader import Dataset
 from memcompile.errors import DataError, UsageError
 from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.hardware.pulses import nominal_pulses
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.program.program import Program
-from memcompile.report.scoring import class_names, score_samples
+from memcompile.report.emulated_chips import EmulatedChips, measured_accuracy, spread
 from memcompile.runtime.emulator import Effects, Emulator
 
 FIRST_INTERVALS = 3
@@ -83,7 +82,7 @@ class Age:
     @property
     def spread(self) -> float:
         """Standard deviation from chip to chip, 0 of one."""
-        return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else 0.0
+        return spread(np.array(self.accuracies))
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def life_of(
     if dataset.labels is None:
         raise DataError(f"{dataset.name} has no labels, so there is no accuracy to follow; give data with labels")
     check_aging(program)
-    chips = _Chips(program, dataset, calibrate, refreshes)
+    chips = _AgingChips(program, dataset, calibrate, refreshes)
     numbers = [program.chip.seed] if program.chip is not None else range(seed, seed + seeds)
     worst = () if refreshes is None else worst_ages(refreshes, ages_s)
     plain, refreshed = [[] for _ in ages_s], [[] for _ in worst]  # type: list[list[float]], list[list[float]]
@@ -171,7 +170,7 @@ def life_of(
         ),
         refreshes,
         _endurance(program, refreshes, numbers[0]),
-        chips.calibrates,
+        not chips.obstacle,
     )
 
 
@@ -194,23 +193,24 @@ def worst_ages(refreshes: Refreshes, ages_s: Sequence[float]) -> tuple[tuple[flo
     """
     last_s, before = ages_s[-1], [(age, 0) for age in ages_s if refreshes.count(age) == 0]
     counts = {refreshes.count(age) for age in ages_s} | set(range(len(refreshes.times_s) or FIRST_INTERVALS))
+    last = refreshes.count(last_s)
+    if last and refreshes.time_s(last) >= last_s:
+        counts.add(last - 1)  # the last age ends an interval and begins none
     ends = [(min(refreshes.time_s(count + 1), last_s), count) for count in counts if refreshes.time_s(count) < last_s]
     return tuple(sorted({*before, *ends}))
 
 
-class _Chips:
+class _AgingChips:
     """Chips of a program, with their lines fitted under some conditions."""
 
     def __init__(self, program: Program, dataset: Dataset, calibrate: bool, refreshes: Refreshes | None) -> None:
         self.program, self.dataset, self.refreshes = program, dataset, refreshes
-        self._names = class_names(program)
-        why = obstacle(program, dataset.batching.count(dataset.calibration), dataset.generated)
-        self.calibrates = calibrate and not why
-        self._check_refresh(why)
-        self._calibrator = Calibrator(program, dataset.calibration) if self.calibrates else None
+        self._chips = EmulatedChips(program, dataset, calibrate=calibrate)
+        self.obstacle = self._chips.obstacle
+        self._check_refresh()
         self._fitted: dict[tuple[int, Conditions], Program] = {}
 
-    def _check_refresh(self, why: str) -> None:
+    def _check_refresh(self) -> None:
         if self.refreshes is None:
             return
         if self.program.chip is not None:
@@ -220,10 +220,10 @@ class _Chips:
             )
         if self.program.placement.segments:
             raise UsageError("the arrays of this program are written anew for each batch, so that nothing is refreshed")
-        if self.refreshes.by == "scales" and not self.calibrates:
+        if self.refreshes.by == "scales" and self.obstacle:
             raise UsageError(
-                f"a refresh of scales fits lines to samples, which is not possible: {why or 'chips are not calibrated'}"
-                "; refresh by writing"
+                f"a refresh of scales fits lines as a calibration does, and chips are not calibrated: {self.obstacle}; "
+                "refresh by writing"
             )
 
     def refreshed_accuracy(self, seed: int, age_s: float, count: int) -> float:
@@ -236,17 +236,14 @@ class _Chips:
 
     def accuracy(self, seed: int, now: Conditions, fitted: Conditions) -> float:
         """Share of right answers of a chip whose lines were fitted under other conditions."""
-        emulator = Emulator(self._chip(seed, fitted), seed, **vars(now))
-        return score_samples(emulator.run(self.dataset.as_given), self.dataset, self._names)
+        return measured_accuracy(Emulator(self._chip(seed, fitted), seed, **vars(now)), self.dataset)
 
     def _chip(self, seed: int, fitted: Conditions) -> Program:
-        if self._calibrator is None:
-            return self.program
         key = seed, fitted
         if key not in self._fitted:
             # One chip is followed after the other.
             self._fitted = {known: chip for known, chip in self._fitted.items() if known[0] == seed}
-            self._fitted[key] = self._calibrator.chip(seed, conditions=fitted).program
+            self._fitted[key] = self._chips.chip(seed, conditions=fitted).used
         return self._fitted[key]
 
 
@@ -294,7 +291,7 @@ def age_text(age_s: float) -> str:
 
 
 def life_sentence(life: Life, accuracy: float) -> str:
-    """How long chips stay above an accuracy."""
+    """Sentence on the time that chips stay above an accuracy."""
     parts = [_stays(life.plain, accuracy, "without refresh")]
     if life.refreshes is not None:
         parts.append(_stays(life.refreshed, accuracy, f"with {life.refreshes.words}"))

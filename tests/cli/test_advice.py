@@ -16,7 +16,7 @@ from onnx import TensorProto
 from written_data import write_mnist
 
 import memcompile.cli.advice
-from memcompile.cli.advice import DataOptions, command_line, derived_path, program_path
+from memcompile.cli.advice import DataOptions, command_line, derived_path, front_lines, program_path
 from memcompile.cli.main import main
 from memcompile.errors import UsageError
 
@@ -174,6 +174,22 @@ def test_advice_of_a_refusal_runs(tmp_path: Path, capsys: pytest.CaptureFixture[
     (needed,) = re.findall(r"use --chips (\d+)", capsys.readouterr().err)
     assert main([*command, needed]) == 0
     assert main([*command, str(int(needed) - 1)]) == 7
+
+
+def test_options_of_a_mapping_take_the_place_of_slices_given() -> None:
+    options = (["--max-loss", "none"], ["--slices", "3", "--max-loss", "none"])
+    facts = {"pareto": {"mappings": [{"options": words} for words in options]}}
+    called = ["compile", "--slices", "C1=2", "--pareto", "--slices=2", "--", "-m.onnx"]
+    _, first, second = front_lines(facts, called)
+    assert first == "1: memcompile compile --slices C1=2 --slices=2 --max-loss none -- -m.onnx"
+    assert second == "2: memcompile compile --slices 3 --max-loss none -- -m.onnx"
+
+
+def test_options_stand_before_a_model_that_looks_like_one(say: Say, tmp_path: Path) -> None:
+    (tmp_path / "-m.onnx").write_bytes(models.digits_classifier(8).SerializeToString())
+    *_, again = say(f"{FAST} --images 20 --emulated-images 20 --max-loss none -- -m.onnx")
+    assert again[-4:] == ["--max-loss", "1", "--", "-m.onnx"]
+    say(shlex.join(again))
 
 
 def test_words_are_quoted_and_numbers_complete() -> None:

@@ -104,7 +104,7 @@ class ScriptsHere:
         return str(self._others.python(body))
 
     def _own(self, name: str, *arguments: str) -> Callable[[], int] | None:
-        """What runs a command in this process, if anything does."""
+        """Function that runs a command in this process; None where another process has to."""
         if name == "python" and arguments[0].startswith(SCRIPTS):
             return lambda: run_script(Path(arguments[0]), *arguments[1:])
         return None

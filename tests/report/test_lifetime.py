@@ -91,6 +91,8 @@ def test_refreshed_chips_are_looked_at_where_they_are_worst() -> None:
         *((1.0, 0), (30.0, 0), (100.0, 0), (200.0, 1), (300.0, 2)),  # before the first refresh, and the first intervals
         *((1000.0, 9), (1020.0, 10)),
     )
+    assert worst_ages(every, (1.0, 1000.0))[-2:] == ((300.0, 2), (1000.0, 9)), "the last age ends an interval"
+    assert worst_ages(every, (1.0, 100.0)) == ((1.0, 0), (100.0, 0))
     assert worst_ages(Refreshes("scales", (10.0, 40.0)), (1.0, 20.0)) == ((1.0, 0), (10.0, 0), (20.0, 1))
     assert worst_ages(Refreshes("scales", (10.0, 40.0)), (1.0, 5.0)) == ((1.0, 0), (5.0, 0))
 
@@ -194,7 +196,10 @@ def test_what_cannot_age_or_be_refreshed_is_told(program: Program, samples: Data
     with pytest.raises(MemcompileError, match="cells of pimcomp do not change with time"):
         life_of(still, samples, (1.0, 2.0))
     refreshes = Refreshes("scales", every_s=DAY_S)
-    with pytest.raises(MemcompileError, match="a refresh of scales fits lines to samples, which is not possible"):
+    with pytest.raises(
+        MemcompileError,
+        match="chips are not calibrated: it was not asked for; refresh by writing",
+    ):
         life_of(program, samples, (1.0, 2.0), refreshes=refreshes, calibrate=False)
     on_chip, _ = transfer(program, 1)
     with pytest.raises(MemcompileError, match="the program is on a chip that was tuned"):

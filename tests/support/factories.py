@@ -26,6 +26,15 @@ def make_target(**sections: dict[str, Any]) -> Target:
     return parse_target(values, "test target")
 
 
+def target_without_errors() -> Target:
+    """The reference chip with cells that hold and read what they are told."""
+    return make_target(
+        programming={"sigma_us": 0.0},
+        read_noise={"sigma_us": 0.0},
+        faults={"stuck_low_share": 0.0, "stuck_high_share": 0.0},
+    )
+
+
 def random_cut(rng: np.random.Generator, size: int, limit: int) -> tuple[int, ...]:
     """Uneven tile edges, no tile larger than ``limit``."""
     edges = [0]

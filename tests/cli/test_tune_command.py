@@ -1,0 +1,118 @@
+"""`memcompile tune` and `refresh`: what they print and write."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from places import FIVE_LAYER_CNN as MODEL
+
+import memcompile
+from memcompile.cli.main import main
+from memcompile.data.loader import load_dataset
+
+
+@pytest.fixture(scope="module")
+def compiled_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program file that the command line writes."""
+    path = tmp_path_factory.mktemp("compiled") / "net.mcp"
+    assert main([str(MODEL), "-o", str(path), "--no-evaluation", "--quiet"]) == 0
+    return path
+
+
+def test_command_line(
+    compiled_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(compiled_file, "net.mcp")
+    arguments = ["tune", "net.mcp", "--images", "300", "--epochs", "2", "--score-images", "200", "--json", "-"]
+    assert main(arguments) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert set(facts["accuracy"]) == {"ideal", "transferred", "tuned"}
+    assert facts["training_images"] == 300
+    assert [step["images"] for step in facts["steps"]] == [400] * len(facts["steps"])
+    assert {"recalibrate", "tune in situ"} <= {step["step"] for step in facts["steps"]}
+    assert len(facts["epochs"]) == 2
+    took, retuned = facts["transfer"], facts["tuning"]
+    assert took["energy_j"] > 0 < took["time_s"]
+    assert retuned["cell_writes"] == sum(epoch["writes"] for epoch in facts["epochs"])
+    assert retuned["pulses"] == sum(epoch["pulses"] for epoch in facts["epochs"])
+    assert took["most_pulses_of_a_cell"] <= retuned["most_pulses_of_a_cell"]
+    assert retuned["endurance_share"] == retuned["most_pulses_of_a_cell"] / 1e11
+    tuned = memcompile.load(tmp_path / "net.tuned.mcp")
+    assert tuned.chip is not None
+    assert main(["run", "net.tuned.mcp", "--images", "50"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.mcp", "net.tuned.mcp"]
+
+
+def test_lines_leave_out_what_the_target_does_not_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (resources.files("memcompile.hardware") / "targets" / "yao2020.toml").read_text(encoding="utf-8")
+    pulses = text.partition("[write_verify]")[2].partition("[energy]")[0]
+    for name, kept in {
+        "bare": text.replace(f"[write_verify]{pulses}", ""),
+        "everlasting": re.sub(r"(?m)^endurance_pulses = .*$", "", text),
+    }.items():
+        Path(f"{name}.toml").write_text(kept, encoding="utf-8")
+        assert main([str(MODEL), "--target", f"{name}.toml", "-o", "net.mcp", "--no-evaluation", "--quiet"]) == 0
+        capsys.readouterr()
+        assert main(["tune", "net.mcp", "--images", "20", "--epochs", "0", "--score-images", "20"]) == 0
+        out = capsys.readouterr().out
+        assert "endurance" not in out
+        assert ("the target gives no pulses" in out) == (name == "bare")
+        assert (" uJ" in out) == (name == "everlasting")
+
+
+def test_command_line_with_everything(
+    compiled_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(compiled_file, "net.mcp")
+    sizes = ["--images", "100", "--score-images", "100", "--json", "-"]
+    options = ["--layers", "C3,last", "--digital-scales", "--patience", "2", "--write-again", "0.1"]
+    assert main(["tune", "net.mcp", "--epochs", "1", "--write-again-by", "effect", *options, *sizes]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["transfer"]["cell_writes"] > 5500
+    assert main(["refresh", "net.tuned.mcp", "--time", "2h", *sizes]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["time_s"] == 7200
+    assert set(facts["accuracy"]) == {"fresh", "aged", "refreshed"}
+    assert memcompile.load(tmp_path / "net.tuned.refreshed.mcp").chip is not None
+    assert main(["refresh", "net.tuned.mcp", "--time", "2h", *sizes[:-2]]) == 0
+    assert "7,200 s later" in capsys.readouterr().out
+    assert main(["tune", "net.mcp", "--layers", "C9", *sizes]) == 2
+    assert "no crossbar layer is called 'C9'" in capsys.readouterr().err
+
+
+def test_images_held_back_are_not_counted_as_fitted(
+    compiled_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(compiled_file, "net.mcp")
+    program = memcompile.load("net.mcp")
+    digits, (name,) = load_dataset(None, program.inputs), program.inputs
+    for file, count in (("d.npz", 25), ("few.npz", 4)):
+        np.savez(file, **{name: digits.inputs[name][:count]}, labels=digits.labels[:count])
+    for command in ("tune net.mcp --epochs 0", "refresh net.tuned.mcp --time 2h"):
+        assert main([*command.split(), "--data", "d.npz", "--test", "few.npz", "--json", "-"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["training_images"] == 20
+        assert [step["images"] for step in facts["steps"]] == [5] * len(facts["steps"])
+        assert main([*command.split(), "--data", "few.npz", "--test", "d.npz"]) == 0
+        assert "undone, not shown to help\n  no images are held back to judge it on" in capsys.readouterr().out
+
+
+def test_learning_curve(compiled_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(compiled_file, "net.mcp")
+    arguments = ["tune", "net.mcp", "--images", "100", "--epochs", "1", "--score-images", "50", "--quiet"]
+    assert main([*arguments, "--curve", "curve.png"]) == 0
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")

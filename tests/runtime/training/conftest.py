@@ -1,0 +1,37 @@
+"""The five-layer network and digits, as most tests of training use them."""
+
+from __future__ import annotations
+
+import pytest
+from factories import target_without_errors
+from places import FIVE_LAYER_CNN as MODEL
+
+import memcompile
+from memcompile.data.loader import Dataset, load_dataset
+from memcompile.program.program import Program
+
+
+@pytest.fixture(scope="session")
+def program() -> Program:
+    return memcompile.compile(MODEL, max_loss=None)
+
+
+@pytest.fixture(scope="session")
+def perfect() -> Program:
+    """A program for a target whose cells have no errors."""
+    return memcompile.compile(MODEL, target_without_errors(), max_loss=None)
+
+
+@pytest.fixture(scope="session")
+def two_slices() -> Program:
+    return memcompile.compile(MODEL, slices=2, slice_base=5)
+
+
+@pytest.fixture(scope="session")
+def digits(program: Program) -> Dataset:
+    return load_dataset(None, program.inputs, part="train")
+
+
+@pytest.fixture(scope="session")
+def test_digits(program: Program) -> Dataset:
+    return load_dataset(None, program.inputs).head(400)
