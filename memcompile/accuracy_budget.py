@@ -24,11 +24,9 @@ from memcompile.data.loader import Dataset
 from memcompile.errors import CapacityError, UsageError
 from memcompile.hardware.line_turns import LineTurns
 from memcompile.hardware.target import Target
-from memcompile.ir.graph import Cut, MappedLayer, Replica, TiledLayer
+from memcompile.ir.graph import MappedLayer, TiledLayer
 from memcompile.ir.pass_manager import ProgressBar, no_progress
-from memcompile.noise.layer_inputs import LayerInputs
-from memcompile.noise.layer_noise import MappingChoice, layer_noise
-from memcompile.noise.program_noise import layer_ratios, line_weights
+from memcompile.loss_prediction import LossPredictor, Reference
 from memcompile.passes.packing.tiling import tile_limits
 from memcompile.passes.replicate import all_windows
 from memcompile.passes.search.explore_windows import option_steps
@@ -50,8 +48,8 @@ CLEAR_ERRORS = 1.64
 """Standard errors by which the measured mean is apart from the budget once the answer is clear: 95 % on one side."""
 CURVE_ERROR, CURVE_POINTS = 0.25, 0.05
 """Standard error of a loss that is read from the network's curve: a share of it, and points."""
-CAUTION = 0.9
-"""Share of the limit that the next choice gets after one that was above it."""
+CAUTION, LEAST_FACTOR = 0.9, 0.4
+"""Share of the noise of a choice above the limit that the next one gets, and the least share of it."""
 UNITS = 1_000_000
 """Units in which the knapsack counts the limit of noise."""
 FRACTIONS = 16
@@ -103,9 +101,9 @@ class LayerOption:
 class BudgetResult:
     """Plans of all layers within a budget of ``points``, and what they were predicted and measured to lose.
 
-    ``measured`` is the loss of each emulated chip on calibration samples; ``steps_without`` the interval of the mapping
-    that asks nothing of accuracy. ``held`` says whether the mean of the chips is within the budget. ``model`` is what
-    was measured of the network.
+    Losses are those against the float network. ``measured`` is that of each emulated chip on calibration samples;
+    ``steps_without`` the interval of the mapping that asks nothing of accuracy. ``held`` says whether the mean of the
+    chips is within the budget. ``model`` is what was measured of the network.
     """
 
     points: float
@@ -123,12 +121,14 @@ class Candidates:
 
     ``tiled`` gives its layers with so many slices each, by name; ``mapped`` a program with these plans. ``slices`` is
     the least number of slices of a layer, by its name, and without ``windows`` no layer has parallel windows.
+    ``reference`` runs the float network.
     """
 
     tiled: Callable[[int], Mapping[str, TiledLayer]]
     mapped: Callable[[Plans], Program]
     slices: Callable[[str], int]
     windows: bool
+    reference: Reference
 
 
 def fit_budget(
@@ -146,7 +146,7 @@ def fit_budget(
     dataset
         Samples; those for calibration predict, calibrate and measure.
     points
-        Budget of the loss against ideal devices, in points of accuracy.
+        Budget of the loss against the float network, in points of accuracy.
     chips
         Chips that the mapping may take; as few as hold the budget when None.
 
@@ -158,21 +158,21 @@ def fit_budget(
         One replica of each layer with the fewest slices does not fit the chips.
     """
     first = candidates.mapped({})
-    samples = labelled(first, dataset)
-    model, inputs = loss_model(first, samples, progress=progress)
-    search = _Search(candidates, first, model, inputs, chips)
-    limit, tried = model.limit(points), list[BudgetResult]()
+    samples = labelled(first, dataset, candidates.reference)
+    predictor = predictor_of(candidates, first, samples, progress)
+    search = _Search(candidates, predictor, chips)
+    limit, tried = predictor.limit(points), list[BudgetResult]()
     for _ in range(1 + REPAIRS):
         plans, program, predicted = search.within(limit, points)
         if any(item.plans == plans for item in tried):
             break
-        measured = measured_losses(program, samples, model, points, progress)
+        measured = measured_losses(program, samples, candidates.reference, predictor.model, points, progress)
         held = float(measured.mean()) <= points
         steps = first.placement.initiation_interval_steps
-        tried.append(BudgetResult(points, plans, predicted, measured, steps, held, model))
-        if held:
+        tried.append(BudgetResult(points, plans, predicted, measured, steps, held, predictor.model))
+        if held or not plans:
             break
-        limit *= max(0.4, CAUTION * points / max(float(measured.mean()), 1e-9))
+        limit = search.tightened(plans, CAUTION * points / max(float(measured.mean()), 1e-9))
     return next((item for item in tried if item.held), min(tried, key=lambda item: float(item.measured.mean())))
 
 
@@ -181,14 +181,28 @@ def can_budget(program: Program, dataset: Dataset) -> bool:
     if program.placement.segments:
         return False
     try:
-        labelled(program, dataset)
+        labelled(program, dataset, Emulator.ideal(program).run)
     except UsageError:
         return False
     return True
 
 
-def labelled(program: Program, dataset: Dataset) -> Dataset:
-    """The calibration samples as samples to score, with the classes that ideal devices see where none are known.
+def predictor_of(
+    candidates: Candidates, first: Program, samples: Dataset, progress: ProgressBar = no_progress
+) -> LossPredictor:
+    """Measure what losses are predicted from on ``first``, the mapping without a budget, and samples with labels."""
+    model, inputs = loss_model(first, samples, progress=progress)
+    finest = candidates.tiled(most_slices(first.target))
+    return LossPredictor(first, model, inputs, finest, samples, candidates.reference)
+
+
+def most_slices(target: Target) -> int:
+    """Slices of a layer that are tried at most: as many as an output line of each fits an array."""
+    return min(MOST_SLICES, target.array.output_lines // target.array.lines_per_pair)
+
+
+def labelled(program: Program, dataset: Dataset, reference: Reference) -> Dataset:
+    """The calibration samples as samples to score, with the classes that a reference sees where none are known.
 
     Raises
     ------
@@ -215,7 +229,7 @@ def labelled(program: Program, dataset: Dataset) -> Dataset:
         )
     if samples.labels is not None:
         return samples
-    outputs = Emulator.ideal(program).run(samples.inputs)
+    outputs = reference(samples.inputs)
     scores = [value for value in outputs.values() if isinstance(value, np.ndarray) and value.ndim == 2]
     if len(outputs) != 1 or not scores or scores[0].shape[1] < 2:
         raise UsageError(
@@ -231,15 +245,13 @@ class _Search:
     def __init__(
         self,
         candidates: Candidates,
-        first: Program,
-        model: LossModel,
-        inputs: Sequence[LayerInputs],
+        predictor: LossPredictor,
         chips: int | None,
     ) -> None:
-        self.candidates, self.first, self.model, self.inputs = candidates, first, model, inputs
-        self.target, self.chips = first.target, chips
+        self.candidates, self.predictor, self.first = candidates, predictor, predictor.first
+        self.target, self.chips = self.first.target, chips
         self.filled = 1.0
-        self._options = [self._options_of(number) for number in range(len(first.layers))]
+        self._options = layer_options(candidates, predictor)
 
     def within(self, limit: float, points: float) -> tuple[Plans, Program, float]:
         """Plans whose sum of noise is within a limit, their mapping, and its predicted loss.
@@ -257,58 +269,23 @@ class _Search:
             except CapacityError:
                 self.filled *= LESS_FILLED
                 continue
-            ratios = [layer_ratios(program, number, own) for number, own in enumerate(self.inputs)]
-            predicted = self.model.loss(np.array([ratio.total.calibrated for ratio in ratios]))
+            predicted = self.predictor.loss(program)
             if found is None or predicted < found[2]:
                 found = plans, program, predicted
             if predicted <= points:
                 break
-            limit *= CAUTION * min(1.0, self.model.limit(points) / self.model.limit(predicted))
+            limit = self.tightened(plans, CAUTION * self.predictor.limit(points) / self.predictor.limit(predicted))
         if found is None:
-            ratios = [layer_ratios(self.first, number, own) for number, own in enumerate(self.inputs)]
-            return {}, self.first, self.model.loss(np.array([ratio.total.calibrated for ratio in ratios]))
+            return {}, self.first, self.predictor.loss(self.first)
         return found
 
-    def _options_of(self, number: int) -> tuple[LayerOption, ...]:
-        """Options of a layer, none of which is worse than another in everything."""
-        mapped, array = self.first.layers[number], self.target.array
-        least = self.candidates.slices(mapped.name)
-        most = min(max(least, MOST_SLICES), array.output_lines // array.lines_per_pair)
-        windows = (True, False) if _has_windows(mapped) else (self.candidates.windows,)
-        options = [
-            self._option(number, self.candidates.tiled(slices)[mapped.name], LayerPlan(slices, either))
-            for slices in range(least, most + 1)
-            for either in windows
-        ]
-        return tuple(one for one in options if not any(one.is_worse_than(other) for other in options))
-
-    def _option(self, number: int, layer: TiledLayer, plan: LayerPlan) -> LayerOption:
-        """Noise, cells and work of a plan; windows are those of the first mapping."""
-        mapped = self.first.layers[number]
-        with_windows = plan.windows and _has_windows(mapped)
-        replicas = mapped.replicas if with_windows else (all_windows(layer.unrolling, layer.cut),)
-        noise = self.model.sensitivities[number] * self._ratio(number, layer, replicas[0])
-        lines = plan.slices * self.target.array.lines_per_pair
-        limits, turns = tile_limits(self.target, plan.slices), LineTurns.of(self.target)
-        array_steps = cell_steps = 0
-        for replica in replicas:
-            unrolling, steps = replica.unrolling, len(replica.windows)
-            array_steps += option_steps(unrolling, *limits, lines, turns) * steps
-            cell_steps += unrolling.matrices * unrolling.rows * unrolling.columns * lines * steps
-        cells = layer.unrolling.matrices * layer.unrolling.rows * layer.unrolling.columns * lines
-        return LayerOption(plan, float(noise), cells, array_steps, cell_steps)
-
-    def _ratio(self, number: int, layer: TiledLayer, replica: Replica) -> float:
-        """Noise-to-signal ratio of a layer that is laid out as a replica, with the digits of ``layer``."""
-        digits = layer.cells[0].astype(np.int16) - layer.cells[1]
-        cut = Cut(replica.cut.rows, (0, replica.unrolling.columns))
-        share = self.first.layers[number].range_share
-        choice = MappingChoice(digits, layer.base, replica.unrolling, cut, replica.windows, share)
-        noise = layer_noise(self.inputs[number], self.target, choice)
-        mapped = replace(self.first.layers[number], scale=layer.scale)
-        weights = line_weights(mapped, replica)
-        signal = float((weights * noise.signal).sum())
-        return float((weights * np.maximum(noise.total.calibrated, 0.0)).sum()) / signal if signal > 0 else 0.0
+    def tightened(self, plans: Plans, factor: float) -> float:
+        """The limit at which plans make less noise by a factor, of which they can change their own part only."""
+        own = sum(
+            next(option.noise for option in options if option.plan == plans[layer.name])
+            for layer, options in zip(self.first.layers, self._options, strict=True)
+        )
+        return max((own + self.predictor.shared) * factor - self.predictor.shared, LEAST_FACTOR * own)
 
     def _knapsack(self, limit: float) -> Plans:
         """Cheapest options whose noise is within a limit; the quietest where none are.
@@ -327,11 +304,40 @@ class _Search:
         }
 
 
-def layer_options(
-    candidates: Candidates, first: Program, model: LossModel, inputs: Sequence[LayerInputs]
-) -> list[tuple[LayerOption, ...]]:
-    """Options of each layer of ``first``, the mapping without a budget; ``model`` and ``inputs`` are measured on it."""
-    return _Search(candidates, first, model, inputs, None)._options
+def layer_options(candidates: Candidates, predictor: LossPredictor) -> list[tuple[LayerOption, ...]]:
+    """Options of each layer, none of which is worse than another one in everything."""
+    return [_options_of(candidates, predictor, number) for number in range(len(predictor.first.layers))]
+
+
+def _options_of(candidates: Candidates, predictor: LossPredictor, number: int) -> tuple[LayerOption, ...]:
+    mapped = predictor.first.layers[number]
+    least = candidates.slices(mapped.name)
+    windows = (True, False) if _has_windows(mapped) else (candidates.windows,)
+    options = [
+        _option(predictor, number, candidates.tiled(slices)[mapped.name], LayerPlan(slices, either))
+        for slices in range(least, max(least, most_slices(predictor.first.target)) + 1)
+        for either in windows
+    ]
+    return tuple(one for one in options if not any(one.is_worse_than(other) for other in options))
+
+
+def _option(predictor: LossPredictor, number: int, layer: TiledLayer, plan: LayerPlan) -> LayerOption:
+    """Noise, cells and work of a plan; windows are those of the first mapping."""
+    mapped, target = predictor.first.layers[number], predictor.first.target
+    with_windows = plan.windows and _has_windows(mapped)
+    replicas = mapped.replicas if with_windows else (all_windows(layer.unrolling, layer.cut),)
+    # A window at the edge may see nothing at all, and the first replica may have no other.
+    windows = np.concatenate([one.windows for one in replicas if one.unrolling == replicas[0].unrolling])
+    noise = predictor.option_noise(number, layer, replace(replicas[0], windows=windows))
+    lines = plan.slices * target.array.lines_per_pair
+    limits, turns = tile_limits(target, plan.slices), LineTurns.of(target)
+    array_steps = cell_steps = 0
+    for replica in replicas:
+        unrolling, steps = replica.unrolling, len(replica.windows)
+        array_steps += option_steps(unrolling, *limits, lines, turns) * steps
+        cell_steps += unrolling.matrices * unrolling.rows * unrolling.columns * lines * steps
+    cells = layer.unrolling.matrices * layer.unrolling.rows * layer.unrolling.columns * lines
+    return LayerOption(plan, noise, cells, array_steps, cell_steps)
 
 
 def _has_windows(layer: MappedLayer) -> bool:
@@ -412,9 +418,14 @@ class _Knapsack:
 
 
 def measured_losses(
-    program: Program, samples: Dataset, model: LossModel, points: float, progress: ProgressBar = no_progress
+    program: Program,
+    samples: Dataset,
+    reference: Reference,
+    model: LossModel,
+    points: float,
+    progress: ProgressBar = no_progress,
 ) -> NDArray[np.float64]:
-    """Points that calibrated chips lose against ideal devices, chip by chip until it is clear whether they lose more.
+    """Points that calibrated chips lose against a reference, chip by chip until it is clear whether they lose more.
 
     The loss of a chip is counted, and read from the network's curve at the noise that the chip's outputs have. A count
     on few samples hardly tells a loss of half a point from one of a point, and a curve is right within a share of the
@@ -434,14 +445,14 @@ def measured_losses(
     # Lines look better than they are on the samples that they are fitted to.
     samples = samples.after(calibrator.images)
     samples = samples.head(max(CONVERSIONS // max(program.conversions_per_image, 1), LEAST_IMAGES))
-    clean = Emulator.ideal(program).run(samples.inputs)
-    ideal = score_samples(clean, samples, names)
+    clean = reference(samples.inputs)
+    right = score_samples(clean, samples, names)
     counted, read = list[float](), list[float]()
     with progress("measuring the loss on chips", MOST_CHIPS) as advance:
         for seed in range(MOST_CHIPS):
             chip = calibrator.chip(CHIP_SEEDS + seed).program
             outputs = Emulator(chip, CHIP_SEEDS + seed).run(samples.inputs)
-            counted.append(100 * (ideal - score_samples(outputs, samples, names)))
+            counted.append(100 * (right - score_samples(outputs, samples, names)))
             read.append(model.loss_at(output_noise(program, clean, outputs, classes=True)))
             advance(1)
             losses, error = combined_losses(np.array(counted), np.array(read), samples.count)

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memcompile.accuracy_budget import Candidates, LayerOption, labelled, layer_options, pick_options
+from memcompile.accuracy_budget import Candidates, LayerOption, labelled, layer_options, pick_options, predictor_of
 from memcompile.data.loader import Dataset
 from memcompile.errors import CapacityError
 from memcompile.ir.pass_manager import ProgressBar, no_progress
-from memcompile.noise.layer_inputs import LayerInputs
-from memcompile.noise.program_noise import layer_ratios
+from memcompile.loss_prediction import LossPredictor
 from memcompile.program.program import Program
-from memcompile.report.error_budget import LossModel, loss_model
 
 MOST_MAPPINGS = 16
 """Limits of noise that a mapping is made for, evenly spread over its logarithm."""
@@ -34,7 +32,7 @@ TINY = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class FrontMapping:
-    """A mapping, what it costs, and the points that it is predicted to lose.
+    """A mapping, what it costs, and the points that it is predicted to lose against the float network.
 
     ``slices`` are those of each layer by name, and layers of ``one_position`` get no parallel windows, though they
     could. ``uncertainty`` is the standard error of the prediction.
@@ -93,9 +91,10 @@ def loss_front(
     """
     first = candidates.mapped({})
     windowed = {layer.name for layer in first.layers if any(one.unrolling.window_outputs > 1 for one in layer.replicas)}
-    model, inputs = loss_model(first, labelled(first, dataset), progress=progress)
-    options = layer_options(candidates, first, model, inputs)
-    found = [_mapping(first, (), model, inputs)]
+    samples = labelled(first, dataset, candidates.reference)
+    predictor = predictor_of(candidates, first, samples, progress)
+    options = layer_options(candidates, predictor)
+    found = [_mapping(first, (), predictor)]
     noise = float(sum(max(own, key=lambda option: option.noise).noise for own in options))
     least = float(sum(min(own, key=lambda option: option.noise).noise for own in options))
     with progress("mapping the front", MOST_MAPPINGS) as advance:
@@ -111,7 +110,7 @@ def loss_front(
             except CapacityError:
                 continue  # by cells it would fit, but its tiles do not
             given_up = tuple(name for name, plan in plans.items() if name in windowed and not plan.windows)
-            found.append(_mapping(program, given_up, model, inputs))
+            found.append(_mapping(program, given_up, predictor))
     return LossFront(objective, tuple(front(found, objective)))
 
 
@@ -148,12 +147,9 @@ def _total(options: Sequence[Sequence[LayerOption]], picks: Iterable[int]) -> fl
     return float(sum(own[pick].noise for own, pick in zip(options, picks, strict=True)))
 
 
-def _mapping(
-    program: Program, one_position: tuple[str, ...], model: LossModel, inputs: Sequence[LayerInputs]
-) -> FrontMapping:
+def _mapping(program: Program, one_position: tuple[str, ...], predictor: LossPredictor) -> FrontMapping:
     """A compiled mapping with its predicted loss."""
     placement = program.placement
-    ratios = np.array([layer_ratios(program, number, own).total.calibrated for number, own in enumerate(inputs)])
     return FrontMapping(
         slices={layer.name: layer.slices for layer in program.layers},
         one_position=one_position,
@@ -162,6 +158,6 @@ def _mapping(
         cells=program.cells_used,
         steps=placement.initiation_interval_steps,
         latency_steps=placement.latency_steps,
-        loss=model.loss(ratios),
-        uncertainty=model.uncertainty(ratios),
+        loss=predictor.loss(program),
+        uncertainty=predictor.uncertainty(program),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ from memcompile.ir.pass_manager import (
     with_options,
 )
 from memcompile.loss_front import LossFront, loss_front
+from memcompile.loss_prediction import Reference
 from memcompile.passes.calibrate_activations import CalibrateActivations
 from memcompile.passes.calibrate_ranges import CalibrateRanges
 from memcompile.passes.cut_segments import CutSegments
@@ -59,6 +60,7 @@ from memcompile.passes.tile_matrices import TileMatrices
 from memcompile.passes.unroll_convolutions import UnrollConvolutions
 from memcompile.program.program import DigitalStage, Program, Provenance, Stage
 from memcompile.program.random_operators import random_values
+from memcompile.report.evaluation import run_float
 from memcompile.report.multiply_adds import MultiplyAdds
 from memcompile.timing.dataflow_steps import Flow
 from memcompile.verify.self_check import FloatNetwork, check_program
@@ -166,7 +168,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     ``ALL_LAYERS``. ``example_inputs`` are for a PyTorch module. ``limits`` apply where onnxruntime first loads and runs
     the model; None trusts it. The command line sets limits. ``time_limit_s`` holds for all searches of the mapping
     together; where it is finite, results depend on the machine. ``max_loss`` is a budget of accuracy in points: layers
-    get slices, at least those given, and windows such that calibrated chips lose no more against ideal devices;
+    get slices, at least those given, and windows such that calibrated chips lose no more against the model itself;
     ``AUTO`` is a budget of ``DEFAULT_MAX_LOSS`` where the loss is known and neither slices, windows, a pipeline nor a
     time limit are given. ``no_windows`` names layers without parallel windows. With ``pareto`` the result has the front
     of mappings without a budget, of steps (or what is to be best) against predicted loss.
@@ -223,13 +225,14 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     counted = MultiplyAdds(find_bodies(file, sample))
     checks = (counted, Verifier(), network) if check else (counted, Verifier())
     observers, budget, front = (*instruments, *checks), None, None
+    reference = partial(run_float, file, batching=found.batching)
     with running(Clock(waiting_s=time_limit_s)), large_blocks_go_back():
         if pareto:
-            front = _front(graph, pipeline, context, dataset)
+            front = _front(graph, pipeline, context, dataset, reference)
         if max_loss is None:
             graph = run_passes(graph, pipeline, context, observers)
         else:
-            graph, context, budget = _within_budget(graph, pipeline, context, observers, dataset, max_loss)
+            graph, context, budget = _within_budget(graph, pipeline, context, observers, dataset, max_loss, reference)
     warnings = (*_data_warnings(dataset, found, calibrated=not hardware.cell.continuous), *_random_warnings(graph))
     options: dict[str, str | int | float | bool | None] = {
         "batch": batch,
@@ -267,14 +270,14 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
 class _Mappings:
     """Ways to map a graph whose passes up to rounding have run, with slices and windows of layers as plans say."""
 
-    def __init__(self, graph: Graph, pipeline: Sequence[Pass], context: PassContext) -> None:
+    def __init__(self, graph: Graph, pipeline: Sequence[Pass], context: PassContext, reference: Reference) -> None:
         self.begin = _first_of_mapping(pipeline)
         self.tiled = next(number for number, item in enumerate(pipeline, start=1) if Form.TILED in item.produces)
         self.graph, self.pipeline, self.context = graph, pipeline, replace(context, kept={})
         self._recordings: dict[object, Recording] = {}
         replicate = [item for item in pipeline if isinstance(item, Replicate)]
         windows = all(item.parallel_windows and item.objective != "accuracy" for item in replicate)
-        self.candidates = Candidates(cache(self._layers), self._program, self._slices, windows)
+        self.candidates = Candidates(cache(self._layers), self._program, self._slices, windows, reference)
 
     def chosen(self, plans: Plans) -> PassContext:
         """The context in which passes follow plans."""
@@ -317,10 +320,11 @@ def _within_budget(
     observers: Sequence[Instrument],
     dataset: Dataset,
     max_loss: float | Auto,
+    reference: Reference,
 ) -> tuple[Graph, PassContext, BudgetResult | None]:
     """The mapped graph whose layers have the slices and windows that hold a loss, and the context that gives them."""
     begin = _first_of_mapping(pipeline)
-    mappings = _Mappings(run_passes(graph, pipeline[:begin], context, observers), pipeline, context)
+    mappings = _Mappings(run_passes(graph, pipeline[:begin], context, observers), pipeline, context, reference)
     plans: Plans = {}
     result = None
     if max_loss != AUTO or can_budget(mappings.candidates.mapped(plans), dataset):
@@ -330,13 +334,15 @@ def _within_budget(
     return mappings.recorded(plans).replay(observers), replace(mappings.chosen(plans), kept=None), result
 
 
-def _front(graph: Graph, pipeline: Sequence[Pass], context: PassContext, dataset: Dataset) -> LossFront:
+def _front(
+    graph: Graph, pipeline: Sequence[Pass], context: PassContext, dataset: Dataset, reference: Reference
+) -> LossFront:
     """The front of mappings without a budget."""
     if context.batch is not None:
         raise UsageError("segments are written anew for each batch; leave out --pareto or --reprogram")
     graph = run_passes(graph, pipeline[: _first_of_mapping(pipeline)], context)
     objective = next((item.objective for item in pipeline if isinstance(item, Replicate)), Replicate().objective)
-    candidates = _Mappings(graph, pipeline, context).candidates
+    candidates = _Mappings(graph, pipeline, context, reference).candidates
     return loss_front(candidates, dataset, objective, chips=context.chips, progress=context.progress)
 
 

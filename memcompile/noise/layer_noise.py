@@ -39,6 +39,10 @@ from memcompile.noise.wires import wire_errors
 LEAST_VECTORS = 512
 """Input vectors that moments are taken of, at least; fewer only where there are no more."""
 MOST_VECTORS = 4096
+LEAST_RATIO = 1e-3
+"""Noise-to-signal ratio of a layer below which nothing can be learned from its noise."""
+STAND_IN = 0.04
+"""Variance of the errors that stand in for such noise, as a share of the weights' mean square."""
 PRODUCTS = 8_000_000
 """Multiply-adds of a layer that more input vectors may take."""
 
@@ -103,10 +107,13 @@ class LayerNoise:
         return sum(self.powers.values(), none)
 
 
-def layer_noise(inputs: LayerInputs, target: Target, choice: MappingChoice, age: Conditions = NEW) -> LayerNoise:
+def layer_noise(
+    inputs: LayerInputs, target: Target, choice: MappingChoice, age: Conditions = NEW, *, stand_in: bool = False
+) -> LayerNoise:
     """Noise of a layer that gets calibration inputs, for one mapping choice on a target.
 
-    Targets with continuous cells have none.
+    Targets with continuous cells have none. With ``stand_in`` a layer that has hardly any gets errors of its weights
+    instead, so that the network's sensitivity to it can be measured.
     """
     model = _Model(inputs, target, choice, age)
     powers = {
@@ -114,7 +121,11 @@ def layer_noise(inputs: LayerInputs, target: Target, choice: MappingChoice, age:
         for cause, power in model.powers()
         if power.plain.any() or power.calibrated.any()
     }
-    return LayerNoise(powers, model.signal_variance, model.errors)
+    found = LayerNoise(powers, model.signal_variance, model.errors)
+    if not stand_in or float(found.total.calibrated.sum()) >= LEAST_RATIO * float(found.signal.sum()):
+        return found
+    power, errors = model.stand_in()
+    return LayerNoise(power, found.signal, errors)
 
 
 class _Model:
@@ -166,6 +177,12 @@ class _Model:
         if self.target.read_noise.acts:
             yield Cause.READ_NOISE, self._of_reads()
         yield from self._of_converters(self.inputs.quantizer)
+
+    def stand_in(self) -> tuple[dict[Cause, Power], dict[Cause, Errors]]:
+        """Power and errors of weights that err by a share of their mean square."""
+        variance = np.where(self.blank, 0.0, STAND_IN * float(np.square(self.weights).mean()))
+        errors = Errors(np.zeros(variance.shape), variance)
+        return {Cause.PROGRAMMING: self._of_weights(errors)}, {Cause.PROGRAMMING: errors}
 
     def _of_weights(self, errors: Errors) -> Power:
         """Power of errors of weights that stay from input to input."""

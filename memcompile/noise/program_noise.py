@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from memcompile.hardware.conditions import NEW, Conditions
-from memcompile.ir.graph import MappedLayer, Replica
+from memcompile.ir.graph import MappedLayer, PairedLayer, Replica
 from memcompile.noise.cause import Cause
 from memcompile.noise.gaussians import Array
 from memcompile.noise.layer_inputs import LayerInputs
@@ -16,7 +16,7 @@ from memcompile.noise.layer_noise import MappingChoice, layer_noise
 from memcompile.program.program import Program
 
 REPLICAS = 3
-"""Replicas of a layer that stand for all of them, evenly spread."""
+"""Replicas that stand for all that are unrolled and cut alike, evenly spread: they lie at different places of wires."""
 
 
 @dataclass(frozen=True)
@@ -57,27 +57,42 @@ def choice_of(program: Program, number: int, copy: int) -> MappingChoice:
     )
 
 
-def layer_ratios(program: Program, number: int, inputs: LayerInputs, age: Conditions = NEW) -> LayerRatios:
-    """Ratios of a layer of a program, channels weighted by their digital scale."""
+def layer_ratios(
+    program: Program, number: int, inputs: LayerInputs, age: Conditions = NEW, *, stand_in: bool = False
+) -> LayerRatios:
+    """Ratios of a layer of a program, channels weighted by their digital scale.
+
+    ``stand_in`` is as in :func:`~memcompile.noise.layer_noise.layer_noise`.
+    """
     layer = program.layers[number]
-    count = len(layer.replicas)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, REPLICAS)).astype(int))
     power: dict[Cause, Array] = {}
     signal = 0.0
-    for copy in chosen.tolist():
-        replica = layer.replicas[copy]
-        noise = layer_noise(inputs, program.target, choice_of(program, number, copy), age)
-        weight = line_weights(layer, replica)
-        signal += float((weight * noise.signal).sum())
-        for cause, own in noise.powers.items():
-            both = np.array([(weight * own.plain).sum(), (weight * own.calibrated).sum()])
-            power[cause] = power.get(cause, np.zeros(2)) + both
+    for copies in _alike(layer):
+        # A window at the edge may see nothing at all, so that no single replica stands for the others.
+        windows = np.concatenate([layer.replicas[copy].windows for copy in copies])
+        chosen = np.unique(np.linspace(0, len(copies) - 1, min(len(copies), REPLICAS)).astype(int)).tolist()
+        for copy in (copies[place] for place in chosen):
+            choice = replace(choice_of(program, number, copy), windows=windows)
+            noise = layer_noise(inputs, program.target, choice, age, stand_in=stand_in)
+            weight = line_weights(layer, replace(layer.replicas[copy], windows=windows)) / len(chosen)
+            signal += float((weight * noise.signal).sum())
+            for cause, own in noise.powers.items():
+                both = np.array([(weight * own.plain).sum(), (weight * own.calibrated).sum()])
+                power[cause] = power.get(cause, np.zeros(2)) + both
     if signal == 0:
         return LayerRatios({})
     return LayerRatios({cause: Ratio(*(np.maximum(both, 0.0) / signal).tolist()) for cause, both in power.items()})
 
 
-def line_weights(layer: MappedLayer, replica: Replica) -> Array:
+def _alike(layer: MappedLayer) -> list[list[int]]:
+    """Numbers of the replicas that are unrolled and cut alike."""
+    found: dict[object, list[int]] = {}
+    for number, replica in enumerate(layer.replicas):
+        found.setdefault((replica.unrolling, replica.cut), []).append(number)
+    return list(found.values())
+
+
+def line_weights(layer: PairedLayer, replica: Replica) -> Array:
     """Weight of each output line of a replica in the layer's power: its outputs times its scale squared.
 
     Lines of windows at the far edge have fewer outputs or none; those that fill up a bundle have none.

@@ -134,7 +134,8 @@ def error_budget(
     # Products are small, and several threads would wait for each other longer than they work.
     with threadpool_limits(1, user_api="blas"):
         study, model = _studied(program, dataset, ideal, calibrated, age, progress, sensitivities)
-        return _budget(program, study.ratios, model)
+        ratios = [layer_ratios(program, number, own, age) for number, own in enumerate(study.network.inputs)]
+        return _budget(program, ratios, model)
 
 
 @dataclass(frozen=True)
@@ -164,17 +165,13 @@ class LossModel:
     calibrated: bool = True
     runs: tuple[CurveRun, ...] = ()
 
-    def loss(self, ratios: NDArray[np.float64]) -> float:
-        """Points lost at ratios of layers, [layers]."""
-        return 100 * self.curve(self.share * float(self.sensitivities @ ratios))
-
     def loss_at(self, noise: float) -> float:
         """Points lost where the outputs have a noise-to-signal ratio, see :func:`output_noise`."""
         return 100 * self.curve(noise)
 
-    def uncertainty(self, ratios: NDArray[np.float64]) -> float:
-        """Standard error of the points lost at ratios of layers, [layers]."""
-        return _uncertainty(self.runs, self.curve, self.loss(ratios))[0]
+    def uncertainty(self, loss: float) -> float:
+        """Standard error of a predicted loss, both in points."""
+        return _uncertainty(self.runs, self.curve, loss)[0]
 
     def limit(self, points: float) -> float:
         """Largest sum of sensitivity times ratio at which no more points are lost."""
@@ -213,7 +210,7 @@ def _studied(
 ) -> tuple[_Study, LossModel]:
     """Measure sensitivities, unless they are known, and the curve."""
     network = NoisyNetwork(program, dataset.calibration, age)
-    ratios = [layer_ratios(program, number, own, age) for number, own in enumerate(network.inputs)]
+    ratios = [layer_ratios(program, number, own, age, stand_in=True) for number, own in enumerate(network.inputs)]
     study = _Study(network, dataset, ratios, ideal, calibrated)
     layers = range(len(program.layers) if sensitivities is None else 0)
     factors = CURVE_FACTORS[: study.runs] if dataset.labels is not None else ()

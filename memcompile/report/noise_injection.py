@@ -77,7 +77,7 @@ class _Drawn:
 
 
 class NoisyNetwork:
-    """A program on ideal devices with noise of the powers of the noise model.
+    """A program on ideal devices with noise of the powers of the noise model, or of what stands in for it.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ class NoisyNetwork:
         if key not in self._copies:
             choice = replace(choice_of(self.program, number, copy), windows=None)
             self._copies[key] = _Copy.of(
-                choice, layer_noise(self.inputs[number], self.program.target, choice, self.age)
+                choice, layer_noise(self.inputs[number], self.program.target, choice, self.age, stand_in=True)
             )
         return self._copies[key]
 

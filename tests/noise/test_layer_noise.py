@@ -159,3 +159,24 @@ def test_signed_inputs_and_phases_of_several_bits() -> None:
     total = noise_of(program, x, NEW).total
     assert agrees(total.plain.mean(), measured[:, 0])
     assert agrees(total.calibrated.mean(), measured[:, 1])
+
+
+@pytest.mark.parametrize("sigma_us", [1.0, 0.0])
+def test_replicas_of_one_window_each_stand_for_all_windows(sigma_us: float) -> None:
+    """Windows at the edge of an image see nothing at all; neither their noise nor their signal is that of the layer."""
+    rng, target = np.random.default_rng(7), quiet_target({"programming": {"sigma_us": sigma_us}})
+    geometry = Geometry(2, 4, (2, 2), (6, 6), 1, (1, 1), (1, 1), (0, 0), (0, 0))
+    one = factories.random_layer(rng, geometry, target)
+    (replica,) = one.replicas
+    each = tuple(replace(replica, windows=windows) for windows in np.arange(25, dtype=np.int32)[:, None])
+    x = sparse_inputs(rng, one, 60)
+    x[:, :, [0, 1, 4, 5]] = 0
+    x[..., [0, 1, 4, 5]] = 0
+    inputs = LayerInputs(one.quantizer, x)
+    whole, split = (
+        layer_ratios(factories.layer_program(rng, layer, target), 0, inputs, stand_in=True).total
+        for layer in (one, replace(one, replicas=each))
+    )
+    assert whole.calibrated > 0
+    assert split.plain == pytest.approx(whole.plain, rel=0.1)
+    assert split.calibrated == pytest.approx(whole.calibrated, rel=0.1)
