@@ -118,9 +118,14 @@ class Converter:
         """
         if self.grid_bits is None:
             return levels.astype(np.float64) + float(_ratio(target))
+        per_level, lowest = self.nominal_terms(target)
+        return self.to_grid(levels.astype(np.float64) * per_level) + lowest
+
+    def nominal_terms(self, target: Target) -> tuple[float, float]:
+        """Units of a level step, which are rounded to the grid after multiplication, and of the lowest level."""
+        assert self.grid_bits is not None
         base = _ratio(target) * self._per_level * (1 << self.grid_bits)
-        steps = self.to_grid(levels.astype(np.float64) * float(self._per_level))
-        return steps + math.floor(base) / (1 << self.grid_bits)
+        return float(self._per_level), math.floor(base) / (1 << self.grid_bits)
 
     @property
     def _per_level(self) -> Fraction:

@@ -37,7 +37,9 @@ from memcompile.runtime.effects.stuck_cells import stick
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.effects.wires import US_PER_S, effective_conductances_us
 from memcompile.runtime.effects.write_verify import cycles_of_array, step_shares
+from memcompile.runtime.executors.programming import ErrorByLevel, goals_of_levels, in_units, programmed
 from memcompile.runtime.executors.slice_goals import ArraySlices, goals_us
+from memcompile.runtime.kernels.compiled import cell_kernels
 from memcompile.runtime.random_numbers import seed_of_write
 
 CACHE_CELLS = 1 << 26
@@ -320,6 +322,8 @@ class Devices:
 
     def _program_array(self, number: int, segment: int, converter: Converter) -> NDArray[Any]:
         levels = self.levels(number, segment)
+        if self._leaves_errors and not self._corrects_slices and cell_kernels() is not None:
+            return self._programmed_at_once(levels, number, segment, converter)
         slices = self._slices(levels, number, segment)
         nominal_us, stuck = self._goals_us(levels, number)
         write = partial(self._written_us, nominal_us, stuck, number, segment)
@@ -328,10 +332,53 @@ class Devices:
         actual_us = write(aims_us)
         measured = self.effects.programming_error and self.program.chip is not None
         state_us = actual_us if measured else aims_us
-        aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, state_us, number, self._write_seed(segment)))
+        aged_us = self._later_us(actual_us, state_us, stuck, number, segment)
+        return in_units(levels, aged_us, converter, self.program.target)
+
+    def _programmed_at_once(
+        self, levels: NDArray[np.uint8], number: int, segment: int, converter: Converter
+    ) -> NDArray[Any]:
+        """Cells of an array whose goals are their levels, in units."""
+        target, seed = self.program.target, self._write_seed(segment)
+        stuck = stick(levels, target, number, self.seed) if self.effects.stuck_cells else None
+        blank = ~self._holds_weight(number, segment) if self._spares_blanks else None
+        if not self._changes_later:
+            return programmed(levels, stuck, blank, self._error, target, converter, number, seed)
+        actual_us = programmed(levels, stuck, blank, self._error, target, None, number, seed)
+        aims_us = goals_of_levels(levels, target)
+        stuck = np.zeros(levels.shape, bool) if stuck is None else stuck
+        return in_units(levels, self._later_us(actual_us, aims_us, stuck, number, segment), converter, target)
+
+    def _later_us(
+        self, actual_us: Cells, state_us: Cells, stuck: NDArray[np.bool_], number: int, segment: int
+    ) -> Cells:
+        """Cells as they are read: aged since they were written, and none on dead lines."""
+        aged_us = actual_us
+        if any(True for _ in self.effects.aging()):
+            aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, state_us, number, self._write_seed(segment)))
         if self.effects.dead_lines:
             aged_us = aged_us * cells_on_working_lines(self.program.target, number, self.seed)
-        return self._in_units(levels, aged_us, converter)
+        return aged_us
+
+    @property
+    def _changes_later(self) -> bool:
+        """True if cells are not read as they were written."""
+        return self.effects.dead_lines or any(True for _ in self.effects.aging())
+
+    @cached_property
+    def _leaves_errors(self) -> bool:
+        """True if writing leaves the error that the target gives, and no pulses are emulated."""
+        writes = self.effects.programming_error and self.program.chip is None
+        return writes and self.program.target.emulated_pulses is None
+
+    @cached_property
+    def _corrects_slices(self) -> bool:
+        """True if any slice is written after the one above it was measured."""
+        return any(layer.slices > 1 for layer in self.program.layers)
+
+    @cached_property
+    def _error(self) -> ErrorByLevel:
+        return ErrorByLevel.of(self.program.target)
 
     def _write_seed(self, segment: int) -> int:
         """Seed of what is drawn anew in each write; the chip's own seed for the first write of a chip without segments.
@@ -420,15 +467,6 @@ class Devices:
         for effect in self.effects.aging():
             cells_us = effect.moved_us(cells_us, array)
         return cells_us
-
-    def _in_units(self, levels: NDArray[Any], actual_us: NDArray[np.float64], converter: Converter) -> NDArray[Any]:
-        """Conductances in units of a converter, on its grid."""
-        target = self.program.target
-        nominal_us = target.cell.g_min_us + levels * target.cell.level_step_us
-        # What no effect has moved differs by exactly zero and stays exactly nominal.
-        deviation = converter.to_grid((actual_us - nominal_us) / converter.unit_us)
-        cells = converter.nominal(levels, target) + deviation
-        return np.maximum(cells, 0.0).astype(converter.dtype)
 
 
 def _key(array: Any, segment: Any) -> Any:
