@@ -10,6 +10,7 @@ write; faults, drift exponents and the mean step of a pulse belong to the cell a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import cached_property, lru_cache, partial
 from typing import Any
@@ -37,7 +38,14 @@ from memcompile.runtime.effects.stuck_cells import stick
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.effects.wires import US_PER_S, effective_conductances_us
 from memcompile.runtime.effects.write_verify import cycles_of_array, step_shares
-from memcompile.runtime.executors.programming import ErrorByLevel, goals_of_levels, in_units, programmed
+from memcompile.runtime.executors.programming import (
+    ErrorByLevel,
+    goals_of_levels,
+    in_units,
+    polynomials_us,
+    programmed,
+    slices_written,
+)
 from memcompile.runtime.executors.slice_goals import ArraySlices, goals_us
 from memcompile.runtime.kernels.compiled import cell_kernels
 from memcompile.runtime.random_numbers import seed_of_write
@@ -311,8 +319,11 @@ class Devices:
             tiles.row_begin[row] : tiles.row_end[row],
             tiles.column_begin[row] : tiles.column_end[row],
         ]
-        laid = block.transpose(2, 3, 1, 0).reshape(block.shape[2], -1)  # rows, (column, slice, polarity)
-        cells[self._map.input_lines_of(row), self._map.cell_columns_of(row)] = laid
+        lines, columns = self._map.input_lines_of(row), self._map.cell_columns_of(row)
+        polarities, slices = block.shape[:2]
+        for place, (digit, polarity) in enumerate(itertools.product(range(slices), range(polarities))):
+            of_pairs = slice(columns.start + place, columns.stop, slices * polarities)
+            cells[lines, of_pairs] = block[polarity, digit]
 
     def _expand_layer(self, number: int, unrolling: Unrolling) -> NDArray[Any]:
         return unrolling.expand(self.program.layers[number].cells)
@@ -321,19 +332,38 @@ class Devices:
         return unrolling.expand(np.ones(self.program.layers[number].cells.shape, bool))
 
     def _program_array(self, number: int, segment: int, converter: Converter) -> NDArray[Any]:
-        levels = self.levels(number, segment)
-        if self._leaves_errors and not self._corrects_slices and cell_kernels() is not None:
-            return self._programmed_at_once(levels, number, segment, converter)
+        levels, target = self.levels(number, segment), self.program.target
+        if self._leaves_errors and cell_kernels() is not None:
+            if not self._corrects_slices:
+                return self._programmed_at_once(levels, number, segment, converter)
+            if self._error_polynomials is not None:
+                return self._slices_at_once(levels, number, segment, converter)
         slices = self._slices(levels, number, segment)
         nominal_us, stuck = self._goals_us(levels, number)
         write = partial(self._written_us, nominal_us, stuck, number, segment)
         writes_slices = slices.several and self.effects.programming_error and self.program.chip is None
-        aims_us = goals_us(slices, self.program.target.cell, write) if writes_slices else nominal_us
+        aims_us = goals_us(slices, target.cell, write) if writes_slices else nominal_us
         actual_us = write(aims_us)
         measured = self.effects.programming_error and self.program.chip is not None
         state_us = actual_us if measured else aims_us
         aged_us = self._later_us(actual_us, state_us, stuck, number, segment)
-        return in_units(levels, aged_us, converter, self.program.target)
+        return in_units(levels, aged_us, converter, target)
+
+    def _slices_at_once(
+        self, levels: NDArray[np.uint8], number: int, segment: int, converter: Converter
+    ) -> NDArray[Any]:
+        """Cells of an array with slices that make up for the errors of others, in units."""
+        target, polynomials = self.program.target, self._error_polynomials
+        assert polynomials is not None
+        slices = self._slices(levels, number, segment)
+        if not slices.several:
+            return self._programmed_at_once(levels, number, segment, converter)
+        stuck = stick(levels, target, number, self.seed) if self.effects.stuck_cells else np.zeros(levels.shape, bool)
+        blank = ~self._holds_weight(number, segment) if self._spares_blanks else None
+        aims_us, actual_us = slices_written(
+            slices, levels, stuck, blank, polynomials, target, number, self._write_seed(segment)
+        )
+        return in_units(levels, self._later_us(actual_us, aims_us, stuck, number, segment), converter, target)
 
     def _programmed_at_once(
         self, levels: NDArray[np.uint8], number: int, segment: int, converter: Converter
@@ -342,7 +372,7 @@ class Devices:
         target, seed = self.program.target, self._write_seed(segment)
         stuck = stick(levels, target, number, self.seed) if self.effects.stuck_cells else None
         blank = ~self._holds_weight(number, segment) if self._spares_blanks else None
-        if not self._changes_later:
+        if not (self._ages or self.effects.dead_lines):
             return programmed(levels, stuck, blank, self._error, target, converter, number, seed)
         actual_us = programmed(levels, stuck, blank, self._error, target, None, number, seed)
         aims_us = goals_of_levels(levels, target)
@@ -354,16 +384,16 @@ class Devices:
     ) -> Cells:
         """Cells as they are read: aged since they were written, and none on dead lines."""
         aged_us = actual_us
-        if any(True for _ in self.effects.aging()):
+        if self._ages:
             aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, state_us, number, self._write_seed(segment)))
         if self.effects.dead_lines:
             aged_us = aged_us * cells_on_working_lines(self.program.target, number, self.seed)
         return aged_us
 
-    @property
-    def _changes_later(self) -> bool:
-        """True if cells are not read as they were written."""
-        return self.effects.dead_lines or any(True for _ in self.effects.aging())
+    @cached_property
+    def _ages(self) -> bool:
+        """True if cells move after they were written."""
+        return any(True for _ in self.effects.aging())
 
     @cached_property
     def _leaves_errors(self) -> bool:
@@ -375,6 +405,10 @@ class Devices:
     def _corrects_slices(self) -> bool:
         """True if any slice is written after the one above it was measured."""
         return any(layer.slices > 1 for layer in self.program.layers)
+
+    @cached_property
+    def _error_polynomials(self) -> tuple[Cells, Cells] | None:
+        return polynomials_us(self.program.target)
 
     @cached_property
     def _error(self) -> ErrorByLevel:
@@ -400,8 +434,8 @@ class Devices:
             where = self._map.input_lines_of(row), slice(columns.start // 2, columns.stop // 2)
             base[where] = layer.base
             place[where] = np.arange(columns.stop // 2 - columns.start // 2) % layer.slices
-        if place.any():
-            kept = self.program.target.programming.blank_share * base < 1
+        kept = self.program.target.programming.blank_share * base < 1
+        if place.any() and kept.any():
             place[kept & ~self._holds_weight(number, segment)[:, 0::2]] = 0
         return ArraySlices(signed, place, base)
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from memcompile.hardware.converter import Converter
 from memcompile.hardware.target import Target
 from memcompile.runtime.effects.cells import Cells
-from memcompile.runtime.kernels.cell_numbers import filled, whole_blocks
+from memcompile.runtime.executors.slice_goals import ArraySlices
+from memcompile.runtime.kernels.cell_numbers import filled, gaussians, whole_blocks
 from memcompile.runtime.kernels.compiled import cell_kernels
 from memcompile.runtime.random_numbers import MASK, Purpose, stream
 
@@ -121,3 +122,53 @@ def _units(converter: Converter | None, target: Target) -> tuple[float, float, f
 
 def _flags(flags: NDArray[np.bool_] | None, room: int) -> NDArray[np.uint8]:
     return np.zeros(0, np.uint8) if flags is None else filled(flags.reshape(-1).view(np.uint8), room)
+
+
+def polynomials_us(target: Target) -> tuple[Cells, Cells] | None:
+    """Coefficients of the error's standard deviation and mean by conductance; None where they are no polynomials."""
+    spec = target.programming
+    if spec.sigma_table_us or spec.mean_table_us:
+        return None
+    if spec.sigma_proportional_share and not spec.sigma_polynomial_us:
+        return None
+    return np.array(spec.sigma_polynomial_us or (spec.sigma_us,)), np.array(spec.mean_polynomial_us or (0.0,))
+
+
+def slices_written(
+    slices: ArraySlices,
+    levels: NDArray[np.uint8],
+    stuck: NDArray[np.bool_] | None,
+    blank: NDArray[np.bool_] | None,
+    error: tuple[Cells, Cells],
+    target: Target,
+    array: int,
+    write_seed: int,
+) -> tuple[Cells, Cells]:
+    """Goals and cells of an array whose slices are written one after the other, in microsiemens; see `slice_goals`.
+
+    Arguments are those of :func:`programmed`, and ``error`` the result of :func:`polynomials_us`.
+    """
+    compiled, cell = cell_kernels(), target.cell
+    assert compiled is not None
+    sigma_us = error[0] if len(error[0]) > 1 else np.maximum(error[0], 0.0)
+    aims_us, cells_us = np.empty((2, *levels.shape))
+    nowhere = np.zeros((0, 0), np.bool_)
+    compiled.write_slices(
+        slices.levels,
+        slices.place,
+        slices.base,
+        levels,
+        nowhere if stuck is None else stuck,
+        nowhere if blank is None else blank,
+        target.programming.blank_share,
+        sigma_us,
+        error[1],
+        cell.reference_us,
+        cell.g_min_us,
+        cell.level_step_us,
+        float(cell.levels - 1),
+        gaussians(levels.size, array, 0, stream(Purpose.PROGRAMMING, 0), write_seed).reshape(levels.shape),
+        aims_us,
+        cells_us,
+    )
+    return aims_us, cells_us

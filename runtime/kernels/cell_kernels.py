@@ -260,3 +260,96 @@ def cells_in_units(
         level = to_doubles(ints_of_bytes(load(levels, at)))
         moved_us = load(actual_us, at) - (level * step_us + g_min_us)
         store(cells, at, like(_in_units(moved_us, level, unit_us, per_level, base, scale), kind))
+
+
+@_compile(inline="always")
+def _size_at(g_us: Any, coefficients: Any, count: Any, reference_us: Any) -> Any:
+    """c0 + c1 x + c2 x^2 + ... with x = g / g_reference."""
+    x = g_us / reference_us
+    value = coefficients[count - U(1)] + x * 0.0
+    for power in range(U(1), count):
+        value = coefficients[count - U(1) - power] + value * x
+    return value
+
+
+@_compile(inline="always")
+def _left_by_writing(
+    aim_us: Any,
+    nominal_us: Any,
+    z: Any,
+    sigma: Any,
+    sigmas: Any,
+    mean: Any,
+    means: Any,
+    reference_us: Any,
+    blank: Any,
+    share: Any,
+) -> Any:
+    """Conductance of a cell after it was written to a goal, in microsiemens."""
+    spread_us = sigma[U(0)]
+    if sigmas > U(1):
+        spread_us = max(_size_at(aim_us, sigma, sigmas, reference_us), 0.0)
+    mean_us = mean[U(0)]
+    if means > U(1):
+        mean_us = _size_at(aim_us, mean, means, reference_us)
+    written_us = max(aim_us + (spread_us * np.float64(z) + mean_us), 0.0)
+    if blank and aim_us == nominal_us:
+        written_us = nominal_us + share * (written_us - nominal_us)
+    return written_us
+
+
+@_compile(nogil=True)
+def write_slices(
+    signed: Any,
+    place: Any,
+    base: Any,
+    levels: Any,
+    all_stuck: Any,
+    all_blank: Any,
+    blank_share: float,
+    sigma_us: Any,
+    mean_us: Any,
+    reference_us: float,
+    g_min_us: float,
+    step_us: float,
+    top: float,
+    noise: Any,
+    aims_us: Any,
+    cells_us: Any,
+) -> None:
+    """Write the slices of an array one after the other, each to make up for the measured error of the one above.
+
+    ``signed``, ``place`` and ``base`` are those of ``ArraySlices``, [input lines, pairs]; all others are [input lines,
+    columns of cells], and ``levels`` have stuck cells moved. Sizes are polynomials, by rising power.
+    """
+    rows, pairs = signed.shape
+    sigma, mean, sigmas, means = pointer(sigma_us), pointer(mean_us), U(sigma_us.size), U(mean_us.size)
+    some_stuck, some_blank = all_stuck.size > 0, all_blank.size > 0
+    for row in range(U(rows)):
+        left = 0.0
+        for back in range(U(pairs)):
+            pair = U(pairs) - U(1) - back
+            level = signed[row, pair] + left
+            for side in range(U(2)):
+                column = U(2) * pair + side
+                part = level if side == U(0) else -level
+                aim_us = g_min_us + min(max(part, 0.0), top) * step_us
+                nominal_us = g_min_us + np.float64(levels[row, column]) * step_us
+                blank = some_blank and all_blank[row, column]
+                written_us = _left_by_writing(
+                    aim_us,
+                    nominal_us,
+                    noise[row, column],
+                    sigma,
+                    sigmas,
+                    mean,
+                    means,
+                    reference_us,
+                    blank,
+                    blank_share,
+                )
+                if some_stuck and all_stuck[row, column]:
+                    written_us = nominal_us
+                aims_us[row, column], cells_us[row, column] = aim_us, written_us
+            held = (cells_us[row, U(2) * pair] - cells_us[row, U(2) * pair + U(1)]) / step_us
+            left = (level - held) * np.float64(base[row, pair]) if place[row, pair] > 0 else 0.0
