@@ -38,6 +38,7 @@ from memcompile.runtime.effects.stuck_cells import stick
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.effects.wires import US_PER_S, effective_conductances_us
 from memcompile.runtime.effects.write_verify import cycles_of_array, step_shares
+from memcompile.runtime.executors.cache import RecentArrays
 from memcompile.runtime.executors.programming import (
     ErrorByLevel,
     goals_of_levels,
@@ -50,8 +51,8 @@ from memcompile.runtime.executors.slice_goals import ArraySlices, goals_us
 from memcompile.runtime.kernels.compiled import cell_kernels
 from memcompile.runtime.random_numbers import seed_of_write
 
-CACHE_CELLS = 1 << 26
-"""Cells kept in memory; further arrays are programmed anew, with the same errors, when used."""
+RECENT_BYTES = 1 << 26
+"""Memory for the arrays that were used last, whose tiles follow each other; others are programmed anew when used."""
 
 
 class Devices:
@@ -84,8 +85,8 @@ class Devices:
         keys = _key(tiles.array.astype(np.int64), tiles.segment.astype(np.int64))
         self._order = np.argsort(keys, kind="stable")
         self._sorted = keys[self._order]
-        self._cache: dict[tuple[int, int, Converter], NDArray[Any]] = {}
-        self._seen: dict[int, NDArray[Any]] = {}
+        self._recent = RecentArrays(RECENT_BYTES)
+        self._seen = RecentArrays(RECENT_BYTES)
         self._expand = lru_cache(maxsize=4)(self._expand_layer)
         self._expand_ones = lru_cache(maxsize=4)(self._expand_weights)
         self._network = lru_cache(maxsize=64)(self._make_network)
@@ -102,12 +103,7 @@ class Devices:
         """
         if not (self.effects.wires or self.effects.dac_error or self.effects.adc_error):
             return self.subtracted(self.cells(row))
-        seen = self._seen.get(row)
-        if seen is None:
-            seen = self._see(row)
-            if (len(self._seen) + 1) * self.program.target.array.cells <= CACHE_CELLS:
-                self._seen[row] = seen
-        return seen
+        return self._seen.get(row, lambda: self._see(row))
 
     def _see(self, row: int) -> NDArray[Any]:
         cells, wires = self.cells(row).astype(np.float64), self.program.target.wires
@@ -242,6 +238,26 @@ class Devices:
         sigma = self.read_sigma(row)
         return sigma if self._per_crossing == 1 else np.hypot(sigma[:, 0::2], sigma[:, 1::2])
 
+    @cached_property
+    def _read_sigma_of_all(self) -> float | None:
+        """Read noise that all cells of a target have when their lines are driven, in microsiemens; None if they differ.
+
+        Then it is that of a sum of squares of which one is zero, for the bits of :meth:`read_sigma`.
+        """
+        spec, effects = self.program.target.read_noise, self.effects
+        differs = spec.sigma_table_us or spec.proportional_share or effects.dead_lines
+        return None if differs or effects.dac_error or effects.nonlinear_iv else spec.sigma_us
+
+    def line_sigma_of_all(self, row: int) -> float | None:
+        """Read noise that every driven input line of a tile adds to every output line, in units; None if they differ.
+
+        It is what all of :meth:`line_sigma` would be.
+        """
+        if self._read_sigma_of_all is None:
+            return None
+        sigma = np.hypot(self._read_sigma_of_all / self.converter_of(row).unit_us, 0.0)
+        return float(sigma if self._per_crossing == 1 else np.hypot(sigma, sigma))
+
     def read_sigma(self, row: int) -> Cells:
         """Read noise of each cell of a tile when its line is driven, [rows, columns of cells], in units.
 
@@ -262,13 +278,8 @@ class Devices:
 
     def array(self, number: int, segment: int = 0, converter: Converter | None = None) -> NDArray[Any]:
         """Conductances of one array in a segment, [input lines, columns of cells], in units of a converter."""
-        converter = converter or self.converter
-        cells = self._cache.get((number, segment, converter))
-        if cells is None:
-            cells = self._program_array(number, segment, converter)
-            if (len(self._cache) + 1) * cells.size <= CACHE_CELLS:
-                self._cache[number, segment, converter] = cells
-        return cells
+        used = converter or self.converter
+        return self._recent.get((number, segment, used), lambda: self._program_array(number, segment, used))
 
     def levels(self, number: int, segment: int = 0) -> NDArray[Any]:
         """Levels that programming aims at, [input lines, columns of cells]; shares of the window if continuous."""
