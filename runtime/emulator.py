@@ -250,6 +250,8 @@ class Emulator(Described):
         # A thread per chunk has less to wait for than threads that share every layer of one. Arrays
         # that are written anew for later images come one after the other.
         one_by_one = self._literal is not None or self.machine.differs_between_passes
+        if not one_by_one and len(cuts) > 1:
+            self._prepare(self.program.stages[first_stage : self._last_stage(wanted)])
         results = (task() for task in tasks) if one_by_one else self.machine.workers.in_order(tasks)
         parts: list[dict[str, NDArray[Any]]] = []
         for (begin, end), part in zip(cuts, results, strict=True):
@@ -313,13 +315,23 @@ class Emulator(Described):
             walk = ScheduleWalk(self.machine, self._literal, self._digital, values, images, quantized_input)
             walk.run()
             return {name: walk.value(name) for name in wanted}
-        makers = [number for number, stage in enumerate(self.program.stages) if set(stage.outputs) & set(wanted)]
         stages = zip(self.program.stages, self._dead_after(wanted), strict=True)
-        for stage, dead in itertools.islice(stages, first_stage, max(makers, default=-1) + 1):
+        for stage, dead in itertools.islice(stages, first_stage, self._last_stage(wanted)):
             values.update(self.run_stage(stage, values, images))
             for name in dead:
                 del values[name]
         return {name: values[name] for name in wanted}
+
+    def _prepare(self, stages: Sequence[Stage]) -> None:
+        """Program the cells of some stages on all threads, before threads take an image chunk each."""
+        for stage in stages:
+            if isinstance(stage, MappedLayer):
+                self._fast.first.prepare(self._numbers[stage.name])
+
+    def _last_stage(self, wanted: tuple[str, ...]) -> int:
+        """Number of stages up to the last one that makes a wanted value."""
+        makers = [number for number, stage in enumerate(self.program.stages) if set(stage.outputs) & set(wanted)]
+        return max(makers, default=-1) + 1
 
     def _dead_after(self, wanted: tuple[str, ...]) -> list[list[str]]:
         """Values that nothing reads after each stage."""

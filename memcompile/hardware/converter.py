@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -118,9 +119,12 @@ class Converter:
         """
         if self.grid_bits is None:
             return levels.astype(np.float64) + float(_ratio(target))
-        base = _ratio(target) * self._per_level * (1 << self.grid_bits)
-        steps = self.to_grid(levels.astype(np.float64) * float(self._per_level))
-        return steps + math.floor(base) / (1 << self.grid_bits)
+        per_level, lowest = self.nominal_terms(target)
+        return self.to_grid(levels.astype(np.float64) * per_level) + lowest
+
+    def nominal_terms(self, target: Target) -> tuple[float, float]:
+        """Units of a level step, which are rounded to the grid after multiplication, and of the lowest level."""
+        return _nominal_terms(self, _ratio(target))
 
     @property
     def _per_level(self) -> Fraction:
@@ -213,8 +217,21 @@ def _in_whole_terms(ratio: Fraction) -> Fraction:
 
 def _ratio(target: Target) -> Fraction:
     """g_min in level steps, exactly."""
-    low, high = Fraction(target.cell.g_min_us), Fraction(target.cell.g_max_us)
-    return low * target.signed_levels / (high - low)
+    return _lowest_in_steps(target.cell.g_min_us, target.cell.g_max_us, target.signed_levels)
+
+
+@lru_cache(maxsize=64)
+def _lowest_in_steps(g_min_us: float, g_max_us: float, steps: int) -> Fraction:
+    low, high = Fraction(g_min_us), Fraction(g_max_us)
+    return low * steps / (high - low)
+
+
+@lru_cache(maxsize=256)
+def _nominal_terms(converter: Converter, lowest: Fraction) -> tuple[float, float]:
+    """See :meth:`Converter.nominal_terms`; ``lowest`` is g_min in level steps."""
+    assert converter.grid_bits is not None
+    per_level = Fraction(converter.codes_per_level, converter.levels_per_code)
+    return float(per_level), math.floor(lowest * per_level * (1 << converter.grid_bits)) / (1 << converter.grid_bits)
 
 
 def _range_levels(target: Target, range_share: float | None) -> Fraction:

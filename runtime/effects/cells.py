@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.runtime.random_numbers import Purpose, gaussians, stream
+from memcompile.runtime.kernels.cell_numbers import gaussians
+from memcompile.runtime.random_numbers import Purpose, stream
 
 Cells = NDArray[np.float64]
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from memcompile.hardware.closed_loop import LEAST_STEP_SHARE, Cycles
 from memcompile.hardware.target import WriteVerifySpec
 from memcompile.runtime.effects.cells import Cells, draw
-from memcompile.runtime.random_numbers import Purpose, gaussians, stream
+from memcompile.runtime.kernels.cell_numbers import gaussians
+from memcompile.runtime.random_numbers import Purpose, stream
 
 
 def step_shares(stuck: NDArray[np.bool_], spec: WriteVerifySpec, array: int, seed: int) -> Cells:

@@ -1,10 +1,13 @@
-"""A cache that never holds more than a number of bytes."""
+"""Caches that never hold more than a number of bytes."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
 from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -19,20 +22,64 @@ class BoundedCache:
     def __init__(self, limit_bytes: int) -> None:
         self._free = limit_bytes
         self._values: dict[Hashable, object] = {}
-        self._lock = threading.RLock()
+        self._making: dict[Hashable, threading.Lock] = {}
+        self._lock = threading.Lock()
+        self.full = False
+        """True once something did not fit."""
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._values
 
     def get(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int]) -> T:
         """Return the value of a key, made if it is not there; ``size`` gives its bytes.
 
-        A thread that asks while another one makes something waits, so that nothing is made twice.
+        A thread that asks for what another one makes waits, so that nothing that is kept is made twice.
         """
         if key in self._values:
             return self._values[key]  # type: ignore[return-value]
         with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
             if key in self._values:
                 return self._values[key]  # type: ignore[return-value]
             value = make()
-            if size(value) <= self._free:
-                self._free -= size(value)
-                self._values[key] = value
+            with self._lock:
+                self._keep(key, value, size(value))
+                self._making.pop(key, None)
         return value
+
+    def _keep(self, key: Hashable, value: object, size: int) -> None:
+        if size > self._free:
+            self.full = True
+            return
+        self._free -= size
+        self._values[key] = value
+
+
+class RecentArrays:
+    """Keeps the arrays that were used last, as many as fit and at least ``LEAST``; the rest is made anew."""
+
+    LEAST = 4
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._bytes = 0
+        self._arrays: dict[Hashable, NDArray[np.floating]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], NDArray[np.floating]]) -> NDArray[np.floating]:
+        """Return the array of a key, made if it is not there."""
+        with self._lock:
+            found = self._arrays.pop(key, None)
+            if found is not None:
+                self._arrays[key] = found
+                return found
+        made = make()
+        with self._lock:
+            before = self._arrays.pop(key, None)
+            self._arrays[key] = made
+            self._bytes += made.nbytes - (0 if before is None else before.nbytes)
+            while self._bytes > self._limit_bytes and len(self._arrays) > self.LEAST:
+                oldest = next(iter(self._arrays))
+                self._bytes -= self._arrays.pop(oldest).nbytes
+        return made

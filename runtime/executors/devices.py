@@ -10,6 +10,7 @@ write; faults, drift exponents and the mean step of a pulse belong to the cell a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import cached_property, lru_cache, partial
 from typing import Any
@@ -37,11 +38,21 @@ from memcompile.runtime.effects.stuck_cells import stick
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.effects.wires import US_PER_S, effective_conductances_us
 from memcompile.runtime.effects.write_verify import cycles_of_array, step_shares
+from memcompile.runtime.executors.cache import RecentArrays
+from memcompile.runtime.executors.programming import (
+    ErrorByLevel,
+    goals_of_levels,
+    in_units,
+    polynomials_us,
+    programmed,
+    slices_written,
+)
 from memcompile.runtime.executors.slice_goals import ArraySlices, goals_us
+from memcompile.runtime.kernels.compiled import cell_kernels
 from memcompile.runtime.random_numbers import seed_of_write
 
-CACHE_CELLS = 1 << 26
-"""Cells kept in memory; further arrays are programmed anew, with the same errors, when used."""
+RECENT_BYTES = 1 << 26
+"""Memory for the arrays that were used last, whose tiles follow each other; others are programmed anew when used."""
 
 
 class Devices:
@@ -74,8 +85,8 @@ class Devices:
         keys = _key(tiles.array.astype(np.int64), tiles.segment.astype(np.int64))
         self._order = np.argsort(keys, kind="stable")
         self._sorted = keys[self._order]
-        self._cache: dict[tuple[int, int, Converter], NDArray[Any]] = {}
-        self._seen: dict[int, NDArray[Any]] = {}
+        self._recent = RecentArrays(RECENT_BYTES)
+        self._seen = RecentArrays(RECENT_BYTES)
         self._expand = lru_cache(maxsize=4)(self._expand_layer)
         self._expand_ones = lru_cache(maxsize=4)(self._expand_weights)
         self._network = lru_cache(maxsize=64)(self._make_network)
@@ -92,12 +103,7 @@ class Devices:
         """
         if not (self.effects.wires or self.effects.dac_error or self.effects.adc_error):
             return self.subtracted(self.cells(row))
-        seen = self._seen.get(row)
-        if seen is None:
-            seen = self._see(row)
-            if (len(self._seen) + 1) * self.program.target.array.cells <= CACHE_CELLS:
-                self._seen[row] = seen
-        return seen
+        return self._seen.get(row, lambda: self._see(row))
 
     def _see(self, row: int) -> NDArray[Any]:
         cells, wires = self.cells(row).astype(np.float64), self.program.target.wires
@@ -232,6 +238,26 @@ class Devices:
         sigma = self.read_sigma(row)
         return sigma if self._per_crossing == 1 else np.hypot(sigma[:, 0::2], sigma[:, 1::2])
 
+    @cached_property
+    def _read_sigma_of_all(self) -> float | None:
+        """Read noise that all cells of a target have when their lines are driven, in microsiemens; None if they differ.
+
+        Then it is that of a sum of squares of which one is zero, for the bits of :meth:`read_sigma`.
+        """
+        spec, effects = self.program.target.read_noise, self.effects
+        differs = spec.sigma_table_us or spec.proportional_share or effects.dead_lines
+        return None if differs or effects.dac_error or effects.nonlinear_iv else spec.sigma_us
+
+    def line_sigma_of_all(self, row: int) -> float | None:
+        """Read noise that every driven input line of a tile adds to every output line, in units; None if they differ.
+
+        It is what all of :meth:`line_sigma` would be.
+        """
+        if self._read_sigma_of_all is None:
+            return None
+        sigma = np.hypot(self._read_sigma_of_all / self.converter_of(row).unit_us, 0.0)
+        return float(sigma if self._per_crossing == 1 else np.hypot(sigma, sigma))
+
     def read_sigma(self, row: int) -> Cells:
         """Read noise of each cell of a tile when its line is driven, [rows, columns of cells], in units.
 
@@ -252,13 +278,8 @@ class Devices:
 
     def array(self, number: int, segment: int = 0, converter: Converter | None = None) -> NDArray[Any]:
         """Conductances of one array in a segment, [input lines, columns of cells], in units of a converter."""
-        converter = converter or self.converter
-        cells = self._cache.get((number, segment, converter))
-        if cells is None:
-            cells = self._program_array(number, segment, converter)
-            if (len(self._cache) + 1) * cells.size <= CACHE_CELLS:
-                self._cache[number, segment, converter] = cells
-        return cells
+        used = converter or self.converter
+        return self._recent.get((number, segment, used), lambda: self._program_array(number, segment, used))
 
     def levels(self, number: int, segment: int = 0) -> NDArray[Any]:
         """Levels that programming aims at, [input lines, columns of cells]; shares of the window if continuous."""
@@ -309,8 +330,11 @@ class Devices:
             tiles.row_begin[row] : tiles.row_end[row],
             tiles.column_begin[row] : tiles.column_end[row],
         ]
-        laid = block.transpose(2, 3, 1, 0).reshape(block.shape[2], -1)  # rows, (column, slice, polarity)
-        cells[self._map.input_lines_of(row), self._map.cell_columns_of(row)] = laid
+        lines, columns = self._map.input_lines_of(row), self._map.cell_columns_of(row)
+        polarities, slices = block.shape[:2]
+        for place, (digit, polarity) in enumerate(itertools.product(range(slices), range(polarities))):
+            of_pairs = slice(columns.start + place, columns.stop, slices * polarities)
+            cells[lines, of_pairs] = block[polarity, digit]
 
     def _expand_layer(self, number: int, unrolling: Unrolling) -> NDArray[Any]:
         return unrolling.expand(self.program.layers[number].cells)
@@ -319,19 +343,87 @@ class Devices:
         return unrolling.expand(np.ones(self.program.layers[number].cells.shape, bool))
 
     def _program_array(self, number: int, segment: int, converter: Converter) -> NDArray[Any]:
-        levels = self.levels(number, segment)
+        levels, target = self.levels(number, segment), self.program.target
+        if self._leaves_errors and cell_kernels() is not None:
+            if not self._corrects_slices:
+                return self._programmed_at_once(levels, number, segment, converter)
+            if self._error_polynomials is not None:
+                return self._slices_at_once(levels, number, segment, converter)
         slices = self._slices(levels, number, segment)
         nominal_us, stuck = self._goals_us(levels, number)
         write = partial(self._written_us, nominal_us, stuck, number, segment)
         writes_slices = slices.several and self.effects.programming_error and self.program.chip is None
-        aims_us = goals_us(slices, self.program.target.cell, write) if writes_slices else nominal_us
+        aims_us = goals_us(slices, target.cell, write) if writes_slices else nominal_us
         actual_us = write(aims_us)
         measured = self.effects.programming_error and self.program.chip is not None
         state_us = actual_us if measured else aims_us
-        aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, state_us, number, self._write_seed(segment)))
+        aged_us = self._later_us(actual_us, state_us, stuck, number, segment)
+        return in_units(levels, aged_us, converter, target)
+
+    def _slices_at_once(
+        self, levels: NDArray[np.uint8], number: int, segment: int, converter: Converter
+    ) -> NDArray[Any]:
+        """Cells of an array with slices that make up for the errors of others, in units."""
+        target, polynomials = self.program.target, self._error_polynomials
+        assert polynomials is not None
+        slices = self._slices(levels, number, segment)
+        if not slices.several:
+            return self._programmed_at_once(levels, number, segment, converter)
+        stuck = stick(levels, target, number, self.seed) if self.effects.stuck_cells else np.zeros(levels.shape, bool)
+        blank = ~self._holds_weight(number, segment) if self._spares_blanks else None
+        aims_us, actual_us = slices_written(
+            slices, levels, stuck, blank, polynomials, target, number, self._write_seed(segment)
+        )
+        return in_units(levels, self._later_us(actual_us, aims_us, stuck, number, segment), converter, target)
+
+    def _programmed_at_once(
+        self, levels: NDArray[np.uint8], number: int, segment: int, converter: Converter
+    ) -> NDArray[Any]:
+        """Cells of an array whose goals are their levels, in units."""
+        target, seed = self.program.target, self._write_seed(segment)
+        stuck = stick(levels, target, number, self.seed) if self.effects.stuck_cells else None
+        blank = ~self._holds_weight(number, segment) if self._spares_blanks else None
+        if not (self._ages or self.effects.dead_lines):
+            return programmed(levels, stuck, blank, self._error, target, converter, number, seed)
+        actual_us = programmed(levels, stuck, blank, self._error, target, None, number, seed)
+        aims_us = goals_of_levels(levels, target)
+        stuck = np.zeros(levels.shape, bool) if stuck is None else stuck
+        return in_units(levels, self._later_us(actual_us, aims_us, stuck, number, segment), converter, target)
+
+    def _later_us(
+        self, actual_us: Cells, state_us: Cells, stuck: NDArray[np.bool_], number: int, segment: int
+    ) -> Cells:
+        """Cells as they are read: aged since they were written, and none on dead lines."""
+        aged_us = actual_us
+        if self._ages:
+            aged_us = np.where(stuck, actual_us, self._aged_us(actual_us, state_us, number, self._write_seed(segment)))
         if self.effects.dead_lines:
             aged_us = aged_us * cells_on_working_lines(self.program.target, number, self.seed)
-        return self._in_units(levels, aged_us, converter)
+        return aged_us
+
+    @cached_property
+    def _ages(self) -> bool:
+        """True if cells move after they were written."""
+        return any(True for _ in self.effects.aging())
+
+    @cached_property
+    def _leaves_errors(self) -> bool:
+        """True if writing leaves the error that the target gives, and no pulses are emulated."""
+        writes = self.effects.programming_error and self.program.chip is None
+        return writes and self.program.target.emulated_pulses is None
+
+    @cached_property
+    def _corrects_slices(self) -> bool:
+        """True if any slice is written after the one above it was measured."""
+        return any(layer.slices > 1 for layer in self.program.layers)
+
+    @cached_property
+    def _error_polynomials(self) -> tuple[Cells, Cells] | None:
+        return polynomials_us(self.program.target)
+
+    @cached_property
+    def _error(self) -> ErrorByLevel:
+        return ErrorByLevel.of(self.program.target)
 
     def _write_seed(self, segment: int) -> int:
         """Seed of what is drawn anew in each write; the chip's own seed for the first write of a chip without segments.
@@ -353,8 +445,8 @@ class Devices:
             where = self._map.input_lines_of(row), slice(columns.start // 2, columns.stop // 2)
             base[where] = layer.base
             place[where] = np.arange(columns.stop // 2 - columns.start // 2) % layer.slices
-        if place.any():
-            kept = self.program.target.programming.blank_share * base < 1
+        kept = self.program.target.programming.blank_share * base < 1
+        if place.any() and kept.any():
             place[kept & ~self._holds_weight(number, segment)[:, 0::2]] = 0
         return ArraySlices(signed, place, base)
 
@@ -420,15 +512,6 @@ class Devices:
         for effect in self.effects.aging():
             cells_us = effect.moved_us(cells_us, array)
         return cells_us
-
-    def _in_units(self, levels: NDArray[Any], actual_us: NDArray[np.float64], converter: Converter) -> NDArray[Any]:
-        """Conductances in units of a converter, on its grid."""
-        target = self.program.target
-        nominal_us = target.cell.g_min_us + levels * target.cell.level_step_us
-        # What no effect has moved differs by exactly zero and stays exactly nominal.
-        deviation = converter.to_grid((actual_us - nominal_us) / converter.unit_us)
-        cells = converter.nominal(levels, target) + deviation
-        return np.maximum(cells, 0.0).astype(converter.dtype)
 
 
 def _key(array: Any, segment: Any) -> Any:

@@ -122,6 +122,7 @@ class FastExecutor:
         self.machine = machine
         self._literal = LiteralExecutor(machine)
         self._paths: dict[int, tuple[Path, str]] = {}
+        self._ready: set[int] = set()
 
     def path(self, layer: int) -> tuple[Path, str]:
         """The method that a layer goes through, and why."""
@@ -171,6 +172,7 @@ class FastExecutor:
             return exact_sums(stage, x)
         if path == "literal":
             return self._literal.sums(layer, x, images)
+        self.prepare(layer)
         inputs = LayerInputs(x, stage.quantizer, self.machine.workers)
         y: NDArray[np.float64] | None = None
         for copy, replica in enumerate(stage.replicas):
@@ -188,6 +190,29 @@ class FastExecutor:
             self._place(replica, self.machine.devices.converters[layer], totals, y)
         assert y is not None
         return y.transpose(0, 2, 1)
+
+    def prepare(self, layer: int) -> None:
+        """Program and prepare the tiles of a layer on all threads, as far as memory holds them."""
+        if layer in self._ready:
+            return
+        self._ready.add(layer)
+        machine, (path, _), stage = self.machine, self.path(layer), self.machine.program.layers[layer]
+        replicas = stage.replicas
+        tiles = [machine.tiles_of(layer, copy) for copy in range(len(replicas))]
+        rows = [row for of_replica in tiles for row in of_replica.tolist()]
+        if path == "conversions":
+            machine.prepare(rows, lambda place: machine.lines(rows[place]))
+        elif path == "digits":
+            machine.prepare(rows, lambda place: machine.digit_lines(rows[place]))
+        elif path == "linear" and isinstance(stage.quantizer, InputQuantizer):
+            firsts = [("linear", int(of_replica[0])) for of_replica in tiles]
+            machine.prepare(firsts, lambda place: self._lines(stage, replicas[place], tiles[place]))
+
+    def _lines(self, stage: MappedLayer, replica: Replica, tiles: NDArray[np.int64]) -> LinearMatrices:
+        """The programmed weights of a replica, kept if there is room."""
+        return self.machine.prepared.get(
+            ("linear", int(tiles[0])), lambda: self._matrices(stage, replica, tiles), lambda made: made.nbytes
+        )
 
     def _place(self, replica: Replica, converter: Converter, totals: NDArray[Any], y: NDArray[np.float64]) -> None:
         """Write the sums of one replica, in level steps, where they belong in the layer's output.
@@ -287,11 +312,8 @@ class FastExecutor:
         """Sums without converters, [batch, windows, matrices, columns]."""
         if not isinstance(stage.quantizer, InputQuantizer):
             return self._continuous(stage, replica, tiles, inputs)
-        lines = self.machine.prepared.get(
-            ("linear", int(tiles[0])), lambda: self._matrices(stage, replica, tiles), lambda made: made.nbytes
-        )
         totals = multiply(
-            lines,
+            self._lines(stage, replica, tiles),
             inputs.numbers(replica),
             ItemNoise(replica.windows.astype(np.int64), images, stream(Purpose.READ, int(tiles[0])), self.machine.seed),
             self.machine.workers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -19,12 +20,10 @@ from memcompile.runtime.executors.conversions import LineCounts, TileLines, in_v
 from memcompile.runtime.executors.devices import Devices
 from memcompile.runtime.executors.digit_conversions import DigitLines, filled, variance_matrix
 from memcompile.runtime.executors.integer_product import IntegerMatrix
+from memcompile.runtime.executors.memory import bytes_for_cells
 from memcompile.runtime.executors.rescaling import Rescaling
 from memcompile.runtime.executors.tile_inputs import row_order
 from memcompile.runtime.kernels.compiled import Workers
-
-PREPARED_BYTES = 400_000_000
-"""Memory for what executors prepare once per tile or replica."""
 
 
 class Machine:
@@ -56,7 +55,7 @@ class Machine:
         self.idle_nonlinearity = effects.nonlinear_iv and program.target.cell.nonlinearity_per_v > 0
         self.idle_nonlinearity &= not self.effects.nonlinear_iv
         self.devices = Devices(program, chip_seed, self.effects, self.converter, conditions, pass_number)
-        self.prepared = BoundedCache(PREPARED_BYTES)
+        self.prepared = BoundedCache(bytes_for_cells())
         self.rescalings = self._rescalings(effects)
 
     def _rescalings(self, effects: Effects) -> list[Rescaling]:
@@ -89,8 +88,7 @@ class Machine:
     def _prepare(self, row: int) -> TileLines:
         cells = self.devices.tile(row)
         rows, width = cells.shape
-        noise = self.devices.line_sigma(row) if self.effects.read_noise else np.zeros(cells.shape)
-        alike = bool((noise == noise[:1, :1]).all())
+        noise, alike = self._noise(row, cells)
         converter = self.devices.converter_of(row)
         assert converter.min_code is not None
         assert converter.max_code is not None
@@ -106,6 +104,17 @@ class Machine:
             counts=self._counts(row, width),
         )
 
+    def _noise(
+        self, row: int, cells: NDArray[Any], order: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float64], bool]:
+        """Read noise of each cell of a tile on its output line, [rows, lines], and True if it is the same for all."""
+        of_all = self.devices.line_sigma_of_all(row) if self.effects.read_noise else 0.0
+        if of_all is not None:
+            return np.broadcast_to(np.float64(of_all), cells.shape), True
+        noise = self.devices.line_sigma(row)
+        noise = noise if order is None else noise[order]
+        return noise, bool((noise == noise[:1, :1]).all())
+
     def _counts(self, row: int, lines: int) -> LineCounts:
         stage, tiles = self.program.layers[int(self.tiles.layer[row])], self.tiles
         powers = np.int64(stage.base) ** np.arange(stage.slices)
@@ -118,14 +127,13 @@ class Machine:
     def _prepare_digits(self, row: int) -> DigitLines:
         order = self._row_order(row)
         cells = self.devices.tile(row)[order]
-        noise = self.devices.line_sigma(row)[order] if self.effects.read_noise else np.zeros(cells.shape)
-        alike = bool((noise == noise[:1, :1]).all())
+        noise, alike = self._noise(row, cells, order)
         converter = self.devices.converter_of(row)
         assert converter.min_code is not None
         assert converter.max_code is not None
         assert converter.grid_bits is not None
         rounding = filled(converter.half + self.devices.offsets(row))
-        drowned = self.devices.drive is None and _drowns_float32(cells, noise, rounding)
+        drowned = self.devices.drive is None and _drowns_float32(cells, noise[:1, :1] if alike else noise, rounding)
         return DigitLines(
             cells=IntegerMatrix.of(filled(cells[None]), 2.0**-converter.grid_bits),
             variances=None if alike else variance_matrix(filled(noise[None] ** 2)),
@@ -144,6 +152,21 @@ class Machine:
         unrolling = self.program.layers[int(tiles.layer[row])].replicas[int(tiles.replica[row])].unrolling
         begin, end = int(tiles.row_begin[row]), int(tiles.row_end[row])
         return row_order(unrolling, int(tiles.matrix[row]), begin, end).rows
+
+    def prepare(self, keys: Sequence[Hashable], make: Callable[[int], object]) -> None:
+        """Prepare what is kept for some keys, in parallel; ``make`` takes the place of a key.
+
+        Stops when memory is full: what is not kept is made when it is used.
+        """
+        missing = [place for place, key in enumerate(keys) if key not in self.prepared]
+
+        def work(begin: int, end: int) -> None:
+            for place in missing[begin:end]:
+                if self.prepared.full:
+                    return
+                make(place)
+
+        self.workers.each_range(len(missing), work)
 
     def tiles_of(self, layer: int, replica: int) -> NDArray[np.int64]:
         """Rows of the tile table that belong to one replica of a layer."""

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 T = TypeVar("T")
 CACHE_LINE_BYTES = 64
+BLOCK_CELLS = 64
+"""Cells that compiled kernels draw and program together: four words of each of sixteen counters."""
 PHASES = 8
 """Phases of packed inputs; those beyond the bits of an input are not used."""
 
@@ -33,6 +35,11 @@ def kernels() -> ModuleType | None:
 def product_kernels() -> ModuleType | None:
     """The compiled kernels of integer products; None when Numba is absent or switched off."""
     return None if os.environ.get("MEMCOMPILE_NUMBA") == "0" else _load("product_kernels")
+
+
+def cell_kernels() -> ModuleType | None:
+    """The compiled kernels that draw and program cells; None when Numba is absent or switched off."""
+    return None if os.environ.get("MEMCOMPILE_NUMBA") == "0" else _load("cell_kernels")
 
 
 @cache

@@ -5,8 +5,8 @@ and short loops then spend more on tests than on arithmetic. Operations on lanes
 instructions from the start; processors with narrower registers take several for each. Import only
 through :mod:`memcompile.runtime.kernels.compiled`.
 
-Lanes hold float32, float64, int32 or int64, the last without ``& ^ << >>``. ``+ - * & ^ << >>`` work lane by lane;
-a scalar operand counts for all lanes. ``>>`` keeps the sign, :func:`unsigned_right` does not.
+Lanes hold float32, float64, int32, int64 or bytes. ``+ - * & ^ << >>`` work lane by lane; a scalar operand counts for
+all lanes. ``>>`` keeps the sign, :func:`unsigned_right` does not.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _LanesModel(models.PrimitiveModel):
 
 
 FLOATS, DOUBLES = Lanes(types.float32), Lanes(types.float64)
-INTS, LONGS = Lanes(types.int32), Lanes(types.int64)
+INTS, LONGS, BYTES = Lanes(types.int32), Lanes(types.int64), Lanes(types.uint8)
 
 
 def _spread(context: Any, builder: Any, value: Any, kind: Any, lanes: Lanes) -> Any:
@@ -61,7 +61,7 @@ def _binary(for_floats: str, for_ints: str) -> Any:
     @intrinsic
     def operation(_typing: Any, a: Any, b: Any) -> Any:
         lanes = a if isinstance(a, Lanes) else b
-        name = for_ints if lanes in (INTS, LONGS) else for_floats
+        name = for_ints if lanes in (INTS, LONGS, BYTES) else for_floats
 
         def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             spread = [_spread(context, builder, v, k, lanes) for v, k in zip(values, signature.args, strict=True)]
@@ -118,6 +118,8 @@ floor = _called("llvm.floor")
 """``floor(x)``: largest integers that are not above."""
 root = _called("llvm.sqrt")
 """``root(x)``: square roots."""
+nearest = _called("llvm.rint")
+"""``nearest(x)``: nearest integers, the even one of two."""
 
 
 def _extreme(comparison: str) -> Any:
@@ -153,6 +155,16 @@ to_floats = _converted((INTS,), FLOATS, "sitofp")
 """Integers as float32, rounded to nearest."""
 to_floats_nearest = _converted((DOUBLES,), FLOATS, "fptrunc")
 """Float64 as float32, rounded to nearest."""
+to_doubles = _converted((INTS,), DOUBLES, "sitofp")
+"""Integers as float64."""
+doubled = _converted((FLOATS,), DOUBLES, "fpext")
+"""Float32 as float64."""
+ints_of_bytes = _converted((BYTES,), INTS, "zext")
+"""Bytes as integers."""
+longs_of = _converted((INTS,), LONGS, "zext")
+"""Int32 as the lower halves of int64, above zeros."""
+low_halves = _converted((LONGS,), INTS, "trunc")
+"""The lower halves of int64."""
 bits_of = _converted((FLOATS,), INTS, "bitcast")
 """The bits of float32."""
 of_bits = _converted((INTS,), FLOATS, "bitcast")
@@ -163,8 +175,7 @@ of_bits = _converted((INTS,), FLOATS, "bitcast")
 def like(_typing: Any, a: Any, scalar: Any) -> Any:
     """``like(a, scalar)``: the same numbers in the type of a scalar.
 
-    Integers and float32 become floating-point numbers, rounded to nearest; floating-point numbers that are whole become
-    integers.
+    Numbers become floating-point numbers, rounded to nearest; floating-point numbers that are whole become integers.
     """
     result = Lanes(scalar)
 
@@ -174,19 +185,19 @@ def like(_typing: Any, a: Any, scalar: Any) -> Any:
         if isinstance(scalar, types.Integer):
             method = builder.fptosi
         else:
-            method = builder.fpext if a == FLOATS else builder.sitofp
+            method = {FLOATS: builder.fpext, DOUBLES: builder.fptrunc}.get(a, builder.sitofp)
         return method(values[0], context.get_value_type(result))
 
     return result(a, scalar), build
 
 
-def _halved(first: int) -> Any:
-    """Every second lane of two vectors one after the other."""
+def _picked(lanes: list[int]) -> Any:
+    """Some lanes of two vectors one after the other."""
 
     @intrinsic
     def operation(_typing: Any, a: Any, b: Any) -> Any:
         def build(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-            picked = ir.Constant(ir.VectorType(ir.IntType(32), COUNT), list(range(first, 2 * COUNT, 2)))
+            picked = ir.Constant(ir.VectorType(ir.IntType(32), COUNT), lanes)
             return builder.shuffle_vector(*values, picked)
 
         return a(a, b), build
@@ -194,10 +205,14 @@ def _halved(first: int) -> Any:
     return operation
 
 
-evens = _halved(0)
+evens = _picked(list(range(0, 2 * COUNT, 2)))
 """``evens(a, b)``: lanes 0, 2, ... of a, then of b."""
-odds = _halved(1)
+odds = _picked(list(range(1, 2 * COUNT, 2)))
 """``odds(a, b)``: lanes 1, 3, ... of a, then of b."""
+zip_low = _picked([lane // 2 + lane % 2 * COUNT for lane in range(COUNT)])
+"""``zip_low(a, b)``: the lower half of the lanes of a and b by turns."""
+zip_high = _picked([(COUNT + lane) // 2 + lane % 2 * COUNT for lane in range(COUNT)])
+"""``zip_high(a, b)``: the upper half of the lanes of a and b by turns."""
 
 
 @intrinsic
@@ -209,6 +224,58 @@ def where_odd(_typing: Any, whole: Any, a: Any, b: Any) -> Any:
         return builder.select(odd, values[1], values[2])
 
     return a(whole, a, b), build
+
+
+@intrinsic
+def everywhere(_typing: Any, scalar: Any) -> Any:
+    """``everywhere(scalar)``: a number in all lanes."""
+    lanes = Lanes(scalar)
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return _spread(context, builder, values[0], signature.args[0], lanes)
+
+    return lanes(scalar), build
+
+
+@intrinsic
+def where_set(_typing: Any, flags: Any, a: Any, b: Any) -> Any:
+    """``where_set(flags, a, b)``: a where a byte is not 0, b elsewhere."""
+
+    def build(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        zeros = ir.Constant(values[0].type, [0] * COUNT)
+        return builder.select(builder.icmp_unsigned("!=", values[0], zeros), values[1], values[2])
+
+    return a(flags, a, b), build
+
+
+@intrinsic
+def any_outside(_typing: Any, words: Any, low: Any, high: Any) -> Any:
+    """``any_outside(words, low, high)``: True if any unsigned word is below ``low`` or above ``high``."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        limits = [_spread(context, builder, v, k, words) for v, k in zip(values[1:], signature.args[1:], strict=True)]
+        below = builder.icmp_unsigned("<", values[0], limits[0])
+        above = builder.icmp_unsigned(">", values[0], limits[1])
+        mask = builder.bitcast(builder.or_(below, above), ir.IntType(COUNT))
+        return builder.icmp_unsigned("!=", mask, ir.Constant(mask.type, 0))
+
+    return types.boolean(words, low, high), build
+
+
+@intrinsic
+def gathered(_typing: Any, table: Any, places: Any) -> Any:
+    """``gathered(table, places)``: numbers of a flat array at the places in INTS; unchecked."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        begin = _begin(context, builder, signature.args[0], values[0])
+        found = ir.Constant(ir.VectorType(context.get_value_type(table.dtype), COUNT), ir.Undefined)
+        for lane in range(COUNT):
+            at = ir.Constant(ir.IntType(32), lane)
+            number = builder.load(builder.gep(begin, [builder.extract_element(values[1], at)]))
+            found = builder.insert_element(found, number, at)
+        return found
+
+    return Lanes(table.dtype)(table, places), build
 
 
 def _begin(context: Any, builder: Any, kind: Any, value: Any) -> Any:

@@ -18,8 +18,10 @@ from memcompile.hardware.pulses import WriteReport, nominal_pulses
 from memcompile.program.cell_map import Pairs
 from memcompile.program.program import ChipState, Program
 from memcompile.runtime.effects.programming_error import programmed_us
+from memcompile.runtime.effects.stuck_cells import stuck_places
 from memcompile.runtime.effects.write_verify import cycles_of_cells, step_shares
-from memcompile.runtime.random_numbers import Purpose, gaussians, seed_of_write, stream, uniforms
+from memcompile.runtime.kernels.cell_numbers import gaussians
+from memcompile.runtime.random_numbers import Purpose, seed_of_write, stream
 
 BACK_TOLERANCE = 0.5
 """Distance at which a cell counts as brought back, in standard deviations of the error that a write leaves."""
@@ -192,12 +194,11 @@ class Writer:
 
     def _stuck(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Cells stuck at the lowest and at the highest conductance."""
-        faults, size = self.program.target.faults, self.cells_us[0].size if len(self.cells_us) else 0
-        draw = np.zeros((len(self.cells_us), size))
-        for number in range(len(draw)):
-            draw[number] = uniforms(size, number, 0, stream(Purpose.STUCK, 0), self.seed)
-        draw = draw.reshape(self.cells_us.shape)
-        return draw < faults.stuck_low_share, draw >= 1 - faults.stuck_high_share
+        low, high = np.zeros((2, *self.cells_us.shape), np.bool_)
+        for number in range(len(low)):
+            places = stuck_places(low[number].size, self.program.target, number, self.seed)
+            low[number].flat, high[number].flat = places
+        return low, high
 
     def state(self) -> ChipState:
         """The chip as it is now."""
