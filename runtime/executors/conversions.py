@@ -7,7 +7,7 @@ formed in another one, for they are exact.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,9 +38,10 @@ class LineCounts:
     """Weight of a code of each line in its column, [lines]."""
 
     @classmethod
-    def of(cls, lines: int, columns: int, powers: NDArray[np.int64]) -> LineCounts:
-        """Lines of a pair follow each other, then slices, whose digits count ``powers``, then columns."""
-        per_column = lines // columns
+    @lru_cache(maxsize=64)
+    def of(cls, lines: int, columns: int, base: int, slices: int) -> LineCounts:
+        """Lines of a pair follow each other, then slices, whose digits count powers of a base, then columns."""
+        per_column, powers = lines // columns, np.int64(base) ** np.arange(slices)
         signs = np.array([1, -1])[: per_column // len(powers)]
         return cls(
             np.uint64(per_column if len(powers) == 1 else 0),
@@ -136,9 +137,10 @@ def in_whole_blocks(values: NDArray[Any], dtype: Any = np.float32, block: int = 
 
 def in_vectors(cells: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Values of cells, [rows, lines], as in :attr:`TileLines.cells`."""
-    filled = in_whole_blocks(cells, block=HALF_BLOCK)
-    vectors = filled.reshape(len(filled), filled.shape[1] // HALF_BLOCK, HALF_BLOCK)
-    return np.ascontiguousarray(vectors.transpose(1, 0, 2))
+    rows, lines = cells.shape
+    whole = cells if lines % HALF_BLOCK == 0 else in_whole_blocks(cells, block=HALF_BLOCK)
+    vectors = whole.reshape(rows, -1, HALF_BLOCK) if lines else whole.reshape(rows, 0, HALF_BLOCK)
+    return np.ascontiguousarray(vectors.transpose(1, 0, 2), np.float32)
 
 
 @dataclass(frozen=True, eq=False)

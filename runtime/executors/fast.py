@@ -169,7 +169,7 @@ class FastExecutor:
         stage = self.machine.program.layers[layer]
         path, _ = self.path(layer)
         if path == "product":
-            return exact_sums(stage, x)
+            return self._product(layer, x, images)
         if path == "literal":
             return self._literal.sums(layer, x, images)
         self.prepare(layer)
@@ -207,6 +207,20 @@ class FastExecutor:
         elif path == "linear" and isinstance(stage.quantizer, InputQuantizer):
             firsts = [("linear", int(of_replica[0])) for of_replica in tiles]
             machine.prepare(firsts, lambda place: self._lines(stage, replicas[place], tiles[place]))
+
+    def _product(self, layer: int, x: NDArray[Any], images: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Exact sums of a layer, from integer products of bytes where there are compiled kernels."""
+        stage, quantizer = self.machine.program.layers[layer], self.machine.program.layers[layer].quantizer
+        if product_kernels() is None or not isinstance(quantizer, InputQuantizer):
+            return exact_sums(stage, x)
+        unrolling = Unrolling.im2col(stage.geometry)
+        lines = self.machine.prepared.get(
+            ("product", layer), lambda: _whole_weights(stage, quantizer), lambda made: made.nbytes
+        )
+        items = cut_rows(unrolling, x.astype(np.uint8), self.machine.workers)  # two's complement keeps its bits
+        noise = ItemNoise(np.arange(unrolling.windows), images, 0, 0)  # none is drawn
+        totals = multiply(lines, items.reshape(len(items), -1, unrolling.rows), noise, self.machine.workers)
+        return totals.reshape(len(x), stage.geometry.positions, -1).transpose(0, 2, 1)
 
     def _lines(self, stage: MappedLayer, replica: Replica, tiles: NDArray[np.int64]) -> LinearMatrices:
         """The programmed weights of a replica, kept if there is room."""
@@ -363,6 +377,12 @@ class FastExecutor:
                 spread = self.machine.devices.line_sigma(row) ** 2
                 variances[block] = spread.reshape(len(cells), columns, stage.slices, -1).sum(axis=3) @ powers**2
         return weights, variances
+
+
+def _whole_weights(stage: MappedLayer, quantizer: InputQuantizer) -> LinearMatrices:
+    """The weights of a layer without errors, ready to be multiplied."""
+    weights = stage.integer_matrix().astype(np.float64)
+    return LinearMatrices.of(weights, np.zeros((1, 1, 1)), 1.0, quantizer)
 
 
 def _differences(cells: NDArray[Any], columns: int, slices: int) -> NDArray[Any]:
