@@ -25,6 +25,7 @@ from memcompile.errors import UsageError
 from memcompile.ir.pass_manager import Advance, ProgressBar, no_progress
 from memcompile.report.acceptance import accuracy_share
 from memcompile.report.facts import facts_json, render
+from memcompile.runtime.kernels.compiled import when_compiling
 
 # Tables need about this width; a pipe has none of its own.
 PIPE_WIDTH = 120
@@ -227,8 +228,14 @@ def _progress_bar(description: str, total: int) -> Iterator[Advance]:
         if not bar.live.is_started and time.monotonic() - begin > 2.0:
             bar.start()
 
+    def say_why() -> None:
+        if "kernels" not in bar.tasks[0].description:
+            bar.update(task, description=f"{description} (compiling kernels: only once on this machine)")
+            bar.start()
+
     try:
-        yield advance
+        with when_compiling(say_why):
+            yield advance
     finally:
         bar.stop()
 
