@@ -25,6 +25,7 @@ from memcompile.errors import UsageError
 from memcompile.ir.pass_manager import Advance, ProgressBar, no_progress
 from memcompile.report.acceptance import accuracy_share
 from memcompile.report.facts import facts_json, render
+from memcompile.runtime.executors import memory
 from memcompile.runtime.kernels.compiled import when_compiling
 
 # Tables need about this width; a pipe has none of its own.
@@ -87,9 +88,24 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--quiet", is_flag=True, help="Print nothing but errors."),
         click.option("--seed", type=int, default=0, show_default=True, help="Decides everything random."),
+        click.option(
+            "--memory",
+            type=click.FloatRange(0, 1 << 20, min_open=True),
+            callback=_bound_memory,
+            expose_value=False,
+            metavar="GIB",
+            help="Memory to stay within when chips are emulated [default: half of what is free for the cells of one]. "
+            "Results do not depend on it.",
+        ),
     ):
         function = option(function)
     return function
+
+
+def _bound_memory(ctx: click.Context, param: click.Parameter, value: float | None) -> None:
+    """Bound the memory of this process."""
+    if value is not None:
+        os.environ[memory.VARIABLE] = repr(value)
 
 
 def calibration_option(function: Callable[..., Any]) -> Callable[..., Any]:
