@@ -10,7 +10,7 @@ conversion, as aihwkit and CrossSim read it. A second row converts both lines of
 codes, as the reference chip does, which is twice the conversions.
 
 Peers run the cases of W1 under the settings of peers.py; those that are not installed are listed as
-such. Each figure is the best of several repetitions, by turns with its reference; run on an idle machine.
+such. Each ratio is the median over rounds by turns with the reference, with its quartiles; see `rounds.py`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from peers import INPUT_BITS, LEVELS, PEERS, PeerCase, peer_runs
+from rounds import Comparison, compared, machine
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import splu
 
@@ -42,6 +43,7 @@ from memcompile.pipelines import compile_model
 from memcompile.program.program import Program, Provenance
 from memcompile.runtime.effects.wires import effective_conductances_us
 from memcompile.runtime.emulator import Effects, Emulator
+from memcompile.runtime.executors.devices import Devices
 
 SIZE, BATCH = 512, 256
 FIVE_LAYER = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
@@ -54,10 +56,6 @@ MATRIX_CASES = (
     (PeerCase("W1, all bits in one phase, ADC per 128-row tile, read noise", 128, 8, adc=True), None),
 )
 """With the ratio to sgemm to be reached."""
-ROUND_S, PAUSE_S = 0.1, 0.1
-"""About as long as a round takes, so that processors wake up in its beginning, and the pause before it."""
-SHORT_ROUNDS = 4
-"""So many times more rounds where several calls fit one: short ones suffer most from what else the machine does."""
 PEER_LIMIT_S = 5.0
 """A peer's case that takes longer is run once only."""
 
@@ -76,31 +74,15 @@ def best_s(work: Callable[[], object], repetitions: int, limit_s: float = math.i
     return min(times[1:])
 
 
-def best_pair_s(work: Callable[[], object], reference: Callable[[], object], repetitions: int) -> tuple[float, float]:
-    """Shortest time of one call of either, in seconds, in rounds by turns: what slows the machine slows both.
-
-    What takes little is called again and again in a round, and has more rounds. Threads that wait for more work may
-    take a core from others; they get a moment to fall asleep.
-    """
-    both = (work, reference)
-    calls = [max(1, int(ROUND_S / best_s(each, 1))) for each in both]
-    best = [math.inf, math.inf]
-    for _ in range(repetitions * (SHORT_ROUNDS if min(calls) > 1 else 1)):
-        for number, each in enumerate(both):
-            time.sleep(PAUSE_S)
-            best[number] = min(best[number], best_s(each, calls[number]))
-    return best[0], best[1]
-
-
-def row(name: str, time_s: float, reference: str, reference_s: float, reach: float | None = None) -> Row:
+def row(name: str, found: Comparison, reference: str, reach: float | None = None) -> Row:
     """One line of the table."""
     return {
         "case": name,
-        "time_ms": time_s * 1e3,
+        "time_ms": found.work_s * 1e3,
         "reference": reference,
-        "reference_ms": reference_s * 1e3,
-        "ratio": time_s / reference_s,
+        "reference_ms": found.reference_s * 1e3,
         "reach": reach,
+        **found.facts(),
     }
 
 
@@ -112,12 +94,15 @@ def chip(bits_per_phase: int = 1, **arrays: int | str) -> Target:
     return parse_target(values, "benchmark")
 
 
-def matrix_program(weights: NDArray[np.int64], target: Target, tile_rows: int) -> Program:
-    """One matrix-vector product per image, in tiles of ``tile_rows`` rows, one tile an array."""
+def matrix_program(
+    weights: NDArray[np.int64], target: Target, tile_rows: int, tile_columns: int | None = None
+) -> Program:
+    """One matrix-vector product per image, in tiles of so many rows and columns, all if None; one tile an array."""
     rows, columns = weights.shape
+    cuts = (*range(0, columns, tile_columns or columns), columns)
     geometry = Geometry(rows, columns, layout="channels_last")
     edges = tuple(range(0, rows, tile_rows))
-    replica = Replica(Unrolling.im2col(geometry), Cut((*edges, rows), (0, columns)), np.zeros(1, np.int32))
+    replica = Replica(Unrolling.im2col(geometry), Cut((*edges, rows), cuts), np.zeros(1, np.int32))
     layer = MappedLayer(
         name="matrix",
         inputs=("x",),
@@ -153,8 +138,7 @@ def matrix_rows(repetitions: int) -> Iterator[Row]:
     for case, reach in MATRIX_CASES:
         target = chip(case.bits_per_phase, input_lines=case.tile_rows, output_lines=2 * SIZE)
         emulator = Emulator(matrix_program(weights, target, case.tile_rows), effects=Effects(adc=case.adc))
-        work_s, gemm_s = best_pair_s(partial(emulator.run, x), lambda: vectors @ plain, repetitions)
-        yield row(case.name, work_s, "sgemm", gemm_s, reach)
+        yield row(case.name, compared(partial(emulator.run, x), lambda: vectors @ plain, repetitions), "sgemm", reach)
 
 
 def matrix_inputs() -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -164,6 +148,30 @@ def matrix_inputs() -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     return weights, rng.integers(0, 1 << INPUT_BITS, (BATCH, 1, SIZE)).astype(np.float32)
 
 
+def programming_rows(repetitions: int) -> Iterator[Row]:
+    """Cells of a large layer, with programming error and stuck cells, next to as many of NumPy's normal numbers."""
+    size = 4096
+    for lines in (128, 256, 512):
+        weights = np.random.default_rng(0).integers(-LEVELS, LEVELS + 1, (size, size))
+        target = chip(8, input_lines=lines, output_lines=lines)
+        emulator = Emulator(matrix_program(weights, target, lines, lines // 2), effects=Effects(read_noise=False))
+        devices, workers = emulator.machine.devices, emulator.machine.workers
+        arrays, generator = emulator.program.cell_map.arrays, np.random.Generator(np.random.Philox(0))
+        cells = arrays * target.array.cells
+
+        def program(begin: int, end: int, devices: Devices = devices) -> None:
+            for number in range(begin, end):
+                devices.array(number)
+
+        found = compared(
+            partial(workers.each_range, arrays, program),
+            partial(generator.standard_normal, cells, np.float32),
+            repetitions,
+        )
+        name = f"programming {cells / 1e6:.0f} million cells in arrays of {lines} x {lines}"
+        yield {**row(name, found, "NumPy normals (Philox)", 0.5), "ns_a_cell": 1e9 * found.work_s / cells}
+
+
 def network_rows(
     name: str, program: Program, x: NDArray[Any], model: Path, repetitions: int, reach: float | None = None
 ) -> Iterator[Row]:
@@ -171,8 +179,8 @@ def network_rows(
     session = onnxruntime.InferenceSession(os.fspath(model), providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: x}
     emulator = Emulator(program)
-    work_s, float_s = best_pair_s(lambda: emulator.run(x), lambda: session.run(None, feed), repetitions)
-    found = row(name, work_s, "onnxruntime float32", float_s, reach)
+    both = compared(lambda: emulator.run(x), lambda: session.run(None, feed), repetitions)
+    found = row(name, both, "onnxruntime float32", reach)
     yield {**found, "images_per_s": 1e3 * len(x) / found["time_ms"]}
 
 
@@ -182,15 +190,19 @@ def wires_rows(repetitions: int) -> Iterator[Row]:
     rng = np.random.default_rng(0)
     cells_us = rng.uniform(2.0, 20.0, (size, size))
     system = nodal_system(cells_us, segment_ohm)
-    setup_s, solver_s = best_pair_s(
+    setup = compared(
         lambda: effective_conductances_us(cells_us, segment_ohm, segment_ohm), lambda: splu(system), repetitions
     )
     seen = effective_conductances_us(cells_us, segment_ohm, segment_ohm)
     vector, batch = rng.uniform(0, 0.2, size), rng.uniform(0, 0.2, (256, size))
-    yield row("W3, set-up of the effective matrix", setup_s, "scipy splu", solver_s, 4.0)
-    yield row("W3, one vector after set-up", best_s(lambda: vector @ seen, 100), "scipy splu", solver_s, 1 / 150)
-    batch_s, without_s = best_pair_s(lambda: batch @ seen, lambda: batch @ cells_us, repetitions)
-    yield row("W3, batch of 256 after set-up", batch_s, "no wires", without_s)
+    yield row("W3, set-up of the effective matrix", setup, "scipy splu", 4.0)
+    one = compared(lambda: vector @ seen, lambda: splu(system), repetitions)
+    yield row("W3, one vector after set-up", one, "scipy splu", 1 / 150)
+    yield row(
+        "W3, batch of 256 after set-up",
+        compared(lambda: batch @ seen, lambda: batch @ cells_us, repetitions),
+        "no wires",
+    )
 
 
 def nodal_system(cells_us: NDArray[np.float64], segment_ohm: float) -> Any:
@@ -233,6 +245,7 @@ def all_rows(arguments: argparse.Namespace) -> Iterator[Row]:
     """Every row, as it is measured."""
     count = arguments.repetitions
     yield from matrix_rows(count)
+    yield from programming_rows(count)
     compiled = compile_model(FIVE_LAYER)
     x = compiled.dataset.calibration["image"][np.arange(1000) % len(compiled.dataset.calibration["image"])]
     yield from network_rows("five-layer CNN on yao2020", compiled.program, x, FIVE_LAYER, count)
@@ -263,9 +276,12 @@ def show(found: Row) -> str:
         return f"{found['case']:<62} {found['note']}"
     line = f"{found['case']:<62} {found['time_ms']:10.3f} ms"
     if "ratio" in found:
-        line += f"  {found['ratio']:8.3g} x {found['reference']}"
+        spread = f"{found['lower_quartile']:.3g} to {found['upper_quartile']:.3g}"
+        line += f"  {found['ratio']:8.3g} x {found['reference']} ({spread})"
     if found.get("reach"):
         line += f" (reach {found['reach']:.3g})"
+    if "ns_a_cell" in found:
+        line += f"  {found['ns_a_cell']:.2f} ns a cell"
     if "images_per_s" in found:
         line += f"  {found['images_per_s']:.0f} images/s"
     return line
@@ -276,7 +292,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--resnet", type=Path, help="a CIFAR-10 ResNet as ONNX file")
     parser.add_argument("--data", type=Path, help="CIFAR-10 images for it")
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=7, help="rounds; default: %(default)s")
     parser.add_argument("--json", type=Path, help="write all rows to this file")
     arguments = parser.parse_args()
     rows = []
@@ -285,7 +301,7 @@ def main() -> None:
         sys.stdout.write(show(found) + "\n")
         sys.stdout.flush()
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

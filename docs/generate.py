@@ -36,6 +36,7 @@ from memcompile.cli.main import cli
 from memcompile.errors import EXIT_CODES, MemcompileError
 from memcompile.hardware.devices import builtin_devices, load_device
 from memcompile.hardware.target import Target, builtin_targets, load_target
+from memcompile.hardware.target_sections import meanings
 from memcompile.ir.pass_contract import Amount, Count, Form, Forms, Share
 from memcompile.ir.pass_manager import Pass
 from memcompile.pipelines import default_passes
@@ -175,14 +176,14 @@ _WITHOUT = {
 def target_fields_part() -> str:
     """Every key of a target file with its limits."""
     leaves = {name: field for name, field in Target.model_fields.items() if _section(field) is None}
-    lines = ["### Top level", "", *_field_table("", leaves)]
+    lines = ["### Top level", "", *_field_table("", leaves, meanings(Target))]
     for name, field in Target.model_fields.items():
         section = _section(field)
         if section is not None:
             lines += [f"### [{name}]", "", *_paragraphs(section.__doc__ or "")]
             if not field.is_required():
                 lines += [f"This section may be left out; then {_WITHOUT.get(name, 'the effect is off')}.", ""]
-            lines += _field_table(name, section.model_fields)
+            lines += _field_table(name, section.model_fields, meanings(section))
     return "\n".join(lines)
 
 
@@ -194,12 +195,12 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
     return None
 
 
-def _field_table(section: str, fields: dict[str, FieldInfo]) -> list[str]:
+def _field_table(section: str, fields: dict[str, FieldInfo], meaning: dict[str, str]) -> list[str]:
     rows = []
     for name, field in fields.items():
         key = f"{section}.{name}" if section else name
         default = "required" if field.is_required() else f"`{_toml(field.default)}`"
-        rows.append(_row(f"`{key}`", _type_name(field), _limits(field), default, _markdown(field.description or "")))
+        rows.append(_row(f"`{key}`", _type_name(field), _limits(field), default, _markdown(meaning.get(name, ""))))
     return ["| key | type | limits | default | meaning |", "|---|---|---|---|---|", *rows, ""]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -23,6 +24,12 @@ def run() -> NoReturn:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever called
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
+    from memcompile.cli.overview import HELP, print_overview  # noqa: PLC0415 - signals come first
+
+    if sys.argv[1:] in HELP:
+        with suppress(OSError):  # an output that cannot be written gets its message below
+            print_overview()
+            sys.exit(0)
     from memcompile.cli.main import main  # noqa: PLC0415 - slow to import; signals come first
     from memcompile.frontend.sandbox import allow_fork  # noqa: PLC0415 - as above
 

@@ -25,6 +25,8 @@ from memcompile.errors import UsageError
 from memcompile.ir.pass_manager import Advance, ProgressBar, no_progress
 from memcompile.report.acceptance import accuracy_share
 from memcompile.report.facts import facts_json, render
+from memcompile.runtime.executors import memory
+from memcompile.runtime.kernels.compiled import when_compiling
 
 # Tables need about this width; a pipe has none of its own.
 PIPE_WIDTH = 120
@@ -86,9 +88,24 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--quiet", is_flag=True, help="Print nothing but errors."),
         click.option("--seed", type=int, default=0, show_default=True, help="Decides everything random."),
+        click.option(
+            "--memory",
+            type=click.FloatRange(0, 1 << 20, min_open=True),
+            callback=_bound_memory,
+            expose_value=False,
+            metavar="GIB",
+            help="Memory to stay within when chips are emulated [default: half of what is free for the cells of one]. "
+            "Results do not depend on it.",
+        ),
     ):
         function = option(function)
     return function
+
+
+def _bound_memory(ctx: click.Context, param: click.Parameter, value: float | None) -> None:
+    """Bound the memory of this process."""
+    if value is not None:
+        os.environ[memory.VARIABLE] = repr(value)
 
 
 def calibration_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -227,8 +244,14 @@ def _progress_bar(description: str, total: int) -> Iterator[Advance]:
         if not bar.live.is_started and time.monotonic() - begin > 2.0:
             bar.start()
 
+    def say_why() -> None:
+        if "kernels" not in bar.tasks[0].description:
+            bar.update(task, description=f"{description} (compiling kernels: only once on this machine)")
+            bar.start()
+
     try:
-        yield advance
+        with when_compiling(say_why):
+            yield advance
     finally:
         bar.stop()
 

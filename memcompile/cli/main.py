@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import signal
 import sys
 from dataclasses import dataclass, replace
@@ -26,13 +25,14 @@ from memcompile.cli.console import (
 )
 from memcompile.cli.device import device_command
 from memcompile.cli.export import export_command
+from memcompile.cli.overview import command_group
 from memcompile.cli.programs import program_of
 from memcompile.cli.refresh import refresh_command
 from memcompile.cli.run import run_command
 from memcompile.cli.targets import targets_command
 from memcompile.cli.tune import tune_command
 from memcompile.cli.tuned_compile import OWN_DATA, TuningStudy
-from memcompile.errors import EXIT_CODES, MemcompileError, OutputError, UsageError, did_you_mean
+from memcompile.errors import MemcompileError, OutputError, UsageError
 from memcompile.frontend.sandbox import DEFAULT_LIMITS, GIB, Limits
 from memcompile.ir.graph import Graph
 from memcompile.ir.pass_manager import PassContext
@@ -60,43 +60,7 @@ from memcompile.tuned_chips import TunedChips
 
 DEFAULT_BATCH = 100
 
-
-class DefaultGroup(click.Group):
-    """A group whose command ``compile`` may be left out: ``memcompile MODEL.onnx``."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        own = {*self.commands, "--help", "-h", "--version"}
-        if args and args[0] not in own:
-            self._refuse_wrong_verb(args[0])
-            args = ["compile", *args]
-        ctx.obj = list(args)  # for advice that calls the same command again
-        return super().parse_args(ctx, args or ["--help"])
-
-    def _refuse_wrong_verb(self, word: str) -> None:
-        """Raise UsageError for a word that is neither a command nor looks like a model."""
-        if word.startswith("-") or not re.fullmatch(r"[A-Za-z]+", word) or Path(word).exists():
-            return
-        raise UsageError(
-            f"{word!r} is neither a command nor a file; commands are {', '.join(self.commands)}"
-            f"{did_you_mean(word, self.commands)}"
-        )
-
-
-_CODES = "\n".join(f"  {code:>3}  {text}" for code, text in sorted(EXIT_CODES.items()))
-
-
-@click.group(
-    cls=DefaultGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=f"\b\nExit codes:\n{_CODES}",
-)
-@click.version_option(compiler_version(), prog_name="memcompile")
-def cli() -> None:
-    """Compile trained networks (ONNX) for memristor crossbar chips.
-
-    `memcompile MODEL.onnx` compiles the model and reports mapping and accuracy;
-    it is short for `memcompile compile MODEL.onnx`, and `memcompile compile --help` lists its options.
-    """
+cli = command_group(click.version_option(compiler_version(), prog_name="memcompile"))
 
 
 class NumberOr(click.ParamType[float | str | None]):

@@ -124,7 +124,7 @@ class Converter:
 
     def nominal_terms(self, target: Target) -> tuple[float, float]:
         """Units of a level step, which are rounded to the grid after multiplication, and of the lowest level."""
-        return _nominal_terms(self, _ratio(target))
+        return _nominal_terms(self, target.cell.g_min_us, target.cell.g_max_us, target.signed_levels)
 
     @property
     def _per_level(self) -> Fraction:
@@ -220,18 +220,18 @@ def _ratio(target: Target) -> Fraction:
     return _lowest_in_steps(target.cell.g_min_us, target.cell.g_max_us, target.signed_levels)
 
 
-@lru_cache(maxsize=64)
 def _lowest_in_steps(g_min_us: float, g_max_us: float, steps: int) -> Fraction:
     low, high = Fraction(g_min_us), Fraction(g_max_us)
     return low * steps / (high - low)
 
 
 @lru_cache(maxsize=256)
-def _nominal_terms(converter: Converter, lowest: Fraction) -> tuple[float, float]:
-    """See :meth:`Converter.nominal_terms`; ``lowest`` is g_min in level steps."""
+def _nominal_terms(converter: Converter, g_min_us: float, g_max_us: float, steps: int) -> tuple[float, float]:
+    """See :meth:`Converter.nominal_terms`; plain numbers are hashed faster than fractions and targets."""
     assert converter.grid_bits is not None
     per_level = Fraction(converter.codes_per_level, converter.levels_per_code)
-    return float(per_level), math.floor(lowest * per_level * (1 << converter.grid_bits)) / (1 << converter.grid_bits)
+    grid = 1 << converter.grid_bits
+    return float(per_level), math.floor(_lowest_in_steps(g_min_us, g_max_us, steps) * per_level * grid) / grid
 
 
 def _range_levels(target: Target, range_share: float | None) -> Fraction:

@@ -7,7 +7,7 @@ from typing import Any
 
 from memcompile.hardware.devices import load_device
 from memcompile.hardware.target import Target
-from memcompile.hardware.target_sections import section_of
+from memcompile.hardware.target_sections import meanings, section_of
 
 COMMENT_AT = 34
 """Column of comments behind short values."""
@@ -28,7 +28,7 @@ def target_text(target: Target) -> str:
         ]
         for key, inside in section.model_fields.items():
             value = values[name][key] if present else None if inside.is_required() else inside.default
-            lines.append(_line(key, value, inside.description or "", commented=not present or value is None))
+            lines.append(_line(key, value, meanings(section).get(key, ""), commented=not present or value is None))
     lines += ["", "[sources]", *(f"{toml(field)} = {toml(why)}" for field, why in target.sources.items())]
     return "\n".join(lines) + "\n"
 
@@ -43,10 +43,7 @@ def device_text(name: str) -> str:
         kind = section_of(Target.model_fields[section])
         assert kind is not None
         lines += ["", f"[{section}]"]
-        lines += [
-            _line(key, value, kind.model_fields[key].description or "", commented=False)
-            for key, value in inside.items()
-        ]
+        lines += [_line(key, value, meanings(kind).get(key, ""), commented=False) for key, value in inside.items()]
     lines += ["", "[sources]", *(f"{toml(field)} = {toml(why)}" for field, why in values["sources"].items())]
     return "\n".join(lines) + "\n"
 

@@ -8,7 +8,6 @@ from decimal import Decimal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
 from memcompile.errors import UsageError
 
@@ -54,6 +53,8 @@ def clopper_pearson(reached: int, trials: int, confidence: float) -> tuple[float
 
     C. J. Clopper and E. S. Pearson, Biometrika 26, 404 (1934): quantiles of beta distributions.
     """
+    from scipy.special import betaincinv  # noqa: PLC0415 - slow to import
+
     tail, missed = (1 - confidence) / 2, trials - reached
     low = float(betaincinv(reached, missed + 1, tail)) if reached else 0.0
     high = float(betaincinv(reached + 1, missed, 1 - tail)) if missed else 1.0

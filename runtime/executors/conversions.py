@@ -7,7 +7,7 @@ formed in another one, for they are exact.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,9 +38,10 @@ class LineCounts:
     """Weight of a code of each line in its column, [lines]."""
 
     @classmethod
-    def of(cls, lines: int, columns: int, powers: NDArray[np.int64]) -> LineCounts:
-        """Lines of a pair follow each other, then slices, whose digits count ``powers``, then columns."""
-        per_column = lines // columns
+    @lru_cache(maxsize=64)
+    def of(cls, lines: int, columns: int, base: int, slices: int) -> LineCounts:
+        """Lines of a pair follow each other, then slices, whose digits count powers of a base, then columns."""
+        per_column, powers = lines // columns, np.int64(base) ** np.arange(slices)
         signs = np.array([1, -1])[: per_column // len(powers)]
         return cls(
             np.uint64(per_column if len(powers) == 1 else 0),
@@ -136,9 +137,10 @@ def in_whole_blocks(values: NDArray[Any], dtype: Any = np.float32, block: int = 
 
 def in_vectors(cells: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Values of cells, [rows, lines], as in :attr:`TileLines.cells`."""
-    filled = in_whole_blocks(cells, block=HALF_BLOCK)
-    vectors = filled.reshape(len(filled), filled.shape[1] // HALF_BLOCK, HALF_BLOCK)
-    return np.ascontiguousarray(vectors.transpose(1, 0, 2))
+    rows, lines = cells.shape
+    whole = cells if lines % HALF_BLOCK == 0 else in_whole_blocks(cells, block=HALF_BLOCK)
+    vectors = whole.reshape(rows, -1, HALF_BLOCK) if lines else whole.reshape(rows, 0, HALF_BLOCK)
+    return np.ascontiguousarray(vectors.transpose(1, 0, 2), np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,31 +158,40 @@ class Phases:
     """Rows of a group."""
 
 
-def pack_phases(vectors: NDArray[np.uint8], each: int, workers: Workers) -> Phases:
-    """Cut input vectors into bit planes.
+def pack_phases(
+    images: NDArray[np.uint8], starts: NDArray[np.int64], places: NDArray[np.int64], each: int, workers: Workers
+) -> Phases:
+    """Cut input vectors out of images, and into bit planes.
 
     Parameters
     ----------
-    vectors
-        [batch, rows, windows], at most 65,535 rows; negative numbers as two's complement.
+    images
+        Padded images, flat, [batch, bytes]; negative numbers as two's complement.
+    starts, places
+        Row r of window w reads ``starts[w] + places[r]``, or nothing where ``places`` is -1; [windows], and [rows] with
+        at most 65,535 rows.
     each
         Rows of a group, at most eight.
     """
-    batch, rows, windows = vectors.shape
+    batch, rows, windows = len(images), len(places), len(starts)
     groups = -(-rows // each)
     assert rows < 1 << 16, "driven lines are counted in 16 bits"
     compiled = kernels()
     if compiled is None:
         padded = np.zeros((batch, groups * each, windows), np.uint8)
-        padded[:, :rows] = vectors
+        read = np.flatnonzero(places >= 0)
+        padded[:, read] = images[:, starts + places[read, None]]
         grouped = padded.reshape(batch, groups, each, 1, windows).transpose(0, 4, 1, 3, 2)
         planes = grouped >> np.arange(PHASES, dtype=np.uint8)[:, None] & 1
         patterns = np.packbits(planes, axis=-1, bitorder="little")[..., 0]
         return Phases(patterns, planes.sum(axis=(2, 4), dtype=np.uint16), each)
     words = np.empty((batch, windows, groups), np.uint64)
     counts = np.empty((batch, windows, 2), np.uint64)
-    spans = batch * -(-windows // compiled.SPAN)
-    workers.each_range(spans, lambda begin, end: compiled.pack_phases(vectors, each, words, counts, begin, end))
+
+    def work(begin: int, end: int) -> None:
+        compiled.pack_phases(images, starts, places, each, words, counts, begin, end)
+
+    workers.each_range(batch * -(-windows // compiled.SPAN), work)
     return Phases(words.view(np.uint8).reshape(batch, windows, groups, PHASES), counts.view(np.uint16), each)
 
 

@@ -41,7 +41,7 @@ class LayerInputs:
         self.x = x
         self._quantizer = quantizer
         self._workers = workers
-        self._vectors: dict[Unrolling, NDArray[np.uint8]] = {}
+        self._images: dict[Unrolling, NDArray[np.uint8]] = {}
         self._phases: dict[tuple[Unrolling, int, int, int], Phases] = {}
         self._items: dict[Unrolling, NDArray[np.uint8]] = {}
 
@@ -54,8 +54,9 @@ class LayerInputs:
         if key not in self._phases:
             look_ups = len(self.phase_weights) * len(self.x) * len(replica.windows) // self._workers.threads
             each = rows_per_table(end - begin, look_ups, kinds)
-            vectors = self._cut(replica.unrolling)[:, matrix, begin:end]
-            self._phases[key] = pack_phases(vectors, each, self._workers)
+            _, starts, rows = _addresses(replica.unrolling)
+            images = self._padded(replica.unrolling)
+            self._phases[key] = pack_phases(images, starts, rows[matrix, begin:end], each, self._workers)
         return self._phases[key]
 
     def numbers(self, replica: Replica) -> NDArray[np.uint8]:
@@ -73,16 +74,34 @@ class LayerInputs:
         assert isinstance(self._quantizer, InputQuantizer), "exact inputs have no digits"
         return images_channels_last(unrolling, self.x, self._quantizer, phase, self._workers)
 
-    def _cut(self, unrolling: Unrolling) -> NDArray[np.uint8]:
-        if unrolling not in self._vectors:
-            self._vectors[unrolling] = unrolling.vectors(self.x.astype(np.uint8))  # two's complement keeps its bits
-        return self._vectors[unrolling]
+    def _padded(self, unrolling: Unrolling) -> NDArray[np.uint8]:
+        """Whole inputs in two's complement, as padded flat images, [batch, bytes]."""
+        if unrolling not in self._images:
+            self._images[unrolling] = padded_images(unrolling, self.x)
+        return self._images[unrolling]
 
     @property
     def phase_weights(self) -> tuple[int, ...]:
         """Weight of a one in each phase."""
         assert isinstance(self._quantizer, InputQuantizer), "exact inputs have no phases to be converted"
         return self._quantizer.phase_weights
+
+
+@lru_cache(maxsize=256)
+def _addresses(unrolling: Unrolling) -> tuple[list[tuple[int, int]], NDArray[np.int64], NDArray[np.int64]]:
+    return unrolling.addresses()
+
+
+def padded_images(unrolling: Unrolling, x: NDArray[Any]) -> NDArray[np.uint8]:
+    """Images in two's complement with the padding of an unrolling, flat: [batch, bytes]."""
+    padding = _addresses(unrolling)[0]
+    if not any(map(any, padding)):
+        return np.ascontiguousarray(x, np.uint8).reshape(len(x), -1)
+    sizes = [size + sum(pads) for size, pads in zip(x.shape, padding, strict=True)]
+    padded = np.zeros(sizes, np.uint8)
+    inside = (slice(before, before + size) for size, (before, _) in zip(x.shape, padding, strict=True))
+    padded[tuple(inside)] = x
+    return padded.reshape(len(x), -1)
 
 
 def cut_rows(unrolling: Unrolling, x: NDArray[np.uint8], workers: Workers) -> NDArray[np.uint8]:
@@ -94,8 +113,8 @@ def cut_rows(unrolling: Unrolling, x: NDArray[np.uint8], workers: Workers) -> ND
     if compiled is None:
         items[:] = unrolling.vectors(x).transpose(1, 0, 3, 2)
         return items
-    padding, windows, rows = unrolling.addresses()
-    images = (np.pad(x, padding) if any(map(any, padding)) else np.ascontiguousarray(x)).reshape(len(x), -1)
+    _, windows, rows = _addresses(unrolling)
+    images = padded_images(unrolling, x)
     workers.each_range(len(x), lambda begin, end: compiled.cut_rows(images, windows, rows, items, begin, end))
     return items
 
@@ -103,7 +122,7 @@ def cut_rows(unrolling: Unrolling, x: NDArray[np.uint8], workers: Workers) -> ND
 @lru_cache(maxsize=256)
 def _reads_whole_images(unrolling: Unrolling) -> bool:
     """Return True if the one input vector of an image is the image as it lies in memory, as in dense layers."""
-    padding, windows, rows = unrolling.addresses()
+    padding, windows, rows = _addresses(unrolling)
     values = unrolling.geometry.in_channels * math.prod(unrolling.geometry.input_size)
     if len(windows) > 1 or rows.shape != (1, values) or any(map(any, padding)):
         return False
@@ -169,7 +188,7 @@ class FastExecutor:
         stage = self.machine.program.layers[layer]
         path, _ = self.path(layer)
         if path == "product":
-            return exact_sums(stage, x)
+            return self._product(layer, x, images)
         if path == "literal":
             return self._literal.sums(layer, x, images)
         self.prepare(layer)
@@ -207,6 +226,20 @@ class FastExecutor:
         elif path == "linear" and isinstance(stage.quantizer, InputQuantizer):
             firsts = [("linear", int(of_replica[0])) for of_replica in tiles]
             machine.prepare(firsts, lambda place: self._lines(stage, replicas[place], tiles[place]))
+
+    def _product(self, layer: int, x: NDArray[Any], images: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Exact sums of a layer, from integer products of bytes where there are compiled kernels."""
+        stage, quantizer = self.machine.program.layers[layer], self.machine.program.layers[layer].quantizer
+        if product_kernels() is None or not isinstance(quantizer, InputQuantizer):
+            return exact_sums(stage, x)
+        unrolling = Unrolling.im2col(stage.geometry)
+        lines = self.machine.prepared.get(
+            ("product", layer), lambda: _whole_weights(stage, quantizer), lambda made: made.nbytes
+        )
+        items = cut_rows(unrolling, x.astype(np.uint8), self.machine.workers)  # two's complement keeps its bits
+        noise = ItemNoise(np.arange(unrolling.windows), images, 0, 0)  # none is drawn
+        totals = multiply(lines, items.reshape(len(items), -1, unrolling.rows), noise, self.machine.workers)
+        return totals.reshape(len(x), stage.geometry.positions, -1).transpose(0, 2, 1)
 
     def _lines(self, stage: MappedLayer, replica: Replica, tiles: NDArray[np.int64]) -> LinearMatrices:
         """The programmed weights of a replica, kept if there is room."""
@@ -363,6 +396,12 @@ class FastExecutor:
                 spread = self.machine.devices.line_sigma(row) ** 2
                 variances[block] = spread.reshape(len(cells), columns, stage.slices, -1).sum(axis=3) @ powers**2
         return weights, variances
+
+
+def _whole_weights(stage: MappedLayer, quantizer: InputQuantizer) -> LinearMatrices:
+    """The weights of a layer without errors, ready to be multiplied."""
+    weights = stage.integer_matrix().astype(np.float64)
+    return LinearMatrices.of(weights, np.zeros((1, 1, 1)), 1.0, quantizer)
 
 
 def _differences(cells: NDArray[Any], columns: int, slices: int) -> NDArray[Any]:

@@ -117,8 +117,7 @@ class Machine:
 
     def _counts(self, row: int, lines: int) -> LineCounts:
         stage, tiles = self.program.layers[int(self.tiles.layer[row])], self.tiles
-        powers = np.int64(stage.base) ** np.arange(stage.slices)
-        return LineCounts.of(lines, int(tiles.column_end[row] - tiles.column_begin[row]), powers)
+        return LineCounts.of(lines, int(tiles.column_end[row] - tiles.column_begin[row]), stage.base, stage.slices)
 
     def digit_lines(self, row: int) -> DigitLines:
         """The output lines of one tile, prepared for phases of several bits."""

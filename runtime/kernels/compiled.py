@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache, cached_property
 from itertools import pairwise
 from types import ModuleType
@@ -45,9 +46,40 @@ def cell_kernels() -> ModuleType | None:
 @cache
 def _load(name: str) -> ModuleType | None:
     try:
-        return importlib.import_module(f"memcompile.runtime.kernels.{name}")
+        loaded = importlib.import_module(f"memcompile.runtime.kernels.{name}")
     except ImportError:
         return None
+    _listen()
+    return loaded
+
+
+_tell: list[Callable[[], None]] = []
+
+
+@contextmanager
+def when_compiling(tell: Callable[[], None]) -> Iterator[None]:
+    """Have ``tell`` called whenever a kernel is compiled meanwhile; one that lies in the cache on disk is not."""
+    _tell.append(tell)
+    try:
+        yield
+    finally:
+        _tell.remove(tell)
+
+
+@cache
+def _listen() -> None:
+    """Have Numba say when it compiles."""
+    event = importlib.import_module("numba.core.event")
+
+    class Listener(event.Listener):  # type: ignore[name-defined, misc]
+        def on_start(self, _event: object) -> None:
+            for tell in tuple(_tell):
+                tell()
+
+        def on_end(self, _event: object) -> None:
+            pass
+
+    event.register("numba:compile", Listener())
 
 
 def available_threads() -> int:

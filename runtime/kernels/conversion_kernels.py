@@ -143,29 +143,33 @@ def _widen(bytes_: Any) -> Any:
 
 
 @_compile(nogil=True)
-def pack_phases(vectors: Any, each: int, patterns: Any, driven: Any, begin: int, end: int) -> None:
-    """Bit planes of uint8 [batch, rows, windows], for spans of windows ``begin`` to ``end``.
+def pack_phases(
+    images: Any, starts: Any, places: Any, each: int, patterns: Any, driven: Any, begin: int, end: int
+) -> None:
+    """Bit planes of the input vectors of windows, for spans of windows ``begin`` to ``end``.
 
+    Row r of window w reads place ``starts[w] + places[r]`` of a flat uint8 image, or none where ``places`` is -1.
     ``patterns`` (uint64 [batch, windows, groups of ``each`` rows, at most 8]) gets in byte p the bits of phase p,
     ``driven`` (uint64 [batch, windows, 2]) the ones of each phase as 16-bit numbers.
     """
-    rows, windows = vectors.shape[1:]
+    rows, windows = places.size, starts.size
     spans = (windows + SPAN - 1) // SPAN
     words = np.zeros(SPAN, np.uint64)
     low = np.zeros(SPAN, np.uint64)
     high = np.zeros(SPAN, np.uint64)
     for unit in range(begin, end):
-        image, first = unit // spans, U(unit % spans * SPAN)
+        image, first = images[unit // spans], U(unit % spans * SPAN)
         count = U(min(windows - unit % spans * SPAN, SPAN))
         low[:] = U(0)
         high[:] = U(0)
         for group in range(patterns.shape[2]):
             words[:] = U(0)
             for row in range(each * group, min(each * group + each, rows)):
-                shift = U(8 * (row - each * group))
-                line = vectors[image, row]
+                shift, place = U(8 * (row - each * group)), places[row]
+                if place < 0:
+                    continue
                 for i in range(count):
-                    words[i] |= U(line[first + i]) << shift
+                    words[i] |= U(image[U(starts[first + i] + place)]) << shift
             for i in range(count):
                 word = _transpose_bits(words[i])
                 ones = _count_bits(word)
@@ -173,9 +177,9 @@ def pack_phases(vectors: Any, each: int, patterns: Any, driven: Any, begin: int,
                 high[i] += _widen(ones >> U(32))
                 words[i] = word
             for i in range(count):
-                patterns[image, first + i, group] = words[i]
+                patterns[unit // spans, first + i, group] = words[i]
         for i in range(count):
-            driven[image, first + i, 0], driven[image, first + i, 1] = low[i], high[i]
+            driven[unit // spans, first + i, 0], driven[unit // spans, first + i, 1] = low[i], high[i]
 
 
 @_compile(inline="always")

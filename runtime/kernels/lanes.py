@@ -175,18 +175,21 @@ of_bits = _converted((INTS,), FLOATS, "bitcast")
 def like(_typing: Any, a: Any, scalar: Any) -> Any:
     """``like(a, scalar)``: the same numbers in the type of a scalar.
 
-    Numbers become floating-point numbers, rounded to nearest; floating-point numbers that are whole become integers.
+    Numbers become floating-point numbers, rounded to nearest; floating-point numbers that are whole and below 2^31 in
+    magnitude become integers.
     """
     result = Lanes(scalar)
 
-    def build(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         if a == result:
             return values[0]
+        kind = context.get_value_type(result)
         if isinstance(scalar, types.Integer):
-            method = builder.fptosi
-        else:
-            method = {FLOATS: builder.fpext, DOUBLES: builder.fptrunc}.get(a, builder.sitofp)
-        return method(values[0], context.get_value_type(result))
+            # There are instructions for 32 bits; more take one number after the other on most processors.
+            narrow = builder.fptosi(values[0], context.get_value_type(INTS))
+            return narrow if result == INTS else builder.sext(narrow, kind)
+        method = {FLOATS: builder.fpext, DOUBLES: builder.fptrunc}.get(a, builder.sitofp)
+        return method(values[0], kind)
 
     return result(a, scalar), build
 

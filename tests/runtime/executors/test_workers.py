@@ -15,6 +15,7 @@ from memcompile.ir.geometry import Geometry
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.executors.batches import Batches
 from memcompile.runtime.executors.cache import BoundedCache
+from memcompile.runtime.kernels import compiled
 from memcompile.runtime.kernels.compiled import Workers
 
 
@@ -91,3 +92,16 @@ def test_chunks_on_threads_report_progress_in_order_and_fail_as_one() -> None:
     x[20, 0, 0] = np.nan
     with pytest.raises(DataError, match="index \\(20, 0, 0\\)"):
         Emulator(program, 1, chunk=7, threads=3).run(x)
+
+
+def test_kernels_that_are_compiled_are_told_of_once() -> None:
+    numba = pytest.importorskip("numba")
+    assert compiled.kernels() is not None, "listens once kernels are loaded"
+    told = list[int]()
+    double = numba.njit(lambda x: 2 * x)
+    with compiled.when_compiling(lambda: told.append(1)):
+        assert double(3) == 6
+        assert double(4) == 8
+    assert told == [1]
+    assert double(1.5) == 3.0
+    assert told == [1]
