@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from rich.table import Table
@@ -10,6 +9,7 @@ from rich.table import Table
 from memcompile.hardware.pulses import WriteReport
 from memcompile.program.program import Program
 from memcompile.report.cost import Cost, Counting, program_cost
+from memcompile.report.figures import figure, with_prefix
 from memcompile.report.pass_cost import PassCost
 
 Facts = dict[str, Any]
@@ -89,25 +89,6 @@ def write_facts(program: Program, report: WriteReport, most_pulses: int) -> Fact
         "most_pulses_of_a_cell": most_pulses if spec else None,
         "endurance_share": most_pulses / endurance if endurance else None,
     }
-
-
-PREFIXES = ((1e-15, "f"), (1e-12, "p"), (1e-9, "n"), (1e-6, "u"), (1e-3, "m"), (1.0, ""), (1e3, "k"), (1e6, "M"))
-"""Factors of SI prefixes, ascending."""
-
-
-def with_prefix(value: float, unit: str) -> str:
-    """A quantity in the largest SI prefix that leaves a figure of 1 or more: 1.23 uJ, 415 nJ."""
-    rounded = abs(float(f"{value:.2e}")) or 1.0
-    factor, prefix = max((item for item in PREFIXES if item[0] <= rounded), default=PREFIXES[0])
-    return f"{figure(value / factor)} {prefix}{unit}"
-
-
-def figure(value: float) -> str:
-    """A number with three significant digits, never in powers of ten: 1,230, 12.3, 0.00123."""
-    if value == 0:
-        return "0"
-    rounded = float(f"{value:.2e}")
-    return f"{rounded:,.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
 
 
 def write_line(facts: Facts) -> str:

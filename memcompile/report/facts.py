@@ -23,9 +23,10 @@ from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
 from memcompile.report.accuracy_report import accuracy_facts, accuracy_lines, accuracy_table
 from memcompile.report.budget_report import budget_facts, budget_lines
-from memcompile.report.cost_report import cost_facts, cost_lines, figure
+from memcompile.report.cost_report import cost_facts, cost_lines
 from memcompile.report.emulated_chips import spread
 from memcompile.report.evaluation import Evaluation, Quality
+from memcompile.report.figures import figure
 from memcompile.report.front_report import front_facts
 from memcompile.timing.buffers import buffer_sizes
 

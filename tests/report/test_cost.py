@@ -25,7 +25,8 @@ from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.ir.graph import MappedLayer, Placement, TileTable
 from memcompile.program.program import Program
 from memcompile.report.cost import Cost, Counting, layer_activities, program_cost, transfer_cost
-from memcompile.report.cost_report import cost_facts, cost_lines, energy_table, figure, with_prefix
+from memcompile.report.cost_report import cost_facts, cost_lines, energy_table
+from memcompile.report.figures import figure, with_prefix
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.executors.literal import LiteralExecutor
 from memcompile.runtime.training.transfer import transfer
