@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -39,10 +39,12 @@ def program_facts(
     evaluation: Evaluation | None = None,
     choice: BudgetResult | None = None,
     front: LossFront | None = None,
+    operators: Sequence[Facts] | None = None,
 ) -> Facts:
     """Facts of the report, with the keys that docs/json.md documents.
 
-    ``choice`` is that under an accuracy budget, and ``front`` that of mappings without one.
+    ``choice`` is that under an accuracy budget, and ``front`` that of mappings without one; ``operators`` are facts of
+    the model's operators, see :class:`memcompile.report.explain.Explanation`.
     """
     placement, target = program.placement, program.target
     certificates = {item.quantity: item for item in placement.certificates}
@@ -80,6 +82,7 @@ def program_facts(
         "pass_time_ns": of_pass.value if of_pass else None,
         "pass_time_bound_ns": of_pass.bound if of_pass else None,
         "multiply_adds": _multiply_add_facts(program),
+        "operators": None if operators is None else list(operators),
         "cost": cost,
         "certificates": [
             {
