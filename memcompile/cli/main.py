@@ -28,14 +28,14 @@ from memcompile.cli.device import device_command
 from memcompile.cli.export import export_command
 from memcompile.cli.programs import program_of
 from memcompile.cli.refresh import refresh_command
-from memcompile.cli.report import html_option, html_path, report_command
+from memcompile.cli.report import ReportFiles, report_command, report_file_options
 from memcompile.cli.run import run_command
 from memcompile.cli.targets import targets_command
 from memcompile.cli.tune import tune_command
 from memcompile.cli.tuned_compile import OWN_DATA, TuningStudy
 from memcompile.errors import EXIT_CODES, MemcompileError, OutputError, UsageError, did_you_mean
 from memcompile.frontend.sandbox import DEFAULT_LIMITS, GIB, Limits
-from memcompile.html.program_page import Origin, write_program_page
+from memcompile.html.program_page import Origin
 from memcompile.ir.graph import Graph
 from memcompile.ir.pass_manager import PassContext
 from memcompile.ir.printer import print_graph
@@ -250,7 +250,7 @@ def _batch(options: dict[str, Any]) -> int | None:
 @calibration_option
 @click.option("--no-check", is_flag=True, help="Do not compare the program with onnxruntime's result on a sample.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON (- for standard output).")
-@html_option
+@report_file_options
 @click.option("--dump-ir", type=Path, metavar="DIR", help="Write the graph after each pass as DIR/NN_pass.txt.")
 @click.option(
     "--optimise",
@@ -311,7 +311,7 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
     out = Output(options["quiet"], options["json_path"])
     target = options["output"] or program_path(model, options["target"])
     check_writable(target)
-    page = html_path(options["html"], target)
+    report_files = ReportFiles.of(options["html"], options["trace"], target)
     if options["tune"] is not None:
         check_writable(derived_path(target, "tuned"))
     _check_evaluation(options)
@@ -366,9 +366,7 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
         out.say(f"chip {options['seed']} written to {chip}; next: {command_line(['run', chip, *scored.words()])}")
     for line in advice.lines(facts, compilation.dataset, options["optimise"]):
         out.say(line)
-    if page is not None:
-        write_program_page(page, compilation.program, facts, Origin(command_line(context.obj), options["seed"]))
-        out.say(f"report written to {page}")
+    report_files.write(compilation.program, facts, Origin(command_line(context.obj), options["seed"]), out)
 
 
 def _max_loss(context: click.Context, options: dict[str, Any]) -> float | Auto | None:

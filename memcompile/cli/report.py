@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from memcompile.atomic import write_atomically
 from memcompile.cli.advice import command_line
-from memcompile.cli.console import check_writable
+from memcompile.cli.console import Output, check_writable
 from memcompile.cli.programs import program_of
 from memcompile.errors import UsageError
 from memcompile.html.program_page import Origin, write_program_page
 from memcompile.program.program import Program
 from memcompile.report.facts import Facts, program_facts
+from memcompile.report.schedule_trace import trace_json
 
 NO_PAGE = "none"
 MEASURED = (
@@ -36,31 +39,57 @@ OF_LAYERS = ("sqnr_db", "exact")
 MOST_BYTES = 1 << 28
 
 
-def html_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Option of commands that make a report."""
-    return click.option(
-        "--html",
-        metavar="FILE|none",
-        help="Write the report as an HTML page [default: beside the program, with .html in place of .mcp].",
-    )(function)
+def report_file_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the files that a report comes in."""
+    for option in (
+        click.option(
+            "--trace",
+            type=Path,
+            metavar="FILE.json",
+            help="Write the schedule of one image as a trace for Perfetto or chrome://tracing.",
+        ),
+        click.option(
+            "--html",
+            metavar="FILE|none",
+            help="Write the report as an HTML page [default: beside the program, with .html for .mcp].",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
-def html_path(given: str | None, program: Path) -> Path | None:
-    """Path of the page; None where none is wanted, or where the program goes to no regular file.
+@dataclass(frozen=True)
+class ReportFiles:
+    """Files of a report: its page, and the trace of its schedule; None of what is not wanted."""
 
-    Raises
-    ------
-    UsageError
-        No file can be written there.
-    """
-    if given == NO_PAGE:
-        return None
-    if given is None:
-        if program.exists() and not program.is_file():
-            return None
-        return page_beside(program)
-    check_writable(Path(given), "--html")
-    return Path(given)
+    page: Path | None
+    trace: Path | None
+
+    @classmethod
+    def of(cls, html: str | None, trace: Path | None, program: Path) -> ReportFiles:
+        """Files that were asked for; without a word a page beside the program, unless that goes to no regular file.
+
+        Raises
+        ------
+        UsageError
+            A file cannot be written there.
+        """
+        page = None if html in (None, NO_PAGE) else Path(str(html))
+        for path, option in ((page, "--html"), (trace, "--trace")):
+            if path is not None:
+                check_writable(path, option)
+        if html is None and (program.is_file() or not program.exists()):
+            page = page_beside(program)
+        return cls(page, trace)
+
+    def write(self, program: Program, facts: Facts, origin: Origin, out: Output) -> None:
+        """Write the files and say so."""
+        if self.trace is not None:
+            write_atomically(self.trace, trace_json(program))
+            out.say(f"trace written to {self.trace}; open it in Perfetto or chrome://tracing")
+        if self.page is not None:
+            write_program_page(self.page, program, facts, origin)
+            out.say(f"report written to {self.page}")
 
 
 def page_beside(program: Path) -> Path:

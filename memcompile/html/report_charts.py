@@ -49,23 +49,48 @@ def accuracy_chart(facts: Facts) -> Chart | None:
         }
         for number, (name, shares) in enumerate(groups)
     ]
-    names = [name for name, _ in groups]
-    for name, key, dash in (("float", "float", "dot"), ("ideal devices", "ideal", "dash")):
-        traces.append(
+    lines = (("float", accuracy["float"], "dot", "top"), ("ideal devices", accuracy["ideal"], "dash", "bottom"))
+    names = ", ".join(name for name, _ in groups)
+    words = f"Accuracy of {accuracy['seeds']} emulated chips, {names}, beside the float and the ideal network"
+    layout = {
+        "yaxis": {"title": {"text": "right answers, %"}, "tickformat": ".1f"},
+        "shapes": [
             {
-                "type": "scatter",
-                "mode": "lines",
-                "name": name,
-                "x": names,
-                "y": [100 * accuracy[key]] * len(names),
-                "line": {"dash": dash, "color": "var(--ink)", "width": 1.5},
-                "hovertemplate": "%{y:.2f} %<extra>" + name + "</extra>",
+                "type": "line",
+                "xref": "paper",
+                "x0": 0,
+                "x1": 1,
+                "y0": 100 * share,
+                "y1": 100 * share,
+                "line": {"dash": dash, "color": "var(--soft)", "width": 1.5},
             }
-        )
-    words = (
-        f"Accuracy of {accuracy['seeds']} emulated chips, {', '.join(names)}, beside the float and the ideal network"
+            for _, share, dash, _ in lines
+        ],
+        "annotations": [
+            {
+                "xref": "paper",
+                "x": 1 if place == "top" else 0,
+                "y": 100 * share,
+                "text": name,
+                "showarrow": False,
+                "xanchor": "right" if place == "top" else "left",
+                "yanchor": "bottom" if place == "top" else "top",
+            }
+            for name, share, _, place in lines
+        ],
+    }
+    # Shapes do not widen an axis.
+    traces.append(
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [groups[0][0]] * 2,
+            "y": [100 * share for _, share, _, _ in lines],
+            "opacity": 0,
+            "hoverinfo": "skip",
+            "showlegend": False,
+        }
     )
-    layout = {"yaxis": {"title": {"text": "right answers, %"}, "tickformat": ".1f"}}
     return Chart("accuracy", "Right answers of each emulated chip", words, traces, layout)
 
 

@@ -11,7 +11,7 @@ class View {
     this.pointers = new Map();
     this.fitted = true;
     new ResizeObserver(() => this.resize()).observe(canvas.parentElement);
-    page.onTheme(() => this.paint());
+    page.onTheme(() => this.paintNow());
     this.listen();
   }
 

@@ -317,7 +317,7 @@ page.onStart(async () => {
   function fillKinds() {
     const own = facts.kinds.map(([place, count]) => ({ place, count })).filter(({ place }) => Math.floor(place / facts.arrays) === segment);
     own.sort((a, b) => b.count - a.count || a.place - b.place);
-    kindBox.replaceChildren(new Option(`${own.length} kinds`, ""));
+    kindBox.replaceChildren(new Option(`${own.length} kind${own.length === 1 ? "" : "s"}`, ""));
     for (const { place, count } of own.slice(0, 500)) {
       const array = place % facts.arrays;
       const names = [...new Set([...mapping.tilesOf(segment, array)].map((i) => facts.layers[tile.layer[i]].name))];

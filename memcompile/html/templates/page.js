@@ -55,7 +55,7 @@ const page = (() => {
   }));
 
   function drawChart(figure) {
-    Plotly.react(figure.plot, inked(figure.data), themed(figure.layout), { responsive: true, displaylogo: false, displayModeBar: false });
+    Plotly.react(figure.plot, inked(figure.data), themed(inked(figure.layout)), { responsive: true, displaylogo: false, displayModeBar: false });
   }
 
   async function loadCharts() {
@@ -142,8 +142,17 @@ const page = (() => {
       if (event.key === "j") move(1);
       if (event.key === "k") move(-1);
     });
+    /* Paper is light, and shows everything. */
+    let before = null;
     window.addEventListener("beforeprint", () => {
+      before = root.dataset.theme;
+      root.dataset.theme = "light";
       document.querySelectorAll("details").forEach((element) => { element.open = true; });
+      repaint();
+    });
+    window.addEventListener("afterprint", () => {
+      if (before === undefined) delete root.dataset.theme; else root.dataset.theme = before;
+      repaint();
     });
   }
 
