@@ -15,10 +15,10 @@ from memcompile.cli.advice import command_line
 from memcompile.cli.console import Output, check_writable
 from memcompile.cli.programs import program_of
 from memcompile.errors import UsageError
+from memcompile.export.schedule_trace import trace_json
 from memcompile.html.program_page import Origin, write_program_page
 from memcompile.program.program import Program
 from memcompile.report.facts import Facts, program_facts
-from memcompile.report.schedule_trace import trace_json
 
 NO_PAGE = "none"
 MEASURED = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from memcompile.report.figures import FORMS, at_key
+from memcompile.figures import FORMS, at_key
 
 if TYPE_CHECKING:
     from markupsafe import Markup

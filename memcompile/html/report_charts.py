@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memcompile.html.charts import COLOURS, Chart, colour_of, plain
-from memcompile.report.short_names import short_names
+from memcompile.short_names import short_names
 
 Facts = dict[str, Any]
 AXIS_LETTERS = 28

@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.table import Table
 
+from memcompile.figures import figure, with_prefix
 from memcompile.hardware.pulses import WriteReport
 from memcompile.program.program import Program
 from memcompile.report.cost import Cost, Counting, program_cost
-from memcompile.report.figures import figure, with_prefix
 from memcompile.report.pass_cost import PassCost
 
 Facts = dict[str, Any]

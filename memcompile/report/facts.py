@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memcompile.accuracy_budget import BudgetResult
+from memcompile.figures import figure
 from memcompile.heap import large_blocks_go_back
 from memcompile.ir.graph import MappedLayer
 from memcompile.ir.quantizers import InputQuantizer
@@ -26,7 +27,6 @@ from memcompile.report.budget_report import budget_facts, budget_lines
 from memcompile.report.cost_report import cost_facts, cost_lines
 from memcompile.report.emulated_chips import spread
 from memcompile.report.evaluation import Evaluation, Quality
-from memcompile.report.figures import figure
 from memcompile.report.front_report import front_facts
 from memcompile.timing.buffers import buffer_sizes
 

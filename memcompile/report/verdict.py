@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memcompile.report.figures import FORMS, PLUS_MINUS, at_key, pointer
+from memcompile.figures import FORMS, PLUS_MINUS, at_key, pointer
 
 Facts = Mapping[str, Any]
 

@@ -13,6 +13,7 @@ import pytest
 from browser import chromium, opened
 from places import FIVE_LAYER_CNN
 
+from memcompile.figures import FORMS, at_key
 from memcompile.html.numbers import NONE, typeset
 from memcompile.html.program_page import Origin, program_page
 from memcompile.ir.graph import MappedLayer
@@ -21,7 +22,6 @@ from memcompile.program.program import Program
 from memcompile.report.evaluation import TunedAccuracy, evaluate
 from memcompile.report.explain import Explanation
 from memcompile.report.facts import Facts, program_facts
-from memcompile.report.figures import FORMS, at_key
 
 HOSTILE = '</script><img src=x onerror="window.hacked=1">'
 MEGABYTE = 1_000_000

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import memcompile
 from memcompile.cli.main import main
+from memcompile.figures import figure, with_prefix
 from memcompile.hardware.line_turns import LineTurns
 from memcompile.hardware.target import EnergySpec, Target, builtin_targets, load_target
 from memcompile.hardware.target_settings import with_target_settings
@@ -26,7 +27,6 @@ from memcompile.ir.graph import MappedLayer, Placement, TileTable
 from memcompile.program.program import Program
 from memcompile.report.cost import Cost, Counting, layer_activities, program_cost, transfer_cost
 from memcompile.report.cost_report import cost_facts, cost_lines, energy_table
-from memcompile.report.figures import figure, with_prefix
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.executors.literal import LiteralExecutor
 from memcompile.runtime.training.transfer import transfer

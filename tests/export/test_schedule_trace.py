@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from places import FIVE_LAYER_CNN
 
+from memcompile.export.schedule_trace import layer_edges, power_of_steps_mw, trace_json
 from memcompile.pipelines import compile_model
 from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
 from memcompile.report.cost import program_cost
-from memcompile.report.schedule_trace import layer_edges, power_of_steps_mw, trace_json
 from memcompile.timing.buffers import buffer_sizes, held_alone
 from memcompile.timing.timetable import Timetable
 
