@@ -19,6 +19,7 @@ from memcompile.cli.advice import CompileAdvice, DataOptions, command_line, deri
 from memcompile.cli.console import (
     Output,
     accept_option,
+    all_layers_option,
     calibration_option,
     check_writable,
     data_options,
@@ -55,7 +56,7 @@ from memcompile.report.budget_report import layer_budget_table
 from memcompile.report.cost_report import energy_table
 from memcompile.report.evaluation import Evaluation, check_acceptance, evaluate
 from memcompile.report.explain import Explanation
-from memcompile.report.facts import Facts, program_facts
+from memcompile.report.facts import Facts, program_facts, with_evaluation
 from memcompile.report.front_report import front_table
 from memcompile.report.lookup import find_weight
 from memcompile.tuned_chips import TunedChips
@@ -251,6 +252,7 @@ def _batch(options: dict[str, Any]) -> int | None:
 @click.option("--no-check", is_flag=True, help="Do not compare the program with onnxruntime's result on a sample.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON (- for standard output).")
 @report_file_options
+@all_layers_option
 @click.option("--dump-ir", type=Path, metavar="DIR", help="Write the graph after each pass as DIR/NN_pass.txt.")
 @click.option(
     "--optimise",
@@ -349,12 +351,16 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
     if options["tune"] is not None:
         study = TuningStudy.of(compilation.program, compilation.dataset, options)
     save_program(compilation.program, target)
-    evaluation, tuned = _evaluated(compilation, study, options, out)
     explanation.weigh(compilation.multiply_adds)
-    facts = program_facts(compilation.program, evaluation, compilation.budget, compilation.front, explanation.facts())
+    facts = program_facts(
+        compilation.program, choice=compilation.budget, front=compilation.front, operators=explanation.facts()
+    )
+    out.mapping(facts, options["all_layers"])
+    evaluation, tuned = _evaluated(compilation, study, options, out)
+    facts = with_evaluation(facts, evaluation)
+    out.quality(facts, options["all_layers"])
     if options["explain"]:
         _explain(explanation, facts, out)
-    out.report(facts)
     if facts["pareto"] is not None:
         out.show(front_table(facts), *front_lines(facts, context.obj))
     advice = CompileAdvice(compilation.program, target, DataOptions.of(options), context.obj)
@@ -438,12 +444,15 @@ class DumpIr:
     "--weight", nargs=3, metavar="LAYER OUT IN", help="Where a weight sits: output channel OUT, kernel input IN."
 )
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the facts as JSON (- for standard output).")
-def show_command(program: Path, weight: tuple[str, str, str] | None, json_path: str | None) -> None:
+@all_layers_option
+def show_command(program: Path, weight: tuple[str, str, str] | None, json_path: str | None, all_layers: bool) -> None:
     """Show the mapping table of PROGRAM, or where one weight sits."""
     out = Output(quiet=False, json_path=json_path)
     loaded = program_of(program)
     if weight is None:
-        out.report(program_facts(loaded))
+        facts = program_facts(loaded)
+        out.mapping(facts, all_layers)
+        out.quality(facts)
         return
     layer, output, kernel_input = weight
     if not (output.isdigit() and kernel_input.isdigit()):

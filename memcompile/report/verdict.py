@@ -29,18 +29,26 @@ def as_text(words: Words, facts: Facts) -> str:
 
 
 def verdict(facts: Facts) -> list[Words]:
-    """Sentences on whether a network fits, how fast it is, what it takes, and how accurate it is."""
-    model = facts["model"]
-    if not facts["layers"]:
-        return [[f"{model} runs digitally as a whole: no layer lands on crossbars"]]
-    sentences = [[*_fits(facts), *_speed(facts)]]
-    quality = _accuracy(facts) or _ratio(facts)
-    if quality:
-        sentences.append(quality)
-    limit = limiting(facts)
+    """Sentences on whether a network fits, how fast it is, what it takes, how accurate it is, and what limits it."""
+    sentences = [mapping_verdict(facts), quality_verdict(facts)]
+    limit = limiting(facts) if facts["layers"] else None
     if limit:
         sentences.append([f"limited by {limit}"])
-    return sentences
+    return [words for words in sentences if words]
+
+
+def mapping_verdict(facts: Facts) -> Words:
+    """Sentence on whether a network fits, how fast it is, and what it takes."""
+    if not facts["layers"]:
+        return [f"{facts['model']} runs digitally as a whole: no layer lands on crossbars"]
+    return [*_fits(facts), *_speed(facts)]
+
+
+def quality_verdict(facts: Facts) -> Words:
+    """Sentence on accuracy, or on signal to noise without labels; empty where neither was measured."""
+    if not facts["layers"]:
+        return []
+    return _accuracy(facts) or _ratio(facts)
 
 
 def limiting(facts: Facts) -> str | None:

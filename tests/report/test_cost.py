@@ -420,9 +420,9 @@ def test_explain_shows_the_energy_of_each_layer(
     monkeypatch.chdir(tmp_path)
     assert main(["core.onnx", "--no-evaluation", "--explain"]) == 0
     out = capsys.readouterr().out
-    assert "energy of an image, nJ" in out
-    assert "core" in out.partition("energy of an image, nJ")[2].partition("all")[0]
+    assert "energy of an image " in out
+    assert "core" in out.partition("energy of an image ")[2].partition("all")[0]
     assert main(["core.onnx", "--target", "neurram", "--no-evaluation", "--explain"]) == 0
     out = capsys.readouterr().out
-    assert "energy of an image" not in out
+    assert "energy of an image " not in out
     assert "the target gives no energy, area or programming pulses" in out
