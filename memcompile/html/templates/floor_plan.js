@@ -114,7 +114,14 @@ page.onStart(async () => {
         context.strokeStyle = line;
         context.strokeRect(x, y, chipWidth * scale, chipHeight * scale);
       }
-      for (let own = 0; own < perChip; own++) drawArray(context, view, chip * perChip + own, scale, empty, ink);
+      const seen = visible(view, chip, scale);
+      /* One colour after the other: to change it takes longer than to fill a box. */
+      context.fillStyle = empty;
+      for (const array of seen) {
+        const [left, top] = boxOf(array);
+        if (filled(array) < 0.999) context.fillRect(view.px(left), view.py(top), boxWidth * scale, boxHeight * scale);
+      }
+      for (const array of seen) drawArray(context, view, array, scale, ground);
     }
     if (selected !== null) {
       const [x, y] = boxOf(selected);
@@ -125,16 +132,30 @@ page.onStart(async () => {
     }
   }
 
-  function drawArray(context, view, array, scale, empty, ink) {
+  /* Arrays of a chip of which something can be seen. */
+  function visible(view, chip, scale) {
+    const found = [], w = boxWidth * scale, h = boxHeight * scale;
+    for (let own = 0; own < perChip; own++) {
+      const [x, y] = boxOf(chip * perChip + own), left = view.px(x), top = view.py(y);
+      if (left < view.w && top < view.h && left + w > 0 && top + h > 0) found.push(chip * perChip + own);
+    }
+    return found;
+  }
+
+  const shares = new Map();
+  function filled(array) {
+    const key = segment * facts.arrays + array;
+    if (!shares.has(key)) shares.set(key, use(array));
+    return shares.get(key);
+  }
+
+  function drawArray(context, view, array, scale, ground) {
     const [x, y] = boxOf(array), left = view.px(x), top = view.py(y);
     const w = boxWidth * scale, h = boxHeight * scale;
-    if (left > view.w || top > view.h || left + w < 0 || top + h < 0) return;
     const tiles = mapping.tilesOf(segment, array);
-    context.fillStyle = empty;
-    context.fillRect(left, top, w, h);
     if (tiles.length === 0) return;
     if (colourBy === "use") {
-      context.fillStyle = ramp(use(array));
+      context.fillStyle = ramp(filled(array));
       context.fillRect(left, top, w, h);
       return;
     }
@@ -156,7 +177,7 @@ page.onStart(async () => {
       drawStuck(context, view, array, left, top, scale);
     }
     if (scale > 22 && image) { drawLevels(context, view, array, left, top, scale); return; }
-    if (w > 40) for (const i of tiles) drawTile(context, i, left, top, scale, image !== null);
+    if (w > 40) for (const i of tiles) drawTile(context, i, left, top, scale, image !== null, ground);
   }
 
   function rectangle(i, left, top, scale) {
@@ -166,9 +187,9 @@ page.onStart(async () => {
     ];
   }
 
-  function drawTile(context, i, left, top, scale, onImage) {
+  function drawTile(context, i, left, top, scale, onImage, ground) {
     const [x, y, w, h] = rectangle(i, left, top, scale), colour = facts.layers[tile.layer[i]].colour;
-    context.strokeStyle = onImage ? colour : page.colour("ground");
+    context.strokeStyle = onImage ? colour : ground;
     context.strokeRect(x + 0.5, y + 0.5, Math.max(w - 1, 1), Math.max(h - 1, 1));
     const text = mapping.label(i);
     context.font = "600 12px system-ui, sans-serif";

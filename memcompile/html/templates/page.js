@@ -54,8 +54,10 @@ const page = (() => {
     ...JSON.parse(figure.querySelector("script").textContent),
   }));
 
-  function drawChart(figure) {
-    Plotly.react(figure.plot, inked(figure.data), themed(inked(figure.layout)), { responsive: true, displaylogo: false, displayModeBar: false });
+  /* With a width for paper, which is narrower than most windows. */
+  function drawChart(figure, width) {
+    const layout = { ...themed(inked(figure.layout)), ...(width ? { width, autosize: false } : {}) };
+    Plotly.react(figure.plot, inked(figure.data), layout, { responsive: true, displaylogo: false, displayModeBar: false });
   }
 
   async function loadCharts() {
@@ -65,15 +67,15 @@ const page = (() => {
     script.textContent = new TextDecoder().decode(await unpacked("library"));
     document.head.append(script);
     for (const figure of figures) {
-      drawChart(figure);
+      drawChart(figure, 0);
       await new Promise((resolve) => setTimeout(resolve));
     }
-    painters.push(() => figures.forEach(drawChart));
+    painters.push((width) => figures.forEach((figure) => drawChart(figure, width)));
   }
 
   /* ---- light and dark ---- */
 
-  function repaint() { for (const paint of painters) paint(); }
+  function repaint(width = 0) { for (const paint of painters) paint(width); }
 
   function switchTheme() {
     root.dataset.theme = isDark() ? "light" : "dark";
@@ -123,7 +125,7 @@ const page = (() => {
 
   function listen() {
     document.getElementById("theme").addEventListener("click", switchTheme);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => repaint());
     const box = document.getElementById("search");
     if (box) {
       box.addEventListener("input", () => search(box.value));
@@ -148,7 +150,7 @@ const page = (() => {
       before = root.dataset.theme;
       root.dataset.theme = "light";
       document.querySelectorAll("details").forEach((element) => { element.open = true; });
-      repaint();
+      repaint(640);
     });
     window.addEventListener("afterprint", () => {
       if (before === undefined) delete root.dataset.theme; else root.dataset.theme = before;
