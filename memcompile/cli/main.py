@@ -26,6 +26,7 @@ from memcompile.cli.console import (
     discard_output,
 )
 from memcompile.cli.device import device_command
+from memcompile.cli.draw import draw_command
 from memcompile.cli.export import export_command
 from memcompile.cli.programs import program_of
 from memcompile.cli.refresh import refresh_command
@@ -496,6 +497,7 @@ def _weight_table(program: Program, layer: str, output: int, kernel_input: int) 
 
 
 cli.add_command(report_command)
+cli.add_command(draw_command)
 cli.add_command(targets_command)
 cli.add_command(device_command)
 cli.add_command(export_command)

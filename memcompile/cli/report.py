@@ -58,6 +58,17 @@ def report_file_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def facts_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Option of commands that show what a program file does not tell."""
+    return click.option(
+        "--facts",
+        type=Path,
+        metavar="JSON",
+        help="Report that `memcompile compile --json` wrote of this program, for accuracy and all else that was "
+        "measured.",
+    )(function)
+
+
 @dataclass(frozen=True)
 class ReportFiles:
     """Files of a report: its page, and the trace of its schedule; None of what is not wanted."""
@@ -100,12 +111,7 @@ def page_beside(program: Path) -> Path:
 @click.command("report")
 @click.argument("program", type=Path)
 @click.option("-o", "--output", type=Path, metavar="FILE", help="HTML file [default: PROGRAM with .html for .mcp].")
-@click.option(
-    "--facts",
-    type=Path,
-    metavar="JSON",
-    help="Report that `memcompile compile --json` wrote of this program: accuracy and all else that is no part of it.",
-)
+@facts_option
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Chip whose cells are shown.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.pass_context
@@ -121,7 +127,7 @@ def report_command(
     if facts is None:
         write_program_page(path, loaded, found, origin)
     else:
-        _write_with(path, loaded, _with_measured(found, facts), origin, facts)
+        _write_with(path, loaded, facts_with(found, facts), origin, facts)
     if not quiet:
         click.echo(f"report written to {path}")
 
@@ -136,7 +142,7 @@ def _write_with(path: Path, program: Program, facts: Facts, origin: Origin, sour
         raise UsageError(f"{source} is no report that this version of memcompile wrote: {error!r}") from error
 
 
-def _with_measured(found: Facts, path: Path) -> Facts:
+def facts_with(found: Facts, path: Path) -> Facts:
     """Facts of a program with what a report of the same program measured.
 
     Raises

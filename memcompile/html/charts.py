@@ -6,9 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#a69a00", "#7a6fd0")
-"""Colours that people with any colour vision tell apart (Okabe and Ito, the yellow darkened and one added)."""
-
 
 @dataclass(frozen=True)
 class Chart:
@@ -35,8 +32,3 @@ class Chart:
 def plain(text: str) -> str:
     """Text for a trace: plotly reads ``<`` and ``&`` as HTML, and names come from files of strangers."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def colour_of(number: int) -> str:
-    """Colour of a layer, or of a series; they begin again after eight."""
-    return COLOURS[number % len(COLOURS)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.html.charts import colour_of
+from memcompile.pictures import colour_of
 from memcompile.program.program import Program
 
 COLUMNS = (

@@ -10,11 +10,11 @@ from typing import Any
 from memcompile.atomic import write_atomically
 from memcompile.figures import pointer
 from memcompile.html.cell_data import cell_data
-from memcompile.html.charts import colour_of
 from memcompile.html.mapping_data import ArrayKinds, mapping_bytes, mapping_facts
 from memcompile.html.network_rows import network_rows
 from memcompile.html.page import Page
 from memcompile.html.report_charts import report_charts
+from memcompile.pictures import colour_of
 from memcompile.program.program import Program
 from memcompile.report.verdict import verdict
 

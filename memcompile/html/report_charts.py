@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memcompile.html.charts import COLOURS, Chart, colour_of, plain
+from memcompile.html.charts import Chart, plain
+from memcompile.pictures import COLOURS, colour_of
 from memcompile.short_names import short_names
 
 Facts = dict[str, Any]
