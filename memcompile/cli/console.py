@@ -199,7 +199,8 @@ class Output:
         self._quiet = quiet or json_path == "-"
         width = None if sys.stdout.isatty() else PIPE_WIDTH
         _write_plain_signs()
-        self._console = _OwnConsole(file=sys.stdout, width=width, highlight=False)
+        # Names come from files of strangers: brackets in them are letters.
+        self._console = _OwnConsole(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
         self._bars = not quiet and sys.stderr.isatty()
 
     @property

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from memcompile.atomic import write_atomically
 from memcompile.cli.advice import CompileAdvice, DataOptions, command_line, derived_path, front_lines, program_path
+from memcompile.cli.compare import compare_command
 from memcompile.cli.console import (
     Output,
     accept_option,
@@ -498,6 +499,7 @@ def _weight_table(program: Program, layer: str, output: int, kernel_input: int) 
 
 cli.add_command(report_command)
 cli.add_command(draw_command)
+cli.add_command(compare_command)
 cli.add_command(targets_command)
 cli.add_command(device_command)
 cli.add_command(export_command)

@@ -150,16 +150,7 @@ def facts_with(found: Facts, path: Path) -> Facts:
     UsageError
         The file is no such report.
     """
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise UsageError(f"{path} is larger than {MOST_BYTES} bytes, which no report is")
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--facts {path} cannot be read: {error.strerror}; name a file that --json wrote") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"--facts {path} is not JSON: {error}; name a file that --json wrote") from error
-    if not isinstance(given, dict) or not isinstance(given.get("layers"), list):
-        raise UsageError(f"--facts {path} is no report; name a file that `memcompile compile --json` wrote")
+    given = read_report(path, f"--facts {path}")
     for key in ("model_sha256", "target", "arrays_used", "cells_used", "initiation_interval_steps", "chips"):
         if given.get(key) != found[key]:
             raise UsageError(
@@ -173,3 +164,29 @@ def facts_with(found: Facts, path: Path) -> Facts:
     layers = zip(found["layers"], given["layers"], strict=True)
     merged["layers"] = [{**own, **{key: other[key] for key in OF_LAYERS if key in other}} for own, other in layers]
     return merged
+
+
+def read_report(path: Path, words: str) -> Facts:
+    """The dictionary of a JSON report, of which no more is known than that it has a list of layers.
+
+    Parameters
+    ----------
+    words
+        The file in messages.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be read, or is no report.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UsageError(f"{words} is larger than {MOST_BYTES} bytes, which no report is")
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{words} cannot be read: {error.strerror}; name a file that --json wrote") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{words} is not JSON: {error}; name a file that --json wrote") from error
+    if not isinstance(given, dict) or not isinstance(given.get("layers"), list):
+        raise UsageError(f"{words} is no report; name a file that `memcompile compile --json` wrote")
+    return given
