@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from memcompile.atomic import write_atomically
+from memcompile.described import Described
 from memcompile.figures import pointer
 from memcompile.html.cell_data import cell_data
 from memcompile.html.mapping_data import ArrayKinds, mapping_bytes, mapping_facts
@@ -16,8 +19,10 @@ from memcompile.html.page import Page
 from memcompile.html.report_charts import report_charts
 from memcompile.pictures import colour_of
 from memcompile.program.program import Program
-from memcompile.report.verdict import verdict
+from memcompile.report.verdict import as_text, verdict
 
+FRAME_PIXELS = 640
+"""Height of the page in a notebook."""
 TITLES = {
     "arrays": "arrays",
     "initiation_interval": "steps between two images",
@@ -34,6 +39,43 @@ class Origin:
 
     command: str = ""
     seed: int = 0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ReportPage(Described):
+    """The report of a program: its facts, and the page that shows them, which notebooks display in a frame."""
+
+    program: Program
+    facts: Mapping[str, Any]
+    origin: Origin = field(default_factory=Origin)
+
+    def described(self) -> list[str]:
+        """Lines of ``repr``: the verdict."""
+        return [
+            f"Report of {self.facts['model']}",
+            *(f"  {as_text(words, self.facts)}" for words in verdict(self.facts)),
+        ]
+
+    @cached_property
+    def html(self) -> bytes:
+        """The page."""
+        return program_page(self.program, self.facts, self.origin)
+
+    def save(self, path: Path | str) -> None:
+        """Write the page, whole or not at all.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be written.
+        """
+        write_atomically(Path(path), self.html)
+
+    def _repr_html_(self) -> str:
+        """The page in a frame that sees nothing of the notebook around it."""
+        inside = html.escape(self.html.decode("utf-8"))
+        style = f"width: 100%; height: {FRAME_PIXELS}px; border: 0"
+        return f'<iframe sandbox="allow-scripts" title="Report" style="{style}" srcdoc="{inside}"></iframe>'
 
 
 def program_page(program: Program, facts: Mapping[str, Any], origin: Origin | None = None) -> bytes:
