@@ -8,26 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.ir.placement import TILE_COLUMNS
 from memcompile.pictures import colour_of
 from memcompile.program.program import Program
 
-COLUMNS = (
-    "layer",
-    "replica",
-    "matrix",
-    "row_begin",
-    "row_end",
-    "column_begin",
-    "column_end",
-    "segment",
-    "array",
-    "input_line",
-    "output_line",
-    "slot",
-    "start",
-    "rhythm",
-)
-"""Columns of the tile table that a page gets; `loads` and `last` follow."""
+COLUMNS = tuple(name for name in TILE_COLUMNS if name != "lag")
+"""Columns of the tile table that a page gets; ``load`` and ``last`` follow."""
 MOST_PAUSES = 200_000
 """Rows of the table of pauses beyond which a page shows a tile of one image alone from its first to its last step."""
 
