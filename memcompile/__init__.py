@@ -6,22 +6,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memcompile.api import calibrate, compile, evaluate, load, tune  # noqa: A004 - the public name
+    from memcompile.api import calibrate, compile, draw, evaluate, load, report_page, tune  # noqa: A004 - the public name
     from memcompile.hardware.target import Target
     from memcompile.pipelines import compiler_version
     from memcompile.runtime.emulator import Emulator
 
     __version__ = compiler_version()
 
-__all__ = ["Emulator", "Target", "__version__", "calibrate", "compile", "evaluate", "load", "tune"]
+__all__ = [
+    "Emulator",
+    "Target",
+    "__version__",
+    "calibrate",
+    "compile",
+    "draw",
+    "evaluate",
+    "load",
+    "report_page",
+    "tune",
+]
 
 _HOMES = {
     "Emulator": "runtime.emulator",
     "Target": "hardware.target",
     "calibrate": "api",
     "compile": "api",
+    "draw": "api",
     "evaluate": "api",
     "load": "api",
+    "report_page": "api",
     "tune": "api",
 }
 

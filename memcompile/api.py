@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memcompile.data.loader import Data, Dataset, load_dataset
 from memcompile.errors import UsageError
+from memcompile.export.mapping_picture import mapping_figure
 from memcompile.frontend.sources import Network, open_network
 from memcompile.hardware.target import Target
+from memcompile.html.program_page import Origin, ReportPage
 from memcompile.ir.pass_manager import Pass, ProgressBar, no_progress
 from memcompile.passes.replicate import Objective, Replicate
 from memcompile.passes.search.problem import Effort
@@ -21,10 +23,14 @@ from memcompile.report import evaluation
 from memcompile.report.acceptance import accuracy_share
 from memcompile.report.emulated_chips import EmulatedChips
 from memcompile.report.evaluation import Evaluation
+from memcompile.report.facts import program_facts
 from memcompile.runtime.emulator import Emulator
 from memcompile.tuning import TuningPlan, TuningResult
 from memcompile.tuning import tune as tune_chip
 from memcompile.verify.verifier import verify_program
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def compile(  # noqa: A001, PLR0913 - the public name; its options are those of the command line
@@ -201,6 +207,38 @@ def evaluate(
         progress=progress,
     )
     return found if least is None else found.accepting(least)
+
+
+def report_page(program: Program, evaluation: Evaluation | None = None, *, seed: int = 0) -> ReportPage:
+    """Put what is known of a program on one page, which notebooks show.
+
+    Parameters
+    ----------
+    evaluation
+        What :func:`evaluate` measured; the page has no accuracy without it.
+    seed
+        Chip whose cells the floor plan shows.
+
+    Returns
+    -------
+    The page, with ``save(path)``, ``html`` and ``facts``, the dictionary of the JSON report.
+    """
+    return ReportPage(program, program_facts(program, evaluation), Origin(seed=seed))
+
+
+def draw(program: Program, evaluation: Evaluation | None = None) -> Figure:
+    """Draw the tiles of a program, its schedule, and its accuracy if an evaluation is given.
+
+    Returns
+    -------
+    A figure of matplotlib, which notebooks show.
+
+    Raises
+    ------
+    UsageError
+        matplotlib is not installed.
+    """
+    return mapping_figure(program, program_facts(program, evaluation), "memcompile.draw")
 
 
 def calibrate(

@@ -1,14 +1,31 @@
-"""PNG pictures drawn by matplotlib, an optional dependency."""
+"""Pictures drawn by matplotlib, an optional dependency, and the colours that all pictures and pages share."""
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from memcompile.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#a69a00", "#7a6fd0")
+"""Colours that people with any colour vision tell apart (Okabe and Ito, the yellow darkened and one added)."""
+SUFFIXES = (".png", ".svg", ".pdf")
+"""Endings of files that a picture can be written to."""
+# Neither times nor the version of a program change the bytes of a picture.
+_NO_MARKS: dict[str, dict[str, Any]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None, "Creator": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+def colour_of(number: int) -> str:
+    """Colour of a layer, or of a series; they begin again after eight."""
+    return COLOURS[number % len(COLOURS)]
 
 
 def new_figure(width: float, height: float, option: str) -> Figure:
@@ -28,7 +45,33 @@ def new_figure(width: float, height: float, option: str) -> Figure:
 
 def png_of(figure: Figure, dpi: int) -> bytes:
     """A figure as PNG; the same one gives the same bytes."""
+    return picture_of(figure, dpi)
+
+
+def suffix_of(path: Path) -> str:
+    """The ending of a file that a picture is to be written to.
+
+    Raises
+    ------
+    UsageError
+        It is none of a kind of picture.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(f"{path} is no kind of picture; give it one of the endings {', '.join(SUFFIXES)}")
+    return suffix
+
+
+def picture_of(figure: Figure, dpi: int, suffix: str = ".png", description: str = "") -> bytes:
+    """A figure as a file with an ending; the same one gives the same bytes.
+
+    ``description`` is a line that the file says of itself.
+    """
+    from matplotlib import rc_context  # noqa: PLC0415 - an extra, and slow to import
+
+    said = {"Subject" if suffix == ".pdf" else "Description": description} if description else {}
     stream = io.BytesIO()
-    # A software tag would change with the version.
-    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
+    # Names of parts in an SVG are random numbers otherwise.
+    with rc_context({"svg.hashsalt": "memcompile"}):
+        figure.savefig(stream, format=suffix[1:], dpi=dpi, metadata={**_NO_MARKS[suffix], **said})
     return stream.getvalue()

@@ -33,7 +33,8 @@ def program() -> memcompile.Program:  # type: ignore[name-defined]
 
 
 def test_dir_holds_the_public_names_and_nothing_else() -> None:
-    names = ["Emulator", "Target", "__version__", "calibrate", "compile", "evaluate", "load", "tune"]
+    names = ["Emulator", "Target", "__version__", "calibrate", "compile", "draw", "evaluate", "load"]
+    names += ["report_page", "tune"]
     assert dir(memcompile) == names
     code = f"import memcompile; assert dir(memcompile) == {names}; [getattr(memcompile, n) for n in dir(memcompile)]"
     subprocess.run([sys.executable, "-c", f"{code}; assert dir(memcompile) == {names}"], check=True, timeout=60)
@@ -54,7 +55,8 @@ def test_compile_takes_what_the_command_line_takes() -> None:
     keywords = set(inspect.signature(memcompile.compile).parameters)
     options = {str(item.name) for item in cli.commands["compile"].params}
     otherwise_named = {"optimise", "time_limit", "reprogram"}
-    printed_or_written = {"dump_ir", "explain", "json_path", "list_passes", "output", "pareto", "quiet"}
+    reports = {"all_layers", "explain", "html", "json_path", "pareto", "quiet", "trace"}
+    printed_or_written = reports | {"dump_ir", "list_passes", "output"}
     of_tune = {"tune", "tune_images"}
     of_evaluate = {"accept", "emulated_images", "no_calibration", "images", "no_evaluation", "seeds"}
     of_trust = {"import_memory", "import_seconds", "no_check"}
