@@ -14,7 +14,9 @@ COMMANDS = {
     "compare": "Compare PROGRAMS: rate, latency, energy, area, arrays, and accuracy of those that are JSON reports.",
     "compile": "Compile MODEL, write the program, and report mapping and accuracy.",
     "device": "Make a target of measured cells: PAIRS is a CSV file of conductances aimed at and measured.",
-    "draw": "Draw PROGRAM: tiles on the arrays, who works in which step, and accuracy if --facts has it (needs matplotlib).",
+    "draw": (
+        "Draw PROGRAM: tiles on the arrays, who works in which step, and accuracy if --facts has it (needs matplotlib)."
+    ),
     "export": "Write what PROGRAM puts on its arrays: for real arrays, or for another runtime.",
     "refresh": "Fit the digital scales of PROGRAM, a tuned chip, to what it computed when it was fresh.",
     "report": "Write the report of PROGRAM as one HTML page: mapping, schedule, cost, and accuracy if --facts has it.",
