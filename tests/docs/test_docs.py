@@ -61,7 +61,7 @@ SMALL = re.compile(
     r"^│ [\w ]+│ +0\.[0-2] │ +0\.[0-2] │\n|^(?:\w[\w ]* \d+\.\d(?:, [\w ]+ \d+\.\d)* points\b|no device effect ).*\n?",
     re.MULTILINE,
 )
-"""Causes that cost next to nothing, which one chip's rounding lists and another's does not, and the sentence of causes."""
+"""Causes that cost next to nothing, which rounding lists on one machine and not on another, and their sentence."""
 GAIN = re.compile(r"(?:(?<=, emulated )|(?<= predicted, ))-")
 """Sign of a loss that is none: chips that are right more often than ideal devices."""
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
