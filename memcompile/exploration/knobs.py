@@ -121,7 +121,8 @@ def value_error(name: str, value: Value, base: Design, targets: Sequence[str]) -
         try:
             checked_target(base.with_values({**({} if name == "target" else {"target": target}), name: value}))
         except MemcompileError as error:
-            reasons.append(f"{name} = {text_of(value)}: {_reason(error)}")
+            told = f"{name} = {text_of(value)}: "
+            reasons.append(f"{told}{_reason(error).removeprefix(told)}")
             continue
         return ""
     return reasons[0] if reasons else ""

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from memcompile.exploration.conditions import Known
-from memcompile.exploration.intervals import UNKNOWN, Interval, NetworkCurve, measured, predicted
+from memcompile.exploration.judging.conditions import Known
+from memcompile.exploration.judging.intervals import UNKNOWN, Interval, NetworkCurve, measured, predicted
+from memcompile.exploration.judging.quantities import ACCURACY, Quantity
 from memcompile.exploration.knobs import Design
-from memcompile.exploration.quantities import ACCURACY, Quantity
 from memcompile.exploration.results import VARIED, Row, chip_accuracy, flattened
 from memcompile.exploration.space import Point
 
@@ -134,6 +134,5 @@ class Candidate:
         }
         if self.mapped is not None:
             row |= {"float": self.mapped["float"], "ideal": self.mapped["ideal"]}
-            row.pop("accuracy", None)
             row |= flattened(chip_accuracy(self.mapped, self.of_chips, least), "accuracy.")
         return row

@@ -15,25 +15,26 @@ from typing import Any
 import numpy as np
 
 from memcompile.errors import UsageError
-from memcompile.exploration.conditions import Condition, NotApplicableError
-from memcompile.exploration.executors import Executor
-from memcompile.exploration.intervals import NetworkCurve
 from memcompile.exploration.iso import Iso
-from memcompile.exploration.journal import Journal
+from memcompile.exploration.judging.conditions import Condition, NotApplicableError
+from memcompile.exploration.judging.intervals import NetworkCurve
+from memcompile.exploration.judging.quantities import ACCURACY, Quantity
+from memcompile.exploration.judging.racing import Verdict, front_of, judge
 from memcompile.exploration.knobs import Design
 from memcompile.exploration.points import Candidate
-from memcompile.exploration.quantities import ACCURACY, Quantity
-from memcompile.exploration.racing import Verdict, front_of, judge
 from memcompile.exploration.results import Row
+from memcompile.exploration.runs.executors import Executor
+from memcompile.exploration.runs.journal import Journal
+from memcompile.exploration.runs.study import Study
+from memcompile.exploration.runs.tasks import CURVE_NOISE, Outcome, Task, work
 from memcompile.exploration.space import Point
-from memcompile.exploration.study import Study
-from memcompile.exploration.tasks import CURVE_NOISE, Outcome, Task, work
 
 CURVE_RUNS = 20
 CURVE_AT = 0.1
 """Sum of the noise of layers that the point which measures the curve is nearest to."""
 CHIPS_A_TASK = 4
-MIB = 1 << 20
+STAGES = (0.4, 0.7, 1.0)
+"""Shares of all chips that points near the front get, round by round, after the first two."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ class Plan:
         """Numbers of chips that points near the front get, one round after the other."""
         if not self.chips:
             return ()
-        return (self.chips,) if self.whole else tuple(sorted({min(2, self.chips), -(-self.chips // 2), self.chips}))
+        if self.whole:
+            return (self.chips,)
+        return tuple(sorted({min(2, self.chips), *(math.ceil(share * self.chips) for share in STAGES)}))
 
 
 @dataclass
@@ -257,7 +260,7 @@ class Search:
             sure.append(holds is True)
             possible.append(holds is not False)
         low, high = self._intervals(order)
-        shape = (len(order), len(self.plan.quantities) - (ACCURACY in self.plan.quantities))
+        shape = (len(order), self._cost_count)
         verdict = judge(
             np.array(costs, np.float64).reshape(shape),
             low,
@@ -269,6 +272,10 @@ class Search:
         for item, number in zip(order, verdict.beaten_by.tolist(), strict=True):
             item.beaten_by = order[number].key if number >= 0 else ""
         return verdict, order
+
+    @property
+    def _cost_count(self) -> int:
+        return len(self.plan.quantities) - (ACCURACY in self.plan.quantities)
 
     @property
     def _resolution(self) -> float:
@@ -301,7 +308,7 @@ class Search:
         costs = np.array([item.costs(self.plan.quantities) for item in complete], np.float64)
         low, _ = self._intervals(complete)
         admitted = np.array([self._admits(item) is True for item in complete], np.bool_)
-        numbers = front_of(costs.reshape(len(complete), -1), low, admitted, self._resolution)
+        numbers = front_of(costs.reshape(len(complete), self._cost_count), low, admitted, self._resolution)
         for item in self.candidates.values():
             item.on_front = False
         for number in numbers.tolist():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from memcompile.errors import UsageError, did_you_mean
-from memcompile.exploration.quantities import ALIASES
+from memcompile.exploration.judging.quantities import ALIASES
 
 MOST_LETTERS = 2_000
 MOST = 1e300

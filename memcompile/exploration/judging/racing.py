@@ -76,7 +76,8 @@ def judge(costs: Floats, low: Floats, high: Floats, sure: Flags, possible: Flags
     while True:
         by = beats | (near & on[None, :])
         new_out = ~out & ~on & by.any(axis=1)
-        beaten_by[new_out] = by[new_out].argmax(axis=1)
+        if new_out.any():
+            beaten_by[new_out] = by[new_out].argmax(axis=1)
         now_out = out | new_out
         rivals = cheaper & ~clear & ~now_out[None, :]
         new_on = sure & ~now_out & ~on & ~rivals.any(axis=1)

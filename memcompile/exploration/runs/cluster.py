@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memcompile.errors import MemcompileError, UsageError
-from memcompile.exploration.executors import Work
-from memcompile.exploration.tasks import Outcome, Task
+from memcompile.exploration.runs.executors import Work
+from memcompile.exploration.runs.tasks import Outcome, Task
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from memcompile.errors import MemcompileError
 from memcompile.exploration.knobs import Design, checked_target
-from memcompile.exploration.study import Study
+from memcompile.exploration.runs.study import Study
 from memcompile.frontend.importer import read_proto
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.program_noise import layer_ratios
@@ -38,6 +38,10 @@ Record = dict[str, Any]
 KEPT_PROGRAMS = 24
 """Programs that a worker keeps, to emulate further chips of."""
 KEPT_STUDIES = 2
+OF_EVALUATION = frozenset(
+    ("data", "accuracy", "error_budget", "pareto", "output_sqnr_db", "emulated_quality", "outputs_not_compared")
+)
+"""Keys of the report that a mapping alone does not have."""
 CURVE_NOISE = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Sums of the noise of layers at which the loss of a network is measured."""
 T = TypeVar("T")
@@ -156,7 +160,7 @@ def _map(study: Study, task: Task) -> list[Record]:
     record: Record = {
         "kind": "map",
         "key": task.key,
-        "facts": _plain_facts(facts),
+        "facts": _plain_facts({name: value for name, value in facts.items() if name not in OF_EVALUATION}),
         "layers": [layer.name for layer in program.layers],
         "continuous": program.target.cell.continuous or not program.layers,
         "float": None,
@@ -198,21 +202,19 @@ def _curve(study: Study, task: Task) -> list[Record]:
 
 
 def _chips(study: Study, task: Task) -> list[Record]:
-    """Accuracy of emulated chips, as written and as used."""
+    """Accuracy of emulated chips as they are used."""
     program = _compiled(study, task).program
     chips = EmulatedChips(program, study.dataset, calibrate=study.calibrate)
     records = []
     for seed in task.seeds:
         chip = chips.chip(seed)
-        used = measured_accuracy(Emulator(chip.used, seed), study.dataset)
-        plain = measured_accuracy(Emulator(chip.written, seed), study.dataset) if chip.calibrated else used
+        share = measured_accuracy(Emulator(chip.used, seed), study.dataset)
         records.append(
             {
                 "kind": "chip",
                 "key": task.key,
                 "seed": seed,
-                "transferred": plain,
-                "emulated": used,
+                "emulated": share,
                 "calibrated": chip.calibrated,
                 "calibration_images": chips.images,
                 "obstacle": chips.obstacle,

@@ -16,9 +16,9 @@ import numpy as np
 from scipy.special import stdtrit
 
 from memcompile.report.emulated_chips import spread
-from memcompile.report.error_budget import LossCurve
+from memcompile.report.error_budget import FIRST_ORDER, LossCurve
 
-NOISE_FACTOR = 3.0
+NOISE_FACTOR = 2.0
 """Factor by which predicted noise may be wrong, either way: one curve for all targets and mappings."""
 ERRORS = 3.0
 """Standard errors of a count of answers on either side of a prediction."""
@@ -47,17 +47,24 @@ class NetworkCurve:
             tuple(record["layers"]), tuple(record["sensitivities"]), record["share"], LossCurve(*record["curve"])
         )
 
-    def loss(self, noise: Sequence[float], factor: float = 1.0) -> float:
-        """Share of answers lost at noise-to-signal ratios of layers, times a factor."""
-        total = sum(ratio * size for ratio, size in zip(noise, self.sensitivities, strict=True))
-        return self.curve(factor * self.share * total)
+    def noise(self, ratios: Sequence[float]) -> float:
+        """Noise-to-signal ratio of the network's scores at those of layers."""
+        return self.share * sum(ratio * size for ratio, size in zip(ratios, self.sensitivities, strict=True))
+
+    def loss(self, ratios: Sequence[float]) -> float:
+        """Share of answers lost at noise-to-signal ratios of layers."""
+        return self.curve(self.noise(ratios))
 
 
 def predicted(ideal: float, curve: NetworkCurve, noise: Sequence[float], images: int) -> Interval:
-    """Interval of the accuracy of chips whose noise is known in closed form, 0..1."""
-    margin = ERRORS * math.sqrt(changed_share(curve.loss(noise), images) / images)
-    low = ideal - curve.loss(noise, NOISE_FACTOR) - margin
-    high = ideal - curve.loss(noise, 1 / NOISE_FACTOR) + margin
+    """Interval of the accuracy of chips whose noise is known in closed form, 0..1.
+
+    Noise beyond first order is known to be large, and no more.
+    """
+    ratio = curve.noise(noise)
+    margin = ERRORS * math.sqrt(changed_share(curve.curve(ratio), images) / images)
+    low = ideal - curve.curve(ratio * NOISE_FACTOR) - margin
+    high = ideal - curve.curve(min(ratio, FIRST_ORDER) / NOISE_FACTOR) + margin
     return max(low, 0.0), min(high, 1.0)
 
 

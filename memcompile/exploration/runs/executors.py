@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from memcompile.exploration.tasks import Outcome, Task
+from memcompile.exploration.runs.tasks import Outcome, Task
 
 Work = Callable[[Any, Task], Outcome]
 """A function of what all tasks share, and of one of them."""
