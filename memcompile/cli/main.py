@@ -27,6 +27,7 @@ from memcompile.cli.console import (
 from memcompile.cli.device import device_command
 from memcompile.cli.explore import explore_command
 from memcompile.cli.export import export_command
+from memcompile.cli.population import population_command
 from memcompile.cli.programs import program_of
 from memcompile.cli.refresh import refresh_command
 from memcompile.cli.run import run_command
@@ -455,6 +456,7 @@ cli.add_command(tune_command)
 cli.add_command(refresh_command)
 cli.add_command(run_command)
 cli.add_command(explore_command)
+cli.add_command(population_command)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -152,7 +152,7 @@ class Search:
 
     def race(self) -> None:
         """Give chips to points until the front is settled, and mark it."""
-        if self.plan.chips and not self.plan.whole:
+        if not (self.plan.chips and self.plan.whole):
             self._measure_curves()
         for chips in self.plan.stages:
             verdict, order = self._judged()
@@ -298,7 +298,7 @@ class Search:
             item.excluded = f"--where asks for {missing}, which it does not have"
             return False
         if holds is False:
-            item.excluded = f"not {self.plan.condition.text}"
+            item.excluded = f"does not satisfy {self.plan.condition.text}"
         return holds
 
     def _settle(self) -> None:

@@ -17,6 +17,8 @@ MOST_VALUES = 10_000
 """Values of one knob."""
 MOST_POINTS = 10_000
 """Points of a grid that is explored as a whole."""
+MOST_TOLD = 3
+"""Wrong values of a knob that are told one by one."""
 _RANGE = re.compile(r"\s*([^\s.:]+(?:\.\d+)?)\s*\.\.\s*([^\s.:]+(?:\.\d+)?)\s*(?::\s*(\S+)\s*)?")
 
 Point = dict[str, Value]
@@ -213,7 +215,10 @@ def _value_errors(space: Space, base: Design) -> list[str]:
             continue
         if axis.name == "target" or not known:
             continue
-        errors += [wrong for value in axis.values if (wrong := value_error(axis.name, value, base, known))]
+        wrong_values = [wrong for value in axis.values if (wrong := value_error(axis.name, value, base, known))]
+        errors += wrong_values[:MOST_TOLD]
+        if len(wrong_values) > MOST_TOLD:
+            errors.append(f"{axis.name}: {len(wrong_values) - MOST_TOLD:,} more of its values are wrong")
     return errors
 
 

@@ -24,6 +24,8 @@ ERRORS = 3.0
 """Standard errors of a count of answers on either side of a prediction."""
 CONFIDENCE = 0.995
 """Of an interval of chips, on each side."""
+CHIP_SPREAD = 1 / 3
+"""Expected standard deviation from chip to chip, as a share of what chips lose: one to three points of two to six."""
 PRIOR_CHIPS = 6.0
 """Chips that what is expected of the spread counts for."""
 
@@ -79,7 +81,7 @@ def measured(shares: Sequence[float], chips: int, ideal: float, images: int) -> 
     mean, count = float(found.mean()), len(found)
     if count >= chips:
         return mean, mean
-    expected = changed_share(ideal - mean, images) / images
+    expected = changed_share(ideal - mean, images) / images + (CHIP_SPREAD * max(ideal - mean, 0.0)) ** 2
     freedom = PRIOR_CHIPS + count - 1
     variance = (PRIOR_CHIPS * expected + (count - 1) * spread(found) ** 2) / freedom
     quantile = float(stdtrit(freedom, CONFIDENCE))

@@ -57,21 +57,22 @@ class Study:
             model = file.serialized()
         except ValueError as error:  # protobuf writes 2 GiB at most
             raise ModelError(f"{file.name}: a model of more than 2 GiB cannot be sent to workers") from error
-        facts = [compiler_version(), file.name, file.sha256, _data_digest(dataset), seed, calibrate]
-        digest = _digest(facts)
+        facts = [compiler_version(), file.name, file.sha256, data_digest(dataset), seed, calibrate]
+        digest = digest_of(facts)
         return cls(file.name, file.sha256, model, dataset, source.found, dict(targets), seed, calibrate, digest)
 
     def key(self, design: Design) -> str:
         """Name of a point: the same for the same network, data, target and options, and for no others."""
         target = self.targets[design.target].model_dump(mode="json")
-        return _digest([self.digest, target, design.facts()])[:16]
+        return digest_of([self.digest, target, design.facts()])[:16]
 
 
-def _digest(facts: Any) -> str:
+def digest_of(facts: Any) -> str:
+    """Digest of plain facts."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _data_digest(dataset: Dataset) -> str:
+def data_digest(dataset: Dataset) -> str:
     """Digest of samples, labels and calibration samples."""
     found = hashlib.sha256(dataset.name.encode())
     labels = {} if dataset.labels is None else {"": dataset.labels}

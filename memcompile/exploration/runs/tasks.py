@@ -78,10 +78,16 @@ class Outcome:
 
 def work(study: Study, task: Task) -> Outcome:
     """Do a task; every failure of it is a message."""
+    return guarded(task, lambda: _WORK[task.kind](study, task))
+
+
+def guarded(task: Task, do: Callable[[], list[Record]]) -> Outcome:
+    """The outcome of a task; every failure of it is a message."""
     begin = time.process_time()
     try:
+        # Workers share the processors, and threads of BLAS would wait for each other.
         with threadpool_limits(1, user_api="blas"):
-            records = _WORK[task.kind](study, task)
+            records = do()
     except MemcompileError as error:
         return Outcome(task, error=" ".join(str(error).split()), seconds=time.process_time() - begin)
     except MemoryError:
@@ -91,7 +97,7 @@ def work(study: Study, task: Task) -> Outcome:
     return Outcome(task, tuple(records), seconds=time.process_time() - begin)
 
 
-class _Kept:
+class Kept:
     """The last few results by key; two threads may compute the same one, which is the same."""
 
     def __init__(self, most: int) -> None:
@@ -99,6 +105,7 @@ class _Kept:
         self._held: OrderedDict[str, Any] = OrderedDict()
 
     def get(self, key: str, make: Callable[[], T]) -> T:
+        """The result of a key, made where it is not kept."""
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
@@ -126,7 +133,7 @@ class _Prepared:
         return run_float(self.source.model, dataset.inputs, batching=dataset.batching)
 
 
-_STUDIES, _PROGRAMS = _Kept(KEPT_STUDIES), _Kept(KEPT_PROGRAMS)
+_STUDIES, _PROGRAMS = Kept(KEPT_STUDIES), Kept(KEPT_PROGRAMS)
 
 
 def _prepared(study: Study) -> _Prepared:
