@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -94,3 +97,16 @@ class Counting:
 
     def close(self) -> None:
         pass
+
+
+def napping(shared: float, task: Task) -> Outcome:
+    """Work that takes a while and little else: which process did it, and how often it was begun."""
+    if task.options.get("deadly"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(shared)
+    return Outcome(task, ({"kind": "chip", "key": task.key, "seed": 0, "process": os.getpid()},))
+
+
+def naps(count: int, **options: Any) -> list[Task]:
+    """Tasks for it."""
+    return [Task("chips", f"nap{number}", Design(), options=options) for number in range(count)]

@@ -94,6 +94,7 @@ class Cluster:
         self._cluster: LocalCluster | None = None
         self._own = client is None
         self._homes: dict[str, str] = {}
+        self._attempt = 0
         self._scattered: tuple[Any, Any] | None = None
         self._counted: tuple[float, dict[str, int]] = (-math.inf, {})
         if client is not None:
@@ -184,8 +185,9 @@ class Cluster:
         return (comm.CommClosedError, client.FutureCancelledError, CancelledError, OSError, TimeoutError)
 
     def _reconnect(self, error: BaseException) -> None:
-        self._scattered = None
-        if self._client.status == "running" and self._client.nthreads():
+        self._scattered, self._attempt = None, self._attempt + 1
+        self._counted = (-math.inf, {})
+        if self._client.status == "running" and self._workers_return():
             return  # only data of workers that died were lost
         if not self._own or self._scheduler is None:
             raise ClusterError(
@@ -195,6 +197,19 @@ class Cluster:
             self._client.close(timeout=1)
         self._homes.clear()
         self._client = self._connected()
+
+    def _workers_return(self) -> bool:
+        """Wait for workers where all have died at once; returns False if the scheduler is gone, too."""
+        end = time.monotonic() + self._patience_s
+        while self._client.status == "running" and time.monotonic() < end:
+            try:
+                self._client.wait_for_workers(1, timeout=1)
+            except TimeoutError:
+                continue
+            except self._losses():
+                return False
+            return True
+        return False
 
     def _round(self, work: Work, shared: Any, tasks: list[Task]) -> Iterator[Outcome]:
         """Outcomes from one connection."""
@@ -226,7 +241,9 @@ class Cluster:
     def _submitted(self, work: Work, shared: Any, task: Task) -> Any:
         home = self._homes.get(task.key)
         near = {"workers": [home], "allow_other_workers": True} if home in self._threads() else {}
-        return self._client.submit(_on_worker, work, shared, task, key=task.name, pure=False, **near)
+        # A key that was lost may still be known to the scheduler.
+        key = f"{task.name}-{self._attempt}"
+        return self._client.submit(_on_worker, work, shared, task, key=key, pure=False, **near)
 
     def _outcome(self, task: Task, item: Any) -> Outcome:
         if item.status == "error":
