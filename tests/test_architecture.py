@@ -64,7 +64,7 @@ def test_passes_and_runtime_are_never_imported_bare(path: Path) -> None:
     assert not {name.split(".")[0] for name in imports(path)} & {"passes", "runtime", "tests"}
 
 
-@pytest.mark.parametrize("library", ["ortools", "pandas", "numba", "matplotlib"])
+@pytest.mark.parametrize("library", ["jinja2", "matplotlib", "numba", "ortools", "pandas", "plotly"])
 def test_the_command_line_starts_without_what_few_commands_need(library: str) -> None:
     code = f"import sys, memcompile.cli.main; sys.exit({library!r} in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

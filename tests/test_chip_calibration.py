@@ -27,7 +27,8 @@ from memcompile.ir.batching import Batching
 from memcompile.pipelines import Compilation
 from memcompile.program.program import ChipState, Program
 from memcompile.report.evaluation import evaluate
-from memcompile.report.facts import Facts, program_facts, render
+from memcompile.report.facts import Facts, program_facts
+from memcompile.report.terminal_report import Form, quality_report
 from memcompile.runtime.emulator import Effects, Emulator
 
 PATTERNS = FourPatterns.drawn(84, 400)
@@ -44,7 +45,7 @@ def compilation(tmp_path_factory: pytest.TempPathFactory) -> Compilation:
 def shown(facts: Facts) -> str:
     """Text of the report."""
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(render(facts))
+    console.print(quality_report(facts, Form()))
     return console.export_text()
 
 

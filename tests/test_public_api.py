@@ -54,7 +54,8 @@ def test_compile_takes_what_the_command_line_takes() -> None:
     keywords = set(inspect.signature(memcompile.compile).parameters)
     options = {str(item.name) for item in cli.commands["compile"].params}
     otherwise_named = {"optimise", "time_limit", "reprogram"}
-    printed_or_written = {"dump_ir", "explain", "json_path", "list_passes", "output", "pareto", "quiet"}
+    reports = {"explain", "html", "json_path", "pareto", "quiet", "trace"}
+    printed_or_written = reports | {"dump_ir", "list_passes", "output"}
     of_tune = {"tune", "tune_images"}
     of_evaluate = {"accept", "emulated_images", "no_calibration", "images", "no_evaluation", "seeds"}
     of_trust = {"import_memory", "import_seconds", "no_check"}

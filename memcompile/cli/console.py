@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import re
@@ -24,7 +25,8 @@ from memcompile.atomic import write_atomically
 from memcompile.errors import UsageError
 from memcompile.ir.pass_manager import Advance, ProgressBar, no_progress
 from memcompile.report.acceptance import accuracy_share
-from memcompile.report.facts import facts_json, render
+from memcompile.report.facts import facts_json
+from memcompile.report.terminal_report import LEADING_LAYERS, MOST_LAYERS, Form, mapping_report, quality_report
 
 # Tables need about this width; a pipe has none of its own.
 PIPE_WIDTH = 120
@@ -117,6 +119,15 @@ def accept_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def all_layers_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Option of every command that lists layers."""
+    return click.option(
+        "--all-layers",
+        is_flag=True,
+        help=f"List every layer; of more than {MOST_LAYERS} only {LEADING_LAYERS} are listed by default.",
+    )(function)
+
+
 def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options of every command that changes a chip and scores it."""
     for option in (
@@ -159,6 +170,24 @@ def discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+PLAIN = {"±": "+-", "…": ".."}
+"""What stands for signs that the encoding of the output lacks."""
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Signs of :data:`PLAIN` in plain letters, and a question mark for all else."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
+
+
+def _write_plain_signs() -> None:
+    """Let standard output write signs that its encoding lacks in plain letters."""
+    codecs.register_error("memcompile.plain", _plain)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="memcompile.plain")
+
+
 class Output:
     """Standard output for results, standard error for progress."""
 
@@ -169,6 +198,7 @@ class Output:
         # With JSON on standard output nothing else may be there.
         self._quiet = quiet or json_path == "-"
         width = None if sys.stdout.isatty() else PIPE_WIDTH
+        _write_plain_signs()
         self._console = _OwnConsole(file=sys.stdout, width=width, highlight=False)
         self._bars = not quiet and sys.stderr.isatty()
 
@@ -195,11 +225,19 @@ class Output:
         for line in lines:
             self.say(line)
 
-    def report(self, facts: dict[str, Any]) -> None:
-        """Print the report, and write it as JSON if asked for."""
+    def mapping(self, facts: dict[str, Any], all_layers: bool = False) -> None:
+        """Print what a program tells."""
+        if not self._quiet:
+            self._console.print(mapping_report(facts, self._form(all_layers)))
+
+    def quality(self, facts: dict[str, Any], all_layers: bool = False) -> None:
+        """Print what was measured, and write all facts as JSON if asked for."""
         self._json(facts)
         if not self._quiet:
-            self._console.print(render(facts))
+            self._console.print(quality_report(facts, self._form(all_layers)), end="")
+
+    def _form(self, all_layers: bool) -> Form:
+        return Form(self._console.width, all_layers)
 
     def facts(self, facts: dict[str, Any], lines: list[str]) -> None:
         """Print lines, and write the facts behind them as JSON if asked for."""

@@ -19,6 +19,7 @@ from memcompile.cli.advice import CompileAdvice, DataOptions, command_line, deri
 from memcompile.cli.console import (
     Output,
     accept_option,
+    all_layers_option,
     calibration_option,
     check_writable,
     data_options,
@@ -30,6 +31,7 @@ from memcompile.cli.export import export_command
 from memcompile.cli.population import population_command
 from memcompile.cli.programs import program_of
 from memcompile.cli.refresh import refresh_command
+from memcompile.cli.report import ReportFiles, report_command, report_file_options
 from memcompile.cli.run import run_command
 from memcompile.cli.targets import targets_command
 from memcompile.cli.tune import tune_command
@@ -37,6 +39,7 @@ from memcompile.cli.tuned_compile import OWN_DATA, TuningStudy
 from memcompile.cli.values import NumberOr, input_shape_option
 from memcompile.errors import EXIT_CODES, MemcompileError, OutputError, UsageError, did_you_mean
 from memcompile.frontend.sandbox import DEFAULT_LIMITS, GIB, Limits
+from memcompile.html.program_page import Origin
 from memcompile.ir.graph import Graph
 from memcompile.ir.pass_manager import PassContext
 from memcompile.ir.printer import print_graph
@@ -56,7 +59,7 @@ from memcompile.report.budget_report import layer_budget_table
 from memcompile.report.cost_report import energy_table
 from memcompile.report.evaluation import Evaluation, check_acceptance, evaluate
 from memcompile.report.explain import Explanation
-from memcompile.report.facts import Facts, program_facts
+from memcompile.report.facts import Facts, program_facts, with_evaluation
 from memcompile.report.front_report import front_table
 from memcompile.report.lookup import find_weight
 from memcompile.tuned_chips import TunedChips
@@ -216,6 +219,8 @@ def _batch(options: dict[str, Any]) -> int | None:
 @calibration_option
 @click.option("--no-check", is_flag=True, help="Do not compare the program with onnxruntime's result on a sample.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON (- for standard output).")
+@report_file_options
+@all_layers_option
 @click.option("--dump-ir", type=Path, metavar="DIR", help="Write the graph after each pass as DIR/NN_pass.txt.")
 @click.option(
     "--optimise",
@@ -276,6 +281,7 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
     out = Output(options["quiet"], options["json_path"])
     target = options["output"] or program_path(model, options["target"])
     check_writable(target)
+    report_files = ReportFiles.of(options["html"], options["trace"], target)
     if options["tune"] is not None:
         check_writable(derived_path(target, "tuned"))
     _check_evaluation(options)
@@ -313,12 +319,16 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
     if options["tune"] is not None:
         study = TuningStudy.of(compilation.program, compilation.dataset, options)
     save_program(compilation.program, target)
+    explanation.weigh(compilation.multiply_adds)
+    facts = program_facts(
+        compilation.program, choice=compilation.budget, front=compilation.front, operators=explanation.facts()
+    )
+    out.mapping(facts, options["all_layers"])
     evaluation, tuned = _evaluated(compilation, study, options, out)
-    facts = program_facts(compilation.program, evaluation, compilation.budget, compilation.front)
+    facts = with_evaluation(facts, evaluation)
+    out.quality(facts, options["all_layers"])
     if options["explain"]:
-        explanation.weigh(compilation.multiply_adds)
         _explain(explanation, facts, out)
-    out.report(facts)
     if facts["pareto"] is not None:
         out.show(front_table(facts), *front_lines(facts, context.obj))
     advice = CompileAdvice(compilation.program, target, DataOptions.of(options), context.obj)
@@ -330,6 +340,7 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
         out.say(f"chip {options['seed']} written to {chip}; next: {command_line(['run', chip, *scored.words()])}")
     for line in advice.lines(facts, compilation.dataset, options["optimise"]):
         out.say(line)
+    report_files.write(compilation.program, facts, Origin(command_line(context.obj), options["seed"]), out)
 
 
 def _max_loss(context: click.Context, options: dict[str, Any]) -> float | Auto | None:
@@ -401,12 +412,15 @@ class DumpIr:
     "--weight", nargs=3, metavar="LAYER OUT IN", help="Where a weight sits: output channel OUT, kernel input IN."
 )
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the facts as JSON (- for standard output).")
-def show_command(program: Path, weight: tuple[str, str, str] | None, json_path: str | None) -> None:
+@all_layers_option
+def show_command(program: Path, weight: tuple[str, str, str] | None, json_path: str | None, all_layers: bool) -> None:
     """Show the mapping table of PROGRAM, or where one weight sits."""
     out = Output(quiet=False, json_path=json_path)
     loaded = program_of(program)
     if weight is None:
-        out.report(program_facts(loaded))
+        facts = program_facts(loaded)
+        out.mapping(facts, all_layers)
+        out.quality(facts)
         return
     layer, output, kernel_input = weight
     if not (output.isdigit() and kernel_input.isdigit()):
@@ -449,6 +463,7 @@ def _weight_table(program: Program, layer: str, output: int, kernel_input: int) 
     return table
 
 
+cli.add_command(report_command)
 cli.add_command(targets_command)
 cli.add_command(device_command)
 cli.add_command(export_command)

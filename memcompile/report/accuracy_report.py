@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
+from memcompile.figures import PLUS_MINUS
 from memcompile.report.acceptance import CONFIDENCE, Acceptance
 from memcompile.report.emulated_chips import spread
 from memcompile.report.evaluation import Accuracy, TunedAccuracy
@@ -97,7 +98,7 @@ def _chip_rows(accuracy: Facts) -> list[tuple[str, Facts]]:
 
 def chip_words(row: Facts) -> tuple[str, str, str]:
     """Mean with spread, worst chip, and low quantile."""
-    return f"{row['mean']:.2%} +- {row['std']:.2%}", f"{row['worst']:.2%}", f"{row['quantile_5']:.2%}"
+    return f"{row['mean']:.2%}{PLUS_MINUS}{row['std']:.2%}", f"{row['worst']:.2%}", f"{row['quantile_5']:.2%}"
 
 
 def accuracy_lines(accuracy: Facts) -> list[Text]:

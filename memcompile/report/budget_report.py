@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from memcompile.figures import PLUS_MINUS
 from memcompile.report.error_budget import ErrorBudget
 
 Facts = dict[str, Any]
@@ -48,12 +49,9 @@ def budget_lines(facts: Facts) -> list[Text | Table]:
     budget, accuracy = facts["error_budget"], facts["accuracy"]
     emulated = 100 * (accuracy["ideal_emulated"] - accuracy["emulated_mean"])
     chips = f"{accuracy['seeds']} chip{'s' * (accuracy['seeds'] != 1)}"
-    lines: list[Text | Table] = [
-        Text(
-            f"loss on noisy devices: predicted {budget['predicted_loss']:.1f} +- {budget['uncertainty']:.1f} points, "
-            f"emulated {emulated:.1f} on {chips}"
-        )
-    ]
+    predicted = f"{budget['predicted_loss']:.1f}{PLUS_MINUS}{budget['uncertainty']:.1f}"
+    words = f"loss on noisy devices: predicted {predicted} points, emulated {emulated:.1f} on {chips}"
+    lines: list[Text | Table] = [Text(words)]
     shown = [item for item in budget["causes"] if max(item["alone"], item["left_out"]) >= LEAST_POINTS]
     if shown:
         table = Table(title="error budget", title_justify="left", header_style="bold")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from rich.table import Table
 
+from memcompile.figures import figure, seconds, with_prefix
 from memcompile.hardware.pulses import WriteReport
 from memcompile.program.program import Program
 from memcompile.report.cost import Cost, Counting, program_cost
@@ -91,35 +91,16 @@ def write_facts(program: Program, report: WriteReport, most_pulses: int) -> Fact
     }
 
 
-PREFIXES = ((1e-15, "f"), (1e-12, "p"), (1e-9, "n"), (1e-6, "u"), (1e-3, "m"), (1.0, ""), (1e3, "k"), (1e6, "M"))
-"""Factors of SI prefixes, ascending."""
-
-
-def with_prefix(value: float, unit: str) -> str:
-    """A quantity in the largest SI prefix that leaves a figure of 1 or more: 1.23 uJ, 415 nJ."""
-    rounded = abs(float(f"{value:.2e}")) or 1.0
-    factor, prefix = max((item for item in PREFIXES if item[0] <= rounded), default=PREFIXES[0])
-    return f"{figure(value / factor)} {prefix}{unit}"
-
-
-def figure(value: float) -> str:
-    """A number with three significant digits, never in powers of ten: 1,230, 12.3, 0.00123."""
-    if value == 0:
-        return "0"
-    rounded = float(f"{value:.2e}")
-    return f"{rounded:,.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
-
-
 def write_line(facts: Facts) -> str:
     """Cost of writing in one line for a person."""
     if facts["pulses"] is None:
         return f"{facts['cell_writes']:,} cells written; the target gives no pulses"
     parts = [
         f"{facts['cell_writes']:,} cells written with {facts['pulses']:,} pulses",
-        f"{figure(1e3 * facts['time_s'])} ms",
+        seconds(facts["time_s"]),
     ]
     if facts["energy_j"] is not None:
-        parts.append(f"{figure(1e6 * facts['energy_j'])} uJ")
+        parts.append(with_prefix(facts["energy_j"], "J"))
     if facts["failures"] is not None:
         parts.append(f"{facts['failures']:,} cells missed the margin")
     return ", ".join(parts)
@@ -172,6 +153,10 @@ def _energy_line(facts: Facts) -> str:
     return f"{with_prefix(1e-12 * facts['energy_pj'], 'J')} an image, {share:.1%} of it {_words(largest)}{power}"
 
 
+def _joules(energy_pj: float) -> str:
+    return with_prefix(1e-12 * energy_pj, "J")
+
+
 def _words(component: str) -> str:
     return component.replace("_", " ")
 
@@ -182,16 +167,16 @@ def energy_table(facts: Facts) -> Table | None:
     if not layers or layers[0]["energy_pj_by_component"] is None:
         return None
     components = [name for name, energy in facts["energy_pj_by_component"].items() if energy]
-    table = Table(title="energy of an image, nJ", title_justify="left", header_style="bold")
+    table = Table(title="energy of an image", title_justify="left", header_style="bold")
     table.add_column("layer", overflow="fold")
     for heading in ("tile steps", *map(_words, components), "sum"):
         table.add_column(heading, justify="right")
     for layer in layers:
         parts = layer["energy_pj_by_component"]
-        cells = [figure(1e-3 * parts[name]) if name in parts else "" for name in components]
-        table.add_row(layer["name"], f"{layer['tile_steps']:,}", *cells, figure(1e-3 * sum(parts.values())))
-    sums = [figure(1e-3 * facts["energy_pj_by_component"][name]) for name in components]
+        cells = [_joules(parts[name]) if name in parts else "" for name in components]
+        table.add_row(layer["name"], f"{layer['tile_steps']:,}", *cells, _joules(sum(parts.values())))
+    sums = [_joules(facts["energy_pj_by_component"][name]) for name in components]
     steps = sum(layer["tile_steps"] for layer in layers)
     table.add_section()
-    table.add_row("all", f"{steps:,}", *sums, figure(1e-3 * facts["energy_pj"]))
+    table.add_row("all", f"{steps:,}", *sums, _joules(facts["energy_pj"]))
     return table

@@ -78,6 +78,13 @@ class Explanation:
                 share = _share(count / counted.total)
                 fate.why += f"; {kind} {name!r} in its {where} has {share} of the multiply-adds"
 
+    def facts(self) -> list[dict[str, str | float]]:
+        """Facts of each operator, in the model's order, with the keys that docs/json.md documents."""
+        return [
+            {"name": fate.name, "kind": fate.operator, "where": fate.side, "why": fate.why, "share": fate.share}
+            for fate in self.fates
+        ]
+
     def table(self) -> Table:
         """One row an operator, in the model's order."""
         table = Table(title="operators", title_justify="left", header_style="bold")

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from memcompile.figures import PLUS_MINUS
 from memcompile.loss_front import FrontMapping, LossFront
 
 Facts = dict[str, Any]
@@ -76,7 +77,7 @@ def front_table(facts: Facts) -> Table:
             f"{row['cells']:,}",
             _in_short(row["slices"]),
             _listed(row["no_windows"]),
-            f"{row['predicted_loss']:.2f} +- {row['uncertainty']:.2f}",
+            f"{row['predicted_loss']:.2f}{PLUS_MINUS}{row['uncertainty']:.2f}",
         )
     return table
 

@@ -59,12 +59,26 @@ def buffer_sizes(flow: Flow, placement: Placement, target: Target) -> Buffers:
     return Buffers(values, alone.together, steady.together)
 
 
+def held_alone(flow: Flow, placement: Placement, target: Target) -> NDArray[np.int64]:
+    """Elements held together in each step of one image alone, segment after segment, [steps]."""
+    parts = []
+    for part in placement.parts():
+        most = _Most()
+        most.add(_held(flow, part, _steps_alone(flow, part, target)), max(part.placement.latency_steps, 1))
+        parts.append(most.total)
+    return np.concatenate(parts)
+
+
 @dataclass
 class _Most:
-    """Most elements held at once, by value and of all values together."""
+    """Most elements held at once, by value and of all values together.
+
+    ``total`` are those of all values in each step of the part that was added last.
+    """
 
     by_value: dict[str, int] = field(default_factory=dict)
     together: int = 0
+    total: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def add(self, held: Iterator[tuple[str, Steps, Steps]], period: int) -> None:
         """Count elements held from one step until another, images following each other at a period."""
@@ -74,6 +88,7 @@ class _Most:
             total += amounts
             self.by_value[name] = max(self.by_value.get(name, 0), int(amounts.max()))
         self.together = max(self.together, int(total.max()))
+        self.total = total
 
 
 def _amounts(begin: Steps, end: Steps, period: int) -> NDArray[np.int64]:

@@ -284,5 +284,5 @@ def test_two_compiles_into_one_file(tmp_path: Path) -> None:
     ):
         assert [process.communicate(timeout=90) for process in (first, second)] == [("", "")] * 2
         assert (first.returncode, second.returncode) == (0, 0)
-    assert sorted(os.listdir(tmp_path)) == ["a.onnx", "b.onnx", "p.mcp"]
+    assert sorted(os.listdir(tmp_path)) == ["a.onnx", "b.onnx", "p.html", "p.mcp"]
     assert load_program(tmp_path / "p.mcp").provenance.model in ("a.onnx", "b.onnx")

@@ -152,7 +152,7 @@ def test_compile_run_and_evaluate_count_the_same_chips(folder: Path, capsys: pyt
     assert main(["run", "m.yao2020.mcp", "--data", "d.npz", "--seeds", "5", "--accept", str(median)]) == 0
     out = capsys.readouterr().out
     assert f": {reached} of 5 chips, " in out
-    assert f"accuracy {accuracy['emulated_mean']:.2%} +- {accuracy['emulated_std']:.2%} on d, 60 images, noisy" in out
+    assert f"accuracy {accuracy['emulated_mean']:.2%} ± {accuracy['emulated_std']:.2%} on d, 60 images, noisy" in out
     assert f"worst chip {min(accuracy['emulated']):.2%}, 5 % quantile {accuracy['emulated_quantile_5']:.2%}" in out
     program = memcompile.load("m.yao2020.mcp")
     again = memcompile.evaluate(program, "m.onnx", "d.npz", chips=5, accept=median).accuracy
