@@ -22,12 +22,13 @@ from memcompile.exploration.commands import compile_command
 from memcompile.exploration.explore import executor_of
 from memcompile.exploration.judging.quantities import ACCURACY, QUANTITIES, USUAL
 from memcompile.exploration.knobs import Design, text_of
+from memcompile.exploration.page import write_exploration_page
 from memcompile.exploration.points import Candidate
 from memcompile.exploration.search import Search, seconds_words
 from memcompile.exploration.session import USUAL_CHIPS, USUAL_RESOLUTION, Asked, Session
+from memcompile.figures import figure
 from memcompile.frontend.sandbox import DEFAULT_LIMITS
 from memcompile.pipelines import DEFAULT_TARGET, read_source
-from memcompile.report.cost_report import figure
 
 MOST_LIVE = 12
 """Rows of the table that is shown while work goes on."""
@@ -252,7 +253,9 @@ def _conclude(search: Search, model: Path, others: list[str], folder: Path, out:
     for text, count in _reasons(search):
         out.say(f"{count:,} point{'s' * (count != 1)} without a result: {text}")
     out.say(work_line(search))
-    out.say(f"results written to {folder / 'results.csv'} and {folder / 'results.jsonl'}")
+    page = folder / "explore.html"
+    write_exploration_page(page, search, str(model), others)
+    out.say(f"results written to {folder / 'results.csv'} and {folder / 'results.jsonl'}, a page to {page}")
 
 
 def _reasons(search: Search) -> list[tuple[str, int]]:

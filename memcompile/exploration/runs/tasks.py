@@ -9,18 +9,17 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import onnx
 from threadpoolctl import threadpool_limits
 
 from memcompile.errors import MemcompileError
 from memcompile.exploration.knobs import Design, checked_target
 from memcompile.exploration.runs.study import Study
-from memcompile.frontend.importer import read_proto
+from memcompile.frontend.importer import read_serialized
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.program_noise import layer_ratios
 from memcompile.pipelines import Compilation, Source, compile_source
@@ -123,8 +122,8 @@ class _Prepared:
     """A study as a worker has it."""
 
     def __init__(self, study: Study) -> None:
-        file = read_proto(onnx.ModelProto.FromString(study.model), study.name)
-        self.source = Source(replace(file, sha256=study.sha256), study.dataset, study.found)
+        file = read_serialized(study.model, study.name, study.sha256)
+        self.source = Source(file, study.dataset, study.found)
 
     @cached_property
     def reference(self) -> Mapping[str, Any]:
