@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memcompile.api import calibrate, compile, evaluate, load, tune  # noqa: A004 - the public name
+    from memcompile.exploration.explore import explore
     from memcompile.hardware.target import Target
     from memcompile.pipelines import compiler_version
     from memcompile.runtime.emulator import Emulator
 
     __version__ = compiler_version()
 
-__all__ = ["Emulator", "Target", "__version__", "calibrate", "compile", "evaluate", "load", "tune"]
+__all__ = ["Emulator", "Target", "__version__", "calibrate", "compile", "evaluate", "explore", "load", "tune"]
 
 _HOMES = {
     "Emulator": "runtime.emulator",
@@ -21,6 +22,7 @@ _HOMES = {
     "calibrate": "api",
     "compile": "api",
     "evaluate": "api",
+    "explore": "exploration.explore",
     "load": "api",
     "tune": "api",
 }

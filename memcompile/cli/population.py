@@ -15,9 +15,10 @@ from memcompile.cli.console import Output, accept_option, calibration_option, da
 from memcompile.cli.explore import cluster_options
 from memcompile.cli.programs import program_of
 from memcompile.cli.tuned_compile import OWN_DATA, TuningStudy
-from memcompile.errors import MemcompileError, OutputError
+from memcompile.errors import MemcompileError
 from memcompile.exploration.explore import executor_of
 from memcompile.exploration.population import Population, Sample, run_population, scored_on
+from memcompile.exploration.runs.journal import make_folder
 from memcompile.report.acceptance import Acceptance
 from memcompile.report.accuracy_report import chip_facts, chip_words
 from memcompile.report.evaluation import check_acceptance
@@ -62,7 +63,7 @@ def population_command(program: Path, **options: Any) -> None:
             training = training.head(options["tune_images"])
     dataset = scored_on(dataset, options["images"])
     folder = options["output"] or Path(f"{program.name.removesuffix('.mcp')}.population")
-    _make(folder)
+    make_folder(folder)
     sample = Sample.of(loaded, program.name, dataset, calibrate=not options["no_calibration"], training=training)
     seeds = range(options["seed"], options["seed"] + options["chips"])
     executor = executor_of(options["workers"], options["scheduler"], dashboard=options["dashboard"])
@@ -87,13 +88,6 @@ def population_command(program: Path, **options: Any) -> None:
     data = DataOptions(options["data"], options["mean"], options["std"], skip=skipped or None)
     _report(found, program, dataset.name, dataset.count, data, options, out)
     out.say(f"{len(found.seeds):,} chips in {time.monotonic() - begin:.0f} s, results in {folder}")
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made: {error.strerror}; choose another folder with -o") from error
 
 
 def _report(

@@ -150,12 +150,12 @@ def _parallel(
     labels = [*names, *(one.name for one in quantities)]
     traces = []
     for kind, colour, width in ((OTHER, colour_of(4), 0.6), (COMPLETE, colour_of(0), 0.8), (ON_FRONT, colour_of(5), 2)):
-        x: list[str | None] = []
+        x: list[int | None] = []
         y: list[float | None] = []
         for _, row in usable:
             if _kind(row) != kind:
                 continue
-            x += [*map(plain, labels), None]
+            x += [*range(len(labels)), None]
             y += [_place(texts[name].index(row["values"][name]), len(texts[name])) for name in names]
             y += [_scaled(row["figures"][one.name], spans[one.name]) for one in quantities]
             y.append(None)
@@ -165,11 +165,12 @@ def _parallel(
     ends = [(texts[name][0], texts[name][-1]) for name in names]
     ends += [(_short(spans[one.name][0], one), _short(spans[one.name][1], one)) for one in quantities]
     notes = [
-        {"x": plain(label), "y": place, "text": plain(text), "showarrow": False, "yshift": shift, "font": {"size": 11}}
-        for label, both in zip(labels, ends, strict=True)
+        {"x": number, "y": place, "text": plain(text), "showarrow": False, "yshift": shift, "font": {"size": 11}}
+        for number, both in enumerate(ends)
         for place, text, shift in ((0, both[0], -10), (1, both[1], 10))
     ]
-    layout = {"yaxis": {"visible": False, "range": [-0.12, 1.12]}, "xaxis": {"type": "category"}, "annotations": notes}
+    across = {"tickvals": list(range(len(labels))), "ticktext": list(map(plain, labels)), "zeroline": False}
+    layout = {"yaxis": {"visible": False, "range": [-0.12, 1.12]}, "xaxis": across, "annotations": notes}
     words = f"Parallel coordinates of {len(usable)} points over {', '.join(labels)}"
     return Chart("parallel", "Every point as a line: what was chosen, and what came of it", words, traces, layout, 420)
 

@@ -16,7 +16,7 @@ from memcompile.data.loader import Dataset
 from memcompile.exploration.knobs import Design
 from memcompile.exploration.results import Row, csv_text, flattened
 from memcompile.exploration.runs.executors import Executor
-from memcompile.exploration.runs.journal import Journal
+from memcompile.exploration.runs.journal import Journal, make_folder
 from memcompile.exploration.runs.study import data_digest, digest_of
 from memcompile.exploration.runs.tasks import Kept, Outcome, Record, Task, guarded
 from memcompile.pipelines import compiler_version
@@ -282,6 +282,7 @@ def run_population(
         The folder cannot be written, or the scheduler went away.
     """
     key = sample.digest[:16]
+    make_folder(folder)
     with Journal(folder / "journal.jsonl", sample.digest, "population") as journal:
         missing = [seed for seed in seeds if journal.get("chip", key, seed) is None]
         tasks = [

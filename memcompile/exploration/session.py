@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from memcompile.errors import OutputError, UsageError
+from memcompile.errors import UsageError
 from memcompile.exploration.iso import Iso
 from memcompile.exploration.judging.conditions import NotApplicableError, parse_condition
 from memcompile.exploration.judging.quantities import ACCURACY, SUBSTITUTES, USUAL, Quantity, read_quantities
@@ -17,7 +17,7 @@ from memcompile.exploration.knobs import Design
 from memcompile.exploration.points import Candidate
 from memcompile.exploration.results import VARIED, columns, write_results
 from memcompile.exploration.runs.executors import Executor, InThisProcess
-from memcompile.exploration.runs.journal import Journal
+from memcompile.exploration.runs.journal import Journal, make_folder
 from memcompile.exploration.runs.study import Study
 from memcompile.exploration.runs.tasks import Task, work
 from memcompile.exploration.search import Plan, Search, check_plan, seconds_words
@@ -106,7 +106,8 @@ class Session:
             The folder cannot be written, or the scheduler cannot be reached.
         """
         with ExitStack() as stack:
-            journal = stack.enter_context(_journal(folder, self.study))
+            make_folder(folder)
+            journal = stack.enter_context(Journal(folder / "journal.jsonl", self.study.digest))
             search = Search(self.study, self.plan, InThisProcess(), journal)
             search.changed = lambda words, done, total: self.changed(search, words, done, total)
             self.search = search
@@ -223,16 +224,6 @@ def _with_condition(plan: Plan, asked: Asked, first: Candidate, space: Space) ->
     with suppress(NotApplicableError):  # this point lacks a figure, another may have it
         condition.holds(first.known(plan.chips))  # raises where texts are compared with numbers
     return replace(plan, condition=condition)
-
-
-@contextmanager
-def _journal(folder: Path, study: Study) -> Iterator[Journal]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made: {error.strerror}; choose another folder with -o") from error
-    with Journal(folder / "journal.jsonl", study.digest) as journal:
-        yield journal
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Trials: points that a sampler of Optuna chooses where a grid is too large.
 
-Trials are asked for in batches of one size, and the sampler is seeded anew for each batch, so that what it chooses
+Trials are asked for in batches of one size, and the sampler is seeded anew for each trial, so that what it chooses
 depends on the results so far alone: neither on the number of workers nor on how often the exploration was resumed.
 They live in Optuna's own storage, where its dashboard and other scripts find them.
 """
@@ -8,6 +8,7 @@ They live in Optuna's own storage, where its dashboard and other scripts find th
 from __future__ import annotations
 
 import hashlib
+import warnings
 from typing import Any
 
 from memcompile.errors import OutputError, UsageError
@@ -57,12 +58,16 @@ def sample(search: Search, space: Space, base: Design, sampler: str, trials: int
     distributions = _distributions(package, space)
     finished = package.trial.TrialState.COMPLETE, package.trial.TrialState.FAIL
     while True:
-        told = study.get_trials(deepcopy=False, states=finished)
-        if len(told) >= trials:
-            break
+        started = len(study.get_trials(deepcopy=False))
         batch = _left_over(package, study, distributions)
-        study.sampler = _sampler(package, sampler, search.study.seed, len(told))
-        while len(batch) < min(BATCH, trials - len(told)):
+        # A batch is told when all of it has been asked for.
+        end = min(-(-started // BATCH) * BATCH, trials)
+        if not batch and started >= end:
+            if started >= trials:
+                break
+            end = min(started + BATCH, trials)
+        for number in range(started, end):
+            study.sampler = _sampler(package, sampler, search.study.seed, number)
             trial = study.ask(distributions)
             batch.append((trial.number, trial.params))
         _evaluate(package, search, space, base, study, batch)
@@ -85,7 +90,9 @@ def _study(package: Any, search: Search, space: Space, sampler: str, storage: st
         held = study.user_attrs.get("memcompile")
         if held is None:
             study.set_user_attr("memcompile", digest)
-            study.set_metric_names([item.name for item in search.plan.quantities])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it is new in Optuna, and may change
+                study.set_metric_names([item.name for item in search.plan.quantities])
     except package.exceptions.OptunaError as error:
         raise OutputError(f"Optuna's storage {storage} cannot be used: {error}") from error
     except Exception as error:  # of any database driver
@@ -98,9 +105,9 @@ def _study(package: Any, search: Search, space: Space, sampler: str, storage: st
     return study
 
 
-def _sampler(package: Any, name: str, seed: int, told: int) -> Any:
-    """A sampler whose choices depend on the seed and the trials told so far alone."""
-    own = int.from_bytes(hashlib.sha256(f"{seed} {told}".encode()).digest()[:4], "little")
+def _sampler(package: Any, name: str, seed: int, number: int) -> Any:
+    """A sampler for one trial, whose choice depends on the seed, its number and the trials before it alone."""
+    own = int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "little")
     if name == "tpe":
         return package.samplers.TPESampler(seed=own, multivariate=False, constant_liar=True)
     return package.samplers.NSGAIISampler(seed=own, population_size=POPULATION)

@@ -21,6 +21,20 @@ HEADER = "header"
 VERSION = 1
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, unless it is there.
+
+    Raises
+    ------
+    OutputError
+        It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error.strerror}; choose another folder with -o") from error
+
+
 def identity(record: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a record is of: its kind, its point, and the seed of its chip."""
     return record["kind"], record["key"], record.get("seed")
