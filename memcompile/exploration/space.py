@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 from functools import cached_property
 
 from memcompile.errors import UsageError
-from memcompile.exploration.knobs import Design, Value, name_error, parse_value, text_of, value_error
+from memcompile.exploration.knobs import Design, Value, checked_target, name_error, parse_value, text_of, value_error
 
 MOST_VALUES = 10_000
 """Values of one knob."""
@@ -223,10 +223,8 @@ def _value_errors(space: Space, base: Design) -> list[str]:
 
 
 def check_base(base: Design) -> None:
-    """Raise UsageError or TargetError if nothing of the base can be compiled."""
-    wrong = value_error("target", base.target, base, ("",))
-    if wrong:
-        raise UsageError(wrong)
+    """Raise UsageError or TargetError if the base cannot be compiled for any network."""
+    checked_target(base)
 
 
 def check_size(space: Space) -> None:
