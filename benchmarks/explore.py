@@ -111,7 +111,11 @@ def pace(asked: argparse.Namespace) -> None:
     """Measure how many tasks the scheduler and the client get through."""
     with (
         LocalCluster(
-            n_workers=asked.workers, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
+            n_workers=asked.workers,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=50,
         ) as local,
         Client(local) as client,
     ):

@@ -9,11 +9,13 @@ it had not handed back is done anew.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,9 @@ PATIENCE_S = 60.0
 """Time for which a scheduler that went away is looked for."""
 COUNTED_S = 1.0
 """Time after which workers are counted again."""
+BUNDLE_S = 0.3
+"""Time that tasks which travel together should take; longer ones travel alone."""
+MOST_BUNDLED = 64
 DEATHS = 5
 """Workers that a task may lose before it counts as failed."""
 
@@ -90,7 +95,7 @@ class Cluster:
     ) -> None:
         self._dask = dask()
         self._client: Any
-        self._scheduler, self._patience_s = scheduler, patience_s
+        self._scheduler, self._patience_s, self._dashboard = scheduler, patience_s, dashboard
         self._cluster: LocalCluster | None = None
         self._own = client is None
         self._homes: dict[str, str] = {}
@@ -112,7 +117,7 @@ class Cluster:
     @property
     def dashboard(self) -> str | None:
         """Address of the dashboard of a cluster of one's own."""
-        return None if self._cluster is None else self._cluster.dashboard_link or None
+        return self._cluster.dashboard_link if self._cluster is not None and self._dashboard else None
 
     def run(self, work: Work, shared: Any, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """Outcomes of all tasks, as they come; those of a lost scheduler are done anew."""
@@ -153,7 +158,9 @@ class Cluster:
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address=dashboard,
+                # Dask serves figures of its own there in any case: on the loopback address, at any port.
+                dashboard_address=dashboard or "127.0.0.1:0",
+                scheduler_kwargs={"dashboard": dashboard is not None},
                 memory_limit=0,
                 silence_logs=50,
             )
@@ -185,7 +192,7 @@ class Cluster:
         return (comm.CommClosedError, client.FutureCancelledError, CancelledError, OSError, TimeoutError)
 
     def _reconnect(self, error: BaseException) -> None:
-        self._scattered, self._attempt = None, self._attempt + 1
+        self._scattered = None
         self._counted = (-math.inf, {})
         if self._client.status == "running" and self._workers_return():
             return  # only data of workers that died were lost
@@ -212,25 +219,38 @@ class Cluster:
         return False
 
     def _round(self, work: Work, shared: Any, tasks: list[Task]) -> Iterator[Outcome]:
-        """Outcomes from one connection."""
+        """Outcomes from one connection; results of what is done by then come in one message."""
         future = self._travelled(shared)
         waiting = iter(tasks)
-        running = self._dask.as_completed()
-        names: dict[Any, Task] = {}
+        running = self._dask.as_completed(with_results=True, raise_errors=False)
+        bundles: dict[Any, list[Task]] = {}
+        pace = _Pace()
 
-        def submit(count: int) -> None:
-            for task in [task for _, task in zip(range(count), waiting, strict=False)]:
-                item = self._submitted(work, future, task)
-                names[item.key] = task
-                running.add(item)
+        def submit(bundle: list[Task]) -> None:
+            item = self._submitted(work, future, bundle)
+            bundles[item.key] = bundle
+            running.add(item)
 
-        submit(AHEAD * self.workers)
-        while names:
-            item = next(running)
-            task = names.pop(item.key)
+        def fill() -> None:
             # Workers may have joined since.
-            submit(max(AHEAD * self.workers - len(names), 0))
-            yield self._outcome(task, item)
+            while len(bundles) < AHEAD * self.workers and (bundle := list(itertools.islice(waiting, pace.bundle))):
+                submit(bundle)
+
+        fill()
+        while bundles:
+            for item, result in running.next_batch(block=True):
+                bundle = bundles.pop(item.key)
+                if isinstance(result, _Done):
+                    pace.note(result)
+                    self._homes |= dict.fromkeys((task.key for task in bundle), result.worker)
+                    yield from result.outcomes
+                elif len(bundle) > 1:
+                    # One of them did it, and the others are innocent.
+                    for task in bundle:
+                        submit([task])
+                else:
+                    yield self._failed(bundle[0], item, result)
+            fill()
 
     def _travelled(self, shared: Any) -> Any:
         """What tasks share, on the workers; those that join later fetch it from the others once."""
@@ -238,31 +258,52 @@ class Cluster:
             self._scattered = shared, self._client.scatter(shared, broadcast=True, hash=False)
         return self._scattered[1]
 
-    def _submitted(self, work: Work, shared: Any, task: Task) -> Any:
-        home = self._homes.get(task.key)
+    def _submitted(self, work: Work, shared: Any, bundle: list[Task]) -> Any:
+        home = self._homes.get(bundle[0].key)
         near = {"workers": [home], "allow_other_workers": True} if home in self._threads() else {}
         # A key that was lost may still be known to the scheduler.
-        key = f"{task.name}-{self._attempt}"
-        return self._client.submit(_on_worker, work, shared, task, key=key, pure=False, **near)
+        self._attempt += 1
+        key = f"{bundle[0].name}-{self._attempt}"
+        return self._client.submit(_on_worker, work, shared, bundle, key=key, pure=False, **near)
 
-    def _outcome(self, task: Task, item: Any) -> Outcome:
-        if item.status == "error":
-            error = item.exception()
-            if isinstance(error, self._dask.KilledWorker):
-                return Outcome(task, error=f"{DEATHS} workers died of it; they may lack memory", passing=True)
-            return Outcome(task, error=f"{type(error).__name__}: {error}", passing=True)
-        found: Outcome = item.result()
-        self._homes[task.key] = found.worker
-        return found
+    def _failed(self, task: Task, item: Any, result: Any) -> Outcome:
+        """Outcome of a task that Dask has no result of."""
+        error = result[1] if isinstance(result, tuple) else item.exception()
+        if isinstance(error, self._dask.KilledWorker):
+            return Outcome(task, error=f"{DEATHS} workers died of it; they may lack memory", passing=True)
+        if isinstance(error, self._losses()):
+            raise error
+        return Outcome(task, error=f"{type(error).__name__}: {error}", passing=True)
 
 
-def _on_worker(work: Work, shared: Any, task: Task) -> Outcome:
-    """Do a task, and say where."""
-    from dataclasses import replace  # noqa: PLC0415
+@dataclass(frozen=True)
+class _Done:
+    """Outcomes of a bundle of tasks, where they came from, and the time by the clock that they took together."""
 
-    import distributed  # noqa: PLC0415
+    outcomes: tuple[Outcome, ...]
+    worker: str
+    wall_s: float
 
-    return replace(work(shared, task), worker=distributed.get_worker().address)
+
+class _Pace:
+    """Number of tasks that travel together: the scheduler takes milliseconds for each message, however short a task."""
+
+    def __init__(self) -> None:
+        self.bundle = 1
+
+    def note(self, done: _Done) -> None:
+        """Take the time of a bundle into account."""
+        fits = int(BUNDLE_S * len(done.outcomes) / max(done.wall_s, 1e-6))
+        self.bundle = max(1, min(fits, 2 * self.bundle, MOST_BUNDLED))
+
+
+def _on_worker(work: Work, shared: Any, bundle: list[Task]) -> _Done:
+    """Do tasks, and say where."""
+    import distributed  # noqa: PLC0415 - of the extra
+
+    begin = time.monotonic()
+    outcomes = tuple(work(shared, task) for task in bundle)
+    return _Done(outcomes, distributed.get_worker().address, time.monotonic() - begin)
 
 
 def processors() -> int:

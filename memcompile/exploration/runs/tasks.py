@@ -72,7 +72,6 @@ class Outcome:
     error: str = ""
     passing: bool = False
     seconds: float = 0.0
-    worker: str = ""
 
 
 def work(study: Study, task: Task) -> Outcome:

@@ -8,6 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 from explorations import explored, napping, naps, results
@@ -35,6 +38,10 @@ def test_processes_are_pinned_and_listen_on_the_loopback_address_alone(cluster: 
     assert all(address.startswith("tcp://127.0.0.1:") for address in allowed)
     assert cluster._cluster.scheduler_address.startswith("tcp://127.0.0.1:")
     assert cluster.workers == 2
+    assert cluster.dashboard is None
+    assert urlsplit(cluster._cluster.dashboard_link).hostname == "127.0.0.1"
+    with pytest.raises(HTTPError, match="404"):
+        urlopen(cluster._cluster.dashboard_link)
 
 
 def test_results_are_those_of_this_process(cluster: clusters.Cluster, tmp_path: Path) -> None:
