@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -301,5 +301,6 @@ def run_population(
 
 
 def scored_on(dataset: Dataset, images: int | None) -> Dataset:
-    """The samples that chips are scored on, and those for calibration."""
-    return replace(dataset.head(min(images or USUAL_IMAGES, dataset.count)))
+    """The samples that chips are scored on, in whole batches where the network takes no other."""
+    size = dataset.batching.size or 1
+    return dataset.head(max(min(images or USUAL_IMAGES, dataset.count) // size, 1) * size)

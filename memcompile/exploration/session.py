@@ -92,8 +92,11 @@ class Session:
         if iso is not None and (asked.base.chips is not None or any(axis.name == "chips" for axis in space.axes)):
             raise UsageError(f"--iso {asked.iso} chooses the chips of each point; leave out --chips and --vary chips")
         study = Study.of(read(), targets, images=asked.images, seed=asked.seed, calibrate=asked.calibrate)
-        least = asked.least if study.dataset.labels is not None else None
-        plan = Plan(asked.chips, quantities, asked.resolution, None, iso, least, asked.whole)
+        labelled = study.dataset.labels is not None
+        if asked.least is not None and not labelled:
+            raise UsageError(f"--accept compares chips by their accuracy, and {study.dataset.name} has no labels")
+        chips = asked.chips if labelled else 0
+        plan = Plan(chips, quantities, asked.resolution, None, iso, asked.least, asked.whole)
         check_plan(study, plan, targets)
         return cls(asked, study, space, plan)
 
@@ -166,6 +169,9 @@ class Session:
         chips = f", {self.plan.chips} chips of each near the front" if self.plan.chips else ", no chips"
         of = f" of {self.space.size:,}" if self.asked.sampler else ""
         self.say(f"{count:,} points{of}{chips}, {self.study.dataset.count:,} images, {search.executor.workers} workers")
+        dashboard = getattr(search.executor, "dashboard", None)
+        if dashboard is not None:
+            self.say(f"dashboard at {dashboard}")
         if first.mapped is None or count is None:
             return
         record = search.journal.get("chip", first.key, self.study.seed)

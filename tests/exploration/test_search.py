@@ -12,6 +12,7 @@ import pytest
 from explorations import SMALL, Counting, KilledError, Killer, Shuffled, explored, results, source
 
 from memcompile.errors import UsageError
+from memcompile.exploration.runs.executors import InThisProcess
 from memcompile.exploration.search import Search
 from memcompile.exploration.session import Session
 
@@ -174,8 +175,21 @@ def test_wrong_options_are_told(tmp_path: Path, changes: dict[str, object], word
         explored(tmp_path, **changes)
 
 
-def test_accuracy_takes_labels() -> None:
-    bare = source()
-    bare = replace(bare, dataset=replace(bare.dataset, labels=None))
+def test_accuracy_takes_labels(tmp_path: Path) -> None:
+    bare = replace(source(), dataset=replace(source().dataset, labels=None))
     with pytest.raises(UsageError, match="labels"):
         Session.of(SMALL, lambda: bare)
+    with pytest.raises(UsageError, match="--accept"):
+        Session.of(replace(SMALL, least=0.9), lambda: bare)
+    session = Session.of(replace(SMALL, varied=("adc.bits=6,8",), quantities=("energy", "area")), lambda: bare)
+    rows = session.run(InThisProcess, tmp_path).rows()
+    assert [row["front"] for row in rows] == [True, False]
+    assert all(row["chips_emulated"] == 0 and row["ideal"] is None for row in rows)
+
+
+def test_a_failed_first_point_does_not_end_it(tmp_path: Path) -> None:
+    search = explored(tmp_path, varied=("chips=1,auto", "array.input_lines=2,128", "array.output_lines=8,128"), chips=0)
+    rows = search.rows()
+    assert rows[0]["status"] == "failed"
+    assert "chips" in rows[0]["message"] or "array" in rows[0]["message"]
+    assert any(row["front"] for row in rows)

@@ -164,7 +164,7 @@ class Cluster:
                 memory_limit=0,
                 silence_logs=50,
             )
-        client = self._dask.Client(self._cluster, timeout=30)
+        client = self._dask.Client(self._cluster, timeout=30, set_as_default=False)
         client.register_plugin(_pinned(self._dask))
         return client
 
@@ -222,7 +222,7 @@ class Cluster:
         """Outcomes from one connection; results of what is done by then come in one message."""
         future = self._travelled(shared)
         waiting = iter(tasks)
-        running = self._dask.as_completed(with_results=True, raise_errors=False)
+        running = self._dask.as_completed(loop=self._client.loop, with_results=True, raise_errors=False)
         bundles: dict[Any, list[Task]] = {}
         pace = _Pace()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -58,6 +59,18 @@ def test_results_are_those_of_this_process(cluster: clusters.Cluster, tmp_path: 
 
     explored(tmp_path / "there", executor=Kept(), **asked)
     assert results(tmp_path / "here") == results(tmp_path / "there")
+
+
+def test_a_scheduler_elsewhere_takes_the_work(cluster: clusters.Cluster, tmp_path: Path) -> None:
+    address = cluster._cluster.scheduler_address
+    file = tmp_path / "scheduler.json"
+    file.write_text(json.dumps({"type": "Scheduler", "id": "x", "address": address}))
+    for place in (address, str(file)):
+        remote = executor_of(None, place)
+        assert remote.workers == 2
+        done = [outcome.task.key for outcome in remote.run(napping, 0.0, naps(9))]
+        assert sorted(done) == sorted(task.key for task in naps(9))
+        remote.close()
 
 
 def test_a_killed_worker_costs_nothing(cluster: clusters.Cluster) -> None:
