@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memcompile.api import calibrate, compile, draw, evaluate, load, report_page, tune  # noqa: A004 - the public name
+    from memcompile.exploration.explore import explore
     from memcompile.hardware.target import Target
     from memcompile.pipelines import compiler_version
     from memcompile.runtime.emulator import Emulator
@@ -21,6 +22,7 @@ __all__ = [
     "compile",
     "draw",
     "evaluate",
+    "explore",
     "load",
     "report_page",
     "tune",
@@ -33,6 +35,7 @@ _HOMES = {
     "compile": "api",
     "draw": "api",
     "evaluate": "api",
+    "explore": "exploration.explore",
     "load": "api",
     "report_page": "api",
     "tune": "api",

@@ -124,6 +124,25 @@ class Compilation(Described):
         return [*self.program.described(), *self.dataset.described()]
 
 
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A model and its data as they were read, from which programs for any target and with any options are compiled."""
+
+    model: ModelFile
+    dataset: Dataset
+    found: Found
+
+    @cached_property
+    def sample(self) -> dict[str, NDArray[Any]]:
+        """One run to observe shapes on."""
+        return _sample(self.dataset)
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The graph as imported."""
+        return import_graph(self.model, self.sample, self.found.batching)
+
+
 @cache
 def compiler_version() -> str:
     """Version of the installed package."""
@@ -178,13 +197,55 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     MemcompileError
         Any fault of the model, the data, the target, the options or the budget.
     """
-    hardware, of_passes = with_target_settings(load_target(target) if isinstance(target, str) else target, settings)
-    own_slices = {} if isinstance(slices, int) else {name: n for name, n in slices.items() if name != ALL_LAYERS}
-    for count in (slices,) if isinstance(slices, int) else slices.values():
-        check_options(hardware, chips, count, slice_base, seed)
-    check_batch(chips, batch)
-    pipeline = with_options(default_passes() if passes is None else passes, of_passes)
-    check_order(pipeline)
+    _checked(target, settings, chips, batch, slices, slice_base, seed, passes)
+    source = read_source(
+        model,
+        data=data,
+        mean=mean,
+        std=std,
+        input_shapes=input_shapes,
+        example_inputs=example_inputs,
+        seed=seed,
+        limits=limits,
+    )
+    return compile_source(
+        source,
+        target,
+        chips=chips,
+        batch=batch,
+        slices=slices,
+        slice_base=slice_base,
+        seed=seed,
+        settings=settings,
+        passes=passes,
+        instruments=instruments,
+        progress=progress,
+        check=check,
+        time_limit_s=time_limit_s,
+        max_loss=max_loss,
+        no_windows=no_windows,
+        pareto=pareto,
+    )
+
+
+def read_source(
+    model: Network,
+    *,
+    data: Data = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    example_inputs: Sequence[Any] | None = None,
+    seed: int = 0,
+    limits: Limits | None = None,
+) -> Source:
+    """Read a model and its data; parameters are those of :func:`compile_model`.
+
+    Raises
+    ------
+    MemcompileError
+        Any fault of the model or the data.
+    """
     file = open_network(model, limits, example_inputs)
     wanted = _bind(file.inputs, input_shapes or {})
     check_types(wanted)
@@ -200,8 +261,39 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
         stored=stored,
         classify=_Network(file).run,
     )
-    sample = _sample(dataset)
-    graph = import_graph(file, sample, found.batching)
+    return Source(file, dataset, found)
+
+
+def compile_source(  # noqa: PLR0913 - its options are those of compile_model
+    source: Source,
+    target: Target | str,
+    *,
+    chips: int | None = None,
+    batch: int | None = None,
+    slices: int | Mapping[str, int] = 1,
+    slice_base: int | None = None,
+    seed: int = 0,
+    settings: Sequence[str] = (),
+    passes: Sequence[Pass] | None = None,
+    instruments: Iterable[Instrument] = (),
+    progress: ProgressBar = no_progress,
+    check: bool = True,
+    time_limit_s: float = math.inf,
+    max_loss: float | Auto | None = None,
+    no_windows: Sequence[str] = (),
+    pareto: bool = False,
+) -> Compilation:
+    """Compile what was read; parameters are those of :func:`compile_model`.
+
+    Raises
+    ------
+    MemcompileError
+        Any fault of the target, the options or the budget.
+    """
+    hardware, pipeline = _checked(target, settings, chips, batch, slices, slice_base, seed, passes)
+    own_slices = {} if isinstance(slices, int) else {name: n for name, n in slices.items() if name != ALL_LAYERS}
+    file, dataset, found, sample = source.model, source.dataset, source.found, source.sample
+    graph = source.graph
     context = PassContext(
         hardware,
         dataset.calibration,
@@ -349,6 +441,32 @@ def _front(
 def _first_of_mapping(pipeline: Sequence[Pass]) -> int:
     """Number of the first pass that slices matter to; the order of passes was checked, so that there is one."""
     return next(number for number, item in enumerate(pipeline) if Form.QUANTIZED in item.produces)
+
+
+def _checked(
+    target: Target | str,
+    settings: Sequence[str],
+    chips: int | None,
+    batch: int | None,
+    slices: int | Mapping[str, int],
+    slice_base: int | None,
+    seed: int,
+    passes: Sequence[Pass] | None,
+) -> tuple[Target, Sequence[Pass]]:
+    """The target and the passes with their settings.
+
+    Raises
+    ------
+    MemcompileError
+        Any fault of the target, or of options that do not depend on the model.
+    """
+    hardware, of_passes = with_target_settings(load_target(target) if isinstance(target, str) else target, settings)
+    for count in (slices,) if isinstance(slices, int) else slices.values():
+        check_options(hardware, chips, count, slice_base, seed)
+    check_batch(chips, batch)
+    pipeline = with_options(default_passes() if passes is None else passes, of_passes)
+    check_order(pipeline)
+    return hardware, pipeline
 
 
 def check_options(target: Target, chips: int | None, slices: int, slice_base: int | None, seed: int) -> None:

@@ -33,8 +33,8 @@ def program() -> memcompile.Program:  # type: ignore[name-defined]
 
 
 def test_dir_holds_the_public_names_and_nothing_else() -> None:
-    names = ["Emulator", "Target", "__version__", "calibrate", "compile", "draw", "evaluate", "load"]
-    names += ["report_page", "tune"]
+    names = ["Emulator", "Target", "__version__", "calibrate", "compile", "draw", "evaluate", "explore"]
+    names += ["load", "report_page", "tune"]
     assert dir(memcompile) == names
     code = f"import memcompile; assert dir(memcompile) == {names}; [getattr(memcompile, n) for n in dir(memcompile)]"
     subprocess.run([sys.executable, "-c", f"{code}; assert dir(memcompile) == {names}"], check=True, timeout=60)
@@ -42,7 +42,7 @@ def test_dir_holds_the_public_names_and_nothing_else() -> None:
         memcompile.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["calibrate", "compile", "evaluate", "load", "tune"])
+@pytest.mark.parametrize("name", ["calibrate", "compile", "evaluate", "explore", "load", "tune"])
 def test_functions_have_real_keywords_and_say_what_they_mean(name: str) -> None:
     function = getattr(memcompile, name)
     parameters = inspect.signature(function).parameters.values()

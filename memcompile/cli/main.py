@@ -27,8 +27,10 @@ from memcompile.cli.console import (
 )
 from memcompile.cli.device import device_command
 from memcompile.cli.draw import draw_command
+from memcompile.cli.explore import explore_command
 from memcompile.cli.export import export_command
 from memcompile.cli.overview import command_group
+from memcompile.cli.population import population_command
 from memcompile.cli.programs import program_of
 from memcompile.cli.refresh import refresh_command
 from memcompile.cli.report import ReportFiles, report_command, report_file_options
@@ -36,6 +38,7 @@ from memcompile.cli.run import run_command
 from memcompile.cli.targets import targets_command
 from memcompile.cli.tune import tune_command
 from memcompile.cli.tuned_compile import OWN_DATA, TuningStudy
+from memcompile.cli.values import NumberOr, input_shape_option
 from memcompile.errors import MemcompileError, OutputError, UsageError
 from memcompile.frontend.sandbox import DEFAULT_LIMITS, GIB, Limits
 from memcompile.html.program_page import Origin
@@ -66,34 +69,6 @@ from memcompile.tuned_chips import TunedChips
 DEFAULT_BATCH = 100
 
 cli = command_group(click.version_option(compiler_version(), prog_name="memcompile"))
-
-
-class NumberOr(click.ParamType[float | str | None]):
-    """A number of a kind, or one of some words, which stand for None or for themselves."""
-
-    def __init__(self, kind: type[float], what: str, **words: str | None) -> None:
-        self.kind, self.words = kind, words
-        self.name = "|".join((what, *words))
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | str | None:
-        if value is None or value in self.words:
-            return None if value is None else self.words[str(value)]
-        try:
-            return self.kind(str(value))
-        except ValueError:
-            words = ", ".join(self.words)
-            self.fail(f"{value!r} is neither a number nor {'one of ' * (len(self.words) > 1)}{words}", param, ctx)
-
-
-def _shapes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    for text in value:
-        name, _, sizes = text.rpartition("=")
-        try:
-            shapes[name] = tuple(int(part) for part in sizes.split(","))
-        except ValueError as error:
-            raise click.BadParameter(f"{text!r} is not of the form INPUT=1,3,224,224") from error
-    return shapes
 
 
 def _slices(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> int | dict[str, int]:
@@ -173,14 +148,7 @@ def _batch(options: dict[str, Any]) -> int | None:
     metavar="B",
     help="What a slice's step counts in steps of the one below [default: as large as leaves room for errors].",
 )
-@click.option(
-    "--input-shape",
-    "input_shapes",
-    multiple=True,
-    callback=_shapes,
-    metavar="INPUT=N,..",
-    help="Fix open input sizes (repeatable).",
-)
+@input_shape_option
 @click.option(
     "--max-loss",
     type=NumberOr(float, "POINTS", auto=AUTO, none=None),
@@ -470,6 +438,8 @@ cli.add_command(export_command)
 cli.add_command(tune_command)
 cli.add_command(refresh_command)
 cli.add_command(run_command)
+cli.add_command(explore_command)
+cli.add_command(population_command)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

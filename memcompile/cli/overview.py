@@ -17,7 +17,9 @@ COMMANDS = {
     "draw": (
         "Draw PROGRAM: tiles on the arrays, who works in which step, and accuracy if --facts has it (needs matplotlib)."
     ),
+    "explore": "Compile and emulate variants of MODEL, and show which are best.",
     "export": "Write what PROGRAM puts on its arrays: for real arrays, or for another runtime.",
+    "population": "Emulate many chips of PROGRAM: how accuracies are spread, the yield, and the worst chips.",
     "refresh": "Fit the digital scales of PROGRAM, a tuned chip, to what it computed when it was fresh.",
     "report": "Write the report of PROGRAM as one HTML page: mapping, schedule, cost, and accuracy if --facts has it.",
     "run": "Run PROGRAM on data: predictions, and accuracy where there are labels.",

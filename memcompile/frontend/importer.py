@@ -139,6 +139,17 @@ def read_proto(model: onnx.ModelProto, name: str, limits: Limits | None = None) 
     return _checked(own, NO_WEIGHTS, Path(name), digest, limits)
 
 
+def read_serialized(data: bytes, name: str, sha256: str) -> ModelFile:
+    """Read what :meth:`ModelFile.serialized` gave, of a file with a digest.
+
+    Raises
+    ------
+    ModelError
+        onnxruntime refuses the model.
+    """
+    return replace(read_proto(onnx.ModelProto.FromString(data), name), sha256=sha256)
+
+
 def _checked(model: onnx.ModelProto, weights: Weights, path: Path, digest: str, limits: Limits | None) -> ModelFile:
     use_default_domain(model)
     refuse_endless_functions(model, path)

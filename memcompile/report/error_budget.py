@@ -179,9 +179,14 @@ class LossModel:
 
 
 def loss_model(
-    program: Program, dataset: Dataset, *, progress: ProgressBar = no_progress
+    program: Program,
+    dataset: Dataset,
+    *,
+    factors: Sequence[float] = CURVE_FACTORS,
+    calibrated: bool = True,
+    progress: ProgressBar = no_progress,
 ) -> tuple[LossModel, list[LayerInputs]]:
-    """Measure how noise of layers acts on the classes that a network names; chips are calibrated.
+    """Measure how noise of layers acts on the classes that a network names.
 
     Parameters
     ----------
@@ -189,13 +194,17 @@ def loss_model(
         Any mapping of the network that :func:`can_predict` allows.
     dataset
         Samples with labels.
+    factors
+        Factors on the noise of all layers, one a run of the curve; networks with many products do the first half.
+    calibrated
+        Of chips whose output lines have a scale and an offset each.
 
     Returns
     -------
     The model, and the quantised inputs of layers that ratios are computed with.
     """
     with threadpool_limits(1, user_api="blas"):
-        study, model = _studied(program, dataset, None, True, NEW, progress)
+        study, model = _studied(program, dataset, None, calibrated, NEW, progress, factors=factors)
     return model, study.network.inputs
 
 
@@ -207,19 +216,20 @@ def _studied(
     age: Conditions,
     progress: ProgressBar,
     sensitivities: NDArray[np.float64] | None = None,
+    factors: Sequence[float] = CURVE_FACTORS,
 ) -> tuple[_Study, LossModel]:
     """Measure sensitivities, unless they are known, and the curve."""
     network = NoisyNetwork(program, dataset.calibration, age)
     ratios = [layer_ratios(program, number, own, age, stand_in=True) for number, own in enumerate(network.inputs)]
     study = _Study(network, dataset, ratios, ideal, calibrated)
     layers = range(len(program.layers) if sensitivities is None else 0)
-    factors = CURVE_FACTORS[: study.runs] if dataset.labels is not None else ()
-    with progress("error budget", len(layers) + len(factors)) as advance:
+    scaled = factors[: study.runs] if dataset.labels is not None else ()
+    with progress("error budget", len(layers) + len(scaled)) as advance:
         measured, runs = list[float](), list[CurveRun]()
         for number in layers:
             measured.append(study.sensitivity(number))
             advance(1)
-        for number, factor in enumerate(factors):
+        for number, factor in enumerate(scaled):
             runs.append(study.run(number, factor))
             advance(1)
     known = np.array(measured) if sensitivities is None else sensitivities
@@ -451,7 +461,8 @@ def _budget(program: Program, ratios: Sequence[LayerRatios], model: LossModel) -
 
 def _share(runs: Sequence[CurveRun], total: float) -> float:
     """Noise that all layers make together as a share of the sum of their small contributions."""
-    together = [run.noise / run.factor for run in runs if run.factor <= 1.0]
+    small = max(1.0, min((run.factor for run in runs), default=1.0))
+    together = [run.noise / run.factor for run in runs if run.factor <= small]
     return float(np.mean(together)) / total if together and total > 0 else 1.0
 
 

@@ -1,0 +1,48 @@
+"""Types and options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+class NumberOr(click.ParamType[float | str | None]):
+    """A number of a kind, or one of some words, which stand for None or for themselves."""
+
+    def __init__(self, kind: type[float], what: str, **words: str | None) -> None:
+        self.kind, self.words = kind, words
+        self.name = "|".join((what, *words))
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | str | None:
+        if value is None or value in self.words:
+            return None if value is None else self.words[str(value)]
+        try:
+            return self.kind(str(value))
+        except ValueError:
+            words = ", ".join(self.words)
+            self.fail(f"{value!r} is neither a number nor {'one of ' * (len(self.words) > 1)}{words}", param, ctx)
+
+
+def _shapes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for text in value:
+        name, _, sizes = text.rpartition("=")
+        try:
+            shapes[name] = tuple(int(part) for part in sizes.split(","))
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} is not of the form INPUT=1,3,224,224") from error
+    return shapes
+
+
+def input_shape_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Option of commands that read a model whose inputs may leave sizes open."""
+    return click.option(
+        "--input-shape",
+        "input_shapes",
+        multiple=True,
+        callback=_shapes,
+        metavar="INPUT=N,..",
+        help="Fix open input sizes (repeatable).",
+    )(function)

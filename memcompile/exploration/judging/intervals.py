@@ -1,0 +1,91 @@
+"""Intervals that hold the accuracy of a design on all its chips, before these are emulated, and while they are.
+
+An interval is for the mean over a fixed set of chips on a fixed set of images, which is what the whole grid would
+measure. In closed form it comes from the noise of layers and one curve for the network; from some of the chips it comes
+from their spread, as a t interval for the mean of a finite number of chips.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from memcompile.report.emulated_chips import spread
+from memcompile.report.error_budget import FIRST_ORDER, LossCurve
+
+NOISE_FACTOR = 2.0
+"""Factor by which predicted noise may be wrong, either way: one curve for all targets and mappings."""
+ERRORS = 3.0
+"""Standard errors of a count of answers on either side of a prediction."""
+CONFIDENCE = 0.995
+"""Of an interval of chips, on each side."""
+CHIP_SPREAD = 1 / 3
+"""Expected standard deviation from chip to chip, as a share of what chips lose: one to three points of two to six."""
+PRIOR_CHIPS = 6.0
+"""Chips that what is expected of the spread counts for."""
+
+Interval = tuple[float, float]
+UNKNOWN: Interval = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class NetworkCurve:
+    """Loss of a network by the noise of its layers, as :class:`memcompile.report.error_budget.LossModel` has it."""
+
+    layers: tuple[str, ...]
+    sensitivities: tuple[float, ...]
+    share: float
+    curve: LossCurve
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> NetworkCurve:
+        """The curve of a record."""
+        return cls(
+            tuple(record["layers"]), tuple(record["sensitivities"]), record["share"], LossCurve(*record["curve"])
+        )
+
+    def noise(self, ratios: Sequence[float]) -> float:
+        """Noise-to-signal ratio of the network's scores at those of layers."""
+        return self.share * sum(ratio * size for ratio, size in zip(ratios, self.sensitivities, strict=True))
+
+    def loss(self, ratios: Sequence[float]) -> float:
+        """Share of answers lost at noise-to-signal ratios of layers."""
+        return self.curve(self.noise(ratios))
+
+
+def predicted(ideal: float, curve: NetworkCurve, noise: Sequence[float], images: int) -> Interval:
+    """Interval of the accuracy of chips whose noise is known in closed form, 0..1.
+
+    Noise beyond first order is known to be large, and no more.
+    """
+    ratio = curve.noise(noise)
+    margin = ERRORS * math.sqrt(changed_share(curve.curve(ratio), images) / images)
+    low = ideal - curve.curve(ratio * NOISE_FACTOR) - margin
+    high = ideal - curve.curve(min(ratio, FIRST_ORDER) / NOISE_FACTOR) + margin
+    return max(low, 0.0), min(high, 1.0)
+
+
+def changed_share(loss: float, images: int) -> float:
+    """Share of images whose answer changes where so many are lost: about as many become right as wrong."""
+    return min(2 * max(loss, 0.0) + 1 / images, 1.0)
+
+
+def measured(shares: Sequence[float], chips: int, ideal: float, images: int) -> Interval:
+    """Interval of the mean over ``chips`` chips, of which some were emulated."""
+    found = np.array(shares)
+    mean, count = float(found.mean()), len(found)
+    if count >= chips:
+        return mean, mean
+    expected = changed_share(ideal - mean, images) / images + (CHIP_SPREAD * max(ideal - mean, 0.0)) ** 2
+    freedom = PRIOR_CHIPS + count - 1
+    variance = (PRIOR_CHIPS * expected + (count - 1) * spread(found) ** 2) / freedom
+    quantile = float(stdtrit(freedom, CONFIDENCE))
+    half = quantile * math.sqrt(variance * (1 / count - 1 / chips))
+    # Chips that are left out of the mean so far lie between no and all right answers.
+    least, most = mean * count / chips, (mean * count + chips - count) / chips
+    return max(mean - half, least), min(mean + half, most)
