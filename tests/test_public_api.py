@@ -56,11 +56,12 @@ def test_compile_takes_what_the_command_line_takes() -> None:
     options = {str(item.name) for item in cli.commands["compile"].params}
     otherwise_named = {"optimise", "time_limit", "reprogram"}
     reports = {"all_layers", "explain", "html", "json_path", "pareto", "quiet", "trace"}
+    of_machine = {"memory"}
     printed_or_written = reports | {"dump_ir", "list_passes", "output"}
     of_tune = {"tune", "tune_images"}
     of_evaluate = {"accept", "emulated_images", "no_calibration", "images", "no_evaluation", "seeds"}
     of_trust = {"import_memory", "import_seconds", "no_check"}
-    assert options - keywords == otherwise_named | printed_or_written | of_tune | of_evaluate | of_trust
+    assert options - keywords == otherwise_named | printed_or_written | of_tune | of_evaluate | of_trust | of_machine
 
 
 def test_save_load_and_evaluate(program: memcompile.Program, tmp_path: Path) -> None:  # type: ignore[name-defined]

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from memcompile.atomic import write_atomically
-from memcompile.cli.calibration import calibrated_chip, samples_of
+from memcompile.cli.chips.calibration import calibrated_chip, samples_of
 from memcompile.cli.console import (
     Output,
     calibration_option,

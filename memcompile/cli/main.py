@@ -15,6 +15,7 @@ from rich.table import Table
 
 from memcompile.atomic import write_atomically
 from memcompile.cli.advice import CompileAdvice, DataOptions, command_line, derived_path, front_lines, program_path
+from memcompile.cli.chips.tuned_compile import OWN_DATA, TuningStudy
 from memcompile.cli.compare import compare_command
 from memcompile.cli.console import (
     Output,
@@ -37,7 +38,6 @@ from memcompile.cli.report import ReportFiles, report_command, report_file_optio
 from memcompile.cli.run import run_command
 from memcompile.cli.targets import targets_command
 from memcompile.cli.tune import tune_command
-from memcompile.cli.tuned_compile import OWN_DATA, TuningStudy
 from memcompile.cli.values import NumberOr, input_shape_option
 from memcompile.errors import MemcompileError, OutputError, UsageError
 from memcompile.frontend.sandbox import DEFAULT_LIMITS, GIB, Limits

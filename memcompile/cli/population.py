@@ -10,11 +10,11 @@ import click
 
 from memcompile.atomic import write_atomically
 from memcompile.cli.advice import DataOptions, command_line
-from memcompile.cli.calibration import samples_of
+from memcompile.cli.chips.calibration import samples_of
+from memcompile.cli.chips.tuned_compile import OWN_DATA, TuningStudy
 from memcompile.cli.console import Output, accept_option, calibration_option, data_options
 from memcompile.cli.explore import cluster_options
 from memcompile.cli.programs import program_of
-from memcompile.cli.tuned_compile import OWN_DATA, TuningStudy
 from memcompile.errors import MemcompileError
 from memcompile.exploration.explore import executor_of
 from memcompile.exploration.population import Population, Sample, run_population, scored_on

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from memcompile.cli.calibration import calibrated_chip, samples_of
+from memcompile.cli.chips.calibration import calibrated_chip, samples_of
+from memcompile.cli.chips.life import age_or_range, check_life_options, life_options, report_life
+from memcompile.cli.chips.sampled_chips import run_chips
 from memcompile.cli.console import (
     Output,
     accept_option,
@@ -17,9 +19,7 @@ from memcompile.cli.console import (
     reads_option,
     write_npz,
 )
-from memcompile.cli.life import age_or_range, check_life_options, life_options, report_life
 from memcompile.cli.programs import program_of
-from memcompile.cli.sampled_chips import run_chips
 from memcompile.data.loader import Dataset
 from memcompile.errors import UsageError
 from memcompile.frontend.values import PlainArrays
