@@ -14,6 +14,7 @@ from memcompile.atomic import write_atomically
 from memcompile.cli.advice import command_line
 from memcompile.cli.console import Output, check_writable
 from memcompile.errors import UsageError
+from memcompile.figures import PLUS_MINUS
 from memcompile.hardware.target import load_target
 from memcompile.hardware.target_text import target_text
 from memcompile.measurements.device_target import measured_target
@@ -179,7 +180,7 @@ def _choice_lines(what: str, choice: Choice, ends_us: tuple[float, float], scale
 def _values(at_us: Array, values: Array, errors: Array) -> str:
     """Values at some conductances, with standard errors."""
     shown = zip(at_us.tolist(), values.tolist(), errors.tolist(), strict=True)
-    return ", " + ", ".join(f"{value:.3g} +- {error:.2g} uS at {at:.3g} uS" for at, value, error in shown)
+    return ", " + ", ".join(f"{value:.3g}{PLUS_MINUS}{error:.2g} uS at {at:.3g} uS" for at, value, error in shown)
 
 
 def _reads_lines(reads: ReadsFit | None) -> Iterator[str]:
@@ -203,6 +204,5 @@ def _retention_lines(retention: RetentionFit | None) -> Iterator[str]:
 
 
 def _numbers(values: Mapping[str, float], errors: Mapping[str, float]) -> str:
-    return ", ".join(
-        f"{name} {value:.4g}" + (f" +- {errors[name]:.2g}" if name in errors else "") for name, value in values.items()
-    )
+    spreads = {name: f"{PLUS_MINUS}{error:.2g}" for name, error in errors.items()}
+    return ", ".join(f"{name} {value:.4g}{spreads.get(name, '')}" for name, value in values.items())

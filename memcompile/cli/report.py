@@ -112,11 +112,20 @@ def page_beside(program: Path) -> Path:
 @click.argument("program", type=Path)
 @click.option("-o", "--output", type=Path, metavar="FILE", help="HTML file [default: PROGRAM with .html for .mcp].")
 @facts_option
+@click.option(
+    "--life", type=Path, metavar="JSON", help="Accuracy against age, as `memcompile run --time A..B --json` wrote it."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Chip whose cells are shown.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.pass_context
 def report_command(
-    context: click.Context, program: Path, output: Path | None, facts: Path | None, seed: int, quiet: bool
+    context: click.Context,
+    program: Path,
+    output: Path | None,
+    facts: Path | None,
+    life: Path | None,
+    seed: int,
+    quiet: bool,
 ) -> None:
     """Write the report of PROGRAM as one HTML page: mapping, schedule, cost, and accuracy if --facts has it."""
     path = output or page_beside(program)
@@ -124,22 +133,27 @@ def report_command(
     loaded = program_of(program)
     found = program_facts(loaded)
     origin = Origin(command_line(context.obj or ["report", program]), seed)
-    if facts is None:
-        write_program_page(path, loaded, found, origin)
+    given = [source for source in (facts, life) if source is not None]
+    if facts is not None:
+        found = facts_with(found, facts)
+    if life is not None:
+        found["life"] = _read_json(life, f"--life {life}")
+    if given:
+        _write_with(path, loaded, found, origin, " or ".join(map(str, given)))
     else:
-        _write_with(path, loaded, facts_with(found, facts), origin, facts)
+        write_program_page(path, loaded, found, origin)
     if not quiet:
         click.echo(f"report written to {path}")
 
 
-def _write_with(path: Path, program: Program, facts: Facts, origin: Origin, source: Path) -> None:
+def _write_with(path: Path, program: Program, facts: Facts, origin: Origin, source: str) -> None:
     """Write a page with facts of a file, whose values may be anything."""
     from jinja2 import UndefinedError  # noqa: PLC0415 - few commands need it
 
     try:
         write_program_page(path, program, facts, origin)
     except (ArithmeticError, AttributeError, LookupError, TypeError, UndefinedError, ValueError) as error:
-        raise UsageError(f"{source} is no report that this version of memcompile wrote: {error!r}") from error
+        raise UsageError(f"{source} is not what this version of memcompile writes: {error!r}") from error
 
 
 def facts_with(found: Facts, path: Path) -> Facts:
@@ -179,14 +193,25 @@ def read_report(path: Path, words: str) -> Facts:
     UsageError
         The file cannot be read, or is no report.
     """
+    given = _read_json(path, words)
+    if not isinstance(given, dict) or not isinstance(given.get("layers"), list):
+        raise UsageError(f"{words} is no report; name a file that `memcompile compile --json` wrote")
+    return given
+
+
+def _read_json(path: Path, words: str) -> Any:
+    """What a JSON file holds.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read.
+    """
     try:
         if path.stat().st_size > MOST_BYTES:
             raise UsageError(f"{words} is larger than {MOST_BYTES} bytes, which no report is")
-        given = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{words} cannot be read: {error.strerror}; name a file that --json wrote") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{words} is not JSON: {error}; name a file that --json wrote") from error
-    if not isinstance(given, dict) or not isinstance(given.get("layers"), list):
-        raise UsageError(f"{words} is no report; name a file that `memcompile compile --json` wrote")
-    return given

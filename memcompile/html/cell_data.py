@@ -16,7 +16,7 @@ from memcompile.program.program import Program
 from memcompile.runtime.effects.stuck_cells import stick
 from memcompile.runtime.emulator import Emulator
 
-MOST_CELLS = 400_000
+MOST_CELLS = 600_000
 """Cells that a page lists, about two bytes each when compressed."""
 BLANK, UNUSED = -1, -2
 """Numbers of weights for structural zeros of parallel windows, and for cells that no tile takes."""

@@ -19,6 +19,7 @@ from memcompile.html.page import Page
 from memcompile.html.report_charts import report_charts
 from memcompile.pictures import colour_of
 from memcompile.program.program import Program
+from memcompile.report.lifetime import age_text
 from memcompile.report.verdict import as_text, verdict
 
 FRAME_PIXELS = 640
@@ -112,6 +113,7 @@ def program_page(program: Program, facts: Mapping[str, Any], origin: Origin | No
         titles=TITLES,
         colour_of=colour_of,
         pointer=pointer,
+        age_text=age_text,
     )
 
 

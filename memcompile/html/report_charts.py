@@ -9,6 +9,7 @@ from typing import Any
 
 from memcompile.html.charts import Chart, plain
 from memcompile.pictures import COLOURS, colour_of
+from memcompile.report.lifetime import age_text
 from memcompile.short_names import short_names
 
 Facts = dict[str, Any]
@@ -22,7 +23,8 @@ CONVERTER = ("conversion", "sample_and_hold")
 
 def report_charts(facts: Facts) -> list[Chart | None]:
     """All charts of the report; None for those whose data are not there."""
-    return [accuracy_chart(facts), causes_chart(facts), layers_chart(facts), noise_chart(facts), energy_chart(facts)]
+    makers = (accuracy_chart, causes_chart, layers_chart, noise_chart, energy_chart, age_chart)
+    return [make(facts) for make in makers]
 
 
 def accuracy_chart(facts: Facts) -> Chart | None:
@@ -216,6 +218,36 @@ def _component_boxes(cost: Facts, component: str, part: str, number: int) -> lis
     if rest_pj > 1e-6 * cost["energy_pj"]:
         boxes.append(_Box(f"{component}/rest", f"{component}/", "all else", rest_pj, number))
     return boxes
+
+
+def age_chart(facts: Facts) -> Chart | None:
+    """Accuracy against age, where chips were followed."""
+    life = facts.get("life")
+    if not life:
+        return None
+    series = [("without refresh", life["ages"])]
+    if life["refresh"]:
+        series.append(("just before each refresh", life["refresh"]["ages"]))
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": name,
+            "x": [age["age_s"] for age in ages],
+            "y": [100 * age["mean"] for age in ages],
+            "error_y": {"type": "data", "array": [100 * age["spread"] for age in ages]},
+            "customdata": [age_text(age["age_s"]) for age in ages],
+            "line": {"color": colour_of(number)},
+            "hovertemplate": "%{customdata}: %{y:.2f} %<extra></extra>",
+        }
+        for number, (name, ages) in enumerate(series)
+    ]
+    words = f"Mean accuracy of {life['chips']} chips against their age, with the spread from chip to chip"
+    layout = {
+        "xaxis": {"type": "log", "title": {"text": "age, s"}, "exponentformat": "power"},
+        "yaxis": {"title": {"text": "right answers, %"}},
+    }
+    return Chart("age", "Accuracy against age", words, traces, layout)
 
 
 def _part(component: str) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from memcompile.data.loader import Dataset
 from memcompile.described import Described
 from memcompile.errors import DataError, UsageError
+from memcompile.figures import PLUS_MINUS
 from memcompile.frontend.importer import ModelFile
 from memcompile.frontend.sessions import run_session
 from memcompile.frontend.values import Value, contents
@@ -142,8 +143,8 @@ class Evaluation(Described):
             return [
                 f"Evaluation on {self.data}, accuracy",
                 f"  float {found.reference:.2%}, ideal {found.ideal:.2%} of {found.images:,} images",
-                f"  transferred {found.transferred.mean():.2%} +- {spread(found.transferred):.2%}, calibrated "
-                f"{found.emulated_mean:.2%} +- {found.emulated_std:.2%} of {found.emulated_images:,} images "
+                f"  transferred {found.transferred.mean():.2%}{PLUS_MINUS}{spread(found.transferred):.2%}, calibrated "
+                f"{found.emulated_mean:.2%}{PLUS_MINUS}{found.emulated_std:.2%} of {found.emulated_images:,} images "
                 f"on {found.seeds} chips",
             ]
         outputs = {} if self.quality is None else self.quality.outputs

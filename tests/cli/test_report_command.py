@@ -11,6 +11,7 @@ import pytest
 
 from memcompile.cli.main import main
 from memcompile.errors import UsageError
+from memcompile.report.lifetime import age_text
 
 QUIET = "--no-check --effort fast --max-loss none"
 
@@ -79,12 +80,28 @@ def test_facts_have_to_be_a_report_of_the_program(folder: Path, capsys: pytest.C
         (json.dumps({**facts, "arrays_used": 77}), "is of another program: its arrays_used is 77"),
         (json.dumps(some), "lacks accuracy; another version wrote it"),
         (json.dumps({**facts, "layers": []}), "lacks layers"),
-        (json.dumps({**facts, "accuracy": 3}), "is no report that this version of memcompile wrote"),
-        (json.dumps({**facts, "operators": [{"name": {}}]}), "is no report that this version of memcompile wrote"),
-        (json.dumps({**facts, "output_sqnr_db": {"y": float("nan")}}), "is no report that this version"),
+        (json.dumps({**facts, "accuracy": 3}), "is not what this version of memcompile writes"),
+        (json.dumps({**facts, "operators": [{"name": {}}]}), "is not what this version of memcompile writes"),
+        (json.dumps({**facts, "output_sqnr_db": {"y": float("nan")}}), "is not what this version"),
     ):
         if text is not None:
             (folder / "f.json").write_text(text)
         assert main(["report", "net.mcp", "--facts", "f.json", "-o", "page.html"]) == UsageError.exit_code
         assert words in capsys.readouterr().err
         assert not (folder / "page.html").exists()
+
+
+def test_accuracy_against_age_comes_from_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"m.onnx {QUIET} --no-evaluation --quiet --html none -o net.mcp".split()) == 0
+    age = {"age_s": 3600.0, "mean": 0.9, "spread": 0.01, "accuracies": [0.9]}
+    life = {"data": "digits", "images": 9, "chips": 2, "calibrated": True, "ages": [age], "refresh": None}
+    (folder / "life.json").write_text(json.dumps(life))
+    assert main(["report", "net.mcp", "--life", "life.json", "--quiet"]) == 0
+    page = (folder / "net.html").read_text(encoding="utf-8")
+    assert '<data data-key="/life/ages/0/mean" data-form="accuracy" value="0.9">90.00%</data>' in page
+    assert facts_of(folder / "net.html")["life"] == life
+    assert age_text(3600.0) in page
+    for wrong in ("[1]", json.dumps({**life, "ages": [{"age_s": "x"}]}), '{"ages": []}'):
+        (folder / "life.json").write_text(wrong)
+        assert main(["report", "net.mcp", "--life", "life.json"]) == UsageError.exit_code
+        assert "life.json is not what this version of memcompile writes" in capsys.readouterr().err

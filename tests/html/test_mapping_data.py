@@ -33,7 +33,14 @@ def segmented() -> Program:
     return factories.in_segments(program, (1,), batch=6)
 
 
-@pytest.fixture(params=["compiled", "segmented"])
+@pytest.fixture(scope="module")
+def crossings() -> Program:
+    """Both cells of a pair where two lines cross."""
+    target = factories.make_target(array={"pairs": "crossings"}, adc={"bits": 9})
+    return factories.two_layer_program(np.random.default_rng(5), target)
+
+
+@pytest.fixture(params=["compiled", "segmented", "crossings"])
 def program(request: pytest.FixtureRequest) -> Program:
     found: Program = request.getfixturevalue(request.param)
     return found
@@ -105,7 +112,9 @@ def test_cells_are_those_that_the_look_up_finds(program: Program) -> None:
             weight = (group * geometry.group_rows + kernel_input) * geometry.group_columns + column
             for cell in find_weight(program, layer.name, output, kernel_input):
                 array = cell.chip * program.target.chip.arrays + cell.array
-                at = (number[cell.segment * program.cell_map.arrays + array], cell.input_line, cell.output_line)
+                each = program.target.array.cells_per_crossing
+                column = each * cell.output_line + (each == 2 and cell.polarity == "-")
+                at = (number[cell.segment * program.cell_map.arrays + array], cell.input_line, column)
                 assert (weights[at], levels[at]) == (weight, cell.level)
                 seen += 1
     assert seen >= 4 * len(program.layers)

@@ -15,6 +15,7 @@ from memcompile.atomic import write_atomically
 from memcompile.cli.console import Output, duration
 from memcompile.data.loader import Dataset
 from memcompile.errors import UsageError
+from memcompile.figures import PLUS_MINUS
 from memcompile.program.program import Program
 from memcompile.report.facts import Facts
 from memcompile.report.lifetime import Age, Life, Refreshes, age_text, life_of, life_sentence, log_ages, time_above_s
@@ -196,7 +197,7 @@ def _lines(life: Life, dataset: Dataset, accuracy: float) -> Iterator[str]:
 
 
 def _share(age: Age) -> str:
-    spread = f" +- {100 * age.spread:.2f}" if len(age.accuracies) > 1 else ""
+    spread = f"{PLUS_MINUS}{100 * age.spread:.2f}" if len(age.accuracies) > 1 else ""
     return f"{100 * age.mean:.2f}{spread} %"
 
 

@@ -13,7 +13,8 @@ const page = (() => {
   async function unpacked(name) {
     const element = document.getElementById("packed-" + name);
     if (element === null) return null;
-    const packed = Uint8Array.from(atob(element.textContent.trim()), (letter) => letter.charCodeAt(0));
+    const letters = atob(element.textContent.trim()), packed = new Uint8Array(letters.length);
+    for (let i = 0; i < letters.length; i++) packed[i] = letters.charCodeAt(i);
     element.remove();
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
     return new Response(stream).arrayBuffer();
@@ -161,9 +162,11 @@ const page = (() => {
   function start() {
     navigate();
     listen();
-    for (const starter of starters) starter();
-    /* The words and tables are painted before the library is unpacked. */
-    requestAnimationFrame(() => setTimeout(() => loadCharts().finally(() => { root.dataset.ready = "true"; })));
+    /* Words and tables are painted before anything is unpacked, and canvases before charts. */
+    requestAnimationFrame(() => setTimeout(async () => {
+      for (const starting of starters.map(async (starter) => starter())) await starting.catch((error) => console.error(error));
+      await loadCharts().finally(() => { root.dataset.ready = "true"; });
+    }));
   }
 
   return {
