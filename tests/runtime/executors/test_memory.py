@@ -32,7 +32,7 @@ def test_a_bound_leaves_what_is_not_used(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(memory, "free_bytes", lambda: 20 * memory.GIB)
     monkeypatch.setattr(memory, "used_bytes", lambda: memory.GIB)
     monkeypatch.delenv(memory.VARIABLE, raising=False)
-    assert memory.bytes_for_cells() == 10 * memory.GIB
+    assert memory.bytes_for_cells() == 5 * memory.GIB
     monkeypatch.setenv(memory.VARIABLE, "3.5")
     assert memory.bytes_for_cells() == int(2.5 * memory.GIB) - memory.WORKING_BYTES
     monkeypatch.setenv(memory.VARIABLE, "1")
