@@ -100,3 +100,11 @@ def test_recent_arrays_stay() -> None:
     for key in (0, 1, 2, 3, 4, 5, 0, 6, 0, 1):
         assert ask(key)[0] == key
     assert made == [0, 1, 2, 3, 4, 5, 6, 1]
+
+
+def test_prepared_lines_keep_no_other_cells() -> None:
+    """A view of cells as programmed, even an empty one, would hold them all in memory."""
+    program, _ = small_program({})
+    lines = Emulator(program, 3).machine.lines(0)
+    assert lines.variances.size == 0
+    assert lines.variances.base is None
