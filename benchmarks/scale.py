@@ -6,8 +6,8 @@
 Each size has processes of its own: one compiles for `pimcomp` as the command line does, without evaluation and with one
 replica a layer; another loads the program, programs a chip with all effects and runs images. Times are processor times
 of all threads, and memory is the peak of the process. The exponent is that of the power law through the sizes from
-``FIT_FROM`` on, below which starting a process takes more than the work. Sizes that ask for more memory than is free
-are left out, and said to be.
+``FIT_FROM`` on, less what the smallest one takes, which is the start of a process. Sizes that ask for more memory than
+is free are left out, and said to be.
 """
 
 from __future__ import annotations
@@ -99,11 +99,14 @@ def free_bytes() -> int:
 
 
 def exponents(rows: list[Row]) -> dict[str, float]:
-    """Fitted exponent of each figure over the larger sizes; none of fewer than two."""
-    large = [row for row in rows if row["cells"] >= FIT_FROM]
-    if len(large) < 2:
-        return {}
-    return {name: exponent([row["cells"] for row in large], [row[name] for row in large]) for name in FIGURES}
+    """Fitted exponent of each figure over the larger sizes, less what it is at the smallest; none of fewer than two."""
+    found = {}
+    for name in FIGURES:
+        start = min(row[name] for row in rows)
+        grown = [(row["cells"], row[name] - start) for row in rows if row["cells"] >= FIT_FROM and row[name] > start]
+        if len(grown) > 1:
+            found[name] = exponent([cells for cells, _ in grown], [value for _, value in grown])
+    return found
 
 
 def plot(facts: dict[str, Any], path: Path) -> None:
@@ -148,6 +151,7 @@ def main() -> None:
         return
     if arguments.source:
         facts = json.loads(arguments.source.read_text(encoding="utf-8"))
+        facts["exponents"] = exponents(facts["rows"])
     else:
         facts = measured_sizes(int(arguments.largest), arguments.memory)
     if arguments.json:

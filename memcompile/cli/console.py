@@ -96,7 +96,7 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
             callback=_bound_memory,
             expose_value=False,
             metavar="GIB",
-            help="Memory to stay within when chips are emulated [default: half of what is free for the cells of one]. "
+            help="Memory to stay within when chips are emulated [default: a quarter of what is free for the cells of one]. "
             "Results do not depend on it.",
         ),
     ):

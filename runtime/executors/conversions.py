@@ -138,9 +138,11 @@ def in_whole_blocks(values: NDArray[Any], dtype: Any = np.float32, block: int = 
 def in_vectors(cells: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Values of cells, [rows, lines], as in :attr:`TileLines.cells`."""
     rows, lines = cells.shape
+    if not lines:
+        return np.zeros((0, rows, HALF_BLOCK), np.float32)  # a view would keep all cells in memory
     whole = cells if lines % HALF_BLOCK == 0 else in_whole_blocks(cells, block=HALF_BLOCK)
-    vectors = whole.reshape(rows, -1, HALF_BLOCK) if lines else whole.reshape(rows, 0, HALF_BLOCK)
-    return np.ascontiguousarray(vectors.transpose(1, 0, 2), np.float32)
+    vectors = whole.reshape(rows, whole.shape[1] // HALF_BLOCK, HALF_BLOCK).transpose(1, 0, 2)
+    return np.ascontiguousarray(vectors, np.float32)
 
 
 @dataclass(frozen=True, eq=False)

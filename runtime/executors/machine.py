@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,16 +89,18 @@ class Machine:
         cells = self.devices.tile(row)
         rows, width = cells.shape
         noise, alike = self._noise(row, cells)
+        equal = not self.effects.adc_error
         converter = self.devices.converter_of(row)
         assert converter.min_code is not None
         assert converter.max_code is not None
-        sigma = noise[0, 0] * np.sqrt(np.arange(rows + 1)) if alike else np.zeros(rows + 1)
         return TileLines(
             cells=in_vectors(cells),
             variances=in_vectors(cells[:, :0] if alike else _on_summable_grid(noise**2)),
-            sigma=sigma.astype(np.float32),
-            gain=in_whole_blocks(self.devices.gains(row)),
-            rounding=in_whole_blocks(converter.half + self.devices.offsets(row)),
+            sigma=_sigma_by_driven(float(noise[0, 0]) if alike else 0.0, rows),
+            gain=_equal_lines(1.0, width) if equal else in_whole_blocks(self.devices.gains(row)),
+            rounding=_equal_lines(converter.half, width)
+            if equal
+            else in_whole_blocks(converter.half + self.devices.offsets(row)),
             min_code=np.float32(converter.min_code),
             max_code=np.float32(converter.max_code),
             counts=self._counts(row, width),
@@ -178,6 +180,22 @@ class Machine:
         order = np.lexsort((keys[:, 1], keys[:, 0]))
         cuts = np.flatnonzero(np.diff(keys[order], axis=0).any(axis=1)) + 1
         return {(int(keys[rows[0], 0]), int(keys[rows[0], 1])): rows for rows in np.split(order, cuts) if len(rows)}
+
+
+@lru_cache(maxsize=64)
+def _sigma_by_driven(noise: float, rows: int) -> NDArray[np.float32]:
+    """Read noise of a line by the number of driven input lines, [rows + 1].
+
+    Tiles share it: small arrays between large ones keep memory of former large ones from being used again.
+    """
+    sigma: NDArray[np.float32] = (noise * np.sqrt(np.arange(rows + 1))).astype(np.float32)
+    return sigma
+
+
+@lru_cache(maxsize=64)
+def _equal_lines(value: float, lines: int) -> NDArray[np.float32]:
+    """One value for all lines of a tile, in whole blocks; shared as above."""
+    return in_whole_blocks(np.full(lines, value))
 
 
 def _drowns_float32(cells: NDArray[Any], noise: NDArray[np.float64], rounding: NDArray[np.float64]) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from memcompile.errors import UsageError
 
 VARIABLE = "MEMCOMPILE_MEMORY"
-SHARE = 0.5
+SHARE = 0.25
 """Share of the free memory that the cells of one emulator may fill; several may live at the same time."""
 WORKING_BYTES = 300_000_000
 """Memory beside cells that a run takes: inputs, sums and values between layers of the images at once."""

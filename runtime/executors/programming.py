@@ -15,7 +15,7 @@ from memcompile.hardware.converter import Converter
 from memcompile.hardware.target import Target
 from memcompile.runtime.effects.cells import Cells
 from memcompile.runtime.executors.slice_goals import ArraySlices
-from memcompile.runtime.kernels.cell_numbers import filled, gaussians, whole_blocks
+from memcompile.runtime.kernels.cell_numbers import filled, gaussians, stuck_words, whole_blocks
 from memcompile.runtime.kernels.compiled import cell_kernels
 from memcompile.runtime.random_numbers import MASK, Purpose, stream
 
@@ -53,6 +53,7 @@ def programmed(
     converter: Converter | None,
     array: int,
     write_seed: int,
+    stuck_seed: int | None = None,
 ) -> NDArray[Any]:
     """Cells of an array right after they were written to levels; takes compiled kernels.
 
@@ -64,6 +65,8 @@ def programmed(
         Cells that stay at their level, and that have ``blank_share`` of the error; None if there are none.
     converter
         Gives the units and the grid of the result; microsiemens when None.
+    stuck_seed
+        Seed of the chip, whose stuck cells are moved to their levels here; None if ``stuck`` says all.
     """
     compiled = cell_kernels()
     assert compiled is not None
@@ -84,6 +87,12 @@ def programmed(
         np.int64(stream(Purpose.PROGRAMMING, 0)),
         np.int64(write_seed & MASK),
         np.int64(write_seed >> 32),
+        stuck_seed is not None,
+        np.int64(stream(Purpose.STUCK, 0)),
+        np.int64((stuck_seed or 0) & MASK),
+        np.int64((stuck_seed or 0) >> 32),
+        *stuck_words((target.faults.stuck_low_share, target.faults.stuck_high_share)),
+        target.signed_levels,
         converter is not None,
         cells,
     )

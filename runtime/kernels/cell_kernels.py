@@ -149,6 +149,22 @@ def _mark(words: Any, low: Any, high: Any, room: Any, marks: Any, at: Any) -> No
         marks[at + cell] = (LOW if word < low else NEITHER) | (HIGH if word > high else NEITHER)
 
 
+@_compile(inline="always")
+def _any_outside(words: Any, low: Any, high: Any) -> Any:
+    """True if a cell of a block is stuck."""
+    some = any_outside(words[0], low, high) or any_outside(words[1], low, high)
+    return some or any_outside(words[2], low, high) or any_outside(words[3], low, high)
+
+
+@_compile(inline="always")
+def _move(levels: Any, first: Any, marks: Any, mark: Any, top: Any) -> None:
+    """Move the levels of a block's stuck cells."""
+    for cell in range(U(BLOCK_CELLS)):
+        found = marks[mark + cell]
+        if found != NEITHER:
+            levels[first + cell] = NEITHER if found == LOW else np.uint8(top)
+
+
 @_compile(nogil=True)
 def mark_stuck(
     all_levels: Any, array: Any, c3: Any, k0: Any, k1: Any, low: Any, high: Any, top: Any, all_room: Any, all_marks: Any
@@ -161,15 +177,12 @@ def mark_stuck(
     moves = all_levels.size > 0
     for block in range(U(all_marks.size) // U(BLOCK_CELLS)):
         words = _words(_counters(COUNT * L(block), L(1)), zero + array, zero, zero + c3, (k0, k1))
-        some = any_outside(words[0], low, high) or any_outside(words[1], low, high)
-        if not (some or any_outside(words[2], low, high) or any_outside(words[3], low, high)):
+        if not _any_outside(words, low, high):
             continue
         at = U(BLOCK_CELLS) * block
         _mark(words, U(low), U(high), room, marks, at)
         if moves:
-            for cell in range(at, at + U(BLOCK_CELLS)):
-                if marks[cell] != NEITHER:
-                    levels[cell] = NEITHER if marks[cell] == LOW else np.uint8(top)
+            _move(levels, at, marks, at, top)
 
 
 @_compile(inline="always")
@@ -203,20 +216,35 @@ def program_cells(
     c3: Any,
     k0: Any,
     k1: Any,
+    sticks: bool,
+    stuck_c3: Any,
+    stuck_k0: Any,
+    stuck_k1: Any,
+    low: Any,
+    high: Any,
+    top: Any,
     in_units: bool,
     all_cells: Any,
 ) -> None:
     """Write an array: cells with the error of programming, in units on the grid or in microsiemens.
 
     ``all_stuck`` and ``all_blank`` mark cells, and may be empty; ``sigma_us`` and ``mean_us`` are [1], or by level.
-    All arrays of cells are flat and have whole blocks.
+    With ``sticks`` cells get stuck here, as in :func:`mark_stuck`. All arrays of cells are flat and have whole blocks.
     """
+    all_room, all_marks = np.empty(BLOCK_CELLS, np.int32), np.zeros(BLOCK_CELLS, np.uint8)
+    room, marks, some_here = pointer(all_room), pointer(all_marks), False
     levels, cells, zero = pointer(all_levels), pointer(all_cells), _counters(L(0), L(0))
     stuck, blank, kind = pointer(all_stuck), pointer(all_blank), all_cells[0]
     sigma_table, mean_table = pointer(sigma_us), pointer(mean_us)
     by_level, some_stuck, some_blank = sigma_us.size > 1, all_stuck.size > 0, all_blank.size > 0
     sigma, mean = everywhere(sigma_us[0]), everywhere(mean_us[0])
     for block in range(U(all_levels.size) // U(BLOCK_CELLS)):
+        if sticks:
+            words = _words(_counters(COUNT * L(block), L(1)), zero + array, zero, zero + stuck_c3, (stuck_k0, stuck_k1))
+            some_here = _any_outside(words, low, high)
+            if some_here:
+                _mark(words, U(low), U(high), room, marks, U(0))
+                _move(levels, U(BLOCK_CELLS) * block, marks, U(0), top)
         words = _words(_counters(COUNT * L(block), L(1)), zero + array, zero, zero + c3, (k0, k1))
         x, y = _pair(words[0], words[1])
         z, w = _pair(words[2], words[3])
@@ -235,6 +263,8 @@ def program_cells(
                 written_us = where_set(load(blank, at), shrunk_us, written_us)
             if some_stuck:
                 written_us = where_set(load(stuck, at), goal_us, written_us)
+            if some_here:
+                written_us = where_set(load(marks, HALF * U(part)), goal_us, written_us)
             if in_units:
                 store(cells, at, like(_in_units(written_us - goal_us, level, unit_us, per_level, base, scale), kind))
             else:

@@ -51,9 +51,8 @@ def stuck_marks(
     levels = np.zeros(0, np.uint8) if isinstance(cells, int) else cells
     count = cells if isinstance(cells, int) else len(cells)
     compiled = cell_kernels()
-    # Words below ``low``, and above ``high``, are those of stuck cells: numbers of 32 bits, exact as shares of one.
-    low, high = math.ceil(shares[0] * 2.0**32), math.ceil((1 - shares[1]) * 2.0**32) - 1
-    if compiled is None or low > MASK or high < 0:
+    low, high = stuck_words(shares)
+    if compiled is None or not some_work(shares):
         chance = uniforms(count, array, 0, c3, seed)
         marks = np.where(chance < shares[0], LOW, 0) + np.where(chance >= 1 - shares[1], HIGH, 0)
         levels[marks[: len(levels)] == LOW] = 0
@@ -67,6 +66,17 @@ def stuck_marks(
     if moved is not levels:
         levels[:] = moved[: len(levels)]
     return marked[:count]
+
+
+def stuck_words(shares: tuple[float, float]) -> tuple[int, int]:
+    """Words of 32 bits below the first and above the second are those of stuck cells; exact as shares of one."""
+    return math.ceil(shares[0] * 2.0**32), math.ceil((1 - shares[1]) * 2.0**32) - 1
+
+
+def some_work(shares: tuple[float, float]) -> bool:
+    """True if no share of stuck cells is all of them, which no word of 32 bits says."""
+    low, high = stuck_words(shares)
+    return low <= MASK and high >= 0
 
 
 def whole_blocks(cells: int) -> int:

@@ -32,7 +32,7 @@ def test_a_bound_leaves_what_is_not_used(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(memory, "free_bytes", lambda: 20 * memory.GIB)
     monkeypatch.setattr(memory, "used_bytes", lambda: memory.GIB)
     monkeypatch.delenv(memory.VARIABLE, raising=False)
-    assert memory.bytes_for_cells() == 10 * memory.GIB
+    assert memory.bytes_for_cells() == 5 * memory.GIB
     monkeypatch.setenv(memory.VARIABLE, "3.5")
     assert memory.bytes_for_cells() == int(2.5 * memory.GIB) - memory.WORKING_BYTES
     monkeypatch.setenv(memory.VARIABLE, "1")
@@ -100,3 +100,11 @@ def test_recent_arrays_stay() -> None:
     for key in (0, 1, 2, 3, 4, 5, 0, 6, 0, 1):
         assert ask(key)[0] == key
     assert made == [0, 1, 2, 3, 4, 5, 6, 1]
+
+
+def test_prepared_lines_keep_no_other_cells() -> None:
+    """A view of cells as programmed, even an empty one, would hold them all in memory."""
+    program, _ = small_program({})
+    lines = Emulator(program, 3).machine.lines(0)
+    assert lines.variances.size == 0
+    assert lines.variances.base is None
