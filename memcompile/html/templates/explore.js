@@ -80,7 +80,7 @@ page.onStart(() => {
       trace(rest.filter((row) => row.complete), "dominated", { color: "#56b4e9", opacity: .4 }, {}),
       trace(ordered, "front", { size: 10, ...colours }, joined),
     ], {
-      margin: { l: 60, r: 16, t: 8, b: 48 }, hovermode: "closest", paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      autosize: true, margin: { l: 60, r: 16, t: 8, b: 48 }, hovermode: "closest", paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: page.colour("ink"), size: 13 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
       xaxis: { ...axis, ...scale(x, usable), title: { text: title(quantities.get(x)) } },
       yaxis: { ...axis, ...scale(y, usable), title: { text: title(quantities.get(y)) }, tickformat: y === "accuracy" ? ".1%" : "" },
