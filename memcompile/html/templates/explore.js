@@ -57,6 +57,7 @@ page.onStart(() => {
 
   function draw() {
     if (!window.Plotly) return;
+    plot.classList.add("waiting"); // an empty plot takes no room, and is measured before it is filled
     const names = [...new Set(choices.map((choice) => choice.value).filter((name) => name !== ""))];
     const [x, y] = choices.map((choice) => choice.value), z = choices[2].value;
     const usable = facts.rows.filter((row) => !row.excluded && names.every((name) => row.figures[name] !== null));
