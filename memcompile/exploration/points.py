@@ -71,7 +71,8 @@ class Candidate:
         if not chips:
             return UNKNOWN if loss is None else (ideal - loss, ideal - loss)
         if len(self.chips) >= min(2, chips):
-            return measured([chip["emulated"] for chip in self.of_chips], chips, ideal, images)
+            most = None if self.curve is None or loss is None else self.curve.most_lost(self.mapped["noise"])
+            return measured([chip["emulated"] for chip in self.of_chips], chips, ideal, images, most)
         if loss is None or self.curve is None:
             return UNKNOWN
         return predicted(ideal, self.curve, self.mapped["noise"], images)

@@ -91,5 +91,10 @@ def test_a_population_has_a_yield_and_seeds_that_reproduce_chips(
 
 def test_a_population_tunes_its_chips(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(shlex.split("digits.onnx --data digits.npz --no-evaluation --max-loss none -o d.mcp --quiet")) == 0
-    assert main(shlex.split("population d.mcp --data digits.npz --chips 2 --images 60 --tune --workers 0")) == 0
+    assert (
+        main(
+            shlex.split("population d.mcp --data digits.npz --chips 2 --images 60 --tune --tune-images 150 --workers 0")
+        )
+        == 0
+    )
     assert "after tuning" in capsys.readouterr().out

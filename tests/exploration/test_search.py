@@ -32,8 +32,8 @@ def test_the_front_is_that_of_the_whole_grid_from_fewer_chips(raced: tuple[Searc
     search, _ = raced
     assert [item.values for item in search.front] == [item.values for item in whole.front]
     assert len(search.front) > 1
-    assert whole.work.chips == whole.work.all_chips == 48
-    assert search.work.chips < 44
+    assert whole.work.chips == whole.work.all_chips == 32
+    assert search.work.chips < 30
     figures = {item.key: item.interval(4) for item in whole.front}
     assert {item.key: item.interval(4) for item in search.front} == figures
 
@@ -45,7 +45,7 @@ def test_every_interval_on_the_way_holds_the_accuracy_of_all_chips(raced: tuple[
         assert low - 1e-9 <= exact[item.key][0] <= high + 1e-9
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_results_do_not_depend_on_the_order_of_work(raced: tuple[Search, Path], tmp_path: Path, seed: int) -> None:
     explored(tmp_path, executor=Shuffled(seed))
     assert results(tmp_path) == results(raced[1])
@@ -55,7 +55,7 @@ def test_a_killed_exploration_resumes_with_the_same_results_and_nothing_done_twi
     raced: tuple[Search, Path], tmp_path: Path
 ) -> None:
     random, lines = Random(7), set[str]()
-    for _ in range(60):
+    for _ in range(40):
         try:
             explored(tmp_path, executor=Killer(random.randrange(100), after=random.randrange(6)))
         except KilledError:
@@ -77,7 +77,7 @@ def test_a_killed_exploration_resumes_with_the_same_results_and_nothing_done_twi
 
 
 def test_a_longer_grid_takes_up_what_is_there(raced: tuple[Search, Path], tmp_path: Path) -> None:
-    explored(tmp_path, varied=("adc.bits=6,7", "slices=1,2", "programming.sigma_us=0.2,2.0"))
+    explored(tmp_path, varied=("adc.bits=6", "slices=1,2", "programming.sigma_us=0.2,2.0"))
     counting = Counting()
     explored(tmp_path, executor=counting)
     assert sum(task.kind == "map" for task in counting.done) == 4
@@ -100,9 +100,9 @@ def test_points_that_fail_are_rows_with_their_messages(tmp_path: Path) -> None:
 def test_rows_have_the_same_keys_in_both_files(raced: tuple[Search, Path]) -> None:
     rows = [json.loads(line) for line in (raced[1] / "results.jsonl").read_text().splitlines()]
     table = list(csv.DictReader((raced[1] / "results.csv").open()))
-    assert len(rows) == len(table) == 12
+    assert len(rows) == len(table) == 8
     assert all(list(row) == list(table[0]) for row in rows)
-    assert [row["vary.adc.bits"] for row in rows] == [6] * 4 + [7] * 4 + [8] * 4
+    assert [row["vary.adc.bits"] for row in rows] == [6] * 4 + [8] * 4
     for name in ("point", "status", "front", "cost.energy_pj", "initiation_interval_steps", "accuracy.emulated_mean"):
         assert name in table[0]
     assert "seconds" not in ",".join(table[0])
@@ -110,7 +110,7 @@ def test_rows_have_the_same_keys_in_both_files(raced: tuple[Search, Path]) -> No
 
 def test_conditions_leave_points_out_before_and_after_they_are_emulated(tmp_path: Path, whole: Search) -> None:
     energies = sorted(row["cost.energy_pj"] for row in whole.rows())
-    limit = energies[5]
+    limit = energies[3]
     search = explored(tmp_path, where=f"energy <= {limit} and accuracy > 50%", whole=True)
     for row in search.rows():
         dear = row["cost.energy_pj"] > limit

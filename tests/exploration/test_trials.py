@@ -14,9 +14,9 @@ optuna = pytest.importorskip("optuna")
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_trials_are_in_the_storage_with_their_values(tmp_path: Path, sampler: str) -> None:
-    search = explored(tmp_path, sampler=sampler, trials=10, chips=1)
+    search = explored(tmp_path, sampler=sampler, trials=6, chips=1)
     study = optuna.load_study(study_name="memcompile", storage=f"sqlite:///{tmp_path / 'study.db'}")
-    assert len(study.trials) == 10
+    assert len(study.trials) == 6
     assert study.metric_names == ["accuracy", "energy", "area"]
     assert [item.name for item in study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
     rows = {tuple(item.values.values()): item for item in search.candidates.values()}
@@ -27,7 +27,7 @@ def test_trials_are_in_the_storage_with_their_values(tmp_path: Path, sampler: st
 
 
 def test_killed_trials_go_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    asked = {"sampler": "tpe", "trials": 11, "chips": 1}
+    asked = {"sampler": "tpe", "trials": 10, "chips": 1}
     explored(tmp_path / "whole", **asked)
     for after in (0, 3, 2, 4):
         with pytest.raises(KilledError):
@@ -56,7 +56,7 @@ def test_a_failed_point_is_a_failed_trial(tmp_path: Path) -> None:
 def test_another_space_is_refused(tmp_path: Path) -> None:
     explored(tmp_path, varied=("adc.bits=7,8",), sampler="tpe", trials=2, chips=0)
     with pytest.raises(UsageError, match="another space"):
-        explored(tmp_path, varied=("adc.bits=6,7,8",), sampler="tpe", trials=2, chips=0)
+        explored(tmp_path, varied=("adc.bits=6,8",), sampler="tpe", trials=2, chips=0)
 
 
 def test_an_unknown_sampler_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from memcompile.exploration.search import Search
 from memcompile.exploration.session import Asked, Session
 from memcompile.pipelines import Source, read_source
 
-GRID = ("adc.bits=6,7,8", "slices=1,2", "programming.sigma_us=0.2,2.0")
+GRID = ("adc.bits=6,8", "slices=1,2", "programming.sigma_us=0.2,2.0")
 SMALL = Asked(
     GRID, Design(settings=(("replicate.effort", "fast"),)), chips=4, images=150, resolution=0.01, calibrate=False
 )

@@ -13,19 +13,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import pdtrik, stdtrit
 
 from memcompile.report.emulated_chips import spread
 from memcompile.report.error_budget import FIRST_ORDER, LossCurve
 
 NOISE_FACTOR = 2.0
 """Factor by which predicted noise may be wrong, either way: one curve for all targets and mappings."""
-ERRORS = 3.0
-"""Standard errors of a count of answers on either side of a prediction."""
+COUNT_CONFIDENCE = 0.9985
+"""Of a count of answers on either side of a prediction."""
+LEAST_CHANGED = 1e-3
+"""Expected number of changed answers below which there are none."""
 CONFIDENCE = 0.995
 """Of an interval of chips, on each side."""
 CHIP_SPREAD = 1 / 3
 """Expected standard deviation from chip to chip, as a share of what chips lose: one to three points of two to six."""
+MOST_LOST = 0.9
+"""Share of answers that noise can take; chips that lose nearly all of them are alike again."""
 PRIOR_CHIPS = 6.0
 """Chips that what is expected of the spread counts for."""
 
@@ -57,6 +61,10 @@ class NetworkCurve:
         """Share of answers lost at noise-to-signal ratios of layers."""
         return self.curve(self.noise(ratios))
 
+    def most_lost(self, ratios: Sequence[float]) -> float:
+        """The largest share that they may cost."""
+        return self.curve(self.noise(ratios) * NOISE_FACTOR)
+
 
 def predicted(ideal: float, curve: NetworkCurve, noise: Sequence[float], images: int) -> Interval:
     """Interval of the accuracy of chips whose noise is known in closed form, 0..1.
@@ -64,24 +72,41 @@ def predicted(ideal: float, curve: NetworkCurve, noise: Sequence[float], images:
     Noise beyond first order is known to be large, and no more.
     """
     ratio = curve.noise(noise)
-    margin = ERRORS * math.sqrt(changed_share(curve.curve(ratio), images) / images)
-    low = ideal - curve.curve(ratio * NOISE_FACTOR) - margin
-    high = ideal - curve.curve(min(ratio, FIRST_ORDER) / NOISE_FACTOR) + margin
-    return max(low, 0.0), min(high, 1.0)
+    most, least = curve.most_lost(noise), curve.curve(min(ratio, FIRST_ORDER) / NOISE_FACTOR)
+    margin = count_margin(changed_share(most), images)
+    return max(ideal - most - margin, 0.0), min(ideal - least + margin, 1.0)
 
 
-def changed_share(loss: float, images: int) -> float:
+def changed_share(loss: float) -> float:
     """Share of images whose answer changes where so many are lost: about as many become right as wrong."""
-    return min(2 * max(loss, 0.0) + 1 / images, 1.0)
+    return min(2 * max(loss, 0.0), 1.0)
 
 
-def measured(shares: Sequence[float], chips: int, ideal: float, images: int) -> Interval:
-    """Interval of the mean over ``chips`` chips, of which some were emulated."""
+def count_margin(share: float, images: int) -> float:
+    """Share of images by which a count may be off where such a share changes; 0 where none surely does.
+
+    Changes are rare and nearly independent, so their number is Poisson's.
+    """
+    expected = share * images
+    return float(pdtrik(COUNT_CONFIDENCE, expected) - expected) / images if expected > LEAST_CHANGED else 0.0
+
+
+def measured(
+    shares: Sequence[float], chips: int, ideal: float, images: int, most_lost: float | None = None
+) -> Interval:
+    """Interval of the mean over ``chips`` chips, of which some were emulated.
+
+    ``most_lost`` is the largest share of answers that they are predicted to lose, None where that is not known.
+    """
     found = np.array(shares)
     mean, count = float(found.mean()), len(found)
     if count >= chips:
         return mean, mean
-    expected = changed_share(ideal - mean, images) / images + (CHIP_SPREAD * max(ideal - mean, 0.0)) ** 2
+    lost = max(ideal - mean, 0.0)
+    # That some chips lose nothing does not say that none changes an answer.
+    changed = max(changed_share(lost), min(1 / images, 1.0 if most_lost is None else changed_share(most_lost)))
+    of_chips = CHIP_SPREAD * lost * max(1 - lost / MOST_LOST, 0.0)
+    expected = changed / images + of_chips**2
     freedom = PRIOR_CHIPS + count - 1
     variance = (PRIOR_CHIPS * expected + (count - 1) * spread(found) ** 2) / freedom
     quantile = float(stdtrit(freedom, CONFIDENCE))

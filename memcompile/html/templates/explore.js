@@ -43,6 +43,12 @@ page.onStart(() => {
     return front;
   }
 
+  /* Energies of a grid span decades. */
+  function scale(name, rows) {
+    const values = rows.map((row) => row.figures[name]), least = Math.min(...values);
+    return name !== "accuracy" && least > 0 && Math.max(...values) > 20 * least ? { type: "log", dtick: 1 } : {};
+  }
+
   function words(row) {
     const chosen = Object.entries(row.values).map(([name, value]) => name + " = " + value);
     const figures = Object.entries(row.figures).map(([name, value]) => name + " " + (value === null ? "n/a" : value.toPrecision(4)));
@@ -51,6 +57,7 @@ page.onStart(() => {
 
   function draw() {
     if (!window.Plotly) return;
+    plot.classList.add("waiting"); // an empty plot takes no room, and is measured before it is filled
     const names = [...new Set(choices.map((choice) => choice.value).filter((name) => name !== ""))];
     const [x, y] = choices.map((choice) => choice.value), z = choices[2].value;
     const usable = facts.rows.filter((row) => !row.excluded && names.every((name) => row.figures[name] !== null));
@@ -74,10 +81,10 @@ page.onStart(() => {
       trace(rest.filter((row) => row.complete), "dominated", { color: "#56b4e9", opacity: .4 }, {}),
       trace(ordered, "front", { size: 10, ...colours }, joined),
     ], {
-      margin: { l: 60, r: 16, t: 8, b: 48 }, hovermode: "closest", paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      autosize: true, margin: { l: 60, r: 16, t: 8, b: 48 }, hovermode: "closest", paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: page.colour("ink"), size: 13 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
-      xaxis: { ...axis, title: { text: title(quantities.get(x)) } },
-      yaxis: { ...axis, title: { text: title(quantities.get(y)) }, tickformat: y === "accuracy" ? ".1%" : "" },
+      xaxis: { ...axis, ...scale(x, usable), title: { text: title(quantities.get(x)) } },
+      yaxis: { ...axis, ...scale(y, usable), title: { text: title(quantities.get(y)) }, tickformat: y === "accuracy" ? ".1%" : "" },
     }, { responsive: true, displaylogo: false, displayModeBar: false });
     status.textContent = front.length + " of " + usable.length + " designs are on the front of " + names.join(", ") + ".";
   }

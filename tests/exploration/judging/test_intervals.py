@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memcompile.exploration.judging.intervals import NetworkCurve, measured, predicted
+from memcompile.exploration.judging.intervals import NetworkCurve, count_margin, measured, predicted
 from memcompile.report.error_budget import LossCurve
 
 CURVE = NetworkCurve(("a", "b"), (0.5, 1.0), 1.0, LossCurve(0.9, 0.5, 1.5))
@@ -46,3 +46,20 @@ def test_a_prediction_holds_what_it_predicts() -> None:
 
 def test_noise_beyond_first_order_is_only_known_to_be_large() -> None:
     assert predicted(0.95, CURVE, [3.0, 9.0], 500)[1] > 0.95 - CURVE.loss([0.3, 0.3])
+
+
+def test_noise_that_changes_no_answer_leaves_no_doubt() -> None:
+    low, high = predicted(0.95, CURVE, [1e-12, 1e-12], 500)
+    assert (low, high) == (pytest.approx(0.95, abs=1e-9), pytest.approx(0.95, abs=1e-9))
+    low, high = measured([0.95, 0.95], 10, 0.95, 500, most_lost=1e-12)
+    assert high - low < 1e-6
+    low, high = measured([0.95, 0.95], 10, 0.95, 500)
+    assert high - low > 1e-3
+
+
+def test_a_count_is_as_far_off_as_poisson_says() -> None:
+    rng = np.random.default_rng(4)
+    for share, images in ((0.001, 500), (0.01, 500), (0.1, 1000)):
+        counts = rng.poisson(share * images, 20_000) / images
+        beyond = float((counts > share + count_margin(share, images) + 1 / images).mean())
+        assert beyond < 0.003
