@@ -96,8 +96,8 @@ def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
             callback=_bound_memory,
             expose_value=False,
             metavar="GIB",
-            help="Memory to stay within when chips are emulated [default: a quarter of what is free for the cells of one]. "
-            "Results do not depend on it.",
+            help="Memory to stay within when chips are emulated "
+            "[default: a quarter of what is free for the cells of one]. Results do not depend on it.",
         ),
     ):
         function = option(function)
