@@ -54,7 +54,7 @@ def test_compile_takes_what_the_command_line_takes() -> None:
     keywords = set(inspect.signature(memcompile.compile).parameters)
     options = {str(item.name) for item in cli.commands["compile"].params}
     otherwise_named = {"optimise", "time_limit", "reprogram"}
-    reports = {"explain", "html", "json_path", "pareto", "quiet", "trace"}
+    reports = {"all_layers", "explain", "html", "json_path", "pareto", "quiet", "trace"}
     printed_or_written = reports | {"dump_ir", "list_passes", "output"}
     of_tune = {"tune", "tune_images"}
     of_evaluate = {"accept", "emulated_images", "no_calibration", "images", "no_evaluation", "seeds"}
