@@ -50,7 +50,7 @@ def budget_lines(facts: Facts) -> list[Text | Table]:
     emulated = 100 * (accuracy["ideal_emulated"] - accuracy["emulated_mean"])
     chips = f"{accuracy['seeds']} chip{'s' * (accuracy['seeds'] != 1)}"
     predicted = f"{budget['predicted_loss']:.1f}{PLUS_MINUS}{budget['uncertainty']:.1f}"
-    words = f"loss on noisy devices: predicted {predicted} points, emulated {emulated:.1f} on {chips}"
+    words = f"loss on noisy devices: predicted {predicted} points, emulated {round(emulated, 1) + 0.0:.1f} on {chips}"
     lines: list[Text | Table] = [Text(words)]
     shown = [item for item in budget["causes"] if max(item["alone"], item["left_out"]) >= LEAST_POINTS]
     if shown:
