@@ -127,7 +127,7 @@ def _draw_title(figure: Figure, program: Program) -> None:
 
 
 def _copies(count: int) -> str:
-    return "1 copy" if count == 1 else f"{count:,} copies"
+    return f"{count:,} replica{'s' * (count != 1)}"
 
 
 def _draw_array(axes: Axes, program: Program, number: int) -> None:
