@@ -32,6 +32,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import memcompile
+from memcompile import errors
 from memcompile.cli.main import cli
 from memcompile.errors import EXIT_CODES, MemcompileError
 from memcompile.hardware.devices import builtin_devices, load_device
@@ -97,7 +98,9 @@ def _row(*cells: str) -> str:
 
 def exit_codes_part() -> str:
     """Exit codes with the error classes that cause them."""
-    classes = {kind.exit_code: kind.__name__ for kind in (MemcompileError, *MemcompileError.__subclasses__())}
+    # Others that share a code are no class of their own for who catches them.
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MemcompileError)]
+    classes = {kind.exit_code: kind.__name__ for kind in reversed(kinds)}
     lines = ["| exit code | in Python | meaning |", "|---|---|---|"]
     for code, text in sorted(EXIT_CODES.items()):
         name = f"`{classes[code]}`" if code in classes else ""

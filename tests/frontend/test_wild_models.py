@@ -189,7 +189,7 @@ def test_commands_work_on_them(bring: Callable[[str], None], name: str, capsys: 
     run_commands(name, "--no-evaluation")
     out, err = capsys.readouterr()
     assert err == ""
-    assert f"{name}.onnx on yao2020" in out
+    assert out.startswith(f"{name}.onnx ")
 
 
 def test_a_model_whose_output_is_a_map_is_evaluated(bring: Callable[[str], None]) -> None:

@@ -136,7 +136,7 @@ def run_one(kind: str, seed: int, number: int, folder: Path) -> tuple[int, str]:
         code, fault = _call(arguments)
         spent = time.process_time() + _children_s() - began
         left = {str(path.relative_to(here)) for path in set(here.rglob("*")) - before}
-        if left - ({"o.mcp", "y.npz", "c.npz"} if code in (0, 4) else set()):
+        if left - ({"o.mcp", "o.html", "y.npz", "c.npz"} if code in (0, 4) else set()):
             fault = fault or f"files left behind: {sorted(left)} with code {code}"
         if spent > SLOW_S:
             fault = fault or f"slow: {arguments[0]} of a {kind} took more than {SLOW_S:g} s"
