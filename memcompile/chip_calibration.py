@@ -12,6 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from memcompile.blas import one_blas_thread
 from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.held_back import HeldBackImages, Outcome, StepRecord, agrees, record, split
 from memcompile.ir.graph import fixed_batch
@@ -82,6 +83,7 @@ class Calibrator:
         return CalibratedChip(chip, step)
 
 
+@one_blas_thread()
 def fit_lines(
     step: str,
     chip: Program,

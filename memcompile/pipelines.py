@@ -14,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from memcompile.accuracy_budget import BudgetResult, Candidates, Plans, can_budget, fit_budget
+from memcompile.blas import one_blas_thread
 from memcompile.data.loader import Data, Dataset, check_types, load_dataset, open_archive
 from memcompile.described import Described
 from memcompile.errors import UsageError
@@ -318,7 +319,7 @@ def compile_source(  # noqa: PLR0913 - its options are those of compile_model
     checks = (counted, Verifier(), network) if check else (counted, Verifier())
     observers, budget, front = (*instruments, *checks), None, None
     reference = partial(run_float, file, batching=found.batching)
-    with running(Clock(waiting_s=time_limit_s)), large_blocks_go_back():
+    with running(Clock(waiting_s=time_limit_s)), large_blocks_go_back(), one_blas_thread():
         if pareto:
             front = _front(graph, pipeline, context, dataset, reference)
         if max_loss is None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.blas import one_blas_thread
 from memcompile.checkpoints import Checkpoint, TuningState
 from memcompile.chip_calibration import FIRST_IMAGE, fit_lines
 from memcompile.described import Described
@@ -100,6 +101,7 @@ class TuningResult(Described):
         return [f"TuningResult fitted on {self.fitted_images:,} images", *steps, *self.program.described()]
 
 
+@one_blas_thread()
 def tune(
     program: Program,
     inputs: Mapping[str, NDArray[Any]],
@@ -286,6 +288,7 @@ def _write_again(
     return write_worst_again(chip, writer, plan.write_again_share, sensitivity)
 
 
+@one_blas_thread()
 def refresh(
     program: Program,
     inputs: Mapping[str, NDArray[Any]],

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
+from memcompile.blas import one_blas_thread
 from memcompile.data.loader import Dataset
 from memcompile.frontend.values import Value
 from memcompile.hardware.conditions import NEW, Conditions
@@ -131,8 +131,7 @@ def error_budget(
     """
     if not can_predict(program, dataset):
         return None
-    # Products are small, and several threads would wait for each other longer than they work.
-    with threadpool_limits(1, user_api="blas"):
+    with one_blas_thread():
         study, model = _studied(program, dataset, ideal, calibrated, age, progress, sensitivities)
         ratios = [layer_ratios(program, number, own, age) for number, own in enumerate(study.network.inputs)]
         return _budget(program, ratios, model)
@@ -203,7 +202,7 @@ def loss_model(
     -------
     The model, and the quantised inputs of layers that ratios are computed with.
     """
-    with threadpool_limits(1, user_api="blas"):
+    with one_blas_thread():
         study, model = _studied(program, dataset, None, calibrated, NEW, progress, factors=factors)
     return model, study.network.inputs
 

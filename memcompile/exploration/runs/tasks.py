@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from memcompile.blas import one_blas_thread
 from memcompile.errors import MemcompileError
 from memcompile.exploration.knobs import Design, checked_target
 from memcompile.exploration.runs.study import Study
@@ -85,7 +85,7 @@ def guarded(task: Task, do: Callable[[], list[Record]]) -> Outcome:
     try:
         # Workers share the processors, and threads of BLAS would wait for each other.
         # Designs that are far too noisy overflow, which their accuracy shows.
-        with threadpool_limits(1, user_api="blas"), np.errstate(all="ignore"):
+        with one_blas_thread(), np.errstate(all="ignore"):
             records = do()
     except MemcompileError as error:
         return Outcome(task, error=" ".join(str(error).split()), seconds=time.process_time() - begin)
