@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from rounds import compared, machine
+from rounds import Comparison, compared, machine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FIVE_LAYER = REPOSITORY / "examples" / "five_layer_cnn.onnx"
@@ -33,7 +33,7 @@ IMAGES = 200
 def _network(target: str, *, ideal: bool = False) -> Callable[[], object]:
     """Images through the five-layer network on a chip that is programmed already."""
     from memcompile.pipelines import compile_model  # noqa: PLC0415 - of the commit that is measured
-    from memcompile.runtime.emulator import Emulator  # noqa: PLC0415
+    from memcompile.runtime.emulator import Emulator  # noqa: PLC0415 - of the commit that is measured
 
     compiled = compile_model(FIVE_LAYER, target)
     x = compiled.dataset.calibration["image"]
@@ -44,8 +44,8 @@ def _network(target: str, *, ideal: bool = False) -> Callable[[], object]:
 
 def _first_image(target: str) -> Callable[[], object]:
     """A new chip with its first image."""
-    from memcompile.pipelines import compile_model  # noqa: PLC0415
-    from memcompile.runtime.emulator import Emulator  # noqa: PLC0415
+    from memcompile.pipelines import compile_model  # noqa: PLC0415 - of the commit that is measured
+    from memcompile.runtime.emulator import Emulator  # noqa: PLC0415 - of the commit that is measured
 
     compiled = compile_model(FIVE_LAYER, target)
     x = compiled.dataset.calibration["image"][:1]
@@ -53,8 +53,8 @@ def _first_image(target: str) -> Callable[[], object]:
 
 
 def _transfer() -> Callable[[], object]:
-    from memcompile.pipelines import compile_model  # noqa: PLC0415
-    from memcompile.runtime.training.transfer import transfer  # noqa: PLC0415
+    from memcompile.pipelines import compile_model  # noqa: PLC0415 - of the commit that is measured
+    from memcompile.runtime.training.transfer import transfer  # noqa: PLC0415 - of the commit that is measured
 
     program = compile_model(FIVE_LAYER, "yao2020").program
     return lambda: transfer(program, 0)
@@ -126,6 +126,17 @@ def checkout(commit: str | None) -> Iterator[Path]:
         yield Path(folder)
 
 
+def _compared(name: str, new: Side, old: Side, rounds: int) -> Comparison:
+    """A case on two commits by turns; each clocks itself."""
+
+    def clock(work: Callable[[], object], calls: int) -> float:
+        side = work()
+        assert isinstance(side, Side)
+        return side.seconds(name, calls)
+
+    return compared(lambda: new, lambda: old, rounds, clock)
+
+
 def main() -> None:
     """Compare and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -141,14 +152,7 @@ def main() -> None:
         for side in sides:
             stack.callback(side.close)
         for name in arguments.case or CASES:
-            new, old = sides
-
-            def clock(work: Callable[[], object], calls: int, name: str = name) -> float:
-                side = work()
-                assert isinstance(side, Side)
-                return side.seconds(name, calls)
-
-            found = compared(lambda new=new: new, lambda old=old: old, arguments.rounds, clock)  # type: ignore[misc]
+            found = _compared(name, *sides, arguments.rounds)
             rows.append({"case": name, **found.facts()})
             spread = f"{found.lower_quartile:.3f} to {found.upper_quartile:.3f}"
             times = f"{1e3 * found.work_s:10.2f} ms, before {1e3 * found.reference_s:10.2f} ms"

@@ -58,7 +58,10 @@ def crosssim_model(name: str, g_max_us: float, g_min_us: float, voltage_v: float
     """Cells of a device class of CrossSim."""
     from simulator.backend import ComputeBackend  # noqa: PLC0415 - only where CrossSim is
     from simulator.devices import device as models  # noqa: PLC0415 - only where CrossSim is
-    from simulator.parameters.xbar_parameters import DeviceParameters, WeightErrorParameters  # noqa: PLC0415
+    from simulator.parameters.xbar_parameters import (  # noqa: PLC0415 - only where CrossSim is
+        DeviceParameters,
+        WeightErrorParameters,
+    )
 
     ComputeBackend(use_gpu=False)
     parameters = DeviceParameters(Rmin=1e6 / g_max_us, Rmax=1e6 / max(g_min_us, 1e-6), Vread=voltage_v)
@@ -83,9 +86,9 @@ def cases() -> list[tuple[str, str, tuple[float, ...], Draw]]:
     """Device, tool, times after programming, and the tool's cells, for the tools that are installed."""
     found: list[tuple[str, str, tuple[float, ...], Draw]] = []
     if importlib.util.find_spec("aihwkit"):
-        from aihwkit.inference.noise.hermes import HermesNoiseModel  # noqa: PLC0415
-        from aihwkit.inference.noise.pcm import PCMLikeNoiseModel  # noqa: PLC0415
-        from aihwkit.inference.noise.reram import ReRamCMONoiseModel, ReRamWan2022NoiseModel  # noqa: PLC0415
+        from aihwkit.inference.noise.hermes import HermesNoiseModel  # noqa: PLC0415 - aihwkit
+        from aihwkit.inference.noise.pcm import PCMLikeNoiseModel  # noqa: PLC0415 - aihwkit
+        from aihwkit.inference.noise.reram import ReRamCMONoiseModel, ReRamWan2022NoiseModel  # noqa: PLC0415 - aihwkit
 
         for device, first_s, model in (
             ("pcm", 20.0, PCMLikeNoiseModel(g_max=25.0)),

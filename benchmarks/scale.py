@@ -75,7 +75,7 @@ def measured(cells: int, folder: Path, memory: Sequence[str]) -> Row:
 def one(path: Path) -> Row:
     """Program a chip and run images; the first image is the one that cells are programmed for."""
     from memcompile.program.file import load_program  # noqa: PLC0415 - in the process that is measured
-    from memcompile.runtime.emulator import Emulator  # noqa: PLC0415
+    from memcompile.runtime.emulator import Emulator  # noqa: PLC0415 - only where it is used, for a quick start
 
     program = load_program(path)
     ((name, kind),) = program.inputs.items()
@@ -115,7 +115,7 @@ def plot(facts: dict[str, Any], path: Path) -> None:
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "memcompile"
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - only where it is used, for a quick start
 
     figure, (times, memory) = plt.subplots(1, 2, figsize=(9, 3.6))
     cells = [row["cells"] for row in facts["rows"]]

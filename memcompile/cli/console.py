@@ -188,7 +188,7 @@ def discard_output() -> None:
 
 
 PLAIN = {"±": "+-", "…": ".."}
-"""What stands for signs that the encoding of the output lacks."""
+"""Stand-ins for signs that the encoding of the output lacks."""
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:

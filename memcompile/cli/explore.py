@@ -19,13 +19,13 @@ from memcompile.cli.console import Output, accept_option, calibration_option, da
 from memcompile.cli.values import NumberOr, input_shape_option
 from memcompile.errors import UsageError
 from memcompile.exploration.commands import compile_command
+from memcompile.exploration.exploration import USUAL_CHIPS, USUAL_RESOLUTION, Asked, Exploration
 from memcompile.exploration.explore import executor_of
 from memcompile.exploration.judging.quantities import ACCURACY, QUANTITIES, USUAL
 from memcompile.exploration.knobs import Design, text_of
 from memcompile.exploration.page import write_exploration_page
 from memcompile.exploration.points import Candidate
 from memcompile.exploration.search import Search, seconds_words
-from memcompile.exploration.session import USUAL_CHIPS, USUAL_RESOLUTION, Asked, Session
 from memcompile.figures import figure
 from memcompile.frontend.sandbox import DEFAULT_LIMITS
 from memcompile.pipelines import DEFAULT_TARGET, read_source
@@ -124,11 +124,11 @@ def explore_command(model: Path, **options: Any) -> None:
     """
     out = Output(options["quiet"], None)
     asked = _asked(options)
-    session = Session.of(asked, lambda: _source(model, options))
+    exploration = Exploration.of(asked, lambda: _source(model, options))
     folder = options["output"] or Path(f"{model.stem}.explore")
-    session.say = out.say
-    with _watched(session, options["quiet"]):
-        search = session.run(
+    exploration.say = out.say
+    with _watched(exploration, options["quiet"]):
+        search = exploration.run(
             lambda: executor_of(options["workers"], options["scheduler"], dashboard=options["dashboard"]), folder
         )
     others = [str(word) for word in DataOptions.of(options).words()]
@@ -185,8 +185,8 @@ def _source(model: Path, options: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def _watched(session: Session, quiet: bool) -> Iterator[None]:
-    """Show the state of a session while it runs, if standard error is a terminal."""
+def _watched(exploration: Exploration, quiet: bool) -> Iterator[None]:
+    """Show the state of an exploration while it runs, if standard error is a terminal."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield
@@ -201,12 +201,12 @@ def _watched(session: Session, quiet: bool) -> Iterator[None]:
                 live.update(_state(search, words, done, total, now - begin), refresh=True)
                 shown = time.monotonic()
 
-        session.changed = changed
+        exploration.changed = changed
         yield
 
 
 def _state(search: Search, words: str, done: int, total: int, elapsed_s: float) -> Group:
-    """What is being done, and the points that are in the race."""
+    """Work that is being done, and the points that are in the race."""
     racing = [item for item in search.candidates.values() if item.mapped is not None and not item.beaten_by]
     racing = sorted((item for item in racing if not item.error and not item.excluded), key=lambda item: item.order)
     line = f"{words}: {done:,} of {total:,}, {seconds_words(elapsed_s)}; {len(racing):,} points in the race"
@@ -214,7 +214,7 @@ def _state(search: Search, words: str, done: int, total: int, elapsed_s: float) 
 
 
 def points_table(search: Search, items: list[Candidate], title: str) -> Table:
-    """What varies, and the quantities of the front, of some points."""
+    """Varied values and quantities of the front, of some points."""
     table = Table(title=title or None, title_justify="left", header_style="bold")
     table.add_column("", justify="right")
     names = list(items[0].values) if items else []
@@ -268,7 +268,7 @@ def _reasons(search: Search) -> list[tuple[str, int]]:
 
 
 def work_line(search: Search) -> str:
-    """What was emulated, and what the whole grid would have taken."""
+    """Chips that were emulated, beside those of the whole grid."""
     done = search.work
     if not search.plan.chips:
         return "accuracies are predicted; nothing was emulated"

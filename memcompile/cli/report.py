@@ -200,7 +200,7 @@ def read_report(path: Path, words: str) -> Facts:
 
 
 def _read_json(path: Path, words: str) -> Any:
-    """What a JSON file holds.
+    """Content of a JSON file.
 
     Raises
     ------

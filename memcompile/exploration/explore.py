@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from memcompile.data.loader import Data
+from memcompile.exploration.exploration import USUAL_CHIPS, USUAL_RESOLUTION, Asked, Exploration, results_folder
 from memcompile.exploration.knobs import Design
 from memcompile.exploration.results import completed
 from memcompile.exploration.runs.executors import Executor, InThisProcess
-from memcompile.exploration.session import USUAL_CHIPS, USUAL_RESOLUTION, Asked, Session, results_folder
 from memcompile.frontend.sources import Network
 from memcompile.pipelines import DEFAULT_TARGET, read_source
 from memcompile.report.acceptance import accuracy_share
@@ -124,10 +124,10 @@ def explore(  # noqa: PLR0913 - its options are those of the command line
         example_inputs=example_inputs,
         seed=seed,
     )
-    session = Session.of(asked, source)
-    session.say = say
+    exploration = Exploration.of(asked, source)
+    exploration.say = say
     with results_folder(folder) as place:
-        search = session.run(lambda: executor_of(workers, scheduler, client), place)
+        search = exploration.run(lambda: executor_of(workers, scheduler, client), place)
         return as_table(search.rows())
 
 

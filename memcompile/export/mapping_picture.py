@@ -100,7 +100,7 @@ def _rgb(colour: str) -> Colours:
 
 
 def _draw_title(figure: Figure, program: Program) -> None:
-    from matplotlib.patches import Patch  # noqa: PLC0415
+    from matplotlib.patches import Patch  # noqa: PLC0415 - matplotlib is optional
 
     array = program.target.array
     size = f"{array.input_lines} {array.input_line_name}s x {array.output_lines} {array.output_line_name}s"
@@ -132,8 +132,8 @@ def _copies(count: int) -> str:
 
 def _draw_array(axes: Axes, program: Program, number: int) -> None:
     """One array: its cells by level, its tiles outlined and labelled."""
-    from matplotlib.patches import Rectangle  # noqa: PLC0415
-    from matplotlib.patheffects import withStroke  # noqa: PLC0415
+    from matplotlib.patches import Rectangle  # noqa: PLC0415 - matplotlib is optional
+    from matplotlib.patheffects import withStroke  # noqa: PLC0415 - matplotlib is optional
 
     lines, columns = program.target.array.input_lines, program.target.array.cell_columns
     tiles, cell_map = program.placement.tiles, program.cell_map

@@ -92,7 +92,7 @@ class Page:
 
     def _chart(self, name: str) -> Markup:
         """HTML of a chart; nothing where it was not added."""
-        from markupsafe import Markup  # noqa: PLC0415
+        from markupsafe import Markup  # noqa: PLC0415 - only where it is used, for a quick start
 
         if name not in self._charts:
             return Markup("")
@@ -102,7 +102,7 @@ class Page:
 
 def _json(value: object) -> Markup:
     """JSON for a script element, which must not hold the end of one."""
-    from markupsafe import Markup  # noqa: PLC0415
+    from markupsafe import Markup  # noqa: PLC0415 - only where it is used, for a quick start
 
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
@@ -115,7 +115,7 @@ def _source(name: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - only where it is used, for a quick start
 
     return Environment(
         loader=PackageLoader("memcompile.html"),

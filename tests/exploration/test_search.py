@@ -12,9 +12,9 @@ import pytest
 from explorations import SMALL, Counting, KilledError, Killer, Shuffled, explored, results, source
 
 from memcompile.errors import UsageError
+from memcompile.exploration.exploration import Exploration
 from memcompile.exploration.runs.executors import InThisProcess
 from memcompile.exploration.search import Search
-from memcompile.exploration.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -178,11 +178,11 @@ def test_wrong_options_are_told(tmp_path: Path, changes: dict[str, object], word
 def test_accuracy_takes_labels(tmp_path: Path) -> None:
     bare = replace(source(), dataset=replace(source().dataset, labels=None))
     with pytest.raises(UsageError, match="labels"):
-        Session.of(SMALL, lambda: bare)
+        Exploration.of(SMALL, lambda: bare)
     with pytest.raises(UsageError, match="--accept"):
-        Session.of(replace(SMALL, least=0.9), lambda: bare)
-    session = Session.of(replace(SMALL, varied=("adc.bits=6,8",), quantities=("energy", "area")), lambda: bare)
-    rows = session.run(InThisProcess, tmp_path).rows()
+        Exploration.of(replace(SMALL, least=0.9), lambda: bare)
+    exploration = Exploration.of(replace(SMALL, varied=("adc.bits=6,8",), quantities=("energy", "area")), lambda: bare)
+    rows = exploration.run(InThisProcess, tmp_path).rows()
     assert [row["front"] for row in rows] == [True, False]
     assert all(row["chips_emulated"] == 0 and row["ideal"] is None for row in rows)
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from digit_models import digit_samples, small_digits
 
+from memcompile.exploration.exploration import Asked, Exploration
 from memcompile.exploration.knobs import Design
 from memcompile.exploration.runs.executors import InThisProcess, Work
 from memcompile.exploration.runs.tasks import Outcome, Task
 from memcompile.exploration.search import Search
-from memcompile.exploration.session import Asked, Session
 from memcompile.pipelines import Source, read_source
 
 GRID = ("adc.bits=6,8", "slices=1,2", "programming.sigma_us=0.2,2.0")
@@ -35,8 +35,8 @@ def source() -> Source:
 
 def explored(folder: Path, asked: Asked = SMALL, executor: Any = None, **changes: Any) -> Search:
     """Run an exploration."""
-    session = Session.of(replace(asked, **changes), source)
-    return session.run(lambda: executor or InThisProcess(), folder)
+    exploration = Exploration.of(replace(asked, **changes), source)
+    return exploration.run(lambda: executor or InThisProcess(), folder)
 
 
 def results(folder: Path) -> bytes:

@@ -1,1 +1,1 @@
-"""What commands do with emulated chips: calibrate them, follow their life, tune and count them."""
+"""Emulated chips in commands: calibrate them, follow their life, tune and count them."""

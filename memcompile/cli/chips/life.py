@@ -15,11 +15,11 @@ from memcompile.atomic import write_atomically
 from memcompile.cli.console import Output, duration
 from memcompile.data.loader import Dataset
 from memcompile.errors import UsageError
+from memcompile.export.lifetime_picture import life_picture
 from memcompile.figures import PLUS_MINUS
 from memcompile.program.program import Program
 from memcompile.report.facts import Facts
 from memcompile.report.lifetime import Age, Life, Refreshes, age_text, life_of, life_sentence, log_ages, time_above_s
-from memcompile.report.lifetime_figure import life_figure
 
 DEFAULT_POINTS, DEFAULT_SEEDS = 12, 3
 LOSS = 0.01
@@ -129,7 +129,7 @@ def report_life(program: Program, dataset: Dataset, options: dict[str, Any], out
     )
     asked = options["stays_above"]
     accuracy = max(life.plain[0].mean - LOSS, 0.0) if asked is None else asked / 100
-    picture = life_figure(life, accuracy, program.target.name) if options["plot"] else None
+    picture = life_picture(life, accuracy, program.target.name) if options["plot"] else None
     out.facts(life_facts(life, dataset, accuracy), list(_lines(life, dataset, accuracy)))
     if picture is not None:
         write_atomically(options["plot"], picture)

@@ -1,4 +1,4 @@
-"""Session: one exploration from its options to its results, for the command line and for Python."""
+"""One exploration from its options to its results, for the command line and for Python."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Asked:
 
 
 @dataclass(eq=False)
-class Session:
+class Exploration:
     """An exploration whose options are checked.
 
     ``say`` gets lines for the user, and ``changed`` what :class:`memcompile.exploration.search.Search` reports.
@@ -73,7 +73,7 @@ class Session:
     search: Search | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, asked: Asked, read: Callable[[], Source]) -> Session:
+    def of(cls, asked: Asked, read: Callable[[], Source]) -> Exploration:
         """Check options, all at once, before the model and its data are read.
 
         Raises

@@ -15,7 +15,7 @@ TICKS = {
 }
 
 
-def life_figure(life: Life, accuracy: float, title: str) -> bytes:
+def life_picture(life: Life, accuracy: float, title: str) -> bytes:
     """PNG of mean and spread over chips against age, with the accuracy that was asked about.
 
     Raises
