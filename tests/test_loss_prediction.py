@@ -1,0 +1,40 @@
+"""Rounding of weights as noise of a layer's output, against its definition."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import factories
+import numpy as np
+import pytest
+
+from memcompile.hardware.target import load_target
+from memcompile.ir.geometry import Geometry
+from memcompile.ir.graph import MappedLayer, TiledLayer
+from memcompile.loss_prediction import rounding_ratio
+from memcompile.noise.layer_inputs import LayerInputs
+
+
+def tiled(layer: MappedLayer) -> TiledLayer:
+    (replica,) = layer.replicas
+    own = {item.name: getattr(layer, item.name) for item in fields(TiledLayer) if item.name not in ("unrolling", "cut")}
+    return TiledLayer(**own, unrolling=replica.unrolling, cut=replica.cut)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_rounding_is_the_variance_of_what_it_changes(groups: int) -> None:
+    rng, target = np.random.default_rng(3), load_target("yao2020")
+    geometry = Geometry(4, 6, (1, 1), (1, 1), groups, (1, 1), (1, 1), (0, 0), (0, 0))
+    fine = factories.random_layer(rng, geometry, target, slices=2)
+    fine = replace(fine, scale=rng.uniform(0.5, 2.0, 6).astype(np.float32))
+    coarse = factories.random_layer(rng, geometry, target, slices=1)
+    coarse = replace(coarse, scale=(15 * fine.scale).astype(np.float32))
+    x = rng.integers(0, 256, (300, 4, 1, 1))
+
+    def outputs(layer: MappedLayer) -> np.ndarray:
+        return factories.naive_sums(layer, x).reshape(300, 6) * layer.scale
+
+    wanted = (outputs(coarse) - outputs(fine)).var(axis=0).sum() / outputs(fine).var(axis=0).sum()
+    inputs = LayerInputs(fine.quantizer, x)
+    assert rounding_ratio(inputs, coarse, tiled(fine)) == pytest.approx(wanted, rel=1e-4)
+    assert rounding_ratio(inputs, fine, tiled(fine)) == 0.0
