@@ -34,7 +34,7 @@ from memcompile.passes.solving import cp_sat
 from memcompile.passes.solving.solver import Solver
 from memcompile.program.program import Program
 from memcompile.report.error_budget import LossModel, can_predict, loss_model, output_noise
-from memcompile.report.scoring import class_names, score_samples
+from memcompile.report.scoring import class_names, lost_share, score_samples
 from memcompile.runtime.emulator import Emulator
 
 MOST_SLICES = 3
@@ -42,7 +42,11 @@ MOST_SLICES = 3
 PREDICTIONS = 4
 """Mappings whose predicted loss may miss the limit, one after the other."""
 REPAIRS = 3
-"""Mappings whose measured loss may miss the budget."""
+"""Mappings that are tried after the first one."""
+WORTHWHILE = 0.5
+"""Share of a budget below which a measured loss makes it worth looking for a cheaper mapping."""
+LEAST_CORRECTION, MOST_CORRECTION = 0.5, 4.0
+"""Factors on the noise of layers that one measured mapping may tell."""
 FEWEST_CHIPS, MOST_CHIPS = 2, 4
 CLEAR_ERRORS = 1.64
 """Standard errors by which the measured mean is apart from the budget once the answer is clear: 95 % on one side."""
@@ -58,6 +62,8 @@ LESS_FILLED = 0.95
 """Factor on the cells that the knapsack deals out after a choice that did not fit the chips."""
 KNAPSACK_WORK = 2.0
 TINY = 1e-30
+SCORED = 1000
+"""Samples at most on which the answers of the float network are counted."""
 LEAST_SAMPLES = 100
 """Samples for calibration below which a point of loss is less than one of them."""
 CONVERSIONS = 4_000_000_000
@@ -159,21 +165,25 @@ def fit_budget(
     """
     first = candidates.mapped({})
     samples = labelled(first, dataset, candidates.reference)
-    predictor = predictor_of(candidates, first, samples, progress)
+    predictor = predictor_of(candidates, first, dataset, samples, progress)
     search = _Search(candidates, predictor, chips)
-    limit, tried = predictor.limit(points), list[BudgetResult]()
+    steps, tried = first.placement.initiation_interval_steps, list[BudgetResult]()
+    cheapest: tuple[int, int] | None = None
     for _ in range(1 + REPAIRS):
-        plans, program, predicted = search.within(limit, points)
-        if any(item.plans == plans for item in tried):
+        plans, program, predicted = search.within(points)
+        cost = program.placement.chips, program.placement.initiation_interval_steps
+        if any(item.plans == plans for item in tried) or (cheapest is not None and cost >= cheapest):
             break
         measured = measured_losses(program, samples, candidates.reference, predictor.model, points, progress)
-        held = float(measured.mean()) <= points
-        steps = first.placement.initiation_interval_steps
-        tried.append(BudgetResult(points, plans, predicted, measured, steps, held, predictor.model))
-        if held or not plans:
+        lost = float(measured.mean())
+        tried.append(BudgetResult(points, plans, predicted, measured, steps, lost <= points, predictor.model))
+        if lost <= points:
+            cheapest = cost
+        if not plans or points * WORTHWHILE <= lost <= points:
             break
-        limit = search.tightened(plans, CAUTION * points / max(float(measured.mean()), 1e-9))
-    return next((item for item in tried if item.held), min(tried, key=lambda item: float(item.measured.mean())))
+        search.learn(plans, predicted, lost)
+    held = [item for item in tried if item.held]
+    return held[-1] if held else min(tried, key=lambda item: float(item.measured.mean()))
 
 
 def can_budget(program: Program, dataset: Dataset) -> bool:
@@ -187,11 +197,27 @@ def can_budget(program: Program, dataset: Dataset) -> bool:
     return True
 
 
+def wrong_share(dataset: Dataset, candidates: Candidates, program: Program) -> float:
+    """Share of wrong answers of the float network on the samples that score it; 0 without labels."""
+    if dataset.labels is None or dataset.calibration_labels is None:
+        return 0.0
+    some = dataset.head(SCORED)
+    return 1.0 - score_samples(candidates.reference(some.inputs), some, class_names(program))
+
+
 def predictor_of(
-    candidates: Candidates, first: Program, samples: Dataset, progress: ProgressBar = no_progress
+    candidates: Candidates,
+    first: Program,
+    dataset: Dataset,
+    samples: Dataset,
+    progress: ProgressBar = no_progress,
 ) -> LossPredictor:
-    """Measure what losses are predicted from on ``first``, the mapping without a budget, and samples with labels."""
-    model, inputs = loss_model(first, samples, progress=progress)
+    """Measure what losses are predicted from on ``first``, the mapping without a budget.
+
+    ``samples`` are calibration samples with labels, see :func:`labelled`; losses are wanted for those of ``dataset``.
+    """
+    wrong = wrong_share(dataset, candidates, first)
+    model, inputs = loss_model(first, samples, wrong=wrong, progress=progress)
     finest = candidates.tiled(most_slices(first.target))
     return LossPredictor(first, model, inputs, finest, samples, candidates.reference)
 
@@ -253,13 +279,14 @@ class _Search:
         self.filled = 1.0
         self._options = layer_options(candidates, predictor)
 
-    def within(self, limit: float, points: float) -> tuple[Plans, Program, float]:
-        """Plans whose sum of noise is within a limit, their mapping, and its predicted loss.
+    def within(self, points: float) -> tuple[Plans, Program, float]:
+        """Plans that are predicted to lose no more than a budget, their mapping, and its predicted loss.
 
         The limit is tightened while the windows of the mapping bring more noise than the knapsack expected, and the
         cells that it deals out are fewer where tiles did not fill the chips as it took them to.
         """
         found: tuple[Plans, Program, float] | None = None
+        limit = self.predictor.limit(points)
         for _ in range(PREDICTIONS):
             plans = self._knapsack(limit)
             if found is not None and plans == found[0]:
@@ -281,11 +308,37 @@ class _Search:
 
     def tightened(self, plans: Plans, factor: float) -> float:
         """The limit at which plans make less noise by a factor, of which they can change their own part only."""
-        own = sum(
-            next(option.noise for option in options if option.plan == plans[layer.name])
-            for layer, options in zip(self.first.layers, self._options, strict=True)
-        )
+        own = float(self._noise(plans).sum())
         return max((own + self.predictor.shared) * factor - self.predictor.shared, LEAST_FACTOR * own)
+
+    def learn(self, plans: Plans, predicted: float, measured: float) -> None:
+        """Correct the sensitivity to layers by what a mapping was predicted and measured to lose, in points.
+
+        Layers answer for the difference in proportion to the noise that they make, so that those with little of it
+        keep what is known of them.
+        """
+        own, shared, model = self._noise(plans), self.predictor.shared, self.predictor.model
+        if own.sum() <= 0:
+            return
+        factor = (model.limit(measured) - shared) / max(model.limit(predicted) - shared, TINY)
+        factor = min(max(factor, LEAST_CORRECTION), MOST_CORRECTION)
+        share = own / own.sum()
+        factors = 1 + (factor - 1) * share / np.square(share).sum()
+        factors = np.maximum(factors, LEAST_CORRECTION)
+        self.predictor.correct(factors)
+        self._options = [
+            tuple(replace(option, noise=option.noise * float(factor)) for option in options)
+            for options, factor in zip(self._options, factors, strict=True)
+        ]
+
+    def _noise(self, plans: Plans) -> NDArray[np.float64]:
+        """Noise of the layers of plans, [layers]."""
+        return np.array(
+            [
+                next(option.noise for option in options if option.plan == plans[layer.name])
+                for layer, options in zip(self.first.layers, self._options, strict=True)
+            ]
+        )
 
     def _knapsack(self, limit: float) -> Plans:
         """Cheapest options whose noise is within a limit; the quietest where none are.
@@ -427,9 +480,9 @@ def measured_losses(
 ) -> NDArray[np.float64]:
     """Points that calibrated chips lose against a reference, chip by chip until it is clear whether they lose more.
 
-    The loss of a chip is counted, and read from the network's curve at the noise that the chip's outputs have. A count
-    on few samples hardly tells a loss of half a point from one of a point, and a curve is right within a share of the
-    loss; the result is the mean of both, each weighted by its certainty.
+    The loss of a chip is what its outputs say (:func:`~memcompile.report.scoring.lost_share`), and what the network's
+    curve says of the noise that they have. Few samples hardly tell a loss of half a point from one of a point, and a
+    curve is right within a share of the loss; the result is the mean of both, each weighted by its certainty.
 
     Returns
     -------
@@ -446,32 +499,30 @@ def measured_losses(
     samples = samples.after(calibrator.images)
     samples = samples.head(max(CONVERSIONS // max(program.conversions_per_image, 1), LEAST_IMAGES))
     clean = reference(samples.inputs)
-    right = score_samples(clean, samples, names)
-    counted, read = list[float](), list[float]()
+    lost, read = list[tuple[float, float]](), list[float]()
     with progress("measuring the loss on chips", MOST_CHIPS) as advance:
         for seed in range(MOST_CHIPS):
             chip = calibrator.chip(CHIP_SEEDS + seed).program
             outputs = Emulator(chip, CHIP_SEEDS + seed).run(samples.inputs)
-            counted.append(100 * (right - score_samples(outputs, samples, names)))
+            lost.append(lost_share(clean, outputs, samples, names, model.wrong))
             read.append(model.loss_at(output_noise(program, clean, outputs, classes=True)))
             advance(1)
-            losses, error = combined_losses(np.array(counted), np.array(read), samples.count)
+            counted = 100 * np.array(lost)
+            losses, error = combined_losses(counted[:, 0], float(counted[:, 1].mean()), np.array(read))
             if len(losses) >= FEWEST_CHIPS and abs(float(losses.mean()) - points) > CLEAR_ERRORS * error:
                 break
     return losses
 
 
 def combined_losses(
-    counted: NDArray[np.float64], read: NDArray[np.float64], samples: int
+    lost: NDArray[np.float64], of_samples: float, read: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float]:
-    """Losses of chips from counts on samples and from the curve, in points [chips], and the standard error of the mean.
+    """Losses of chips from what samples and the curve say, in points [chips], and the standard error of the mean.
 
-    All chips see the same samples, so that more of them hardly make a count more certain; about as many samples become
-    right as become wrong less the loss.
+    All chips see the same samples, so that more of them hardly make what these say more certain: ``of_samples`` is the
+    standard error of a chip.
     """
-    changed = max(2 * float(read.mean()), float(counted.mean()), 100 / samples)
-    of_counts = 100 * math.sqrt(changed / 100 / samples)
     chips = float(read.std(ddof=1)) / math.sqrt(len(read)) if len(read) > 1 else float(read.mean())
     of_curve = math.hypot(CURVE_ERROR * float(read.mean()), chips, CURVE_POINTS)
-    share = of_curve**2 / (of_curve**2 + of_counts**2)
-    return share * counted + (1 - share) * read, of_counts * of_curve / math.hypot(of_counts, of_curve)
+    share = of_curve**2 / (of_curve**2 + of_samples**2)
+    return share * lost + (1 - share) * read, of_samples * of_curve / math.hypot(of_samples, of_curve)

@@ -92,7 +92,7 @@ def loss_front(
     first = candidates.mapped({})
     windowed = {layer.name for layer in first.layers if any(one.unrolling.window_outputs > 1 for one in layer.replicas)}
     samples = labelled(first, dataset, candidates.reference)
-    predictor = predictor_of(candidates, first, samples, progress)
+    predictor = predictor_of(candidates, first, dataset, samples, progress)
     options = layer_options(candidates, predictor)
     found = [_mapping(first, (), predictor)]
     noise = float(sum(max(own, key=lambda option: option.noise).noise for own in options))

@@ -60,12 +60,13 @@ class LossPredictor:
         reference: Reference,
     ) -> None:
         self.first, self.model, self.inputs = first, model, inputs
+        self._sensitivities = model.sensitivities
         self._finest = [finest[layer.name] for layer in first.layers]
         self._rounding: dict[tuple[int, int, int], float] = {}
         some = samples.head(COMPARED).inputs
         apart = output_noise(first, reference(some), Emulator.ideal(first).run(some), classes=True)
         rounded = np.array([self._rounding_ratio(number, layer) for number, layer in enumerate(first.layers)])
-        self.shared = max(0.0, apart / max(model.share, 1e-12) - float(model.sensitivities @ rounded))
+        self.shared = max(0.0, apart / max(model.share, 1e-12) - float(self._sensitivities @ rounded))
 
     def loss(self, program: Program) -> float:
         """Points that a mapping is predicted to lose."""
@@ -80,10 +81,14 @@ class LossPredictor:
         whole = self.model.limit(points)
         return max(whole - self.shared, (1 - MOST_SHARED) * whole)
 
+    def correct(self, factors: NDArray[np.float64]) -> None:
+        """Multiply the sensitivity to each layer by what was learned of it, [layers]."""
+        self._sensitivities = self._sensitivities * factors
+
     def option_noise(self, number: int, layer: TiledLayer, replica: Replica) -> float:
         """Noise at the outputs that a layer adds if it is laid out as a replica, with the digits of ``layer``."""
         ratio = self._chip_ratio(number, layer, replica) + self._rounding_ratio(number, layer)
-        return float(self.model.sensitivities[number] * ratio)
+        return float(self._sensitivities[number] * ratio)
 
     def _noise(self, program: Program) -> float:
         """Sum over layers of their noise at the outputs, and what all mappings share."""
@@ -91,7 +96,7 @@ class LossPredictor:
             layer_ratios(program, number, own).total.calibrated + self._rounding_ratio(number, program.layers[number])
             for number, own in enumerate(self.inputs)
         ]
-        return float(self.model.sensitivities @ np.array(ratios)) + self.shared
+        return float(self._sensitivities @ np.array(ratios)) + self.shared
 
     def _chip_ratio(self, number: int, layer: TiledLayer, replica: Replica) -> float:
         """Noise-to-signal ratio of a layer on calibrated chips."""

@@ -9,11 +9,13 @@ positions of its window.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.ir.arrays import read_only
+from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import MappedLayer
 
 
@@ -64,3 +66,22 @@ def places_of(layer: MappedLayer) -> NDArray[np.int64]:
         place[positions[window, output]] = first + output
         first += unrolling.window_outputs
     return place
+
+
+def by_position(geometry: Geometry, y: NDArray[Any]) -> NDArray[np.float64]:
+    """A layer's output as [items, positions, out_channels]."""
+    y = y.astype(np.float64)
+    if geometry.layout == "channels_last":
+        return y.reshape(-1, geometry.positions, geometry.out_channels)
+    return y.reshape(-1, geometry.out_channels, geometry.positions).transpose(0, 2, 1)
+
+
+def corrected_output(
+    layer: MappedLayer, y: NDArray[Any], gain: NDArray[np.float64], offset: NDArray[np.float64]
+) -> NDArray[Any]:
+    """A layer's output with its lines corrected; gain and offset are [places, out_channels]."""
+    place = places_of(layer)
+    fitted = by_position(layer.geometry, y) * gain[place] + offset[place]
+    if layer.geometry.layout == "channels_first":
+        fitted = fitted.transpose(0, 2, 1)
+    return fitted.reshape(y.shape).astype(y.dtype)

@@ -30,21 +30,30 @@ from memcompile.noise.program_noise import LayerRatios, layer_ratios
 from memcompile.program.coupled_samples import program_couples_samples
 from memcompile.program.program import Program
 from memcompile.report.noise_injection import NoisyNetwork
-from memcompile.report.scoring import class_names, score_samples
+from memcompile.report.scoring import (
+    as_often_wrong,
+    class_margins,
+    class_names,
+    class_scores,
+    score_samples,
+    smoothed_loss,
+)
 
-SENSITIVITY_IMAGES = (8, 48)
-"""Least and most images on which the sensitivity to a layer is measured."""
+SENSITIVITY_IMAGES, SENSITIVITY_CHIPS = (8, 96), (2, 12)
+"""Least and most images and chips on which the sensitivity to a layer is measured."""
 SENSITIVITY_PRODUCTS = 4_000_000_000
 """Multiply-adds of all layers' runs together, beyond which they take fewer images."""
-SENSITIVITY_CHIPS = 2
+COST_SPREAD = 0.3
+"""Standard deviation of the logarithm of what noise costs by the layer that it comes from, before it is measured."""
 CURVE_FACTORS = (0.5, 1.0, 1.0, 2.0, 1.0) * 4
 """Factors on the power of all layers, one a run; each has a chip and, while they last, images of its own."""
-CURVE_IMAGES = (32, 80)
+CURVE_IMAGES = (32, 128)
 """Least and most images of a run of the curve."""
 CURVE_PRODUCTS = 1_000_000_000
 """Multiply-adds of a run of the curve beyond which it takes fewer images, and there are half as many runs."""
 INJECTED = (0.003, 0.3)
 """Noise-to-signal ratios between which a layer's noise is scaled to measure the sensitivity to it."""
+TINY = 1e-30
 FIRST_ORDER = 0.3
 """Ratio of the output above which contributions no longer add up."""
 
@@ -139,12 +148,16 @@ def error_budget(
 
 @dataclass(frozen=True)
 class CurveRun:
-    """Run with noise in all layers: factor on its power, ratio of the output, share of right answers lost, images."""
+    """Run with noise in all layers: factor on its power, ratio of the output, share of right answers lost, images.
+
+    ``error`` is the standard error of the loss over samples where it was smoothed, 0 where answers were counted.
+    """
 
     factor: float
     noise: float
     loss: float
     images: int
+    error: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +167,8 @@ class LossModel:
     What is measured of the network, ``sensitivities`` to its layers [layers], the ``curve`` from the noise of its
     output to points with the ``runs`` that it was fitted to, and the ``share`` of the sum over layers that they make
     together, does not depend on the mapping. Without labels there are no runs. ``calibrated`` chips have a scale and
-    an offset of their own for each output line; ``images`` were seen.
+    an offset of their own for each output line; ``images`` were seen. Losses are for samples of which a share is
+    ``wrong`` without noise, if that is more than among those seen.
     """
 
     sensitivities: NDArray[np.float64]
@@ -163,6 +177,7 @@ class LossModel:
     images: int
     calibrated: bool = True
     runs: tuple[CurveRun, ...] = ()
+    wrong: float = 0.0
 
     def loss_at(self, noise: float) -> float:
         """Points lost where the outputs have a noise-to-signal ratio, see :func:`output_noise`."""
@@ -183,6 +198,7 @@ def loss_model(
     *,
     factors: Sequence[float] = CURVE_FACTORS,
     calibrated: bool = True,
+    wrong: float = 0.0,
     progress: ProgressBar = no_progress,
 ) -> tuple[LossModel, list[LayerInputs]]:
     """Measure how noise of layers acts on the classes that a network names.
@@ -197,13 +213,15 @@ def loss_model(
         Factors on the noise of all layers, one a run of the curve; networks with many products do the first half.
     calibrated
         Of chips whose output lines have a scale and an offset each.
+    wrong
+        Share of wrong answers without noise on the samples that losses are wanted for, if it is larger than here.
 
     Returns
     -------
     The model, and the quantised inputs of layers that ratios are computed with.
     """
     with one_blas_thread():
-        study, model = _studied(program, dataset, None, calibrated, NEW, progress, factors=factors)
+        study, model = _studied(program, dataset, None, calibrated, NEW, progress, factors=factors, wrong=wrong)
     return model, study.network.inputs
 
 
@@ -216,6 +234,7 @@ def _studied(
     progress: ProgressBar,
     sensitivities: NDArray[np.float64] | None = None,
     factors: Sequence[float] = CURVE_FACTORS,
+    wrong: float = 0.0,
 ) -> tuple[_Study, LossModel]:
     """Measure sensitivities, unless they are known, and the curve."""
     network = NoisyNetwork(program, dataset.calibration, age)
@@ -224,17 +243,88 @@ def _studied(
     layers = range(len(program.layers) if sensitivities is None else 0)
     scaled = factors[: study.runs] if dataset.labels is not None else ()
     with progress("error budget", len(layers) + len(scaled)) as advance:
-        measured, runs = list[float](), list[CurveRun]()
+        alone, noisy = list[_LayerAlone](), list[_NoisyRun]()
         for number in layers:
-            measured.append(study.sensitivity(number))
+            alone.append(study.layer_alone(number))
             advance(1)
         for number, factor in enumerate(scaled):
-            runs.append(study.run(number, factor))
+            noisy.append(study.run(number, factor))
             advance(1)
-    known = np.array(measured) if sensitivities is None else sensitivities
-    total = float(sum(_ratio(own, calibrated) * factor for own, factor in zip(ratios, known, strict=True)))
+    margins = _pooled_margins(noisy, wrong)
+    runs = _curve_runs(noisy, margins)
+    curve = _curve(runs)
+    of_layers = np.array([_ratio(own, calibrated) for own in ratios])
+    known, costs = sensitivities, 1.0
+    if known is None:
+        known = np.array([item.sensitivity for item in alone])
+        costly = known * np.array([item.cost(curve, margins) for item in alone])
+        # What layers cost alone and what they cost together tell of the same loss; each has half of the say.
+        costs = math.sqrt(float(of_layers @ known) / max(float(of_layers @ costly), TINY)) if known.any() else 1.0
+        known, total = costly, float(of_layers @ known)
+    else:
+        total = float(of_layers @ known)
     images = sum(run.images for run in runs) or min(dataset.count, study.sensitivity_images)
-    return study, LossModel(known, _curve(runs), _share(runs, total), images, calibrated, tuple(runs))
+    return study, LossModel(known, curve, costs * _share(runs, total), images, calibrated, tuple(runs), wrong)
+
+
+@dataclass(frozen=True, eq=False)
+class _NoisyRun:
+    """A run with noise, its loss counted in answers, and margins of its samples without and with noise."""
+
+    factor: float
+    noise: float
+    counted: float
+    images: int
+    margins: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+
+
+@dataclass(frozen=True, eq=False)
+class _LayerAlone:
+    """Runs with noise in one layer, each with a chip of its own.
+
+    Noise-to-signal ratios of the layer's output and of the network's, summed over chips, and margins of the samples
+    without and with noise.
+    """
+
+    of_layer: float
+    of_output: float
+    margins: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+    @property
+    def sensitivity(self) -> float:
+        """Ratio of the network's output by that of the layer's."""
+        return self.of_output / self.of_layer if self.of_layer > 0 else 0.0
+
+    def cost(self, curve: LossCurve, margins: NDArray[np.float64]) -> float:
+        """Factor on the noise that the curve would need to give the loss that there is, 1 as far as that is unsure.
+
+        One power of noise costs more where it moves the means of scores, or those of samples with small margins.
+        """
+        if len(self.margins) < 2 or not len(margins) or self.of_output <= 0:
+            return 1.0
+        losses = np.array([smoothed_loss(margins, *pair)[0] for pair in self.margins])
+        error = float(losses.std(ddof=1)) / math.sqrt(len(losses))
+        loss = max(float(losses.mean()), error)
+        if not 0 < loss < curve.most:
+            return 1.0
+        found = math.log(curve.inverse(loss) / (self.of_output / len(self.margins)))
+        unsure = error / loss / curve.power
+        return math.exp(found * COST_SPREAD**2 / (COST_SPREAD**2 + unsure**2))
+
+
+def _pooled_margins(noisy: Sequence[_NoisyRun], wrong: float) -> NDArray[np.float64]:
+    """Margins on ideal devices of the samples of all runs, none where classes are not told by scores."""
+    pairs = [run.margins for run in noisy if run.margins is not None]
+    return as_often_wrong(np.concatenate([before for before, _ in pairs]), wrong) if pairs else np.zeros(0)
+
+
+def _curve_runs(noisy: Sequence[_NoisyRun], margins: NDArray[np.float64]) -> list[CurveRun]:
+    """Losses of runs: smoothed over the samples of all of them where margins are known, else counted."""
+    runs = []
+    for run in noisy:
+        loss, error = (run.counted, 0.0) if run.margins is None else smoothed_loss(margins, *run.margins)
+        runs.append(CurveRun(run.factor, run.noise, loss, run.images, error))
+    return runs
 
 
 class _Study:
@@ -252,48 +342,71 @@ class _Study:
         self._ideal = ideal
         self.names = class_names(network.program)
         self.products = max(expanded_products(network.program), 1)
-        runs = SENSITIVITY_CHIPS * len(network.program.layers)
-        self.sensitivity_images = _between(SENSITIVITY_IMAGES, SENSITIVITY_PRODUCTS // (self.products * runs))
+        images = SENSITIVITY_PRODUCTS // (self.products * len(network.program.layers))
+        self.sensitivity_images = _between(SENSITIVITY_IMAGES, images // SENSITIVITY_CHIPS[0])
+        self.chips = _between(SENSITIVITY_CHIPS, images // self.sensitivity_images)
         self.curve_images = _between(CURVE_IMAGES, CURVE_PRODUCTS // self.products)
         self.runs = len(CURVE_FACTORS) // (1 if self.curve_images > CURVE_IMAGES[0] else 2)
         some = self._images(0, self.sensitivity_images)
-        self._clean = network.run(some, {}, 0, calibrated=calibrated)
+        self._clean = network.run(some, {}, 0)
 
-    def sensitivity(self, number: int) -> float:
-        """Ratio of the network's output by that of a layer's."""
+    def layer_alone(self, number: int) -> _LayerAlone:
+        """Run some images with noise in one layer."""
         program, ratio = self.network.program, _ratio(self.ratios[number], self.calibrated)
         if ratio <= 0:
-            return 0.0
-        layer = program.layers[number]
+            return _LayerAlone(0.0, 0.0, ())
+        layer, clean = program.layers[number], self._clean
         factor = min(max(ratio, INJECTED[0]), INJECTED[1]) / ratio
-        place = program.stages.index(layer)
-        of_layer, of_output = 0.0, 0.0
-        for chip in range(SENSITIVITY_CHIPS):
+        axis = 1 if layer.geometry.layout == "channels_first" else -1
+        before = self._margins(clean, 0, self.sensitivity_images)
+        of_layer, of_output, margins = 0.0, 0.0, []
+        for chip in range(self.chips):
             found = self.network.run(
-                self._clean, {layer.name: factor}, chip, calibrated=self.calibrated, first_stage=place
+                clean,
+                {layer.name: factor},
+                chip,
+                fitted_to=self._fitted_to(clean),
+                first_stage=program.stages.index(layer),
             )
-            value = layer.outputs[0]
-            axis = 1 if layer.geometry.layout == "channels_first" else -1
-            of_layer += noise_to_signal(self._clean[value], found[value], axis)
-            of_output += self._noise(self._clean, found)
-        return of_output / of_layer if of_layer > 0 else 0.0
+            of_layer += noise_to_signal(clean[layer.outputs[0]], found[layer.outputs[0]], axis)
+            of_output += self._noise(clean, found)
+            after = self._margins(found, 0, self.sensitivity_images)
+            if before is not None and after is not None:
+                margins.append((before, after))
+        return _LayerAlone(of_layer, of_output, margins)
 
-    def run(self, number: int, factor: float) -> CurveRun:
-        """Loss and ratio with noise in all layers."""
+    def run(self, number: int, factor: float) -> _NoisyRun:
+        """Run some images with noise in all layers."""
         network, program = self.network, self.network.program
         count = self.curve_images
         first = number * count % max(self.dataset.count - count + 1, 1)
         values = self._images(first, count)
-        clean = self._ideal_outputs(first, count)
+        clean = self._ideal_values(first, count)
         factors = dict.fromkeys((layer.name for layer in program.layers), factor)
-        noisy = network.run(values, factors, SENSITIVITY_CHIPS + number, calibrated=self.calibrated)
-        lost = self._score(clean, first, count) - self._score(noisy, first, count)
-        return CurveRun(factor, self._noise(clean, noisy), lost, min(count, self.dataset.count))
+        noisy = network.run(values, factors, SENSITIVITY_CHIPS[1] + number, fitted_to=self._fitted_to(clean))
+        before, after = (self._margins(values, first, count) for values in (clean, noisy))
+        return _NoisyRun(
+            factor,
+            self._noise(clean, noisy),
+            self._score(clean, first, count) - self._score(noisy, first, count),
+            min(count, self.dataset.count),
+            None if before is None or after is None else (before, after),
+        )
 
-    def _ideal_outputs(self, first: int, count: int) -> Mapping[str, Value]:
-        if self._ideal is None:
-            return self.network.run(self._images(first, count), {}, 0, calibrated=self.calibrated)
+    def _fitted_to(self, clean: Mapping[str, Value]) -> Mapping[str, Any] | None:
+        return clean if self.calibrated else None
+
+    def _ideal_values(self, first: int, count: int) -> Mapping[str, Value]:
+        """Values of ideal devices; outputs alone where they are known and nothing is fitted to the others."""
+        if self._ideal is None or self.calibrated:
+            return self.network.run(self._images(first, count), {}, 0)
         return {name: value[first : first + count] for name, value in self._ideal.items() if value is not None}
+
+    def _margins(self, values: Mapping[str, Value], first: int, count: int) -> NDArray[np.float64] | None:
+        if self.dataset.labels is None:
+            return None
+        outputs = {name: values[name] for name in self.network.program.outputs}
+        return class_margins(outputs, self.dataset.labels[first : first + count], self.names)
 
     def _images(self, first: int, count: int) -> dict[str, NDArray[Any]]:
         return {name: array[first : first + count] for name, array in self.dataset.inputs.items()}
@@ -322,7 +435,7 @@ def output_noise(program: Program, clean: Mapping[str, Value], noisy: Mapping[st
         if not isinstance(wanted, np.ndarray) or wanted.dtype.kind != "f" or wanted.ndim < 2:
             continue
         if classes:
-            wanted, found = _scores(wanted), _scores(found)
+            wanted, found = class_scores(wanted), class_scores(found)
         total += noise_to_signal(wanted, found, 1)
         count += 1
     return total / count if count else 0.0
@@ -330,15 +443,6 @@ def output_noise(program: Program, clean: Mapping[str, Value], noisy: Mapping[st
 
 def _between(ends: tuple[int, int], number: int) -> int:
     return max(ends[0], min(ends[1], number))
-
-
-def _scores(rows: NDArray[Any]) -> NDArray[np.float64]:
-    """Scores of classes less their mean; of probabilities, their logarithms."""
-    flat = rows.reshape(len(rows), -1).astype(np.float64)
-    if flat.min(initial=0.0) >= 0 and np.allclose(flat.sum(axis=1), 1.0, atol=1e-3):
-        flat = np.log(np.maximum(flat, 1e-9))
-    centred: NDArray[np.float64] = flat - flat.mean(axis=1, keepdims=True)
-    return centred
 
 
 def noise_to_signal(wanted: NDArray[Any], found: NDArray[Any], axis: int) -> float:

@@ -23,8 +23,10 @@ from memcompile.ir.quantizers import InputQuantizer
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.layer_noise import LayerNoise, MappingChoice, layer_noise
 from memcompile.noise.program_noise import choice_of
+from memcompile.program.line_corrections import by_position, corrected_output, count_places, places_of
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
+from memcompile.runtime.training.line_fit import LineMoments, corrections_of
 
 Values = Mapping[str, NDArray[Any]]
 Floats = NDArray[np.float32]
@@ -34,8 +36,8 @@ INPUT_BYTES = 200_000_000
 LEAST_IMAGES, MOST_IMAGES = 16, 256
 VECTOR_BYTES = 40_000_000
 """Memory for the input vectors of a layer, which sets the images that are run at once."""
-CALIBRATING_VECTORS = 256
-"""Input vectors on which scale and offset of a line are fitted."""
+ACTIVITY_VECTORS = 256
+"""Input vectors that tell how many phases usually drive a line."""
 NARROW = 8
 """Windows below which the vectors of all images are multiplied at once."""
 
@@ -69,10 +71,9 @@ class _Copy:
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """One replica on one chip: weights with errors, an offset a line, and what is drawn for each output."""
+    """One replica on one chip: weights with errors, and what is drawn for each output."""
 
     weights: Floats
-    offsets: Floats
     sigma: Floats
 
 
@@ -98,7 +99,13 @@ class NoisyNetwork:
         self._usual: dict[tuple[int, Unrolling], float] = {}
 
     def run(
-        self, values: Values, factors: Mapping[str, float], chip: int, *, calibrated: bool, first_stage: int = 0
+        self,
+        values: Values,
+        factors: Mapping[str, float],
+        chip: int,
+        *,
+        fitted_to: Values | None = None,
+        first_stage: int = 0,
     ) -> dict[str, NDArray[Any]]:
         """Run stages from one on and return all values.
 
@@ -110,18 +117,26 @@ class NoisyNetwork:
             Factor on the noise power of some layers by name; other layers are ideal.
         chip
             Number of the chip that errors are drawn for.
-        calibrated
-            The outputs of each line have a scale and an offset of their own.
+        fitted_to
+            Values of ideal devices for the same images. From the first noisy layer on, each output line gets a scale
+            and an offset that bring its output to them, layer by layer, as a chip is calibrated: what the noise of one
+            layer makes of the mean and the scale of the next is taken back, too. None for chips as transferred.
         """
         found: dict[str, Any] = {**self.program.constants, **values}
         count = len(next(iter(values.values())))
         layers = {layer.name: number for number, layer in enumerate(self.program.layers)}
+        noisy = False
         for stage in self.program.stages[first_stage:]:
-            if not isinstance(stage, MappedLayer) or not factors.get(stage.name):
+            factor = factors.get(stage.name, 0.0) if isinstance(stage, MappedLayer) else 0.0
+            noisy |= factor > 0
+            if not isinstance(stage, MappedLayer) or factor <= 0:
                 found.update(self.ideal.run_stage(stage, found, np.arange(count)))
-                continue
-            number = layers[stage.name]
-            found[stage.outputs[0]] = self._run(number, found[stage.inputs[0]], factors[stage.name], chip, calibrated)
+            else:
+                value = found[stage.inputs[0]]
+                found[stage.outputs[0]] = self._run(layers[stage.name], value, factor, chip, fitted_to is not None)
+            if isinstance(stage, MappedLayer) and noisy and fitted_to is not None:
+                output = stage.outputs[0]
+                found[output] = _calibrated(stage, fitted_to[output], found[output])
         return found
 
     def _run(self, number: int, x: NDArray[Any], factor: float, chip: int, calibrated: bool) -> NDArray[Any]:
@@ -145,7 +160,6 @@ class NoisyNetwork:
                 cut = vectors[replica.unrolling]
                 cut = cut if replica.has_all_windows else np.take(cut, replica.windows, axis=3)
                 outputs = _products(cut, own.weights)
-                outputs += own.offsets[..., None]
                 if own.sigma.any():
                     drawn_now = rng.standard_normal(outputs.shape, np.float32) * own.sigma[..., None]
                     outputs += drawn_now * self._activity(number, replica.unrolling, cut)[:, :, None, :]
@@ -162,7 +176,7 @@ class NoisyNetwork:
         key = (number, unrolling)
         if key not in self._usual:
             windows = np.arange(unrolling.windows, dtype=np.int32)
-            some = self.inputs[number].vectors(unrolling, windows, CALIBRATING_VECTORS)
+            some = self.inputs[number].vectors(unrolling, windows, ACTIVITY_VECTORS)
             self._usual[key] = max(float(by_largest[np.abs(some).max(axis=2).astype(np.int64)].mean()), 1e-12)
         power = by_largest[np.abs(vectors).max(axis=2).astype(np.int64)]
         root: Floats = np.sqrt(power / self._usual[key]).astype(np.float32)
@@ -181,17 +195,11 @@ class NoisyNetwork:
         """All replicas of a layer on one chip, each with errors of its own."""
         rng, root = np.random.default_rng([chip, number, 0]), np.float32(np.sqrt(factor))
         drawn = []
-        for copy, replica in enumerate(self.program.layers[number].replicas):
+        for copy in range(len(self.program.layers[number].replicas)):
             own = self._copy(number, copy)
             errors = root * (own.mean + own.sigma * rng.standard_normal(own.sigma.shape, np.float32))
-            if not calibrated:
-                none = np.zeros(own.plain_sigma.shape, np.float32)
-                drawn.append(_Drawn(own.weights + errors, none, root * own.plain_sigma))
-                continue
-            vectors = self.inputs[number].vectors(replica.unrolling, replica.windows, CALIBRATING_VECTORS)
-            gains, offsets = _fitted(vectors, own.weights, errors)
-            weights = own.weights + errors - gains[:, None, :] * own.weights
-            drawn.append(_Drawn(weights, -offsets, root * own.calibrated_sigma))
+            sigma = own.calibrated_sigma if calibrated else own.plain_sigma
+            drawn.append(_Drawn(own.weights + errors, root * sigma))
         return drawn
 
     def _copy(self, number: int, copy: int) -> _Copy:
@@ -231,15 +239,8 @@ def _products(vectors: Floats, weights: Floats) -> Floats:
     return of_all.reshape(matrices, images, windows, -1).transpose(1, 0, 3, 2)
 
 
-def _fitted(vectors: Floats, weights: Floats, errors: Floats) -> tuple[Floats, Floats]:
-    """Gain and offset that errors of its weights make of each line, [matrices, columns].
-
-    ``vectors`` are [vectors, matrices, rows].
-    """
-    of_matrix = np.ascontiguousarray(vectors.transpose(1, 0, 2))
-    signal, noise = np.matmul(of_matrix, weights), np.matmul(of_matrix, errors)
-    centre = signal.mean(axis=1, keepdims=True)
-    variance = np.square(signal - centre).mean(axis=1)
-    covariance = ((signal - centre) * noise).mean(axis=1)
-    gains = np.divide(covariance, variance, where=variance > 0, out=np.zeros_like(variance))
-    return gains, noise.mean(axis=1) - gains * centre[:, 0]
+def _calibrated(layer: MappedLayer, wanted: NDArray[Any], found: NDArray[Any]) -> NDArray[Any]:
+    """Output of a layer whose lines have a scale and an offset that bring it to what is wanted."""
+    pair = by_position(layer.geometry, wanted), by_position(layer.geometry, found)
+    moments = LineMoments.of([pair], places_of(layer), count_places(layer))
+    return corrected_output(layer, found, *corrections_of(moments))

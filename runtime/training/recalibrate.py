@@ -18,9 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.hardware.conditions import NEW, Conditions
-from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import MappedLayer
-from memcompile.program.line_corrections import Calibration, LineCorrections, count_places, places_of
+from memcompile.program.line_corrections import (
+    Calibration,
+    LineCorrections,
+    by_position,
+    corrected_output,
+    count_places,
+    places_of,
+)
 from memcompile.program.program import Program
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.emulator import Emulator
@@ -78,12 +84,12 @@ def recalibrate(
         if isinstance(stage, MappedLayer):
             corrections = _corrections(program, len(corrected), stage)
             value, geometry = stage.outputs[0], stage.geometry
-            outputs = [(_by_position(geometry, e[value]), _by_position(geometry, o[value])) for e, o in pairs]
+            outputs = [(by_position(geometry, e[value]), by_position(geometry, o[value])) for e, o in pairs]
             moments = LineMoments.of(outputs, places_of(stage), count_places(stage))
             gain, offset = corrections_of(moments, scales=scales)
             corrected.append(corrections.then(gain, offset))
             for chunk in chunks:
-                chunk.measured[value] = _apply(stage, chunk.measured[value], gain, offset)
+                chunk.measured[value] = corrected_output(stage, chunk.measured[value], gain, offset)
             if advance is not None:
                 advance(1)
         for chunk in chunks:
@@ -123,20 +129,3 @@ class _Chunk:
 
 def _corrections(program: Program, number: int, layer: MappedLayer) -> LineCorrections:
     return LineCorrections.none(layer) if program.calibration is None else program.calibration.layers[number]
-
-
-def _by_position(geometry: Geometry, y: NDArray[Any]) -> NDArray[np.float64]:
-    """A layer's output as [items, positions, out_channels]."""
-    y = y.astype(np.float64)
-    if geometry.layout == "channels_last":
-        return y.reshape(-1, geometry.positions, geometry.out_channels)
-    return y.reshape(-1, geometry.out_channels, geometry.positions).transpose(0, 2, 1)
-
-
-def _apply(layer: MappedLayer, y: NDArray[Any], gain: NDArray[np.float64], offset: NDArray[np.float64]) -> NDArray[Any]:
-    """A layer's output with its lines corrected."""
-    place = places_of(layer)
-    fitted = _by_position(layer.geometry, y) * gain[place] + offset[place]
-    if layer.geometry.layout == "channels_first":
-        fitted = fitted.transpose(0, 2, 1)
-    return fitted.reshape(y.shape).astype(y.dtype)

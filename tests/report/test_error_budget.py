@@ -16,6 +16,7 @@ from memcompile.report.budget_report import budget_facts
 from memcompile.report.error_budget import LossCurve, can_predict, error_budget, noise_to_signal
 from memcompile.report.noise_injection import NoisyNetwork
 from memcompile.runtime.emulator import Emulator
+from memcompile.runtime.training.recalibrate import recalibrate
 
 MODEL = Path(__file__).parents[2] / "examples" / "five_layer_cnn.onnx"
 CHIPS = 8
@@ -34,24 +35,46 @@ def test_injected_noise_is_that_of_emulated_chips(compilation: Compilation) -> N
     network = NoisyNetwork(program, dataset.calibration)
     names = [layer.outputs[0] for layer in program.layers]
     axes = [1 if layer.geometry.layout == "channels_first" else -1 for layer in program.layers]
-    ideal = network.run(images, {}, 0, calibrated=False)
+    ideal = network.run(images, {}, 0)
     all_layers = dict.fromkeys((layer.name for layer in program.layers), 1.0)
 
     def ratios(values: dict[str, np.ndarray]) -> list[float]:
         return [noise_to_signal(ideal[name], values[name], axis) for name, axis in zip(names, axes, strict=True)]
 
-    injected = np.array([ratios(network.run(images, all_layers, chip, calibrated=False)) for chip in range(CHIPS)])
+    injected = np.array([ratios(network.run(images, all_layers, chip)) for chip in range(CHIPS)])
     emulated = np.array([ratios(Emulator(program, chip).run(images, also=names)) for chip in range(CHIPS)])
     error = np.sqrt((injected.var(axis=0, ddof=1) + emulated.var(axis=0, ddof=1)) / CHIPS)
     assert (np.abs(injected.mean(axis=0) - emulated.mean(axis=0)) <= 5 * error).all()
-    calibrated = np.array([ratios(network.run(images, all_layers, chip, calibrated=True)) for chip in range(CHIPS)])
+    calibrated = np.array([ratios(network.run(images, all_layers, chip, fitted_to=ideal)) for chip in range(CHIPS)])
     assert (calibrated.mean(axis=0) < 0.8 * injected.mean(axis=0)).all()
+
+
+def test_injected_noise_of_calibrated_chips_is_that_of_emulated_ones(compilation: Compilation) -> None:
+    """The same of chips with a scale and an offset of each line, fitted to outputs behind noisy layers."""
+    program, dataset = compilation.program, compilation.dataset
+    images = {name: array[:IMAGES] for name, array in dataset.inputs.items()}
+    network, names = NoisyNetwork(program, dataset.calibration), [layer.outputs[0] for layer in program.layers]
+    clean = network.run(images, {}, 0)
+    factors = dict.fromkeys((layer.name for layer in program.layers), 1.0)
+
+    def ratios(values: dict[str, np.ndarray]) -> list[float]:
+        return [
+            noise_to_signal(clean[name], values[name], 1 if layer.geometry.layout == "channels_first" else -1)
+            for name, layer in zip(names, program.layers, strict=True)
+        ]
+
+    injected = np.array([ratios(network.run(images, factors, chip, fitted_to=clean)) for chip in range(CHIPS)])
+    chips = [recalibrate(program, dataset.calibration, seed=chip) for chip in range(CHIPS)]
+    emulated = np.array([ratios(Emulator(own, chip).run(images, also=names)) for chip, own in enumerate(chips)])
+    error = np.sqrt((injected.var(axis=0, ddof=1) + emulated.var(axis=0, ddof=1)) / CHIPS)
+    # The lines of an emulated chip are fitted to other images than these.
+    assert (np.abs(injected.mean(axis=0) / emulated.mean(axis=0) - 1) <= 0.15 + 4 * error / emulated.mean(axis=0)).all()
 
 
 def test_run_without_noise_is_the_ideal_network(compilation: Compilation) -> None:
     images = {name: array[:8] for name, array in compilation.dataset.inputs.items()}
     network = NoisyNetwork(compilation.program, compilation.dataset.calibration)
-    almost = network.run(images, dict.fromkeys(("C1", "C3", "FC"), 1e-18), 0, calibrated=False)
+    almost = network.run(images, dict.fromkeys(("C1", "C3", "FC"), 1e-18), 0)
     wanted = Emulator.ideal(compilation.program).run(images)
     for name, value in wanted.items():
         np.testing.assert_allclose(almost[name], value, atol=1e-3)
