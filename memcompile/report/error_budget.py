@@ -580,7 +580,8 @@ def _main_cause(ratios: LayerRatios, calibrated: bool) -> Cause | None:
 def _uncertainty(runs: Sequence[CurveRun], curve: LossCurve, loss: float) -> tuple[float, float]:
     """Standard error of the predicted mean, and standard deviation from chip to chip, both in points.
 
-    The scatter of the runs around the curve is that of images and of chips; what first order leaves out is added.
+    The scatter of the runs around the curve is that of chips, and of images where their answers were counted; that of
+    images over which losses were smoothed, and what first order leaves out, are added.
     """
     if not runs:
         return 0.0, 0.0
@@ -592,4 +593,6 @@ def _uncertainty(runs: Sequence[CurveRun], curve: LossCurve, loss: float) -> tup
     beyond = loss * max(noise - FIRST_ORDER, 0.0) / max(noise, 1e-12)
     from_images = 100 * math.sqrt(max(loss / 100, 0.0) / max(sum(run.images for run in runs) / len(runs), 1))
     spread = math.sqrt(max(scatter**2 - from_images**2, 0.0))
-    return math.hypot(scatter / math.sqrt(len(runs)), beyond), spread
+    smoothed = [run.error / math.sqrt(run.loss) for run in runs if run.error > 0 < run.loss]
+    of_images = 10 * float(np.mean(smoothed)) * math.sqrt(max(loss, 0.0)) if smoothed else 0.0
+    return math.hypot(scatter / math.sqrt(len(runs)), of_images, beyond), spread

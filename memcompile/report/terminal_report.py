@@ -323,7 +323,8 @@ def _choice_line(facts: Facts) -> str:
     losses = np.array(found["measured_losses"])
     chips = counted(len(losses), "chip")
     measured = f"{losses.mean():.1f} measured on {chips} with calibration samples; " if len(losses) else ""
-    interval = f"{counted(steps, 'step')} instead of {found['steps_without']:,}"
+    interval = counted(steps, "step")
+    interval += f" instead of {found['steps_without']:,}" if steps != found["steps_without"] else ", as without it"
     words = f"{found['predicted_loss']:.1f} predicted, {measured}{interval}"
     points = f"accuracy budget  {found['max_loss']:g} point{'s' * (found['max_loss'] != 1)}"
     if found["held"]:
