@@ -33,10 +33,11 @@ from memcompile.errors import UsageError
 from memcompile.hardware.target import load_target
 from memcompile.ir.graph import Graph, TiledLayer
 from memcompile.ir.pass_manager import PassContext
+from memcompile.noise.loss_curve import LossCurve
 from memcompile.pipelines import AUTO, DEFAULT_MAX_LOSS, compile_model, default_passes
 from memcompile.program.file import encode_program, load_program
 from memcompile.program.program import Program
-from memcompile.report.error_budget import LossCurve, LossModel
+from memcompile.report.error_budget import LossModel
 from memcompile.report.evaluation import run_float
 from memcompile.runtime.emulator import Emulator
 

@@ -26,18 +26,13 @@ from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.noise.cause import Cause
 from memcompile.noise.layer_inputs import LayerInputs
+from memcompile.noise.loss_curve import CurveRun, LossCurve, curve_of
+from memcompile.noise.margins import as_often_wrong, class_margins, class_scores, smoothed_loss
 from memcompile.noise.program_noise import LayerRatios, layer_ratios
 from memcompile.program.coupled_samples import program_couples_samples
 from memcompile.program.program import Program
 from memcompile.report.noise_injection import NoisyNetwork
-from memcompile.report.scoring import (
-    as_often_wrong,
-    class_margins,
-    class_names,
-    class_scores,
-    score_samples,
-    smoothed_loss,
-)
+from memcompile.report.scoring import class_names, score_samples
 
 SENSITIVITY_IMAGES, SENSITIVITY_CHIPS = (8, 96), (2, 12)
 """Least and most images and chips on which the sensitivity to a layer is measured."""
@@ -146,20 +141,6 @@ def error_budget(
         return _budget(program, ratios, model)
 
 
-@dataclass(frozen=True)
-class CurveRun:
-    """Run with noise in all layers: factor on its power, ratio of the output, share of right answers lost, images.
-
-    ``error`` is the standard error of the loss over samples where it was smoothed, 0 where answers were counted.
-    """
-
-    factor: float
-    noise: float
-    loss: float
-    images: int
-    error: float = 0.0
-
-
 @dataclass(frozen=True, eq=False)
 class LossModel:
     """Loss of a network as a function of the noise-to-signal ratios of its layers.
@@ -252,7 +233,7 @@ def _studied(
             advance(1)
     margins = _pooled_margins(noisy, wrong)
     runs = _curve_runs(noisy, margins)
-    curve = _curve(runs)
+    curve = curve_of(runs)
     of_layers = np.array([_ratio(own, calibrated) for own in ratios])
     known, costs = sensitivities, 1.0
     if known is None:
@@ -465,52 +446,6 @@ def expanded_products(program: Program) -> int:
 # --- from noise to loss ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class LossCurve:
-    """Share of right answers lost at a noise-to-signal ratio t: most (1 - exp(-(t / scale)^power))."""
-
-    most: float
-    scale: float
-    power: float
-
-    def __call__(self, noise: float) -> float:
-        """Loss at a ratio."""
-        return self.most * -math.expm1(-((max(noise, 0.0) / self.scale) ** self.power))
-
-    def inverse(self, loss: float) -> float:
-        """Ratio at which so much is lost; infinite where that is never."""
-        if loss >= self.most:
-            return math.inf
-        return self.scale * math.pow(-math.log1p(-max(loss, 0.0) / self.most), 1 / self.power)
-
-    @classmethod
-    def fitted(
-        cls, noise: Sequence[float], losses: Sequence[float], variances: Sequence[float], most: float
-    ) -> LossCurve:
-        """Least squares through losses, weighted by their variances.
-
-        Powers near 1.5, which most networks show, are a little likelier beforehand.
-        """
-        at, lost = np.array(noise), np.array(losses)
-        largest = max(float(at.max(initial=0.0)), 1e-9)
-        powers = np.linspace(0.8, 2.4, 17)[:, None, None]
-        scales = np.geomspace(largest / 3, largest * 1000, 240)
-        curve = -most * np.expm1(-((at / scales[None, :, None]) ** powers))
-        misfit = (np.square(curve - lost) / np.array(variances)).sum(axis=-1) + np.square((powers[..., 0] - 1.5) / 0.4)
-        power, scale = np.unravel_index(int(misfit.argmin()), misfit.shape)
-        return cls(most, float(scales[scale]), float(powers[power, 0, 0]))
-
-
-def _variances(runs: Sequence[CurveRun]) -> list[float]:
-    """Variance of the loss of each run: that of the runs with its factor, and of one image in all of them."""
-    found = []
-    for run in runs:
-        alike = [other.loss for other in runs if other.factor == run.factor]
-        spread = float(np.var(alike, ddof=1)) if len(alike) > 1 else 0.0
-        found.append(max(spread, 1.0 / run.images / len(alike)))
-    return found
-
-
 def _ratio(ratios: LayerRatios, calibrated: bool, cause: Cause | None = None) -> float:
     """Noise-to-signal ratio of a layer, of one cause or of all."""
     causes = ratios.causes
@@ -567,10 +502,6 @@ def _share(runs: Sequence[CurveRun], total: float) -> float:
     small = max(1.0, min((run.factor for run in runs), default=1.0))
     together = [run.noise / run.factor for run in runs if run.factor <= small]
     return float(np.mean(together)) / total if together and total > 0 else 1.0
-
-
-def _curve(runs: Sequence[CurveRun]) -> LossCurve:
-    return LossCurve.fitted([run.noise for run in runs], [run.loss for run in runs], _variances(runs), 0.9)
 
 
 def _main_cause(ratios: LayerRatios, calibrated: bool) -> Cause | None:

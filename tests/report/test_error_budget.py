@@ -13,7 +13,7 @@ from memcompile.hardware.target import load_target
 from memcompile.noise.cause import Cause
 from memcompile.pipelines import Compilation, compile_model
 from memcompile.report.budget_report import budget_facts
-from memcompile.report.error_budget import LossCurve, can_predict, error_budget, noise_to_signal
+from memcompile.report.error_budget import can_predict, error_budget, noise_to_signal
 from memcompile.report.noise_injection import NoisyNetwork
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.recalibrate import recalibrate
@@ -116,27 +116,3 @@ def test_targets_beyond_the_model_have_no_budget(compilation: Compilation) -> No
     assert not can_predict(replace(program, target=load_target("ideal")), dataset)
     assert not can_predict(program, replace(dataset, generated=True))
     assert error_budget(program, replace(dataset, generated=True)) is None
-
-
-def test_curve_finds_the_power_of_its_own_losses() -> None:
-    """Runs scatter as chips and 400 images do; 300 of them leave a standard error of three hundredths."""
-    truth, rng = LossCurve(0.9, 2.0, 1.5), np.random.default_rng(0)
-    noise = np.tile(np.geomspace(0.05, 0.5, 12), 25)
-    exact = np.array([truth(t) for t in noise])
-    losses = exact * (1 + 0.4 * rng.standard_normal(300)) + np.sqrt(exact / 400) * rng.standard_normal(300)
-    fitted = LossCurve.fitted(noise.tolist(), losses.tolist(), (np.square(0.4 * exact) + exact / 400).tolist(), 0.9)
-    for t in (0.1, 0.2, 0.4):
-        assert fitted(t) == pytest.approx(truth(t), rel=0.12)
-    assert fitted(0.0) == 0.0
-
-
-def test_scatter_around_no_loss_is_no_loss() -> None:
-    """Answers that turn right and wrong by chance leave little, however far single runs are from it."""
-    losses = np.tile([0.03, -0.03, 0.01, -0.01], 5)
-    fitted = LossCurve.fitted(np.full(20, 0.02).tolist(), losses.tolist(), [5e-4] * 20, 0.9)
-    assert fitted(0.02) < 0.005
-
-
-def test_runs_without_a_loss_predict_next_to_none() -> None:
-    fitted = LossCurve.fitted([0.01, 0.02, 0.04], [0.0, 0.0, 0.0], [1e-4] * 3, 0.9)
-    assert fitted(0.04) < 0.01

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from scipy.special import pdtrik, stdtrit
 
+from memcompile.noise.loss_curve import LossCurve
 from memcompile.report.emulated_chips import spread
-from memcompile.report.error_budget import FIRST_ORDER, LossCurve
+from memcompile.report.error_budget import FIRST_ORDER
 
 NOISE_FACTOR = 2.0
 """Factor by which predicted noise may be wrong, either way: one curve for all targets and mappings."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from memcompile.exploration.judging.intervals import NetworkCurve, count_margin, measured, predicted
-from memcompile.report.error_budget import LossCurve
+from memcompile.noise.loss_curve import LossCurve
 
 CURVE = NetworkCurve(("a", "b"), (0.5, 1.0), 1.0, LossCurve(0.9, 0.5, 1.5))
 

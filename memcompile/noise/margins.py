@@ -1,0 +1,114 @@
+"""Margins of a classifier's answers, and what noise takes of them.
+
+An answer changes where noise moves its margin, the score of its own class above the best other one, beyond zero. Losses
+that are smoothed over margins are far surer than counts of answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.frontend.values import Value
+
+CLOSE_SHARE, LEAST_CLOSE = 0.25, 16
+"""Share and least number of samples, those with the smallest margins, whose margins tell how noise moves them."""
+LEAST_PROBABILITY = 1e-9
+MOST_WRONG = 0.4
+"""Share of wrong answers that margins are spread to at most: a normal number makes half of them wrong and no more."""
+SPREAD_STEPS = 30
+_NORMAL = np.array([NormalDist().inv_cdf((place + 0.5) / 16) for place in range(16)])
+"""Sixteen normal numbers that are equally likely."""
+
+
+def class_scores(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Scores of classes less their mean, [N, classes]; of probabilities, their logarithms."""
+    flat = rows.reshape(len(rows), -1).astype(np.float64)
+    if flat.min(initial=0.0) >= 0 and np.allclose(flat.sum(axis=1), 1.0, atol=1e-3):
+        flat = np.log(np.maximum(flat, LEAST_PROBABILITY))
+    centred: NDArray[np.float64] = flat - flat.mean(axis=1, keepdims=True)
+    return centred
+
+
+def class_margins(
+    outputs: Mapping[str, Value], labels: NDArray[Any], names: Sequence[str] = ()
+) -> NDArray[np.float64] | None:
+    """Score of each sample's class above that of the best other class, [N]; right answers are above 0.
+
+    None where no single output tells classes by scores, samples along axis 0.
+
+    Parameters
+    ----------
+    labels
+        Class numbers or class names, [N].
+    names
+        Names of the classes, if the network has some, in the order of class numbers.
+    """
+    rows = [value for value in outputs.values() if isinstance(value, np.ndarray) and value.ndim >= 2]
+    if len(outputs) != 1 or len(rows) != 1 or rows[0].dtype.kind != "f" or labels.shape != rows[0].shape[:1]:
+        return None
+    scores = class_scores(rows[0])
+    if labels.dtype.kind == "U":
+        places = {name: place for place, name in enumerate(names)}
+        labels = np.array([places.get(name, -1) for name in labels.tolist()], np.int64)
+    if scores.shape[1] < 2 or labels.min(initial=0) < 0 or labels.max(initial=0) >= scores.shape[1]:
+        return None
+    samples = np.arange(len(scores))
+    own = scores[samples, labels].copy()
+    scores[samples, labels] = -np.inf
+    margins: NDArray[np.float64] = own - scores.max(axis=1)
+    return margins
+
+
+def as_often_wrong(margins: NDArray[np.float64], wrong: float) -> NDArray[np.float64]:
+    """Margins spread by normal numbers until a share of them is wrong; as they are where it is no smaller already.
+
+    A network is surer of samples that it was trained with than of others, so that noise changes fewer of its answers.
+    Others are to it as if they were noisy: how noisy, the answers say that it gets wrong.
+
+    Returns
+    -------
+    Margins that stand for those of other samples, [a multiple of N].
+    """
+    if not len(margins) or (margins <= 0).mean() >= min(wrong, MOST_WRONG):
+        return margins
+
+    def spread(width: float) -> NDArray[np.float64]:
+        moved: NDArray[np.float64] = (margins[:, None] + width * _NORMAL).reshape(-1)
+        return moved
+
+    low, high = 0.0, 1.0
+    while (spread(high) <= 0).mean() < min(wrong, MOST_WRONG):
+        low, high = high, 2 * high
+    for _ in range(SPREAD_STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if (spread(middle) <= 0).mean() >= min(wrong, MOST_WRONG) else (middle, high)
+    return spread(high)
+
+
+def smoothed_loss(
+    margins: NDArray[np.float64], before: NDArray[np.float64], after: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Share of right answers that noise is expected to take, and its standard error over samples.
+
+    An answer changes where noise moves a margin beyond zero. A count of such answers is all chance where few change.
+    Any noise might have met any sample, so each margin is moved by what each of the noisy samples was moved by; of
+    these only the ones with small margins count, because those with large ones have more noise and nothing to lose.
+
+    Parameters
+    ----------
+    margins
+        Margins on ideal devices of all samples, see :func:`class_margins`, [N].
+    before, after
+        Margins of samples on ideal devices and with noise, [M] each.
+    """
+    close = np.argsort(np.abs(before), kind="stable")[: max(LEAST_CLOSE, math.ceil(CLOSE_SHARE * len(before)))]
+    moved = np.sort(after[close] - before[close])
+    wrong = np.searchsorted(moved, -margins, side="right") / len(moved)
+    lost = wrong - (margins <= 0)
+    return float(lost.mean()), float(lost.std() / math.sqrt(len(lost)))
