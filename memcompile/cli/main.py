@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -57,6 +58,7 @@ from memcompile.pipelines import (
 )
 from memcompile.program.file import save_program
 from memcompile.program.program import Program
+from memcompile.progress.phases import CHECK, EVALUATING, MAP, MAP_FRONT, QUANTISE, READ_MODEL, TUNE_CHIPS, WRITE_REPORT
 from memcompile.report.budget_report import layer_budget_table
 from memcompile.report.cost_report import energy_table
 from memcompile.report.evaluation import Evaluation, check_acceptance, evaluate
@@ -251,6 +253,7 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
     if options["tune"] is not None:
         check_writable(derived_path(target, "tuned"))
     _check_evaluation(options)
+    out.expect(*_phases(options, pages=report_files.any))
     dump = options["dump_ir"]
     explanation = Explanation()
     compilation = compile_model(
@@ -306,7 +309,22 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
         out.say(f"chip {options['seed']} written to {chip}; next: {command_line(['run', chip, *scored.words()])}")
     for line in advice.lines(facts, compilation.dataset, options["optimise"]):
         out.say(line)
-    report_files.write(compilation.program, facts, Origin(command_line(context.obj), options["seed"]), out)
+    with out.progress(WRITE_REPORT, 1) if report_files.any else nullcontext():
+        report_files.write(compilation.program, facts, Origin(command_line(context.obj), options["seed"]), out)
+
+
+def _phases(options: dict[str, Any], pages: bool) -> tuple[str, ...]:
+    """Phases of a compilation, in order."""
+    left_out = {
+        MAP_FRONT: not options["pareto"],
+        CHECK: options["no_check"],
+        **dict.fromkeys((*EVALUATING, TUNE_CHIPS), options["no_evaluation"]),
+        WRITE_REPORT: not pages,
+    }
+    if options["tune"] is None:
+        left_out[TUNE_CHIPS] = True
+    wanted = (READ_MODEL, MAP_FRONT, QUANTISE, MAP, CHECK, *EVALUATING, TUNE_CHIPS, WRITE_REPORT)
+    return tuple(phase for phase in wanted if not left_out.get(phase, False))
 
 
 def _max_loss(context: click.Context, options: dict[str, Any]) -> float | Auto | None:
@@ -450,6 +468,20 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def _raise_again(swallowed: sys.UnraisableHookArgs) -> None:
+    """Raise a signal's exception once more if it came where Python drops exceptions, such as in a destructor."""
+    ending = swallowed.exc_value
+    if not isinstance(ending, SystemExit) or not hasattr(signal, "setitimer"):
+        sys.__unraisablehook__(swallowed)
+        return
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(ending.code)
+
+    signal.signal(signal.SIGALRM, leave)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+
 def _listen() -> None:
     """Let SIGTERM and SIGINT end the command in order; a job in the background ignores SIGINT."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -460,10 +492,12 @@ def _listen() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    hook, sys.unraisablehook = sys.unraisablehook, _raise_again
     _listen()
     try:
         return _run(arguments)
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -93,6 +93,11 @@ class ReportFiles:
             page = page_beside(program)
         return cls(page, trace)
 
+    @property
+    def any(self) -> bool:
+        """True if there are files to write."""
+        return self.page is not None or self.trace is not None
+
     def write(self, program: Program, facts: Facts, origin: Origin, out: Output) -> None:
         """Write the files and say so."""
         if self.trace is not None:

@@ -20,6 +20,7 @@ from memcompile.ir.pass_manager import ProgressBar
 from memcompile.pictures import new_figure, png_of
 from memcompile.program.file import save_program
 from memcompile.program.program import Program
+from memcompile.progress.phases import READ_PROGRAM, SCORE_CHIP, TUNING
 from memcompile.report.cost_report import write_facts, write_line
 from memcompile.report.emulated_chips import measured_accuracy
 from memcompile.runtime.emulator import Emulator
@@ -103,8 +104,10 @@ def tune_command(program: Path, **options: Any) -> None:
     out = Output(options["quiet"], options["json_path"])
     target = options["output"] or derived_path(program, "tuned")
     check_writable(target)
-    source = program_of(program)
-    training, test = tuning_data(source, options)
+    out.expect(READ_PROGRAM, *TUNING, SCORE_CHIP)
+    with out.progress(READ_PROGRAM, 1):
+        source = program_of(program)
+        training, test = tuning_data(source, options)
     plan = TuningPlan(
         recalibration_images=min(options["recalibration_images"], training.count),
         correct_slices=not options["plain_slices"],
@@ -186,12 +189,13 @@ def _facts(
 ) -> dict[str, Any]:
     assert before.chip is not None
     seed, accuracy = before.chip.seed, {}
-    for name, emulator in (
-        ("ideal", Emulator.ideal(source)),
-        ("transferred", Emulator(before, seed)),
-        ("tuned", Emulator(result.program, seed)),
-    ):
-        with progress(f"scoring {name}", test.count) as advance:
+    chips = {
+        "ideal": Emulator.ideal(source),
+        "transferred": Emulator(before, seed),
+        "tuned": Emulator(result.program, seed),
+    }
+    with progress(SCORE_CHIP, len(chips) * test.count) as advance:
+        for name, emulator in chips.items():
             accuracy[name] = measured_accuracy(emulator, test, advance)
     return {
         "training_data": training.name,

@@ -24,6 +24,7 @@ from memcompile.program.coupled_samples import any_couples_samples
 from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
 from memcompile.program.random_operators import random_values
+from memcompile.progress.phases import EMULATE, EXPLAIN_LOSS, SCORE
 from memcompile.report.acceptance import Acceptance
 from memcompile.report.emulated_chips import EmulatedChip, EmulatedChips, measured_accuracy, spread
 from memcompile.report.error_budget import ErrorBudget, error_budget
@@ -190,28 +191,31 @@ def evaluate(
     """
     scored = whole_batches(dataset, images or dataset.count, model)
     if scored.labels is None:
-        quality = measure_quality(
-            program, model, dataset, emulated_images, seeds, seed, calibrate=calibrate, progress=progress
-        )
+        with progress(EMULATE, 1):
+            quality = measure_quality(
+                program, model, dataset, emulated_images, seeds, seed, calibrate=calibrate, progress=progress
+            )
         return Evaluation(dataset.name, None, quality)
     chips = EmulatedChips(program, dataset, calibrate=calibrate)
-    with progress("float (onnxruntime)", scored.count) as advance:
+    with progress(SCORE, 2 * scored.count) as advance:
         reference = run_float(model, scored.inputs, advance, batching=dataset.batching)
-    with progress("ideal", scored.count) as advance:
         ideal = Emulator.ideal(program).run(scored.inputs, progress=advance)
     rows = 1 if chips.obstacle else 2
     affordable = max(CONVERSION_BUDGET // (rows * max(program.conversions_per_image, 1)), 32)
     noisy, names = whole_batches(scored, emulated_images or affordable, model), class_names(program)
 
     transferred, emulated, helped = list[float](), list[float](), 0
-    for number in range(seed, seed + seeds):
-        chip = chips.chip(number, progress, transfer(program, number)[0] if written else None)
-        with progress(f"emulated, chip {number}", noisy.count * (1 + chip.calibrated)) as advance:
-            plain = measured_accuracy(Emulator(chip.written, number), noisy, advance)
-            used = measured_accuracy(Emulator(chip.used, number), noisy, advance) if chip.calibrated else plain
-        transferred.append(plain)
-        emulated.append(used)
-        helped += chip.calibrated
+    with progress(EMULATE, seeds * rows * noisy.count) as advance:
+        for number in range(seed, seed + seeds):
+            chip = chips.chip(number, progress, transfer(program, number)[0] if written else None)
+            plain = used = measured_accuracy(Emulator(chip.written, number), noisy, advance)
+            if chip.calibrated:
+                used = measured_accuracy(Emulator(chip.used, number), noisy, advance)
+            else:
+                advance((rows - 1) * noisy.count)
+            transferred.append(plain)
+            emulated.append(used)
+            helped += chip.calibrated
     ideal_share = score_samples(ideal, scored, names)
     ideal_emulated = ideal_share if noisy.count == scored.count else measured_accuracy(Emulator.ideal(program), noisy)
     accuracy = Accuracy(
@@ -227,9 +231,10 @@ def evaluate(
     if not budget:
         return Evaluation(dataset.name, accuracy, None)
     calibrated = helped > 0
-    causes = error_budget(
-        program, scored, ideal=ideal, calibrated=calibrated, sensitivities=sensitivities, progress=progress
-    )
+    with progress(EXPLAIN_LOSS, 1):
+        causes = error_budget(
+            program, scored, ideal=ideal, calibrated=calibrated, sensitivities=sensitivities, progress=progress
+        )
     return Evaluation(dataset.name, accuracy, None, causes)
 
 
