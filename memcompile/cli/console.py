@@ -24,7 +24,7 @@ from memcompile.cli.progress_line import PlainLines, TerminalLine
 from memcompile.errors import UsageError
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.report.acceptance import accuracy_share
-from memcompile.report.facts import facts_json
+from memcompile.report.facts import Facts, facts_json
 from memcompile.report.terminal_report import LEADING_LAYERS, MOST_LAYERS, Form, mapping_report, quality_report
 from memcompile.runtime.executors import memory
 from memcompile.runtime.kernels.compiled import when_compiling
@@ -261,8 +261,7 @@ class Output:
             self._print(mapping_report(facts, self._form(all_layers)))
 
     def quality(self, facts: dict[str, Any], all_layers: bool = False) -> None:
-        """Print what was measured, and write all facts as JSON if asked for."""
-        self._json(facts)
+        """Print what was measured."""
         if not self._quiet:
             self._print(quality_report(facts, self._form(all_layers)), end="")
 
@@ -271,11 +270,17 @@ class Output:
 
     def facts(self, facts: dict[str, Any], lines: list[str]) -> None:
         """Print lines, and write the facts behind them as JSON if asked for."""
-        self._json(facts)
+        self.write_json(facts)
         for line in lines:
             self.say(line)
 
-    def _json(self, facts: dict[str, Any]) -> None:
+    def fail(self, message: str) -> None:
+        """Print a message about something that failed and ends nothing."""
+        with self._paused():
+            click.echo(f"memcompile: error: {message}", err=True)
+
+    def write_json(self, facts: Facts | list[Facts]) -> None:
+        """Write facts as JSON if asked for."""
         if self._json_path == "-":
             with self._paused():
                 click.echo(facts_json(facts), nl=False)

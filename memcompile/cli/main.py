@@ -15,7 +15,15 @@ import click
 from rich.table import Table
 
 from memcompile.atomic import write_atomically
-from memcompile.cli.advice import CompileAdvice, DataOptions, command_line, derived_path, front_lines, program_path
+from memcompile.cli.advice import (
+    CompileAdvice,
+    DataOptions,
+    command_line,
+    derived_path,
+    front_lines,
+    program_path,
+    with_option,
+)
 from memcompile.cli.chips.tuned_compile import OWN_DATA, TuningStudy
 from memcompile.cli.compare import compare_command
 from memcompile.cli.console import (
@@ -35,8 +43,9 @@ from memcompile.cli.overview import command_group
 from memcompile.cli.population import population_command
 from memcompile.cli.programs import program_of
 from memcompile.cli.refresh import refresh_command
-from memcompile.cli.report import ReportFiles, report_command, report_file_options
+from memcompile.cli.report import NO_PAGE, ReportFiles, report_command, report_file_options
 from memcompile.cli.run import run_command
+from memcompile.cli.several_targets import check_targets, compile_targets, split_targets
 from memcompile.cli.targets import targets_command
 from memcompile.cli.tune import tune_command
 from memcompile.cli.values import NumberOr, input_shape_option
@@ -52,9 +61,12 @@ from memcompile.pipelines import (
     DEFAULT_TARGET,
     Auto,
     Compilation,
+    Source,
     compile_model,
+    compile_source,
     compiler_version,
     default_passes,
+    read_source,
 )
 from memcompile.program.file import save_program
 from memcompile.program.program import Program
@@ -115,8 +127,8 @@ def _batch(options: dict[str, Any]) -> int | None:
     "--target",
     default=DEFAULT_TARGET,
     show_default=True,
-    metavar="NAME|FILE.toml",
-    help="Hardware; see `memcompile targets`.",
+    metavar="NAME|FILE.toml,..",
+    help="Hardware; see `memcompile targets`. Of several, programs are compared.",
 )
 @click.option(
     "--chips",
@@ -247,41 +259,58 @@ def _batch(options: dict[str, Any]) -> int | None:
 def compile_command(context: click.Context, /, model: Path, **options: Any) -> None:
     """Compile MODEL, write the program, and report mapping and accuracy."""
     out = Output(options["quiet"], options["json_path"])
+    targets = split_targets(options["target"])
+    _check_evaluation(options)
+    if len(targets) == 1:
+        out.write_json(_compile(context, model, {**options, "target": targets[0]}, out, context.obj))
+        return
+    comparison = check_targets(model, targets, options)
+    out.expect(READ_MODEL, *targets)
+    with out.progress(READ_MODEL, 1):
+        source = read_source(model, **_source_options(options))
+    page = NO_PAGE if options["html"] == NO_PAGE else None
+
+    def compiled(target: str) -> Facts:
+        arguments = with_option(context.obj, "--target", target)
+        return _compile(context, model, {**options, "target": target, "html": page}, out, arguments, source)
+
+    compile_targets(targets, compiled, comparison, out)
+
+
+def _source_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of reading a model and its data."""
+    return {
+        **{name: options[name] for name in ("data", "mean", "std", "input_shapes", "seed")},
+        "limits": Limits(options["import_seconds"], int(options["import_memory"] * GIB)),
+    }
+
+
+def _compile(
+    context: click.Context,
+    model: Path,
+    options: dict[str, Any],
+    out: Output,
+    arguments: list[str],
+    source: Source | None = None,
+) -> Facts:
+    """Compile for one target, report, and write its files; returns the facts of the report.
+
+    Parameters
+    ----------
+    arguments
+        Words of a command line that does this.
+    source
+        The model and its data, if they have been read.
+    """
     target = options["output"] or program_path(model, options["target"])
     check_writable(target)
     report_files = ReportFiles.of(options["html"], options["trace"], target)
     if options["tune"] is not None:
         check_writable(derived_path(target, "tuned"))
-    _check_evaluation(options)
-    out.expect(*_phases(options, pages=report_files.any))
-    dump = options["dump_ir"]
+    if source is None:
+        out.expect(*_phases(options, pages=report_files.any))
     explanation = Explanation()
-    compilation = compile_model(
-        model,
-        options["target"],
-        data=options["data"],
-        mean=options["mean"],
-        std=options["std"],
-        input_shapes=options["input_shapes"],
-        chips=options["chips"],
-        batch=_batch(options),
-        slices=options["slices"],
-        slice_base=options["slice_base"],
-        seed=options["seed"],
-        settings=(
-            f"replicate.objective={options['optimise']}",
-            f"replicate.effort={options['effort']}",
-            *options["settings"],
-        ),
-        instruments=(explanation, *((DumpIr(dump),) if dump else ())),
-        progress=out.progress,
-        check=not options["no_check"],
-        limits=Limits(options["import_seconds"], int(options["import_memory"] * GIB)),
-        time_limit_s=math.inf if options["time_limit"] is None else options["time_limit"],
-        max_loss=_max_loss(context, options),
-        no_windows=options["no_windows"],
-        pareto=options["pareto"],
-    )
+    compilation = _compilation(context, model, options, out, explanation, source)
     if options["accept"] is not None:
         check_acceptance(compilation.program, compilation.dataset)
     study = None
@@ -299,8 +328,8 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
     if options["explain"]:
         _explain(explanation, facts, out)
     if facts["pareto"] is not None:
-        out.show(front_table(facts), *front_lines(facts, context.obj))
-    advice = CompileAdvice(compilation.program, target, DataOptions.of(options), context.obj)
+        out.show(front_table(facts), *front_lines(facts, arguments))
+    advice = CompileAdvice(compilation.program, target, DataOptions.of(options), arguments)
     out.say(f"program written to {target}; next: {advice.run()}")
     if tuned is not None and study is not None:
         chip = derived_path(target, "tuned")
@@ -310,7 +339,36 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
     for line in advice.lines(facts, compilation.dataset, options["optimise"]):
         out.say(line)
     with out.progress(WRITE_REPORT, 1) if report_files.any else nullcontext():
-        report_files.write(compilation.program, facts, Origin(command_line(context.obj), options["seed"]), out)
+        report_files.write(compilation.program, facts, Origin(command_line(arguments), options["seed"]), out)
+    return facts
+
+
+def _compilation(
+    context: click.Context,
+    model: Path,
+    options: dict[str, Any],
+    out: Output,
+    explanation: Explanation,
+    source: Source | None,
+) -> Compilation:
+    dump = options["dump_ir"]
+    how: dict[str, Any] = {
+        **{name: options[name] for name in ("chips", "slices", "slice_base", "seed", "no_windows", "pareto")},
+        "batch": _batch(options),
+        "settings": (
+            f"replicate.objective={options['optimise']}",
+            f"replicate.effort={options['effort']}",
+            *options["settings"],
+        ),
+        "instruments": (explanation, *((DumpIr(dump),) if dump else ())),
+        "progress": out.progress,
+        "check": not options["no_check"],
+        "time_limit_s": math.inf if options["time_limit"] is None else options["time_limit"],
+        "max_loss": _max_loss(context, options),
+    }
+    if source is None:
+        return compile_model(model, options["target"], **{**_source_options(options), **how})
+    return compile_source(source, options["target"], **how)
 
 
 def _phases(options: dict[str, Any], pages: bool) -> tuple[str, ...]:
@@ -405,6 +463,7 @@ def show_command(program: Path, weight: tuple[str, str, str] | None, json_path: 
         facts = program_facts(loaded)
         out.mapping(facts, all_layers)
         out.quality(facts)
+        out.write_json(facts)
         return
     layer, output, kernel_input = weight
     if not (output.isdigit() and kernel_input.isdigit()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from memcompile.atomic import write_atomically
@@ -105,9 +106,19 @@ def layer_rows(programs: Sequence[Facts]) -> list[Row]:
     return [row for row in rows if differs(row, programs)]
 
 
-def comparison_page(names: Sequence[str], programs: Sequence[Facts]) -> bytes:
-    """Programs side by side as HTML; ``names`` are those of their files."""
-    facts = {"names": list(names), "programs": [dict(each) for each in programs]}
+def comparison_page(
+    names: Sequence[str], programs: Sequence[Facts], failed: Mapping[str, str] = MappingProxyType({})
+) -> bytes:
+    """Programs side by side as HTML.
+
+    Parameters
+    ----------
+    names
+        Names of the programs.
+    failed
+        Reasons why targets have no program.
+    """
+    facts = {"names": list(names), "programs": [dict(each) for each in programs], "failed": dict(failed)}
     page = Page("Comparison of programs", "comparison.html.j2", facts)
     page.add_chart(_chart(names, programs))
     return page.render(
@@ -115,18 +126,21 @@ def comparison_page(names: Sequence[str], programs: Sequence[Facts]) -> bytes:
         programs=programs,
         tables=[("Programs", shown_rows(programs)), ("Layers that differ", layer_rows(programs))],
         differs=differs,
+        failed=failed,
     )
 
 
-def write_comparison_page(path: Path, names: Sequence[str], programs: Sequence[Facts]) -> None:
-    """Write the page, whole or not at all.
+def write_comparison_page(
+    path: Path, names: Sequence[str], programs: Sequence[Facts], failed: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Write the page, whole or not at all; parameters are those of :func:`comparison_page`.
 
     Raises
     ------
     OutputError
         The file cannot be written.
     """
-    write_atomically(path, comparison_page(names, programs))
+    write_atomically(path, comparison_page(names, programs, failed))
 
 
 def _chart(names: Sequence[str], programs: Sequence[Facts]) -> Chart | None:

@@ -213,6 +213,6 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def facts_json(facts: Mapping[str, Any]) -> str:
+def facts_json(facts: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
     """Facts as JSON text."""
     return json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
