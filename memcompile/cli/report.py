@@ -32,6 +32,7 @@ MEASURED = (
     "output_sqnr_db",
     "emulated_quality",
     "outputs_not_compared",
+    "converter_inputs",
 )
 """Keys of a JSON report that a program file does not tell."""
 OF_LAYERS = ("sqnr_db", "exact")

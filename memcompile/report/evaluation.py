@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.blas import one_blas_thread
 from memcompile.data.loader import Dataset
 from memcompile.described import Described
 from memcompile.errors import DataError, UsageError
@@ -20,6 +21,7 @@ from memcompile.frontend.values import Value, contents
 from memcompile.ir.batching import Batching
 from memcompile.ir.graph import OnnxNode
 from memcompile.ir.pass_manager import ProgressBar, no_progress
+from memcompile.noise.line_currents import LineCurrents, line_currents
 from memcompile.program.coupled_samples import any_couples_samples
 from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
@@ -28,6 +30,7 @@ from memcompile.progress.phases import EMULATE, EXPLAIN_LOSS, SCORE
 from memcompile.report.acceptance import Acceptance
 from memcompile.report.emulated_chips import EmulatedChip, EmulatedChips, measured_accuracy, spread
 from memcompile.report.error_budget import ErrorBudget, error_budget
+from memcompile.report.noise_injection import inputs_on
 from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.executors.batches import join_values
@@ -36,6 +39,9 @@ from memcompile.runtime.training.transfer import transfer
 # Emulating a converter output takes about a nanosecond or ten, so that this many take seconds.
 CONVERSION_BUDGET = 20_000_000_000
 QUALITY_IMAGES = 64
+CURRENT_BYTES = 20_000_000
+"""Memory for the inputs of all layers on the images on which the currents of lines are looked at."""
+LEAST_CURRENT_IMAGES, MOST_CURRENT_IMAGES = 8, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,14 +130,26 @@ class Quality:
     calibration: CalibrationSummary
 
 
+@dataclass(frozen=True, eq=False)
+class ConverterInputs:
+    """Currents that the converters of all layers get on ideal devices, from so many calibration images."""
+
+    images: int
+    layers: Sequence[LineCurrents]
+
+
 @dataclass(frozen=True, repr=False)
 class Evaluation(Described):
-    """Measured quality of a program; accuracy, and an error budget that explains its loss if wanted, with labels."""
+    """Measured quality of a program; accuracy, and an error budget that explains its loss if wanted, with labels.
+
+    ``currents`` are those that converters get, where calibration data tell.
+    """
 
     data: str
     accuracy: Accuracy | None
     quality: Quality | None
     budget: ErrorBudget | None = None
+    currents: ConverterInputs | None = None
 
     def accepting(self, least: float) -> Evaluation:
         """The same, with chips accepted that reach an accuracy, 0..1."""
@@ -195,11 +213,12 @@ def evaluate(
             quality = measure_quality(
                 program, model, dataset, emulated_images, seeds, seed, calibrate=calibrate, progress=progress
             )
-        return Evaluation(dataset.name, None, quality)
+            return Evaluation(dataset.name, None, quality, None, converter_inputs(program, dataset))
     chips = EmulatedChips(program, dataset, calibrate=calibrate)
     with progress(SCORE, 2 * scored.count) as advance:
         reference = run_float(model, scored.inputs, advance, batching=dataset.batching)
         ideal = Emulator.ideal(program).run(scored.inputs, progress=advance)
+        currents = converter_inputs(program, dataset)
     rows = 1 if chips.obstacle else 2
     affordable = max(CONVERSION_BUDGET // (rows * max(program.conversions_per_image, 1)), 32)
     noisy, names = whole_batches(scored, emulated_images or affordable, model), class_names(program)
@@ -229,13 +248,32 @@ def evaluate(
         calibration=CalibrationSummary(chips.images, helped, chips.obstacle),
     )
     if not budget:
-        return Evaluation(dataset.name, accuracy, None)
+        return Evaluation(dataset.name, accuracy, None, None, currents)
     calibrated = helped > 0
     with progress(EXPLAIN_LOSS, 1):
         causes = error_budget(
             program, scored, ideal=ideal, calibrated=calibrated, sensitivities=sensitivities, progress=progress
         )
-    return Evaluation(dataset.name, accuracy, None, causes)
+    return Evaluation(dataset.name, accuracy, None, causes, currents)
+
+
+def converter_inputs(program: Program, dataset: Dataset) -> ConverterInputs | None:
+    """Currents that converters get on a few calibration images; None without real data or converters."""
+    batching = program.batching
+    usual = not batching.whole and not batching.one_by_one and all(axis == 0 for axis in batching.inputs.values())
+    if program.target.cell.continuous or not program.layers or dataset.generated or not usual:
+        return None
+    size = batching.size or 1
+    held = 4 * sum(layer.geometry.in_channels * math.prod(layer.geometry.input_size) for layer in program.layers)
+    images = max(min(CURRENT_BYTES // held, MOST_CURRENT_IMAGES), LEAST_CURRENT_IMAGES)
+    images = min(-(-images // size) * size, len(next(iter(dataset.calibration.values()))) // size * size)
+    if not images:
+        return None
+    with one_blas_thread():
+        inputs = inputs_on(
+            Emulator.ideal(program), {name: array[:images] for name, array in dataset.calibration.items()}
+        )
+        return ConverterInputs(images, line_currents(program, inputs))
 
 
 def check_acceptance(program: Program, dataset: Dataset, option: str = "--accept") -> None:
