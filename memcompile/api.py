@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from memcompile.data.loader import Data, Dataset, load_dataset
 from memcompile.errors import UsageError
 from memcompile.export.mapping_picture import mapping_figure
@@ -20,10 +23,10 @@ from memcompile.pipelines import AUTO, DEFAULT_TARGET, Auto, compile_model
 from memcompile.program.file import load_program
 from memcompile.program.program import Program
 from memcompile.progress.notebook import shown
-from memcompile.progress.phases import COMPILING, EVALUATING, FIT_LINES, TUNING
+from memcompile.progress.phases import COMPILING, EMULATE, EVALUATING, FIT_LINES, TUNING
 from memcompile.report import evaluation
 from memcompile.report.acceptance import accuracy_share
-from memcompile.report.emulated_chips import EmulatedChips
+from memcompile.report.emulated_chips import EmulatedChips, measured_accuracy
 from memcompile.report.evaluation import Evaluation
 from memcompile.report.facts import program_facts
 from memcompile.runtime.emulator import Emulator
@@ -213,6 +216,54 @@ def evaluate(
             progress=bar,
         )
     return found if least is None else found.accepting(least)
+
+
+def accuracy(
+    program: Program,
+    data: Data = None,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    chips: int = 3,
+    seed: int = 0,
+    ideal: bool = False,
+    calibrate: bool = True,
+    progress: ProgressBar | None = None,
+) -> NDArray[np.float64]:
+    """Shares of right answers of emulated chips, or of ideal devices, without the network that a program was made from.
+
+    Parameters
+    ----------
+    data, mean, std
+        Samples with labels, as for :func:`compile`.
+    chips
+        Emulated chips, of seeds ``seed``, ``seed + 1``, ...; a tuned program has a chip of its own.
+    ideal
+        Ideal devices instead.
+    calibrate
+        Calibrate the lines of each chip, where that is possible.
+
+    Returns
+    -------
+    [chips], 0..1.
+
+    Raises
+    ------
+    UsageError
+        There are no labels.
+    MemcompileError
+        The data do not fit the program.
+    """
+    dataset = _dataset(program, data, mean, std, seed)
+    if dataset.labels is None:
+        raise UsageError(f"{dataset.name} has no labels, so there is no accuracy; give data with labels")
+    if ideal or program.target.cell.continuous:
+        return np.array([measured_accuracy(Emulator.ideal(program), dataset)])
+    seeds = range(seed, seed + chips) if program.chip is None else [program.chip.seed]
+    emulated = EmulatedChips(program, dataset, calibrate=calibrate)
+    with shown(progress, (EMULATE,)) as bar, bar(EMULATE, len(seeds) * dataset.count) as advance:
+        chosen = (Emulator(emulated.chip(number, bar).used, number) for number in seeds)
+        return np.array([measured_accuracy(emulator, dataset, advance) for emulator in chosen])
 
 
 def report_page(program: Program, evaluation: Evaluation | None = None, *, seed: int = 0) -> ReportPage:
