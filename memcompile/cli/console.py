@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -241,6 +241,22 @@ class Output:
     def print(self, table: Table) -> None:
         """Print a table that was asked for."""
         self._print(table)
+
+    def read(self, tables: Sequence[Table], paged: bool) -> None:
+        """Print tables to read at leisure: through a pager where they are longer than the terminal, if ``paged``."""
+        if not (paged and sys.stdout.isatty() and sys.stdin.isatty()):
+            for table in tables:
+                self.print(table)
+            return
+        with self._console.capture() as capture:
+            for table in tables:
+                self._console.print(table)
+        text = capture.get()
+        with self._paused():
+            if text.count("\n") < self._console.height:
+                click.echo(text, nl=False, color=True)  # rich has left out what the terminal cannot show
+            else:
+                click.echo_via_pager(text)
 
     def _print(self, what: RenderableType, **how: Any) -> None:
         with self._paused():

@@ -240,6 +240,11 @@ def _batch(options: dict[str, Any]) -> int | None:
 )
 @click.option("--explain", is_flag=True, help="List each operator, analog or digital and why, and each layer's energy.")
 @click.option(
+    "--no-pager",
+    is_flag=True,
+    help="Print what --explain lists at once; longer than the terminal it goes to PAGER [default: less].",
+)
+@click.option(
     "--set",
     "settings",
     multiple=True,
@@ -326,7 +331,8 @@ def _compile(
     facts = with_evaluation(facts, evaluation)
     out.quality(facts, options["all_layers"])
     if options["explain"]:
-        _explain(explanation, facts, out)
+        tables = (explanation.table(), energy_table(facts["cost"]), layer_budget_table(facts))
+        out.read([table for table in tables if table is not None], paged=not options["no_pager"])
     if facts["pareto"] is not None:
         out.show(front_table(facts), *front_lines(facts, arguments))
     advice = CompileAdvice(compilation.program, target, DataOptions.of(options), arguments)
@@ -390,14 +396,6 @@ def _max_loss(context: click.Context, options: dict[str, Any]) -> float | Auto |
     given = context.get_parameter_source("slices") is not click.core.ParameterSource.DEFAULT
     max_loss: float | Auto | None = options["max_loss"]
     return None if max_loss == AUTO and given else max_loss
-
-
-def _explain(explanation: Explanation, facts: Facts, out: Output) -> None:
-    """Print what is done where and why, and energy and noise of layers where they are known."""
-    tables = (explanation.table(), energy_table(facts["cost"]), layer_budget_table(facts))
-    for table in tables:
-        if table is not None:
-            out.print(table)
 
 
 def _evaluated(

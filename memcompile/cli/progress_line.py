@@ -96,9 +96,13 @@ class TerminalLine:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Take the line away while something else is printed."""
+        self.stand_still()
         with self._lock:
             self._put("")
+        try:
             yield
+        finally:
+            self.go_on()
 
     def close(self) -> None:
         """Take the line away for good."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import models
@@ -117,6 +118,24 @@ def test_no_thread_runs_while_the_process_forks() -> None:
     assert threads() == 0
 
 
+def in_terminal(command: list[str], rows: int, **variables: str) -> tuple[int, str]:
+    """Run a command in a pseudo terminal of 80 columns, which all streams go to; returns its code and the text."""
+    parent, child = pty.openpty()
+    os.set_blocking(parent, False)
+    subprocess.run(["stty", "cols", "80", "rows", str(rows)], stdin=child, check=True)
+    environment = {**ENVIRONMENT, **variables}
+    with subprocess.Popen(command, stdin=child, stdout=child, stderr=child, env=environment) as process:
+        written = b""
+        while process.poll() is None:
+            time.sleep(0.05)
+            with suppress(BlockingIOError):
+                written += os.read(parent, 1 << 16)
+    with suppress(BlockingIOError):
+        written += os.read(parent, 1 << 16)
+    os.close(child)
+    return process.returncode, written.decode()
+
+
 # --- commands ----------------------------------------------------------------------------------
 
 
@@ -164,21 +183,8 @@ def test_other_commands_say_phases_too(folder: Path, capsys: pytest.CaptureFixtu
 
 def test_a_terminal_shows_one_line_and_leaves_none(folder: Path) -> None:
     """A process in a pseudo terminal of 80 columns, which both streams go to."""
-    parent, child = pty.openpty()
-    os.set_blocking(parent, False)
     command = [sys.executable, "-m", "memcompile", "m.onnx", "--effort", "fast", "--html", "none", "--no-evaluation"]
-    subprocess.run(["stty", "cols", "80"], stdin=child, check=True)
-    with subprocess.Popen(command, stdin=child, stdout=child, stderr=child, env=ENVIRONMENT) as process:
-        written = b""
-        while process.poll() is None:
-            time.sleep(0.05)
-            try:
-                written += os.read(parent, 1 << 16)
-            except BlockingIOError:
-                continue
-        code = process.returncode
-    os.close(child)
-    text = written.decode()
+    code, text = in_terminal(command, 50)
     assert code == 0, text
     assert text.startswith("loading memcompile ...")
     shown = [line for line in screens(text) if line.strip()]
@@ -188,3 +194,18 @@ def test_a_terminal_shows_one_line_and_leaves_none(folder: Path) -> None:
     for line in text.replace("\r\n", "\n").split("\n"):
         assert len(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", re.sub(r".*\r", "", line))) <= 80
     assert "phase" not in text.rpartition("\x1b[K")[2]
+
+
+@pytest.mark.parametrize(("options", "paged"), [([], True), (["--no-pager"], False)])
+def test_long_explanations_go_to_the_pager(options: list[str], paged: bool, folder: Path) -> None:
+    """In a terminal of 24 lines; the pager is a script that keeps what it gets."""
+    pager = folder / "pager"
+    pager.write_text("#!/bin/sh\ncat > paged.txt\n")
+    pager.chmod(0o755)
+    command = [sys.executable, "-m", "memcompile", "m.onnx", "--effort", "fast", "--html", "none", "--no-evaluation"]
+    code, text = in_terminal([*command, "--explain", *options], 24, PAGER=str(pager))
+    assert code == 0, text
+    assert (folder / "paged.txt").exists() == paged
+    shown = (folder / "paged.txt").read_text() if paged else text
+    assert "operator" in shown
+    assert ("analog" in text) == (not paged)

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from notebooks import run_notebook
 from places import FIVE_LAYER_CNN, REPOSITORY
+from scripts import run_notebook
 
 NOTEBOOK = REPOSITORY / "examples" / "notebook.ipynb"
 
