@@ -18,22 +18,11 @@ from memcompile.errors import UsageError
 from memcompile.export.schedule_trace import trace_json
 from memcompile.html.program_page import Origin, write_program_page
 from memcompile.program.program import Program
+from memcompile.report.facts import MEASURED as OF_EVALUATION
 from memcompile.report.facts import Facts, program_facts
 
 NO_PAGE = "none"
-MEASURED = (
-    "multiply_adds",
-    "operators",
-    "data",
-    "accuracy_budget",
-    "pareto",
-    "accuracy",
-    "error_budget",
-    "output_sqnr_db",
-    "emulated_quality",
-    "outputs_not_compared",
-    "converter_inputs",
-)
+MEASURED = ("multiply_adds", "operators", "data", "accuracy_budget", "pareto", *OF_EVALUATION)
 """Keys of a JSON report that a program file does not tell."""
 OF_LAYERS = ("sqnr_db", "exact")
 """Such keys of a layer."""

@@ -80,6 +80,8 @@ ROWS = (
 )
 CHARTED = ("images a second", "latency", "energy of an image", "area")
 """Rows that the page also shows as bars, relative to the first program."""
+WIDE = 10
+"""Ratio of the longest bar to the shortest above which bars are logarithms."""
 OF_LAYERS = ("slices", "replicas", "steps", "arrays")
 
 
@@ -148,12 +150,13 @@ def _chart(names: Sequence[str], programs: Sequence[Facts]) -> Chart | None:
     rows = [row for row in ROWS if row.title in CHARTED and all(row.value(facts) for facts in programs)]
     if not rows:
         return None
+    multiples = [[(row.value(facts) or 0) / (row.value(programs[0]) or 1) for row in rows] for facts in programs]
     traces = [
         {
             "type": "bar",
             "name": plain(name),
             "x": [row.title for row in rows],
-            "y": [(row.value(facts) or 0) / (row.value(programs[0]) or 1) for row in rows],
+            "y": multiples[number],
             "customdata": [row.text(facts) for row in rows],
             "marker": {"color": colour_of(number)},
             "hovertemplate": "%{x}: %{customdata}<br>%{y:.3g} times the first<extra>" + plain(name) + "</extra>",
@@ -161,5 +164,8 @@ def _chart(names: Sequence[str], programs: Sequence[Facts]) -> Chart | None:
         for number, (name, facts) in enumerate(zip(names, programs, strict=True))
     ]
     words = "Bars of rate, latency, energy and area as multiples of the first program; the table has the figures"
-    layout = {"barmode": "group", "yaxis": {"title": {"text": "times the first"}}}
+    longest, shortest = max(map(max, multiples)), min(map(min, multiples))
+    scale = {"type": "log"} if longest > WIDE * shortest else {"rangemode": "tozero"}
+    axis = {"title": {"text": "times the first"}, **scale}
+    layout = {"barmode": "group", "yaxis": axis}
     return Chart("comparison", "As multiples of the first program", words, traces, layout)

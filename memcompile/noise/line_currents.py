@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.hardware.converter import Converter
-from memcompile.ir.graph import MappedLayer, Replica
+from memcompile.ir.graph import MappedLayer, Replica, different_replicas
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.noise.conversions import lines_of
 from memcompile.noise.layer_inputs import LayerInputs
@@ -64,7 +64,7 @@ def _of_layer(program: Program, layer: MappedLayer, inputs: LayerInputs) -> Line
     assert isinstance(quantizer, InputQuantizer)
     counts = np.zeros(2 * (LAST_BIN + 1), np.int64)
     clipped, largest = 0, 0.0
-    for copy in _different(layer.replicas):
+    for copy in different_replicas(layer.replicas):
         for currents in _currents(program, layer, copy, inputs, quantizer, converter):
             codes = np.floor(currents + np.float32(converter.half))
             clipped += int(((codes < converter.min_code) | (codes > converter.max_code)).sum())
@@ -75,15 +75,6 @@ def _of_layer(program: Program, layer: MappedLayer, inputs: LayerInputs) -> Line
     filled = np.flatnonzero(counts)
     begin, end = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (LAST_BIN + 1, LAST_BIN + 1)
     return LineCurrents(counts[begin:end], begin - LAST_BIN - 1, clipped, largest)
-
-
-def _different(replicas: Sequence[Replica]) -> Iterator[Replica]:
-    """One replica for all that are unrolled and cut alike, with the windows of all of them."""
-    alike: dict[object, list[Replica]] = {}
-    for copy in replicas:
-        alike.setdefault((copy.unrolling, copy.cut), []).append(copy)
-    for copies in alike.values():
-        yield replace(copies[0], windows=np.concatenate([copy.windows for copy in copies]))
 
 
 def _currents(

@@ -149,20 +149,14 @@ class Program(Described):
     def accuracy(self, data: Any = None, **options: Any) -> NDArray[np.float64]:
         """Shares of right answers of emulated chips, [chips], 0..1.
 
-        Parameters
-        ----------
-        data
-            Samples with labels, as for :func:`memcompile.compile`.
-        options
-            ``chips`` (3), their first ``seed`` (0), ``ideal`` devices instead (one figure), ``calibrate`` (True), and
-            ``mean`` and ``std`` as for :func:`memcompile.compile`.
+        ``data`` are samples with labels, as for :func:`memcompile.compile`, and so are the options ``mean`` and
+        ``std``; further ones are ``chips`` (3), their first ``seed`` (0), ``calibrate`` (True), and ``ideal`` for one
+        figure of ideal devices.
 
         Raises
         ------
         UsageError
             There are no labels.
-        MemcompileError
-            The data do not fit the program.
         """
         found: NDArray[np.float64] = _above("accuracy")(self, data, **options)
         return found
