@@ -114,6 +114,10 @@ def split_command(command: str) -> tuple[str, int]:
     return EXPECTED.sub("", command), int(expected["code"]) if expected else 0
 
 
+PROGRESS = re.compile(r"^phase \d+ of \d+: .*\n", re.MULTILINE)
+"""Lines of phases, which pages leave out."""
+
+
 def checked_output(command: str, code: int, wanted: int, out: str, errors: str) -> str:
     """Join what a command printed that left with this code.
 
@@ -124,7 +128,7 @@ def checked_output(command: str, code: int, wanted: int, out: str, errors: str) 
     """
     if code != wanted:
         raise RuntimeError(f"`{command}` left with code {code}, not {wanted}\n{out[-2000:]}{errors[-4000:]}")
-    return out + (errors if wanted else "")
+    return out + (PROGRESS.sub("", errors) if wanted else "")
 
 
 def environment() -> dict[str, str]:

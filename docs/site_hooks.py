@@ -25,7 +25,7 @@ TOP_PAGES = {
 }
 """Pages above docs/, and their names in the site."""
 LINK = re.compile(r"(?<=\]\()(?P<target>[^)\s#:]+)(?=[)#])")
-REFERENCE = re.compile(r"^<!-- reference (?P<name>[\w.]+)(?:: (?P<members>[\w, ]+))? -->$", re.MULTILINE)
+REFERENCE = re.compile(r"^<!-- reference (?P<name>[\w.]+)(?:: (?P<members>[\w,\s]+))? -->$", re.MULTILINE)
 """The place of a public name's reference, and which of its members are shown if not all."""
 ROLE = re.compile(r":\w+:(?=<code>)")
 """A Sphinx role before a name in a docstring."""
@@ -61,7 +61,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def _directive(found: re.Match[str]) -> str:
     """The mark of a reference as mkdocstrings reads it."""
-    options = f"\n    options:\n      members: [{found['members']}]" if found["members"] else ""
+    options = f"\n    options:\n      members: [{' '.join(found['members'].split())}]" if found["members"] else ""
     return f"::: {found['name']}{options}"
 
 

@@ -30,9 +30,16 @@ def run() -> NoReturn:
         with suppress(OSError):  # an output that cannot be written gets its message below
             print_overview()
             sys.exit(0)
+    waits = sys.stderr.isatty() and "--quiet" not in sys.argv and os.environ.get("TERM") != "dumb"
+    if waits:
+        sys.stderr.write("loading memcompile ...")
+        sys.stderr.flush()
     from memcompile.cli.main import main  # noqa: PLC0415 - slow to import; signals come first
     from memcompile.frontend.sandbox import allow_fork  # noqa: PLC0415 - as above
 
+    if waits:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
     for number, handler in before.items():
         signal.signal(number, handler)
     allow_fork()

@@ -7,21 +7,26 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from memcompile.data.loader import Data, Dataset, load_dataset
 from memcompile.errors import UsageError
 from memcompile.export.mapping_picture import mapping_figure
 from memcompile.frontend.sources import Network, open_network
 from memcompile.hardware.target import Target
 from memcompile.html.program_page import Origin, ReportPage
-from memcompile.ir.pass_manager import Pass, ProgressBar, no_progress
+from memcompile.ir.pass_manager import Pass, ProgressBar
 from memcompile.passes.replicate import Objective, Replicate
 from memcompile.passes.search.problem import Effort
 from memcompile.pipelines import AUTO, DEFAULT_TARGET, Auto, compile_model
 from memcompile.program.file import load_program
 from memcompile.program.program import Program
+from memcompile.progress.notebook import shown
+from memcompile.progress.phases import COMPILING, EMULATE, EVALUATING, FIT_LINES, TUNING
 from memcompile.report import evaluation
 from memcompile.report.acceptance import accuracy_share
-from memcompile.report.emulated_chips import EmulatedChips
+from memcompile.report.emulated_chips import EmulatedChips, measured_accuracy
 from memcompile.report.evaluation import Evaluation
 from memcompile.report.facts import program_facts
 from memcompile.runtime.emulator import Emulator
@@ -54,7 +59,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     time_limit_s: float = math.inf,
     max_loss: float | Auto | None = AUTO,
     no_windows: Sequence[str] = (),
-    progress: ProgressBar = no_progress,
+    progress: ProgressBar | None = None,
 ) -> Program:
     """Compile a network for a target.
 
@@ -99,32 +104,35 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
         data to measure it with and neither slices, windows, passes nor a time limit are given.
     no_windows
         Names of layers that get no parallel windows, whose cells add errors.
+    progress
+        Opens a bar for a description and a total. Without one, notebooks show a line of their own.
 
     Raises
     ------
     MemcompileError
         Any fault of the model, the data, the target, the options or the budget.
     """
-    return compile_model(
-        model,
-        target,
-        data=data,
-        mean=mean,
-        std=std,
-        input_shapes=input_shapes,
-        example_inputs=example_inputs,
-        chips=chips,
-        batch=batch,
-        slices=slices,
-        slice_base=slice_base,
-        seed=seed,
-        settings=(*_mapping_settings(objective, effort), *settings),
-        passes=passes,
-        time_limit_s=time_limit_s,
-        max_loss=max_loss,
-        no_windows=no_windows,
-        progress=progress,
-    ).program
+    with shown(progress, COMPILING) as bar:
+        return compile_model(
+            model,
+            target,
+            data=data,
+            mean=mean,
+            std=std,
+            input_shapes=input_shapes,
+            example_inputs=example_inputs,
+            chips=chips,
+            batch=batch,
+            slices=slices,
+            slice_base=slice_base,
+            seed=seed,
+            settings=(*_mapping_settings(objective, effort), *settings),
+            passes=passes,
+            time_limit_s=time_limit_s,
+            max_loss=max_loss,
+            no_windows=no_windows,
+            progress=bar,
+        ).program
 
 
 def _mapping_settings(objective: Objective, effort: Effort) -> tuple[str, ...]:
@@ -160,7 +168,7 @@ def evaluate(
     calibrate: bool = True,
     accept: float | str | None = None,
     budget: bool = True,
-    progress: ProgressBar = no_progress,
+    progress: ProgressBar | None = None,
 ) -> Evaluation:
     """Measure a program against the network it was made from.
 
@@ -194,19 +202,68 @@ def evaluate(
     dataset = _dataset(program, data, mean, std, seed)
     if least is not None:
         evaluation.check_acceptance(program, dataset)
-    found = evaluation.evaluate(
-        program,
-        file,
-        dataset,
-        images=images,
-        emulated_images=emulated_images,
-        seeds=chips,
-        seed=seed,
-        calibrate=calibrate,
-        budget=budget,
-        progress=progress,
-    )
+    with shown(progress, EVALUATING if budget else EVALUATING[:-1]) as bar:
+        found = evaluation.evaluate(
+            program,
+            file,
+            dataset,
+            images=images,
+            emulated_images=emulated_images,
+            seeds=chips,
+            seed=seed,
+            calibrate=calibrate,
+            budget=budget,
+            progress=bar,
+        )
     return found if least is None else found.accepting(least)
+
+
+def accuracy(
+    program: Program,
+    data: Data = None,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    chips: int = 3,
+    seed: int = 0,
+    ideal: bool = False,
+    calibrate: bool = True,
+    progress: ProgressBar | None = None,
+) -> NDArray[np.float64]:
+    """Shares of right answers of emulated chips, or of ideal devices, without the network that a program was made from.
+
+    Parameters
+    ----------
+    data, mean, std
+        Samples with labels, as for :func:`compile`.
+    chips
+        Emulated chips, of seeds ``seed``, ``seed + 1``, ...; a tuned program has a chip of its own.
+    ideal
+        Ideal devices instead.
+    calibrate
+        Calibrate the lines of each chip, where that is possible.
+
+    Returns
+    -------
+    [chips], 0..1.
+
+    Raises
+    ------
+    UsageError
+        There are no labels.
+    MemcompileError
+        The data do not fit the program.
+    """
+    dataset = _dataset(program, data, mean, std, seed)
+    if dataset.labels is None:
+        raise UsageError(f"{dataset.name} has no labels, so there is no accuracy; give data with labels")
+    if ideal or program.target.cell.continuous:
+        return np.array([measured_accuracy(Emulator.ideal(program), dataset)])
+    seeds = range(seed, seed + chips) if program.chip is None else [program.chip.seed]
+    emulated = EmulatedChips(program, dataset, calibrate=calibrate)
+    with shown(progress, (EMULATE,)) as bar, bar(EMULATE, len(seeds) * dataset.count) as advance:
+        chosen = (Emulator(emulated.chip(number, bar).used, number) for number in seeds)
+        return np.array([measured_accuracy(emulator, dataset, advance) for emulator in chosen])
 
 
 def report_page(program: Program, evaluation: Evaluation | None = None, *, seed: int = 0) -> ReportPage:
@@ -248,7 +305,7 @@ def calibrate(
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    progress: ProgressBar = no_progress,
+    progress: ProgressBar | None = None,
 ) -> Program:
     """Give each output line of one emulated chip a digital gain and offset, fitted without labels.
 
@@ -273,7 +330,8 @@ def calibrate(
     chips = EmulatedChips(program, _dataset(program, data, mean, std, seed))
     if chips.obstacle:
         raise UsageError(f"chips of this program cannot be calibrated: {chips.obstacle}")
-    return chips.chip(seed, progress).used
+    with shown(progress, (FIT_LINES,)) as bar:
+        return chips.chip(seed, bar).used
 
 
 def tune(
@@ -285,7 +343,7 @@ def tune(
     std: Sequence[float] | None = None,
     images: int | None = None,
     checkpoint: Path | None = None,
-    progress: ProgressBar = no_progress,
+    progress: ProgressBar | None = None,
     notify: Callable[[str], None] = lambda line: None,
 ) -> TuningResult:
     """Transfer a program to one emulated chip and recover the lost accuracy.
@@ -309,16 +367,17 @@ def tune(
     dataset = _dataset(program, data, mean, std, 0, training=True)
     if dataset.generated:
         raise UsageError("tuning needs real samples with labels; give them as data")
-    return tune_chip(
-        program,
-        dataset.inputs,
-        dataset.labels,
-        plan,
-        images=images,
-        checkpoint=checkpoint,
-        progress=progress,
-        notify=notify,
-    )
+    with shown(progress, TUNING) as bar:
+        return tune_chip(
+            program,
+            dataset.inputs,
+            dataset.labels,
+            plan,
+            images=images,
+            checkpoint=checkpoint,
+            progress=bar,
+            notify=notify,
+        )
 
 
 def _dataset(

@@ -18,6 +18,7 @@ from memcompile.held_back import HeldBackImages, Outcome, StepRecord, agrees, re
 from memcompile.ir.graph import fixed_batch
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.program.program import Program
+from memcompile.progress.phases import FIT_LINES
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.recalibrate import recalibrate
 
@@ -102,7 +103,7 @@ def fit_lines(
     ``seed`` is that of the chip, ``before`` its outcome so far; ``reference`` is what lines are fitted to, ideal
     devices when None.
     """
-    with progress(step, len(chip.layers)) as advance:
+    with progress(FIT_LINES, len(chip.layers)) as advance:
         fitted = recalibrate(
             chip,
             inputs,

@@ -61,6 +61,7 @@ from memcompile.passes.tile_matrices import TileMatrices
 from memcompile.passes.unroll_convolutions import UnrollConvolutions
 from memcompile.program.program import DigitalStage, Program, Provenance, Stage
 from memcompile.program.random_operators import random_values
+from memcompile.progress.phases import CHECK, MAP, MAP_FRONT, QUANTISE, READ_MODEL
 from memcompile.report.evaluation import run_float
 from memcompile.report.multiply_adds import MultiplyAdds
 from memcompile.timing.dataflow_steps import Flow
@@ -199,16 +200,17 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
         Any fault of the model, the data, the target, the options or the budget.
     """
     _checked(target, settings, chips, batch, slices, slice_base, seed, passes)
-    source = read_source(
-        model,
-        data=data,
-        mean=mean,
-        std=std,
-        input_shapes=input_shapes,
-        example_inputs=example_inputs,
-        seed=seed,
-        limits=limits,
-    )
+    with progress(READ_MODEL, 1):
+        source = read_source(
+            model,
+            data=data,
+            mean=mean,
+            std=std,
+            input_shapes=input_shapes,
+            example_inputs=example_inputs,
+            seed=seed,
+            limits=limits,
+        )
     return compile_source(
         source,
         target,
@@ -321,11 +323,18 @@ def compile_source(  # noqa: PLR0913 - its options are those of compile_model
     reference = partial(run_float, file, batching=found.batching)
     with running(Clock(waiting_s=time_limit_s)), large_blocks_go_back(), one_blas_thread():
         if pareto:
-            front = _front(graph, pipeline, context, dataset, reference)
-        if max_loss is None:
-            graph = run_passes(graph, pipeline, context, observers)
-        else:
-            graph, context, budget = _within_budget(graph, pipeline, context, observers, dataset, max_loss, reference)
+            with progress(MAP_FRONT, 1):
+                front = _front(graph, pipeline, context, dataset, reference)
+        begin = _first_of_mapping(pipeline)
+        with progress(QUANTISE, 1):
+            graph = run_passes(graph, pipeline[:begin], context, observers)
+        with progress(MAP, 1):
+            if max_loss is None:
+                graph = run_passes(graph, pipeline[begin:], context, observers, done=begin)
+            else:
+                graph, context, budget = _within_budget(
+                    graph, pipeline, context, observers, dataset, max_loss, reference
+                )
     warnings = (*_data_warnings(dataset, found, calibrated=not hardware.cell.continuous), *_random_warnings(graph))
     options: dict[str, str | int | float | bool | None] = {
         "batch": batch,
@@ -351,12 +360,13 @@ def compile_source(  # noqa: PLR0913 - its options are those of compile_model
     if check:
         rounding = [item for item in pipeline if isinstance(item, QuantizeWeights)]
         clipping = [item for item in pipeline if isinstance(item, CalibrateActivations)]
-        check_program(
-            program,
-            network,
-            compensated=context.representative and any(item.compensate for item in rounding),
-            shortest_range=min((item.shortest for item in clipping), default=CalibrateActivations().shortest),
-        )
+        with progress(CHECK, 1):
+            check_program(
+                program,
+                network,
+                compensated=context.representative and any(item.compensate for item in rounding),
+                shortest_range=min((item.shortest for item in clipping), default=CalibrateActivations().shortest),
+            )
     return Compilation(program, file, dataset, warnings, counted, budget, front)
 
 
@@ -415,9 +425,11 @@ def _within_budget(
     max_loss: float | Auto,
     reference: Reference,
 ) -> tuple[Graph, PassContext, BudgetResult | None]:
-    """The mapped graph whose layers have the slices and windows that hold a loss, and the context that gives them."""
-    begin = _first_of_mapping(pipeline)
-    mappings = _Mappings(run_passes(graph, pipeline[:begin], context, observers), pipeline, context, reference)
+    """The mapped graph whose layers have the slices and windows that hold a loss, and the context that gives them.
+
+    On ``graph`` the passes before the first that slices matter to have run.
+    """
+    mappings = _Mappings(graph, pipeline, context, reference)
     plans: Plans = {}
     result = None
     if max_loss != AUTO or can_budget(mappings.candidates.mapped(plans), dataset):

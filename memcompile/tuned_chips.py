@@ -11,6 +11,7 @@ import numpy as np
 from memcompile.data.loader import Dataset
 from memcompile.ir.pass_manager import Advance, ProgressBar, no_progress
 from memcompile.program.program import Program
+from memcompile.progress.phases import SCORE_CHIP, TUNE_CHIPS
 from memcompile.report.emulated_chips import measured_accuracy
 from memcompile.report.evaluation import TunedAccuracy
 from memcompile.runtime.emulator import Emulator
@@ -56,23 +57,25 @@ def tune_chips(
     """
     shares = list[float]()
     first: TuningResult | None = None
-    for seed in seeds:
+    with progress(TUNE_CHIPS, len(seeds)) as tuned:
+        for seed in seeds:
 
-        def of_chip(description: str, total: int, seed: int = seed) -> AbstractContextManager[Advance]:
-            return progress(f"{description}, chip {seed}", total)
+            def of_chip(description: str, total: int, seed: int = seed) -> AbstractContextManager[Advance]:
+                return progress(f"chip {seed}: {description}", total)
 
-        result = tune(
-            program,
-            training.inputs,
-            training.labels,
-            replace(plan, seed=seed),
-            images=images,
-            progress=of_chip,
-            notify=notify if first is None else lambda line: None,
-        )
-        with progress(f"scoring tuned, chip {seed}", scored.count) as advance:
-            shares.append(measured_accuracy(Emulator(result.program, seed), scored, advance))
-        # Programs of all chips together may be large; one is enough to go on with.
-        first = first or result
+            result = tune(
+                program,
+                training.inputs,
+                training.labels,
+                replace(plan, seed=seed),
+                images=images,
+                progress=of_chip,
+                notify=notify if first is None else lambda line: None,
+            )
+            with of_chip(SCORE_CHIP, scored.count) as advance:
+                shares.append(measured_accuracy(Emulator(result.program, seed), scored, advance))
+            # Programs of all chips together may be large; one is enough to go on with.
+            first = first or result
+            tuned(1)
     assert first is not None
     return TunedChips(TunedAccuracy(np.array(shares), training.name, first.fitted_images), first)

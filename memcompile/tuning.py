@@ -30,6 +30,7 @@ from memcompile.held_back import LEAST_IMAGES, HeldBackImages, Outcome, StepReco
 from memcompile.ir.graph import fixed_batch
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.program.program import Program
+from memcompile.progress.phases import MEASURE, TUNE, WRITE_CELLS
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.hybrid_training import (
     EpochRecord,
@@ -153,7 +154,8 @@ def tune(
     try:
         held = HeldBackImages(Emulator.ideal(program), *held_back)
         if state is None:
-            state = _begin(program, inputs, held, plan, progress)
+            with progress(WRITE_CELLS, 1):
+                state = _begin(program, inputs, held, plan, progress)
             kept.save(state)
         if plan.options.epochs and plan.undo and held.count < LEAST_IMAGES:
             # It would be undone, which leaves new errors.
@@ -356,7 +358,7 @@ def _tune(
     progress: ProgressBar,
 ) -> TuningState:
     writer = Writer.resume(state.program, plan.seed, state.rounds, state.cell_pulses)
-    with progress("measuring", len(labels)) as advance:
+    with progress(MEASURE, len(labels)) as advance:
         tuner = InSituTuner(
             state.program,
             writer,
@@ -369,7 +371,7 @@ def _tune(
             advance=advance,
         )
     done = len(state.records)
-    with progress("tuning", plan.options.epochs) as advance:
+    with progress(TUNE, plan.options.epochs) as advance:
         advance(done)
         for epoch in range(done, plan.options.epochs):
             if stopped_early(state.records, plan.options.patience):

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from memcompile.hardware.converter import Converter, aligned_share
 from memcompile.hardware.target import Target
-from memcompile.ir.geometry import Unrolling
-from memcompile.ir.graph import Cut, Graph, MappedLayer, Replica
+from memcompile.ir.graph import Graph, MappedLayer, Replica, different_replicas
 from memcompile.ir.pass_contract import Count, Fidelity, Form, Forms, Share
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.passes.quantization.calibration_batches import calibration_batches
@@ -89,20 +88,11 @@ class CalibrateRanges(Pass):
                 values = interpreter.run(feeds, wanted)
                 for layer in layers:
                     x = layer.quantizer.quantize(layer.geometry.to_channels_first(values[layer.inputs[0]]))
-                    for copy in _different(layer.replicas):
+                    for copy in different_replicas(layer.replicas):
                         windows = rng.permutation(copy.windows)[:positions]
                         errors[layer.name] += _squared_errors(layer, copy, x, windows, ranges, context.target)
                 advance(1)
         return errors
-
-
-def _different(replicas: Sequence[Replica]) -> Iterator[Replica]:
-    """One replica for all that are unrolled and cut alike, with the windows of all of them."""
-    alike: dict[tuple[Unrolling, Cut], list[NDArray[np.int32]]] = {}
-    for copy in replicas:
-        alike.setdefault((copy.unrolling, copy.cut), []).append(copy.windows)
-    for (unrolling, cut), windows in alike.items():
-        yield Replica(unrolling, cut, np.concatenate(windows))
 
 
 def _squared_errors(

@@ -55,7 +55,7 @@ def test_compile_takes_what_the_command_line_takes() -> None:
     keywords = set(inspect.signature(memcompile.compile).parameters)
     options = {str(item.name) for item in cli.commands["compile"].params}
     otherwise_named = {"optimise", "time_limit", "reprogram"}
-    reports = {"all_layers", "explain", "html", "json_path", "pareto", "quiet", "trace"}
+    reports = {"all_layers", "explain", "html", "json_path", "no_pager", "pareto", "quiet", "trace"}
     of_machine = {"memory"}
     printed_or_written = reports | {"dump_ir", "list_passes", "output"}
     of_tune = {"tune", "tune_images"}

@@ -57,6 +57,11 @@ def _with(words: Sequence[str], *options: str) -> list[str]:
     return [*words[:end], *options, *words[end:]]
 
 
+def with_option(words: Sequence[str], option: str, value: str) -> list[str]:
+    """Words with an option of this value in place of any other."""
+    return _with(_without(words, option), option, value)
+
+
 def training_share(dataset: Dataset) -> int:
     """Samples of an archive, which has one part, that train: three quarters, so that the rest is scored."""
     return dataset.count * 3 // 4

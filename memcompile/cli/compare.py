@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -39,10 +40,10 @@ def compare_command(programs: tuple[Path, ...], html: Path | None, all_layers: b
     facts = [_facts_of(path) for path in programs]
     names = _names(programs)
     out = Output(quiet=False, json_path=None)
-    out.print(_table(names, facts, shown_rows(facts)))
+    out.print(comparison_table(names, facts, shown_rows(facts)))
     of_layers = layer_rows(facts)
     if of_layers and all_layers:
-        out.print(_table(names, facts, of_layers))
+        out.print(comparison_table(names, facts, of_layers))
     elif of_layers:
         out.say(f"layers differ in {len(of_layers)} figures; --all-layers lists them")
     if html is not None:
@@ -72,7 +73,8 @@ def _names(programs: tuple[Path, ...]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in programs]
 
 
-def _table(names: list[str], programs: list[Facts], rows: list[Row]) -> Table:
+def comparison_table(names: Sequence[str], programs: Sequence[Facts], rows: Sequence[Row]) -> Table:
+    """Figures of programs side by side, with a mark at those that differ."""
     table = Table(title=f"{DIFFERS} marks what differs; the best is bold", title_justify="left", header_style="bold")
     table.add_column("", no_wrap=True)
     table.add_column("", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Shared parts of all commands: options about data, output, and progress bars."""
+"""Shared parts of all commands: options about data, output, and progress."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ import io
 import os
 import re
 import sys
-import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from memcompile.atomic import write_atomically
+from memcompile.cli.progress_line import PlainLines, TerminalLine
 from memcompile.errors import UsageError
-from memcompile.ir.pass_manager import Advance, ProgressBar, no_progress
+from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.report.acceptance import accuracy_share
-from memcompile.report.facts import facts_json
+from memcompile.report.facts import Facts, facts_json
 from memcompile.report.terminal_report import LEADING_LAYERS, MOST_LAYERS, Form, mapping_report, quality_report
 from memcompile.runtime.executors import memory
 from memcompile.runtime.kernels.compiled import when_compiling
@@ -218,81 +217,104 @@ class Output:
         _write_plain_signs()
         # Names come from files of strangers: brackets in them are letters.
         self._console = _OwnConsole(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
-        self._bars = not quiet and sys.stderr.isatty()
+        self._line = None if quiet else _progress_line()
 
     @property
     def progress(self) -> ProgressBar:
-        """Progress bars, if standard error is a terminal."""
-        return _progress_bar if self._bars else no_progress
+        """Progress on standard error."""
+        return no_progress if self._line is None else self._line
+
+    def expect(self, *phases: str) -> None:
+        """Say which phases there will be, in order."""
+        if self._line is not None:
+            self._line.phases.plan = phases
+
+    def _paused(self) -> AbstractContextManager[None]:
+        """The terminal without the line of progress, which would get among what is printed."""
+        return nullcontext() if self._line is None else self._line.paused()
 
     def say(self, text: str) -> None:
         """Print a line."""
         if not self._quiet:
-            self._console.print(text, soft_wrap=True, markup=False)
+            self._print(text, soft_wrap=True, markup=False)
 
     def print(self, table: Table) -> None:
         """Print a table that was asked for."""
-        self._console.print(table)
+        self._print(table)
+
+    def read(self, tables: Sequence[Table], paged: bool) -> None:
+        """Print tables to read at leisure: through a pager where they are longer than the terminal, if ``paged``."""
+        if not (paged and sys.stdout.isatty() and sys.stdin.isatty()):
+            for table in tables:
+                self.print(table)
+            return
+        with self._console.capture() as capture:
+            for table in tables:
+                self._console.print(table)
+        text = capture.get()
+        with self._paused():
+            if text.count("\n") < self._console.height:
+                click.echo(text, nl=False, color=True)  # rich has left out what the terminal cannot show
+            else:
+                click.echo_via_pager(text)
+
+    def _print(self, what: RenderableType, **how: Any) -> None:
+        with self._paused():
+            self._console.print(what, **how)
 
     def show(self, table: Table, *lines: str) -> None:
         """Print a table that belongs to the report, and lines below it."""
         if self._quiet:
             return
-        self._console.print()
-        self._console.print(table)
+        self._print("")
+        self._print(table)
         for line in lines:
             self.say(line)
 
     def mapping(self, facts: dict[str, Any], all_layers: bool = False) -> None:
         """Print what a program tells."""
         if not self._quiet:
-            self._console.print(mapping_report(facts, self._form(all_layers)))
+            self._print(mapping_report(facts, self._form(all_layers)))
 
     def quality(self, facts: dict[str, Any], all_layers: bool = False) -> None:
-        """Print what was measured, and write all facts as JSON if asked for."""
-        self._json(facts)
+        """Print what was measured."""
         if not self._quiet:
-            self._console.print(quality_report(facts, self._form(all_layers)), end="")
+            self._print(quality_report(facts, self._form(all_layers)), end="")
 
     def _form(self, all_layers: bool) -> Form:
         return Form(self._console.width, all_layers)
 
     def facts(self, facts: dict[str, Any], lines: list[str]) -> None:
         """Print lines, and write the facts behind them as JSON if asked for."""
-        self._json(facts)
+        self.write_json(facts)
         for line in lines:
             self.say(line)
 
-    def _json(self, facts: dict[str, Any]) -> None:
+    def fail(self, message: str) -> None:
+        """Print a message about something that failed and ends nothing."""
+        with self._paused():
+            click.echo(f"memcompile: error: {message}", err=True)
+
+    def write_json(self, facts: Facts | list[Facts]) -> None:
+        """Write facts as JSON if asked for."""
         if self._json_path == "-":
-            click.echo(facts_json(facts), nl=False)
+            with self._paused():
+                click.echo(facts_json(facts), nl=False)
         elif self._json_path is not None:
             write_atomically(Path(self._json_path), facts_json(facts).encode())
 
 
-@contextmanager
-def _progress_bar(description: str, total: int) -> Iterator[Advance]:
-    """A bar that appears once two seconds have passed."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    begin = time.monotonic()
-    task = bar.add_task(description, total=total)
-
-    def advance(done: int) -> None:
-        bar.advance(task, done)
-        if not bar.live.is_started and time.monotonic() - begin > 2.0:
-            bar.start()
-
-    def say_why() -> None:
-        if "kernels" not in bar.tasks[0].description:
-            bar.update(task, description=f"{description} (compiling kernels: only once on this machine)")
-            bar.start()
-
-    try:
-        with when_compiling(say_why):
-            yield advance
-    finally:
-        bar.stop()
+def _progress_line() -> PlainLines | TerminalLine:
+    """Progress on standard error until the command ends: one line of a terminal, or a line a phase elsewhere."""
+    terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    line = TerminalLine() if terminal else PlainLines()
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        running = ExitStack()
+        running.callback(line.close)
+        running.enter_context(when_compiling(lambda: line.remark("compiling kernels, once only")))
+        context.call_on_close(running.close)
+    return line
 
 
 def check_writable(path: Path, option: str = "-o") -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from memcompile.cli.advice import DataOptions
 from memcompile.cli.console import Output, accept_option, calibration_option, data_options
+from memcompile.cli.progress_line import PlainLines
 from memcompile.cli.values import NumberOr, input_shape_option
 from memcompile.errors import UsageError
 from memcompile.exploration.commands import compile_command
@@ -186,12 +187,17 @@ def _source(model: Path, options: dict[str, Any]) -> Any:
 
 @contextmanager
 def _watched(exploration: Exploration, quiet: bool) -> Iterator[None]:
-    """Show the state of an exploration while it runs, if standard error is a terminal."""
+    """Show the state of an exploration on standard error while it runs: in a terminal, or as a line a round."""
     console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+    if quiet:
         yield
         return
     begin, shown = time.monotonic(), 0.0
+    if not console.is_terminal:
+        rounds = PlainLines()
+        exploration.changed = lambda search, words, done, total: rounds.say(f"{words}: {total:,}") if not done else None
+        yield
+        return
     with Live(console=console, transient=True, auto_refresh=False) as live:
 
         def changed(search: Search, words: str, done: int, total: int) -> None:

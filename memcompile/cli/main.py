@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -14,7 +15,15 @@ import click
 from rich.table import Table
 
 from memcompile.atomic import write_atomically
-from memcompile.cli.advice import CompileAdvice, DataOptions, command_line, derived_path, front_lines, program_path
+from memcompile.cli.advice import (
+    CompileAdvice,
+    DataOptions,
+    command_line,
+    derived_path,
+    front_lines,
+    program_path,
+    with_option,
+)
 from memcompile.cli.chips.tuned_compile import OWN_DATA, TuningStudy
 from memcompile.cli.compare import compare_command
 from memcompile.cli.console import (
@@ -34,8 +43,9 @@ from memcompile.cli.overview import command_group
 from memcompile.cli.population import population_command
 from memcompile.cli.programs import program_of
 from memcompile.cli.refresh import refresh_command
-from memcompile.cli.report import ReportFiles, report_command, report_file_options
+from memcompile.cli.report import NO_PAGE, ReportFiles, report_command, report_file_options
 from memcompile.cli.run import run_command
+from memcompile.cli.several_targets import check_targets, compile_targets, split_targets
 from memcompile.cli.targets import targets_command
 from memcompile.cli.tune import tune_command
 from memcompile.cli.values import NumberOr, input_shape_option
@@ -51,12 +61,16 @@ from memcompile.pipelines import (
     DEFAULT_TARGET,
     Auto,
     Compilation,
+    Source,
     compile_model,
+    compile_source,
     compiler_version,
     default_passes,
+    read_source,
 )
 from memcompile.program.file import save_program
 from memcompile.program.program import Program
+from memcompile.progress.phases import CHECK, EVALUATING, MAP, MAP_FRONT, QUANTISE, READ_MODEL, TUNE_CHIPS, WRITE_REPORT
 from memcompile.report.budget_report import layer_budget_table
 from memcompile.report.cost_report import energy_table
 from memcompile.report.evaluation import Evaluation, check_acceptance, evaluate
@@ -113,8 +127,8 @@ def _batch(options: dict[str, Any]) -> int | None:
     "--target",
     default=DEFAULT_TARGET,
     show_default=True,
-    metavar="NAME|FILE.toml",
-    help="Hardware; see `memcompile targets`.",
+    metavar="NAME|FILE.toml,..",
+    help="Hardware; see `memcompile targets`. Of several, programs are compared.",
 )
 @click.option(
     "--chips",
@@ -226,6 +240,11 @@ def _batch(options: dict[str, Any]) -> int | None:
 )
 @click.option("--explain", is_flag=True, help="List each operator, analog or digital and why, and each layer's energy.")
 @click.option(
+    "--no-pager",
+    is_flag=True,
+    help="Print what --explain lists at once; longer than the terminal it goes to PAGER [default: less].",
+)
+@click.option(
     "--set",
     "settings",
     multiple=True,
@@ -245,40 +264,58 @@ def _batch(options: dict[str, Any]) -> int | None:
 def compile_command(context: click.Context, /, model: Path, **options: Any) -> None:
     """Compile MODEL, write the program, and report mapping and accuracy."""
     out = Output(options["quiet"], options["json_path"])
+    targets = split_targets(options["target"])
+    _check_evaluation(options)
+    if len(targets) == 1:
+        out.write_json(_compile(context, model, {**options, "target": targets[0]}, out, context.obj))
+        return
+    comparison = check_targets(model, targets, options)
+    out.expect(READ_MODEL, *targets)
+    with out.progress(READ_MODEL, 1):
+        source = read_source(model, **_source_options(options))
+    page = NO_PAGE if options["html"] == NO_PAGE else None
+
+    def compiled(target: str) -> Facts:
+        arguments = with_option(context.obj, "--target", target)
+        return _compile(context, model, {**options, "target": target, "html": page}, out, arguments, source)
+
+    compile_targets(targets, compiled, comparison, out)
+
+
+def _source_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of reading a model and its data."""
+    return {
+        **{name: options[name] for name in ("data", "mean", "std", "input_shapes", "seed")},
+        "limits": Limits(options["import_seconds"], int(options["import_memory"] * GIB)),
+    }
+
+
+def _compile(
+    context: click.Context,
+    model: Path,
+    options: dict[str, Any],
+    out: Output,
+    arguments: list[str],
+    source: Source | None = None,
+) -> Facts:
+    """Compile for one target, report, and write its files; returns the facts of the report.
+
+    Parameters
+    ----------
+    arguments
+        Words of a command line that does this.
+    source
+        The model and its data, if they have been read.
+    """
     target = options["output"] or program_path(model, options["target"])
     check_writable(target)
     report_files = ReportFiles.of(options["html"], options["trace"], target)
     if options["tune"] is not None:
         check_writable(derived_path(target, "tuned"))
-    _check_evaluation(options)
-    dump = options["dump_ir"]
+    if source is None:
+        out.expect(*_phases(options, pages=report_files.any))
     explanation = Explanation()
-    compilation = compile_model(
-        model,
-        options["target"],
-        data=options["data"],
-        mean=options["mean"],
-        std=options["std"],
-        input_shapes=options["input_shapes"],
-        chips=options["chips"],
-        batch=_batch(options),
-        slices=options["slices"],
-        slice_base=options["slice_base"],
-        seed=options["seed"],
-        settings=(
-            f"replicate.objective={options['optimise']}",
-            f"replicate.effort={options['effort']}",
-            *options["settings"],
-        ),
-        instruments=(explanation, *((DumpIr(dump),) if dump else ())),
-        progress=out.progress,
-        check=not options["no_check"],
-        limits=Limits(options["import_seconds"], int(options["import_memory"] * GIB)),
-        time_limit_s=math.inf if options["time_limit"] is None else options["time_limit"],
-        max_loss=_max_loss(context, options),
-        no_windows=options["no_windows"],
-        pareto=options["pareto"],
-    )
+    compilation = _compilation(context, model, options, out, explanation, source)
     if options["accept"] is not None:
         check_acceptance(compilation.program, compilation.dataset)
     study = None
@@ -294,10 +331,11 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
     facts = with_evaluation(facts, evaluation)
     out.quality(facts, options["all_layers"])
     if options["explain"]:
-        _explain(explanation, facts, out)
+        tables = (explanation.table(), energy_table(facts["cost"]), layer_budget_table(facts))
+        out.read([table for table in tables if table is not None], paged=not options["no_pager"])
     if facts["pareto"] is not None:
-        out.show(front_table(facts), *front_lines(facts, context.obj))
-    advice = CompileAdvice(compilation.program, target, DataOptions.of(options), context.obj)
+        out.show(front_table(facts), *front_lines(facts, arguments))
+    advice = CompileAdvice(compilation.program, target, DataOptions.of(options), arguments)
     out.say(f"program written to {target}; next: {advice.run()}")
     if tuned is not None and study is not None:
         chip = derived_path(target, "tuned")
@@ -306,7 +344,51 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
         out.say(f"chip {options['seed']} written to {chip}; next: {command_line(['run', chip, *scored.words()])}")
     for line in advice.lines(facts, compilation.dataset, options["optimise"]):
         out.say(line)
-    report_files.write(compilation.program, facts, Origin(command_line(context.obj), options["seed"]), out)
+    with out.progress(WRITE_REPORT, 1) if report_files.any else nullcontext():
+        report_files.write(compilation.program, facts, Origin(command_line(arguments), options["seed"]), out)
+    return facts
+
+
+def _compilation(
+    context: click.Context,
+    model: Path,
+    options: dict[str, Any],
+    out: Output,
+    explanation: Explanation,
+    source: Source | None,
+) -> Compilation:
+    dump = options["dump_ir"]
+    how: dict[str, Any] = {
+        **{name: options[name] for name in ("chips", "slices", "slice_base", "seed", "no_windows", "pareto")},
+        "batch": _batch(options),
+        "settings": (
+            f"replicate.objective={options['optimise']}",
+            f"replicate.effort={options['effort']}",
+            *options["settings"],
+        ),
+        "instruments": (explanation, *((DumpIr(dump),) if dump else ())),
+        "progress": out.progress,
+        "check": not options["no_check"],
+        "time_limit_s": math.inf if options["time_limit"] is None else options["time_limit"],
+        "max_loss": _max_loss(context, options),
+    }
+    if source is None:
+        return compile_model(model, options["target"], **{**_source_options(options), **how})
+    return compile_source(source, options["target"], **how)
+
+
+def _phases(options: dict[str, Any], pages: bool) -> tuple[str, ...]:
+    """Phases of a compilation, in order."""
+    left_out = {
+        MAP_FRONT: not options["pareto"],
+        CHECK: options["no_check"],
+        **dict.fromkeys((*EVALUATING, TUNE_CHIPS), options["no_evaluation"]),
+        WRITE_REPORT: not pages,
+    }
+    if options["tune"] is None:
+        left_out[TUNE_CHIPS] = True
+    wanted = (READ_MODEL, MAP_FRONT, QUANTISE, MAP, CHECK, *EVALUATING, TUNE_CHIPS, WRITE_REPORT)
+    return tuple(phase for phase in wanted if not left_out.get(phase, False))
 
 
 def _max_loss(context: click.Context, options: dict[str, Any]) -> float | Auto | None:
@@ -314,14 +396,6 @@ def _max_loss(context: click.Context, options: dict[str, Any]) -> float | Auto |
     given = context.get_parameter_source("slices") is not click.core.ParameterSource.DEFAULT
     max_loss: float | Auto | None = options["max_loss"]
     return None if max_loss == AUTO and given else max_loss
-
-
-def _explain(explanation: Explanation, facts: Facts, out: Output) -> None:
-    """Print what is done where and why, and energy and noise of layers where they are known."""
-    tables = (explanation.table(), energy_table(facts["cost"]), layer_budget_table(facts))
-    for table in tables:
-        if table is not None:
-            out.print(table)
 
 
 def _evaluated(
@@ -387,6 +461,7 @@ def show_command(program: Path, weight: tuple[str, str, str] | None, json_path: 
         facts = program_facts(loaded)
         out.mapping(facts, all_layers)
         out.quality(facts)
+        out.write_json(facts)
         return
     layer, output, kernel_input = weight
     if not (output.isdigit() and kernel_input.isdigit()):
@@ -450,6 +525,20 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def _raise_again(swallowed: sys.UnraisableHookArgs) -> None:
+    """Raise a signal's exception once more if it came where Python drops exceptions, such as in a destructor."""
+    ending = swallowed.exc_value
+    if not isinstance(ending, SystemExit) or not hasattr(signal, "setitimer"):
+        sys.__unraisablehook__(swallowed)
+        return
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(ending.code)
+
+    signal.signal(signal.SIGALRM, leave)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+
 def _listen() -> None:
     """Let SIGTERM and SIGINT end the command in order; a job in the background ignores SIGINT."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -460,10 +549,12 @@ def _listen() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    hook, sys.unraisablehook = sys.unraisablehook, _raise_again
     _listen()
     try:
         return _run(arguments)
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

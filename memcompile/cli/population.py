@@ -19,6 +19,7 @@ from memcompile.errors import MemcompileError
 from memcompile.exploration.explore import executor_of
 from memcompile.exploration.population import Population, Sample, run_population, scored_on
 from memcompile.exploration.runs.journal import make_folder
+from memcompile.progress.phases import EMULATE
 from memcompile.report.acceptance import Acceptance
 from memcompile.report.accuracy_report import chip_facts, chip_words
 from memcompile.report.evaluation import check_acceptance
@@ -69,7 +70,7 @@ def population_command(program: Path, **options: Any) -> None:
     executor = executor_of(options["workers"], options["scheduler"], dashboard=options["dashboard"])
     begin = time.monotonic()
     try:
-        with out.progress("emulating chips", len(seeds)) as advance:
+        with out.progress(EMULATE, len(seeds)) as advance:
             before = 0
 
             def changed(done: int, total: int) -> None:

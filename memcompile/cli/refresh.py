@@ -13,6 +13,7 @@ from memcompile.cli.console import Output, check_writable, data_options, duratio
 from memcompile.cli.programs import program_of
 from memcompile.cli.tune import step_facts, step_lines, tuning_data
 from memcompile.program.file import save_program
+from memcompile.progress.phases import FIT_LINES, READ_PROGRAM, SCORE_CHIP
 from memcompile.report.emulated_chips import measured_accuracy
 from memcompile.runtime.emulator import Emulator
 from memcompile.tuning import refresh
@@ -41,15 +42,18 @@ def refresh_command(program: Path, **options: Any) -> None:
     out = Output(options["quiet"], options["json_path"])
     target = options["output"] or derived_path(program, "refreshed")
     check_writable(target)
-    source = program_of(program)
-    training, test = tuning_data(source, options)
+    out.expect(READ_PROGRAM, FIT_LINES, SCORE_CHIP)
+    with out.progress(READ_PROGRAM, 1):
+        source = program_of(program)
+        training, test = tuning_data(source, options)
     since = {name: options[name] for name in ("time_s", "reads")}
     refreshed, steps = refresh(source, training.inputs, **since, images=options["images"], progress=out.progress)
     save_program(refreshed, target)
-    accuracy = {}
-    for name, chip, conditions in (("fresh", source, {}), ("aged", source, since), ("refreshed", refreshed, since)):
-        assert chip.chip is not None
-        with out.progress(f"scoring {name}", test.count) as advance:
+    accuracy, new = {}, dict[str, float]()
+    chips = (("fresh", source, new), ("aged", source, since), ("refreshed", refreshed, since))
+    with out.progress(SCORE_CHIP, len(chips) * test.count) as advance:
+        for name, chip, conditions in chips:
+            assert chip.chip is not None
             accuracy[name] = measured_accuracy(Emulator(chip, chip.chip.seed, **conditions), test, advance)
     held_back = steps[-1].images
     facts = {

@@ -18,21 +18,11 @@ from memcompile.errors import UsageError
 from memcompile.export.schedule_trace import trace_json
 from memcompile.html.program_page import Origin, write_program_page
 from memcompile.program.program import Program
+from memcompile.report.facts import MEASURED as OF_EVALUATION
 from memcompile.report.facts import Facts, program_facts
 
 NO_PAGE = "none"
-MEASURED = (
-    "multiply_adds",
-    "operators",
-    "data",
-    "accuracy_budget",
-    "pareto",
-    "accuracy",
-    "error_budget",
-    "output_sqnr_db",
-    "emulated_quality",
-    "outputs_not_compared",
-)
+MEASURED = ("multiply_adds", "operators", "data", "accuracy_budget", "pareto", *OF_EVALUATION)
 """Keys of a JSON report that a program file does not tell."""
 OF_LAYERS = ("sqnr_db", "exact")
 """Such keys of a layer."""
@@ -92,6 +82,11 @@ class ReportFiles:
         if html is None and (program.is_file() or not program.exists()):
             page = page_beside(program)
         return cls(page, trace)
+
+    @property
+    def any(self) -> bool:
+        """True if there are files to write."""
+        return self.page is not None or self.trace is not None
 
     def write(self, program: Program, facts: Facts, origin: Origin, out: Output) -> None:
         """Write the files and say so."""

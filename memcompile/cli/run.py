@@ -25,6 +25,7 @@ from memcompile.errors import UsageError
 from memcompile.frontend.values import PlainArrays
 from memcompile.measurements.read_back import read_back
 from memcompile.program.program import Program
+from memcompile.progress.phases import AGE, EMULATE, FIT_LINES, READ_PROGRAM, RUN
 from memcompile.report.cost_report import write_facts, write_line
 from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator, check_seed
@@ -71,17 +72,25 @@ def run_command(program: Path, **options: Any) -> None:
     for name, option in (("output", "-o"), ("plot", "--plot")):
         if options[name]:
             check_writable(options[name], option)
-    loaded = _program(program, options)
-    how = {name: options[name] for name in ("mean", "std", "seed")}
-    dataset = samples_of(loaded, options["data"], **how).after(options["skip"])
+    several = (options["seeds"] or 1) > 1 or options["accept"] is not None
+    out.expect(READ_PROGRAM, *((AGE,) if follows else (EMULATE,) if several else _phases_of_one(options)))
+    with out.progress(READ_PROGRAM, 1):
+        loaded = _program(program, options)
+        how = {name: options[name] for name in ("mean", "std", "seed")}
+        dataset = samples_of(loaded, options["data"], **how).after(options["skip"])
     dataset = dataset.head(min(dataset.count, options["images"] or dataset.count))
     if follows:
         report_life(loaded, dataset, options, out)
         return
-    if (options["seeds"] or 1) > 1 or options["accept"] is not None:
+    if several:
         run_chips(loaded, dataset, options, out)
         return
     _run_once(loaded, dataset, options, out)
+
+
+def _phases_of_one(options: dict[str, Any]) -> tuple[str, ...]:
+    """Phases of running one chip."""
+    return (RUN,) if options["ideal"] or options["no_calibration"] else (FIT_LINES, RUN)
 
 
 def _program(path: Path, options: dict[str, Any]) -> Program:
@@ -104,7 +113,7 @@ def _run_once(program: Program, dataset: Dataset, options: dict[str, Any], out: 
     writing = emulator.writing()
     if writing is not None:
         out.say(f"writing: {write_line(write_facts(program, writing, 0))}")
-    with out.progress("running", dataset.count) as advance:
+    with out.progress(RUN, dataset.count) as advance:
         outputs = emulator.run(dataset.as_given, progress=advance)
     if options["output"]:
         plain = PlainArrays.of(outputs)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,19 +13,25 @@ from memcompile.atomic import write_atomically
 from memcompile.cli.advice import DataOptions, command_line, derived_path
 from memcompile.cli.console import Output, check_writable, data_options, scoring_options, words
 from memcompile.cli.programs import program_of
+from memcompile.cli.report import facts_option, facts_with
 from memcompile.data.loader import Dataset, load_dataset
 from memcompile.errors import UsageError
 from memcompile.held_back import StepRecord
 from memcompile.ir.pass_manager import ProgressBar
-from memcompile.pictures import new_figure, png_of
+from memcompile.pictures import colour_of, new_figure, png_of
 from memcompile.program.file import save_program
 from memcompile.program.program import Program
+from memcompile.progress.phases import READ_PROGRAM, SCORE_CHIP, TUNING
 from memcompile.report.cost_report import write_facts, write_line
 from memcompile.report.emulated_chips import measured_accuracy
+from memcompile.report.facts import program_facts
 from memcompile.runtime.emulator import Emulator
-from memcompile.runtime.training.hybrid_training import LAST, EpochRecord, TuningOptions
+from memcompile.runtime.training.hybrid_training import LAST, TuningOptions
 from memcompile.runtime.training.transfer import transfer
 from memcompile.tuning import TuningPlan, TuningResult, refuse_other_layouts, tune, usual_plan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 USUAL = usual_plan()
 
@@ -93,6 +99,7 @@ USUAL = usual_plan()
 )
 @click.option("--plain-slices", is_flag=True, help="Do not leave measured errors of a slice to the next one.")
 @click.option("--curve", type=Path, metavar="PNG", help="Draw the learning curve (needs the extra `plot`).")
+@facts_option
 @scoring_options
 @data_options
 def tune_command(program: Path, **options: Any) -> None:
@@ -103,8 +110,14 @@ def tune_command(program: Path, **options: Any) -> None:
     out = Output(options["quiet"], options["json_path"])
     target = options["output"] or derived_path(program, "tuned")
     check_writable(target)
-    source = program_of(program)
-    training, test = tuning_data(source, options)
+    if options["curve"]:
+        check_writable(options["curve"], "--curve")
+        new_figure(1, 1, "--curve")  # without matplotlib there is nothing to wait for
+    out.expect(READ_PROGRAM, *TUNING, SCORE_CHIP)
+    with out.progress(READ_PROGRAM, 1):
+        source = program_of(program)
+        reported = _reported_accuracy(source, options["facts"])
+        training, test = tuning_data(source, options)
     plan = TuningPlan(
         recalibration_images=min(options["recalibration_images"], training.count),
         correct_slices=not options["plain_slices"],
@@ -131,13 +144,20 @@ def tune_command(program: Path, **options: Any) -> None:
         notify=out.say,
     )
     save_program(result.program, target)
-    if options["curve"]:
-        write_atomically(options["curve"], draw_curve(result.records))
     before, _ = transfer(source, plan.seed, correct_slices=plan.correct_slices)
     facts = _facts(source, before, result, training, test, out.progress)
     out.facts(facts, _lines(facts))
+    if options["curve"]:
+        write_atomically(options["curve"], png_of(curve_figure(result, facts["accuracy"], reported), 150))
+        out.say(f"learning curve drawn to {options['curve']}")
     scored = replace(DataOptions.of(options), data=options["test"] or options["data"])
     out.say(f"tuned program written to {target}; next: {command_line(['run', target, *scored.words()])}")
+
+
+def _reported_accuracy(program: Program, facts: Path | None) -> float | None:
+    """Accuracy of the float network, which no program file tells, as a report of the compilation has it."""
+    accuracy = None if facts is None else facts_with(program_facts(program), facts)["accuracy"]
+    return None if accuracy is None else float(accuracy["float"])
 
 
 def tuning_data(program: Program, options: dict[str, Any]) -> tuple[Dataset, Dataset]:
@@ -186,12 +206,13 @@ def _facts(
 ) -> dict[str, Any]:
     assert before.chip is not None
     seed, accuracy = before.chip.seed, {}
-    for name, emulator in (
-        ("ideal", Emulator.ideal(source)),
-        ("transferred", Emulator(before, seed)),
-        ("tuned", Emulator(result.program, seed)),
-    ):
-        with progress(f"scoring {name}", test.count) as advance:
+    chips = {
+        "ideal": Emulator.ideal(source),
+        "transferred": Emulator(before, seed),
+        "tuned": Emulator(result.program, seed),
+    }
+    with progress(SCORE_CHIP, len(chips) * test.count) as advance:
+        for name, emulator in chips.items():
             accuracy[name] = measured_accuracy(emulator, test, advance)
     return {
         "training_data": training.name,
@@ -252,22 +273,53 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     ]
 
 
-def draw_curve(records: tuple[EpochRecord, ...]) -> bytes:
-    """Loss and training accuracy over epochs, as PNG.
+def curve_figure(result: TuningResult, accuracy: Mapping[str, float], float_accuracy: float | None = None) -> Figure:
+    """Loss and accuracy over epochs, with lines for what they are to be compared with.
+
+    Parameters
+    ----------
+    accuracy
+        On test samples: ``ideal`` devices, and the chip ``transferred``.
+    float_accuracy
+        Of the float network, if it is known.
 
     Raises
     ------
     UsageError
         matplotlib is not installed.
     """
-    figure = new_figure(6, 3.5, "--curve")
-    loss, accuracy = figure.subplots(1, 2)
+    figure = new_figure(8, 3.8, "--curve")
+    loss, shares = figure.subplots(1, 2)
+    records = result.records
     epochs = [record.epoch + 1 for record in records]
-    loss.plot(epochs, [record.loss for record in records], marker="o", markersize=3)
+    loss.plot(epochs, [record.loss for record in records], marker="o", markersize=3, color=colour_of(0))
     loss.set(xlabel="epoch", ylabel="cross-entropy", title="loss on the chip")
-    accuracy.plot(epochs, [100 * record.accuracy for record in records], marker="o", markersize=3, label="training")
+    shares.plot(epochs, [100 * record.accuracy for record in records], "o-", markersize=3, label="training")
     held_back = [None if record.held_back is None else 100 * record.held_back for record in records]
-    accuracy.plot(epochs, held_back, marker="s", markersize=3, label="held back")
-    accuracy.set(xlabel="epoch", ylabel="%", title="accuracy on the chip")
-    accuracy.legend()
-    return png_of(figure, 150)
+    shares.plot(epochs, held_back, "s-", markersize=3, label="held back")
+    lines = [("after transfer, test", accuracy["transferred"]), ("ideal devices, test", accuracy["ideal"])]
+    in_situ = next((step for step in result.steps if step.step == "tune in situ"), None)
+    if in_situ is not None:
+        lines.insert(0, ("before tuning, held back", in_situ.before))
+    if float_accuracy is not None:
+        lines.append(("float, as reported", float_accuracy))
+    for number, (label, share) in enumerate(lines, start=2):
+        shares.axhline(100 * share, color=colour_of(number), linestyle=":" if number % 2 else "--", label=label)
+    for axes in (loss, shares):
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axes.set_xlim(0.5, max(len(epochs), 1) + 0.5)
+    shares.set(xlabel="epoch", ylabel="right answers, %", title="accuracy on the chip")
+    shares.legend(fontsize="small")
+    figure.suptitle(_curve_title(in_situ), fontsize="medium")
+    return figure
+
+
+def _curve_title(in_situ: StepRecord | None) -> str:
+    """A sentence on whether tuning the cells helped."""
+    if in_situ is None:
+        return "cells were not tuned"
+    if in_situ.kept:
+        return f"tuning kept: {in_situ.gained} images gained and {in_situ.lost} lost of {in_situ.images} held back"
+    if in_situ.after > in_situ.before:
+        return "the last epoch was not the best: the cells went back to that"
+    return f"tuning made nothing better on {in_situ.images} images held back, and was undone"

@@ -15,6 +15,7 @@ from memcompile.html.mapping_data import ArrayKinds
 from memcompile.program.program import Program
 from memcompile.runtime.effects.stuck_cells import stick
 from memcompile.runtime.emulator import Emulator
+from memcompile.runtime.kernels.compiled import only_loaded_kernels
 
 MOST_CELLS = 600_000
 """Cells that a page lists, about two bytes each when compressed."""
@@ -49,6 +50,12 @@ def cell_data(program: Program, kinds: ArrayKinds, seed: int) -> CellData | None
     if not chosen:
         return None
     seed = seed if program.chip is None else program.chip.seed
+    # Where nothing was emulated, the page would spend most of its time on loading kernels.
+    with only_loaded_kernels():
+        return _cells(program, kinds, seed, chosen)
+
+
+def _cells(program: Program, kinds: ArrayKinds, seed: int, chosen: list[int]) -> CellData:
     cell, continuous = program.target.cell, program.target.cell.continuous
     devices = Emulator(program, seed).machine.devices
     places = [divmod(place, program.cell_map.arrays) for place in chosen]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from memcompile.atomic import write_atomically
@@ -79,6 +80,8 @@ ROWS = (
 )
 CHARTED = ("images a second", "latency", "energy of an image", "area")
 """Rows that the page also shows as bars, relative to the first program."""
+WIDE = 10
+"""Ratio of the longest bar to the shortest above which bars are logarithms."""
 OF_LAYERS = ("slices", "replicas", "steps", "arrays")
 
 
@@ -105,9 +108,19 @@ def layer_rows(programs: Sequence[Facts]) -> list[Row]:
     return [row for row in rows if differs(row, programs)]
 
 
-def comparison_page(names: Sequence[str], programs: Sequence[Facts]) -> bytes:
-    """Programs side by side as HTML; ``names`` are those of their files."""
-    facts = {"names": list(names), "programs": [dict(each) for each in programs]}
+def comparison_page(
+    names: Sequence[str], programs: Sequence[Facts], failed: Mapping[str, str] = MappingProxyType({})
+) -> bytes:
+    """Programs side by side as HTML.
+
+    Parameters
+    ----------
+    names
+        Names of the programs.
+    failed
+        Reasons why targets have no program.
+    """
+    facts = {"names": list(names), "programs": [dict(each) for each in programs], "failed": dict(failed)}
     page = Page("Comparison of programs", "comparison.html.j2", facts)
     page.add_chart(_chart(names, programs))
     return page.render(
@@ -115,18 +128,21 @@ def comparison_page(names: Sequence[str], programs: Sequence[Facts]) -> bytes:
         programs=programs,
         tables=[("Programs", shown_rows(programs)), ("Layers that differ", layer_rows(programs))],
         differs=differs,
+        failed=failed,
     )
 
 
-def write_comparison_page(path: Path, names: Sequence[str], programs: Sequence[Facts]) -> None:
-    """Write the page, whole or not at all.
+def write_comparison_page(
+    path: Path, names: Sequence[str], programs: Sequence[Facts], failed: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Write the page, whole or not at all; parameters are those of :func:`comparison_page`.
 
     Raises
     ------
     OutputError
         The file cannot be written.
     """
-    write_atomically(path, comparison_page(names, programs))
+    write_atomically(path, comparison_page(names, programs, failed))
 
 
 def _chart(names: Sequence[str], programs: Sequence[Facts]) -> Chart | None:
@@ -134,12 +150,13 @@ def _chart(names: Sequence[str], programs: Sequence[Facts]) -> Chart | None:
     rows = [row for row in ROWS if row.title in CHARTED and all(row.value(facts) for facts in programs)]
     if not rows:
         return None
+    multiples = [[(row.value(facts) or 0) / (row.value(programs[0]) or 1) for row in rows] for facts in programs]
     traces = [
         {
             "type": "bar",
             "name": plain(name),
             "x": [row.title for row in rows],
-            "y": [(row.value(facts) or 0) / (row.value(programs[0]) or 1) for row in rows],
+            "y": multiples[number],
             "customdata": [row.text(facts) for row in rows],
             "marker": {"color": colour_of(number)},
             "hovertemplate": "%{x}: %{customdata}<br>%{y:.3g} times the first<extra>" + plain(name) + "</extra>",
@@ -147,5 +164,8 @@ def _chart(names: Sequence[str], programs: Sequence[Facts]) -> Chart | None:
         for number, (name, facts) in enumerate(zip(names, programs, strict=True))
     ]
     words = "Bars of rate, latency, energy and area as multiples of the first program; the table has the figures"
-    layout = {"barmode": "group", "yaxis": {"title": {"text": "times the first"}}}
+    longest, shortest = max(map(max, multiples)), min(map(min, multiples))
+    scale = {"type": "log"} if longest > WIDE * shortest else {"rangemode": "tozero"}
+    axis = {"title": {"text": "times the first"}, **scale}
+    layout = {"barmode": "group", "yaxis": axis}
     return Chart("comparison", "As multiples of the first program", words, traces, layout)

@@ -13,6 +13,7 @@ from memcompile.atomic import write_atomically
 from memcompile.described import Described
 from memcompile.figures import pointer
 from memcompile.html.cell_data import cell_data
+from memcompile.html.histograms import HEIGHT, WIDTH, current_histograms
 from memcompile.html.mapping_data import ArrayKinds, mapping_bytes, mapping_facts
 from memcompile.html.network_rows import network_rows
 from memcompile.html.page import Page
@@ -110,6 +111,8 @@ def program_page(program: Program, facts: Mapping[str, Any], origin: Origin | No
         verdict=verdict(facts),
         network=network_rows(program),
         cells=None if cells is None else cells.facts,
+        histograms=current_histograms(facts),
+        histogram_size=(WIDTH, HEIGHT),
         titles=TITLES,
         colour_of=colour_of,
         pointer=pointer,

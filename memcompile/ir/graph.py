@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -271,6 +271,15 @@ class Replica:
     def has_all_windows(self) -> bool:
         """True if the replica works on all windows, in order."""
         return len(self.windows) == self.unrolling.windows and bool((np.diff(self.windows) == 1).all())
+
+
+def different_replicas(replicas: Iterable[Replica]) -> Iterator[Replica]:
+    """One replica for all that are unrolled and cut alike, with the windows of all of them."""
+    alike: dict[tuple[Unrolling, Cut], list[NDArray[np.int32]]] = {}
+    for copy in replicas:
+        alike.setdefault((copy.unrolling, copy.cut), []).append(copy.windows)
+    for (unrolling, cut), windows in alike.items():
+        yield Replica(unrolling, cut, np.concatenate(windows))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

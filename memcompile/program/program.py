@@ -6,9 +6,11 @@ subgraphs as ONNX models), the placement and schedule of the tiles, and the prog
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import html
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,14 @@ from memcompile.described import Described
 from memcompile.frontend.importer import digital_operators
 from memcompile.hardware.target import Target
 from memcompile.ir.batching import Batching
+from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import MappedLayer, OnnxNode, Placement, TensorType
 from memcompile.program.cell_map import CellMap
 from memcompile.program.line_corrections import Calibration
 from memcompile.timing.timetable import step_ns, tile_loads
+
+MOST_ROWS = 40
+"""Layers that a notebook lists."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +132,44 @@ class Program(Described):
 
         save_program(self, path)
 
+    def report(self, evaluation: Any = None, *, seed: int = 0) -> Any:
+        """The report as a page, which notebooks show; parameters and result are those of ``memcompile.report_page``."""
+        return _above("report_page")(self, evaluation, seed=seed)
+
+    def plot(self, evaluation: Any = None) -> Any:
+        """Tiles, schedule and accuracy as a figure of matplotlib, as ``memcompile.draw`` makes it.
+
+        Raises
+        ------
+        UsageError
+            matplotlib is not installed.
+        """
+        return _above("draw")(self, evaluation)
+
+    def accuracy(self, data: Any = None, **options: Any) -> NDArray[np.float64]:
+        """Shares of right answers of emulated chips, [chips], 0..1.
+
+        ``data`` are samples with labels, as for :func:`memcompile.compile`, and so are the options ``mean`` and
+        ``std``; further ones are ``chips`` (3), their first ``seed`` (0), ``calibrate`` (True), and ``ideal`` for one
+        figure of ideal devices.
+
+        Raises
+        ------
+        UsageError
+            There are no labels.
+        """
+        found: NDArray[np.float64] = _above("accuracy")(self, data, **options)
+        return found
+
+    def _repr_html_(self) -> str:
+        """The text of ``repr``, and the layers as a table."""
+        tiles = np.bincount(self.placement.tiles.layer, minlength=len(self.layers)).tolist()
+        rows = [
+            (html.escape(layer.name), _size(layer.geometry), layer.slices, len(layer.replicas), count)
+            for layer, count in zip(self.layers, tiles, strict=True)
+        ]
+        return super()._repr_html_() + _table(rows)
+
     @cached_property
     def batching(self) -> Batching:
         """Axes of the samples of a batch in inputs and outputs."""
@@ -182,3 +226,24 @@ class Program(Described):
         times = max(1, len(self.placement.segments))
         available = times * self.placement.chips * self.target.chip.arrays * self.target.array.cells
         return self.cells_used / available if available else 0.0
+
+
+def _above(name: str) -> Any:
+    """A function of the Python interface, which knows programs; they do not import what lies above them."""
+    return getattr(import_module("memcompile.api"), name)
+
+
+def _size(geometry: Geometry) -> str:
+    """Rows and columns of a weight matrix."""
+    return f"{geometry.group_rows:,} x {geometry.group_columns:,}"
+
+
+def _table(rows: Sequence[tuple[Any, ...]]) -> str:
+    """Layers as an HTML table that a notebook folds; names are escaped."""
+    if not rows:
+        return ""
+    heading = "".join(f"<th>{word}</th>" for word in ("layer", "weight matrix", "slices", "replicas", "tiles"))
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows[:MOST_ROWS])
+    more = f"<p>{len(rows) - MOST_ROWS:,} more</p>" if len(rows) > MOST_ROWS else ""
+    summary = f"<summary>crossbar layers: {len(rows):,}</summary>"
+    return f"<details>{summary}<table><tr>{heading}</tr>{body}</table>{more}</details>"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.blas import one_blas_thread
 from memcompile.data.loader import Dataset
 from memcompile.described import Described
 from memcompile.errors import DataError, UsageError
@@ -20,13 +21,16 @@ from memcompile.frontend.values import Value, contents
 from memcompile.ir.batching import Batching
 from memcompile.ir.graph import OnnxNode
 from memcompile.ir.pass_manager import ProgressBar, no_progress
+from memcompile.noise.line_currents import LineCurrents, line_currents
 from memcompile.program.coupled_samples import any_couples_samples
 from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
 from memcompile.program.random_operators import random_values
+from memcompile.progress.phases import EMULATE, EXPLAIN_LOSS, SCORE
 from memcompile.report.acceptance import Acceptance
 from memcompile.report.emulated_chips import EmulatedChip, EmulatedChips, measured_accuracy, spread
 from memcompile.report.error_budget import ErrorBudget, error_budget
+from memcompile.report.noise_injection import inputs_on
 from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.executors.batches import join_values
@@ -35,6 +39,9 @@ from memcompile.runtime.training.transfer import transfer
 # Emulating a converter output takes about a nanosecond or ten, so that this many take seconds.
 CONVERSION_BUDGET = 20_000_000_000
 QUALITY_IMAGES = 64
+CURRENT_BYTES = 20_000_000
+"""Memory for the inputs of all layers on the images on which the currents of lines are looked at."""
+LEAST_CURRENT_IMAGES, MOST_CURRENT_IMAGES = 8, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,14 +130,26 @@ class Quality:
     calibration: CalibrationSummary
 
 
+@dataclass(frozen=True, eq=False)
+class ConverterInputs:
+    """Currents that the converters of all layers get on ideal devices, from so many calibration images."""
+
+    images: int
+    layers: Sequence[LineCurrents]
+
+
 @dataclass(frozen=True, repr=False)
 class Evaluation(Described):
-    """Measured quality of a program; accuracy, and an error budget that explains its loss if wanted, with labels."""
+    """Measured quality of a program; accuracy, and an error budget that explains its loss if wanted, with labels.
+
+    ``currents`` are those that converters get, where calibration data tell.
+    """
 
     data: str
     accuracy: Accuracy | None
     quality: Quality | None
     budget: ErrorBudget | None = None
+    currents: ConverterInputs | None = None
 
     def accepting(self, least: float) -> Evaluation:
         """The same, with chips accepted that reach an accuracy, 0..1."""
@@ -190,28 +209,32 @@ def evaluate(
     """
     scored = whole_batches(dataset, images or dataset.count, model)
     if scored.labels is None:
-        quality = measure_quality(
-            program, model, dataset, emulated_images, seeds, seed, calibrate=calibrate, progress=progress
-        )
-        return Evaluation(dataset.name, None, quality)
+        with progress(EMULATE, 1):
+            quality = measure_quality(
+                program, model, dataset, emulated_images, seeds, seed, calibrate=calibrate, progress=progress
+            )
+            return Evaluation(dataset.name, None, quality, None, converter_inputs(program, dataset))
     chips = EmulatedChips(program, dataset, calibrate=calibrate)
-    with progress("float (onnxruntime)", scored.count) as advance:
+    with progress(SCORE, 2 * scored.count) as advance:
         reference = run_float(model, scored.inputs, advance, batching=dataset.batching)
-    with progress("ideal", scored.count) as advance:
         ideal = Emulator.ideal(program).run(scored.inputs, progress=advance)
+        currents = converter_inputs(program, dataset)
     rows = 1 if chips.obstacle else 2
     affordable = max(CONVERSION_BUDGET // (rows * max(program.conversions_per_image, 1)), 32)
     noisy, names = whole_batches(scored, emulated_images or affordable, model), class_names(program)
 
     transferred, emulated, helped = list[float](), list[float](), 0
-    for number in range(seed, seed + seeds):
-        chip = chips.chip(number, progress, transfer(program, number)[0] if written else None)
-        with progress(f"emulated, chip {number}", noisy.count * (1 + chip.calibrated)) as advance:
-            plain = measured_accuracy(Emulator(chip.written, number), noisy, advance)
-            used = measured_accuracy(Emulator(chip.used, number), noisy, advance) if chip.calibrated else plain
-        transferred.append(plain)
-        emulated.append(used)
-        helped += chip.calibrated
+    with progress(EMULATE, seeds * rows * noisy.count) as advance:
+        for number in range(seed, seed + seeds):
+            chip = chips.chip(number, progress, transfer(program, number)[0] if written else None)
+            plain = used = measured_accuracy(Emulator(chip.written, number), noisy, advance)
+            if chip.calibrated:
+                used = measured_accuracy(Emulator(chip.used, number), noisy, advance)
+            else:
+                advance((rows - 1) * noisy.count)
+            transferred.append(plain)
+            emulated.append(used)
+            helped += chip.calibrated
     ideal_share = score_samples(ideal, scored, names)
     ideal_emulated = ideal_share if noisy.count == scored.count else measured_accuracy(Emulator.ideal(program), noisy)
     accuracy = Accuracy(
@@ -225,12 +248,32 @@ def evaluate(
         calibration=CalibrationSummary(chips.images, helped, chips.obstacle),
     )
     if not budget:
-        return Evaluation(dataset.name, accuracy, None)
+        return Evaluation(dataset.name, accuracy, None, None, currents)
     calibrated = helped > 0
-    causes = error_budget(
-        program, scored, ideal=ideal, calibrated=calibrated, sensitivities=sensitivities, progress=progress
-    )
-    return Evaluation(dataset.name, accuracy, None, causes)
+    with progress(EXPLAIN_LOSS, 1):
+        causes = error_budget(
+            program, scored, ideal=ideal, calibrated=calibrated, sensitivities=sensitivities, progress=progress
+        )
+    return Evaluation(dataset.name, accuracy, None, causes, currents)
+
+
+def converter_inputs(program: Program, dataset: Dataset) -> ConverterInputs | None:
+    """Currents that converters get on a few calibration images; None without real data or converters."""
+    batching = program.batching
+    usual = not batching.whole and not batching.one_by_one and all(axis == 0 for axis in batching.inputs.values())
+    if program.target.cell.continuous or not program.layers or dataset.generated or not usual:
+        return None
+    size = batching.size or 1
+    held = 4 * sum(layer.geometry.in_channels * math.prod(layer.geometry.input_size) for layer in program.layers)
+    images = max(min(CURRENT_BYTES // held, MOST_CURRENT_IMAGES), LEAST_CURRENT_IMAGES)
+    images = min(-(-images // size) * size, len(next(iter(dataset.calibration.values()))) // size * size)
+    if not images:
+        return None
+    with one_blas_thread():
+        inputs = inputs_on(
+            Emulator.ideal(program), {name: array[:images] for name, array in dataset.calibration.items()}
+        )
+        return ConverterInputs(images, line_currents(program, inputs))
 
 
 def check_acceptance(program: Program, dataset: Dataset, option: str = "--accept") -> None:

@@ -16,18 +16,26 @@ from memcompile.heap import large_blocks_go_back
 from memcompile.ir.graph import MappedLayer
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.loss_front import LossFront
+from memcompile.noise.line_currents import BINS
 from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
 from memcompile.report.accuracy_report import accuracy_facts
 from memcompile.report.budget_report import budget_facts
 from memcompile.report.cost_report import cost_facts
 from memcompile.report.emulated_chips import spread
-from memcompile.report.evaluation import Evaluation, Quality
+from memcompile.report.evaluation import ConverterInputs, Evaluation, Quality
 from memcompile.report.front_report import front_facts
 from memcompile.timing.buffers import buffer_sizes
 
 Facts = dict[str, Any]
-MEASURED = ("accuracy", "error_budget", "output_sqnr_db", "emulated_quality", "outputs_not_compared")
+MEASURED = (
+    "accuracy",
+    "error_budget",
+    "output_sqnr_db",
+    "emulated_quality",
+    "outputs_not_compared",
+    "converter_inputs",
+)
 """Keys of what only an evaluation knows."""
 
 
@@ -110,6 +118,7 @@ def with_evaluation(facts: Facts, evaluation: Evaluation | None) -> Facts:
         "data": evaluation.data,
         "accuracy": accuracy_facts(accuracy) if accuracy else None,
         "error_budget": budget_facts(budget) if budget else None,
+        "converter_inputs": None if evaluation.currents is None else _current_facts(evaluation.currents, facts),
     }
     if quality is not None:
         measured |= {
@@ -119,6 +128,24 @@ def with_evaluation(facts: Facts, evaluation: Evaluation | None) -> Facts:
             "layers": [{**layer, **_ratio_facts(layer["name"], quality)} for layer in facts["layers"]],
         }
     return {**facts, **measured}
+
+
+def _current_facts(currents: ConverterInputs, facts: Facts) -> Facts:
+    return {
+        "images": currents.images,
+        "bins_of_range": BINS,
+        "layers": [
+            {
+                "name": layer["name"],
+                "conversions": found.conversions,
+                "clipped_share": found.clipped_share,
+                "largest": found.largest,
+                "first_bin": found.first,
+                "counts": found.counts.tolist(),
+            }
+            for layer, found in zip(facts["layers"], currents.layers, strict=True)
+        ],
+    }
 
 
 def _ratio_facts(layer: str, quality: Quality) -> Facts:
@@ -213,6 +240,6 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def facts_json(facts: Mapping[str, Any]) -> str:
+def facts_json(facts: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
     """Facts as JSON text."""
     return json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -22,6 +22,7 @@ from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.hardware.pulses import nominal_pulses
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.program.program import Program
+from memcompile.progress.phases import AGE
 from memcompile.report.emulated_chips import EmulatedChips, measured_accuracy, spread
 from memcompile.runtime.emulator import Effects, Emulator
 
@@ -154,7 +155,7 @@ def life_of(
     numbers = [program.chip.seed] if program.chip is not None else range(seed, seed + seeds)
     worst = () if refreshes is None else worst_ages(refreshes, ages_s)
     plain, refreshed = [[] for _ in ages_s], [[] for _ in worst]  # type: list[list[float]], list[list[float]]
-    with progress("aging", len(numbers) * (len(ages_s) + len(worst))) as advance:
+    with progress(AGE, len(numbers) * (len(ages_s) + len(worst))) as advance:
         for number in numbers:
             for place, age_s in enumerate(ages_s):
                 plain[place].append(chips.accuracy(number, Conditions(age_s), NEW))

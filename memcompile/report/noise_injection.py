@@ -218,8 +218,14 @@ def layer_inputs(program: Program, calibration: Values) -> list[LayerInputs]:
     """Quantised inputs of all layers on ideal devices, of as many images as ``INPUT_BYTES`` hold."""
     sizes = [layer.geometry.in_channels * math.prod(layer.geometry.input_size) for layer in program.layers]
     images = int(np.clip(INPUT_BYTES // (4 * sum(sizes)), LEAST_IMAGES, MOST_IMAGES))
+    return inputs_on(Emulator.ideal(program), {name: array[:images] for name, array in calibration.items()})
+
+
+def inputs_on(ideal: Emulator, images: Values) -> list[LayerInputs]:
+    """Quantised inputs of all layers of a program on ideal devices; samples lie along axis 0."""
+    program = ideal.program
     names = tuple(dict.fromkeys(layer.inputs[0] for layer in program.layers))
-    values = Emulator.ideal(program).measure(names, {name: array[:images] for name, array in calibration.items()})
+    values = ideal.measure(names, images)
     return [
         LayerInputs(
             layer.quantizer, layer.quantizer.quantize(layer.geometry.to_channels_first(values[layer.inputs[0]]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,17 +31,36 @@ PHASES = 8
 
 def kernels() -> ModuleType | None:
     """The compiled kernels of table look-ups; None when Numba is absent or switched off."""
-    return None if os.environ.get("MEMCOMPILE_NUMBA") == "0" else _load("conversion_kernels")
+    return _kernels("conversion_kernels")
 
 
 def product_kernels() -> ModuleType | None:
     """The compiled kernels of integer products; None when Numba is absent or switched off."""
-    return None if os.environ.get("MEMCOMPILE_NUMBA") == "0" else _load("product_kernels")
+    return _kernels("product_kernels")
 
 
 def cell_kernels() -> ModuleType | None:
     """The compiled kernels that draw and program cells; None when Numba is absent or switched off."""
-    return None if os.environ.get("MEMCOMPILE_NUMBA") == "0" else _load("cell_kernels")
+    return _kernels("cell_kernels")
+
+
+def _kernels(name: str) -> ModuleType | None:
+    loading = _spared and f"memcompile.runtime.kernels.{name}" not in sys.modules
+    return None if loading or os.environ.get("MEMCOMPILE_NUMBA") == "0" else _load(name)
+
+
+@contextmanager
+def only_loaded_kernels() -> Iterator[None]:
+    """Go without kernels that are not there yet: loading them takes a second, more than NumPy for few cells."""
+    _spared.append(None)
+    try:
+        yield
+    finally:
+        _spared.pop()
+
+
+_spared: list[None] = []
+"""An item for each context in which no kernels are loaded."""
 
 
 @cache

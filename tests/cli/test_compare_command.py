@@ -14,7 +14,7 @@ import pytest
 from memcompile.cli.main import main
 from memcompile.errors import UsageError
 from memcompile.figures import FORMS, at_key
-from memcompile.html.comparison_page import Row
+from memcompile.html.comparison_page import Row, comparison_page
 from memcompile.html.numbers import typeset
 from memcompile.report.facts import program_facts
 
@@ -105,3 +105,14 @@ def test_programs_of_one_name_are_told_apart_by_their_folders(folder: Path, caps
     (folder / "x" / "a.mcp").write_bytes((folder / "b.mcp").read_bytes())
     assert main(["compare", "a.mcp", "x/a.mcp"]) == 0
     assert "x/a.mcp" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("rates", "logarithms"), [((2.0, 3.0), False), ((2.0, 3_000.0), True)])
+def test_bars_far_apart_are_logarithms(rates: tuple[float, float], logarithms: bool) -> None:
+    facts = [{"images_per_second": rate, "layers": [], "target": "t", "model": "m"} for rate in rates]
+    page = comparison_page(["a", "b"], facts).decode()
+    found = re.search(r'id="chart-comparison">.*?json">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    figure = json.loads(found[1])
+    assert (figure["layout"]["yaxis"].get("type") == "log") == logarithms
+    assert [trace["y"] for trace in figure["data"]] == [[1.0], [rates[1] / rates[0]]]

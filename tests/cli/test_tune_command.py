@@ -14,7 +14,12 @@ from places import FIVE_LAYER_CNN as MODEL
 
 import memcompile
 from memcompile.cli.main import main
+from memcompile.cli.tune import curve_figure
 from memcompile.data.loader import load_dataset
+from memcompile.hardware.pulses import WriteReport
+from memcompile.held_back import StepRecord
+from memcompile.runtime.training.hybrid_training import EpochRecord
+from memcompile.tuning import TuningResult
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +121,35 @@ def test_learning_curve(compiled_file: Path, tmp_path: Path, monkeypatch: pytest
     arguments = ["tune", "net.mcp", "--images", "100", "--epochs", "1", "--score-images", "50", "--quiet"]
     assert main([*arguments, "--curve", "curve.png"]) == 0
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert main([*arguments, "--curve", "none/curve.png"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("kept", "after", "title"),
+    [
+        (True, 0.9, "tuning kept: 5 images gained and 2 lost of 40 held back"),
+        (False, 0.8, "tuning made nothing better on 40 images held back, and was undone"),
+        (False, 0.85, "the last epoch was not the best: the cells went back to that"),
+        (None, 0.0, "cells were not tuned"),
+    ],
+)
+def test_the_curve_has_lines_to_compare_with(compiled_file: Path, kept: bool | None, after: float, title: str) -> None:
+    pytest.importorskip("matplotlib")
+    epochs = 0 if kept is None else 3
+    records = tuple(EpochRecord(n, 1.0 / (n + 1), 0.7 + n / 10, 0, 0, 0.0, 0, 0.75 + n / 20) for n in range(epochs))
+    step = StepRecord("tune in situ", bool(kept), 40, 0.8, after, 5, 2)
+    none = WriteReport()
+    result = TuningResult(
+        memcompile.load(compiled_file), records, none, none, 0, 0, () if kept is None else (step,), none, 100
+    )
+    figure = curve_figure(result, {"ideal": 0.97, "transferred": 0.78, "tuned": 0.9}, 0.99)
+    assert figure.get_suptitle() == title
+    figure.canvas.draw()
+    loss, shares = figure.axes
+    lines = {line.get_label(): line.get_ydata() for line in shares.lines}
+    assert lines["ideal devices, test"][0] == pytest.approx(97)
+    assert lines["after transfer, test"][0] == pytest.approx(78)
+    assert lines["float, as reported"][0] == pytest.approx(99)
+    assert ("before tuning, held back" in lines) == (kept is not None)
+    assert len(lines["held back"]) == epochs
+    assert all(float(tick).is_integer() for axes in (loss, shares) for tick in axes.get_xticks())

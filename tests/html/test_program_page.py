@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,7 @@ def check_numbers(found: Opened, facts: Facts) -> None:
         "floor-plan": facts["layers"],
         "schedule": facts["layers"],
         "layers": facts["layers"],
+        "converters": facts["converter_inputs"],
         "bounds": facts["certificates"] and facts["layers"],
         "cost": facts["layers"],
     }
@@ -138,6 +140,25 @@ def test_every_number_of_the_whole_page_is_that_of_the_report(page: Opened, five
     check_numbers(page, five_layer_cnn[1])
     names = page.page.evaluate("[...document.querySelectorAll('figure.chart:has(.main-svg)')].map(e => e.id)")
     assert names == [f"chart-{name}" for name in ("accuracy", "causes", "layers", "energy", "noise")]
+
+
+def test_histograms_of_currents_are_those_of_the_report(page: Opened, five_layer_cnn: Case) -> None:
+    found = five_layer_cnn[1]["converter_inputs"]
+    drawn = page.page.evaluate(
+        "[...document.querySelectorAll('#converters tbody tr')].map(row => [row.dataset.name,"
+        " row.querySelector('.within').getAttribute('d'), row.querySelector('.beyond').getAttribute('d')])"
+    )
+    assert [name for name, _, _ in drawn] == [layer["name"] for layer in found["layers"]] == ["C1", "C3", "FC"]
+    for (_, within, beyond), layer in zip(drawn, found["layers"], strict=True):
+        counts = layer["counts"]
+        assert sum(counts) == layer["conversions"] > 0
+        bars = [float(height) for height in re.findall(r"v-([\d.]+)h", within + beyond)]
+        filled = [count for count in counts if count]
+        assert len(bars) == len(filled)
+        assert (np.diff(np.array(bars)[np.argsort(filled)]) >= 0).all(), "as tall as there are conversions"
+        assert len(set(bars)) > 2
+        outside = [number for number in range(len(counts)) if layer["first_bin"] + number >= found["bins_of_range"]]
+        assert beyond.count("M") == sum(1 for number in outside if counts[number])
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])

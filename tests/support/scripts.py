@@ -1,10 +1,14 @@
-"""Runs scripts in this process: the start of another costs more than most of them do."""
+"""Runs scripts and notebooks in this process: the start of another costs more than most of them do."""
 
 from __future__ import annotations
 
+import ast
+import json
 import runpy
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,3 +31,26 @@ def run_script(script: Path, *arguments: object) -> int:
                 return 1
             return left.code or 0
     return 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Code of a cell, and the value of its last expression, which Jupyter shows; None if there is none."""
+
+    source: str
+    value: Any
+
+
+def run_notebook(path: Path) -> list[Cell]:
+    """Run the code cells of a notebook in the current folder, in order and in one namespace, without Jupyter."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    space: dict[str, Any] = {"__name__": "__main__"}
+    cells = ["".join(cell["source"]) for cell in document["cells"] if cell["cell_type"] == "code"]
+    return [Cell(source, _run(source, f"{path.name}, cell {number}", space)) for number, source in enumerate(cells)]
+
+
+def _run(source: str, name: str, space: dict[str, Any]) -> Any:
+    tree = ast.parse(source, name)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, name, "exec"), space)
+    return None if last is None else eval(compile(ast.Expression(last.value), name, "eval"), space)

@@ -10,6 +10,7 @@ from memcompile.cli.console import Output
 from memcompile.data.loader import Dataset
 from memcompile.errors import UsageError
 from memcompile.program.program import Program
+from memcompile.progress.phases import EMULATE
 from memcompile.report.acceptance import Acceptance
 from memcompile.report.accuracy_report import chip_facts, chip_words
 from memcompile.report.emulated_chips import EmulatedChips, measured_accuracy
@@ -38,9 +39,9 @@ def run_chips(program: Program, dataset: Dataset, options: dict[str, Any], out: 
     if chips.obstacle and not options["no_calibration"]:
         out.say(f"chips are not calibrated: {chips.obstacle}")
     shares = []
-    for seed in range(first, first + count):
-        emulator = Emulator(chips.chip(seed, out.progress).used, seed, executor=options["executor"], **since)
-        with out.progress(f"running, chip {seed}", dataset.count) as advance:
+    with out.progress(EMULATE, count * dataset.count) as advance:
+        for seed in range(first, first + count):
+            emulator = Emulator(chips.chip(seed, out.progress).used, seed, executor=options["executor"], **since)
             shares.append(measured_accuracy(emulator, dataset, advance))
     accuracies = np.array(shares)
     mean, worst, quantile = chip_words(chip_facts(accuracies))

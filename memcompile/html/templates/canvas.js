@@ -12,6 +12,10 @@ class View {
     this.fitted = true;
     new ResizeObserver(() => this.resize()).observe(canvas.parentElement);
     page.onTheme(() => this.paintNow());
+    /* What nobody sees is painted when it comes into sight, or on paper. */
+    this.away = this.stale = false;
+    new IntersectionObserver((entries) => { this.away = !entries.at(-1).isIntersecting; if (this.stale) this.paint(); }).observe(canvas);
+    window.addEventListener("beforeprint", () => { if (this.stale) this.paintNow(); });
     this.listen();
   }
 
@@ -55,13 +59,15 @@ class View {
   pan(dx, dy) { this.x -= dx / this.sx; this.y -= dy / this.sy; this.fitted = false; this.paint(); }
 
   paint() {
-    if (this.asked) return;
+    this.stale = this.away;
+    if (this.asked || this.away) return;
     this.asked = true;
     requestAnimationFrame(() => { this.asked = false; this.paintNow(); });
   }
 
   paintNow() {
     if (!this.w) return;
+    this.stale = false;
     this.context.clearRect(0, 0, this.w, this.h);
     this.draw(this.context, this);
   }

@@ -13,6 +13,8 @@ page.onStart(async () => {
   const chipsAcross = gridWidth(facts.chips, chipHeight / chipWidth, 2.2);
   const chipGap = facts.chips > 1 ? 0.03 * Math.max(chipWidth, chipHeight) : 0;
   const cellFacts = page.data("cells");
+  /* Width of an array in pixels up to which it is a plain box. */
+  const PLAIN_BELOW = 40;
   let segment = 0, colourBy = "layer", selected = null, cells = null;
 
   function gridWidth(count, shape, wanted) { return Math.max(1, Math.min(count, Math.round(Math.sqrt(count * shape * wanted)))); }
@@ -121,7 +123,8 @@ page.onStart(async () => {
         const [left, top] = boxOf(array);
         if (filled(array) < 0.999) context.fillRect(view.px(left), view.py(top), boxWidth * scale, boxHeight * scale);
       }
-      for (const array of seen) drawArray(context, view, array, scale, ground);
+      if (boxWidth * scale > PLAIN_BELOW || colourBy === "use") for (const array of seen) drawArray(context, view, array, scale, ground);
+      else drawPlain(context, view, seen, scale);
     }
     if (selected !== null) {
       const [x, y] = boxOf(selected);
@@ -149,6 +152,36 @@ page.onStart(async () => {
     return shares.get(key);
   }
 
+  /* Boxes without anything in them, layer by layer. */
+  function drawPlain(context, view, seen, scale) {
+    const whole = boxWidth * scale < 7, boxes = facts.layers.map(() => []);
+    for (const array of seen) {
+      const tiles = mapping.tilesOf(segment, array);
+      if (tiles.length === 0) continue;
+      if (whole) boxes[tile.layer[largest(array, tiles)]].push(array);
+      else for (const i of tiles) boxes[tile.layer[i]].push(i);
+    }
+    boxes.forEach((own, layer) => {
+      context.fillStyle = faded(facts.layers[layer].colour, mapping.isDim(layer));
+      for (const item of own) {
+        const [x, y] = boxOf(whole ? item : tile.array[item]), left = view.px(x), top = view.py(y);
+        if (whole) context.fillRect(left, top, Math.max(boxWidth * scale, 1), Math.max(boxHeight * scale, 1));
+        else context.fillRect(...rectangle(item, left, top, scale));
+      }
+    });
+  }
+
+  const largestTiles = new Map();
+  function largest(array, tiles) {
+    const key = segment * facts.arrays + array;
+    if (!largestTiles.has(key)) {
+      let most = tiles[0];
+      for (const i of tiles) if (width(i) * (tile.row_end[i] - tile.row_begin[i]) > width(most) * (tile.row_end[most] - tile.row_begin[most])) most = i;
+      largestTiles.set(key, most);
+    }
+    return largestTiles.get(key);
+  }
+
   function drawArray(context, view, array, scale, ground) {
     const [x, y] = boxOf(array), left = view.px(x), top = view.py(y);
     const w = boxWidth * scale, h = boxHeight * scale;
@@ -157,13 +190,6 @@ page.onStart(async () => {
     if (colourBy === "use") {
       context.fillStyle = ramp(filled(array));
       context.fillRect(left, top, w, h);
-      return;
-    }
-    if (w < 7) {
-      let most = tiles[0];
-      for (const i of tiles) if (width(i) * (tile.row_end[i] - tile.row_begin[i]) > width(most) * (tile.row_end[most] - tile.row_begin[most])) most = i;
-      context.fillStyle = faded(facts.layers[tile.layer[most]].colour, mapping.isDim(tile.layer[most]));
-      context.fillRect(left, top, Math.max(w, 1), Math.max(h, 1));
       return;
     }
     for (const i of tiles) {

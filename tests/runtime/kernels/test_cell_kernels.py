@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import factories
@@ -16,6 +17,7 @@ from memcompile.runtime import random_numbers
 from memcompile.runtime.effects.stuck_cells import stick, stuck_places
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.kernels.cell_numbers import gaussians
+from memcompile.runtime.kernels.compiled import cell_kernels, only_loaded_kernels
 from memcompile.runtime.random_numbers import Purpose, stream
 from memcompile.runtime.training.transfer import transfer
 
@@ -110,3 +112,23 @@ def test_arrays_as_programmed(name: str, slices: int, monkeypatch: pytest.Monkey
     for one, other in zip(got, arrays(), strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(bits(one), bits(other))
+
+
+def test_kernels_that_are_not_loaded_are_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    program = factories.two_layer_program(np.random.default_rng(0), factories.make_target())
+    loaded = cell_kernels()
+    assert loaded is not None
+
+    def cells() -> Any:
+        with only_loaded_kernels():
+            return [Emulator(program, 3).machine.devices.array(array) for array in range(program.arrays_used)]
+
+    by_kernels = cells()
+    monkeypatch.delitem(sys.modules, loaded.__name__)
+    with only_loaded_kernels():
+        assert cell_kernels() is None
+    by_numpy = cells()
+    for one, other in zip(by_kernels, by_numpy, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert cell_kernels() is loaded, "and outside they are loaded as ever"

@@ -35,7 +35,7 @@ EVERYTHING = TuningPlan(
 @pytest.mark.parametrize(
     ("fatal", "plan"),
     [
-        ("recalibrate", LAST_LAYER),
+        ("fitting output lines", LAST_LAYER),
         ("measuring", LAST_LAYER),
         ("tuning", LAST_LAYER),
         ("weighing errors", EVERYTHING),
