@@ -64,6 +64,8 @@ SMALL = re.compile(
 """Causes that cost next to nothing, which rounding lists on one machine and not on another, and their sentence."""
 GAIN = re.compile(r"(?:(?<=, emulated )|(?<= predicted, ))-")
 """Sign of a loss that is none: chips that are right more often than ideal devices."""
+INTERVAL = re.compile(r" instead of [\d,]+$|, as without it$", re.MULTILINE)
+"""Interval without the accuracy budget, which may be the same."""
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 PATH = re.compile(r"`(?P<path>(?:memcompile|passes|runtime|tests|docs|examples|benchmarks)/[\w./]*)`")
@@ -182,7 +184,7 @@ def assert_alike(shown: str, printed: str, source: str, *, figures: bool) -> Non
     network was a stand-in, and whether devices cost it accuracy or a step of tuning helps says nothing of the page.
     """
     if not figures:
-        for dropped in (ADVICE, UNDOING, BUDGET, GAIN):
+        for dropped in (ADVICE, UNDOING, BUDGET, GAIN, INTERVAL):
             shown, printed = dropped.sub("", shown), dropped.sub("", printed)
         shown, printed = DECIDED.sub(": decided", shown), DECIDED.sub(": decided", printed)
     shown, printed = SMALL.sub("", shown), SMALL.sub("", printed)
