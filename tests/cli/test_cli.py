@@ -52,7 +52,6 @@ COMPILE = "m.onnx --data d.npz --seeds 2"
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command that must succeed, in a folder with a model ``m.onnx`` and data; returns what it prints."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")  # nothing here is worth compiling kernels for
     (tmp_path / "m.onnx").write_bytes(models.conv_bn().SerializeToString())
     np.savez(tmp_path / "d.npz", **DATA, labels=LABELS)
     np.savez(tmp_path / "unlabelled.npz", **DATA)
