@@ -12,6 +12,7 @@ from typing import Any
 import factories
 import numpy as np
 import pytest
+from kept import Kept
 from numpy.typing import NDArray
 from places import FIVE_LAYER_CNN as MODEL
 from scipy import stats
@@ -51,8 +52,8 @@ def layer_of(target: Target, slices: int = 1) -> Program:
 
 
 @pytest.fixture(scope="module")
-def network() -> Program:
-    return memcompile.compile(MODEL, emulated_target(PULSES), max_loss=None)
+def network(kept: Kept) -> Program:
+    return kept.program(MODEL, emulated_target(PULSES))
 
 
 @pytest.fixture(scope="module")
