@@ -259,8 +259,8 @@ def test_the_five_layer_network(target: str, kept: Kept) -> None:
     assert [value.name for value in model.graph.output] == ["logits"]
 
 
-def test_the_default_mapping_with_windows_and_copies() -> None:
-    program = memcompile.compile(MODEL, slices=2)
+def test_the_default_mapping_with_windows_and_copies(kept: Kept) -> None:
+    program = kept.program(MODEL, slices=2, slice_base=5, settings=QUICK)
     assert max(len(layer.replicas) for layer in program.layers) > 1
     feeds = load_dataset(None, program.inputs, seed=3).head(20).inputs
     exported.assert_agrees(program, feeds, seed=1, time_s=600.0)

@@ -24,7 +24,7 @@ def perfect(kept: Kept) -> Program:
 
 @pytest.fixture(scope="session")
 def two_slices(kept: Kept) -> Program:
-    return kept.program(MODEL, slices=2, slice_base=5)
+    return kept.program(MODEL, slices=2, slice_base=5, settings=("replicate.effort=fast",))
 
 
 @pytest.fixture(scope="session")
