@@ -431,7 +431,7 @@ class _Knapsack:
 
         Without ``room`` the arrays hold any number of cells, and the choice is that of the fewest.
         """
-        model = cp_sat.CpModel()
+        model = cp_sat.new_model()
         picks = [[model.new_bool_var("") for _ in own] for own in self.options]
         pairs = list(zip(itertools.chain(*picks), itertools.chain(*self.options), strict=True))
         for own in picks:

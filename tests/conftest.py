@@ -7,13 +7,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-# The workers of a run share the cores, and threads of OpenBLAS wait in loops. It reads this when NumPy is imported.
+# The workers of a run share the cores, and idle threads of OpenBLAS, and of OpenMP in PyTorch, wait in loops. They read
+# this when they are loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import models
 import onnx
 import pytest
 from hypothesis import settings
+from kept import Kept
 from places import GOLDEN, REPOSITORY
 
 settings.register_profile("suite", deadline=None)  # a busy machine is no fault
@@ -24,6 +27,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden/*.txt instead of comparing")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put slow tests first, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """Models and data sets that are not part of the repository; tests that need them skip without."""
@@ -31,6 +39,23 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder of shared models and data (set MEMCOMPILE_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """Programs and evaluations that several tests need."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    return Kept(shared / "kept")
+
+
+@pytest.fixture
+def compiled_once(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have commands, examples and Python blocks take what was compiled or evaluated before in the same way."""
+    for place in ("memcompile.pipelines", "memcompile.api", "memcompile.cli.main"):
+        monkeypatch.setattr(f"{place}.compile_model", kept.compilation)
+    for place in ("memcompile.report.evaluation", "memcompile.cli.main"):
+        monkeypatch.setattr(f"{place}.evaluate", kept.evaluation)
 
 
 @pytest.fixture

@@ -145,7 +145,8 @@ def test_all_commands_have_the_same_chip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    compile_it = [str(MODEL), "-o", "n.mcp", "--set", "replicate.effort=fast", "--seeds", "2", "--json", "n.json"]
+    quick = ["--max-loss", "none", "--effort", "fast"]
+    compile_it = [str(MODEL), "-o", "n.mcp", *quick, "--seeds", "2", "--json", "n.json"]
     assert main(compile_it) == 0
     accuracy = json.loads(Path("n.json").read_text())["accuracy"]
     capsys.readouterr()

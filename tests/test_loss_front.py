@@ -55,7 +55,6 @@ def test_no_mapping_of_the_front_is_beaten(found: list[FrontMapping], objective:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a network of two convolutions and its data, in which commands run."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")
     monkeypatch.setattr(loss_front, "MOST_MAPPINGS", 7)
     rng = np.random.default_rng(4)
     weights = {

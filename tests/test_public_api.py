@@ -29,7 +29,7 @@ FAST = {"effort": "fast", "objective": "arrays"}
 
 @pytest.fixture(scope="module")
 def program() -> memcompile.Program:  # type: ignore[name-defined]
-    return memcompile.compile(FIVE_LAYER, effort="fast", objective="arrays")
+    return memcompile.compile(FIVE_LAYER, effort="fast", objective="arrays", max_loss=None)
 
 
 def test_dir_holds_the_public_names_and_nothing_else() -> None:

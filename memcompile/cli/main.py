@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import signal
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import click
 from rich.table import Table
@@ -46,6 +44,7 @@ from memcompile.cli.refresh import refresh_command
 from memcompile.cli.report import NO_PAGE, ReportFiles, report_command, report_file_options
 from memcompile.cli.run import run_command
 from memcompile.cli.several_targets import check_targets, compile_targets, split_targets
+from memcompile.cli.signals import ended_by_signals
 from memcompile.cli.targets import targets_command
 from memcompile.cli.tune import tune_command
 from memcompile.cli.values import NumberOr, input_shape_option
@@ -517,46 +516,10 @@ cli.add_command(explore_command)
 cli.add_command(population_command)
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """Turn a signal into an exception, so that temporary files are removed on the way out."""
-    # A second signal must not cut that short.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise SystemExit(128 + number)
-
-
-def _raise_again(swallowed: sys.UnraisableHookArgs) -> None:
-    """Raise a signal's exception once more if it came where Python drops exceptions, such as in a destructor."""
-    ending = swallowed.exc_value
-    if not isinstance(ending, SystemExit) or not hasattr(signal, "setitimer"):
-        sys.__unraisablehook__(swallowed)
-        return
-
-    def leave(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(ending.code)
-
-    signal.signal(signal.SIGALRM, leave)
-    signal.setitimer(signal.ITIMER_REAL, 0.01)
-
-
-def _listen() -> None:
-    """Let SIGTERM and SIGINT end the command in order; a job in the background ignores SIGINT."""
-    signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _terminate)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    hook, sys.unraisablehook = sys.unraisablehook, _raise_again
-    _listen()
-    try:
+    with ended_by_signals():
         return _run(arguments)
-    finally:
-        sys.unraisablehook = hook
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _run(arguments: list[str] | None) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -469,5 +470,12 @@ def load_target(name: str) -> Target:
             f"no target is called {name!r}; built in are {', '.join(builtin_targets())}, "
             f"and a path that ends in .toml names a target file{did_you_mean(name, builtin_targets())}"
         )
+    found = _builtin_target(name)
+    return found.model_copy(update={"sources": dict(found.sources)})
+
+
+@lru_cache
+def _builtin_target(name: str) -> Target:
+    """A built-in target; its sources are not to be changed."""
     text = (resources.files("memcompile.hardware") / "targets" / f"{name}.toml").read_text(encoding="utf-8")
     return parse_target(tomllib.loads(text), name)

@@ -52,7 +52,7 @@ def _distribute(
     shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, effort: float
 ) -> tuple[list[list[int]] | None, bool]:
     """Number of tiles of each shape per array; else None, and True if it is proven that there is none."""
-    model = cp_sat.CpModel()
+    model = cp_sat.new_model()
     counts = _counts(model, shapes, lines, arrays)
     for array in range(arrays):
         pairs = [(shape, count[array]) for shape, count in zip(shapes, counts, strict=True)]
@@ -82,7 +82,7 @@ def _counts(
 def arrange(shapes: Sequence[TileShape], content: Sequence[int], lines: tuple[int, int], effort: float) -> Fill | None:
     """Find lines for the tiles of one array, without overlap; None if the solver finds none."""
     tiles = [number for number, count in enumerate(content) for _ in range(count)]
-    model = cp_sat.CpModel()
+    model = cp_sat.new_model()
     corners, boxes_y, boxes_x = [], [], []
     for number in tiles:
         height, width = shapes[number].height, shapes[number].width

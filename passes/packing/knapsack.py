@@ -170,7 +170,7 @@ class Knapsack:
         worth = np.flatnonzero((units > 0) & (self.most > 0))
         if not len(worth):
             return 0.0, counts
-        model = cp_sat.CpModel()
+        model = cp_sat.new_model()
         amounts = {int(shape): model.new_int_var(0, int(self.most[shape]), "") for shape in worth}
         listed = list(amounts.values())
         for row, limit in zip(self.matrix[:, worth].tolist(), self.limits, strict=True):

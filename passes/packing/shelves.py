@@ -27,7 +27,7 @@ def distribute_on_shelves(
     effort
         Limit in the solver's deterministic time.
     """
-    model = cp_sat.CpModel()
+    model = cp_sat.new_model()
     shelved = [_ShelvedArray(model, shapes, lines, interval) for _ in range(arrays)]
     for number, shape in enumerate(shapes):
         model.add(sum(array.count(number) for array in shelved) == shape.count)

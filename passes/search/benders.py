@@ -184,7 +184,7 @@ class Master:
 
     def __init__(self, problem: MappingProblem, interval: int) -> None:
         self.problem, self.interval = problem, interval
-        self.model = cp_sat.CpModel()
+        self.model = cp_sat.new_model()
         self.schemes: dict[int, list[Scheme]] = {}
         self.picked: dict[int, list[cp_sat.IntVar]] = {}
         work: list[cp_sat.LinearExprT] = []
@@ -235,7 +235,7 @@ class Subproblem:
 
     def __init__(self, problem: MappingProblem, interval: int, schemes: dict[int, Scheme], own_lines: bool) -> None:
         self.problem, self.interval, self.own_lines = problem, interval, own_lines
-        self.model = cp_sat.CpModel()
+        self.model = cp_sat.new_model()
         self.steps: list[list[cp_sat.LinearExprT]] = [[] for _ in range(problem.arrays)]
         self.area: list[list[cp_sat.LinearExprT]] = [[] for _ in range(problem.arrays)]
         self.width: list[list[cp_sat.LinearExprT]] = [[] for _ in range(problem.arrays)]

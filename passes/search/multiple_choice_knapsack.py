@@ -160,7 +160,7 @@ class Knapsack:
 
     def __init__(self, problem: MappingProblem, interval: int, cuts: Cuts) -> None:
         self.problem, self.interval, self.cuts = problem, interval, cuts
-        self.model = cp_sat.CpModel()
+        self.model = cp_sat.new_model()
         self.copies = problem.copies(interval)
         arrays, cells = problem.arrays, problem.lines[0] * problem.lines[1]
         # Integers: cells for the first kind of row, steps for the second.

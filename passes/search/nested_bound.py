@@ -51,7 +51,7 @@ def is_impossible(problem: MappingProblem, interval: int, limit: float) -> bool:
         In the solver's deterministic time.
     """
     arrays, cells = problem.arrays, problem.lines[0] * problem.lines[1]
-    model = cp_sat.CpModel()
+    model = cp_sat.new_model()
     taken: list[cp_sat.LinearExprT] = []
     area: list[list[int]] = [[] for _ in range(WAYS)]
     steps: list[list[int]] = [[] for _ in range(WAYS)]

@@ -13,10 +13,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cache
 from itertools import pairwise
 from types import ModuleType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,17 +107,22 @@ def available_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@cache
+def _pool(threads: int, work: Literal["tasks", "ranges"]) -> ThreadPoolExecutor:
+    """Idle threads that all emulators of a process share: to start and end threads costs more than most ranges do."""
+    return ThreadPoolExecutor(threads)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads stay with the parent
+
+
 class Workers:
     """Shares independent tasks, or the items of one, among threads."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
         self._here = threading.local()
-
-    @cached_property
-    def _task_pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.threads)
 
     def room(self, values: int) -> NDArray[np.float32]:
         """Memory of this thread for so many values, uninitialised: they hold what its last use left.
@@ -139,7 +144,7 @@ class Workers:
             for task in tasks:
                 yield task()
             return
-        yield from self._task_pool.map(self._alone, tasks)
+        yield from _pool(self.threads, "tasks").map(self._alone, tasks)
 
     def _alone(self, task: Callable[[], T]) -> T:
         self._here.alone = True
@@ -150,11 +155,12 @@ class Workers:
 
         Below ``least`` items a second thread would cost more than it brings.
         """
-        if self._pool is None or items < least or getattr(self._here, "alone", False):
+        if self.threads == 1 or items < least or getattr(self._here, "alone", False):
             work(0, items)
             return
         edges = [items * part // self.threads for part in range(self.threads + 1)]
-        others = [self._pool.submit(work, *part) for part in pairwise(edges[1:])]
+        pool = _pool(self.threads - 1, "ranges")
+        others = [pool.submit(work, *part) for part in pairwise(edges[1:])]
         work(0, edges[1])  # this thread would only wait
         for other in others:
             other.result()

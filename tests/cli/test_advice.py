@@ -43,7 +43,6 @@ def classifier(size: int, channels: int = 1) -> onnx.ModelProto:
 def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
     """Run a command that must succeed, in an empty folder; returns the commands that it advises, word by word."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")  # nothing here is worth compiling kernels for
     monkeypatch.setattr(memcompile.cli.advice, "LOSS_WORTH_A_WORD", -1.0)
 
     def run(command: str) -> list[list[str]]:

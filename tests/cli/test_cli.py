@@ -53,7 +53,6 @@ PHASE = re.compile(r"phase \d+ of \d+: [a-z ]+ \(after \d+:\d\d\)")
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command that must succeed, in a folder with a model ``m.onnx`` and data; returns what it prints."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")  # nothing here is worth compiling kernels for
     (tmp_path / "m.onnx").write_bytes(models.conv_bn().SerializeToString())
     np.savez(tmp_path / "d.npz", **DATA, labels=LABELS)
     np.savez(tmp_path / "unlabelled.npz", **DATA)

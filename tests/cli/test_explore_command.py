@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from digit_models import digit_samples, small_digits
+from models import digit_samples, small_digits
 
 from memcompile.cli.main import main
 

@@ -135,6 +135,33 @@ def test_a_second_signal_does_not_stop_the_clean_up(
     assert os.listdir(tmp_path) == ["m.onnx"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_python_frees_an_object_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    """There Python ignores exceptions, with a trace."""
+
+    class Freed:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def go_on(_handle: int) -> None:
+        Freed()
+        wait_for(lambda: False)
+
+    (tmp_path / "m.onnx").write_bytes(models.matmul_add().SerializeToString())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")
+    monkeypatch.setattr(atomic.os, "fsync", go_on)
+    hook, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+    with pytest.raises(SystemExit) as error:
+        main(["m.onnx", "--no-evaluation", "--quiet"])
+    assert error.value.code == 128 + number
+    assert capsys.readouterr() == ("", "")
+    assert os.listdir(tmp_path) == ["m.onnx"]
+    assert (sys.unraisablehook, signal.getsignal(signal.SIGALRM)) == (hook, alarm)
+
+
 def test_a_signal_right_after_the_temporary_file_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make = tempfile.mkstemp
 

@@ -19,7 +19,6 @@ QUIET = "--no-check --effort fast --max-loss none"
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")
     (tmp_path / "m.onnx").write_bytes(models.conv_bn().SerializeToString())
     return tmp_path
 

@@ -26,7 +26,7 @@ from memcompile.tuning import TuningResult
 def compiled_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program file that the command line writes."""
     path = tmp_path_factory.mktemp("compiled") / "net.mcp"
-    assert main([str(MODEL), "-o", str(path), "--no-evaluation", "--quiet"]) == 0
+    assert main([str(MODEL), "-o", str(path), "--max-loss", "none", "--no-evaluation", "--quiet"]) == 0
     return path
 
 
@@ -66,7 +66,8 @@ def test_lines_leave_out_what_the_target_does_not_give(
         "everlasting": re.sub(r"(?m)^endurance_pulses = .*$", "", text),
     }.items():
         Path(f"{name}.toml").write_text(kept, encoding="utf-8")
-        assert main([str(MODEL), "--target", f"{name}.toml", "-o", "net.mcp", "--no-evaluation", "--quiet"]) == 0
+        quick = ["--max-loss", "none", "--effort", "fast", "--no-evaluation", "--quiet"]
+        assert main([str(MODEL), "--target", f"{name}.toml", "-o", "net.mcp", *quick]) == 0
         capsys.readouterr()
         assert main(["tune", "net.mcp", "--images", "20", "--epochs", "0", "--score-images", "20"]) == 0
         out = capsys.readouterr().out

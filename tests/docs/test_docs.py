@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kept import Kept
 from places import REPOSITORY
 from scripts import run_script
 
@@ -141,6 +142,7 @@ FIRST = REPOSITORY / "README.md"
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_once")
 @pytest.mark.parametrize("page", page_ids(tuple(page for page in RUNNABLE if page != FIRST)))
 def test_page_shows_what_its_commands_print(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -159,6 +161,7 @@ def test_page_shows_what_its_commands_print(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_once")
 def test_the_first_page_shows_what_its_commands_print(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,9 +281,9 @@ def test_every_target_key_is_explained() -> None:
 
 
 @pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Facts, Facts]:
+def facts(kept: Kept, tmp_path_factory: pytest.TempPathFactory) -> tuple[Facts, Facts]:
     """Facts with labels, and without."""
-    compilation = compile_model(MODEL)
+    compilation = kept.compilation(MODEL)
     labelled = evaluate(compilation.program, compilation.model, compilation.dataset, images=4, seeds=2)
     archive = tmp_path_factory.mktemp("data") / "unlabelled.npz"
     np.savez(archive, image=compilation.dataset.inputs["image"][:4])
@@ -314,9 +317,9 @@ def test_json_keys_are_documented(facts: tuple[Facts, Facts]) -> None:
     assert unlabelled["output_sqnr_db"]
 
 
-def test_program_file_is_documented() -> None:
+def test_program_file_is_documented(kept: Kept) -> None:
     documented = documented_keys("program_file.md")
-    program, _ = transfer(compile_model(MODEL).program, seed=0)
+    program, _ = transfer(kept.program(MODEL), seed=0)
     calibration = Calibration(0, tuple(map(LineCorrections.none, program.layers)))
     data = encode_program(replace(program, layout=program.batching, calibration=calibration))
     with zipfile.ZipFile(io.BytesIO(data)) as archive:

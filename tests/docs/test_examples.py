@@ -51,6 +51,7 @@ def test_numbered_examples_count_from_one() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_once")
 @pytest.mark.parametrize("script", [pytest.param(path, id=path.stem) for path in NUMBERED])
 def test_numbered_example_runs(script: Path, tmp_path: Path, run: Run) -> None:
     result = run(script)

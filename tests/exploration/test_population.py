@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from digit_models import digit_samples, small_digits
 from explorations import KilledError, Killer, Shuffled
+from models import digit_samples, small_digits
 
 from memcompile.exploration.population import Population, Sample, rank_evidence, run_population
 from memcompile.exploration.runs.executors import InThisProcess

@@ -16,6 +16,7 @@ import pytest
 from effect_sections import SECTIONS, small_program
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kept import Kept
 from onnx import TensorProto, helper
 from places import FIVE_LAYER_CNN as MODEL
 
@@ -246,8 +247,8 @@ def operators(model: onnx.ModelProto) -> list[str]:
 
 
 @pytest.mark.parametrize("target", ["yao2020", "hermes", "neurram", "pimcomp", "ideal"])
-def test_the_five_layer_network(target: str) -> None:
-    program = memcompile.compile(MODEL, target, settings=QUICK, max_loss=None)
+def test_the_five_layer_network(target: str, kept: Kept) -> None:
+    program = kept.program(MODEL, target, settings=QUICK)
     feeds = load_dataset(None, program.inputs, seed=3).head(5).inputs
     model = exported.assert_agrees(program, feeds, seed=4)
     exported.assert_agrees(program, feeds, ideal=True)
@@ -258,15 +259,15 @@ def test_the_five_layer_network(target: str) -> None:
     assert [value.name for value in model.graph.output] == ["logits"]
 
 
-def test_the_default_mapping_with_windows_and_copies() -> None:
-    program = memcompile.compile(MODEL, slices=2)
+def test_the_default_mapping_with_windows_and_copies(kept: Kept) -> None:
+    program = kept.program(MODEL, slices=2, slice_base=5, settings=QUICK)
     assert max(len(layer.replicas) for layer in program.layers) > 1
     feeds = load_dataset(None, program.inputs, seed=3).head(20).inputs
     exported.assert_agrees(program, feeds, seed=1, time_s=600.0)
 
 
-def test_the_model_says_what_it_is() -> None:
-    program = memcompile.compile(MODEL, settings=QUICK, max_loss=None)
+def test_the_model_says_what_it_is(kept: Kept) -> None:
+    program = kept.program(MODEL, settings=QUICK)
     facts = {item.key: item.value for item in onnx.load_from_string(chip_model(program, 6, time_s=60.0)).metadata_props}
     assert facts["memcompile.target"] == "yao2020"
     assert facts["memcompile.source_model"] == "five_layer_cnn.onnx"
@@ -276,8 +277,8 @@ def test_the_model_says_what_it_is() -> None:
     assert chip_model(program, 6, time_s=60.0) == chip_model(program, 6, time_s=60.0)
 
 
-def test_a_tuned_program_keeps_its_chip() -> None:
-    program, _ = transfer(memcompile.compile(MODEL, settings=QUICK, max_loss=None), 11)
+def test_a_tuned_program_keeps_its_chip(kept: Kept) -> None:
+    program, _ = transfer(kept.program(MODEL, settings=QUICK), 11)
     feeds = load_dataset(None, program.inputs, seed=3).head(5).inputs
     first, second = (exported.assert_agrees(program, feeds, seed=seed, time_s=60.0) for seed in (0, 1))
     assert first.SerializeToString() == second.SerializeToString()

@@ -7,13 +7,13 @@ from dataclasses import replace
 import factories
 import numpy as np
 import pytest
+from kept import Kept
 from places import FIVE_LAYER_CNN
 
 from memcompile.html import cell_data as cells_of
 from memcompile.html.cell_data import BLANK, UNUSED, cell_data
 from memcompile.html.mapping_data import COLUMNS, ArrayKinds, mapping_bytes, mapping_facts
 from memcompile.html.network_rows import network_rows
-from memcompile.pipelines import compile_model
 from memcompile.program.program import Program
 from memcompile.report.lookup import find_weight
 from memcompile.runtime.emulator import Emulator
@@ -22,9 +22,9 @@ from memcompile.timing.timetable import Timetable
 
 
 @pytest.fixture(scope="module")
-def compiled() -> Program:
+def compiled(kept: Kept) -> Program:
     """Parallel windows, replicas and shared arrays."""
-    return compile_model(FIVE_LAYER_CNN, check=False).program
+    return kept.program(FIVE_LAYER_CNN)
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ import factories
 import numpy as np
 import pytest
 from browser import Opened, chromium, opened
+from kept import Kept
 from places import FIVE_LAYER_CNN
 
 from memcompile.figures import FORMS, at_key
 from memcompile.html.numbers import NONE, typeset
 from memcompile.html.program_page import Origin, program_page
 from memcompile.ir.graph import MappedLayer
-from memcompile.pipelines import compile_model
 from memcompile.program.program import Program
 from memcompile.report.evaluation import TunedAccuracy, evaluate
 from memcompile.report.explain import Explanation
@@ -37,10 +37,10 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def five_layer_cnn() -> Case:
+def five_layer_cnn(kept: Kept) -> Case:
     """With everything that an evaluation can tell."""
     explanation = Explanation()
-    compilation = compile_model(FIVE_LAYER_CNN, instruments=(explanation,), check=False)
+    compilation = kept.compilation(FIVE_LAYER_CNN, instruments=(explanation,))
     explanation.weigh(compilation.multiply_adds)
     program = compilation.program
     found = evaluate(program, compilation.model, compilation.dataset, images=20, seeds=2)

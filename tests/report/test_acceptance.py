@@ -130,7 +130,6 @@ def test_table_of_accuracies(name: str, golden: Callable[[str, str], None]) -> N
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model and its data, in which commands run."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")
     Path("m.onnx").write_bytes(models.conv_bn().SerializeToString())
     np.savez("d.npz", **DATA)
     np.savez("unlabelled.npz", x=DATA["x"])

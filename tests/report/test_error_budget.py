@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kept import Kept
 
 from memcompile.hardware.target import load_target
 from memcompile.noise.cause import Cause
-from memcompile.pipelines import Compilation, compile_model
+from memcompile.pipelines import Compilation
 from memcompile.report.budget_report import budget_facts
 from memcompile.report.error_budget import can_predict, error_budget, noise_to_signal
 from memcompile.report.noise_injection import NoisyNetwork
@@ -24,8 +25,8 @@ IMAGES = 40
 
 
 @pytest.fixture(scope="module")
-def compilation() -> Compilation:
-    return compile_model(MODEL, settings=("replicate.effort=fast",))
+def compilation(kept: Kept) -> Compilation:
+    return kept.compilation(MODEL, settings=("replicate.effort=fast",))
 
 
 def test_injected_noise_is_that_of_emulated_chips(compilation: Compilation) -> None:

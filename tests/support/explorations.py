@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from digit_models import digit_samples, small_digits
+from models import digit_samples, small_digits
 
 from memcompile.exploration.exploration import Asked, Exploration
 from memcompile.exploration.knobs import Design

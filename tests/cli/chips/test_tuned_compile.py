@@ -51,7 +51,6 @@ def samples(path: Path, count: int, seed: int, labels: bool = True) -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model and its data, in which commands run."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")
     Path("m.onnx").write_bytes(classifier(4).SerializeToString())
     samples(Path("d.npz"), 200, seed=1)
     samples(Path("more.npz"), 120, seed=2)

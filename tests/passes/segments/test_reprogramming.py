@@ -14,6 +14,7 @@ import stages
 from factories import make_target
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from kept import Kept
 from layer_graphs import chain, geometries, image_of, paired
 from places import FIVE_LAYER_CNN as MODEL
 
@@ -163,8 +164,8 @@ def reprogrammed(batch: int) -> Program:
 
 
 @pytest.fixture(scope="module")
-def whole() -> Program:
-    return memcompile.compile(MODEL, small_target(), max_loss=None)
+def whole(kept: Kept) -> Program:
+    return kept.program(MODEL, small_target())
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +362,7 @@ def test_options_that_contradict_each_other_are_refused(options: dict, said: str
         memcompile.compile(MODEL, **options)
 
 
-def test_facts_say_what_a_pass_takes() -> None:
+def test_facts_say_what_a_pass_takes(kept: Kept) -> None:
     program = reprogrammed(30)
     facts = program_facts(program)
     a_pass = facts["cost"]["pass"]
@@ -377,7 +378,7 @@ def test_facts_say_what_a_pass_takes() -> None:
     spans = [layer["segments"] for layer in facts["layers"]]
     assert spans[0][0] == 0
     assert spans[-1][1] == facts["segments"] - 1
-    assert program_facts(memcompile.compile(MODEL, max_loss=None))["cost"]["pass"] is None
+    assert program_facts(kept.program(MODEL))["cost"]["pass"] is None
 
 
 def test_the_command_line_from_end_to_end(

@@ -38,7 +38,7 @@ def test_searches_spend_from_one_clock() -> None:
 
 
 def test_solvers_stop_when_the_work_is_spent() -> None:
-    model = cp_sat.CpModel()
+    model = cp_sat.new_model()
     queens = [model.new_int_var(0, 39, "") for _ in range(40)]
     model.add_all_different(queens)
     model.add_all_different(queen + row for row, queen in enumerate(queens))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 
@@ -51,6 +53,17 @@ def test_the_first_failure_in_order_is_raised() -> None:
     with pytest.raises(ValueError, match="3"):
         done.extend(Workers(2).in_order([lambda n=n: task(n) for n in range(8)]))
     assert done == [0, 1, 2]
+
+
+def test_a_process_that_was_forked_has_threads_of_its_own() -> None:
+    assert list(Workers(2).in_order([lambda: 1] * 3)) == [1] * 3
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # threads of the parent would be waited for in vain
+        found = list(Workers(2).in_order([lambda: 1] * 3))
+        Workers(2).each_range(4, lambda begin, end: found.append(end - begin))
+        os._exit(found != [1, 1, 1, 2, 2])
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_what_two_threads_ask_for_is_made_once() -> None:

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import pytest
 from factories import target_without_errors
+from kept import Kept
 from places import FIVE_LAYER_CNN as MODEL
 
-import memcompile
 from memcompile.data.loader import Dataset, load_dataset
 from memcompile.program.program import Program
 
 
 @pytest.fixture(scope="session")
-def program() -> Program:
-    return memcompile.compile(MODEL, max_loss=None)
+def program(kept: Kept) -> Program:
+    return kept.program(MODEL)
 
 
 @pytest.fixture(scope="session")
-def perfect() -> Program:
+def perfect(kept: Kept) -> Program:
     """A program for a target whose cells have no errors."""
-    return memcompile.compile(MODEL, target_without_errors(), max_loss=None)
+    return kept.program(MODEL, target_without_errors())
 
 
 @pytest.fixture(scope="session")
-def two_slices() -> Program:
-    return memcompile.compile(MODEL, slices=2, slice_base=5)
+def two_slices(kept: Kept) -> Program:
+    return kept.program(MODEL, slices=2, slice_base=5, settings=("replicate.effort=fast",))
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typing import Any
 import factories
 import numpy as np
 import pytest
+from kept import Kept
 from numpy.typing import NDArray
 from places import FIVE_LAYER_CNN as MODEL
 from scipy import stats
@@ -51,8 +52,8 @@ def layer_of(target: Target, slices: int = 1) -> Program:
 
 
 @pytest.fixture(scope="module")
-def network() -> Program:
-    return memcompile.compile(MODEL, emulated_target(PULSES), max_loss=None)
+def network(kept: Kept) -> Program:
+    return kept.program(MODEL, emulated_target(PULSES))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def test_stuck_cells_take_all_pulses_and_stay() -> None:
 
 
 def test_lower_slice_holds_what_the_pulses_of_the_upper_one_missed() -> None:
-    program = memcompile.compile(MODEL, emulated_target(PULSES), slices=2, slice_base=5)
+    program = memcompile.compile(MODEL, emulated_target(PULSES), slices=2, slice_base=5, effort="fast")
     pairs, errors = program.cell_map.pairs(), []
     for correct in (False, True):
         _, writer = transfer(program, 1, correct_slices=correct)
@@ -207,5 +208,6 @@ def test_tune_reports_cells_that_missed_the_margin(
     assert f"{facts['transfer']['failures']:,} cells missed the margin" in capsys.readouterr().out
     assert facts["tuning"]["cell_writes"] > 0
     assert facts["tuning"]["failures"] == sum(epoch["failures"] for epoch in facts["epochs"])
-    assert main([str(MODEL), "-o", "net.mcp", "--no-evaluation", "--quiet", "--json", "facts.json"]) == 0
+    quick = ["--max-loss", "none", "--effort", "fast", "--no-evaluation", "--quiet"]
+    assert main([str(MODEL), "-o", "net.mcp", *quick, "--json", "facts.json"]) == 0
     assert json.loads((tmp_path / "facts.json").read_text())["cost"]["transfer"]["failures"] is None

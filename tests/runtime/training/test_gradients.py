@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from places import FIVE_LAYER_CNN as MODEL
 
 import memcompile
 from memcompile.errors import UsageError
@@ -172,11 +171,6 @@ def test_fold_is_the_adjoint_of_vectors(data: st.DataObject) -> None:
     cut = unrolling.vectors(x)
     v = rng.integers(-9, 9, cut.shape)
     assert (cut * v).sum() == (x * unrolling.fold(v)).sum()
-
-
-@pytest.fixture(scope="module")
-def program() -> Program:
-    return memcompile.compile(MODEL, max_loss=None)
 
 
 def loss_of(program: Program, seed: int, values: dict[str, Any], labels: NDArray[np.int64]) -> float:
