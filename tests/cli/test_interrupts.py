@@ -21,7 +21,7 @@ from models import float_model, loop, node
 
 from memcompile import atomic
 from memcompile.atomic import write_atomically
-from memcompile.cli.main import cli, main
+from memcompile.cli.main import main
 from memcompile.errors import OutputError
 from memcompile.program.file import load_program
 
@@ -313,24 +313,3 @@ def test_two_compiles_into_one_file(tmp_path: Path) -> None:
         assert (first.returncode, second.returncode) == (0, 0)
     assert sorted(os.listdir(tmp_path)) == ["a.onnx", "b.onnx", "p.html", "p.mcp"]
     assert load_program(tmp_path / "p.mcp").provenance.model in ("a.onnx", "b.onnx")
-
-
-# --- exceptions that Python drops --------------------------------------------------------------
-
-
-def test_a_signal_in_a_destructor_ends_the_command_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Held:
-        def __del__(self) -> None:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.001)  # the handler raises here
-
-    def work(**options: object) -> None:
-        held = Held()
-        del held
-        time.sleep(5)
-
-    monkeypatch.setattr(cli.commands["targets"], "callback", work)
-    begin = time.monotonic()
-    with pytest.raises(SystemExit, match="143"):
-        main(["targets"])
-    assert time.monotonic() - begin < 4
