@@ -27,7 +27,6 @@ from memcompile.exploration.knobs import Design, text_of
 from memcompile.exploration.page import write_exploration_page
 from memcompile.exploration.points import Candidate
 from memcompile.exploration.search import Search, seconds_words
-from memcompile.figures import figure
 from memcompile.frontend.sandbox import DEFAULT_LIMITS
 from memcompile.pipelines import DEFAULT_TARGET, read_source
 
@@ -227,14 +226,14 @@ def points_table(search: Search, items: list[Candidate], title: str) -> Table:
     for name in names:
         table.add_column(name, overflow="fold")
     for quantity in search.plan.quantities:
-        table.add_column(f"{quantity.name}{', ' * bool(quantity.unit)}{quantity.unit}", justify="right")
+        table.add_column(quantity.heading, justify="right")
     for number, item in enumerate(items, start=1):
         facts = item.facts
         values = [("auto" if item.values[name] is None else text_of(item.values[name])) for name in names]
         figures = [
             accuracy_text(item, search.plan.chips)
             if quantity is ACCURACY
-            else ("n/a" if facts.get(quantity.key) is None else figure(facts[quantity.key]))
+            else ("n/a" if facts.get(quantity.key) is None else quantity.text(facts[quantity.key]))
             for quantity in search.plan.quantities
         ]
         table.add_row(f"{number}", *values, *figures)

@@ -189,7 +189,7 @@ def _place(number: int, count: int) -> float:
 
 
 def _short(value: float, quantity: Quantity) -> str:
-    return f"{value:.1%}" if quantity is ACCURACY else figure(value)
+    return f"{value:.1%}" if quantity is ACCURACY else quantity.text(value)
 
 
 def _effect_chart(number: int, effect: Effect) -> Chart:

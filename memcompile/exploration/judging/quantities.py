@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from memcompile.errors import UsageError, did_you_mean
+from memcompile.figures import figure, with_prefix
+
+SCALED: Mapping[str, tuple[float, str]] = {"pJ": (1e-12, "J"), "us": (1e-6, "s"), "mW": (1e-3, "W")}
+"""Units that texts give with an SI prefix: their size in the unit without one."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,20 @@ class Quantity:
     words: str
     unit: str
     more_is_better: bool = False
+
+    def text(self, value: float) -> str:
+        """A count in full, and other values with three digits; with an SI prefix where the unit takes one: 108 nJ."""
+        if isinstance(value, int):
+            return f"{value:,}"
+        if self.unit not in SCALED:
+            return figure(value)
+        factor, unit = SCALED[self.unit]
+        return with_prefix(value * factor, unit)
+
+    @property
+    def heading(self) -> str:
+        """Head of a column of texts: the name, and the unit that they leave out."""
+        return self.name if not self.unit or self.unit in SCALED else f"{self.name}, {self.unit}"
 
 
 QUANTITIES: Mapping[str, Quantity] = {
