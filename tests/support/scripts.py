@@ -1,9 +1,13 @@
-"""Runs scripts and notebooks in this process: the start of another costs more than most of them do."""
+"""Runs scripts and notebooks in this process, and reads what commands print.
+
+The start of another process costs more than most of them do.
+"""
 
 from __future__ import annotations
 
 import ast
 import json
+import re
 import runpy
 import sys
 from dataclasses import dataclass
@@ -11,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+PHASE = re.compile(r"phase \d+ of \d+: [a-z ]+ \(after \d+:\d\d\)")
 
 
 def run_script(script: Path, *arguments: object) -> int:
@@ -54,3 +60,8 @@ def _run(source: str, name: str, space: dict[str, Any]) -> Any:
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, name, "exec"), space)
     return None if last is None else eval(compile(ast.Expression(last.value), name, "eval"), space)
+
+
+def without_phases(errors: str) -> str:
+    """Standard error without the lines that a pipe gets for the phases of a command."""
+    return "".join(line for line in errors.splitlines(keepends=True) if not PHASE.fullmatch(line.rstrip("\n")))
