@@ -312,19 +312,12 @@ class _Search:
         return max((own + self.predictor.shared) * factor - self.predictor.shared, LEAST_FACTOR * own)
 
     def learn(self, plans: Plans, predicted: float, measured: float) -> None:
-        """Correct the sensitivity to layers by what a mapping was predicted and measured to lose, in points.
-
-        Layers answer for the difference in proportion to the noise that they make, so that those with little of it
-        keep what is known of them.
-        """
+        """Correct the sensitivity to layers by what a mapping was predicted and measured to lose, in points."""
         own, shared, model = self._noise(plans), self.predictor.shared, self.predictor.model
-        if own.sum() <= 0:
+        expected = model.limit(predicted) - shared
+        if own.sum() <= 0 or not 0 < expected < math.inf:
             return
-        factor = (model.limit(measured) - shared) / max(model.limit(predicted) - shared, TINY)
-        factor = min(max(factor, LEAST_CORRECTION), MOST_CORRECTION)
-        share = own / own.sum()
-        factors = 1 + (factor - 1) * share / np.square(share).sum()
-        factors = np.maximum(factors, LEAST_CORRECTION)
+        factors = layer_corrections(own, (model.limit(measured) - shared) / expected)
         self.predictor.correct(factors)
         self._options = [
             tuple(replace(option, noise=option.noise * float(factor)) for option in options)
@@ -355,6 +348,18 @@ class _Search:
         return {
             layer.name: own[pick].plan for layer, own, pick in zip(self.first.layers, self._options, picks, strict=True)
         }
+
+
+def layer_corrections(noise: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
+    """Factors on the noise of layers, [layers], which change its sum by a factor as far as one measurement may.
+
+    Layers answer for the difference in proportion to their noise, so that those with little of it keep what is known of
+    them.
+    """
+    factor = min(max(factor, LEAST_CORRECTION), MOST_CORRECTION)
+    share = noise / noise.sum()
+    factors: NDArray[np.float64] = 1 + (factor - 1) * share / np.square(share).sum()
+    return np.maximum(factors, LEAST_CORRECTION)
 
 
 def layer_options(candidates: Candidates, predictor: LossPredictor) -> list[tuple[LayerOption, ...]]:

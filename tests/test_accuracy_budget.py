@@ -23,6 +23,7 @@ from memcompile.accuracy_budget import (
     LayerPlan,
     combined_losses,
     labelled,
+    layer_corrections,
     measured_losses,
     pick_options,
 )
@@ -97,6 +98,19 @@ def test_the_curve_and_its_inverse(loss: float, power: float, scale: float) -> N
     model = LossModel(np.array([2.0, 1.0]), curve, 0.5, 10)
     at_limit = model.limit(100 * loss)
     assert model.loss_at(0.5 * at_limit) == pytest.approx(100 * loss, rel=1e-6)
+
+
+@given(st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=20), st.floats(0.1, 6.0))
+def test_corrections_change_the_sum_as_far_as_they_may(noise: list[float], factor: float) -> None:
+    own = np.array(noise)
+    found = layer_corrections(own, factor)
+    sum_changed = float(own @ found) / float(own.sum())
+    assert (np.diff(found[np.argsort(own)]) * (1 if factor > 1 else -1) >= -1e-12).all()
+    assert (found >= 0.5).all()
+    if 1 <= factor <= 4:
+        assert sum_changed == pytest.approx(factor)
+    else:
+        assert min(factor, 4.0) - 1e-9 <= sum_changed <= max(1.0, 4.0 + 1e-9)
 
 
 def test_a_budget_is_held_on_other_chips_and_samples() -> None:

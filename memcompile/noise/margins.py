@@ -21,7 +21,7 @@ CLOSE_SHARE, LEAST_CLOSE = 0.25, 16
 LEAST_PROBABILITY = 1e-9
 MOST_WRONG = 0.4
 """Share of wrong answers that margins are spread to at most: a normal number makes half of them wrong and no more."""
-SPREAD_STEPS = 30
+SPREAD_STEPS = 40
 _NORMAL = np.array([NormalDist().inv_cdf((place + 0.5) / 16) for place in range(16)])
 """Sixteen normal numbers that are equally likely."""
 
@@ -40,7 +40,7 @@ def class_margins(
 ) -> NDArray[np.float64] | None:
     """Score of each sample's class above that of the best other class, [N]; right answers are above 0.
 
-    None where no single output tells classes by scores, samples along axis 0.
+    None where no single output tells classes by scores, samples along axis 0, or where a score is not finite.
 
     Parameters
     ----------
@@ -51,6 +51,8 @@ def class_margins(
     """
     rows = [value for value in outputs.values() if isinstance(value, np.ndarray) and value.ndim >= 2]
     if len(outputs) != 1 or len(rows) != 1 or rows[0].dtype.kind != "f" or labels.shape != rows[0].shape[:1]:
+        return None
+    if not np.isfinite(rows[0]).all():
         return None
     scores = class_scores(rows[0])
     if labels.dtype.kind == "U":
@@ -73,22 +75,18 @@ def as_often_wrong(margins: NDArray[np.float64], wrong: float) -> NDArray[np.flo
 
     Returns
     -------
-    Margins that stand for those of other samples, [a multiple of N].
+    Margins that stand for those of other samples, [N, 1], or [N, 16] where they are spread.
     """
-    if not len(margins) or (margins <= 0).mean() >= min(wrong, MOST_WRONG):
-        return margins
-
-    def spread(width: float) -> NDArray[np.float64]:
-        moved: NDArray[np.float64] = (margins[:, None] + width * _NORMAL).reshape(-1)
-        return moved
-
-    low, high = 0.0, 1.0
-    while (spread(high) <= 0).mean() < min(wrong, MOST_WRONG):
-        low, high = high, 2 * high
+    wanted, each = min(wrong, MOST_WRONG), margins[:, None]
+    if not len(margins) or (margins <= 0).mean() >= wanted:
+        return each
+    # At this width the sign of a margin is that of the normal number, which is below 0 for half of them.
+    low, high = 0.0, float(np.abs(margins).max()) / float(np.abs(_NORMAL).min()) * 2
     for _ in range(SPREAD_STEPS):
         middle = (low + high) / 2
-        low, high = (low, middle) if (spread(middle) <= 0).mean() >= min(wrong, MOST_WRONG) else (middle, high)
-    return spread(high)
+        low, high = (low, middle) if (each + middle * _NORMAL <= 0).mean() >= wanted else (middle, high)
+    spread: NDArray[np.float64] = each + high * _NORMAL
+    return spread
 
 
 def smoothed_loss(
@@ -103,12 +101,12 @@ def smoothed_loss(
     Parameters
     ----------
     margins
-        Margins on ideal devices of all samples, see :func:`class_margins`, [N].
+        Margins on ideal devices of all samples, [N, any], see :func:`as_often_wrong`.
     before, after
         Margins of samples on ideal devices and with noise, [M] each.
     """
     close = np.argsort(np.abs(before), kind="stable")[: max(LEAST_CLOSE, math.ceil(CLOSE_SHARE * len(before)))]
     moved = np.sort(after[close] - before[close])
     wrong = np.searchsorted(moved, -margins, side="right") / len(moved)
-    lost = wrong - (margins <= 0)
+    lost = (wrong - (margins <= 0)).mean(axis=1)
     return float(lost.mean()), float(lost.std() / math.sqrt(len(lost)))

@@ -48,7 +48,6 @@ CURVE_PRODUCTS = 1_000_000_000
 """Multiply-adds of a run of the curve beyond which it takes fewer images, and there are half as many runs."""
 INJECTED = (0.003, 0.3)
 """Noise-to-signal ratios between which a layer's noise is scaled to measure the sensitivity to it."""
-TINY = 1e-30
 FIRST_ORDER = 0.3
 """Ratio of the output above which contributions no longer add up."""
 
@@ -235,17 +234,13 @@ def _studied(
     runs = _curve_runs(noisy, margins)
     curve = curve_of(runs)
     of_layers = np.array([_ratio(own, calibrated) for own in ratios])
-    known, costs = sensitivities, 1.0
-    if known is None:
-        known = np.array([item.sensitivity for item in alone])
-        costly = known * np.array([item.cost(curve, margins) for item in alone])
-        # What layers cost alone and what they cost together tell of the same loss; each has half of the say.
-        costs = math.sqrt(float(of_layers @ known) / max(float(of_layers @ costly), TINY)) if known.any() else 1.0
-        known, total = costly, float(of_layers @ known)
-    else:
-        total = float(of_layers @ known)
+    found = sensitivities if sensitivities is not None else np.array([item.sensitivity for item in alone])
+    costs = np.array([item.cost(curve, margins) for item in alone]) if alone else np.ones(len(found))
+    total, costly = float(of_layers @ found), float(of_layers @ (found * costs))
+    # The cost of layers alone and that of all together tell of the same loss; each has half of the say.
+    share = _share(runs, total) * (math.sqrt(total / costly) if costly > 0 else 1.0)
     images = sum(run.images for run in runs) or min(dataset.count, study.sensitivity_images)
-    return study, LossModel(known, curve, costs * _share(runs, total), images, calibrated, tuple(runs), wrong)
+    return study, LossModel(found * costs, curve, share, images, calibrated, tuple(runs), wrong)
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,7 +291,7 @@ class _LayerAlone:
 def _pooled_margins(noisy: Sequence[_NoisyRun], wrong: float) -> NDArray[np.float64]:
     """Margins on ideal devices of the samples of all runs, none where classes are not told by scores."""
     pairs = [run.margins for run in noisy if run.margins is not None]
-    return as_often_wrong(np.concatenate([before for before, _ in pairs]), wrong) if pairs else np.zeros(0)
+    return as_often_wrong(np.concatenate([before for before, _ in pairs]), wrong) if pairs else np.zeros((0, 1))
 
 
 def _curve_runs(noisy: Sequence[_NoisyRun], margins: NDArray[np.float64]) -> list[CurveRun]:

@@ -56,6 +56,8 @@ def test_labels_by_name_are_looked_up() -> None:
         {"y": np.zeros((5, 3), np.float32)},
         {"y": np.zeros((5, 4), np.float32), "z": np.zeros((5, 4), np.float32)},
         {"y": [{"a": 1.0}] * 5},
+        {"y": np.full((5, 4), np.inf, np.float32)},
+        {"y": np.full((5, 4), np.nan, np.float32)},
     ],
 )
 def test_other_outputs_have_no_margins(outputs: dict[str, object]) -> None:
@@ -69,7 +71,7 @@ def test_smoothed_loss_counts_all_pairs(seed: int, noise: float) -> None:
     rng = np.random.default_rng(seed)
     margins, before = rng.normal(2, 2, 60), rng.normal(2, 2, 80)
     after = before + noise * rng.standard_normal(80)
-    loss, error = smoothed_loss(margins, before, after)
+    loss, error = smoothed_loss(margins[:, None], before, after)
     close = np.argsort(np.abs(before))[:20]
     pairs = margins[:, None] + (after - before)[close]
     # A margin that is moved to zero but for rounding may be counted on either side.
@@ -87,7 +89,7 @@ def test_smoothed_loss_is_the_mean_of_counts(width: float, seed: int) -> None:
     counts = [((margins + width * rng.standard_normal(2000)) <= 0).mean() for _ in range(400)]
     wanted = float(np.mean(counts)) - (margins <= 0).mean()
     after = margins + width * rng.standard_normal(2000)
-    assert smoothed_loss(margins, margins, after)[0] == pytest.approx(wanted, rel=0.25)
+    assert smoothed_loss(margins[:, None], margins, after)[0] == pytest.approx(wanted, rel=0.25)
 
 
 @settings(max_examples=50, deadline=None)
@@ -97,18 +99,34 @@ def test_spread_margins_are_as_often_wrong(seed: int, wrong: float) -> None:
     found = as_often_wrong(margins, wrong)
     share = (found <= 0).mean()
     if (margins <= 0).mean() >= wrong:
-        np.testing.assert_array_equal(found, margins)
+        np.testing.assert_array_equal(found, margins[:, None])
     else:
         assert min(wrong, 0.4) <= share <= min(wrong, 0.4) + 0.01
         assert found.mean() == pytest.approx(margins.mean(), abs=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_margins_of_any_size_are_spread(scale: float) -> None:
+    margins = scale * np.linspace(1, 2, 50)
+    assert (as_often_wrong(margins, 0.1) <= 0).mean() == pytest.approx(0.1, abs=0.01)
+
+
+def test_standard_error_is_that_of_the_samples_and_not_of_their_copies() -> None:
+    """The same margins with copies say no more."""
+    rng = np.random.default_rng(5)
+    margins = rng.gamma(2, 2, 100)
+    after = margins + 2.0 * rng.standard_normal(100)
+    once = smoothed_loss(margins[:, None], margins, after)
+    assert smoothed_loss(np.repeat(margins[:, None], 16, axis=1), margins, after) == pytest.approx(once)
+
+
 def test_margins_of_nothing_stay() -> None:
-    assert as_often_wrong(np.zeros(0), 0.1).shape == (0,)
+    assert as_often_wrong(np.zeros(0), 0.1).shape == (0, 1)
 
 
 def test_a_network_that_knows_its_samples_loses_more_on_others() -> None:
     rng = np.random.default_rng(3)
     seen = 1 + rng.gamma(3, 2, 400)
     after = seen + 2.0 * rng.standard_normal(400)
-    assert smoothed_loss(as_often_wrong(seen, 0.02), seen, after)[0] > 1.3 * smoothed_loss(seen, seen, after)[0] > 0
+    known = smoothed_loss(seen[:, None], seen, after)[0]
+    assert smoothed_loss(as_often_wrong(seen, 0.02), seen, after)[0] > 1.3 * known > 0
