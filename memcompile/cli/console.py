@@ -20,9 +20,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from memcompile.atomic import write_atomically
-from memcompile.cli.progress_line import PlainLines, TerminalLine
 from memcompile.errors import UsageError
 from memcompile.ir.pass_manager import ProgressBar, no_progress
+from memcompile.progress.terminal import PlainLines, TerminalLine
 from memcompile.report.acceptance import accuracy_share
 from memcompile.report.facts import Facts, facts_json
 from memcompile.report.terminal_report import LEADING_LAYERS, MOST_LAYERS, Form, mapping_report, quality_report

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from memcompile.cli.advice import DataOptions
 from memcompile.cli.console import Output, accept_option, calibration_option, data_options
-from memcompile.cli.progress_line import PlainLines
 from memcompile.cli.values import NumberOr, input_shape_option
+from memcompile.data.source import read_source
 from memcompile.errors import UsageError
 from memcompile.exploration.commands import compile_command
 from memcompile.exploration.exploration import USUAL_CHIPS, USUAL_RESOLUTION, Asked, Exploration
@@ -28,7 +28,8 @@ from memcompile.exploration.page import write_exploration_page
 from memcompile.exploration.points import Candidate
 from memcompile.exploration.search import Search, seconds_words
 from memcompile.frontend.sandbox import DEFAULT_LIMITS
-from memcompile.pipelines import DEFAULT_TARGET, read_source
+from memcompile.pipelines import DEFAULT_TARGET
+from memcompile.progress.terminal import PlainLines
 
 MOST_LIVE = 12
 """Rows of the table that is shown while work goes on."""

@@ -48,6 +48,7 @@ from memcompile.cli.signals import ended_by_signals
 from memcompile.cli.targets import targets_command
 from memcompile.cli.tune import tune_command
 from memcompile.cli.values import NumberOr, input_shape_option
+from memcompile.data.source import Source, read_source
 from memcompile.errors import MemcompileError, OutputError, UsageError
 from memcompile.frontend.sandbox import DEFAULT_LIMITS, GIB, Limits
 from memcompile.html.program_page import Origin
@@ -60,12 +61,10 @@ from memcompile.pipelines import (
     DEFAULT_TARGET,
     Auto,
     Compilation,
-    Source,
     compile_model,
     compile_source,
     compiler_version,
     default_passes,
-    read_source,
 )
 from memcompile.program.file import save_program
 from memcompile.program.program import Program

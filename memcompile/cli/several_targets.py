@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def check_targets(model: Path, targets: Sequence[str], options: Mapping[str, Any
 
 @dataclass
 class Programs:
-    """What became of each target: the facts of its program, or why there is none."""
+    """Outcome for each target: the facts of its program, or why there is none."""
 
     outcomes: dict[str, Facts | MemcompileError] = field(default_factory=dict)
 
@@ -132,7 +133,7 @@ def compile_targets(targets: Sequence[str], compiled: Callable[[str], Facts], pa
     programs = Programs()
     for target in targets:
         with out.progress(target, 1):
-            programs.add(target, lambda target=target: compiled(target), out)  # type: ignore[misc]
+            programs.add(target, partial(compiled, target), out)
     programs.report(page, out)
     if programs.exit_code:
         click.get_current_context().exit(programs.exit_code)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from memcompile.data.source import Source
 from memcompile.errors import UsageError
 from memcompile.exploration.iso import Iso
 from memcompile.exploration.judging.conditions import NotApplicableError, parse_condition
@@ -23,7 +24,6 @@ from memcompile.exploration.runs.tasks import Task, work
 from memcompile.exploration.search import Plan, Search, check_plan, seconds_words
 from memcompile.exploration.space import Space, check_base, check_size, read_space
 from memcompile.hardware.target import Target, load_target
-from memcompile.pipelines import Source
 
 USUAL_RESOLUTION = 0.005
 USUAL_CHIPS = 10

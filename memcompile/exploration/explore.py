@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from memcompile.data.loader import Data
+from memcompile.data.source import read_source
 from memcompile.exploration.exploration import USUAL_CHIPS, USUAL_RESOLUTION, Asked, Exploration, results_folder
 from memcompile.exploration.knobs import Design
 from memcompile.exploration.results import completed
 from memcompile.exploration.runs.executors import Executor, InThisProcess
 from memcompile.frontend.sources import Network
-from memcompile.pipelines import DEFAULT_TARGET, read_source
+from memcompile.pipelines import DEFAULT_TARGET
 from memcompile.report.acceptance import accuracy_share
 
 

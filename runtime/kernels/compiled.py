@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from itertools import pairwise
 from types import ModuleType
@@ -45,22 +46,22 @@ def cell_kernels() -> ModuleType | None:
 
 
 def _kernels(name: str) -> ModuleType | None:
-    loading = _spared and f"memcompile.runtime.kernels.{name}" not in sys.modules
+    loading = _spared.get() and f"memcompile.runtime.kernels.{name}" not in sys.modules
     return None if loading or os.environ.get("MEMCOMPILE_NUMBA") == "0" else _load(name)
 
 
 @contextmanager
 def only_loaded_kernels() -> Iterator[None]:
     """Go without kernels that are not there yet: loading them takes a second, more than NumPy for few cells."""
-    _spared.append(None)
+    token = _spared.set(True)
     try:
         yield
     finally:
-        _spared.pop()
+        _spared.reset(token)
 
 
-_spared: list[None] = []
-"""An item for each context in which no kernels are loaded."""
+_spared = ContextVar("spared", default=False)
+"""True where no kernels are loaded."""
 
 
 @cache

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from memcompile.cli.main import main
-from memcompile.cli.progress_line import THREAD, PlainLines, TerminalLine
+from memcompile.progress.terminal import THREAD, PlainLines, TerminalLine
 
 PHASE = re.compile(r"phase (\d+) of (\d+): ([a-z ]+)")
 ENVIRONMENT = {**os.environ, "MEMCOMPILE_NUMBA": "0", "TERM": "xterm", "COLUMNS": ""}

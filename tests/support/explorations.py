@@ -14,12 +14,12 @@ from typing import Any
 
 from models import digit_samples, small_digits
 
+from memcompile.data.source import Source, read_source
 from memcompile.exploration.exploration import Asked, Exploration
 from memcompile.exploration.knobs import Design
 from memcompile.exploration.runs.executors import InThisProcess, Work
 from memcompile.exploration.runs.tasks import Outcome, Task
 from memcompile.exploration.search import Search
-from memcompile.pipelines import Source, read_source
 
 GRID = ("adc.bits=6,8", "slices=1,2", "programming.sigma_us=0.2,2.0")
 SMALL = Asked(

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from memcompile.data.loader import Dataset
+from memcompile.data.source import Source
 from memcompile.errors import ModelError
 from memcompile.exploration.knobs import Design
 from memcompile.frontend.batch_axes import Found
 from memcompile.hardware.target import Target
-from memcompile.pipelines import Source, compiler_version
+from memcompile.pipelines import compiler_version
 from memcompile.report.evaluation import whole_batches
 
 USUAL_IMAGES = 1_000

@@ -16,13 +16,14 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from memcompile.blas import one_blas_thread
+from memcompile.data.source import Source
 from memcompile.errors import MemcompileError
 from memcompile.exploration.knobs import Design, checked_target
 from memcompile.exploration.runs.study import Study
 from memcompile.frontend.importer import read_serialized
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.program_noise import layer_ratios
-from memcompile.pipelines import Compilation, Source, compile_source
+from memcompile.pipelines import Compilation, compile_source
 from memcompile.program.program import Program
 from memcompile.report.emulated_chips import EmulatedChips, measured_accuracy
 from memcompile.report.error_budget import can_predict, loss_model
