@@ -507,8 +507,7 @@ def measured_losses(
     lost, read = list[tuple[float, float]](), list[float]()
     with progress("measuring the loss on chips", MOST_CHIPS) as advance:
         for seed in range(MOST_CHIPS):
-            chip = calibrator.chip(CHIP_SEEDS + seed).program
-            outputs = Emulator(chip, CHIP_SEEDS + seed).run(samples.inputs)
+            outputs = calibrator.chip(CHIP_SEEDS + seed).emulator.run(samples.inputs)
             lost.append(lost_share(clean, outputs, samples, names, model.wrong))
             read.append(model.loss_at(output_noise(program, clean, outputs, classes=True)))
             advance(1)

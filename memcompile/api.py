@@ -262,8 +262,7 @@ def accuracy(
     seeds = range(seed, seed + chips) if program.chip is None else [program.chip.seed]
     emulated = EmulatedChips(program, dataset, calibrate=calibrate)
     with shown(progress, (EMULATE,)) as bar, bar(EMULATE, len(seeds) * dataset.count) as advance:
-        chosen = (Emulator(emulated.chip(number, bar).used, number) for number in seeds)
-        return np.array([measured_accuracy(emulator, dataset, advance) for emulator in chosen])
+        return np.array([measured_accuracy(emulated.chip(seed, bar).emulator, dataset, advance) for seed in seeds])
 
 
 def report_page(program: Program, evaluation: Evaluation | None = None, *, seed: int = 0) -> ReportPage:

@@ -20,7 +20,7 @@ from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.program.program import Program
 from memcompile.progress.phases import FIT_LINES
 from memcompile.runtime.emulator import Emulator
-from memcompile.runtime.training.recalibrate import recalibrate
+from memcompile.runtime.training.recalibrate import Reference, recalibrate
 
 FIT_SHARE = 3 / 4
 """Share of the images that lines are fitted to; the others are held back."""
@@ -33,10 +33,15 @@ FIRST_IMAGE = 1 << 30
 
 @dataclass(frozen=True, eq=False)
 class CalibratedChip:
-    """A program with the corrections of one chip, and what held-back images say of them."""
+    """One chip with the corrections of its lines, and what held-back images say of them."""
 
-    program: Program
+    emulator: Emulator
     step: StepRecord
+
+    @property
+    def program(self) -> Program:
+        """The program with the corrections."""
+        return self.emulator.program
 
 
 class Calibrator:
@@ -56,7 +61,9 @@ class Calibrator:
         fitted = max(round(count * FIT_SHARE) // batch, 1) * batch
         (self.inputs, _), held_back = split(images, None, fitted, batch)
         self.images = fitted
-        self.held_back = HeldBackImages(Emulator.ideal(program), *held_back)
+        ideal = Emulator.ideal(program)
+        self.held_back = HeldBackImages(ideal, *held_back)
+        self._reference = Reference(ideal)
 
     def chip(
         self,
@@ -69,17 +76,10 @@ class Calibrator:
 
         ``written`` is the program with its cells, if they were written already.
         """
-        program = written or self.program
-        before = self.held_back.outcome(program, seed, conditions)
+        chip = Emulator(written or self.program, seed, **vars(conditions))
+        before = self.held_back.outcome(chip)
         chip, _, step = fit_lines(
-            "calibrate",
-            program,
-            before,
-            self.held_back,
-            self.inputs,
-            seed=seed,
-            conditions=conditions,
-            progress=progress,
+            "calibrate", chip, before, self.held_back, self.inputs, reference=self._reference, progress=progress
         )
         return CalibratedChip(chip, step)
 
@@ -87,33 +87,22 @@ class Calibrator:
 @one_blas_thread()
 def fit_lines(
     step: str,
-    chip: Program,
+    chip: Emulator,
     before: Outcome,
     held_back: HeldBackImages,
     inputs: Mapping[str, NDArray[Any]],
     *,
-    seed: int,
-    conditions: Conditions = NEW,
-    reference: Emulator | None = None,
+    reference: Reference | None = None,
     undo: bool = True,
     progress: ProgressBar = no_progress,
-) -> tuple[Program, Outcome, StepRecord]:
+) -> tuple[Emulator, Outcome, StepRecord]:
     """Fit all lines of a chip, and keep the result if held-back images say that it helped, or without ``undo``.
 
-    ``seed`` is that of the chip, ``before`` its outcome so far; ``reference`` is what lines are fitted to, ideal
-    devices when None.
+    ``before`` is the chip's outcome so far; ``reference`` is what lines are fitted to, ideal devices when None.
     """
-    with progress(FIT_LINES, len(chip.layers)) as advance:
-        fitted = recalibrate(
-            chip,
-            inputs,
-            seed=seed,
-            first_image=FIRST_IMAGE,
-            conditions=conditions,
-            reference=reference,
-            advance=advance,
-        )
-    after = held_back.outcome(fitted, seed, conditions)
+    with progress(FIT_LINES, len(chip.program.layers)) as advance:
+        fitted = recalibrate(chip, inputs, first_image=FIRST_IMAGE, reference=reference, advance=advance)
+    after = held_back.outcome(fitted)
     if agrees(before, after) or not undo:
         return fitted, after, record(step, before, after)
     return chip, before, record(step, before, after, before)

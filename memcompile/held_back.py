@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.hardware.conditions import NEW, Conditions
-from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.hybrid_training import probabilities
 
@@ -141,11 +139,11 @@ class HeldBackImages:
         fits = labels is not None and labels.ndim == 1 and labels.min() >= 0 and labels.max() < seen.shape[1]
         self._labels, self.classes = (labels if fits else None), (labels if fits else seen.argmax(axis=1))
 
-    def outcome(self, chip: Program, seed: int, conditions: Conditions = NEW) -> Outcome:
+    def outcome(self, chip: Emulator) -> Outcome:
         """Result of a chip on the images."""
         if not self.count:
             return Outcome(np.zeros(0, np.bool_), np.zeros(0))
-        outputs = Emulator(chip, seed, **vars(conditions)).run(self._inputs, first_image=FIRST_IMAGE)
+        outputs = chip.run(self._inputs, first_image=FIRST_IMAGE)
         error = np.zeros(self.count)
         for name, wanted in self._wanted.items():
             error += _error_of_images(wanted, outputs[name], self.count)

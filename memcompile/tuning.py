@@ -24,7 +24,6 @@ from memcompile.checkpoints import Checkpoint, TuningState
 from memcompile.chip_calibration import FIRST_IMAGE, fit_lines
 from memcompile.described import Described
 from memcompile.errors import DataError, MemcompileError, UsageError
-from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.pulses import WriteReport
 from memcompile.held_back import LEAST_IMAGES, HeldBackImages, Outcome, StepRecord, better, harms, record, split
 from memcompile.ir.graph import fixed_batch
@@ -40,6 +39,7 @@ from memcompile.runtime.training.hybrid_training import (
     tuned_layers,
     weights_of,
 )
+from memcompile.runtime.training.recalibrate import Reference
 from memcompile.runtime.training.transfer import Writer, transfer
 from memcompile.runtime.training.write_again import Ranking, sensitivities, write_worst_again
 
@@ -233,14 +233,15 @@ def _begin(
 ) -> TuningState:
     chip, writer = transfer(program, plan.seed, correct_slices=plan.correct_slices)
     steps: list[StepRecord] = []
-    outcome, undoing = held.outcome(chip, plan.seed), WriteReport()
+    outcome, undoing = held.outcome(Emulator(chip, plan.seed)), WriteReport()
     if plan.write_again_share:
         chip, outcome, undoing = _write_again_or_back(chip, outcome, writer, inputs, held, plan, progress, steps)
     if plan.recalibration_images:
         some = {name: array[: plan.recalibration_images] for name, array in inputs.items()}
-        chip, outcome, step = fit_lines(
-            "recalibrate", chip, outcome, held, some, seed=plan.seed, undo=plan.undo, progress=progress
+        fitted, outcome, step = fit_lines(
+            "recalibrate", Emulator(chip, plan.seed), outcome, held, some, undo=plan.undo, progress=progress
         )
+        chip = fitted.program
         steps.append(step)
     layers = tuned_layers(program, plan.options.layers) if plan.options.epochs else ()
     pending = np.zeros(weights_of(program, layers))
@@ -265,7 +266,7 @@ def _write_again_or_back(
     assert chip.chip is not None
     cells_us = chip.chip.conductances_us
     chip = _write_again(chip, writer, inputs, plan, progress)
-    after = held.outcome(chip, plan.seed)
+    after = held.outcome(Emulator(chip, plan.seed))
     if not (plan.undo and harms(before, after)):
         steps.append(record("write again", before, after))
         return chip, after, WriteReport()
@@ -274,7 +275,7 @@ def _write_again_or_back(
     undoing = writer.take_report()
     writer.report = so_far
     chip = replace(chip, chip=writer.state())
-    end = held.outcome(chip, plan.seed)
+    end = held.outcome(Emulator(chip, plan.seed))
     steps.append(record("write again", before, after, end))
     return chip, end, undoing
 
@@ -332,20 +333,11 @@ def refresh(
     fresh, count = Emulator(program, program.chip.seed), len(next(iter(inputs.values())))
     (inputs, _), held_back = split(inputs, None, min(images or count, count), fixed_batch(program.inputs.values()) or 1)
     held = HeldBackImages(fresh, *held_back)
-    conditions = Conditions(time_s, reads)
-    before = held.outcome(program, program.chip.seed, conditions)
+    aged = Emulator(program, program.chip.seed, time_s=time_s, reads=reads)
     refreshed, _, step = fit_lines(
-        "refresh",
-        program,
-        before,
-        held,
-        inputs,
-        seed=program.chip.seed,
-        conditions=conditions,
-        reference=fresh,
-        progress=progress,
+        "refresh", aged, held.outcome(aged), held, inputs, reference=Reference(fresh), progress=progress
     )
-    return refreshed, (step,)
+    return refreshed.program, (step,)
 
 
 def _tune(
@@ -377,7 +369,7 @@ def _tune(
             if stopped_early(state.records, plan.options.patience):
                 break
             took = tuner.epoch(epoch)
-            after = held.outcome(tuner.program, plan.seed)
+            after = held.outcome(Emulator(tuner.program, plan.seed))
             state = replace(
                 state,
                 program=tuner.program,
@@ -395,7 +387,7 @@ def _tune(
 
 def _keep_or_go_back(state: TuningState, writer: Writer, held: HeldBackImages, plan: TuningPlan) -> TuningState:
     """The last epoch if it is better than none and no worse than the best; else the best, or none."""
-    last = held.outcome(state.program, plan.seed)
+    last = held.outcome(Emulator(state.program, plan.seed))
     helps = better(state.start_outcome, last) and not better(last, state.best_outcome)
     if helps or not plan.undo:
         return replace(state, steps=(*state.steps, record("tune in situ", state.start_outcome, last)))
@@ -403,7 +395,7 @@ def _keep_or_go_back(state: TuningState, writer: Writer, held: HeldBackImages, p
     writer.take_report()
     writer.bring_back(state.best.chip.conductances_us)
     chip = replace(state.best, chip=writer.state())
-    end = held.outcome(chip, plan.seed)
+    end = held.outcome(Emulator(chip, plan.seed))
     step = record("tune in situ", state.start_outcome, last, end)
     return replace(
         state,

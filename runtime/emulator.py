@@ -8,9 +8,11 @@ they agree bit for bit with each other; with read noise they agree in distributi
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -26,6 +28,7 @@ from memcompile.ir.batching import Batching
 from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import MappedLayer
 from memcompile.program.coupled_samples import program_couples_samples
+from memcompile.program.line_corrections import Calibration
 from memcompile.program.program import Program, Stage
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.executors.batches import Batches, check_inputs, join_values
@@ -133,6 +136,19 @@ class Emulator(Described):
     def ideal(cls, program: Program, executor: Literal["fast", "literal"] = "fast") -> Emulator:
         """Perfect hardware: integer arithmetic of the quantised network, converters wide enough."""
         return cls(program, effects=Effects.none(), executor=executor)
+
+    def calibrated(self, calibration: Calibration | None) -> Emulator:
+        """The same chip with other corrections of its lines, or none; its cells are shared, not written again.
+
+        Raises
+        ------
+        UsageError
+            The corrections are those of another chip.
+        """
+        chip = copy.copy(self)
+        chip.program = replace(self.program, calibration=calibration)
+        chip.machine = self.machine.calibrated(chip.program)
+        return chip
 
     def run(
         self,

@@ -131,7 +131,7 @@ def test_a_budget_is_held_on_other_chips_and_samples() -> None:
     def right(emulator: Emulator) -> float:
         return float((emulator.run(data.inputs)["logits"].argmax(axis=1) == data.labels).mean())
 
-    chips = [right(Emulator(calibrator.chip(seed).program, seed)) for seed in range(3)]
+    chips = [right(calibrator.chip(seed).emulator) for seed in range(3)]
     assert float_share - np.mean(chips) <= 0.01
     again = compile_model(MODEL, max_loss=1.0).program
     assert again.provenance == program.provenance

@@ -94,7 +94,7 @@ def _emulated(sample: Sample, task: Task) -> list[Record]:
 def _chip(sample: Sample, prepared: _Prepared, key: str, seed: int) -> Record:
     program, dataset = prepared.program, sample.dataset
     chip = prepared.chips.chip(seed)
-    outputs = Emulator(chip.used, seed).run(dataset.as_given, also=prepared.values)
+    outputs = chip.emulator.run(dataset.as_given, also=prepared.values)
     record: Record = {
         "kind": "chip",
         "key": key,

@@ -22,13 +22,24 @@ from memcompile.runtime.emulator import Emulator
 class EmulatedChip:
     """The chip of a seed: its program as its cells were written, and as it is used.
 
-    ``step`` says what held-back images say of its calibration, None where there was none.
+    ``emulator`` is the chip as it is used, under the conditions of its calibration. ``step`` says what held-back images
+    say of its calibration, None where there was none.
     """
 
     seed: int
     written: Program
-    used: Program
+    emulator: Emulator
     step: StepRecord | None = None
+
+    @property
+    def used(self) -> Program:
+        """The program with the corrections of the chip."""
+        return self.emulator.program
+
+    @property
+    def transferred(self) -> Emulator:
+        """The chip as its cells were written."""
+        return self.emulator.calibrated(self.written.calibration)
 
     @property
     def calibrated(self) -> bool:
@@ -74,9 +85,9 @@ class EmulatedChips:
         """
         program = written or self.program
         if self._calibrator is None:
-            return EmulatedChip(seed, program, program)
+            return EmulatedChip(seed, program, Emulator(program, seed, **vars(conditions)))
         found = self._calibrator.chip(seed, progress, program, conditions)
-        return EmulatedChip(seed, program, found.program, found.step)
+        return EmulatedChip(seed, program, found.emulator, found.step)
 
 
 def measured_accuracy(emulator: Emulator, dataset: Dataset, advance: Callable[[int], None] | None = None) -> float:

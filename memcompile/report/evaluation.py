@@ -28,7 +28,7 @@ from memcompile.program.program import Program
 from memcompile.program.random_operators import random_values
 from memcompile.progress.phases import EMULATE, EXPLAIN_LOSS, SCORE
 from memcompile.report.acceptance import Acceptance
-from memcompile.report.emulated_chips import EmulatedChip, EmulatedChips, measured_accuracy, spread
+from memcompile.report.emulated_chips import EmulatedChips, measured_accuracy, spread
 from memcompile.report.error_budget import ErrorBudget, error_budget
 from memcompile.report.noise_injection import inputs_on
 from memcompile.report.scoring import class_names, score_samples
@@ -227,9 +227,9 @@ def evaluate(
     with progress(EMULATE, seeds * rows * noisy.count) as advance:
         for number in range(seed, seed + seeds):
             chip = chips.chip(number, progress, transfer(program, number)[0] if written else None)
-            plain = used = measured_accuracy(Emulator(chip.written, number), noisy, advance)
+            plain = used = measured_accuracy(chip.transferred, noisy, advance)
             if chip.calibrated:
-                used = measured_accuracy(Emulator(chip.used, number), noisy, advance)
+                used = measured_accuracy(chip.emulator, noisy, advance)
             else:
                 advance((rows - 1) * noisy.count)
             transferred.append(plain)
@@ -359,14 +359,12 @@ def measure_quality(
         seeds = 0  # such chips are all alike, and ideal
     affordable = CONVERSION_BUDGET // max(program.conversions_per_image * seeds, 1)
     most = emulated_images or max(affordable, 1)
-    chips = EmulatedChips(program, dataset, calibrate=calibrate)
-    emulated = [chips.chip(number, progress) for number in range(seed, seed + seeds)]
-    summary = CalibrationSummary(chips.images, sum(chip.calibrated for chip in emulated), chips.obstacle)
+    chips, numbers = EmulatedChips(program, dataset, calibrate=calibrate), range(seed, seed + seeds)
 
     def measure(images: int) -> Quality:
         some = whole_batches(dataset, images, model)
         fewer = whole_batches(some, min(most, images), model)
-        return _quality(program, model, some, fewer, emulated, summary)
+        return _quality(program, model, some, fewer, chips, numbers, progress)
 
     try:
         return measure(QUALITY_IMAGES)
@@ -380,8 +378,9 @@ def _quality(
     model: ModelFile,
     some: Dataset,
     fewer: Dataset,
-    chips: Sequence[EmulatedChip],
-    calibration: CalibrationSummary,
+    chips: EmulatedChips,
+    seeds: Sequence[int],
+    progress: ProgressBar,
 ) -> Quality:
     values = {layer.name: layer.outputs[0] for layer in program.layers}
     known = model.value_names()
@@ -392,11 +391,12 @@ def _quality(
     ideal, why = _ratios(reference, on_ideal, random)
     if fewer.count < some.count:
         reference = run_float(model, fewer.inputs, also=also, batching=some.batching)
-    runs = [Emulator(chip.used, chip.seed).run(fewer.inputs, also=also) for chip in chips]
-    plain = [
-        Emulator(chip.written, chip.seed).run(fewer.inputs) if chip.calibrated else run
-        for chip, run in zip(chips, runs, strict=True)
-    ]
+    runs, plain, helped = list[dict[str, Any]](), list[dict[str, Any]](), 0
+    for seed in seeds:
+        chip = chips.chip(seed, progress)  # one after the other: the cells of all may fill the memory
+        runs.append(chip.emulator.run(fewer.inputs, also=also))
+        plain.append(chip.transferred.run(fewer.inputs) if chip.calibrated else runs[-1])
+        helped += chip.calibrated
     on_chips = _of_chips(ideal, [_ratios(reference, run, random)[0] for run in runs])
     outputs = [name for name in program.outputs if name in ideal]
     transferred = _of_chips(outputs, [_ratios(reference, run, random)[0] for run in plain])
@@ -411,9 +411,9 @@ def _quality(
         agreement={name: agreement(reference[name], on_ideal[name][: fewer.count]) for name in scores},
         chip_agreement={name: np.array([agreement(reference[name], run[name]) for run in runs]) for name in scores},
         chip_images=fewer.count,
-        seeds=len(chips),
+        seeds=len(seeds),
         not_compared={name: why[name] for name in program.outputs if name in why},
-        calibration=calibration,
+        calibration=CalibrationSummary(chips.images, helped, chips.obstacle),
     )
 
 

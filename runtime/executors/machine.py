@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property, lru_cache
@@ -56,12 +57,20 @@ class Machine:
         self.idle_nonlinearity &= not self.effects.nonlinear_iv
         self.devices = Devices(program, chip_seed, self.effects, self.converter, conditions, pass_number)
         self.prepared = BoundedCache(bytes_for_cells())
-        self.rescalings = self._rescalings(effects)
+        self._perfect = effects == Effects.none()
+        self.rescalings = self._rescalings()
 
-    def _rescalings(self, effects: Effects) -> list[Rescaling]:
+    def calibrated(self, program: Program) -> Machine:
+        """The same hardware for a program that differs in its calibration alone; devices are shared."""
+        machine = copy.copy(self)
+        machine.program = program
+        machine.rescalings = machine._rescalings()
+        return machine
+
+    def _rescalings(self) -> list[Rescaling]:
         """Scale and bias of each layer; perfect hardware has nothing to correct."""
         layers, calibration = self.program.layers, self.program.calibration
-        if calibration is None or effects == Effects.none():
+        if calibration is None or self._perfect:
             return [Rescaling.of(layer, None) for layer in layers]
         if self.devices.seed != calibration.seed:
             raise UsageError(

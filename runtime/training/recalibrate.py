@@ -11,13 +11,12 @@ window has its own cells, and so its own error.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.ir.graph import MappedLayer
 from memcompile.program.line_corrections import (
     Calibration,
@@ -28,47 +27,70 @@ from memcompile.program.line_corrections import (
     places_of,
 )
 from memcompile.program.program import Program
-from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.emulator import Emulator
+from memcompile.runtime.executors.cache import BoundedCache
 from memcompile.runtime.training.line_fit import LineMoments, corrections_of
+
+KEPT_BYTES = 100_000_000
+"""Memory for the wanted values of a reference; those that do not fit are computed for each chip."""
+
+
+class Reference:
+    """Wanted values of calibration images, the same for all chips; kept as far as ``KEPT_BYTES`` hold them.
+
+    Parameters
+    ----------
+    emulator
+        Hardware whose outputs are wanted, such as ideal devices. It reads with other noise than the chips.
+    """
+
+    def __init__(self, emulator: Emulator) -> None:
+        self._emulator = emulator
+        self._kept = BoundedCache(KEPT_BYTES)
+
+    def run_stage(
+        self, number: int, values: Mapping[str, NDArray[Any]], images: NDArray[np.int64]
+    ) -> dict[str, NDArray[Any]]:
+        """Outputs of a stage for images of these numbers; ``values`` are what it reads, the same in each call."""
+        stage = self._emulator.program.stages[number]
+        return self._kept.get(
+            (number, int(images[0]), len(images)),
+            lambda: self._emulator.run_stage(stage, values, images),
+            lambda outputs: sum(value.nbytes for value in outputs.values() if isinstance(value, np.ndarray)),
+        )
 
 
 def recalibrate(
-    program: Program,
+    chip: Emulator,
     inputs: Mapping[str, NDArray[Any]],
     *,
-    seed: int = 0,
     first_image: int = 0,
-    conditions: Conditions = NEW,
-    effects: Effects | None = None,
-    reference: Emulator | None = None,
+    reference: Reference | None = None,
     scales: bool = True,
     advance: Callable[[int], None] | None = None,
-) -> Program:
+) -> Emulator:
     """Fit the corrections of all lines to ideal devices, or to another reference.
 
     Parameters
     ----------
-    program
-        A program, transferred or not; corrections that it has are fitted further.
+    chip
+        The chip under the conditions in which it is measured; corrections that it has are fitted further.
     inputs
-        Images, [N, ...] per input, without labels.
-    seed
-        Decides the chip of a program that is not transferred, and the read noise, which is keyed by image numbers from
-        ``first_image`` on.
-    conditions
-        Time and reads since the chip was written.
-    effects
-        Imperfections of the chip; all of them when None.
+        Images, [N, ...] per input, without labels. Their numbers, from ``first_image`` on, key the read noise.
     reference
-        Emulator whose outputs are wanted; ideal devices when None. It reads with other noise than the chip.
+        What is wanted of these images; ideal devices when None. One reference serves all chips of a program that are
+        fitted to the same images.
     scales
         Fit gains, and not offsets alone.
     advance
         Called with 1 after each layer.
+
+    Returns
+    -------
+    The chip with its corrections.
     """
-    wanted_from = reference or Emulator.ideal(program)
-    chip = Emulator(program, seed, effects=effects, **vars(conditions))
+    program = chip.program
+    reference = reference or Reference(Emulator.ideal(program))
     count = len(next(iter(inputs.values())))
     chunks = [_Chunk.of(program, chip, inputs, first_image, *cut) for cut in chip.batches.cuts(count)]
     last_read = {value: number for number, stage in enumerate(program.stages) for value in stage.inputs}
@@ -76,7 +98,7 @@ def recalibrate(
     for number, stage in enumerate(program.stages):
         pairs = []
         for chunk in chunks:
-            expected = wanted_from.run_stage(stage, chunk.wanted, chunk.images + count)
+            expected = reference.run_stage(number, chunk.wanted, chunk.images + count)
             outcome = chip.run_stage(stage, chunk.measured, chunk.images)
             chunk.wanted.update(expected)
             chunk.measured.update(outcome)
@@ -94,8 +116,7 @@ def recalibrate(
                 advance(1)
         for chunk in chunks:
             chunk.forget(value for value in (*stage.inputs, *stage.outputs) if last_read.get(value, -1) <= number)
-    chip_seed = seed if program.chip is None else program.chip.seed
-    return replace(program, calibration=Calibration(chip_seed, tuple(corrected)))
+    return chip.calibrated(Calibration(chip.machine.devices.seed, tuple(corrected)))
 
 
 @dataclass(eq=False)

@@ -65,8 +65,8 @@ def test_injected_noise_of_calibrated_chips_is_that_of_emulated_ones(compilation
         ]
 
     injected = np.array([ratios(network.run(images, factors, chip, fitted_to=clean)) for chip in range(CHIPS)])
-    chips = [recalibrate(program, dataset.calibration, seed=chip) for chip in range(CHIPS)]
-    emulated = np.array([ratios(Emulator(own, chip).run(images, also=names)) for chip, own in enumerate(chips)])
+    chips = [recalibrate(Emulator(program, seed), dataset.calibration) for seed in range(CHIPS)]
+    emulated = np.array([ratios(chip.run(images, also=names)) for chip in chips])
     error = np.sqrt((injected.var(axis=0, ddof=1) + emulated.var(axis=0, ddof=1)) / CHIPS)
     # The lines of an emulated chip are fitted to other images than these.
     assert (np.abs(injected.mean(axis=0) / emulated.mean(axis=0) - 1) <= 0.15 + 4 * error / emulated.mean(axis=0)).all()

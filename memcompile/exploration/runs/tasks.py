@@ -215,7 +215,7 @@ def _chips(study: Study, task: Task) -> list[Record]:
     records = []
     for seed in task.seeds:
         chip = chips.chip(seed)
-        share = measured_accuracy(Emulator(chip.used, seed), study.dataset)
+        share = measured_accuracy(chip.emulator, study.dataset)
         records.append(
             {
                 "kind": "chip",

@@ -104,7 +104,7 @@ def test_a_noisy_channel_is_not_shrunk(program: Program) -> None:
     """Noise of a coarse converter, and a gain of 1: a least-squares fit to what is measured would give 0.6 or so."""
     chip, _ = transfer(program, 0)
     images = {"x": IMAGES[:200]}
-    fitted = recalibrate(chip, images)
+    fitted = recalibrate(Emulator(chip), images).program
     values = [Emulator(p, 0).run(images, also=["h"])["h"].std() for p in (chip, fitted)]
     ideal = Emulator.ideal(program).run(images, also=["h"])["h"].std()
     assert ideal < values[1] < 1.1 * values[0]
@@ -113,9 +113,10 @@ def test_a_noisy_channel_is_not_shrunk(program: Program) -> None:
 def test_a_step_that_does_harm_is_undone(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """Digital steps leave the chip as it was, bit for bit; what tuned cells held is written back."""
 
-    def harm(chip: Program, inputs: object, **options: object) -> Program:
-        stages_ = [replace(s, bias=-9 * s.bias - 5, scale=-s.scale) if s in chip.layers else s for s in chip.stages]
-        return replace(chip, stages=tuple(stages_))
+    def harm(chip: Emulator, inputs: object, **options: object) -> Emulator:
+        layers, stages = chip.program.layers, chip.program.stages
+        harmed = [replace(s, bias=-9 * s.bias - 5, scale=-s.scale) if s in layers else s for s in stages]
+        return Emulator(replace(chip.program, stages=tuple(harmed)))
 
     monkeypatch.setattr("memcompile.chip_calibration.recalibrate", harm)
     before, _ = transfer(program, 0)
@@ -170,7 +171,7 @@ def test_tuning_that_does_harm_is_written_back(program: Program) -> None:
     assert kept.undoing.writes == 0 < undone.undoing.writes
     held = split({"x": IMAGES}, LABELS, 360)[1]
     scores = [
-        HeldBackImages(Emulator.ideal(program), *held).outcome(chip, 0).share
+        HeldBackImages(Emulator.ideal(program), *held).outcome(Emulator(chip)).share
         for chip in (before, kept.program, undone.program)
     ]
     assert scores[1] < scores[0] - 0.1
@@ -205,7 +206,7 @@ def test_cells_come_back_as_closely_as_writes_allow(program: Program) -> None:
 def test_noise_without_programming_error_leaves_nothing_to_fit(program: Program) -> None:
     """Offsets of a perfect chip stay where they are."""
     chip, _ = transfer(replace(program, target=make_target(programming={"sigma_us": 0.0})), 0)
-    fitted = recalibrate(chip, {"x": IMAGES[:100]}, scales=False)
+    fitted = recalibrate(Emulator(chip), {"x": IMAGES[:100]}, scales=False).program
     off = Effects.none()
     got, want = (Emulator(p, effects=off).run({"x": IMAGES})["y"] for p in (fitted, chip))
     np.testing.assert_allclose(got, want, atol=0.05 * np.abs(want).max())
