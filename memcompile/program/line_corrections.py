@@ -68,9 +68,8 @@ def places_of(layer: MappedLayer) -> NDArray[np.int64]:
     return place
 
 
-def by_position(geometry: Geometry, y: NDArray[Any]) -> NDArray[np.float64]:
+def positions_of(geometry: Geometry, y: NDArray[Any]) -> NDArray[Any]:
     """A layer's output as [items, positions, out_channels]."""
-    y = y.astype(np.float64)
     if geometry.layout == "channels_last":
         return y.reshape(-1, geometry.positions, geometry.out_channels)
     return y.reshape(-1, geometry.out_channels, geometry.positions).transpose(0, 2, 1)
@@ -81,7 +80,10 @@ def corrected_output(
 ) -> NDArray[Any]:
     """A layer's output with its lines corrected; gain and offset are [places, out_channels]."""
     place = places_of(layer)
-    fitted = by_position(layer.geometry, y) * gain[place] + offset[place]
+    factors, terms = gain[place], offset[place]
     if layer.geometry.layout == "channels_first":
-        fitted = fitted.transpose(0, 2, 1)
+        factors, terms = np.ascontiguousarray(factors.T), np.ascontiguousarray(terms.T)
+    fitted = y.reshape(-1, *factors.shape).astype(np.float64)
+    fitted *= factors
+    fitted += terms
     return fitted.reshape(y.shape).astype(y.dtype)

@@ -23,7 +23,7 @@ from memcompile.ir.quantizers import InputQuantizer
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.layer_noise import LayerNoise, MappingChoice, layer_noise
 from memcompile.noise.program_noise import choice_of
-from memcompile.program.line_corrections import by_position, corrected_output, count_places, places_of
+from memcompile.program.line_corrections import corrected_output, count_places, places_of, positions_of
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.line_fit import LineMoments, corrections_of
@@ -247,6 +247,6 @@ def _products(vectors: Floats, weights: Floats) -> Floats:
 
 def _calibrated(layer: MappedLayer, wanted: NDArray[Any], found: NDArray[Any]) -> NDArray[Any]:
     """Output of a layer whose lines have a scale and an offset that bring it to what is wanted."""
-    pair = by_position(layer.geometry, wanted), by_position(layer.geometry, found)
+    pair = positions_of(layer.geometry, wanted), positions_of(layer.geometry, found)
     moments = LineMoments.of([pair], places_of(layer), count_places(layer))
     return corrected_output(layer, found, *corrections_of(moments))

@@ -21,6 +21,8 @@ LEAST_CORRELATION = 0.5
 VARIES = 1e-12
 """Variance of a reference, in squares of its mean, below which it is constant but for rounding."""
 TINY = 1e-30
+BLOCK_BYTES = 1 << 18
+"""Memory for the terms of a sum at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,16 +38,16 @@ class LineMoments:
 
     @classmethod
     def of(
-        cls, pairs: list[tuple[NDArray[np.float64], NDArray[np.float64]]], place: NDArray[np.int64], places: int
+        cls, pairs: list[tuple[NDArray[np.floating], NDArray[np.floating]]], place: NDArray[np.int64], places: int
     ) -> LineMoments:
-        """Moments of references and measurements, [items, positions, out_channels] each.
+        """Moments of references and measurements, [items, positions, out_channels] each, of any float type.
 
         ``place`` [positions] is the place, below ``places``, that each position is read from.
         """
         sums = np.zeros((5, places, pairs[0][0].shape[-1]))
         for y, x in pairs:
-            for number, product in enumerate((y, x, y * y, x * y, x * x)):
-                np.add.at(sums[number], place, product.sum(axis=0))
+            for number, total in enumerate(_sums_of_products(y, x)):
+                np.add.at(sums[number], place, total)
         items = sum(len(y) for y, _ in pairs)
         samples = np.repeat(items * np.bincount(place, minlength=places)[:, None], sums.shape[-1], axis=1).astype(float)
         y, x, yy, xy, xx = sums / np.maximum(samples, 1)
@@ -68,6 +70,26 @@ class LineMoments:
         free = np.maximum(self.samples - 2, 0.0).sum(axis=0)
         noise: NDArray[np.float64] = (self.samples * np.maximum(rest, 0.0)).sum(axis=0) / np.maximum(free, 1.0)
         return noise
+
+
+def _sums_of_products(y: NDArray[np.floating], x: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Sums of y, x, y y, x y and x x over items, [5, positions, out_channels].
+
+    Items are added one after the other, in blocks that stay in the processor's cache.
+    """
+    sums = np.zeros((5, *y.shape[1:]))
+    items = max(1, BLOCK_BYTES // max(sums[0].nbytes, 1))
+    for begin in range(0, len(y), items):
+        a, b = (part[begin : begin + items].astype(np.float64) for part in (y, x))
+        terms = np.empty_like(a, shape=(len(a) + 1, *a.shape[1:]))
+        for total, (one, other) in zip(sums, ((a, None), (b, None), (a, a), (b, a), (b, b)), strict=True):
+            terms[0] = total
+            if other is None:
+                terms[1:] = one
+            else:
+                np.multiply(one, other, out=terms[1:])
+            terms.sum(axis=0, out=total)
+    return sums
 
 
 def corrections_of(found: LineMoments, *, scales: bool = True) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

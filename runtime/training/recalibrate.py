@@ -21,10 +21,10 @@ from memcompile.ir.graph import MappedLayer
 from memcompile.program.line_corrections import (
     Calibration,
     LineCorrections,
-    by_position,
     corrected_output,
     count_places,
     places_of,
+    positions_of,
 )
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
@@ -106,7 +106,7 @@ def recalibrate(
         if isinstance(stage, MappedLayer):
             corrections = _corrections(program, len(corrected), stage)
             value, geometry = stage.outputs[0], stage.geometry
-            outputs = [(by_position(geometry, e[value]), by_position(geometry, o[value])) for e, o in pairs]
+            outputs = [(positions_of(geometry, e[value]), positions_of(geometry, o[value])) for e, o in pairs]
             moments = LineMoments.of(outputs, places_of(stage), count_places(stage))
             gain, offset = corrections_of(moments, scales=scales)
             corrected.append(corrections.then(gain, offset))
