@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from memcompile.html.charts import Chart
 from memcompile.html.library import chart_library, packed_bytes
 from memcompile.html.numbers import Numbers
+from memcompile.html.page_cache import cache_folder
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -115,10 +116,17 @@ def _source(name: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - only where it is used, for a quick start
+    from jinja2 import (  # noqa: PLC0415 - only where it is used, for a quick start
+        Environment,
+        FileSystemBytecodeCache,
+        PackageLoader,
+        StrictUndefined,
+    )
 
+    folder = cache_folder()
     return Environment(
         loader=PackageLoader("memcompile.html"),
+        bytecode_cache=None if folder is None else FileSystemBytecodeCache(str(folder), "template-%s.cache"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
