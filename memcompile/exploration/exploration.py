@@ -24,6 +24,7 @@ from memcompile.exploration.runs.tasks import Task, work
 from memcompile.exploration.search import Plan, Search, check_plan, seconds_words
 from memcompile.exploration.space import Space, check_base, check_size, read_space
 from memcompile.hardware.target import Target, load_target
+from memcompile.ir.pass_manager import ProgressBar, no_progress
 
 USUAL_RESOLUTION = 0.005
 USUAL_CHIPS = 10
@@ -61,7 +62,8 @@ class Asked:
 class Exploration:
     """An exploration whose options are checked.
 
-    ``say`` gets lines for the user, and ``changed`` what :class:`memcompile.exploration.search.Search` reports.
+    ``say`` gets lines for the user, ``changed`` what :class:`memcompile.exploration.search.Search` reports, and
+    ``progress`` has a bar for each round of tasks.
     """
 
     asked: Asked
@@ -70,6 +72,7 @@ class Exploration:
     plan: Plan
     say: Callable[[str], None] = lambda line: None
     changed: Callable[[Search, str, int, int], None] = lambda search, words, done, total: None
+    progress: ProgressBar = no_progress
     search: Search | None = field(default=None, repr=False)
 
     @classmethod
@@ -113,6 +116,7 @@ class Exploration:
             journal = stack.enter_context(Journal(folder / "journal.jsonl", self.study.digest))
             search = Search(self.study, self.plan, InThisProcess(), journal)
             search.changed = lambda words, done, total: self.changed(search, words, done, total)
+            search.progress = self.progress
             self.search = search
             first = self._first(search)
             self.plan = search.plan = _with_condition(self.plan, self.asked, first, self.space)

@@ -13,7 +13,9 @@ from memcompile.exploration.knobs import Design
 from memcompile.exploration.results import completed
 from memcompile.exploration.runs.executors import Executor, InThisProcess
 from memcompile.frontend.sources import Network
+from memcompile.ir.pass_manager import ProgressBar
 from memcompile.pipelines import DEFAULT_TARGET
+from memcompile.progress.notebook import shown
 from memcompile.report.acceptance import accuracy_share
 
 
@@ -49,6 +51,7 @@ def explore(  # noqa: PLR0913 - its options are those of the command line
     scheduler: str | None = None,
     folder: Path | str | None = None,
     say: Callable[[str], None] = lambda line: None,
+    progress: ProgressBar | None = None,
 ) -> Any:
     """Compile and emulate many designs, with work where the front of the best is.
 
@@ -88,6 +91,8 @@ def explore(  # noqa: PLR0913 - its options are those of the command line
         Folder for results, in which a killed exploration resumes; none are kept when None.
     say
         Gets lines for the user.
+    progress
+        As for :func:`memcompile.compile`.
 
     Returns
     -------
@@ -127,7 +132,8 @@ def explore(  # noqa: PLR0913 - its options are those of the command line
     )
     exploration = Exploration.of(asked, source)
     exploration.say = say
-    with results_folder(folder) as place:
+    with shown(progress, ()) as bar, results_folder(folder) as place:
+        exploration.progress = bar
         search = exploration.run(lambda: executor_of(workers, scheduler, client), place)
         return as_table(search.rows())
 

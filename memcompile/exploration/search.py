@@ -28,6 +28,8 @@ from memcompile.exploration.runs.journal import Journal
 from memcompile.exploration.runs.study import Study
 from memcompile.exploration.runs.tasks import CURVE_NOISE, Outcome, Task, work
 from memcompile.exploration.space import Point
+from memcompile.figures import counted
+from memcompile.ir.pass_manager import ProgressBar, no_progress
 
 CURVE_RUNS = 20
 CURVE_AT = 0.1
@@ -95,6 +97,7 @@ class Search:
     executor: Executor
     journal: Journal
     changed: Callable[[str, int, int], None] = lambda words, done, total: None
+    progress: ProgressBar = no_progress
     candidates: dict[str, Candidate] = field(default_factory=dict)
     passing: dict[str, str] = field(default_factory=dict)
     curves: dict[tuple[str, ...], NetworkCurve] = field(default_factory=dict)
@@ -147,7 +150,7 @@ class Search:
                 Task("chips", item.key, item.design, tuple(missing[begin : begin + CHIPS_A_TASK]))
                 for begin in range(0, len(missing), CHIPS_A_TASK)
             ]
-        self._do(f"emulating {chips} chips", tasks)
+        self._do(f"emulating {counted(chips, 'chip')}", tasks)
         self._recall(candidates)
 
     def race(self) -> None:
@@ -194,9 +197,11 @@ class Search:
         if not tasks:
             return
         self.changed(words, 0, len(tasks))
-        for done, outcome in enumerate(self.executor.run(work, self.study, tasks), start=1):
-            self._write_down(outcome)
-            self.changed(words, done, len(tasks))
+        with self.progress(words, len(tasks)) as advance:
+            for done, outcome in enumerate(self.executor.run(work, self.study, tasks), start=1):
+                self._write_down(outcome)
+                self.changed(words, done, len(tasks))
+                advance(1)
 
     def _write_down(self, outcome: Outcome) -> None:
         task = outcome.task

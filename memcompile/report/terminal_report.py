@@ -33,6 +33,8 @@ MOST_LAYERS, LEADING_LAYERS = 20, 10
 """Layers that are listed without a word, and those that are listed of more."""
 QUALITY_LAYERS = 3
 """Layers whose noise is listed, of more than ``MOST_LAYERS``."""
+NAMES = "layer"
+"""Heading of the names of layers."""
 LEAST_NAME, MOST_NAME = 16, 40
 """Letters of a layer's name that columns are left out for, and that are shown of one."""
 
@@ -120,14 +122,14 @@ def layer_table(facts: Facts, form: Form) -> Table:
             max(map(len, cells)) for cells in zip(*(rows + ([rest] if rest else [])), _headings(columns), strict=True)
         ]
         room = form.width - 4 - sum(width + 3 for width in widths)
-        least = min(max(len(layer["name"]) for layer in layers), LEAST_NAME)
+        least = min(max(len(name) for name in (NAMES, *(layer["name"] for layer in layers))), LEAST_NAME)
         optional = [column for column in columns if column.weight is not None]
         if room >= least or not optional:
             break
         columns.remove(min(optional, key=lambda column: column.weight or 0))
     names = short_names([layer["name"] for layer in layers], max(min(room, MOST_NAME), 8))
     table = Table(title=f"{facts['model']} on {facts['target']}", title_justify="left", header_style="bold")
-    table.add_column("layer", no_wrap=True)
+    table.add_column(NAMES, no_wrap=True)
     for column in columns:
         table.add_column(column.heading, justify="right", no_wrap=True)
     for number, row in zip(shown, rows, strict=True):
@@ -366,7 +368,7 @@ def _noise_table(facts: Facts, form: Form) -> list[RenderableType]:
         shown = sorted(sorted(known, key=lambda number: (ratios[number], number))[:QUALITY_LAYERS])
         title = f"signal to noise, the lowest {QUALITY_LAYERS} of {len(known)} layers"
     table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column("layer", no_wrap=True)
+    table.add_column(NAMES, no_wrap=True)
     table.add_column("ideal devices", justify="right")
     if chips["seeds"]:
         table.add_column("on chips", justify="right", no_wrap=True)

@@ -63,6 +63,24 @@ def test_functions_show_a_line_in_a_notebook(displays: list[Handle]) -> None:
     assert [handle.texts[-1].rpartition(" ")[0] for handle in displays] == ["done after", "done after"]
 
 
+def test_an_exploration_shows_one_line_for_all_its_rounds(displays: list[Handle]) -> None:
+    memcompile.explore(
+        models.small_digits(),
+        models.digit_samples(),
+        vary={"adc.bits": (6, 8)},
+        settings=("replicate.effort=fast",),
+        chips_sampled=2,
+        images=50,
+        calibrate=False,
+        workers=0,
+    )
+    (line,) = displays
+    shown_phases = " ".join(line.texts)
+    for words in ("mapping", "measuring how noise costs accuracy", "emulating 1 chip", "emulating 2 chips"):
+        assert words in shown_phases
+    assert line.texts[-1].startswith("done after ")
+
+
 def test_a_failure_stops_it(displays: list[Handle]) -> None:
     with pytest.raises(UsageError), shown(None, ("a",)) as bar, bar("a <b>", 3):
         raise UsageError("no")

@@ -187,3 +187,13 @@ def test_figures_have_units_that_fit() -> None:
     assert seconds(0.00293) == "2.93 ms"
     assert seconds(4200.0) == "4,200 s"
     assert (counted(1, "step"), counted(2000, "step")) == ("1 step", "2,000 steps")
+
+
+@pytest.mark.parametrize("width", range(60, 101))
+def test_headings_are_whole_whatever_the_width(width: int) -> None:
+    """Names shorter than their own heading leave no room to the columns beside it."""
+    short = [layer(number, name=f"C{number}") for number in range(3)]
+    text = text_of({**report_facts(3), "layers": short}, Form(width))
+    heading = next(line for line in text.splitlines() if line.startswith("┃"))
+    assert heading.startswith("┃ layer ┃")
+    assert "…" not in heading
