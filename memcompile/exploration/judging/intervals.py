@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import pdtrik, stdtrit
 
 from memcompile.noise.loss_curve import LossCurve
 from memcompile.report.emulated_chips import spread
@@ -88,6 +87,8 @@ def count_margin(share: float, images: int) -> float:
 
     Changes are rare and nearly independent, so their number is Poisson's.
     """
+    from scipy.special import pdtrik  # noqa: PLC0415 - slow to import, and no other command needs it
+
     expected = share * images
     return float(pdtrik(COUNT_CONFIDENCE, expected) - expected) / images if expected > LEAST_CHANGED else 0.0
 
@@ -99,6 +100,8 @@ def measured(
 
     ``most_lost`` is the largest share of answers that they are predicted to lose, None where that is not known.
     """
+    from scipy.special import stdtrit  # noqa: PLC0415 - slow to import, and no other command needs it
+
     found = np.array(shares)
     mean, count = float(found.mean()), len(found)
     if count >= chips:
