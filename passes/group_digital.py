@@ -48,7 +48,7 @@ def _depths(graph: Graph) -> dict[str, int]:
     depth: dict[str, int] = {}
     for node in graph.nodes:
         level = 0
-        for before in graph.dataflow.predecessors(node.name):
+        for before in {graph.producers[value].name for value in read_values(node) if value in graph.producers}:
             after_layer = isinstance(node, OnnxNode) and not isinstance(graph.by_name[before], OnnxNode)
             level = max(level, depth[before] + after_layer)
         depth[node.name] = level

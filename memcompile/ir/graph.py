@@ -344,7 +344,7 @@ class Graph(Described):
     @cached_property
     def dataflow(self) -> nx.DiGraph[str]:
         """Frozen networkx graph: node names, an edge per value with the attribute ``values``."""
-        import networkx as nx  # noqa: PLC0415 - slow to import, and needed by the compiler alone
+        import networkx as nx  # noqa: PLC0415 - slow to import; no pass of the usual pipeline needs it
 
         graph: nx.DiGraph[str] = nx.DiGraph()
         graph.add_nodes_from(node.name for node in self.nodes)
