@@ -82,10 +82,6 @@ class Devices:
         )
         self.conditions = conditions
         self._map = program.cell_map
-        tiles = program.placement.tiles
-        keys = _key(tiles.array.astype(np.int64), tiles.segment.astype(np.int64))
-        self._order = np.argsort(keys, kind="stable")
-        self._sorted = keys[self._order]
         self._recent = RecentArrays(RECENT_BYTES)
         self._seen = RecentArrays(RECENT_BYTES)
         self._expand = lru_cache(maxsize=4)(self._expand_layer)
@@ -313,10 +309,16 @@ class Devices:
 
     def _rows_in(self, number: int, segment: int) -> list[int]:
         """Tiles of an array."""
-        key = _key(number, segment)
-        begin, end = np.searchsorted(self._sorted, [key, key + 1])
-        rows: list[int] = self._order[begin:end].tolist()
-        return rows
+        return self._tiles_of_arrays.get((number, segment), [])
+
+    @cached_property
+    def _tiles_of_arrays(self) -> dict[tuple[int, int], list[int]]:
+        """Tiles of each array in each segment, in the order of the table."""
+        tiles = self.program.placement.tiles
+        found: dict[tuple[int, int], list[int]] = {}
+        for row, place in enumerate(zip(tiles.array.tolist(), tiles.segment.tolist(), strict=True)):
+            found.setdefault(place, []).append(row)
+        return found
 
     def _lay(self, cells: NDArray[Any], row: int, expanded: NDArray[Any]) -> None:
         """Write the contents of a tile's cells at their places in the array.
@@ -333,11 +335,10 @@ class Devices:
         ]
         lines, columns = self._map.input_lines_of(row), self._map.cell_columns_of(row)
         polarities, slices = block.shape[:2]
-        if (
-            block.dtype == np.uint8 and polarities * slices == 2
-        ):  # pairs of bytes: several times faster than single ones
-            pairs = block[0, 0] | block[1, 0].astype("<u2") << 8
-            cells[lines, columns] = pairs.astype("<u2", copy=False).view(np.uint8)
+        compiled = cell_kernels()
+        if compiled is not None and polarities * slices == 2 and block.itemsize == 1:
+            first, second = block[:, 0].view(np.uint8)
+            compiled.lay_pairs(first, second, cells[lines, columns].view(np.uint8))
             return
         for place, (digit, polarity) in enumerate(itertools.product(range(slices), range(polarities))):
             of_pairs = slice(columns.start + place, columns.stop, slices * polarities)
@@ -523,8 +524,3 @@ class Devices:
         for effect in self.effects.aging():
             cells_us = effect.moved_us(cells_us, array)
         return cells_us
-
-
-def _key(array: Any, segment: Any) -> Any:
-    """One number for an array in a segment."""
-    return segment * (1 << 32) + array

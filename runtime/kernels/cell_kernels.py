@@ -199,6 +199,15 @@ def _level(levels: Any, at: Any) -> Any:
 
 
 @_compile(nogil=True)
+def lay_pairs(first: Any, second: Any, cells: Any) -> None:
+    """Put the levels of both cells of pairs, [rows, pairs] each, side by side: ``cells`` is [rows, 2 * pairs]."""
+    for row in range(first.shape[0]):
+        for pair in range(first.shape[1]):
+            cells[row, 2 * pair] = first[row, pair]
+            cells[row, 2 * pair + 1] = second[row, pair]
+
+
+@_compile(nogil=True)
 def program_cells(
     all_levels: Any,
     all_stuck: Any,
