@@ -130,7 +130,7 @@ def check_network(
                 share = ROUNDED_SHARE if makers[name].domain else FLOAT_SHARE
                 _compare_size(where, name, approximation.value, expected[name], share)
             else:
-                _compare(where, name, approximation, expected[name])
+                _compare(where, name, _unless_overflown(step, approximation, expected[name]), expected[name])
         for name in _touched(step):
             if last_use[name] == number:
                 values.pop(name, None)
@@ -192,7 +192,8 @@ def _layer(layer: UnrolledLayer, x: Approximation, imported: Graph) -> Approxima
 def _float_slack(layer: UnrolledLayer, x: NDArray[Any]) -> NDArray[np.float64]:
     """Rounding of sums in another order, and of what was folded in, [batch, out_channels, positions]."""
     single, unit = float(np.finfo(np.float32).eps) / 2, float(np.finfo(layer.dtype).eps) / 2
-    sum_unit = unit if layer.dtype == "float16" and not _SUMS_HALVES_IN_FLOAT32 else single
+    in_halves = layer.dtype == "float16" and not _SUMS_HALVES_IN_FLOAT32
+    sum_unit, largest = (unit, np.finfo(np.float16).max) if in_halves else (single, np.finfo(np.float32).max)
     read, offset = _magnitudes(layer, x), np.abs(layer.bias.astype(np.float64))[:, None]
     terms = 2 * layer.geometry.group_rows + OPERATOR_ROUNDINGS  # of the sums on both sides
     slack = terms * sum_unit * (read + offset)
@@ -201,6 +202,8 @@ def _float_slack(layer: UnrolledLayer, x: NDArray[Any]) -> NDArray[np.float64]:
         slack += unit * read + least * np.abs(layer.matrix).sum(axis=1, dtype=np.float64).reshape(1, -1, 1)
     if layer.bias_size is not None:
         slack += FOLDED_ROUNDINGS * max(unit, single) * (read + layer.bias_size[:, None])
+    # Terms of both signs may overflow in one order of addition and cancel in another.
+    slack[read + offset > float(largest)] = np.inf
     return slack
 
 
@@ -321,6 +324,16 @@ def _distance(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
         return np.where((wide == narrow) | (np.isnan(wide) & np.isnan(narrow)), 0, np.abs(wide - narrow))
 
 
+def _unless_overflown(step: _Step, found: Approximation, expected: Any) -> Approximation:
+    """A value, any at all where operators that were folded into a layer overflow in the model before the last one."""
+    if not isinstance(step, UnrolledLayer) or step.bias_size is None or not isinstance(expected, np.ndarray):
+        return found
+    if expected.dtype.kind != "f" or expected.shape != np.shape(found.value):
+        return found
+    slack = np.broadcast_to(np.asarray(found.slack, np.float64), expected.shape)
+    return Approximation(found.value, np.where(np.isfinite(expected), slack, np.inf))
+
+
 # --- the comparison ------------------------------------------------------------------------------
 
 
@@ -355,7 +368,8 @@ def _excess(value: NDArray[Any], expected: NDArray[Any], slack: NDArray[np.float
         nearest = np.fmin(np.abs(expected.astype(np.float64)), np.abs(value.astype(np.float64)))
         excused |= nearest + slack >= np.finfo(value.dtype).max
     wrong = ~(apart <= slack) & ~excused
-    excess: NDArray[np.float64] = np.where(wrong, np.nan_to_num(apart - slack, nan=np.inf), -np.inf)
+    with np.errstate(invalid="ignore"):  # infinite distances that an infinite slack excuses
+        excess: NDArray[np.float64] = np.where(wrong, np.nan_to_num(apart - slack, nan=np.inf), -np.inf)
     return excess
 
 

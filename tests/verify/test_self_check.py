@@ -206,6 +206,33 @@ def test_weights_near_the_ends_of_float32_are_no_fault(tmp_path: Path, size: flo
     pipelines.compile_model(tmp_path / "m.onnx", data=tmp_path / "x.npz")
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("operator", ["Conv", "Gemm"])
+def test_sums_that_overflow_in_one_order_alone_are_no_fault(tmp_path: Path, operator: str) -> None:
+    """With the offset first, the sum is infinite after one term; with the offset last it is -1.9e38."""
+    weight, offset = np.array([-2e38, 2.1e38], np.float32), np.array([-2e38], np.float32)
+    shape = (1, 2, 1, 1) if operator == "Conv" else (2, 1)
+    ends = (2, 1, 1) if operator == "Conv" else (2,)
+    model = float_model([node(operator, "x w b", "y")], ("N", *ends), {"w": weight.reshape(shape), "b": offset})
+    onnx.save(model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=np.ones((4, *ends), np.float32))
+    pipelines.compile_model(tmp_path / "m.onnx", data=tmp_path / "x.npz")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("mean", [0.0, 1.0])
+def test_an_overflow_before_what_was_folded_is_no_fault(tmp_path: Path, mean: float) -> None:
+    """The model's convolution gives infinity, a quarter of which is infinity; a quarter of the weight gives 1.5e38."""
+    constants = {
+        "w": np.array([3e38, 1.0], np.float32).reshape(2, 1, 1, 1),
+        **{name: np.full(2, value, np.float32) for name, value in {"g": 0.25, "b": 0.0, "m": mean, "v": 1.0}.items()},
+    }
+    nodes = [node("Conv", "x w", "c"), node("BatchNormalization", "c g b m v", "y", epsilon=0.0)]
+    onnx.save(float_model(nodes, ("N", 1, 2, 2), constants), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=np.full((4, 1, 2, 2), 2.0, np.float32))
+    pipelines.compile_model(tmp_path / "m.onnx", data=tmp_path / "x.npz")
+
+
 # --- what rounding explains is no fault ------------------------------------------------------------
 
 
