@@ -285,7 +285,9 @@ class Network:
 
     def tiled(self) -> tuple[Graph, PassContext]:
         """Return the graph before the search, and its context."""
-        context = PassContext(target=self.target, calibration={}, slices=self.slices, chips=self.chips)
+        context = PassContext(
+            target=self.target, calibration={}, slices=self.slices, chips=self.chips, effort=self.effort
+        )
         return TileMatrices().run(graph_of(self.layers, self.target, self.slices), context), context
 
     def rows(self, name: str) -> Iterator[Row]:

@@ -249,6 +249,7 @@ def compile_source(  # noqa: PLR0913 - its options are those of compile_model
         chips=chips,
         batch=batch,
         seed=seed,
+        effort=next((item.effort for item in pipeline if isinstance(item, Replicate)), Replicate().effort),
         progress=progress,
     )
     # A time limit would be spent by the first of several mappings.

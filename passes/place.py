@@ -16,11 +16,28 @@ from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.passes.packing.bounds import arrays_bound, packing_interval_bound
 from memcompile.passes.packing.exact import pack_exactly
 from memcompile.passes.packing.first_fit import Packing, TileShape, group_tiles, pack
-from memcompile.passes.placement.chips import number_arrays, pipeline
+from memcompile.passes.placement.assign_arrays import Assigned, assign_arrays
+from memcompile.passes.placement.chips import pipeline
 from memcompile.passes.placement.traffic import Traffic
 from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads
 from memcompile.passes.solving.bisection import first_true
 from memcompile.passes.solving.clock import Clock, running
+
+CHIPS_WORK = {"fast": 0.5, "normal": 2.0, "best": 60.0}
+"""Work of the assignment of arrays to chips, about seconds of a processor."""
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Places of tiles (array, input line, output line) and their sizes (rows, lines, steps), both [tiles, 3].
+
+    ``order`` lists them along the pipeline, ``arrays`` certifies the number of arrays.
+    """
+
+    places: NDArray[np.int64]
+    order: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    arrays: Certificate
 
 
 @dataclass(frozen=True)
@@ -59,30 +76,46 @@ class Place(Pass):
         tiles = placement.tiles
         if not len(tiles) or placement.segments:
             return graph  # tiles of segments are placed
-        layers = mapped_layers(graph)
-        lines = column_lines(layers, context.target)
-        loads = tile_loads(layers, tiles, context.target)
-        sizes = np.stack([tiles.heights, tiles.widths(lines), loads], axis=1).astype(np.int64)
-        draft = np.stack([tiles.array, tiles.input_line, tiles.output_line], axis=1).astype(np.int64)
-        chip, traffic = context.target.chip, Traffic(graph, tiles)
-        weights_per_chip = chip.arrays * context.target.array.crossings // int(lines.max())
-        # Interchangeable tiles fill the arrays in the order they are listed.
-        order = pipeline(traffic, weights_per_chip) if placement.chips > 1 else np.arange(len(tiles))
-        places = np.empty((len(tiles), 3), np.int64)
-        with running(Clock.after(self.time_limit_s, self.work)) as clock:
-            places[order], arrays = self._pack(sizes[order], draft[order], context, placement, clock)
-        numbers, crossing = number_arrays(places[:, 0], order, traffic, chip.arrays, placement.chips)
-        bound = traffic.bound(numbers, chip.arrays)
-        placed = np.stack([numbers, places[:, 1], places[:, 2]]).astype(np.int32)
+        traffic = Traffic(graph, tiles)
+        packed = self.packed(graph, traffic, context)
+        places, size = packed.places, _numbered(packed.sizes)
+        # Tiles of one replica wait for the same inputs: exchanging those of a size changes no timetable.
+        kind = _numbered(np.stack([size, tiles.layer, tiles.replica], axis=1))
+        with running(Clock.after(self.time_limit_s, CHIPS_WORK[context.effort])):
+            found = assign_arrays(traffic, places[:, 0], packed.order, size, kind, context.target, placement.chips)
+        placed = np.stack([found.array, *places[found.taken, 1:].T]).astype(np.int32)
         tiles = tiles.with_columns(array=placed[0], input_line=placed[1], output_line=placed[2])
         return graph.replace(
             placement=replace(
                 placement,
                 tiles=tiles,
-                certificates=(*placement.certificates, arrays, _crossing(crossing, bound)),
-                crossing_values=crossing,
+                certificates=(*placement.certificates, packed.arrays, _crossing(found)),
+                crossing_values=found.crossing,
             )
         )
+
+    def packed(self, graph: Graph, traffic: Traffic, context: PassContext) -> Packed:
+        """Tiles in arrays that are not yet assigned to chips.
+
+        Raises
+        ------
+        CapacityError
+            The tiles do not fit the chips.
+        """
+        placement = graph.placement
+        assert placement is not None, "place comes after replicate"
+        layers, tiles = mapped_layers(graph), placement.tiles
+        lines = column_lines(layers, context.target)
+        loads = tile_loads(layers, tiles, context.target)
+        sizes = np.stack([tiles.heights, tiles.widths(lines), loads], axis=1).astype(np.int64)
+        draft = np.stack([tiles.array, tiles.input_line, tiles.output_line], axis=1).astype(np.int64)
+        weights_per_chip = context.target.chip.arrays * context.target.array.crossings // int(lines.max())
+        # Interchangeable tiles fill the arrays in the order they are listed.
+        order = pipeline(traffic, weights_per_chip) if placement.chips > 1 else np.arange(len(tiles))
+        places = np.empty((len(tiles), 3), np.int64)
+        with running(Clock.after(self.time_limit_s, self.work)) as clock:
+            places[order], arrays = self._pack(sizes[order], draft[order], context, placement, clock)
+        return Packed(places, order, sizes, arrays)
 
     def _pack(
         self,
@@ -99,7 +132,7 @@ class Place(Pass):
         interval = placement.initiation_interval_steps or _first_interval(shapes, lines, budget)
         bound, method = arrays_bound(shapes, lines, interval), "dual feasible functions"
         drafted = len(np.unique(draft[:, 0])) if draft.min() >= 0 else budget + 1
-        if drafted <= budget and any(item.quantity == "latency" for item in placement.certificates):
+        if drafted <= budget and _is_for_latency(placement):
             # The plan was chosen for its latency; in fewer arrays tiles would wait for each other.
             return draft, Certificate("arrays", drafted, bound, f"{method}, at most {interval} steps an array")
         packing = pack(shapes, lines, interval, min(budget, drafted - 1), enough=bound)
@@ -143,8 +176,18 @@ class Place(Pass):
         )
 
 
-def _crossing(value: int, bound: int) -> Certificate:
-    return Certificate("crossing_values", value, bound, "chips each layer needs at least, for these arrays")
+def _is_for_latency(placement: Placement) -> bool:
+    """Return True if the plan was chosen for its latency."""
+    return any(item.quantity == "latency" for item in placement.certificates)
+
+
+def _numbered(facts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number of each row among the different ones, [rows]."""
+    return np.unique(facts, axis=0, return_inverse=True)[1].ravel().astype(np.int64)
+
+
+def _crossing(found: Assigned) -> Certificate:
+    return Certificate("crossing_values", found.crossing, found.bound, found.method)
 
 
 def _first_interval(shapes: list[TileShape], lines: tuple[int, int], budget: int) -> int:

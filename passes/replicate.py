@@ -32,6 +32,7 @@ from memcompile.passes.packing.exact import pack_exactly
 from memcompile.passes.packing.first_fit import Packing, TileShape, group_tiles
 from memcompile.passes.place import Place
 from memcompile.passes.placement.timetables import one_image
+from memcompile.passes.placement.traffic import Traffic
 from memcompile.passes.search.benders import benders
 from memcompile.passes.search.branch_and_price import branch_and_price
 from memcompile.passes.search.explore_windows import ReplicaOption
@@ -274,11 +275,8 @@ def _in_fewest_arrays(
     chips = -(-arrays // target.chip.arrays)
     placement = Placement(chips, draft, initiation_interval_steps=plan.interval)
     mapped = with_replicas(graph, layers, plan.replicas).replace(placement=placement)
-    placed = Place().run(mapped, PassContext(target, {}, chips=chips)).placement
-    assert placed is not None
-    # Chips that are not full leave numbers out; place wants a draft without gaps.
-    numbers = np.unique(placed.tiles.array, return_inverse=True)[1].ravel()
-    tiles = placed.tiles.with_columns(array=numbers)
+    places = Place().packed(mapped, Traffic(mapped, draft), PassContext(target, {}, chips=chips)).places.T
+    tiles = draft.with_columns(array=places[0], input_line=places[1], output_line=places[2])
     flow = Flow.of_graph(mapped)
     return one_image(flow, tiles, tile_turns(flow.layers, tiles, target)).latency, _Found(plan, places=tiles)
 

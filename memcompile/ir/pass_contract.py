@@ -15,6 +15,7 @@ from pydantic import Field
 from memcompile.errors import UsageError
 
 Fidelity = Literal["lossless", "lossy", "exact"]
+Effort = Literal["fast", "normal", "best"]
 """Change of a pass to the numbers that a graph computes, which decides how it is tested.
 
 ``lossless``: nothing but float32 rounding; against onnxruntime. ``lossy``: it quantises; within the error that this

@@ -22,7 +22,7 @@ from memcompile.hardware.target import Target
 from memcompile.hardware.target_settings import SECTIONS
 from memcompile.heap import give_back_memory
 from memcompile.ir.graph import Graph
-from memcompile.ir.pass_contract import Fidelity, Forms
+from memcompile.ir.pass_contract import Effort, Fidelity, Forms
 from memcompile.ir.slicing import Slicing
 
 Advance = Callable[[int], None]
@@ -43,8 +43,9 @@ class PassContext:
     ``slice_base`` are those of :class:`memcompile.ir.slicing.Slicing`, and ``layer_slices`` the slices of layers that
     have a number of their own, by name; ``one_position`` names layers that get no parallel windows; ``batch`` is the
     number of images for which a network that is larger than its chips is written onto them, segment by segment, or None
-    if that is not wanted; ``progress`` opens a bar for a description and a total. ``kept`` holds measurements by name,
-    where passes run more than once on one graph.
+    if that is not wanted; ``effort`` limits the work of searches that have no option of their own; ``progress`` opens a
+    bar for a description and a total. ``kept`` holds measurements by name, where passes run more than once on one
+    graph.
     """
 
     target: Target
@@ -57,6 +58,7 @@ class PassContext:
     chips: int | None = None
     batch: int | None = None
     seed: int = 0
+    effort: Effort = "normal"
     progress: ProgressBar = field(default=no_progress, repr=False)
     kept: dict[Any, Any] | None = field(default=None, repr=False, compare=False)
 

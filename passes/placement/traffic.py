@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.ir.graph import Graph, MappedLayer, Replica, TileTable, read_values
+from memcompile.passes.placement.least_exchange import UNREACHED, MatrixTiles, fewest_channels, least_exchange
 from memcompile.passes.search.layer_graph import mapped_layers, values_from_layers
 
 
@@ -30,41 +32,64 @@ class Traffic:
 
     def __init__(self, graph: Graph, tiles: TileTable) -> None:
         self._graph = graph
-        self._layers = mapped_layers(graph)
+        self.layers = mapped_layers(graph)
         self._inside = values_from_layers(graph)
         self._order = {node.name: place for place, node in enumerate(graph.nodes)}
         self.tiles = tiles
-        self._edges = np.searchsorted(tiles.layer, np.arange(len(self._layers) + 1))
-        self._cells = (tiles.heights * (tiles.column_end - tiles.column_begin)).astype(np.int64)
-        self._reads = [LayerReads(layer) for layer in self._layers]
+        self.edges = np.searchsorted(tiles.layer, np.arange(len(self.layers) + 1))
+        self.cells = (tiles.heights * (tiles.column_end - tiles.column_begin)).astype(np.int64)
+        self._reads = [LayerReads(layer) for layer in self.layers]
+        self.sources, self.joins = self._walk()
+
+    def _walk(self) -> tuple[list[int], dict[tuple[int, int], int]]:
+        """Layer on whose home each layer's input is made, -1 for one from outside; and the values that are joined.
+
+        A joined value is read by a digital operator that works on the home of one layer while the value is made on
+        the home of another: by the pair of these layers, the elements of all such values.
+        """
+        made_by: dict[str, int] = {}
+        sources: list[int] = []
+        joins: dict[tuple[int, int], int] = {}
+        for node in self._graph.nodes:
+            read = [value for value in read_values(node) if value in self._inside]
+            if isinstance(node, MappedLayer):
+                home = len(sources)
+                sources.append(made_by[node.inputs[0]] if self._reads_inside(node) else -1)
+            elif read:
+                last = max(read, key=lambda value: self._order[self._graph.producers[value].name])
+                home = made_by[last]
+                for value in read:
+                    if made_by[value] != home:
+                        pair = made_by[value], home
+                        joins[pair] = joins.get(pair, 0) + self._size(value)
+            else:
+                continue
+            made_by.update(dict.fromkeys(node.outputs, home))
+        return sources, joins
 
     def crossing(self, chip: NDArray[np.int64]) -> int:
         """Values that cross chips for an image, given the chip of each tile."""
         if not len(chip) or chip.min() == chip.max():
             return 0
-        made_on: dict[str, int] = {}
-        numbers = {layer.name: number for number, layer in enumerate(self._layers)}
-        total = 0
-        for node in self._graph.nodes:
-            read = [value for value in read_values(node) if value in self._inside]
-            if isinstance(node, MappedLayer):
-                home = self._home(numbers[node.name], chip)
-                if self._reads_inside(node):
-                    total += self._inputs_sent(numbers[node.name], chip, made_on[node.inputs[0]])
-                total += self._sums_sent(numbers[node.name], chip, home)
-            elif read:
-                last = max(read, key=lambda value: self._order[self._graph.producers[value].name])
-                home = made_on[last]
-                total += sum(self._size(value) for value in read if made_on[value] != home)
-            else:
-                continue
-            made_on.update(dict.fromkeys(node.outputs, home))
+        homes = self.homes(chip)
+        total = sum(size for (first, second), size in self.joins.items() if homes[first] != homes[second])
+        for number, source in enumerate(self.sources):
+            total += self.sent(number, chip, int(homes[source]) if source >= 0 else -1, int(homes[number]))
         return total
+
+    def sent(self, number: int, chip: NDArray[np.int64], source: int, home: int) -> int:
+        """Inputs and sums of a layer that cross; -1 is the source of inputs from outside, which do not count."""
+        sums = self._sums_sent(number, chip, home)
+        return sums + self._inputs_sent(number, chip, source) if self.sources[number] >= 0 else sums
+
+    def homes(self, chip: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Home of each layer, [layers], given the chip of each tile."""
+        return np.array([self._home(number, chip) for number in range(len(self.layers))], np.int64)
 
     def sent_by_layer(self, chip: NDArray[np.int64]) -> NDArray[np.int64]:
         """Inputs and sums of each layer that cross, as if its input were made on the chip of its first tile."""
-        sent = np.zeros(len(self._layers), np.int64)
-        for number, layer in enumerate(self._layers):
+        sent = np.zeros(len(self.layers), np.int64)
+        for number, layer in enumerate(self.layers):
             if self._reads_inside(layer):
                 sent[number] = self._inputs_sent(number, chip, int(chip[self._slice(number)][0]))
             sent[number] += self._sums_sent(number, chip, self._home(number, chip))
@@ -88,14 +113,78 @@ class Traffic:
             total += price * (-(-len(own) // arrays_per_chip) - 1)
         return total
 
+    def least_exchange(self, number: int, which: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Fewest values that n of some tiles of a layer exchange with other chips, see :func:`least_exchange`.
+
+        Parameters
+        ----------
+        which
+            Places of these tiles among those of the layer.
+        """
+        matrices, part = np.unique(self.tiles.matrix[self._slice(number)][which], return_inverse=True)
+        each = [self._matrix_tiles(number, which[part.ravel() == one]) for one in range(len(matrices))]
+        return least_exchange(list(dict(each).values()), len(matrices), counts)
+
+    def have_own_columns(self, number: int, parts: Sequence[NDArray[np.int64]]) -> bool:
+        """Return True if no sums of tiles of different parts of a layer are added before they are sent."""
+        tiles, here = self.tiles, self._slice(number)
+        facts = np.stack([tiles.replica, tiles.matrix, tiles.column_begin], axis=1)[here]
+        units = [{tuple(row) for row in facts[part].tolist()} for part in parts]
+        return sum(map(len, units)) == len(set().union(*units))
+
+    def _matrix_tiles(self, number: int, own: NDArray[np.int64]) -> tuple[tuple[bytes, ...], MatrixTiles]:
+        """Tiles of one matrix of a layer, and a key that is the same for matrices that are alike."""
+        here, tiles = self._slice(number), self.tiles
+        units, unit = np.unique(self.units(number)[own], axis=0, return_inverse=True)
+        unit = unit.ravel()
+        sums = np.concatenate([[0], np.cumsum(np.sort(self.unit_sums(number, units)))])
+        inputs = np.zeros(int(np.bincount(unit).max()) + 1, np.int64)
+        key: tuple[bytes, ...] = (sums.tobytes(), inputs.tobytes())
+        bundles = {replica.unrolling.bundle for replica in self.layers[number].replicas}
+        # Matrices of different bundles share channels; their inputs are not charged.
+        if self.sources[number] >= 0 and len(bundles) == 1:
+            begin, end = (side[own] for side in self._reads[number].channels(tiles, here))
+            positions = self._reads[number].positions_of_copies()
+            inputs += UNREACHED
+            cuts: dict[tuple[bytes, bytes], int] = {}
+            for one, copy in enumerate(units[:, 0].tolist()):
+                rows = unit == one
+                cut = (begin[rows] - begin.min()).tobytes(), (end[rows] - begin.min()).tobytes()
+                cuts[cut] = min(cuts.get(cut, UNREACHED), int(positions[copy]))
+            for (first, last), fewest in cuts.items():
+                channels = fewest_channels(np.frombuffer(first, np.int64), np.frombuffer(last, np.int64))
+                np.minimum(inputs[: len(channels)], channels * fewest, out=inputs[: len(channels)])
+            key = (sums.tobytes(), inputs.tobytes())
+        return key, MatrixTiles(len(own), sums, inputs)
+
+    def row_blocks(self, number: int) -> NDArray[np.int64]:
+        """Replica, first channel and the one after the last of what each tile of a layer reads, [tiles, 3]."""
+        here = self._slice(number)
+        return np.stack([self.tiles.replica[here], *self._reads[number].channels(self.tiles, here)], axis=1)
+
+    def inputs_read(self, number: int, blocks: NDArray[np.int64]) -> int:
+        """Different values from chips that some row blocks of a layer read, given as :meth:`row_blocks`."""
+        return self._reads[number].values(blocks) if self.sources[number] >= 0 else 0
+
+    def units(self, number: int) -> NDArray[np.int64]:
+        """Replica, matrix and columns whose sums each tile of a layer adds to, [tiles, 4]."""
+        tiles = self.tiles
+        facts = (tiles.replica, tiles.matrix, tiles.column_begin, tiles.column_end)
+        return np.stack([fact[self._slice(number)] for fact in facts], axis=1)
+
+    def unit_sums(self, number: int, units: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sums that leave a chip for each unit of which it has tiles, [units]."""
+        windows = np.array([len(replica.windows) for replica in self.layers[number].replicas], np.int64)
+        sums: NDArray[np.int64] = windows[units[:, 0]] * (units[:, 3] - units[:, 2])
+        return sums
+
     def further_chip(self) -> list[int]:
         """Lower bound for the values that each chip beyond the first costs, per layer."""
-        return [self._further_chip(number, layer) for number, layer in enumerate(self._layers)]
+        return [self._further_chip(number, layer) for number, layer in enumerate(self.layers)]
 
     def _further_chip(self, number: int, layer: MappedLayer) -> int:
         here, tiles = self._slice(number), self.tiles
-        windows = np.array([len(replica.windows) for replica in layer.replicas], np.int64)
-        sums = int((windows[tiles.replica[here]] * (tiles.column_end - tiles.column_begin)[here]).min())
+        sums = int(self.unit_sums(number, self.units(number)).min())
         if not self._reads_inside(layer):
             return sums
         begin, end = self._reads[number].channels(tiles, here)
@@ -104,10 +193,10 @@ class Traffic:
 
     def _home(self, number: int, chip: NDArray[np.int64]) -> int:
         here = self._slice(number)
-        return int(np.bincount(chip[here], self._cells[here]).argmax())
+        return int(np.bincount(chip[here], self.cells[here]).argmax())
 
     def _slice(self, number: int) -> slice:
-        return slice(int(self._edges[number]), int(self._edges[number + 1]))
+        return slice(int(self.edges[number]), int(self.edges[number + 1]))
 
     def _reads_inside(self, layer: MappedLayer) -> bool:
         """Return True if the input of a layer is computed on a chip."""
@@ -126,21 +215,31 @@ class Traffic:
         return math.prod(size or 1 for size in kind.shape[1:]) if kind else 0
 
     def _inputs_sent(self, number: int, chip: NDArray[np.int64], source: int) -> int:
-        here = self._slice(number)
-        reads = self._reads[number]
-        begin, end = reads.channels(self.tiles, here)
-        facts = np.stack([chip[here], self.tiles.replica[here], begin, end], axis=1)
+        reads, blocks = self._reads[number], self.row_blocks(number)
+        own = chip[self._slice(number)]
+        if len(self.layers[number].replicas) == 1:
+            return int(reads.positions_of_copies()[0]) * _covered(own, blocks[:, 1], blocks[:, 2], source)
+        facts = np.concatenate([own[:, None], blocks], axis=1)
         distinct = np.unique(facts[facts[:, 0] != source], axis=0)
         edges = np.flatnonzero(np.diff(distinct[:, 0], prepend=-1, append=-1))
         return sum(reads.values(distinct[first:last, 1:]) for first, last in itertools.pairwise(edges))
 
     def _sums_sent(self, number: int, chip: NDArray[np.int64], home: int) -> int:
-        here, tiles = self._slice(number), self.tiles
-        facts = (chip, tiles.replica, tiles.matrix, tiles.column_begin, tiles.column_end)
-        keys = np.stack([fact[here] for fact in facts], axis=1)
+        keys = np.concatenate([chip[self._slice(number), None], self.units(number)], axis=1)
         distinct = np.unique(keys[keys[:, 0] != home], axis=0)
-        windows = np.array([len(replica.windows) for replica in self._layers[number].replicas], np.int64)
-        return int((windows[distinct[:, 1]] * (distinct[:, 4] - distinct[:, 3])).sum())
+        return int(self.unit_sums(number, distinct[:, 1:]).sum())
+
+
+def _covered(chip: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64], source: int) -> int:
+    """Channels that lie in an interval of some chip other than the source, counted for each chip."""
+    away = chip != source
+    chip, begin, end = chip[away], begin[away], end[away]
+    order = np.lexsort((begin, chip))
+    # Chips lie apart on one axis.
+    offset = chip[order] * (int(end.max(initial=0)) + 1)
+    begin, end = begin[order] + offset, end[order] + offset
+    covered = np.maximum.accumulate(np.concatenate([[-1], end]))[:-1]
+    return int(np.maximum(end - np.maximum(begin, covered), 0).sum())
 
 
 class LayerReads:
@@ -168,6 +267,9 @@ class LayerReads:
 
     def values(self, reads: NDArray[np.int64]) -> int:
         """Distinct values in reads [n, 3] of (replica, first channel, channel after the last)."""
+        if len(self._layer.replicas) == 1:
+            begin, end = reads[:, 1], reads[:, 2]
+            return self.positions(frozenset((0,))) * _covered(np.zeros_like(begin), begin, end, -1)
         edges = np.unique(reads[:, 1:])
         total = 0
         for begin, end in itertools.pairwise(edges.tolist()):

@@ -6,18 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.ir.graph import Replica, read_only
+from memcompile.ir.pass_contract import Effort as Effort  # noqa: PLC0414 - handed on
 from memcompile.passes.packing.first_fit import Packing, TileShape
 from memcompile.passes.search.explore_windows import ReplicaOption
 from memcompile.passes.solving.bisection import bisect, first_true, halfway
 from memcompile.passes.solving.clock import running_clock
-
-Effort = Literal["fast", "normal", "best"]
 
 WAYS = 8
 """Ways to count cells and steps in bounds."""

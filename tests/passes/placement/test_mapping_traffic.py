@@ -96,7 +96,7 @@ def test_inputs_go_only_to_chips_whose_rows_read_them() -> None:
     assert graph.placement.chips == 2
     assert graph.placement.crossing_values == 32 + 64
     certificate = next(item for item in graph.placement.certificates if item.quantity == "crossing_values")
-    assert (certificate.value, certificate.bound) == (96, 64 + 16)
+    assert (certificate.value, certificate.bound) == (96, 96)
 
 
 def test_a_shortcut_that_joins_on_another_chip_crosses_as_a_whole() -> None:
