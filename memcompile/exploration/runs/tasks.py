@@ -1,6 +1,6 @@
 """Tasks of an exploration: pure functions of a study, a design and seeds, which run in any process on any machine.
 
-What a worker prepares is kept for its next task: the imported network, and programs it compiled lately.
+What a worker prepares is kept for its next task: the imported network, and programs that it compiled, as files.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from memcompile.frontend.importer import read_serialized
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.program_noise import layer_ratios
 from memcompile.pipelines import Compilation, compile_source
+from memcompile.program.file import decode_program, encode_program
 from memcompile.program.program import Program
 from memcompile.report.emulated_chips import EmulatedChips, measured_accuracy
 from memcompile.report.error_budget import can_predict, loss_model
@@ -32,11 +33,12 @@ from memcompile.report.facts import program_facts
 from memcompile.report.noise_injection import layer_inputs
 from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
+from memcompile.runtime.executors.cache import BoundedCache
 
 Kind = Literal["map", "curve", "chips"]
 Record = dict[str, Any]
-KEPT_PROGRAMS = 24
-"""Programs that a worker keeps, to emulate further chips of."""
+KEPT_BYTES = 300_000_000
+"""Memory for the programs that a worker keeps, as files, to emulate further chips of."""
 KEPT_STUDIES = 2
 OF_EVALUATION = frozenset(
     ("data", "accuracy", "error_budget", "pareto", "output_sqnr_db", "emulated_quality", "outputs_not_compared")
@@ -133,7 +135,7 @@ class _Prepared:
         return run_float(self.source.model, dataset.inputs, batching=dataset.batching)
 
 
-_STUDIES, _PROGRAMS = Kept(KEPT_STUDIES), Kept(KEPT_PROGRAMS)
+_STUDIES, _PROGRAMS = Kept(KEPT_STUDIES), BoundedCache(KEPT_BYTES)
 
 
 def _prepared(study: Study) -> _Prepared:
@@ -142,27 +144,30 @@ def _prepared(study: Study) -> _Prepared:
 
 def _compiled(study: Study, task: Task) -> Compilation:
     design = task.design
+    checked_target(design, study.targets.__getitem__)
+    return compile_source(
+        _prepared(study).source,
+        study.targets[design.target],
+        chips=design.chips,
+        slices=design.slices,
+        slice_base=design.slice_base,
+        seed=study.seed,
+        settings=design.setting_words,
+        max_loss=design.max_loss,
+    )
 
-    def make() -> Compilation:
-        checked_target(design, study.targets.__getitem__)
-        return compile_source(
-            _prepared(study).source,
-            study.targets[design.target],
-            chips=design.chips,
-            slices=design.slices,
-            slice_base=design.slice_base,
-            seed=study.seed,
-            settings=design.setting_words,
-            max_loss=design.max_loss,
-        )
 
-    return _PROGRAMS.get(task.key, make)
+def _program(study: Study, task: Task) -> Program:
+    """The program of a point, compiled where this worker has not mapped it."""
+    data = _PROGRAMS.get(task.key, lambda: encode_program(_compiled(study, task).program), len)
+    return decode_program(data, study.name)
 
 
 def _map(study: Study, task: Task) -> list[Record]:
     """Facts of a mapping, its accuracy on ideal devices, and the noise of its layers in closed form."""
     compiled = _compiled(study, task)
     program, dataset = compiled.program, study.dataset
+    _PROGRAMS.get(task.key, lambda: encode_program(program), len)
     facts = program_facts(program, None, compiled.budget)
     record: Record = {
         "kind": "map",
@@ -193,7 +198,7 @@ def _noise(program: Program, inputs: Sequence[LayerInputs], calibrated: bool) ->
 
 def _curve(study: Study, task: Task) -> list[Record]:
     """Sensitivity of the network to its layers, and the curve from noise to lost answers, on the scored samples."""
-    program = _compiled(study, task).program
+    program = _program(study, task)
     model, _ = loss_model(program, study.dataset, factors=task.factors, calibrated=study.calibrate)
     curve = model.curve
     return [
@@ -210,7 +215,7 @@ def _curve(study: Study, task: Task) -> list[Record]:
 
 def _chips(study: Study, task: Task) -> list[Record]:
     """Accuracy of emulated chips as they are used."""
-    program = _compiled(study, task).program
+    program = _program(study, task)
     chips = EmulatedChips(program, study.dataset, calibrate=study.calibrate)
     records = []
     for seed in task.seeds:
