@@ -95,7 +95,7 @@ def _report(
     found: Population, program: Path, name: str, images: int, data: DataOptions, options: dict[str, Any], out: Output
 ) -> None:
     """Print the distribution, the yield, the worst chips and what they share."""
-    mean, worst, quantile = chip_words(chip_facts(found.accuracies))
+    mean, worst, quantile = chip_words(chip_facts(found.accuracies), len(found.accuracies))
     out.say(f"accuracy {mean} on {name}, {images:,} images, {len(found.seeds):,} chips")
     out.say(f"worst chip {worst}, 5 % quantile {quantile}")
     most = max(count for _, _, count in found.histogram())
@@ -104,7 +104,7 @@ def _report(
     if options["accept"] is not None:
         out.say(Acceptance.of(found.accuracies, options["accept"]).line())
     if len(found.tuned):
-        mean, worst, quantile = chip_words(chip_facts(found.tuned))
+        mean, worst, quantile = chip_words(chip_facts(found.tuned), len(found.tuned))
         out.say(f"after tuning {mean}; worst chip {worst}, 5 % quantile {quantile}")
         if options["accept"] is not None:
             out.say(f"after tuning {Acceptance.of(found.tuned, options['accept']).line()}")

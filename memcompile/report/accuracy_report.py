@@ -80,7 +80,7 @@ def accuracy_table(facts: Facts) -> Table:
     table.add_row("float (onnxruntime)", f"{accuracy['float']:.2%}", "", "", f"{accuracy['images']:,}")
     table.add_row("quantised, ideal devices", f"{accuracy['ideal']:.2%}", "", "", f"{accuracy['images']:,}")
     for words, row in _chip_rows(accuracy):
-        table.add_row(words, *chip_words(row), f"{accuracy['emulated_images']:,}")
+        table.add_row(words, *chip_words(row, accuracy["seeds"]), f"{accuracy['emulated_images']:,}")
     return table
 
 
@@ -96,9 +96,10 @@ def _chip_rows(accuracy: Facts) -> list[tuple[str, Facts]]:
     return rows
 
 
-def chip_words(row: Facts) -> tuple[str, str, str]:
-    """Mean with spread, worst chip, and low quantile."""
-    return f"{row['mean']:.2%}{PLUS_MINUS}{row['std']:.2%}", f"{row['worst']:.2%}", f"{row['quantile_5']:.2%}"
+def chip_words(row: Facts, chips: int) -> tuple[str, str, str]:
+    """Mean with the spread of several chips, worst chip, and low quantile."""
+    spread_words = f"{PLUS_MINUS}{row['std']:.2%}" if chips > 1 else ""
+    return f"{row['mean']:.2%}{spread_words}", f"{row['worst']:.2%}", f"{row['quantile_5']:.2%}"
 
 
 def accuracy_lines(accuracy: Facts) -> list[Text]:

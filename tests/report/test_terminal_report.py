@@ -6,6 +6,7 @@ import codecs
 import io
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from memcompile.cli.console import _plain
 from memcompile.figures import counted, seconds
+from memcompile.report.accuracy_report import chip_facts, chip_words
 from memcompile.report.terminal_report import (
     LEADING_LAYERS,
     QUALITY_LAYERS,
@@ -197,3 +199,9 @@ def test_headings_are_whole_whatever_the_width(width: int) -> None:
     heading = next(line for line in text.splitlines() if line.startswith("┃"))
     assert heading.startswith("┃ layer ┃")
     assert "…" not in heading
+
+
+def test_one_chip_has_no_spread() -> None:
+    row = chip_facts(np.array([0.98]))
+    assert chip_words(row, 1) == ("98.00%", "98.00%", "98.00%")
+    assert chip_words(row, 2)[0] == "98.00% ± 0.00%"

@@ -57,7 +57,7 @@ def chain(geometries: Sequence[Geometry], target: Target, slices: int = 1) -> Gr
 
 
 def context_of(target: Target, slices: int = 1, chips: int | None = None) -> PassContext:
-    return PassContext(target=target, calibration={}, slices=slices, chips=chips)
+    return PassContext(target=target, calibration={}, slices=slices, chips=chips, effort="fast")
 
 
 def mapped(graph: Graph, context: PassContext, replicate: Replicate | None = None) -> Graph:

@@ -44,7 +44,7 @@ def run_chips(program: Program, dataset: Dataset, options: dict[str, Any], out: 
             emulator = Emulator(chips.chip(seed, out.progress).used, seed, executor=options["executor"], **since)
             shares.append(measured_accuracy(emulator, dataset, advance))
     accuracies = np.array(shares)
-    mean, worst, quantile = chip_words(chip_facts(accuracies))
+    mean, worst, quantile = chip_words(chip_facts(accuracies), count)
     seeds = f"{count} chips, seeds {first} to {first + count - 1}" if count > 1 else f"seed {first}"
     out.say(f"accuracy {mean} on {dataset.name}, {dataset.count:,} images, noisy devices, {seeds}")
     out.say(f"worst chip {worst}, 5 % quantile {quantile}")
