@@ -152,7 +152,11 @@ class Cluster:
     def _local(self, workers: int, dashboard: str | None) -> Any:
         import dask.config  # noqa: PLC0415 - of the extra
 
-        with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}):
+        # Dask has workers give freed memory back at once, so that every array of the emulator is mapped page by page.
+        # With any threshold of its own, glibc maps all larger blocks; without one it learns which come again.
+        spawned = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1}
+        settings = {"distributed.scheduler.allowed-failures": DEATHS, "distributed.nanny.pre-spawn-environ": spawned}
+        with dask.config.set(settings):
             self._cluster = self._dask.LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
