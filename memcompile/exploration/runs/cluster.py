@@ -154,7 +154,8 @@ class Cluster:
 
         # Dask has workers give freed memory back at once, so that every array of the emulator is mapped page by page.
         # With any threshold of its own, glibc maps all larger blocks; without one it learns which come again.
-        spawned = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1}
+        spawned = dict(dask.config.get("distributed.nanny.pre-spawn-environ"))
+        spawned.pop("MALLOC_TRIM_THRESHOLD_", None)
         settings = {"distributed.scheduler.allowed-failures": DEATHS, "distributed.nanny.pre-spawn-environ": spawned}
         with dask.config.set(settings):
             self._cluster = self._dask.LocalCluster(
