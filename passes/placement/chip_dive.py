@@ -43,7 +43,7 @@ class _Trial:
 
 @dataclass
 class Dive:
-    """What is left to place, and chips filled so far.
+    """Arrays and tiles left to place, and chips filled so far.
 
     ``contents`` are the tiles of each kind in an array, [contents, kinds], ``arrays`` the arrays of each content that
     are left, ``tiles`` the tiles of each item and kind that are left, [items, kinds]. With ``fit`` arrays must hold

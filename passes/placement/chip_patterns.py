@@ -86,8 +86,13 @@ class Prices:
         )
 
     def exact(self) -> Prices:
-        """Prices in multiples of a power of two, with which sums are exact."""
-        return Prices(*(np.round(price * 64) / 64 for price in (self.tile, self.home, self.chip)))
+        """Prices in multiples of a power of two, with which sums are exact.
+
+        Those of tiles and of chips are none below zero, whatever the solver leaves: ranges are paid for by their last
+        counts, and layers lie on at least their fewest chips, so that only then what follows is a bound.
+        """
+        tile, home, chip = (np.round(price * 64) / 64 for price in (self.tile, self.home, self.chip))
+        return Prices(np.maximum(tile, 0.0), home, np.maximum(chip, 0.0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ Move = tuple[int, int]
 
 @dataclass
 class _OnChip:
-    """What a layer has on a chip: cells, and how often each row block and each unit occurs, with their exchange."""
+    """Part of a layer on a chip: cells, and how often each row block and each unit occurs, with their exchange."""
 
     cells: int = 0
     reads: dict[int, int] = field(default_factory=dict)

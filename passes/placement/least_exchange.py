@@ -36,7 +36,7 @@ class MatrixTiles:
         return len(self.unit_sums) - 1
 
     def least(self, tiles: int) -> tuple[int, int, int]:
-        """What so many tiles exchange at least: with all of it, without inputs, without sums."""
+        """Least exchange of so many tiles: with all of it, without inputs, without sums."""
         if not tiles:
             return 0, 0, 0
         fewest = -(-tiles // (len(self.inputs) - 1))
@@ -46,7 +46,7 @@ class MatrixTiles:
 
 
 def least_exchange(matrices: list[MatrixTiles], number: int, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What n tiles of a layer exchange at least, [3, counts]: with all of it, without inputs, without sums.
+    """Least exchange of n tiles of a layer, [3, counts]: with all of it, without inputs, without sums.
 
     Matrices share neither inputs nor sums, so that their exchanges add up. Of several, the convex envelope of the
     least function stands for each.
