@@ -27,9 +27,10 @@ from typing import Any
 from benchmarks.mapping import networks
 from memcompile.errors import MemcompileError
 from memcompile.ir.graph import Graph, TiledLayer
+from memcompile.ir.pass_contract import Effort
 from memcompile.ir.pass_manager import PassContext
 from memcompile.passes.replicate import NESTED_STAGES, STAGES, WORK, Replicate, Stage, chips_for, shorten
-from memcompile.passes.search.problem import Bracket, Effort, MappingProblem
+from memcompile.passes.search.problem import Bracket, MappingProblem
 from memcompile.passes.solving.clock import Clock, running
 from memcompile.pipelines import compile_model
 

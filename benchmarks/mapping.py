@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from memcompile.hardware.target import Target, load_target
 from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import Graph, PairedLayer, Placement, TensorType
+from memcompile.ir.pass_contract import Effort
 from memcompile.ir.pass_manager import PassContext
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.passes.packing.tiling import tile_limits
@@ -36,7 +37,6 @@ from memcompile.passes.place import Place
 from memcompile.passes.replicate import Replicate
 from memcompile.passes.schedule import Schedule
 from memcompile.passes.search.explore_windows import WindowTable, useful_windows
-from memcompile.passes.search.problem import Effort
 from memcompile.passes.tile_matrices import TileMatrices
 from memcompile.pipelines import compile_model
 

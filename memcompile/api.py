@@ -16,9 +16,9 @@ from memcompile.export.mapping_picture import mapping_figure
 from memcompile.frontend.sources import Network, open_network
 from memcompile.hardware.target import Target
 from memcompile.html.program_page import Origin, ReportPage
+from memcompile.ir.pass_contract import Effort
 from memcompile.ir.pass_manager import Pass, ProgressBar
 from memcompile.passes.replicate import Objective, Replicate
-from memcompile.passes.search.problem import Effort
 from memcompile.pipelines import AUTO, DEFAULT_TARGET, Auto, compile_model
 from memcompile.program.file import load_program
 from memcompile.program.program import Program

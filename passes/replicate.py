@@ -25,7 +25,7 @@ from memcompile.ir.graph import (
     carry,
     read_only,
 )
-from memcompile.ir.pass_contract import Amount, Fidelity, Form, Forms
+from memcompile.ir.pass_contract import Amount, Effort, Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.passes.packing.bounds import arrays_bound
 from memcompile.passes.packing.exact import pack_exactly
@@ -42,7 +42,7 @@ from memcompile.passes.search.latency_plan import latency_plans
 from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads, tile_turns
 from memcompile.passes.search.multiple_choice_knapsack import coarse_knapsack, fine_knapsack
 from memcompile.passes.search.nested_bound import nested_bound
-from memcompile.passes.search.problem import Bracket, Effort, MappingProblem, NestedPlan, WindowPlan
+from memcompile.passes.search.problem import Bracket, MappingProblem, NestedPlan, WindowPlan
 from memcompile.passes.search.single_replicas import EXACT_LIMIT, layer_kinds, single_replicas
 from memcompile.passes.solving.clock import Clock, running, running_clock
 from memcompile.timing.dataflow_steps import Flow

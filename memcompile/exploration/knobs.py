@@ -10,9 +10,9 @@ from typing import Any, get_args
 from memcompile.errors import MemcompileError, UsageError, did_you_mean
 from memcompile.hardware.target import FIELDS, Target, load_target
 from memcompile.hardware.target_settings import SECTIONS, with_target_settings
+from memcompile.ir.pass_contract import Effort
 from memcompile.ir.pass_manager import with_options
 from memcompile.passes.replicate import Objective
-from memcompile.passes.search.problem import Effort
 from memcompile.pipelines import DEFAULT_TARGET, check_options, default_passes
 
 Value = str | int | float | bool | None

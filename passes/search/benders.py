@@ -16,10 +16,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from memcompile.ir.pass_contract import Effort
 from memcompile.passes.packing.first_fit import Fill, Packing, TileShape, pack
 from memcompile.passes.search.explore_windows import ReplicaOption
 from memcompile.passes.search.nested_windows import Part, Scheme, cover, replicas_of, schemes_of
-from memcompile.passes.search.problem import Bracket, Effort, LayerKind, MappingProblem, NestedPlan, in_time
+from memcompile.passes.search.problem import Bracket, LayerKind, MappingProblem, NestedPlan, in_time
 from memcompile.passes.solving import cp_sat
 from memcompile.passes.solving.bisection import first_true
 from memcompile.passes.solving.clock import running_clock

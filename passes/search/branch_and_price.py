@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.ir.pass_contract import Effort
 from memcompile.passes.packing.knapsack import WHOLE
 from memcompile.passes.search.column_generation import MasterProblem
 from memcompile.passes.search.multiple_choice_knapsack import pack_choices
-from memcompile.passes.search.problem import Bracket, Choice, Choices, Effort, MappingProblem, WindowPlan
+from memcompile.passes.search.problem import Bracket, Choice, Choices, MappingProblem, WindowPlan
 from memcompile.passes.solving.bisection import bisect
 from memcompile.passes.solving.clock import running, running_clock
 

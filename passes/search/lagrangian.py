@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.ir.pass_contract import Effort
 from memcompile.passes.packing.bounds import arrays_bound, packing_interval_bound
 from memcompile.passes.packing.first_fit import pack
 from memcompile.passes.search.problem import (
@@ -22,7 +23,6 @@ from memcompile.passes.search.problem import (
     WAYS,
     Bracket,
     Choice,
-    Effort,
     MappingProblem,
     WindowPlan,
     shapes_of,

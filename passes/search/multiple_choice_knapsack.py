@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.ir.pass_contract import Effort
 from memcompile.passes.packing.bounds import transformed
 from memcompile.passes.packing.cutting_stock import pack_mixed
 from memcompile.passes.search.problem import (
     Bracket,
     Choice,
     Choices,
-    Effort,
     MappingProblem,
     WindowPlan,
     in_time,

@@ -14,8 +14,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from memcompile.ir.pass_contract import Effort
 from memcompile.passes.search.nested_windows import cover
-from memcompile.passes.search.problem import WAYS, Bracket, Effort, LayerKind, MappingProblem, in_time
+from memcompile.passes.search.problem import WAYS, Bracket, LayerKind, MappingProblem, in_time
 from memcompile.passes.solving import cp_sat
 from memcompile.passes.solving.solver import Solver
 

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.ir.graph import Replica, read_only
-from memcompile.ir.pass_contract import Effort as Effort  # noqa: PLC0414 - handed on
 from memcompile.passes.packing.first_fit import Packing, TileShape
 from memcompile.passes.search.explore_windows import ReplicaOption
 from memcompile.passes.solving.bisection import bisect, first_true, halfway
