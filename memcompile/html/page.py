@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from memcompile.html.page_cache import cache_folder
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from jinja2.bccache import Bucket
     from markupsafe import Markup
 
 
@@ -123,10 +125,15 @@ def _environment() -> Environment:
         StrictUndefined,
     )
 
+    class Kept(FileSystemBytecodeCache):
+        def dump_bytecode(self, bucket: Bucket) -> None:
+            with suppress(OSError):  # a page needs no cache
+                super().dump_bytecode(bucket)
+
     folder = cache_folder()
     return Environment(
         loader=PackageLoader("memcompile.html"),
-        bytecode_cache=None if folder is None else FileSystemBytecodeCache(str(folder), "template-%s.cache"),
+        bytecode_cache=None if folder is None else Kept(str(folder), "template-%s.cache"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

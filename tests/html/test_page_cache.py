@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memcompile.html import page_cache
+from memcompile.html import page, page_cache
 from memcompile.html.page_cache import cache_folder, kept_text
 
 
@@ -34,6 +34,17 @@ def test_text_is_made_once_a_key(folder: Path) -> None:
 def test_what_cannot_be_kept_is_made(folder: Path) -> None:
     (folder / "a").mkdir()
     assert kept_text("a", "1", lambda: "one") == "one"
+
+
+def test_templates_that_cannot_be_kept_are_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as on a full disk, or in a folder that goes away."""
+    monkeypatch.setattr(page, "cache_folder", lambda: folder / "gone")
+    page._environment.cache_clear()
+    try:
+        assert b"<title>empty</title>" in page.Page("empty", "base.html.j2", {}).render()
+    finally:
+        page._environment.cache_clear()
+    assert not list(folder.iterdir())
 
 
 def test_nothing_is_kept_where_python_writes_no_modules(monkeypatch: pytest.MonkeyPatch) -> None:
