@@ -13,6 +13,7 @@ on a scheduler and workers of their own, of which one, or the client, is killed 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -23,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from distributed import Client, LocalCluster
@@ -43,6 +43,8 @@ SMALL_GRID = (
     *("--set", "replicate.effort=fast", "--images", "100", "--chips-sampled", "3", "--no-calibration", "--quiet"),
 )
 NAP_S = 0.01
+KILLS_EACH = 5
+"""Kills of a run at most; one that ends before is followed by another run."""
 
 
 def main() -> None:
@@ -168,7 +170,10 @@ def kills(asked: argparse.Namespace) -> None:
         words = ("explore", FIVE_LAYER, *SMALL_GRID)
         subprocess.run(memcompile(*words, "--workers", "0", "-o", whole), check=True)
         counts = dict.fromkeys(("scheduler", "worker", "client"), 0)
-        for number, times in enumerate(spread(asked.times)):
+        for number in itertools.count():
+            times = min(KILLS_EACH, asked.times - sum(counts.values()))
+            if not times:
+                return
             place = killed / str(number)
             counts = add(
                 counts, one_run(memcompile(*words, "--scheduler", f"tcp://127.0.0.1:{port}", "-o", place), port, times)
@@ -178,13 +183,6 @@ def kills(asked: argparse.Namespace) -> None:
             lines = (place / "journal.jsonl").read_text().splitlines()
             assert len(lines) == len(set(lines)), "something was done twice"
             print(f"run {number}: killed so far {counts}, results complete and identical", flush=True)
-
-
-def spread(times: int, each: int = 5) -> Iterator[int]:
-    """Numbers of kills of single runs."""
-    while times > 0:
-        yield min(each, times)
-        times -= each
 
 
 def add(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
@@ -204,7 +202,7 @@ def one_run(words: list[str], port: int, times: int) -> dict[str, int]:
     running = {name: make() for name, make in start.items()}
     try:
         while True:
-            time.sleep(chance.uniform(1.0, 12.0) if times else 0.2)
+            time.sleep(chance.uniform(0.5, 6.0) if times else 0.2)
             for name in ("scheduler", "worker"):
                 if running[name].poll() is not None:  # a worker ends with its scheduler
                     running[name] = start[name]()

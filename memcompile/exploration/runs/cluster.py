@@ -254,7 +254,7 @@ class Cluster:
                     for task in bundle:
                         submit([task])
                 else:
-                    yield self._failed(bundle[0], item, result)
+                    yield self._failed(bundle[0], result)
             fill()
 
     def _travelled(self, shared: Any) -> Any:
@@ -271,9 +271,10 @@ class Cluster:
         key = f"{bundle[0].name}-{self._attempt}"
         return self._client.submit(_on_worker, work, shared, bundle, key=key, pure=False, **near)
 
-    def _failed(self, task: Task, item: Any, result: Any) -> Outcome:
+    def _failed(self, task: Task, result: Any) -> Outcome:
         """Outcome of a task that Dask has no result of."""
-        error = result[1] if isinstance(result, tuple) else item.exception()
+        # A future that was given up with its scheduler has an error without being one that failed.
+        error = result[1] if isinstance(result, tuple) else result
         if isinstance(error, self._dask.KilledWorker):
             return Outcome(task, error=f"{DEATHS} workers died of it; they may lack memory", passing=True)
         if isinstance(error, self._losses()):

@@ -83,6 +83,24 @@ def test_a_killed_worker_costs_nothing(cluster: clusters.Cluster) -> None:
     assert sorted(done) == sorted(task.key for task in naps(40))
 
 
+def test_tasks_that_are_given_up_are_done_anew(cluster: clusters.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those are that were on the way while a scheduler went."""
+    sent, submitted = [], cluster._submitted
+
+    def noted(*of: object) -> object:
+        sent.append(submitted(*of))
+        return sent[-1]
+
+    monkeypatch.setattr(cluster, "_submitted", noted)
+    done = []
+    for outcome in cluster.run(napping, 0.4, naps(12)):
+        assert not outcome.error
+        done.append(outcome.task.key)
+        if len(done) == 3:
+            cluster._client.cancel([item for item in sent if not item.done()], force=True)
+    assert sorted(done) == sorted(task.key for task in naps(12))
+
+
 def test_a_task_that_kills_its_workers_is_a_message(cluster: clusters.Cluster) -> None:
     cluster._cluster.scheduler.allowed_failures = 0
     (outcome,) = cluster.run(napping, 0.0, naps(1, deadly=True))
