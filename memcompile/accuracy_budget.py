@@ -108,8 +108,9 @@ class BudgetResult:
     """Plans of all layers within a budget of ``points``, and what they were predicted and measured to lose.
 
     Losses are those against the float network. ``measured`` is that of each emulated chip on calibration samples;
-    ``steps_without`` the interval of the mapping that asks nothing of accuracy. ``held`` says whether the mean of the
-    chips is within the budget. ``model`` is what was measured of the network.
+    ``steps_without`` the interval of the mapping that asks nothing of accuracy, and ``shared_loss`` what any mapping is
+    predicted to lose, such as by rounded inputs. ``held`` says whether the mean of the chips is within the budget.
+    ``model`` is what was measured of the network.
     """
 
     points: float
@@ -117,6 +118,7 @@ class BudgetResult:
     predicted: float
     measured: NDArray[np.float64]
     steps_without: int
+    shared_loss: float
     held: bool
     model: LossModel
 
@@ -147,6 +149,8 @@ def fit_budget(
 ) -> BudgetResult:
     """Choose plans of layers that lose few points, or the fewest that were found.
 
+    Where most of the budget is lost with any mapping, a mapping may lose half of it besides.
+
     Parameters
     ----------
     dataset
@@ -167,23 +171,25 @@ def fit_budget(
     samples = labelled(first, dataset, candidates.reference)
     predictor = predictor_of(candidates, first, dataset, samples, progress)
     search = _Search(candidates, predictor, chips)
+    allowed = predictor.allowance(points)
     steps, tried = first.placement.initiation_interval_steps, list[BudgetResult]()
     cheapest: tuple[int, int] | None = None
     for _ in range(1 + REPAIRS):
-        plans, program, predicted = search.within(points)
+        plans, program, predicted = search.within(allowed)
         cost = program.placement.chips, program.placement.initiation_interval_steps
         if any(item.plans == plans for item in tried) or (cheapest is not None and cost >= cheapest):
             break
-        measured = measured_losses(program, samples, candidates.reference, predictor.model, points, progress)
+        measured = measured_losses(program, samples, candidates.reference, predictor.model, allowed, progress)
         lost = float(measured.mean())
-        tried.append(BudgetResult(points, plans, predicted, measured, steps, lost <= points, predictor.model))
-        if lost <= points:
+        shared, held = predictor.shared_loss, lost <= points
+        tried.append(BudgetResult(points, plans, predicted, measured, steps, shared, held, predictor.model))
+        if lost <= allowed:
             cheapest = cost
-        if not plans or points * WORTHWHILE <= lost <= points:
+        if not plans or allowed * WORTHWHILE <= lost <= allowed:
             break
         search.learn(plans, predicted, lost)
-    held = [item for item in tried if item.held]
-    return held[-1] if held else min(tried, key=lambda item: float(item.measured.mean()))
+    within = [item for item in tried if item.measured.mean() <= allowed]
+    return within[-1] if within else min(tried, key=lambda item: float(item.measured.mean()))
 
 
 def can_budget(program: Program, dataset: Dataset) -> bool:

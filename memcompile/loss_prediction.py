@@ -30,7 +30,7 @@ Reference = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, Value]]
 COMPARED = 200
 """Samples on which ideal devices are compared with the float network."""
 MOST_SHARED = 0.5
-"""Share of a limit that noise which no mapping changes may take; what is beyond is nothing that slices could mend."""
+"""Share of a budget that noise which no mapping changes may take; what is beyond is nothing that slices could mend."""
 
 
 class LossPredictor:
@@ -76,10 +76,21 @@ class LossPredictor:
         """Standard error of the predicted loss, in points."""
         return self.model.uncertainty(self.loss(program))
 
+    @property
+    def shared_loss(self) -> float:
+        """Points that are lost with any mapping."""
+        return self.model.loss_at(self.model.share * self.shared)
+
+    def allowance(self, points: float) -> float:
+        """Points to hold under a budget: the budget, or more where most of it is lost with any mapping.
+
+        A mapping may always spend a share of the budget of its own, since no slices win back what others lose.
+        """
+        return max(points, self.shared_loss + (1 - MOST_SHARED) * points)
+
     def limit(self, points: float) -> float:
         """Largest sum over layers of :meth:`option_noise` at which no more points are lost."""
-        whole = self.model.limit(points)
-        return max(whole - self.shared, (1 - MOST_SHARED) * whole)
+        return max(self.model.limit(points) - self.shared, 0.0)
 
     def correct(self, factors: NDArray[np.float64]) -> None:
         """Multiply the sensitivity to each layer by what was learned of it, [layers]."""

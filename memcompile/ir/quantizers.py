@@ -59,10 +59,14 @@ class InputQuantizer:
 
     def quantize(self, x: NDArray[Any]) -> NDArray[np.int16]:
         """Quantise an array of any shape."""
+        return np.rint(self.scaled(x)).astype(np.int16)
+
+    def scaled(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """An array in steps of the quantiser and within its range, not rounded."""
         with np.errstate(over="ignore"):  # what becomes infinite is clipped
-            scaled = np.rint(x.astype(np.float32, copy=False) / np.float32(self.scale))
-        quantized: NDArray[np.int16] = np.clip(scaled, self.lowest, self.highest).astype(np.int16)
-        return quantized
+            steps = x.astype(np.float32, copy=False) / np.float32(self.scale)
+        within: NDArray[np.float32] = np.clip(steps, self.lowest, self.highest)
+        return within
 
     def phases(self, vectors: NDArray[Any]) -> Iterator[tuple[NDArray[np.float64], int]]:
         """Digits on the lines in each phase, and the weight of the phase."""

@@ -2,9 +2,12 @@
 
 1. The noise model gives the noise-to-signal ratio of each layer's output, by cause.
 2. The sensitivity of the network's output to a layer is measured: noise of the layer's power is added on ideal
-   devices, and the noise-to-signal ratio of the output is divided by that of the layer. Contributions of layers add up.
-3. A curve turns the ratio of the output into lost accuracy: all layers get noise of their powers times some factors,
-   and the losses of these runs are fitted.
+   devices whose inputs are not rounded, and the noise-to-signal ratio of the output is divided by that of the layer.
+   Contributions of layers add up.
+3. A curve turns the ratio of the output into accuracy that is lost against the network without rounded inputs: all
+   layers get noise of their powers times some factors, and the losses of these runs are fitted. Rounded inputs make
+   noise of their own, on chips and on ideal devices alike; it is measured once. What chips lose against ideal devices
+   is the curve at the noise of both, less the curve at that of rounding alone.
 
 See docs/noise_model.md for where this breaks.
 """
@@ -46,6 +49,12 @@ CURVE_IMAGES = (32, 128)
 """Least and most images of a run of the curve."""
 CURVE_PRODUCTS = 1_000_000_000
 """Multiply-adds of a run of the curve beyond which it takes fewer images, and there are half as many runs."""
+ROUNDED_RUNS = 4
+"""One in so many runs of the curve tells the noise that rounded inputs make."""
+SHARE_SPREAD = 0.3
+"""Standard deviation around 1, before it is measured, of the noise that layers make together by the sum of theirs."""
+LEAST_SHARE = 0.1
+"""Least such share: noise never goes away, whatever a handful of runs say."""
 INJECTED = (0.003, 0.3)
 """Noise-to-signal ratios between which a layer's noise is scaled to measure the sensitivity to it."""
 FIRST_ORDER = 0.3
@@ -148,7 +157,8 @@ class LossModel:
     output to points with the ``runs`` that it was fitted to, and the ``share`` of the sum over layers that they make
     together, does not depend on the mapping. Without labels there are no runs. ``calibrated`` chips have a scale and
     an offset of their own for each output line; ``images`` were seen. Losses are for samples of which a share is
-    ``wrong`` without noise, if that is more than among those seen.
+    ``wrong`` without noise, if that is more than among those seen. All noise, and all losses, are against a network
+    whose inputs of layers are not rounded; on ideal devices the outputs have a ratio of ``rounding`` to it.
     """
 
     sensitivities: NDArray[np.float64]
@@ -158,6 +168,7 @@ class LossModel:
     calibrated: bool = True
     runs: tuple[CurveRun, ...] = ()
     wrong: float = 0.0
+    rounding: float = 0.0
 
     def loss_at(self, noise: float) -> float:
         """Points lost where the outputs have a noise-to-signal ratio, see :func:`output_noise`."""
@@ -238,17 +249,22 @@ def _studied(
     costs = np.array([item.cost(curve, margins) for item in alone]) if alone else np.ones(len(found))
     total, costly = float(of_layers @ found), float(of_layers @ (found * costs))
     # The cost of layers alone and that of all together tell of the same loss; each has half of the say.
-    share = _share(runs, total) * (math.sqrt(total / costly) if costly > 0 else 1.0)
+    rounding = _rounding(noisy)
+    share = _share(noisy, total) * (math.sqrt(total / costly) if costly > 0 else 1.0)
     images = sum(run.images for run in runs) or min(dataset.count, study.sensitivity_images)
-    return study, LossModel(found * costs, curve, share, images, calibrated, tuple(runs), wrong)
+    return study, LossModel(found * costs, curve, share, images, calibrated, tuple(runs), wrong, rounding)
 
 
 @dataclass(frozen=True, eq=False)
 class _NoisyRun:
-    """A run with noise, its loss counted in answers, and margins of its samples without and with noise."""
+    """A run with noise: ratio of the outputs, loss counted in answers, margins of samples without and with noise.
+
+    All are against inputs that are not rounded; ``rounding`` is the ratio that ideal devices have, where it was seen.
+    """
 
     factor: float
     noise: float
+    rounding: float | None
     counted: float
     images: int
     margins: tuple[NDArray[np.float64], NDArray[np.float64]] | None
@@ -324,7 +340,7 @@ class _Study:
         self.curve_images = _between(CURVE_IMAGES, CURVE_PRODUCTS // self.products)
         self.runs = len(CURVE_FACTORS) // (1 if self.curve_images > CURVE_IMAGES[0] else 2)
         some = self._images(0, self.sensitivity_images)
-        self._clean = network.run(some, {}, 0)
+        self._clean = network.run(some, {}, 0, rounded=False)
 
     def layer_alone(self, number: int) -> _LayerAlone:
         """Run some images with noise in one layer."""
@@ -343,6 +359,7 @@ class _Study:
                 chip,
                 fitted_to=self._fitted_to(clean),
                 first_stage=program.stages.index(layer),
+                rounded=False,
             )
             of_layer += noise_to_signal(clean[layer.outputs[0]], found[layer.outputs[0]], axis)
             of_output += self._noise(clean, found)
@@ -357,13 +374,15 @@ class _Study:
         count = self.curve_images
         first = number * count % max(self.dataset.count - count + 1, 1)
         values = self._images(first, count)
-        clean = self._ideal_values(first, count)
+        clean = network.run(values, {}, 0, rounded=False)
+        rounded = self._ideal_values(first, count) if number % ROUNDED_RUNS == 0 else None
         factors = dict.fromkeys((layer.name for layer in program.layers), factor)
         noisy = network.run(values, factors, SENSITIVITY_CHIPS[1] + number, fitted_to=self._fitted_to(clean))
         before, after = (self._margins(values, first, count) for values in (clean, noisy))
         return _NoisyRun(
             factor,
             self._noise(clean, noisy),
+            None if rounded is None else self._noise(clean, rounded),
             self._score(clean, first, count) - self._score(noisy, first, count),
             min(count, self.dataset.count),
             None if before is None or after is None else (before, after),
@@ -373,8 +392,8 @@ class _Study:
         return clean if self.calibrated else None
 
     def _ideal_values(self, first: int, count: int) -> Mapping[str, Value]:
-        """Values of ideal devices; outputs alone where they are known and nothing is fitted to the others."""
-        if self._ideal is None or self.calibrated:
+        """Values of ideal devices; outputs alone where they are known."""
+        if self._ideal is None:
             return self.network.run(self._images(first, count), {}, 0)
         return {name: value[first : first + count] for name, value in self._ideal.items() if value is not None}
 
@@ -464,7 +483,10 @@ def _budget(program: Program, ratios: Sequence[LayerRatios], model: LossModel) -
     }
 
     def points(noise: float) -> float:
-        return model.loss_at(noise * model.share) if runs else 100 * noise
+        """Points that noise takes beside what rounded inputs take already."""
+        if not runs:
+            return 100 * noise
+        return model.loss_at(model.rounding + noise * model.share) - model.loss_at(model.rounding)
 
     loss = points(total)
     uncertainty, spread = _uncertainty(runs, model.curve, loss)
@@ -492,11 +514,25 @@ def _budget(program: Program, ratios: Sequence[LayerRatios], model: LossModel) -
     )
 
 
-def _share(runs: Sequence[CurveRun], total: float) -> float:
-    """Noise that all layers make together as a share of the sum of their small contributions."""
+def _rounding(runs: Sequence[_NoisyRun]) -> float:
+    """Noise-to-signal ratio of the outputs that rounded inputs make."""
+    seen = [run.rounding for run in runs if run.rounding is not None]
+    return float(np.mean(seen)) if seen else 0.0
+
+
+def _share(runs: Sequence[_NoisyRun], total: float) -> float:
+    """Noise that all layers make together as a share of the sum of their small contributions.
+
+    It is drawn towards 1 as far as the runs leave it unsure, which they do where rounded inputs make most of the noise.
+    """
     small = max(1.0, min((run.factor for run in runs), default=1.0))
-    together = [run.noise / run.factor for run in runs if run.factor <= small]
-    return float(np.mean(together)) / total if together and total > 0 else 1.0
+    rounding = _rounding(runs)
+    shares = [(run.noise - rounding) / (run.factor * total) for run in runs if run.factor <= small and total > 0]
+    if len(shares) < 2:
+        return 1.0
+    error = float(np.var(shares, ddof=1)) / len(shares)
+    found = (float(np.mean(shares)) * SHARE_SPREAD**2 + error) / (SHARE_SPREAD**2 + error)
+    return max(found, LEAST_SHARE)
 
 
 def _main_cause(ratios: LayerRatios, calibrated: bool) -> Cause | None:

@@ -204,6 +204,7 @@ def _choice_facts(choice: BudgetResult) -> Facts:
         "max_loss": choice.points,
         "predicted_loss": choice.predicted,
         "measured_losses": choice.measured.tolist(),
+        "shared_loss": choice.shared_loss,
         "held": choice.held,
         "steps_without": choice.steps_without,
     }

@@ -9,7 +9,7 @@ output instead has the same power and another effect, above all on calibrated ch
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.ir.geometry import Unrolling
-from memcompile.ir.graph import MappedLayer
+from memcompile.ir.graph import Cut, MappedLayer, Replica
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.layer_noise import LayerNoise, MappingChoice, layer_noise
 from memcompile.noise.program_noise import choice_of
+from memcompile.passes.replicate import all_windows
 from memcompile.program.line_corrections import corrected_output, count_places, places_of, positions_of
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
@@ -73,6 +74,7 @@ class _Copy:
 class _Drawn:
     """One replica on one chip: weights with errors, and what is drawn for each output."""
 
+    replica: Replica
     weights: Floats
     sigma: Floats
 
@@ -106,6 +108,7 @@ class NoisyNetwork:
         *,
         fitted_to: Values | None = None,
         first_stage: int = 0,
+        rounded: bool = True,
     ) -> dict[str, NDArray[Any]]:
         """Run stages from one on and return all values.
 
@@ -121,6 +124,9 @@ class NoisyNetwork:
             Values of ideal devices for the same images. From the first noisy layer on, each output line gets a scale
             and an offset that bring its output to them, layer by layer, as a chip is calibrated: what the noise of one
             layer makes of the mean and the scale of the next is taken back, too. None for chips as transferred.
+        rounded
+            Inputs of layers are rounded, as on any chip. The least noise anywhere draws all rounding behind it anew,
+            which has a power of its own, so that without rounding alone the noise of the output is in proportion.
         """
         found: dict[str, Any] = {**self.program.constants, **values}
         count = len(next(iter(values.values())))
@@ -129,32 +135,36 @@ class NoisyNetwork:
         for stage in self.program.stages[first_stage:]:
             factor = factors.get(stage.name, 0.0) if isinstance(stage, MappedLayer) else 0.0
             noisy |= factor > 0
-            if not isinstance(stage, MappedLayer) or factor <= 0:
+            if not isinstance(stage, MappedLayer) or (rounded and factor <= 0):
                 found.update(self.ideal.run_stage(stage, found, np.arange(count)))
             else:
-                value = found[stage.inputs[0]]
-                found[stage.outputs[0]] = self._run(layers[stage.name], value, factor, chip, fitted_to is not None)
+                value, number = found[stage.inputs[0]], layers[stage.name]
+                own = self._draw(number, factor, chip, fitted_to is not None) if factor > 0 else _exact(stage)
+                found[stage.outputs[0]] = self._run(number, value, own, chip, rounded)
             if isinstance(stage, MappedLayer) and noisy and fitted_to is not None:
                 output = stage.outputs[0]
                 found[output] = _calibrated(stage, fitted_to[output], found[output])
         return found
 
-    def _run(self, number: int, x: NDArray[Any], factor: float, chip: int, calibrated: bool) -> NDArray[Any]:
+    def _run(
+        self, number: int, x: NDArray[Any], copies: Sequence[_Drawn], chip: int, rounded: bool = True
+    ) -> NDArray[Any]:
+        """Output of a layer that is laid out as some copies."""
         layer = self.program.layers[number]
-        geometry = layer.geometry
-        quantized = layer.quantizer.quantize(geometry.to_channels_first(x)).astype(np.float32)
-        drawn = self._draw(number, factor, chip, calibrated)
-        largest = max(
-            replica.unrolling.matrices * replica.unrolling.rows * replica.unrolling.windows
-            for replica in layer.replicas
-        )
+        geometry, quantizer = layer.geometry, layer.quantizer
+        assert isinstance(quantizer, InputQuantizer)
+        scaled = quantizer.scaled(geometry.to_channels_first(x))
+        quantized = np.rint(scaled) if rounded else scaled
+        shapes = [own.replica.unrolling for own in copies]
+        largest = max(unrolling.matrices * unrolling.rows * unrolling.windows for unrolling in shapes)
         at_once = max(1, VECTOR_BYTES // (4 * largest))
         sums = np.zeros((len(quantized), geometry.out_channels, geometry.positions))
         rng = np.random.default_rng([chip, number, 1])
         for begin in range(0, len(quantized), at_once):
             some = slice(begin, begin + at_once)
             vectors: dict[Unrolling, Floats] = {}
-            for replica, own in zip(layer.replicas, drawn, strict=True):
+            for own in copies:
+                replica = own.replica
                 if replica.unrolling not in vectors:
                     vectors[replica.unrolling] = replica.unrolling.vectors(quantized[some])
                 cut = vectors[replica.unrolling]
@@ -195,11 +205,11 @@ class NoisyNetwork:
         """All replicas of a layer on one chip, each with errors of its own."""
         rng, root = np.random.default_rng([chip, number, 0]), np.float32(np.sqrt(factor))
         drawn = []
-        for copy in range(len(self.program.layers[number].replicas)):
+        for copy, replica in enumerate(self.program.layers[number].replicas):
             own = self._copy(number, copy)
             errors = root * (own.mean + own.sigma * rng.standard_normal(own.sigma.shape, np.float32))
             sigma = own.calibrated_sigma if calibrated else own.plain_sigma
-            drawn.append(_Drawn(own.weights + errors, root * sigma))
+            drawn.append(_Drawn(replica, own.weights + errors, root * sigma))
         return drawn
 
     def _copy(self, number: int, copy: int) -> _Copy:
@@ -232,6 +242,14 @@ def inputs_on(ideal: Emulator, images: Values) -> list[LayerInputs]:
         )
         for layer in program.layers
     ]
+
+
+def _exact(layer: MappedLayer) -> list[_Drawn]:
+    """A layer on ideal devices, one output position a step."""
+    unrolling = Unrolling.im2col(layer.geometry)
+    cut = Cut((0, unrolling.rows), (0, unrolling.columns))
+    weights = unrolling.expand(layer.integer_matrix().astype(np.float32))
+    return [_Drawn(all_windows(unrolling, cut), weights, np.zeros(weights.shape[::2], np.float32))]
 
 
 def _products(vectors: Floats, weights: Floats) -> Floats:

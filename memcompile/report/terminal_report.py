@@ -331,6 +331,9 @@ def _choice_line(facts: Facts) -> str:
     points = f"accuracy budget  {found['max_loss']:g} point{'s' * (found['max_loss'] != 1)}"
     if found["held"]:
         return f"{points}: {words}"
+    if found["shared_loss"] > found["max_loss"] / 2:
+        shared = f"{found['shared_loss']:.1f} are lost with any slices, above all to rounded inputs"
+        return f"{points} cannot be held, for {shared}: {words}"
     return f"{points} cannot be held; the least loss that was found: {words}"
 
 

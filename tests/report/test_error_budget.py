@@ -81,6 +81,44 @@ def test_run_without_noise_is_the_ideal_network(compilation: Compilation) -> Non
         np.testing.assert_allclose(almost[name], value, atol=1e-3)
 
 
+def test_without_rounding_the_bits_of_inputs_count_nothing(compilation: Compilation) -> None:
+    program, dataset = compilation.program, compilation.dataset
+    images = {name: array[:8] for name, array in dataset.inputs.items()}
+    assert all(layer.quantizer.bits == 8 and not layer.quantizer.signed for layer in program.layers)
+    coarse = {
+        layer.name: replace(
+            layer,
+            quantizer=replace(layer.quantizer, bits=4, scale=layer.quantizer.scale * 17),
+            scale=layer.scale * np.float32(17),
+        )
+        for layer in program.layers
+    }
+    stages = tuple(coarse.get(stage.name, stage) for stage in program.stages)
+    fine, same = (NoisyNetwork(one, dataset.calibration) for one in (program, replace(program, stages=stages)))
+    exact = fine.run(images, {}, 0, rounded=False)["logits"]
+    np.testing.assert_allclose(same.run(images, {}, 0, rounded=False)["logits"], exact, atol=1e-3)
+    apart = [np.abs(network.run(images, {}, 0)["logits"] - exact).max() for network in (fine, same)]
+    assert 0.001 < 5 * apart[0] < apart[1]
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_noise_is_in_proportion_where_inputs_are_not_rounded(compilation: Compilation, rounded: bool) -> None:
+    """And is not where they are: the least noise draws all rounding anew."""
+    program, dataset = compilation.program, compilation.dataset
+    images = {name: array[:IMAGES] for name, array in dataset.inputs.items()}
+    network = NoisyNetwork(program, dataset.calibration)
+    clean = network.run(images, {}, 0, rounded=rounded)["logits"]
+
+    def ratio(factor: float) -> float:
+        noisy = [network.run(images, {"C1": factor}, chip, rounded=rounded)["logits"] for chip in range(3)]
+        return sum(noise_to_signal(clean, one, 1) for one in noisy) / factor
+
+    if rounded:
+        assert ratio(1e-5) > 3 * ratio(1e-2)
+    else:
+        assert ratio(1e-5) == pytest.approx(ratio(1e-2), rel=0.1)
+
+
 def test_budget_predicts_the_loss_of_chips(compilation: Compilation) -> None:
     dataset = compilation.dataset.head(400)
     budget = error_budget(compilation.program, dataset)

@@ -10,6 +10,7 @@ it had not handed back is done anew.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import os
 import time
@@ -175,6 +176,8 @@ class Cluster:
 
     def _connected(self) -> Any:
         assert self._scheduler is not None
+        # A scheduler that went away is looked for again, or told in a message: tracebacks of Dask's own say no more.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         end = time.monotonic() + self._patience_s
         file = Path(self._scheduler)
         place = {"scheduler_file": str(file)} if file.suffix == ".json" else {"address": self._scheduler}
