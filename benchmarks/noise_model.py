@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--cifar", type=Path, help="archive with CIFAR-10 test images")
     parser.add_argument("--resnet", type=Path, help="ResNet-20 for CIFAR-10")
     parser.add_argument("--settings", type=int, default=36)
-    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--chips", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--calibrated", action="store_true", help="chips with calibrated lines")

@@ -105,8 +105,20 @@ def smoothed_loss(
     before, after
         Margins of samples on ideal devices and with noise, [M] each.
     """
-    close = np.argsort(np.abs(before), kind="stable")[: max(LEAST_CLOSE, math.ceil(CLOSE_SHARE * len(before)))]
-    moved = np.sort(after[close] - before[close])
+    close = closest(before)
+    return moved_loss(margins, np.sort(after[close] - before[close]))
+
+
+def closest(margins: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Numbers of the samples with the smallest margins, a share of them."""
+    return np.argsort(np.abs(margins), kind="stable")[: max(LEAST_CLOSE, math.ceil(CLOSE_SHARE * len(margins)))]
+
+
+def moved_loss(margins: NDArray[np.float64], moved: NDArray[np.float64]) -> tuple[float, float]:
+    """Share of right answers that are lost if each margin is moved by each of some numbers, and its standard error.
+
+    ``margins`` is [N, any], and ``moved`` [M] in rising order.
+    """
     wrong = np.searchsorted(moved, -margins, side="right") / len(moved)
     lost = (wrong - (margins <= 0)).mean(axis=1)
     return float(lost.mean()), float(lost.std() / math.sqrt(len(lost)))

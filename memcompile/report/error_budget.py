@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,8 @@ from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.noise.cause import Cause
 from memcompile.noise.layer_inputs import LayerInputs
-from memcompile.noise.loss_curve import CurveRun, LossCurve, curve_of
-from memcompile.noise.margins import as_often_wrong, class_margins, class_scores, smoothed_loss
+from memcompile.noise.loss_curve import MOST_LOST, CurveRun, LossCurve, curve_of
+from memcompile.noise.margins import as_often_wrong, class_margins, class_scores, closest, moved_loss, smoothed_loss
 from memcompile.noise.program_noise import LayerRatios, layer_ratios
 from memcompile.program.coupled_samples import program_couples_samples
 from memcompile.program.program import Program
@@ -46,17 +47,26 @@ COST_SPREAD = 0.3
 CURVE_FACTORS = (0.5, 1.0, 1.0, 2.0, 1.0) * 4
 """Factors on the power of all layers, one a run; each has a chip and, while they last, images of its own."""
 CURVE_IMAGES = (32, 128)
-"""Least and most images of a run of the curve."""
+"""Least and most images of a run of the curve, and as many whose margins are small."""
+SEEN_PRODUCTS, MOST_SEEN = 20_000_000_000, 1000
+"""Multiply-adds of the images whose margins are looked at, and these images at most."""
+BATCH = 64
+"""Images of them at once."""
+CURVE_PLACES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
+"""Noise by that of the chips at hand at which the curve is fitted."""
 CURVE_PRODUCTS = 1_000_000_000
 """Multiply-adds of a run of the curve beyond which it takes fewer images, and there are half as many runs."""
-ROUNDED_RUNS = 4
-"""One in so many runs of the curve tells the noise that rounded inputs make."""
+COUNTED = 4
+"""Factor on the images of a run where answers are counted."""
 SHARE_SPREAD = 0.3
 """Standard deviation around 1, before it is measured, of the noise that layers make together by the sum of theirs."""
 LEAST_SHARE = 0.1
 """Least such share: noise never goes away, whatever a handful of runs say."""
 INJECTED = (0.003, 0.3)
 """Noise-to-signal ratios between which a layer's noise is scaled to measure the sensitivity to it."""
+LEAST_LOSS = 0.001
+"""Share of answers below which losses on the curve are as good as none."""
+TINY = 1e-12
 FIRST_ORDER = 0.3
 """Ratio of the output above which contributions no longer add up."""
 
@@ -241,16 +251,16 @@ def _studied(
         for number, factor in enumerate(scaled):
             noisy.append(study.run(number, factor))
             advance(1)
-    margins = _pooled_margins(noisy, wrong)
+    margins = np.zeros((0, 1)) if study.margins is None else as_often_wrong(study.margins, wrong)
     runs = _curve_runs(noisy, margins)
-    curve = curve_of(runs)
+    curve = _smooth_curve(noisy, margins) if any(run.margins for run in noisy) else curve_of(runs)
     of_layers = np.array([_ratio(own, calibrated) for own in ratios])
     found = sensitivities if sensitivities is not None else np.array([item.sensitivity for item in alone])
     costs = np.array([item.cost(curve, margins) for item in alone]) if alone else np.ones(len(found))
     total, costly = float(of_layers @ found), float(of_layers @ (found * costs))
     # The cost of layers alone and that of all together tell of the same loss; each has half of the say.
-    rounding = _rounding(noisy)
-    share = _share(noisy, total) * (math.sqrt(total / costly) if costly > 0 else 1.0)
+    rounding = study.rounding if noisy else 0.0
+    share = _share(noisy, total, rounding) * (math.sqrt(total / costly) if costly > 0 else 1.0)
     images = sum(run.images for run in runs) or min(dataset.count, study.sensitivity_images)
     return study, LossModel(found * costs, curve, share, images, calibrated, tuple(runs), wrong, rounding)
 
@@ -259,12 +269,12 @@ def _studied(
 class _NoisyRun:
     """A run with noise: ratio of the outputs, loss counted in answers, margins of samples without and with noise.
 
-    All are against inputs that are not rounded; ``rounding`` is the ratio that ideal devices have, where it was seen.
+    All are against inputs that are not rounded. Samples with margins are those with small ones; ratio and count are
+    those of any ``images``.
     """
 
     factor: float
     noise: float
-    rounding: float | None
     counted: float
     images: int
     margins: tuple[NDArray[np.float64], NDArray[np.float64]] | None
@@ -304,17 +314,29 @@ class _LayerAlone:
         return math.exp(found * COST_SPREAD**2 / (COST_SPREAD**2 + unsure**2))
 
 
-def _pooled_margins(noisy: Sequence[_NoisyRun], wrong: float) -> NDArray[np.float64]:
-    """Margins on ideal devices of the samples of all runs, none where classes are not told by scores."""
-    pairs = [run.margins for run in noisy if run.margins is not None]
-    return as_often_wrong(np.concatenate([before for before, _ in pairs]), wrong) if pairs else np.zeros((0, 1))
+def _smooth_curve(noisy: Sequence[_NoisyRun], margins: NDArray[np.float64]) -> LossCurve:
+    """The curve through what noise of any power does to margins.
+
+    A margin is moved in proportion to the root of the noise, so that the moves of all runs, whatever their factor, tell
+    how those at one power are spread.
+    """
+    factors = {run.factor for run in noisy}
+    usual = {one: max(float(np.mean([run.noise for run in noisy if run.factor == one])), TINY) for one in factors}
+    pairs = [(run.margins, usual[run.factor]) for run in noisy if run.margins is not None]
+    moves = np.sort(np.concatenate([(after - before) / math.sqrt(noise) for (before, after), noise in pairs]))
+    ratios = [place * usual[min(factors, key=lambda one: abs(one - 1.0))] for place in CURVE_PLACES]
+    losses = [moved_loss(margins, math.sqrt(ratio) * moves)[0] for ratio in ratios]
+    return LossCurve.fitted(ratios, losses, [max(loss, LEAST_LOSS) ** 2 / 100 for loss in losses], MOST_LOST)
 
 
 def _curve_runs(noisy: Sequence[_NoisyRun], margins: NDArray[np.float64]) -> list[CurveRun]:
     """Losses of runs: smoothed over the samples of all of them where margins are known, else counted."""
     runs = []
     for run in noisy:
-        loss, error = (run.counted, 0.0) if run.margins is None else smoothed_loss(margins, *run.margins)
+        loss, error = run.counted, 0.0
+        if run.margins is not None:
+            before, after = run.margins
+            loss, error = moved_loss(margins, np.sort(after - before))
         runs.append(CurveRun(run.factor, run.noise, loss, run.images, error))
     return runs
 
@@ -339,8 +361,8 @@ class _Study:
         self.chips = _between(SENSITIVITY_CHIPS, images // self.sensitivity_images)
         self.curve_images = _between(CURVE_IMAGES, CURVE_PRODUCTS // self.products)
         self.runs = len(CURVE_FACTORS) // (1 if self.curve_images > CURVE_IMAGES[0] else 2)
-        some = self._images(0, self.sensitivity_images)
-        self._clean = network.run(some, {}, 0, rounded=False)
+        self._first = np.arange(min(self.sensitivity_images, dataset.count))
+        self._clean = network.run(self._images(self._first), {}, 0, rounded=False)
 
     def layer_alone(self, number: int) -> _LayerAlone:
         """Run some images with noise in one layer."""
@@ -350,7 +372,7 @@ class _Study:
         layer, clean = program.layers[number], self._clean
         factor = min(max(ratio, INJECTED[0]), INJECTED[1]) / ratio
         axis = 1 if layer.geometry.layout == "channels_first" else -1
-        before = self._margins(clean, 0, self.sensitivity_images)
+        before = self._margins(clean, self._first)
         of_layer, of_output, margins = 0.0, 0.0, []
         for chip in range(self.chips):
             found = self.network.run(
@@ -363,55 +385,104 @@ class _Study:
             )
             of_layer += noise_to_signal(clean[layer.outputs[0]], found[layer.outputs[0]], axis)
             of_output += self._noise(clean, found)
-            after = self._margins(found, 0, self.sensitivity_images)
+            after = self._margins(found, self._first)
             if before is not None and after is not None:
                 margins.append((before, after))
         return _LayerAlone(of_layer, of_output, margins)
 
     def run(self, number: int, factor: float) -> _NoisyRun:
         """Run some images with noise in all layers."""
-        network, program = self.network, self.network.program
-        count = self.curve_images
-        first = number * count % max(self.dataset.count - count + 1, 1)
-        values = self._images(first, count)
-        clean = network.run(values, {}, 0, rounded=False)
-        rounded = self._ideal_values(first, count) if number % ROUNDED_RUNS == 0 else None
+        network, program, clean, count = self.network, self.network.program, self._exact, len(self._any)
         factors = dict.fromkeys((layer.name for layer in program.layers), factor)
-        noisy = network.run(values, factors, SENSITIVITY_CHIPS[1] + number, fitted_to=self._fitted_to(clean))
-        before, after = (self._margins(values, first, count) for values in (clean, noisy))
+        values, chip = self._images(self._of_runs), SENSITIVITY_CHIPS[1] + number
+        noisy = network.run(values, factors, chip, fitted_to=self._fitted_to(clean))
+        before, after = (self._margins(self._part(one, slice(count, None)), self._close) for one in (clean, noisy))
+        clean, noisy = (self._part(one, slice(count)) for one in (clean, noisy))
         return _NoisyRun(
             factor,
             self._noise(clean, noisy),
-            None if rounded is None else self._noise(clean, rounded),
-            self._score(clean, first, count) - self._score(noisy, first, count),
-            min(count, self.dataset.count),
+            self._score(clean, self._any) - self._score(noisy, self._any),
+            count,
             None if before is None or after is None else (before, after),
         )
+
+    @cached_property
+    def rounding(self) -> float:
+        """Noise-to-signal ratio of the outputs that rounded inputs make."""
+        return self._noise(self._part(self._exact, slice(len(self._any))), self._ideal_values(self._any))
+
+    @cached_property
+    def margins(self) -> NDArray[np.float64] | None:
+        """Margins of many images where inputs are not rounded, [images]; None where classes are not told by scores."""
+        return self._seen_margins()
+
+    @cached_property
+    def _any(self) -> NDArray[np.int64]:
+        """Images of runs that tell how much noise there is, and how many answers change where there are no margins."""
+        count = self.curve_images * (COUNTED if self.margins is None else 1)
+        return np.arange(min(count, self.dataset.count))
+
+    @cached_property
+    def _close(self) -> NDArray[np.int64]:
+        """Images of runs with small margins, for those with large ones have more noise and nothing to lose."""
+        if self.margins is None:
+            return np.zeros(0, np.int64)
+        close = closest(self.margins)
+        return np.sort(np.random.default_rng(0).permutation(close)[: self.curve_images])
+
+    @property
+    def _of_runs(self) -> NDArray[np.int64]:
+        return np.concatenate([self._any, self._close])
+
+    @cached_property
+    def _exact(self) -> Mapping[str, Any]:
+        """Values of the images of runs where inputs are not rounded."""
+        return self.network.run(self._images(self._of_runs), {}, 0, rounded=False)
+
+    def _seen_margins(self) -> NDArray[np.float64] | None:
+        """Margins of many images where inputs are not rounded, [images]; None where classes are not told by scores."""
+        if self.dataset.labels is None:
+            return None
+        program = self.network.program
+        each = sum(layer.geometry.macs for layer in program.layers)
+        count = min(self.dataset.count, MOST_SEEN, max(SEEN_PRODUCTS // max(each, 1), CURVE_IMAGES[0]))
+        found = []
+        for first in range(0, count, BATCH):
+            images = np.arange(first, min(first + BATCH, count))
+            margins = self._margins(self.network.run(self._images(images), {}, 0, rounded=False), images)
+            if margins is None:
+                return None
+            found.append(margins)
+        return np.concatenate(found)
+
+    def _part(self, values: Mapping[str, Value], rows: slice) -> dict[str, Any]:
+        """Outputs of some of the images of a run."""
+        return {name: values[name][rows] for name in self.network.program.outputs}
 
     def _fitted_to(self, clean: Mapping[str, Value]) -> Mapping[str, Any] | None:
         return clean if self.calibrated else None
 
-    def _ideal_values(self, first: int, count: int) -> Mapping[str, Value]:
+    def _ideal_values(self, images: NDArray[np.int64]) -> Mapping[str, Value]:
         """Values of ideal devices; outputs alone where they are known."""
         if self._ideal is None:
-            return self.network.run(self._images(first, count), {}, 0)
-        return {name: value[first : first + count] for name, value in self._ideal.items() if value is not None}
+            return self.network.run(self._images(images), {}, 0)
+        return {name: value[images] for name, value in self._ideal.items() if value is not None}
 
-    def _margins(self, values: Mapping[str, Value], first: int, count: int) -> NDArray[np.float64] | None:
+    def _margins(self, values: Mapping[str, Value], images: NDArray[np.int64]) -> NDArray[np.float64] | None:
         if self.dataset.labels is None:
             return None
         outputs = {name: values[name] for name in self.network.program.outputs}
-        return class_margins(outputs, self.dataset.labels[first : first + count], self.names)
+        return class_margins(outputs, self.dataset.labels[images], self.names)
 
-    def _images(self, first: int, count: int) -> dict[str, NDArray[Any]]:
-        return {name: array[first : first + count] for name, array in self.dataset.inputs.items()}
+    def _images(self, images: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        return {name: array[images] for name, array in self.dataset.inputs.items()}
 
-    def _score(self, values: Mapping[str, Value], first: int, count: int) -> float:
+    def _score(self, values: Mapping[str, Value], images: NDArray[np.int64]) -> float:
         assert self.dataset.labels is not None
         some = Dataset(
             self.dataset.name,
-            self._images(first, count),
-            self.dataset.labels[first : first + count],
+            self._images(images),
+            self.dataset.labels[images],
             {},
             False,
             self.dataset.layout,
@@ -514,19 +585,12 @@ def _budget(program: Program, ratios: Sequence[LayerRatios], model: LossModel) -
     )
 
 
-def _rounding(runs: Sequence[_NoisyRun]) -> float:
-    """Noise-to-signal ratio of the outputs that rounded inputs make."""
-    seen = [run.rounding for run in runs if run.rounding is not None]
-    return float(np.mean(seen)) if seen else 0.0
-
-
-def _share(runs: Sequence[_NoisyRun], total: float) -> float:
+def _share(runs: Sequence[_NoisyRun], total: float, rounding: float) -> float:
     """Noise that all layers make together as a share of the sum of their small contributions.
 
     It is drawn towards 1 as far as the runs leave it unsure, which they do where rounded inputs make most of the noise.
     """
     small = max(1.0, min((run.factor for run in runs), default=1.0))
-    rounding = _rounding(runs)
     shares = [(run.noise - rounding) / (run.factor * total) for run in runs if run.factor <= small and total > 0]
     if len(shares) < 2:
         return 1.0

@@ -35,7 +35,7 @@ Floats = NDArray[np.float32]
 INPUT_BYTES = 200_000_000
 """Memory for the inputs of all layers on calibration images."""
 LEAST_IMAGES, MOST_IMAGES = 16, 256
-VECTOR_BYTES = 40_000_000
+VECTOR_BYTES = 4_000_000
 """Memory for the input vectors of a layer, which sets the images that are run at once."""
 ACTIVITY_VECTORS = 256
 """Input vectors that tell how many phases usually drive a line."""
@@ -158,7 +158,7 @@ class NoisyNetwork:
         shapes = [own.replica.unrolling for own in copies]
         largest = max(unrolling.matrices * unrolling.rows * unrolling.windows for unrolling in shapes)
         at_once = max(1, VECTOR_BYTES // (4 * largest))
-        sums = np.zeros((len(quantized), geometry.out_channels, geometry.positions))
+        sums = np.zeros((len(quantized), geometry.out_channels, geometry.positions), np.float32)
         rng = np.random.default_rng([chip, number, 1])
         for begin in range(0, len(quantized), at_once):
             some = slice(begin, begin + at_once)
