@@ -26,7 +26,7 @@ from memcompile.hardware.line_turns import LineTurns
 from memcompile.hardware.target import Target
 from memcompile.ir.graph import MappedLayer, TiledLayer
 from memcompile.ir.pass_manager import ProgressBar, no_progress
-from memcompile.loss_prediction import LossPredictor, Reference
+from memcompile.loss_prediction import LossPredictor, Reference, allowed_loss
 from memcompile.passes.packing.tiling import tile_limits
 from memcompile.passes.replicate import all_windows
 from memcompile.passes.search.explore_windows import option_steps
@@ -171,7 +171,7 @@ def fit_budget(
     samples = labelled(first, dataset, candidates.reference)
     predictor = predictor_of(candidates, first, dataset, samples, progress)
     search = _Search(candidates, predictor, chips)
-    allowed = predictor.allowance(points)
+    allowed = allowed_loss(points, predictor.shared_loss)
     steps, tried = first.placement.initiation_interval_steps, list[BudgetResult]()
     cheapest: tuple[int, int] | None = None
     for _ in range(1 + REPAIRS):

@@ -81,13 +81,6 @@ class LossPredictor:
         """Points that are lost with any mapping."""
         return self.model.loss_at(self.model.share * self.shared)
 
-    def allowance(self, points: float) -> float:
-        """Points to hold under a budget: the budget, or more where most of it is lost with any mapping.
-
-        A mapping may always spend a share of the budget of its own, since no slices win back what others lose.
-        """
-        return max(points, self.shared_loss + (1 - MOST_SHARED) * points)
-
     def limit(self, points: float) -> float:
         """Largest sum over layers of :meth:`option_noise` at which no more points are lost."""
         return max(self.model.limit(points) - self.shared, 0.0)
@@ -125,6 +118,14 @@ class LossPredictor:
         if key not in self._rounding:
             self._rounding[key] = rounding_ratio(self.inputs[number], layer, self._finest[number])
         return self._rounding[key]
+
+
+def allowed_loss(points: float, shared: float) -> float:
+    """Points to hold under a budget of ``points`` where ``shared`` ones are lost with any mapping.
+
+    A mapping may always spend a share of the budget of its own, since no slices win back what others lose.
+    """
+    return max(points, shared + (1 - MOST_SHARED) * points)
 
 
 def rounding_ratio(inputs: LayerInputs, layer: PairedLayer, finest: TiledLayer) -> float:

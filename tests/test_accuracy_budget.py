@@ -34,6 +34,7 @@ from memcompile.errors import UsageError
 from memcompile.hardware.target import load_target
 from memcompile.ir.graph import Graph, TiledLayer
 from memcompile.ir.pass_manager import PassContext
+from memcompile.loss_prediction import allowed_loss
 from memcompile.noise.loss_curve import LossCurve
 from memcompile.pipelines import AUTO, DEFAULT_MAX_LOSS, compile_model, default_passes
 from memcompile.program.file import encode_program, load_program
@@ -98,6 +99,14 @@ def test_the_curve_and_its_inverse(loss: float, power: float, scale: float) -> N
     model = LossModel(np.array([2.0, 1.0]), curve, 0.5, 10)
     at_limit = model.limit(100 * loss)
     assert model.loss_at(0.5 * at_limit) == pytest.approx(100 * loss, rel=1e-6)
+
+
+@given(st.floats(0.1, 5.0), st.floats(0.0, 20.0), st.floats(0.0, 20.0))
+def test_a_mapping_may_always_lose_half_of_the_budget(points: float, one: float, other: float) -> None:
+    less, more = sorted((one, other))
+    assert allowed_loss(points, 0.0) == points
+    assert allowed_loss(points, more) >= max(points, more + points / 2 - 1e-9)
+    assert 0 <= allowed_loss(points, more) - allowed_loss(points, less) <= more - less + 1e-9
 
 
 @given(st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=20), st.floats(0.1, 6.0))

@@ -205,3 +205,20 @@ def test_one_chip_has_no_spread() -> None:
     row = chip_facts(np.array([0.98]))
     assert chip_words(row, 1) == ("98.00%", "98.00%", "98.00%")
     assert chip_words(row, 2)[0] == "98.00% ± 0.00%"
+
+
+def test_a_budget_that_no_slices_hold_says_what_is_lost_with_any() -> None:
+    choice = {
+        "max_loss": 1.0,
+        "predicted_loss": 5.1,
+        "measured_losses": [4.2, 4.4],
+        "steps_without": 403,
+        "shared_loss": 4.6,
+        "held": False,
+    }
+    text = " ".join(text_of(report_facts(2, accuracy_budget=choice), Form(120)).split())
+    assert (
+        "1 point cannot be held, for 4.6 are lost with any slices, above all to rounded inputs: 5.1 predicted" in text
+    )
+    text = " ".join(text_of(report_facts(2, accuracy_budget={**choice, "shared_loss": 0.2}), Form(120)).split())
+    assert "1 point cannot be held; the least loss that was found: 5.1 predicted" in text
