@@ -140,7 +140,7 @@ def measure(
     dataset = compilation.dataset.head(min(images, compilation.dataset.count))
     outputs = Emulator.ideal(program).run(dataset.inputs)
     begin = time.process_time()
-    budget = error_budget(program, dataset, ideal=outputs, calibrated=calibrated)
+    budget = error_budget(program, dataset, calibrated=calibrated)
     seconds = time.process_time() - begin
     assert budget is not None
     ideal = score_samples(outputs, dataset)

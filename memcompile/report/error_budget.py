@@ -130,7 +130,6 @@ def error_budget(
     program: Program,
     dataset: Dataset,
     *,
-    ideal: Mapping[str, Value] | None = None,
     calibrated: bool = False,
     age: Conditions = NEW,
     sensitivities: NDArray[np.float64] | None = None,
@@ -142,8 +141,6 @@ def error_budget(
     ----------
     dataset
         Samples to predict for; its calibration samples give the moments of inputs.
-    ideal
-        Outputs of ideal devices for all samples of the data set; computed as far as needed when None.
     calibrated
         Of chips whose output lines have a scale and an offset each.
     age
@@ -154,7 +151,7 @@ def error_budget(
     if not can_predict(program, dataset):
         return None
     with one_blas_thread():
-        study, model = _studied(program, dataset, ideal, calibrated, age, progress, sensitivities)
+        study, model = _studied(program, dataset, calibrated, age, progress, sensitivities)
         ratios = [layer_ratios(program, number, own, age) for number, own in enumerate(study.network.inputs)]
         return _budget(program, ratios, model)
 
@@ -222,14 +219,13 @@ def loss_model(
     The model, and the quantised inputs of layers that ratios are computed with.
     """
     with one_blas_thread():
-        study, model = _studied(program, dataset, None, calibrated, NEW, progress, factors=factors, wrong=wrong)
+        study, model = _studied(program, dataset, calibrated, NEW, progress, factors=factors, wrong=wrong)
     return model, study.network.inputs
 
 
 def _studied(
     program: Program,
     dataset: Dataset,
-    ideal: Mapping[str, Value] | None,
     calibrated: bool,
     age: Conditions,
     progress: ProgressBar,
@@ -240,7 +236,7 @@ def _studied(
     """Measure sensitivities, unless they are known, and the curve."""
     network = NoisyNetwork(program, dataset.calibration, age)
     ratios = [layer_ratios(program, number, own, age, stand_in=True) for number, own in enumerate(network.inputs)]
-    study = _Study(network, dataset, ratios, ideal, calibrated)
+    study = _Study(network, dataset, ratios, calibrated)
     layers = range(len(program.layers) if sensitivities is None else 0)
     scaled = factors[: study.runs] if dataset.labels is not None else ()
     with progress("error budget", len(layers) + len(scaled)) as advance:
@@ -349,11 +345,9 @@ class _Study:
         network: NoisyNetwork,
         dataset: Dataset,
         ratios: Sequence[LayerRatios],
-        ideal: Mapping[str, Value] | None,
         calibrated: bool,
     ) -> None:
         self.network, self.dataset, self.ratios, self.calibrated = network, dataset, ratios, calibrated
-        self._ideal = ideal
         self.names = class_names(network.program)
         self.products = max(expanded_products(network.program), 1)
         images = SENSITIVITY_PRODUCTS // (self.products * len(network.program.layers))
@@ -392,12 +386,13 @@ class _Study:
 
     def run(self, number: int, factor: float) -> _NoisyRun:
         """Run some images with noise in all layers."""
-        network, program, clean, count = self.network, self.network.program, self._exact, len(self._any)
+        network, program, count = self.network, self.network.program, len(self._any)
         factors = dict.fromkeys((layer.name for layer in program.layers), factor)
         values, chip = self._images(self._of_runs), SENSITIVITY_CHIPS[1] + number
-        noisy = network.run(values, factors, chip, fitted_to=self._fitted_to(clean))
-        before, after = (self._margins(self._part(one, slice(count, None)), self._close) for one in (clean, noisy))
-        clean, noisy = (self._part(one, slice(count)) for one in (clean, noisy))
+        noisy = network.run(values, factors, chip, fitted_to=self._fitted_to(self._rounded))
+        close = (self._part(one, slice(count, None)) for one in (self._exact, noisy))
+        before, after = (self._margins(one, self._close) for one in close)
+        clean, noisy = (self._part(one, slice(count)) for one in (self._exact, noisy))
         return _NoisyRun(
             factor,
             self._noise(clean, noisy),
@@ -409,7 +404,8 @@ class _Study:
     @cached_property
     def rounding(self) -> float:
         """Noise-to-signal ratio of the outputs that rounded inputs make."""
-        return self._noise(self._part(self._exact, slice(len(self._any))), self._ideal_values(self._any))
+        clean, rounded = (self._part(one, slice(len(self._any))) for one in (self._exact, self._rounded))
+        return self._noise(clean, rounded)
 
     @cached_property
     def margins(self) -> NDArray[np.float64] | None:
@@ -439,6 +435,11 @@ class _Study:
         """Values of the images of runs where inputs are not rounded."""
         return self.network.run(self._images(self._of_runs), {}, 0, rounded=False)
 
+    @cached_property
+    def _rounded(self) -> Mapping[str, Any]:
+        """Values of ideal devices for the same images, which chips are calibrated to."""
+        return self.network.run(self._images(self._of_runs), {}, 0)
+
     def _seen_margins(self) -> NDArray[np.float64] | None:
         """Margins of many images where inputs are not rounded, [images]; None where classes are not told by scores."""
         if self.dataset.labels is None:
@@ -461,12 +462,6 @@ class _Study:
 
     def _fitted_to(self, clean: Mapping[str, Value]) -> Mapping[str, Any] | None:
         return clean if self.calibrated else None
-
-    def _ideal_values(self, images: NDArray[np.int64]) -> Mapping[str, Value]:
-        """Values of ideal devices; outputs alone where they are known."""
-        if self._ideal is None:
-            return self.network.run(self._images(images), {}, 0)
-        return {name: value[images] for name, value in self._ideal.items() if value is not None}
 
     def _margins(self, values: Mapping[str, Value], images: NDArray[np.int64]) -> NDArray[np.float64] | None:
         if self.dataset.labels is None:

@@ -251,9 +251,7 @@ def evaluate(
         return Evaluation(dataset.name, accuracy, None, None, currents)
     calibrated = helped > 0
     with progress(EXPLAIN_LOSS, 1):
-        causes = error_budget(
-            program, scored, ideal=ideal, calibrated=calibrated, sensitivities=sensitivities, progress=progress
-        )
+        causes = error_budget(program, scored, calibrated=calibrated, sensitivities=sensitivities, progress=progress)
     return Evaluation(dataset.name, accuracy, None, causes, currents)
 
 
