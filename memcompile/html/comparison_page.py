@@ -15,6 +15,9 @@ from memcompile.html.page import Page
 from memcompile.pictures import colour_of
 
 Facts = Mapping[str, Any]
+NO_DATA = "no data"
+OF_CONSTANTS = "/cost/"
+"""Keys of figures that take constants of the target, which not every publication gives."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,22 @@ class Row:
         return found if number and found != self.of_nothing else None
 
     def text(self, facts: Facts) -> str:
-        """The same in words."""
+        """The same in words; "no data" where the target has no constants for it."""
         value = self.value(facts)
-        return "" if value is None else FORMS[self.form](value)
+        if value is None:
+            return NO_DATA if self.key.startswith(OF_CONSTANTS) else ""
+        return FORMS[self.form](value)
 
     def best(self, programs: Sequence[Facts]) -> set[int]:
-        """Numbers of the programs that have the best figure, where figures differ and one is better than another."""
+        """Numbers of the programs that have the best figure, where figures differ and one is better than another.
+
+        None is the best where the constants of a target are not known: it may be better than all others.
+        """
         values = {number: self.value(facts) for number, facts in enumerate(programs)}
         known = {number: value for number, value in values.items() if value is not None}
         if self.more_is_better is None or len(set(known.values())) < 2:
+            return set()
+        if len(known) < len(values) and self.key.startswith(OF_CONSTANTS):
             return set()
         end = max(known.values()) if self.more_is_better else min(known.values())
         return {number for number, value in known.items() if value == end}

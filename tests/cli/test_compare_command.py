@@ -14,7 +14,7 @@ import pytest
 from memcompile.cli.main import main
 from memcompile.errors import UsageError
 from memcompile.figures import FORMS, at_key
-from memcompile.html.comparison_page import Row, comparison_page
+from memcompile.html.comparison_page import ROWS, Row, comparison_page
 from memcompile.html.numbers import typeset
 from memcompile.report.facts import program_facts
 
@@ -84,6 +84,14 @@ def test_the_best_is_found_where_figures_differ() -> None:
     assert Row("time", "/rate", "figure", False).best([{"rate": 1}, {"rate": 3}, {}]) == {0}
     assert Row("cells", "/rate", "figure").best([{"rate": 1}, {"rate": 3}]) == set()
     assert Row("bound", "/rate", "figure", of_nothing=0).text({"rate": 0}) == ""
+
+
+def test_figures_without_constants_are_not_ranked() -> None:
+    row = next(row for row in ROWS if row.title == "energy of an image")
+    known, other, unknown = ({"cost": {"energy_pj": value}} for value in (2.0, 3.0, None))
+    assert row.best([known, other]) == {0}
+    assert row.best([known, other, unknown]) == set()
+    assert row.text(unknown) == "no data"
 
 
 def test_what_cannot_be_compared_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
