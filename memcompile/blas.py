@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
+from functools import lru_cache
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 
 @contextlib.contextmanager
@@ -14,5 +16,11 @@ def one_blas_thread() -> Iterator[None]:
 
     Most products here are small, and faster so.
     """
-    with threadpool_limits(1, user_api="blas"):
+    with _libraries(len(sys.modules)).limit(limits=1, user_api="blas"):
         yield
+
+
+@lru_cache(maxsize=1)
+def _libraries(modules: int) -> ThreadpoolController:
+    """The libraries that are loaded: it takes milliseconds to find them, and only an import brings more."""
+    return ThreadpoolController()

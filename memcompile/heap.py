@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Iterator
 
 # Parameters of mallopt, from malloc.h.
@@ -12,6 +13,39 @@ LARGE_BYTES = 1 << 22
 """Blocks of this size are not kept for reuse."""
 MOST_KEPT_BYTES = 1 << 25
 """Largest block that glibc keeps for reuse once it has seen it freed; the heap's end may hold twice as much."""
+
+WORTH_BYTES = 1 << 24
+"""Growth of the process that is worth a look through the whole heap for freed memory."""
+
+
+class _Process:
+    """State of this process's heap."""
+
+    def __init__(self) -> None:
+        self.left_bytes = 0
+        """Memory in use when freed memory was last given back."""
+
+
+_process = _Process()
+
+
+def give_back_grown_memory() -> None:
+    """Return freed memory to the system if the process has grown since it last did so."""
+    used = _resident_bytes()
+    if used is not None and used - _process.left_bytes < WORTH_BYTES:
+        _process.left_bytes = min(_process.left_bytes, used)
+        return
+    give_back_memory()
+    _process.left_bytes = _resident_bytes() or 0
+
+
+def _resident_bytes() -> int | None:
+    """Bytes of memory this process has in use; None where the system does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as stream:
+            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
 
 
 def give_back_memory() -> None:

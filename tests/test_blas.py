@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from places import FIVE_LAYER_CNN as MODEL
-from threadpoolctl import threadpool_info, threadpool_limits
+import sys
+from types import ModuleType
 
+import pytest
+from places import FIVE_LAYER_CNN as MODEL
+from threadpoolctl import ThreadpoolController, threadpool_info, threadpool_limits
+
+from memcompile import blas
 from memcompile.ir.graph import Graph
 from memcompile.ir.pass_manager import PassContext
 from memcompile.pipelines import compile_model
@@ -31,3 +36,23 @@ def test_passes_run_with_one_thread_of_products() -> None:
         compile_model(MODEL, settings=("replicate.effort=fast",), instruments=[threads])
         assert blas_threads() == outside
     assert threads.seen == ({1} if outside else set())
+
+
+def test_libraries_are_looked_for_again_after_an_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+
+    def look() -> ThreadpoolController:
+        looked.append(blas_threads())
+        return ThreadpoolController()
+
+    monkeypatch.setattr(blas, "ThreadpoolController", look)
+    blas._libraries.cache_clear()
+    for _ in range(2):
+        with blas.one_blas_thread():
+            pass
+    assert len(looked) == 1
+    monkeypatch.setitem(sys.modules, "brings_a_library", ModuleType("brings_a_library"))
+    with blas.one_blas_thread():
+        pass
+    assert len(looked) == 2
+    blas._libraries.cache_clear()

@@ -31,6 +31,30 @@ def test_pages_between_blocks_in_use_are_given_back() -> None:
     assert len(blocks) == 5_000
 
 
+def test_memory_is_given_back_once_the_process_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = iter([100, 100, 109, 110, 105, 50, 59, 60, 60])
+    given: list[int] = []
+    monkeypatch.setattr(heap, "WORTH_BYTES", 10)
+    monkeypatch.setattr(heap, "_process", heap._Process())
+    monkeypatch.setattr(heap, "_resident_bytes", lambda: next(sizes))
+    monkeypatch.setattr(heap, "give_back_memory", lambda: given.append(1))
+    rounds = []
+    for _ in range(6):
+        heap.give_back_grown_memory()
+        rounds.append(len(given))
+    assert rounds == [1, 1, 2, 2, 2, 3], "at 100, not at 109, at 110; not at 50 and 59, at 60"
+
+
+def test_memory_is_given_back_where_the_system_does_not_tell_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(heap, "_resident_bytes", lambda: None)
+    monkeypatch.setattr(heap, "_process", heap._Process())
+    monkeypatch.setattr(heap, "give_back_memory", lambda: given.append(1))
+    heap.give_back_grown_memory()
+    heap.give_back_grown_memory()
+    assert len(given) == 2
+
+
 LARGE_BLOCKS = """
 from memcompile import heap
 

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from memcompile.errors import UsageError, did_you_mean
 from memcompile.hardware.target import Target
 from memcompile.hardware.target_settings import SECTIONS
-from memcompile.heap import give_back_memory
+from memcompile.heap import give_back_grown_memory
 from memcompile.ir.graph import Graph
 from memcompile.ir.pass_contract import Effort, Fidelity, Forms
 from memcompile.ir.slicing import Slicing
@@ -168,7 +168,7 @@ def run_passes(
         graph = item.run(graph, context)
         for instrument in instruments:
             instrument.after_pass(number, item.pass_name(), graph, context)
-        give_back_memory()  # of what the weights were before this pass
+        give_back_grown_memory()  # of what the weights were before this pass
     return graph
 
 
