@@ -19,6 +19,9 @@ from hypothesis import settings
 from kept import Kept
 from places import GOLDEN, REPOSITORY
 
+PLAIN_KERNELS = "plain_kernels"
+"""Name of the fixture below."""
+
 settings.register_profile("suite", deadline=None)  # a busy machine is no fault
 settings.load_profile("suite")
 
@@ -28,8 +31,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put slow tests first, so that no worker is left with one at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Put slow tests first, so that no worker is left with one at the end.
+
+    Those without compiled kernels lead: meanwhile another worker, which begins in the middle, fills Numba's cache.
+    """
+
+    def rank(item: pytest.Item) -> int:
+        return 2 if item.get_closest_marker("slow") is None else int(PLAIN_KERNELS not in item.fixturenames)
+
+    items.sort(key=rank)
+
+
+@pytest.fixture
+def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run without compiled kernels, which few tests are worth compiling for; the results are the same."""
+    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")
 
 
 @pytest.fixture(scope="session")

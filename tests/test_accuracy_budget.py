@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kept import Kept
 from models import float_model, node
 from places import FIVE_LAYER_CNN as MODEL
 
@@ -122,9 +123,9 @@ def test_corrections_change_the_sum_as_far_as_they_may(noise: list[float], facto
         assert min(factor, 4.0) - 1e-9 <= sum_changed <= max(1.0, 4.0 + 1e-9)
 
 
-def test_a_budget_is_held_on_other_chips_and_samples() -> None:
+def test_a_budget_is_held_on_other_chips_and_samples(kept: Kept) -> None:
     """The five-layer CNN loses 3 points in 43 steps; under a budget of one it takes less than the 76 of two slices."""
-    compilation = compile_model(MODEL, max_loss=1.0)
+    compilation = kept.compilation(MODEL, max_loss=AUTO)
     program, budget = compilation.program, compilation.budget
     assert budget is not None
     assert budget.held

@@ -86,7 +86,8 @@ class _Scheduler:
         steps = take_turns(self.states[state], ready)
         first = len(self.tables)
         self.tables += steps
-        self.states.append(np.sort(np.concatenate([self.states[state], *steps])))
+        # A stable sort merges what is in order already.
+        self.states.append(np.sort(np.concatenate([self.states[state], *steps]), kind="stable"))
         return tuple(range(first, len(self.tables))), len(self.states) - 1
 
 
@@ -106,8 +107,9 @@ def take_turns(busy: Steps, ready: Sequence[Steps]) -> list[Steps]:
     be read; windows that could be read first go first.
     """
     waits = np.concatenate([np.maximum.accumulate(steps) for steps in ready])
-    turns = np.concatenate([np.arange(len(steps)) for steps in ready])
-    order = np.lexsort((turns, waits))
+    order = np.arange(len(waits))
+    if len(ready) > 1:  # the windows of one tile are in order
+        order = np.lexsort((np.concatenate([np.arange(len(steps)) for steps in ready]), waits))
     # Count free steps only: the n-th is at n plus the busy ones before it.
     free = waits[order] - np.searchsorted(busy, waits[order])
     count = np.arange(len(free))

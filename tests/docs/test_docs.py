@@ -67,7 +67,7 @@ GAIN = re.compile(r"(?:(?<=, emulated )|(?<= predicted, ))-")
 """Sign of a loss that is none: chips that are right more often than ideal devices."""
 INTERVAL = re.compile(r" instead of [\d,]+$|, as without it$", re.MULTILINE)
 """Interval without the accuracy budget, which may be the same."""
-NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+NUMBER = re.compile(rf"(?:{GAIN.pattern})?\d[\d,]*(?:\.\d+)?")
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 PATH = re.compile(r"`(?P<path>(?:memcompile|passes|runtime|tests|docs|examples|benchmarks)/[\w./]*)`")
 
@@ -91,13 +91,14 @@ SCRIPTS = ("benchmarks/", "examples/")
 """Folders whose scripts write to the current folder only; those of docs would write to the repository's pages."""
 
 
-class ScriptsHere:
-    """Runs Python scripts in this process, and all else as a reader does."""
+class PythonHere:
+    """Runs Python scripts and Python blocks in this process, and commands of memcompile as a reader does."""
 
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], others: Any) -> None:
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
         self._capsys = capsys
-        self._others = others
+        self._others = pages.Processes(folder)
+        self._scope: dict[str, Any] = {"__name__": "__main__"}
 
     def command(self, command: str) -> str:
         line, wanted = pages.split_command(command)
@@ -109,7 +110,9 @@ class ScriptsHere:
         return str(pages.checked_output(line, code, wanted, *self._capsys.readouterr()))
 
     def python(self, body: str) -> str:
-        return str(self._others.python(body))
+        self._capsys.readouterr()
+        exec(compile(body, "<block>", "exec", dont_inherit=True), self._scope)
+        return self._capsys.readouterr().out
 
     def _own(self, name: str, *arguments: str) -> Callable[[], int] | None:
         """Function that runs a command in this process; None where another process has to."""
@@ -118,17 +121,8 @@ class ScriptsHere:
         return None
 
 
-class AllHere(ScriptsHere):
+class AllHere(PythonHere):
     """Runs Python scripts, memcompile's commands and Python blocks in this process; other commands get one."""
-
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        super().__init__(folder, capsys, pages.Processes(folder))
-        self._scope: dict[str, Any] = {"__name__": "__main__"}
-
-    def python(self, body: str) -> str:
-        self._capsys.readouterr()
-        exec(compile(body, "<block>", "exec", dont_inherit=True), self._scope)
-        return self._capsys.readouterr().out
 
     def _own(self, name: str, *arguments: str) -> Callable[[], int] | None:
         if name == "memcompile":
@@ -138,7 +132,7 @@ class AllHere(ScriptsHere):
 
 RUNNABLE = tuple(page for page in pages.PAGES if runnable(page))
 FIRST = REPOSITORY / "README.md"
-"""Its commands of memcompile and Python blocks run as a reader runs them, in processes."""
+"""Its commands of memcompile run as a reader runs them, in processes."""
 
 
 @pytest.mark.slow
@@ -171,10 +165,9 @@ def test_the_first_page_shows_what_its_commands_print(
     text = FIRST.read_text(encoding="utf-8")
     assert text.count("--runs 3") == 1
     once = text.replace("--runs 3", "--runs 1")  # a median of three tells a test no more
-    with pages.Processes(tmp_path) as runs:
-        for block, shown, printed in pages.outputs_of(once, ScriptsHere(tmp_path, capsys, runs)):
-            if shown is not None:
-                assert_alike(shown.body, generate.trimmed(printed), block.body, figures=True)
+    for block, shown, printed in pages.outputs_of(once, PythonHere(tmp_path, capsys)):
+        if shown is not None:
+            assert_alike(shown.body, generate.trimmed(printed), block.body, figures=True)
     committed, drawn = (description(folder / PICTURE) for folder in (REPOSITORY, tmp_path))
     assert_alike(committed, drawn, "the picture", figures=True)
 
@@ -226,8 +219,17 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         place += length + 12
 
 
+def test_python_blocks_of_a_page_share_a_process(tmp_path: Path) -> None:
+    with pages.Processes(tmp_path) as runs:
+        assert runs.python("import os\nplace, x = os.getcwd(), 3\n") == ""
+        assert runs.python("print(place)\nprint(x + 1)\n") == f"{tmp_path}\n4\n"
+
+
 def test_alike_tells_stale_output_from_rounding() -> None:
     assert_alike("44 steps, 98.37%", "44 steps, 98.24%", "ok", figures=True)
+    assert_alike("0.1 predicted, 0.2, emulated -0.1", "0.1 predicted, -0.1, emulated 0.2", "ok", figures=True)
+    with pytest.raises(AssertionError, match="shows -1"):
+        assert_alike("1.0 predicted, emulated -1.0", "1.0 predicted, emulated 1.0", "stale", figures=True)
     with pytest.raises(AssertionError, match="shows 56"):
         assert_alike("56 steps", "44 steps", "stale", figures=True)
     with pytest.raises(AssertionError, match="writes it anew"):

@@ -22,6 +22,8 @@ from memcompile.atomic import write_atomically
 from memcompile.errors import DataError, ModelError, UsageError
 from memcompile.export import backend
 
+pytestmark = pytest.mark.usefixtures("plain_kernels")
+
 # Nothing of the suite is skipped: what onnxruntime's own backend fails is the only thing not asked for.
 CHUNKS = 16
 LEAST = 1_500
@@ -84,11 +86,6 @@ def passes(test: Callable[[None], None], kind: Any) -> str | None:
     except Exception as error:  # tests fail with whatever the backend raises
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return None
-
-
-@pytest.fixture(autouse=True)
-def _plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")  # nothing here is worth compiling kernels for
 
 
 def compare(tests: dict[str, Callable[[None], None]]) -> int:

@@ -22,6 +22,8 @@ from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
 from memcompile.verify.verifier import verify_program
 
+pytestmark = pytest.mark.usefixtures("plain_kernels")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -111,8 +113,7 @@ ELSEWHERE = {
 
 
 @pytest.fixture(autouse=True)
-def _plain_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")  # nothing here is worth compiling kernels for
+def _empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 

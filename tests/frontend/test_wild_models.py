@@ -23,6 +23,8 @@ from memcompile.pipelines import compile_model, default_passes
 from memcompile.runtime.emulator import Emulator
 from memcompile.verify.interpreter import Interpreter
 
+pytestmark = pytest.mark.usefixtures("plain_kernels")
+
 # Why onnxruntime refuses them.
 REFUSED = {
     "finn_tfc_w1a1": "finn.custom_op.general",
@@ -157,10 +159,7 @@ def test_what_onnxruntime_runs_can_be_run_after_every_pass(wild: Path, name: str
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in LAYERS])
-def test_outputs_on_the_ideal_target_are_those_of_onnxruntime(
-    wild: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")  # nothing here is worth compiling kernels for
+def test_outputs_on_the_ideal_target_are_those_of_onnxruntime(wild: Path, name: str) -> None:
     settings = ("replicate.objective=arrays", "replicate.effort=fast")
     compilation = compile_model(wild / f"{name}.onnx", "ideal", settings=settings)
     feeds = compilation.dataset.first_run
@@ -180,7 +179,6 @@ def run_commands(name: str, evaluation: str, output: str = "") -> None:
 def bring(wild: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Go to an empty folder and put a model there."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")  # nothing here is worth compiling kernels for
     return lambda name: (tmp_path / f"{name}.onnx").symlink_to(wild / f"{name}.onnx")
 
 

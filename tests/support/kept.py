@@ -109,5 +109,5 @@ def _key(model: Any, target: Target | str, options: dict[str, Any]) -> object:
         hardware = load_target(target) if isinstance(target, str) else target
     except MemcompileError:
         return None
-    contents = [(str(path), Path(path).read_bytes()) for path in files]
+    contents = [(Path(path).name, Path(path).read_bytes()) for path in files]  # nothing depends on their folders
     return "compilation", contents, str(target), hardware.model_dump_json(), len(instruments), repr(asked)
