@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # The workers of a run share the cores, and idle threads of OpenBLAS, and of OpenMP in PyTorch, wait in loops. They read
@@ -18,6 +18,8 @@ import pytest
 from hypothesis import settings
 from kept import Kept
 from places import GOLDEN, REPOSITORY
+
+from memcompile.passes.placement import exchange
 
 PLAIN_KERNELS = "plain_kernels"
 """Name of the fixture below."""
@@ -46,6 +48,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run without compiled kernels, which few tests are worth compiling for; the results are the same."""
     monkeypatch.setenv("MEMCOMPILE_NUMBA", "0")
+
+
+@pytest.fixture(scope="module")
+def few_exchanges() -> Iterator[None]:
+    """Let the search for the fewest values between chips end soon, where it is not what is tested.
+
+    Not for modules that share what is ``kept`` with others.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchange, "EXCHANGES", 1_000)
+        yield
 
 
 @pytest.fixture(scope="session")

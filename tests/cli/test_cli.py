@@ -28,6 +28,8 @@ from memcompile.ir.pass_manager import Pass
 from memcompile.pipelines import default_passes
 from memcompile.program.program import Program
 
+pytestmark = pytest.mark.usefixtures("few_exchanges")
+
 Run = Callable[[str], str]
 DATA = {"x": models.images((40, 2, 6, 6), seed=81)}
 LABELS = stages.reference(models.conv_bn(), DATA)["y"].argmax(axis=1)

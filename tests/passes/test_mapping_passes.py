@@ -23,6 +23,8 @@ from memcompile.passes.solving.clock import Clock, running
 from memcompile.passes.tile_matrices import TileMatrices
 from memcompile.timing.timetable import Timetable
 
+pytestmark = pytest.mark.usefixtures("few_exchanges")
+
 FIVE_LAYERS = (conv(28, 3, 1, 8), conv(9, 3, 8, 12), dense(192, 10))
 
 

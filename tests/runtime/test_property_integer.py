@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 from models import float_model, node
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 import memcompile
 from memcompile.ir.graph import MappedLayer
 from memcompile.program.program import Program
+
+pytestmark = pytest.mark.usefixtures("few_exchanges")
 
 TARGET = """
 name = "random"

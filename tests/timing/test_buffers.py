@@ -6,6 +6,7 @@ import itertools
 
 import models
 import numpy as np
+import pytest
 from factories import make_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,8 @@ from memcompile.program.flow import program_flow
 from memcompile.timing.buffers import Buffer, buffer_sizes
 from memcompile.timing.dataflow_steps import Flow
 from memcompile.timing.timetable import Timetable
+
+pytestmark = pytest.mark.usefixtures("few_exchanges")
 
 Lives = dict[str, list[tuple[int, int]]]
 

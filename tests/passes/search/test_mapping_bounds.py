@@ -32,6 +32,8 @@ from memcompile.passes.search.problem import Bracket, LayerKind, MappingProblem
 from memcompile.passes.tile_matrices import TileMatrices
 from memcompile.verify.verifier import find_violations
 
+pytestmark = pytest.mark.usefixtures("few_exchanges")
+
 Shape = tuple[int, ...]
 """Of a value, for one image: channels first, or one vector."""
 
