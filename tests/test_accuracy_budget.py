@@ -316,8 +316,8 @@ def test_networks_whose_loss_is_unknown_are_refused(
         assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_calibration_samples_have_their_labels(tmp_path: Path) -> None:
-    program = memcompile.compile(MODEL, settings=FAST, objective="arrays")
+def test_calibration_samples_have_their_labels(kept: Kept) -> None:
+    program = kept.program(MODEL, settings=FAST)
     digits: Dataset = load_dataset(None, program.inputs)
     assert digits.calibration_labels is not None
     (images,) = digits.calibration.values()

@@ -104,7 +104,7 @@ def test_settings_of_a_target_reach_the_program(tmp_path: Path) -> None:
     settings = ["array.input_lines=128", "adc.range=fixed", "programming.sigma_polynomial_us=[0.5, 0.1]"]
     words = [word for setting in settings for word in ("--set", setting)]
     program = tmp_path / "p.mcp"
-    fast = ["--set", "replicate.effort=fast", "--no-evaluation", "--quiet", "-o", str(program)]
+    fast = ["--effort", "fast", "--max-loss", "none", "--no-evaluation", "--quiet", "-o", str(program)]
     assert main([str(MODEL), *words, *fast]) == 0
     target = load_program(program).target
     assert target.array.input_lines == 128
