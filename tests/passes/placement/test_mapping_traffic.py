@@ -72,7 +72,7 @@ def crossing_of_a_chain(graph: Graph, tiles: TileTable, chip: np.ndarray) -> int
 )
 def test_the_count_agrees_with_one_value_at_a_time(layers: list, seed: int, per_chip: int) -> None:
     target = make_target(array={"input_lines": 12, "output_lines": 32}, chip={"arrays": per_chip})
-    graph = mapped(chain(layers, target), context_of(target))
+    graph = mapped(chain(layers, target), context_of(target), Replicate(effort="fast"))
     assert graph.placement is not None
     tiles, chips = graph.placement.tiles, graph.placement.chips
     traffic = Traffic(graph, tiles)
