@@ -80,11 +80,12 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
 
 @pytest.fixture
 def compiled_once(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have commands, examples and Python blocks take what was compiled or evaluated before in the same way."""
+    """Have commands, examples and Python blocks take what was compiled and measured before in the same way."""
     for place in ("memcompile.pipelines", "memcompile.api", "memcompile.cli.main"):
         monkeypatch.setattr(f"{place}.compile_model", kept.compilation)
     for place in ("memcompile.report.evaluation", "memcompile.cli.main"):
         monkeypatch.setattr(f"{place}.evaluate", kept.evaluation)
+    monkeypatch.setattr("memcompile.accuracy_budget.loss_model", kept.loss_model)
 
 
 @pytest.fixture

@@ -18,16 +18,19 @@ from types import MappingProxyType
 from typing import Any
 
 from memcompile import pipelines
+from memcompile.data.loader import Dataset
 from memcompile.errors import MemcompileError
 from memcompile.hardware.target import Target, load_target
+from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.pipelines import Compilation
 from memcompile.program.file import encode_program
 from memcompile.program.program import Program
-from memcompile.report import evaluation
+from memcompile.report import error_budget, evaluation
+from memcompile.report.error_budget import LossModel
 from memcompile.report.evaluation import Evaluation
 from memcompile.report.explain import Explanation
 
-compile_model, evaluate = pipelines.compile_model, evaluation.evaluate
+compile_model, evaluate, loss_model = pipelines.compile_model, evaluation.evaluate, error_budget.loss_model
 """As they are, whatever a test puts in their place."""
 
 
@@ -81,6 +84,13 @@ class Kept:
     def program(self, model: Any, target: Target | str = pipelines.DEFAULT_TARGET, **options: Any) -> Program:
         """The program of :meth:`compilation`."""
         return self.compilation(model, target, **options).program
+
+    def loss_model(self, program: Program, dataset: Dataset, **options: Any) -> tuple[LossModel, list[LayerInputs]]:
+        """:func:`memcompile.report.error_budget.loss_model`, once for each program, data and options."""
+        asked = {name: value for name, value in options.items() if name != "progress"}
+        key = ("loss model", encode_program(program), dataset, asked)
+        found: tuple[LossModel, list[LayerInputs]] = self.result(key, lambda: loss_model(program, dataset, **options))
+        return found
 
     def evaluation(self, program: Program, model: Any, dataset: Any, **options: Any) -> Evaluation:
         """:func:`memcompile.report.evaluation.evaluate`, once for each program, data and options."""
