@@ -112,7 +112,7 @@ def test_fewest_arrays_takes_one_copy(layers: list[Geometry], target: Target) ->
     assert all(len(layer.replicas) == 1 for layer in mapped_layers(graph))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(geometries(), min_size=1, max_size=3), targets(), st.integers(0, 4))
 def test_latency_is_never_longer_than_with_the_other_objectives(
     layers: list[Geometry], target: Target, spare: int
@@ -176,7 +176,7 @@ def test_accuracy_is_throughput_with_one_position_a_step() -> None:
     assert accurate.placement.initiation_interval_steps == 117
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(geometries(), min_size=1, max_size=3), targets(), st.integers(0, 4))
 def test_a_search_that_is_cut_short_is_valid_and_not_better(layers: list[Geometry], target: Target, spare: int) -> None:
     one = mapped(chain(layers, target), context_of(target), Replicate(objective="arrays"))

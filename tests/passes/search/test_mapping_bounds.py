@@ -162,7 +162,7 @@ def test_no_bound_exceeds_what_any_objective_finds(graph: Graph, target: Target,
             assert certificate.bound <= min(values_of(certificate, alike), default=certificate.bound)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(networks(), small_targets, st.integers(0, 2**32 - 1))
 def test_no_numbering_of_arrays_has_less_traffic_than_the_bound(graph: Graph, target: Target, seed: int) -> None:
     context, per_chip = context_of(target), target.chip.arrays
