@@ -108,14 +108,19 @@ def _found(attempts: Sequence[Attempt], answer: Any, file: ModelFile, inputs: Ma
 
 
 def _size_names(file: ModelFile) -> dict[str, list[str]]:
-    """Names of the sizes of each input; "" where an exporter left it out or made it up."""
-    return {
-        value.name: [
+    """Names of the sizes of each input; "" where an exporter left it out or made it up.
+
+    Sizes that the input itself does not declare, but the list of values does, have no names.
+    """
+    declared = {
+        (value.name, len(value.type.tensor_type.shape.dim)): [
             "" if _MADE_UP_NAME.fullmatch(size.dim_param) else size.dim_param
             for size in value.type.tensor_type.shape.dim
         ]
         for value in file.model.graph.input
-        if value.name in file.inputs
+    }
+    return {
+        name: declared.get((name, len(kind.shape)), [""] * len(kind.shape)) for name, kind in file.inputs.items()
     }
 
 

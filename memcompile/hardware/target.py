@@ -40,6 +40,8 @@ from memcompile.hardware.target_sections import EnergySpec as EnergySpec  # noqa
 from memcompile.hardware.target_sections import FiniteFloat, NonNegativeFloat, PositiveFloat, Section, Share, fields_of
 
 MAX_TARGET_BYTES = 1_000_000
+LEAST_RANGE_SHARE = 1e-6
+"""Share of the largest current below which a single cell is beyond the range of any converter."""
 ERROR_ROOM = 1.75
 """Standard deviations of a pair's error that the default slice base leaves room for; docs/targets.md measures it."""
 
@@ -101,7 +103,7 @@ class AdcSpec(Section):
 
     bits: Annotated[int, Field(ge=1, le=16)]
     """Resolution in bits; one of them is the sign where the converter is signed."""
-    range_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    range_share: Annotated[float, Field(ge=LEAST_RANGE_SHARE, le=1)] = 1.0
     """End of range as a share of the largest possible line current; below 1 large currents saturate."""
     range: Literal["fixed", "aligned", "calibrated"] = "calibrated"
     """End of the range: at range_share; there or further, so that a code is level steps; or layer by layer.

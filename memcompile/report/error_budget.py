@@ -56,6 +56,8 @@ CURVE_PLACES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
 """Noise by that of the chips at hand at which the curve is fitted."""
 CURVE_PRODUCTS = 1_000_000_000
 """Multiply-adds of a run of the curve beyond which it takes fewer images, and there are half as many runs."""
+SETS = 3
+"""Sets of images that runs of the curve share, one after the other."""
 COUNTED = 4
 """Factor on the images of a run where answers are counted."""
 SHARE_SPREAD = 0.3
@@ -255,8 +257,8 @@ def _studied(
     costs = np.array([item.cost(curve, margins) for item in alone]) if alone else np.ones(len(found))
     total, costly = float(of_layers @ found), float(of_layers @ (found * costs))
     # The cost of layers alone and that of all together tell of the same loss; each has half of the say.
-    rounding = study.rounding if noisy else 0.0
-    share = _share(noisy, total, rounding) * (math.sqrt(total / costly) if costly > 0 else 1.0)
+    rounding = float(np.mean([run.rounding for run in noisy])) if noisy else 0.0
+    share = _share(noisy, total) * (math.sqrt(total / costly) if costly > 0 else 1.0)
     images = sum(run.images for run in runs) or min(dataset.count, study.sensitivity_images)
     return study, LossModel(found * costs, curve, share, images, calibrated, tuple(runs), wrong, rounding)
 
@@ -265,12 +267,13 @@ def _studied(
 class _NoisyRun:
     """A run with noise: ratio of the outputs, loss counted in answers, margins of samples without and with noise.
 
-    All are against inputs that are not rounded. Samples with margins are those with small ones; ratio and count are
-    those of any ``images``.
+    All are against inputs that are not rounded; ``rounding`` is the ratio that ideal devices have. Samples with margins
+    are those with small ones; ratio and count are those of any ``images``.
     """
 
     factor: float
     noise: float
+    rounding: float
     counted: float
     images: int
     margins: tuple[NDArray[np.float64], NDArray[np.float64]] | None
@@ -337,6 +340,21 @@ def _curve_runs(noisy: Sequence[_NoisyRun], margins: NDArray[np.float64]) -> lis
     return runs
 
 
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """Images of some runs, by their numbers: ``any`` ones first, then others with small margins.
+
+    ``any`` ones tell how much noise there is, and how many answers change where there are no margins; of those with
+    large margins, noise is larger and has nothing to take. ``exact`` are outputs where inputs are not rounded,
+    ``rounded`` also outputs of layers on ideal devices, which chips are calibrated to.
+    """
+
+    numbers: NDArray[np.int64]
+    any: int
+    exact: Mapping[str, Any]
+    rounded: Mapping[str, Any]
+
+
 class _Study:
     """Runs of a network with noise on ideal devices."""
 
@@ -355,8 +373,9 @@ class _Study:
         self.chips = _between(SENSITIVITY_CHIPS, images // self.sensitivity_images)
         self.curve_images = _between(CURVE_IMAGES, CURVE_PRODUCTS // self.products)
         self.runs = len(CURVE_FACTORS) // (1 if self.curve_images > CURVE_IMAGES[0] else 2)
+        self._kept: tuple[int, _Images] | None = None
         self._first = np.arange(min(self.sensitivity_images, dataset.count))
-        self._clean = network.run(self._images(self._first), {}, 0, rounded=False)
+        self._clean = network.run(self._inputs(self._first), {}, 0, rounded=False)
 
     def layer_alone(self, number: int) -> _LayerAlone:
         """Run some images with noise in one layer."""
@@ -373,7 +392,7 @@ class _Study:
                 clean,
                 {layer.name: factor},
                 chip,
-                fitted_to=self._fitted_to(clean),
+                fitted_to=clean if self.calibrated else None,
                 first_stage=program.stages.index(layer),
                 rounded=False,
             )
@@ -386,59 +405,51 @@ class _Study:
 
     def run(self, number: int, factor: float) -> _NoisyRun:
         """Run some images with noise in all layers."""
-        network, program, count = self.network, self.network.program, len(self._any)
+        network, program, images = self.network, self.network.program, self._images_of(number * SETS // self.runs)
         factors = dict.fromkeys((layer.name for layer in program.layers), factor)
-        values, chip = self._images(self._of_runs), SENSITIVITY_CHIPS[1] + number
-        noisy = network.run(values, factors, chip, fitted_to=self._fitted_to(self._rounded))
-        close = (self._part(one, slice(count, None)) for one in (self._exact, noisy))
-        before, after = (self._margins(one, self._close) for one in close)
-        clean, noisy = (self._part(one, slice(count)) for one in (self._exact, noisy))
+        fitted_to, count = (images.rounded if self.calibrated else None), images.any
+        chip = SENSITIVITY_CHIPS[1] + number
+        noisy = self._outputs(network.run(self._inputs(images.numbers), factors, chip, fitted_to=fitted_to))
+        close, ends = images.numbers[count:], (images.exact, noisy)
+        before, after = (self._margins(_rows(one, slice(count, None)), close) for one in ends)
+        clean, found = (_rows(one, slice(count)) for one in ends)
+        of_any = images.numbers[:count]
         return _NoisyRun(
             factor,
-            self._noise(clean, noisy),
-            self._score(clean, self._any) - self._score(noisy, self._any),
+            self._noise(clean, found),
+            self._noise(clean, _rows(self._outputs(images.rounded), slice(count))),
+            self._score(clean, of_any) - self._score(found, of_any),
             count,
             None if before is None or after is None else (before, after),
         )
 
-    @cached_property
-    def rounding(self) -> float:
-        """Noise-to-signal ratio of the outputs that rounded inputs make."""
-        clean, rounded = (self._part(one, slice(len(self._any))) for one in (self._exact, self._rounded))
-        return self._noise(clean, rounded)
+    def _images_of(self, number: int) -> _Images:
+        """A set of images; only the last one is kept."""
+        if self._kept is None or self._kept[0] != number:
+            self._kept = number, self._new_images(number)
+        return self._kept[1]
+
+    def _new_images(self, number: int) -> _Images:
+        count = self.curve_images * (COUNTED if self.margins is None else 1)
+        first = number * count % max(self.dataset.count - count + 1, 1)
+        any_images = np.arange(first, min(first + count, self.dataset.count))
+        close = np.zeros(0, np.int64) if self.margins is None else closest(self.margins)
+        taken = np.random.default_rng(number).permutation(len(close))[: self.curve_images]
+        numbers = np.concatenate([any_images, np.sort(close[taken])])
+        inputs, wanted = self._inputs(numbers), {layer.outputs[0] for layer in self.network.program.layers}
+        exact = self._outputs(self.network.run(inputs, {}, 0, rounded=False))
+        rounded = self.network.run(inputs, {}, 0)
+        wanted |= set(self.network.program.outputs)
+        kept = {name: value for name, value in rounded.items() if name in wanted}
+        return _Images(numbers, len(any_images), exact, kept)
 
     @cached_property
     def margins(self) -> NDArray[np.float64] | None:
         """Margins of many images where inputs are not rounded, [images]; None where classes are not told by scores."""
         return self._seen_margins()
 
-    @cached_property
-    def _any(self) -> NDArray[np.int64]:
-        """Images of runs that tell how much noise there is, and how many answers change where there are no margins."""
-        count = self.curve_images * (COUNTED if self.margins is None else 1)
-        return np.arange(min(count, self.dataset.count))
-
-    @cached_property
-    def _close(self) -> NDArray[np.int64]:
-        """Images of runs with small margins, for those with large ones have more noise and nothing to lose."""
-        if self.margins is None:
-            return np.zeros(0, np.int64)
-        close = closest(self.margins)
-        return np.sort(np.random.default_rng(0).permutation(close)[: self.curve_images])
-
-    @property
-    def _of_runs(self) -> NDArray[np.int64]:
-        return np.concatenate([self._any, self._close])
-
-    @cached_property
-    def _exact(self) -> Mapping[str, Any]:
-        """Values of the images of runs where inputs are not rounded."""
-        return self.network.run(self._images(self._of_runs), {}, 0, rounded=False)
-
-    @cached_property
-    def _rounded(self) -> Mapping[str, Any]:
-        """Values of ideal devices for the same images, which chips are calibrated to."""
-        return self.network.run(self._images(self._of_runs), {}, 0)
+    def _outputs(self, values: Mapping[str, Value]) -> dict[str, Any]:
+        return {name: values[name] for name in self.network.program.outputs}
 
     def _seen_margins(self) -> NDArray[np.float64] | None:
         """Margins of many images where inputs are not rounded, [images]; None where classes are not told by scores."""
@@ -450,39 +461,31 @@ class _Study:
         found = []
         for first in range(0, count, BATCH):
             images = np.arange(first, min(first + BATCH, count))
-            margins = self._margins(self.network.run(self._images(images), {}, 0, rounded=False), images)
+            margins = self._margins(self.network.run(self._inputs(images), {}, 0, rounded=False), images)
             if margins is None:
                 return None
             found.append(margins)
         return np.concatenate(found)
 
-    def _part(self, values: Mapping[str, Value], rows: slice) -> dict[str, Any]:
-        """Outputs of some of the images of a run."""
-        return {name: values[name][rows] for name in self.network.program.outputs}
-
-    def _fitted_to(self, clean: Mapping[str, Value]) -> Mapping[str, Any] | None:
-        return clean if self.calibrated else None
-
     def _margins(self, values: Mapping[str, Value], images: NDArray[np.int64]) -> NDArray[np.float64] | None:
         if self.dataset.labels is None:
             return None
-        outputs = {name: values[name] for name in self.network.program.outputs}
-        return class_margins(outputs, self.dataset.labels[images], self.names)
+        return class_margins(self._outputs(values), self.dataset.labels[images], self.names)
 
-    def _images(self, images: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    def _inputs(self, images: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         return {name: array[images] for name, array in self.dataset.inputs.items()}
 
     def _score(self, values: Mapping[str, Value], images: NDArray[np.int64]) -> float:
         assert self.dataset.labels is not None
         some = Dataset(
             self.dataset.name,
-            self._images(images),
+            self._inputs(images),
             self.dataset.labels[images],
             {},
             False,
             self.dataset.layout,
         )
-        return score_samples({name: values[name] for name in self.network.program.outputs}, some, self.names)
+        return score_samples(self._outputs(values), some, self.names)
 
     def _noise(self, clean: Mapping[str, Value], noisy: Mapping[str, Value]) -> float:
         return output_noise(self.network.program, clean, noisy, classes=self.dataset.labels is not None)
@@ -504,6 +507,10 @@ def output_noise(program: Program, clean: Mapping[str, Value], noisy: Mapping[st
 
 def _between(ends: tuple[int, int], number: int) -> int:
     return max(ends[0], min(ends[1], number))
+
+
+def _rows(values: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+    return {name: value[rows] for name, value in values.items()}
 
 
 def noise_to_signal(wanted: NDArray[Any], found: NDArray[Any], axis: int) -> float:
@@ -580,13 +587,13 @@ def _budget(program: Program, ratios: Sequence[LayerRatios], model: LossModel) -
     )
 
 
-def _share(runs: Sequence[_NoisyRun], total: float, rounding: float) -> float:
+def _share(runs: Sequence[_NoisyRun], total: float) -> float:
     """Noise that all layers make together as a share of the sum of their small contributions.
 
     It is drawn towards 1 as far as the runs leave it unsure, which they do where rounded inputs make most of the noise.
     """
     small = max(1.0, min((run.factor for run in runs), default=1.0))
-    shares = [(run.noise - rounding) / (run.factor * total) for run in runs if run.factor <= small and total > 0]
+    shares = [(run.noise - run.rounding) / (run.factor * total) for run in runs if run.factor <= small and total > 0]
     if len(shares) < 2:
         return 1.0
     error = float(np.var(shares, ddof=1)) / len(shares)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.errors import ProgramError, VerificationError
-from memcompile.hardware.target import Target
+from memcompile.hardware.target import LEAST_RANGE_SHARE, Target
 from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import (
     CalibratedLayer,
@@ -238,8 +238,9 @@ def _range(layer: MappedLayer, target: Target) -> Iterator[Violation]:
     if target.adc.range != "calibrated":
         limits = f"has a converter range of its own; the target's is {target.adc.range}"
         yield Violation("converter-range", layer.name, limits)
-    elif not 0 < layer.range_share <= target.adc.range_share:
-        limits = f"its converter range is {layer.range_share}; it must be above 0, at most {target.adc.range_share}"
+    elif not LEAST_RANGE_SHARE <= layer.range_share <= target.adc.range_share:
+        limits = f"its converter range is {layer.range_share}; it must be from {LEAST_RANGE_SHARE} to "
+        limits += f"{target.adc.range_share}"
         yield Violation("converter-range", layer.name, limits)
 
 

@@ -104,6 +104,18 @@ def test_directory_as_model(refuse: Refuse, tmp_path: Path) -> None:
     refuse(3, "folder.onnx", "folder.onnx is a directory")
 
 
+def test_input_without_a_type(refuse: Refuse, put: Callable[[str, Any], None]) -> None:
+    """Its sizes stand among those of values between operators."""
+    nodes = [node("Conv", "x w", "h", kernel_shape=[3, 3]), node("Relu", "h", "y")]
+    weights = {"w": dyadic(RNG, (4, 3, 3, 3))}
+    kind = (TensorProto.FLOAT, ("N", 3, 6, 6))
+    model = make(nodes, {"x": kind}, {"y": (TensorProto.FLOAT, ("N", 4, 4, 4))}, weights)
+    model.graph.input[0].ClearField("type")
+    model.graph.value_info.append(helper.make_tensor_value_info("x", *kind))
+    put("m.onnx", model)
+    refuse(3, "m.onnx", "onnxruntime cannot run m.onnx", "type information")
+
+
 def test_model_larger_than_protobuf_allows(refuse: Refuse, tmp_path: Path) -> None:
     with (tmp_path / "m.onnx").open("wb") as stream:
         stream.truncate(MAX_MODEL_BYTES + 1)

@@ -294,6 +294,7 @@ PROGRAMS: list[tuple[str, Change]] = [
     ("input-bits", stage(0, quantizer=InputQuantizer(1.0, 8, False, 2))),
     ("converter-range", stage(0, range_share=0.5)),
     ("converter-range", calibrated(0.0)),
+    ("converter-range", calibrated(1e-9)),
     ("converter-range", calibrated(0.6)),
     ("converter-range", calibrated(float("nan"))),
     ("no-overlap", tiles(pile_up)),
