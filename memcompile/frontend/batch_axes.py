@@ -119,9 +119,7 @@ def _size_names(file: ModelFile) -> dict[str, list[str]]:
         ]
         for value in file.model.graph.input
     }
-    return {
-        name: declared.get((name, len(kind.shape)), [""] * len(kind.shape)) for name, kind in file.inputs.items()
-    }
+    return {name: declared.get((name, len(kind.shape)), [""] * len(kind.shape)) for name, kind in file.inputs.items()}
 
 
 def _declared(inputs: Mapping[str, TensorType], names: Mapping[str, list[str]]) -> Iterator[Candidate]:
