@@ -86,6 +86,26 @@ def test_the_count_agrees_with_one_value_at_a_time(layers: list, seed: int, per_
     assert bound <= traffic.crossing(other) == crossing_of_a_chain(graph, tiles, other)
 
 
+def test_unequal_copies_and_tiles_are_counted_and_bounded_on_any_two_chips() -> None:
+    """Copies of four windows and of one less, of tiles with many rows and with few."""
+    target = make_target(array={"input_lines": 12, "output_lines": 16}, chip={"arrays": 10})
+    layers = [conv(3, 1, 1, 14), conv(3, 1, 14, 3)]
+    graph = mapped(chain(layers, target), context_of(target), Replicate(effort="fast"))
+    assert graph.placement is not None
+    tiles, second = graph.placement.tiles, mapped_layers(graph)[1]
+    own = tiles.layer == 1
+    assert len({len(replica.windows) for replica in second.replicas}) == 2
+    assert len(set(tiles.heights[own].tolist())) == 2
+    traffic = Traffic(graph, tiles)
+    least = traffic.further_chip()[1]
+    for split in itertools.product((0, 1), repeat=int(own.sum()) - 1):
+        chip = np.zeros(len(tiles), np.int64)
+        chip[own] = (*split, 0)
+        crossing = traffic.crossing(chip)
+        assert crossing == crossing_of_a_chain(graph, tiles, chip)
+        assert crossing >= (least if any(split) else 0)
+
+
 def test_inputs_go_only_to_chips_whose_rows_read_them() -> None:
     layers = [dense(16, 64), dense(64, 64)]
     target = make_target(chip={"arrays": 3})
