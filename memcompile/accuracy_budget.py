@@ -52,6 +52,11 @@ CLEAR_ERRORS = 1.64
 """Standard errors by which the measured mean is apart from the budget once the answer is clear: 95 % on one side."""
 CURVE_ERROR, CURVE_POINTS = 0.25, 0.05
 """Standard error of a loss that is read from the network's curve: a share of it, and points."""
+CHIP_SPREAD = 0.5
+"""Standard deviation from chip to chip, by the mean loss, that two or three chips alike cannot disprove.
+
+One chip in ten has a stuck cell where it costs most, and two in a row may well have.
+"""
 CAUTION, LEAST_FACTOR = 0.9, 0.4
 """Share of the noise of a choice above the limit that the next one gets, and the least share of it."""
 UNITS = 1_000_000
@@ -532,7 +537,8 @@ def combined_losses(
     All chips see the same samples, so that more of them hardly make what these say more certain: ``of_samples`` is the
     standard error of a chip.
     """
-    chips = float(read.std(ddof=1)) / math.sqrt(len(read)) if len(read) > 1 else float(read.mean())
+    spread = float(read.std(ddof=1)) if len(read) > 1 else float(read.mean())
+    chips = max(spread, CHIP_SPREAD * float(read.mean())) / math.sqrt(len(read))
     of_curve = math.hypot(CURVE_ERROR * float(read.mean()), chips, CURVE_POINTS)
     share = of_curve**2 / (of_curve**2 + of_samples**2)
     return share * lost + (1 - share) * read, of_samples * of_curve / math.hypot(of_samples, of_curve)
