@@ -46,7 +46,7 @@ COST_SPREAD = 0.3
 """Standard deviation of the logarithm of what noise costs by the layer that it comes from, before it is measured."""
 CURVE_FACTORS = (0.5, 1.0, 1.0, 2.0, 1.0) * 4
 """Factors on the power of all layers, one a run; each has a chip and, while they last, images of its own."""
-CURVE_IMAGES = (32, 64)
+CURVE_IMAGES = (32, 96)
 """Least and most images of a run of the curve, and as many whose margins are small."""
 SEEN_PRODUCTS, MOST_SEEN = 20_000_000_000, 1000
 """Multiply-adds of the images whose margins are looked at, and these images at most."""
