@@ -39,18 +39,26 @@ UNKNOWN: Interval = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class NetworkCurve:
-    """Loss of a network by the noise of its layers, as :class:`memcompile.report.error_budget.LossModel` has it."""
+    """Loss of a network by the noise of its layers, as :class:`memcompile.report.error_budget.LossModel` has it.
+
+    Losses are against ideal devices, whose rounded inputs make noise of their own, ``rounding``.
+    """
 
     layers: tuple[str, ...]
     sensitivities: tuple[float, ...]
     share: float
     curve: LossCurve
+    rounding: float = 0.0
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> NetworkCurve:
         """The curve of a record."""
         return cls(
-            tuple(record["layers"]), tuple(record["sensitivities"]), record["share"], LossCurve(*record["curve"])
+            tuple(record["layers"]),
+            tuple(record["sensitivities"]),
+            record["share"],
+            LossCurve(*record["curve"]),
+            record.get("rounding", 0.0),  # journals of earlier versions have none
         )
 
     def noise(self, ratios: Sequence[float]) -> float:
@@ -59,11 +67,16 @@ class NetworkCurve:
 
     def loss(self, ratios: Sequence[float]) -> float:
         """Share of answers lost at noise-to-signal ratios of layers."""
-        return self.curve(self.noise(ratios))
+        return self.lost(self.noise(ratios))
 
     def most_lost(self, ratios: Sequence[float]) -> float:
-        """The largest share that they may cost."""
-        return self.curve(self.noise(ratios) * NOISE_FACTOR)
+        """The largest share that they may cost; the least noise draws rounding anew, which may cost as much again."""
+        noise = self.noise(ratios)
+        return self.curve(self.rounding + noise * NOISE_FACTOR) if noise > 0 else 0.0
+
+    def lost(self, noise: float) -> float:
+        """Share lost at a ratio of the scores."""
+        return self.curve(self.rounding + noise) - self.curve(self.rounding)
 
 
 def predicted(ideal: float, curve: NetworkCurve, noise: Sequence[float], images: int) -> Interval:
@@ -72,7 +85,7 @@ def predicted(ideal: float, curve: NetworkCurve, noise: Sequence[float], images:
     Noise beyond first order is known to be large, and no more.
     """
     ratio = curve.noise(noise)
-    most, least = curve.most_lost(noise), curve.curve(min(ratio, FIRST_ORDER) / NOISE_FACTOR)
+    most, least = curve.most_lost(noise), curve.lost(min(ratio, FIRST_ORDER) / NOISE_FACTOR)
     margin = count_margin(changed_share(most), images)
     return max(ideal - most - margin, 0.0), min(ideal - least + margin, 1.0)
 

@@ -208,6 +208,7 @@ def _curve(study: Study, task: Task) -> list[Record]:
             "layers": [layer.name for layer in program.layers],
             "sensitivities": model.sensitivities.tolist(),
             "share": model.share,
+            "rounding": model.rounding,
             "curve": [curve.most, curve.scale, curve.power],
         }
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,14 @@ def test_a_prediction_holds_what_it_predicts() -> None:
     for noise in ([0.0, 0.0], [0.01, 0.02], [0.3, 0.5], [3.0, 9.0]):
         low, high = predicted(0.95, CURVE, noise, 500)
         assert 0 <= low <= max(0.95 - CURVE.loss(noise), 0.0) <= high <= 1
+
+
+def test_rounding_is_no_loss_but_any_noise_draws_it_anew() -> None:
+    rounded = replace(CURVE, rounding=0.1)
+    assert rounded.loss([0.0, 0.0]) == rounded.most_lost([0.0, 0.0]) == 0
+    assert CURVE.loss([0.01, 0.02]) < rounded.loss([0.01, 0.02]) < CURVE.loss([0.01, 0.12])
+    low, high = predicted(0.7, rounded, [1e-9, 1e-9], 500)
+    assert low <= 0.7 - CURVE.curve(0.1) < 0.7 < high
 
 
 def test_noise_beyond_first_order_is_only_known_to_be_large() -> None:
