@@ -13,7 +13,8 @@ LARGE_BYTES = 1 << 22
 """Blocks of this size are not kept for reuse."""
 MOST_KEPT_BYTES = 1 << 25
 """Largest block that glibc keeps for reuse once it has seen it freed; the heap's end may hold twice as much."""
-
+ADDRESS_SPACE, IN_USE = 0, 1
+"""Columns of what Linux tells of a process's memory."""
 WORTH_BYTES = 1 << 24
 """Growth of the process that is worth a look through the whole heap for freed memory."""
 
@@ -31,19 +32,19 @@ _process = _Process()
 
 def give_back_grown_memory() -> None:
     """Return freed memory to the system if the process has grown since it last did so."""
-    used = _resident_bytes()
+    used = process_bytes(IN_USE)
     if used is not None and used - _process.left_bytes < WORTH_BYTES:
         _process.left_bytes = min(_process.left_bytes, used)
         return
     give_back_memory()
-    _process.left_bytes = _resident_bytes() or 0
+    _process.left_bytes = process_bytes(IN_USE) or 0
 
 
-def _resident_bytes() -> int | None:
-    """Bytes of memory this process has in use; None where the system does not tell."""
+def process_bytes(what: int) -> int | None:
+    """Bytes of this process, ``ADDRESS_SPACE`` or ``IN_USE``; None where the system does not tell."""
     try:
         with open("/proc/self/statm", encoding="ascii") as stream:
-            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            return int(stream.read().split()[what]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return None
 

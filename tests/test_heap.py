@@ -36,7 +36,7 @@ def test_memory_is_given_back_once_the_process_has_grown(monkeypatch: pytest.Mon
     given: list[int] = []
     monkeypatch.setattr(heap, "WORTH_BYTES", 10)
     monkeypatch.setattr(heap, "_process", heap._Process())
-    monkeypatch.setattr(heap, "_resident_bytes", lambda: next(sizes))
+    monkeypatch.setattr(heap, "process_bytes", lambda what: next(sizes))
     monkeypatch.setattr(heap, "give_back_memory", lambda: given.append(1))
     rounds = []
     for _ in range(6):
@@ -47,7 +47,7 @@ def test_memory_is_given_back_once_the_process_has_grown(monkeypatch: pytest.Mon
 
 def test_memory_is_given_back_where_the_system_does_not_tell_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[int] = []
-    monkeypatch.setattr(heap, "_resident_bytes", lambda: None)
+    monkeypatch.setattr(heap, "process_bytes", lambda what: None)
     monkeypatch.setattr(heap, "_process", heap._Process())
     monkeypatch.setattr(heap, "give_back_memory", lambda: given.append(1))
     heap.give_back_grown_memory()

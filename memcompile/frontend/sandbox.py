@@ -29,6 +29,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from memcompile.heap import ADDRESS_SPACE, process_bytes
+
 GIB = 2**30
 
 
@@ -202,7 +204,7 @@ def _confine(limits: Limits) -> None:
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    held = _address_space()
+    held = process_bytes(ADDRESS_SPACE)
     if held is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         wanted = held + limits.memory_bytes
@@ -210,15 +212,6 @@ def _confine(limits: Limits) -> None:
     # If the parent is killed, nobody else ends this process.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(math.ceil(limits.seconds) + 1)
-
-
-def _address_space() -> int | None:
-    """Bytes of address space this process holds; None where the system does not tell."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as stream:
-            return int(stream.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return None
 
 
 # --- the helper --------------------------------------------------------------------------------
