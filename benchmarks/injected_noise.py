@@ -17,9 +17,9 @@ import numpy as np
 
 from memcompile.chip_calibration import Calibrator
 from memcompile.data.loader import Dataset
+from memcompile.noise.output_noise import output_noise
 from memcompile.pipelines import compile_model
 from memcompile.program.program import Program
-from memcompile.report.error_budget import output_noise
 from memcompile.report.noise_injection import NoisyNetwork
 from memcompile.report.scoring import lost_share, score_samples
 from memcompile.runtime.emulator import Emulator

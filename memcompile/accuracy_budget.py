@@ -27,13 +27,14 @@ from memcompile.hardware.target import Target
 from memcompile.ir.graph import MappedLayer, TiledLayer
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.loss_prediction import LossPredictor, Reference, allowed_loss
+from memcompile.noise.output_noise import output_noise
 from memcompile.passes.packing.tiling import tile_limits
 from memcompile.passes.replicate import all_windows
 from memcompile.passes.search.explore_windows import option_steps
 from memcompile.passes.solving import cp_sat
 from memcompile.passes.solving.solver import Solver
 from memcompile.program.program import Program
-from memcompile.report.error_budget import LossModel, can_predict, loss_model, output_noise
+from memcompile.report.error_budget import LossModel, can_predict, loss_model
 from memcompile.report.scoring import class_names, lost_share, score_samples
 from memcompile.runtime.emulator import Emulator
 
@@ -176,7 +177,8 @@ def fit_budget(
     samples = labelled(first, dataset, candidates.reference)
     predictor = predictor_of(candidates, first, dataset, samples, progress)
     search = _Search(candidates, predictor, chips)
-    allowed = allowed_loss(points, predictor.shared_loss)
+    shared = predictor.shared_loss
+    allowed = allowed_loss(points, shared)
     steps, tried = first.placement.initiation_interval_steps, list[BudgetResult]()
     cheapest: tuple[int, int] | None = None
     for _ in range(1 + REPAIRS):
@@ -186,8 +188,7 @@ def fit_budget(
             break
         measured = measured_losses(program, samples, candidates.reference, predictor.model, allowed, progress)
         lost = float(measured.mean())
-        shared, held = predictor.shared_loss, lost <= points
-        tried.append(BudgetResult(points, plans, predicted, measured, steps, shared, held, predictor.model))
+        tried.append(BudgetResult(points, plans, predicted, measured, steps, shared, lost <= points, predictor.model))
         if lost <= allowed:
             cheapest = cost
         if not plans or allowed * WORTHWHILE <= lost <= allowed:

@@ -18,10 +18,11 @@ from memcompile.frontend.values import Value
 from memcompile.ir.graph import PairedLayer, Replica, TiledLayer
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.layer_noise import LEAST_VECTORS, MappingChoice, layer_noise
+from memcompile.noise.output_noise import output_noise
 from memcompile.noise.program_noise import layer_ratios, line_weights
 from memcompile.passes.replicate import all_windows
 from memcompile.program.program import Program
-from memcompile.report.error_budget import LossModel, output_noise
+from memcompile.report.error_budget import LossModel
 from memcompile.runtime.emulator import Emulator
 
 Reference = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, Value]]

@@ -31,7 +31,8 @@ from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.noise.cause import Cause
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.loss_curve import MOST_LOST, CurveRun, LossCurve, curve_of
-from memcompile.noise.margins import as_often_wrong, class_margins, class_scores, closest, moved_loss, smoothed_loss
+from memcompile.noise.margins import as_often_wrong, class_margins, closest, moved_loss, smoothed_loss
+from memcompile.noise.output_noise import noise_to_signal, output_noise
 from memcompile.noise.program_noise import LayerRatios, layer_ratios
 from memcompile.program.coupled_samples import program_couples_samples
 from memcompile.program.program import Program
@@ -45,7 +46,7 @@ SENSITIVITY_PRODUCTS = 4_000_000_000
 COST_SPREAD = 0.3
 """Standard deviation of the logarithm of what noise costs by the layer that it comes from, before it is measured."""
 CURVE_FACTORS = (0.5, 1.0, 1.0, 2.0, 1.0) * 4
-"""Factors on the power of all layers, one a run; each has a chip and, while they last, images of its own."""
+"""Factors on the power of all layers, one a run, each with a chip of its own."""
 CURVE_IMAGES = (32, 96)
 """Least and most images of a run of the curve, and as many whose margins are small."""
 SEEN_PRODUCTS, MOST_SEEN = 20_000_000_000, 1000
@@ -256,8 +257,8 @@ def _studied(
     found = sensitivities if sensitivities is not None else np.array([item.sensitivity for item in alone])
     costs = np.array([item.cost(curve, margins) for item in alone]) if alone else np.ones(len(found))
     total, costly = float(of_layers @ found), float(of_layers @ (found * costs))
-    # The cost of layers alone and that of all together tell of the same loss; each has half of the say.
     rounding = float(np.mean([run.rounding for run in noisy])) if noisy else 0.0
+    # The cost of layers alone and that of all together tell of the same loss; each has half of the say.
     share = _share(noisy, total) * (math.sqrt(total / costly) if costly > 0 else 1.0)
     images = sum(run.images for run in runs) or min(dataset.count, study.sensitivity_images)
     return study, LossModel(found * costs, curve, share, images, calibrated, tuple(runs), wrong, rounding)
@@ -344,15 +345,17 @@ def _curve_runs(noisy: Sequence[_NoisyRun], margins: NDArray[np.float64]) -> lis
 class _Images:
     """Images of some runs, by their numbers: ``any`` ones first, then others with small margins.
 
-    ``any`` ones tell how much noise there is, and how many answers change where there are no margins; of those with
-    large margins, noise is larger and has nothing to take. ``exact`` are outputs where inputs are not rounded,
-    ``rounded`` also outputs of layers on ideal devices, which chips are calibrated to.
+    ``any`` ones tell how much noise there is, and how many answers change where there are no margins. The others tell
+    what noise does to answers: images with large margins have more noise and nothing to lose. ``exact`` are outputs
+    where inputs are not rounded, ``rounded`` outputs of the network and of its layers on ideal devices, which chips are
+    calibrated to; ``rounding`` is the ratio of one to the other.
     """
 
     numbers: NDArray[np.int64]
     any: int
     exact: Mapping[str, Any]
     rounded: Mapping[str, Any]
+    rounding: float
 
 
 class _Study:
@@ -417,7 +420,7 @@ class _Study:
         return _NoisyRun(
             factor,
             self._noise(clean, found),
-            self._noise(clean, _rows(self._outputs(images.rounded), slice(count))),
+            images.rounding,
             self._score(clean, of_any) - self._score(found, of_any),
             count,
             None if before is None or after is None else (before, after),
@@ -436,22 +439,18 @@ class _Study:
         close = np.zeros(0, np.int64) if self.margins is None else closest(self.margins)
         taken = np.random.default_rng(number).permutation(len(close))[: self.curve_images]
         numbers = np.concatenate([any_images, np.sort(close[taken])])
-        inputs, wanted = self._inputs(numbers), {layer.outputs[0] for layer in self.network.program.layers}
+        inputs, program = self._inputs(numbers), self.network.program
         exact = self._outputs(self.network.run(inputs, {}, 0, rounded=False))
-        rounded = self.network.run(inputs, {}, 0)
-        wanted |= set(self.network.program.outputs)
-        kept = {name: value for name, value in rounded.items() if name in wanted}
-        return _Images(numbers, len(any_images), exact, kept)
-
-    @cached_property
-    def margins(self) -> NDArray[np.float64] | None:
-        """Margins of many images where inputs are not rounded, [images]; None where classes are not told by scores."""
-        return self._seen_margins()
+        values = self.network.run(inputs, {}, 0)
+        rounded = {name: values[name] for name in (*program.outputs, *(layer.outputs[0] for layer in program.layers))}
+        of_any = (_rows(self._outputs(one), slice(len(any_images))) for one in (exact, rounded))
+        return _Images(numbers, len(any_images), exact, rounded, self._noise(*of_any))
 
     def _outputs(self, values: Mapping[str, Value]) -> dict[str, Any]:
         return {name: values[name] for name in self.network.program.outputs}
 
-    def _seen_margins(self) -> NDArray[np.float64] | None:
+    @cached_property
+    def margins(self) -> NDArray[np.float64] | None:
         """Margins of many images where inputs are not rounded, [images]; None where classes are not told by scores."""
         if self.dataset.labels is None:
             return None
@@ -491,34 +490,12 @@ class _Study:
         return output_noise(self.network.program, clean, noisy, classes=self.dataset.labels is not None)
 
 
-def output_noise(program: Program, clean: Mapping[str, Value], noisy: Mapping[str, Value], *, classes: bool) -> float:
-    """Noise-to-signal ratio of a network's outputs; of scores that name ``classes``, of their differences."""
-    total, count = 0.0, 0
-    for name in program.outputs:
-        wanted, found = clean[name], noisy[name]
-        if not isinstance(wanted, np.ndarray) or wanted.dtype.kind != "f" or wanted.ndim < 2:
-            continue
-        if classes:
-            wanted, found = class_scores(wanted), class_scores(found)
-        total += noise_to_signal(wanted, found, 1)
-        count += 1
-    return total / count if count else 0.0
-
-
 def _between(ends: tuple[int, int], number: int) -> int:
     return max(ends[0], min(ends[1], number))
 
 
 def _rows(values: Mapping[str, Any], rows: slice) -> dict[str, Any]:
     return {name: value[rows] for name, value in values.items()}
-
-
-def noise_to_signal(wanted: NDArray[Any], found: NDArray[Any], axis: int) -> float:
-    """Power of a difference over the variance of what is wanted, summed over channels along an axis."""
-    wanted = np.moveaxis(wanted, axis, -1).reshape(-1, wanted.shape[axis]).astype(np.float64)
-    found = np.moveaxis(found, axis, -1).reshape(wanted.shape)
-    signal = float(wanted.var(axis=0).sum())
-    return float(np.square(found - wanted).mean(axis=0).sum()) / signal if signal > 0 else 0.0
 
 
 def expanded_products(program: Program) -> int:

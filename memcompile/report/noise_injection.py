@@ -146,9 +146,7 @@ class NoisyNetwork:
                 found[output] = _calibrated(stage, fitted_to[output], found[output])
         return found
 
-    def _run(
-        self, number: int, x: NDArray[Any], copies: Sequence[_Drawn], chip: int, rounded: bool = True
-    ) -> NDArray[Any]:
+    def _run(self, number: int, x: NDArray[Any], copies: Sequence[_Drawn], chip: int, rounded: bool) -> NDArray[Any]:
         """Output of a layer that is laid out as some copies."""
         layer = self.program.layers[number]
         geometry, quantizer = layer.geometry, layer.quantizer

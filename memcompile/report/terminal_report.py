@@ -333,8 +333,8 @@ def _choice_line(facts: Facts) -> str:
         return f"{points}: {words}"
     if found["shared_loss"] > found["max_loss"] / 2:
         shared = (
-            f"{found['shared_loss']:.1f} are lost with any slices, above all to inputs rounded to fewer bits than it "
-            "was trained with"
+            f"{found['shared_loss']:.1f} are lost with any slices, above all to inputs rounded to fewer bits than the "
+            "network was trained with"
         )
         return f"{points} cannot be held, for {shared}: {words}"
     return f"{points} cannot be held; the least loss that was found: {words}"

@@ -218,7 +218,7 @@ def test_a_budget_that_no_slices_hold_says_what_is_lost_with_any() -> None:
     }
     text = " ".join(text_of(report_facts(2, accuracy_budget=choice), Form(120)).split())
     assert "1 point cannot be held, for 4.6 are lost with any slices, above all to inputs rounded to fewer bits" in text
-    assert "than it was trained with: 5.1 predicted" in text
+    assert "than the network was trained with: 5.1 predicted" in text
     other = {**choice, "shared_loss": 0.2}
     text = " ".join(text_of(report_facts(2, accuracy_budget=other), Form(120)).split())
     assert "1 point cannot be held; the least loss that was found: 5.1 predicted" in text
