@@ -7,6 +7,8 @@ less of its range, and on coarse converters nothing in the end.
 
 A mapping may have hundreds of replicas, and a line then sees one sample an image, or never anything but zero. So slopes
 and rests of lines are drawn towards the mean of their channel, and channels towards 1 and 0, by empirical Bayes.
+Slopes of all lines of a layer are taken to spread alike, and rests in proportion to what their channel carries: channels
+have digital scales of their own.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ LEAST_CORRELATION = 0.5
 VARIES = 1e-12
 """Variance of a reference, in squares of its mean, below which it is constant but for rounding."""
 TINY = 1e-30
+NEWTON_STEPS, NEWTON_CLOSE = 60, 1e-9
+"""Steps of Newton's method at most, and share of the sum that is close enough."""
 BLOCK_BYTES = 1 << 18
 """Memory for the terms of a sum at once."""
 
@@ -63,6 +67,14 @@ class LineMoments:
         drowned: NDArray[np.bool_] = both <= LEAST_CORRELATION * np.sqrt(own * other)
         return drowned
 
+    @property
+    def size(self) -> NDArray[np.float64]:
+        """Standard deviation of what a channel carries, the mean over its lines, [out_channels]; 1 where it is zero."""
+        variance = np.maximum(self.reference_variance, self.measured_variance)
+        mean = (self.samples * variance).sum(axis=0) / np.maximum(self.samples.sum(axis=0), 1.0)
+        size: NDArray[np.float64] = np.where(mean > 0, np.sqrt(mean), 1.0)
+        return size
+
     def noise(self, slope: NDArray[np.float64]) -> NDArray[np.float64]:
         """Variance of what slopes do not explain, the mean over the lines of each channel, [out_channels]."""
         rest = self.measured_variance - 2 * slope * self.covariance + slope**2 * self.reference_variance
@@ -104,16 +116,18 @@ def corrections_of(found: LineMoments, *, scales: bool = True) -> tuple[NDArray[
         certainty = found.samples * np.where(varies, found.reference_variance, 0.0)
         slope = shrunk(slope, certainty / np.maximum(found.noise(slope), TINY), around=1.0)
         slope = np.where(found.drowned | (slope <= 0.0), 1.0, slope)
-    rest = found.measured - slope * found.reference
-    rest = shrunk(rest, found.samples / np.maximum(found.noise(slope), TINY), around=0.0)
+    unit = found.size
+    rest = (found.measured - slope * found.reference) / unit
+    rest = unit * shrunk(rest, found.samples * unit**2 / np.maximum(found.noise(slope), TINY), around=0.0)
     return 1.0 / slope, -rest / slope
 
 
 def shrunk(found: NDArray[np.float64], weight: NDArray[np.float64], around: float) -> NDArray[np.float64]:
     """Estimates of lines drawn towards their channel's mean, and these towards a value, as far as they are unsure.
 
-    Empirical Bayes with the moment estimate of DerSimonian and Laird (Controlled Clinical Trials 7, 177, 1986): the
-    variance between true values is what estimates spread beyond their own errors.
+    Empirical Bayes with the moment estimate of Paule and Mandel (Journal of Research of the National Bureau of Standards
+    87, 377, 1982): the variance between true values is that with which estimates spread as far as they should. Unlike
+    the estimate by weighted squares it does not hang on those that are sure, such as lines that hardly carry anything.
 
     Parameters
     ----------
@@ -132,9 +146,23 @@ def shrunk(found: NDArray[np.float64], weight: NDArray[np.float64], around: floa
 
 
 def _excess(weight: NDArray[np.float64], apart: NDArray[np.float64], means: int) -> float:
-    """Variance between true values so far from ``means`` fitted means, beyond that of their errors."""
-    free = int((weight > 0).sum()) - means
-    return max(0.0, float((weight * apart**2).sum()) - free) / max(float(weight.sum()), TINY)
+    """Variance between true values so far from ``means`` fitted means, beyond that of their errors.
+
+    The sum of squares over variances falls with the variance between, and bends upwards: Newton's method from below,
+    where one estimate alone would do, rises to where it is the number of free estimates.
+    """
+    known = weight > 0
+    free, errors, squares = int(known.sum()) - means, 1.0 / weight[known], np.square(apart[known])
+    if free <= 0:
+        return 0.0
+    between = max(0.0, float((squares / free - errors).max()))
+    for _ in range(NEWTON_STEPS):
+        terms = squares / (between + errors)
+        excess = float(terms.sum()) - free
+        if excess <= NEWTON_CLOSE * free:
+            break
+        between += excess / float((terms / (between + errors)).sum())
+    return between
 
 
 def _drawn(apart: NDArray[np.float64], weight: NDArray[np.float64], between: float) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from memcompile.runtime.training.line_fit import LineMoments, corrections_of, shrunk
+from memcompile.runtime.training.line_fit import LineMoments, _excess, corrections_of, shrunk
 
 PLACE = np.array([0, 1, 2, 2, 1, 0])
 
@@ -76,6 +76,38 @@ def test_a_drowned_channel_keeps_its_gain(slope: float) -> None:
     reference, measured = lines(rng, 50, np.full((3, 2), slope), np.zeros((3, 2)), 10.0)
     gain, _ = corrections_of(LineMoments.of([(reference, measured)], PLACE, 3))
     assert (gain == 1).all()
+
+
+@pytest.mark.parametrize("small", [1e-3, 1e-9])
+def test_a_channel_that_hardly_carries_anything_says_nothing_of_the_others(small: float) -> None:
+    """Its estimates are sure and close to each other, and its rests small: digital scales differ by channel."""
+    rng = np.random.default_rng(7)
+    slope, rest = rng.uniform(0.8, 1.2, (3, 8)), rng.normal(0, 0.5, (3, 8))
+    reference, measured = lines(rng, 400, slope, rest, 0.2)
+    quiet = np.concatenate([np.full((3, 1), 1.0), slope], axis=1), np.concatenate([np.zeros((3, 1)), rest], axis=1)
+    scale = np.array([small, *np.ones(8)])
+    wide, seen = lines(rng, 400, quiet[0], quiet[1], 0.2)
+    seen[..., 0] = wide[..., 0] + 1e-6 * rng.normal(size=wide.shape[:2])
+    for pair in ((reference, measured), (wide * scale, seen * scale)):
+        gain, offset = corrections_of(LineMoments.of([pair], PLACE, 3))
+        y, x = (part[..., -8:] for part in pair)
+        left = x * gain[PLACE][:, -8:] + offset[PLACE][:, -8:] - y
+        assert left.std() < 1.3 * 0.2
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32), st.integers(2, 5), st.integers(3, 8), st.floats(0.0, 4.0))
+def test_the_spread_between_lines_is_found(seed: int, places: int, channels: int, between: float) -> None:
+    """At the variance that is found, estimates spread as far as they should; 0 where they spread less."""
+    rng = np.random.default_rng(seed)
+    weight = rng.uniform(0.1, 1e6, (places, channels))
+    apart = rng.normal(size=weight.shape) * np.sqrt(between + 1 / weight)
+    found = _excess(weight, apart, channels)
+    free = weight.size - channels
+    if found > 0:
+        assert float((apart**2 / (found + 1 / weight)).sum()) == pytest.approx(free, rel=1e-6)
+    else:
+        assert float((apart**2 * weight).sum()) <= free * (1 + 1e-6)
 
 
 @settings(max_examples=50, deadline=None)
