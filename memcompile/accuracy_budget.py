@@ -1,7 +1,8 @@
 """Mapping under an accuracy budget: slices and windows layer by layer, as cheap as a predicted loss allows.
 
 A layer with one more slice has less noise and takes more cells; without parallel windows it has less noise and takes
-more steps. Noise of layers adds up at the network's output (:mod:`memcompile.report.error_budget`), so that the
+more steps. Writing the worst pairs again takes neither, so that cells are written again where the mapping is cheaper
+with it. Noise of layers adds up at the network's output (:mod:`memcompile.report.error_budget`), so that the
 cheapest choice within a budget is a multiple-choice knapsack: one option a layer, the sum of noise below a limit, the
 sum of costs least. The network is mapped with the choice, the loss is predicted anew with the windows that the search
 of the mapping found, and then measured on emulated, calibrated chips, one after the other until the answer is clear.
@@ -14,6 +15,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -74,6 +76,8 @@ LEAST_SAMPLES = 100
 """Samples for calibration below which a point of loss is less than one of them."""
 CONVERSIONS = 4_000_000_000
 """Converter outputs that the samples of one chip may take."""
+WRITE_AGAIN_SHARE = 1.0
+"""Corrections of a weight on average where writing again makes the mapping cheaper."""
 CHIP_SEEDS = 1 << 40
 """First seed of the chips that choices are measured on: none that a report emulates."""
 
@@ -116,11 +120,12 @@ class BudgetResult:
     Losses are those against the float network. ``measured`` is that of each emulated chip on calibration samples;
     ``steps_without`` the interval of the mapping that asks nothing of accuracy, and ``shared_loss`` what any mapping is
     predicted to lose, such as by rounded inputs. ``held`` says whether the mean of the chips is within the budget.
-    ``model`` is what was measured of the network.
+    ``target`` says how often cells are written; ``model`` is what was measured of the network.
     """
 
     points: float
     plans: Plans
+    target: Target
     predicted: float
     measured: NDArray[np.float64]
     steps_without: int
@@ -184,11 +189,16 @@ def fit_budget(
     for _ in range(1 + REPAIRS):
         plans, program, predicted = search.within(allowed)
         cost = program.placement.chips, program.placement.initiation_interval_steps
-        if any(item.plans == plans for item in tried) or (cheapest is not None and cost >= cheapest):
+        known = any(item.plans == plans and item.target == program.target for item in tried)
+        if known or (cheapest is not None and cost >= cheapest):
             break
         measured = measured_losses(program, samples, candidates.reference, predictor.model, allowed, progress)
         lost = float(measured.mean())
-        tried.append(BudgetResult(points, plans, predicted, measured, steps, shared, lost <= points, predictor.model))
+        tried.append(
+            BudgetResult(
+                points, plans, program.target, predicted, measured, steps, shared, lost <= points, predictor.model
+            )
+        )
         if lost <= allowed:
             cheapest = cost
         if not plans or allowed * WORTHWHILE <= lost <= allowed:
@@ -286,25 +296,27 @@ class _Search:
         predictor: LossPredictor,
         chips: int | None,
     ) -> None:
-        self.candidates, self.predictor, self.first = candidates, predictor, predictor.first
-        self.target, self.chips = self.first.target, chips
+        self.candidates, self.first, self.chips = candidates, predictor.first, chips
         self.filled = 1.0
-        self._options = layer_options(candidates, predictor)
+        self.writings = [_Writing(candidates, predictor.on(target)) for target in writings(predictor.first.target)]
+        self.writing = self.writings[0]
 
     def within(self, points: float) -> tuple[Plans, Program, float]:
         """Plans that are predicted to lose no more than a budget, their mapping, and its predicted loss.
 
-        The limit is tightened while the windows of the mapping bring more noise than the knapsack expected, and the
-        cells that it deals out are fewer where tiles did not fill the chips as it took them to.
+        Cells are written again only where that changes the plans. The limit is tightened while the windows of the
+        mapping bring more noise than the knapsack expected, and the cells that it deals out are fewer where tiles did
+        not fill the chips as it took them to.
         """
         found: tuple[Plans, Program, float] | None = None
+        self.writing = self._chosen_writing(points)
         limit = self.predictor.limit(points)
         for _ in range(PREDICTIONS):
             plans = self._knapsack(limit)
             if found is not None and plans == found[0]:
                 break
             try:
-                program = self.candidates.mapped(plans)
+                program = replace(self.candidates.mapped(plans), target=self.target)
             except CapacityError:
                 self.filled *= LESS_FILLED
                 continue
@@ -315,8 +327,29 @@ class _Search:
                 break
             limit = self.tightened(plans, CAUTION * self.predictor.limit(points) / self.predictor.limit(predicted))
         if found is None:
-            return {}, self.first, self.predictor.loss(self.first)
+            first = replace(self.first, target=self.target)
+            return {}, first, self.predictor.loss(first)
         return found
+
+    @property
+    def predictor(self) -> LossPredictor:
+        """Predicts losses of cells as they are written."""
+        return self.writing.predictor
+
+    @property
+    def target(self) -> Target:
+        """The target with cells as they are written."""
+        return self.predictor.first.target
+
+    def _chosen_writing(self, points: float) -> _Writing:
+        """The first way to write cells that has the plans of the last one, the quietest."""
+        plans = []
+        for writing in self.writings:
+            self.writing = writing
+            plans.append(self._knapsack(self.predictor.limit(points)))
+            if len(plans) == 1 and plans[0] == self._knapsack(math.inf):
+                break
+        return self.writings[plans.index(plans[-1])]
 
     def tightened(self, plans: Plans, factor: float) -> float:
         """The limit at which plans make less noise by a factor, of which they can change their own part only."""
@@ -330,18 +363,15 @@ class _Search:
         if own.sum() <= 0 or not 0 < expected < math.inf:
             return
         factors = layer_corrections(own, (model.limit(measured) - shared) / expected)
-        self.predictor.correct(factors)
-        self._options = [
-            tuple(replace(option, noise=option.noise * float(factor)) for option in options)
-            for options, factor in zip(self._options, factors, strict=True)
-        ]
+        for writing in self.writings:
+            writing.correct(factors)
 
     def _noise(self, plans: Plans) -> NDArray[np.float64]:
         """Noise of the layers of plans, [layers]."""
         return np.array(
             [
                 next(option.noise for option in options if option.plan == plans[layer.name])
-                for layer, options in zip(self.first.layers, self._options, strict=True)
+                for layer, options in zip(self.first.layers, self.writing.options, strict=True)
             ]
         )
 
@@ -351,15 +381,49 @@ class _Search:
         Chips come first unless their number is given, then steps, then cells: no interval is shorter than the steps of
         arrays and of cells, shared evenly by those there are.
         """
-        chips, chip_cells = self.chips, self.target.chip.arrays * self.target.array.cells
+        chips, options = self.chips, self.writing.options
+        chip_cells = self.target.chip.arrays * self.target.array.cells
         if chips is None:
-            fewest = pick_options(self._options, limit, self.target)
-            cells = sum(own[pick].cells for own, pick in zip(self._options, fewest, strict=True))
+            fewest = pick_options(options, limit, self.target)
+            cells = sum(own[pick].cells for own, pick in zip(options, fewest, strict=True))
             chips = max(1, math.ceil(cells / chip_cells))
-        picks = pick_options(self._options, limit, self.target, chips, self.filled)
-        return {
-            layer.name: own[pick].plan for layer, own, pick in zip(self.first.layers, self._options, picks, strict=True)
-        }
+        picks = pick_options(options, limit, self.target, chips, self.filled)
+        return {layer.name: own[pick].plan for layer, own, pick in zip(self.first.layers, options, picks, strict=True)}
+
+
+class _Writing:
+    """Options of layers on cells that are written in one way."""
+
+    def __init__(self, candidates: Candidates, predictor: LossPredictor) -> None:
+        self.predictor = predictor
+        self._candidates, self._factors = candidates, np.ones(len(predictor.first.layers))
+
+    @cached_property
+    def _measured(self) -> list[tuple[LayerOption, ...]]:
+        return layer_options(self._candidates, self.predictor)
+
+    @property
+    def options(self) -> list[tuple[LayerOption, ...]]:
+        """Options of each layer, with what was learned of its noise."""
+        return [
+            tuple(replace(option, noise=option.noise * float(factor)) for option in own)
+            for own, factor in zip(self._measured, self._factors, strict=True)
+        ]
+
+    def correct(self, factors: NDArray[np.float64]) -> None:
+        """Multiply the noise of layers by what a measurement told, [layers]."""
+        if "_measured" in self.__dict__:
+            self._factors = self._factors * factors
+        self.predictor.correct(factors)
+
+
+def writings(target: Target) -> list[Target]:
+    """Ways to write the cells of a target, the quietest last: as it says, and with the worst pairs written again."""
+    if not target.can_write_again or target.programming.write_again_share >= WRITE_AGAIN_SHARE:
+        return [target]
+    again = target.programming.model_copy(update={"write_again_share": WRITE_AGAIN_SHARE})
+    sources = {**target.sources, "programming.write_again_share": "chosen under the accuracy budget"}
+    return [target, target.model_copy(update={"programming": again, "sources": sources})]
 
 
 def layer_corrections(noise: NDArray[np.float64], factor: float) -> NDArray[np.float64]:

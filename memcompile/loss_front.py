@@ -3,18 +3,27 @@
 The choices are those of :mod:`memcompile.accuracy_budget`, slices and windows of each layer. From the noise of the
 mapping without a budget down to the least there is, the cheapest choice within a limit of noise is found by the same
 knapsack, for limits one below the other. Each is mapped, and its loss is predicted with the windows that the search
-found; what another one beats is left out. Nothing is measured on emulated chips.
+found; what another one beats is left out. Where cells can be written again, that is done to all mappings but the first,
+since it takes neither steps nor cells. Nothing is measured on emulated chips.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from memcompile.accuracy_budget import Candidates, LayerOption, labelled, layer_options, pick_options, predictor_of
+from memcompile.accuracy_budget import (
+    Candidates,
+    LayerOption,
+    labelled,
+    layer_options,
+    pick_options,
+    predictor_of,
+    writings,
+)
 from memcompile.data.loader import Dataset
 from memcompile.errors import CapacityError
 from memcompile.ir.pass_manager import ProgressBar, no_progress
@@ -35,7 +44,8 @@ class FrontMapping:
     """A mapping, what it costs, and the points that it is predicted to lose against the float network.
 
     ``slices`` are those of each layer by name, and layers of ``one_position`` get no parallel windows, though they
-    could. ``uncertainty`` is the standard error of the prediction.
+    could; ``write_again_share`` are corrections of a pair of cells on average. ``uncertainty`` is the standard error of
+    the prediction.
     """
 
     slices: Mapping[str, int]
@@ -45,14 +55,16 @@ class FrontMapping:
     cells: int
     steps: int
     latency_steps: int
+    write_again_share: float
     loss: float
     uncertainty: float
 
-    def cost(self, objective: str) -> tuple[int, ...]:
+    def cost(self, objective: str) -> tuple[float, ...]:
         """Cost in the order that counts: chips, what the mapping was made for, then the rest."""
         if objective == "arrays":
-            return self.arrays, self.steps
-        return self.chips, self.latency_steps if objective == "latency" else self.steps, self.arrays
+            return self.arrays, self.steps, self.write_again_share
+        steps = self.latency_steps if objective == "latency" else self.steps
+        return self.chips, steps, self.arrays, self.write_again_share
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +105,12 @@ def loss_front(
     windowed = {layer.name for layer in first.layers if any(one.unrolling.window_outputs > 1 for one in layer.replicas)}
     samples = labelled(first, dataset, candidates.reference)
     predictor = predictor_of(candidates, first, dataset, samples, progress)
-    options = layer_options(candidates, predictor)
     found = [_mapping(first, (), predictor)]
+    *_, target = writings(first.target)
+    if target != first.target:
+        predictor = predictor.on(target)
+        found.append(_mapping(predictor.first, (), predictor))
+    options = layer_options(candidates, predictor)
     noise = float(sum(max(own, key=lambda option: option.noise).noise for own in options))
     least = float(sum(min(own, key=lambda option: option.noise).noise for own in options))
     with progress("mapping the front", MOST_MAPPINGS) as advance:
@@ -106,7 +122,7 @@ def loss_front(
             noise = _total(options, picks) * LESS
             plans = {layer.name: own[pick].plan for layer, own, pick in zip(first.layers, options, picks, strict=True)}
             try:
-                program = candidates.mapped(plans)
+                program = replace(candidates.mapped(plans), target=target)
             except CapacityError:
                 continue  # by cells it would fit, but its tiles do not
             given_up = tuple(name for name, plan in plans.items() if name in windowed and not plan.windows)
@@ -158,6 +174,7 @@ def _mapping(program: Program, one_position: tuple[str, ...], predictor: LossPre
         cells=program.cells_used,
         steps=placement.initiation_interval_steps,
         latency_steps=placement.latency_steps,
+        write_again_share=program.target.programming.write_again_share,
         loss=predictor.loss(program),
         uncertainty=predictor.uncertainty(program),
     )

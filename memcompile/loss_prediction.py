@@ -7,7 +7,9 @@ ideal devices, such as that of quantised inputs, is the same for all mappings, a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from memcompile.data.loader import Dataset
 from memcompile.frontend.values import Value
+from memcompile.hardware.target import Target
 from memcompile.ir.graph import PairedLayer, Replica, TiledLayer
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.layer_noise import LEAST_VECTORS, MappingChoice, layer_noise
@@ -85,6 +88,12 @@ class LossPredictor:
     def limit(self, points: float) -> float:
         """Largest sum over layers of :meth:`option_noise` at which no more points are lost."""
         return max(self.model.limit(points) - self.shared, 0.0)
+
+    def on(self, target: Target) -> LossPredictor:
+        """The same network on cells that are written in another way."""
+        found = copy.copy(self)
+        found.first = replace(self.first, target=target)
+        return found
 
     def correct(self, factors: NDArray[np.float64]) -> None:
         """Multiply the sensitivity to each layer by what was learned of it, [layers]."""

@@ -291,6 +291,8 @@ def compile_source(  # noqa: PLR0913 - its options are those of compile_model
     options.update({f"windows of {name}": False for name in sorted(context.one_position)})
     if budget is not None:
         options["max_loss"] = budget.points
+        if context.target != hardware:
+            options["write_again_share"] = context.target.programming.write_again_share
     if time_limit_s < math.inf:
         options["time_limit_s"] = time_limit_s
     if passes is not None:
@@ -373,12 +375,13 @@ def _within_budget(
     """
     mappings = _Mappings(graph, pipeline, context, reference)
     plans: Plans = {}
-    result = None
+    result, target = None, context.target
     if max_loss != AUTO or can_budget(mappings.candidates.mapped(plans), dataset):
         points = DEFAULT_MAX_LOSS if max_loss == AUTO else max_loss
         result = fit_budget(mappings.candidates, dataset, points, chips=context.chips, progress=context.progress)
-        plans = result.plans
-    return mappings.recorded(plans).replay(observers), replace(mappings.chosen(plans), kept=None), result
+        plans, target = result.plans, result.target
+    chosen = replace(mappings.chosen(plans), target=target, kept=None)
+    return mappings.recorded(plans).replay(observers), chosen, result
 
 
 def _front(

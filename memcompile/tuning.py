@@ -40,8 +40,9 @@ from memcompile.runtime.training.hybrid_training import (
     weights_of,
 )
 from memcompile.runtime.training.recalibrate import Reference
-from memcompile.runtime.training.transfer import Writer, transfer
+from memcompile.runtime.training.transfer import transfer
 from memcompile.runtime.training.write_again import Ranking, sensitivities, write_worst_again
+from memcompile.runtime.training.writer import Writer
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,9 @@ def _begin(
     chip, writer = transfer(program, plan.seed, correct_slices=plan.correct_slices)
     steps: list[StepRecord] = []
     outcome, undoing = held.outcome(Emulator(chip, plan.seed)), WriteReport()
-    if plan.write_again_share:
+    # What the target asks for was done by the transfer.
+    plan = replace(plan, write_again_share=plan.write_again_share - program.target.programming.write_again_share)
+    if plan.write_again_share > 0:
         chip, outcome, undoing = _write_again_or_back(chip, outcome, writer, inputs, held, plan, progress, steps)
     if plan.recalibration_images:
         some = {name: array[: plan.recalibration_images] for name, array in inputs.items()}

@@ -89,6 +89,7 @@ class Purpose(IntEnum):
     READ_DISTURB = 15
     RETENTION = 16
     FLICKER = 17
+    CORRECTION = 18
 
 
 def stream(purpose: Purpose, number: int) -> int:

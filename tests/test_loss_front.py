@@ -31,6 +31,7 @@ MAPPINGS = st.builds(
     cells=number,
     steps=number,
     latency_steps=number,
+    write_again_share=st.sampled_from([0.0, 1.0]),
     loss=st.floats(0.0, 5.0),
     uncertainty=st.just(0.1),
 )

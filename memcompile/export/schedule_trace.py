@@ -187,7 +187,7 @@ def _counter(name: str, unit: str, ts: float, value: float) -> Event:
 
 def power_of_steps_mw(program: Program) -> NDArray[np.float64] | None:
     """Mean power of the arrays in each step of one image alone, in milliwatts, [steps]; None without energies."""
-    spec = program.target.energy_at_bits
+    spec = program.target.scaled_energy
     if spec is None:
         return None
     tiles, cell_map = program.placement.tiles, program.cell_map

@@ -57,7 +57,7 @@ class WriteReport:
 
         A verify read is a bit phase with one input and one output line.
         """
-        energy = target.energy_at_bits
+        energy = target.scaled_energy
         if energy is None:
             return None
         return self.pulse_energy_j + self.verify_reads * energy.phase_pj(1, 1) * 1e-12

@@ -40,6 +40,8 @@ from memcompile.hardware.target_sections import EnergySpec as EnergySpec  # noqa
 from memcompile.hardware.target_sections import FiniteFloat, NonNegativeFloat, PositiveFloat, Section, Share, fields_of
 
 MAX_TARGET_BYTES = 1_000_000
+MOST_WRITTEN_AGAIN = 4.0
+"""Corrections of a weight on average that a target may ask for."""
 LEAST_RANGE_SHARE = 1e-6
 """Share of the largest current below which a single cell is beyond the range of any converter."""
 ERROR_ROOM = 1.75
@@ -146,6 +148,16 @@ class ProgrammingSpec(Section):
 
     Parallel windows have such cells on the lines of their sums. 1 if they are as uncertain as all others,
     0 if they can be left without a filament.
+    """
+    error_stays: bool = False
+    """True if cells keep the error that is found when they are read back, so that writing again mends it.
+
+    False where the spread of written cells comes after the last verify, by relaxation, or where that is not known.
+    """
+    write_again_share: Annotated[float, Field(ge=0, le=MOST_WRITTEN_AGAIN)] = 0.0
+    """Corrections after writing, on average of all pairs: they are read back, and one cell of the worst is rewritten.
+
+    A budget of accuracy may choose it where ``error_stays``.
     """
 
     @property
@@ -323,6 +335,9 @@ class Target(Described, Section):
             for priced, spec in (("energy", self.energy), ("area", self.area)):
                 if spec is not None and spec.at_bits is None and not {priced, f"{priced}__at_bits"} & set(changes):
                     values[priced] = {**values[priced], "at_bits": self.adc.bits}
+        given = {"energy", "energy__at_phase_ns"} & set(changes)
+        if "input__phase_ns" in changes and self.energy is not None and self.energy.at_phase_ns is None and not given:
+            values["energy"] = {**values["energy"], "at_phase_ns": self.input.phase_ns}
         kept = {section for section, value in values.items() if value is not None}
         values["sources"] = {name: why for name, why in values["sources"].items() if name.split(".")[0] in kept}
         return parse_target(values, self.name)
@@ -351,13 +366,18 @@ class Target(Described, Section):
         return -(-self.array.output_lines // self.adc.lines_per_converter)
 
     @property
-    def energy_at_bits(self) -> EnergySpec | None:
-        """Energies with the conversions of this target's bits."""
-        spec = self.energy
-        if spec is None or spec.at_bits in (None, self.adc.bits):
-            return spec
-        conversion_pj = spec.conversion_pj * energy_ratio(self.adc.bits, spec.at_bits)
-        return spec.model_copy(update={"conversion_pj": conversion_pj, "at_bits": self.adc.bits})
+    def scaled_energy(self) -> EnergySpec | None:
+        """Energies with the conversions of this target's bits, and cells that conduct as long as its phases last."""
+        spec, changed = self.energy, dict[str, float]()
+        if spec is None:
+            return None
+        if spec.at_bits not in (None, self.adc.bits):
+            ratio = energy_ratio(self.adc.bits, spec.at_bits)
+            changed |= {"conversion_pj": spec.conversion_pj * ratio, "at_bits": self.adc.bits}
+        if spec.at_phase_ns not in (None, self.input.phase_ns):
+            longer = self.input.phase_ns / spec.at_phase_ns
+            changed |= {"cell_pj": spec.cell_pj * longer, "at_phase_ns": self.input.phase_ns}
+        return spec.model_copy(update=changed) if changed else spec
 
     @property
     def array_mm2(self) -> float | None:
@@ -369,6 +389,11 @@ class Target(Described, Section):
             converter_um2 = spec.converter_um2 * area_ratio(self.adc.bits, spec.at_bits)
             spec = spec.model_copy(update={"converter_um2": converter_um2})
         return spec.array_mm2(self.array, self.converters)
+
+    @property
+    def can_write_again(self) -> bool:
+        """True if reading pairs back and writing them again makes their errors smaller."""
+        return self.programming.acts and self.programming.error_stays and self.emulated_pulses is None
 
     @property
     def emulated_pulses(self) -> WriteVerifySpec | None:

@@ -72,6 +72,7 @@ def target_errors(target: Target) -> list[str]:
         *_flicker_errors(target),
         *_retention_errors(target.retention),
         *_pulse_errors(target.write_verify),
+        *_write_again_errors(target),
         *_source_errors(target),
     ]
 
@@ -228,6 +229,18 @@ def _pulse_errors(pulses: WriteVerifySpec | None) -> list[str]:
         f"write_verify.margin_us = {pulses.margin_us}: must be at least half a pulse, {step / 2:g}, "
         "or a cell jumps over its goal for ever; widen the margin or weaken the pulses"
     ]
+
+
+def _write_again_errors(target: Target) -> list[str]:
+    spec = target.programming
+    if spec.write_again_share == 0:
+        return []
+    start = f"programming.write_again_share = {spec.write_again_share:g}: "
+    if target.emulated_pulses is not None:
+        return [f"{start}pulses already end within a margin; leave it at 0, or set write_verify.emulated = false"]
+    if not spec.error_stays:
+        return [f"{start}cells do not keep the error that is read back; leave it at 0, or set error_stays = true"]
+    return []
 
 
 def _source_errors(target: Target) -> list[str]:

@@ -141,7 +141,9 @@ class EnergySpec(Section):
     array_pj: NonNegativeFloat = 0.0
     """Energy of a working array in a phase, in picojoules, however many of its lines work."""
     cell_pj: NonNegativeFloat = 0.0
-    """Per cell at the crossing of a working input and a working output line, driven or not."""
+    """Per cell at the crossing of a working input and a working output line, driven or not; grows with phase_ns."""
+    at_phase_ns: PositiveFloat | None = None
+    """Duration of a phase that cell_pj is given for, in nanoseconds; left out: input.phase_ns."""
     driver_pj: NonNegativeFloat = 0.0
     """Per input line: driver and multiplexer."""
     sample_hold_pj: NonNegativeFloat = 0.0

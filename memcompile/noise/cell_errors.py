@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from memcompile.hardware.aging_sections import DriftSpec
 from memcompile.hardware.closed_loop import LEAST_STEP_SHARE, write
 from memcompile.hardware.conditions import Conditions
+from memcompile.hardware.pair_corrections import MOST_CORRECTIONS, accepted_errors
 from memcompile.hardware.target import CellSpec, Target, WriteVerifySpec
 from memcompile.noise.cause import Cause
-from memcompile.noise.gaussians import Array, clipped_moments, nodes, normal_share
+from memcompile.noise.gaussians import Array, clipped_moments, moments_between, nodes, normal_share
 
 PULSE_GOALS = 161
 """Goals between the ends of the window for which closed-loop programming is run pulse by pulse."""
@@ -143,19 +144,54 @@ def _pair_error(levels: Array, blank: NDArray[np.bool_], target: Target) -> tupl
     return mean, variance
 
 
+def _corrected_error(
+    levels: Array,
+    mean: Array,
+    variance: Array,
+    ends: tuple[Array, Array],
+    target: Target,
+) -> tuple[Array, Array]:
+    """Mean and variance of the error of pairs, [..., kinds], once those beyond the ends were written again.
+
+    ``mean`` and ``variance`` are those of a first write. A correction leaves the error of one write, and the cell
+    further from the lowest level is mostly the one that has room for it.
+    """
+    cell = target.cell
+    goals_us = cell.g_min_us + np.clip(np.abs(levels), 0.0, cell.levels - 1) * cell.level_step_us
+    mean_us, variance_us = cell_error_us(goals_us, target)
+    again = np.sign(levels) * mean_us / cell.level_step_us, np.sqrt(variance_us) / cell.level_step_us
+    first_share, *first = moments_between(mean, np.sqrt(variance), ends)
+    share, *within = moments_between(*again, ends)
+    whole = again[0], np.square(again[0]) + np.square(again[1])
+    tries = sum((1.0 - share) ** turn for turn in range(MOST_CORRECTIONS))
+    failed = (1.0 - share) ** (MOST_CORRECTIONS - 1)
+    first_moment, second_moment = (
+        start + (1.0 - first_share) * (tries * inside + failed * (all_of - inside))
+        for start, inside, all_of in zip(first, within, whole, strict=True)
+    )
+    return first_moment, np.maximum(second_moment - np.square(first_moment), 0.0)
+
+
 def _programming(digits: Array, blank: NDArray[np.bool_], base: int, target: Target) -> Errors:
     """Error of weights whose slices are written one after the other, each with the error of those above it.
 
     What a slice leaves is taken for a Gaussian number with its mean and variance, over which the goals of the next
     slice are averaged.
     """
-    most = target.signed_levels
+    most, again = target.signed_levels, target.programming.write_again_share > 0
     points, weights = nodes()
     left, spread = np.zeros(digits.shape[1]), np.zeros(digits.shape[1])
     for place in range(len(digits) - 1, -1, -1):
         # Steps that the slice is to hold, its own and those left by the slices above: [nodes, kinds].
         goals = digits[place] + base * (left + np.sqrt(spread) * points[:, None])
+        if again:
+            # Slices above were written until this one can make up for them.
+            goals = np.clip(goals, -most, most)
         mean, variance = _pair_error(goals, blank, target)
+        if again:
+            below = None if place == 0 else digits[place - 1]
+            ends = accepted_errors(goals, below, base, target)
+            mean, variance = _corrected_error(goals, mean, variance, ends, target)
         missing = goals - np.clip(goals, -most, most) - mean
         left = weights @ missing
         spread = np.maximum(weights @ (np.square(missing) + variance) - np.square(left), 0.0)
@@ -171,21 +207,30 @@ def _programming(digits: Array, blank: NDArray[np.bool_], base: int, target: Tar
 def _stuck(digits: Array, base: int, target: Target) -> Errors:
     """Error of weights one of whose cells is stuck, to the first power of the shares.
 
-    The slices below take up what they reach.
+    The slices below take up what they reach, and the other cell does where the lowest slice is written again.
     """
     faults, most = target.faults, target.signed_levels
+    again = target.programming.write_again_share > 0
     mean, power = np.zeros(digits.shape[1]), np.zeros(digits.shape[1])
     for place in range(len(digits)):
         plus, minus = np.maximum(digits[place], 0.0), np.maximum(-digits[place], 0.0)
         for share, level in ((faults.stuck_low_share, 0), (faults.stuck_high_share, most)):
-            for held in (level - minus, plus - level):
-                left = digits[place] - held
-                for below in range(place - 1, -1, -1):
-                    goal = digits[below] + base * left
-                    left = goal - np.clip(goal, -most, most)
+            for held, reach in ((level - minus, (level - most, level)), (plus - level, (-level, most - level))):
+                left = _left_below(digits, place, digits[place] - held, base, most)
+                if again:
+                    best = _left_below(digits, place, digits[place] - np.clip(digits[place], *reach), base, most)
+                    left = np.where(np.abs(best) < np.abs(left), best, left)
                 mean -= share * left
                 power += share * np.square(left)
     return Errors(mean, np.maximum(power - np.square(mean), 0.0))
+
+
+def _left_below(digits: Array, place: int, left: Array, base: int, most: int) -> Array:
+    """What the slices below one leave of its error, [kinds]."""
+    for below in range(place - 1, -1, -1):
+        goal = digits[below] + base * left
+        left = goal - np.clip(goal, -most, most)
+    return left
 
 
 # --- after writing --------------------------------------------------------------------------------

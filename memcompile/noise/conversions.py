@@ -81,6 +81,11 @@ class ConverterErrors:
     rounded: Array
     converted: Array
 
+    @property
+    def cut_off(self) -> Array:
+        """What the end of range alone changes."""
+        return self.converted - self.rounded
+
 
 def converter_errors(
     vectors: Floats,

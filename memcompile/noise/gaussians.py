@@ -45,6 +45,20 @@ def clipped_moments(mean: Array, sigma: Array, low: float = 0.0, high: float = m
     return np.where(sigma > 0, mean + safe * first, still), np.where(sigma > 0, spread, 0.0)
 
 
+def moments_between(mean: Array, sigma: Array, ends: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+    """Share, and parts of the first and second moment, of X ~ N(mean, sigma^2) between ends; sigma may be 0."""
+    safe = np.maximum(sigma, 1e-12)
+    low, high = (ends[0] - mean) / safe, (ends[1] - mean) / safe
+    share = normal_share(high) - normal_share(low)
+    first = normal_density(low) - normal_density(high)
+    second = share + low * normal_density(low) - high * normal_density(high)
+    return (
+        share,
+        mean * share + safe * first,
+        np.square(mean) * share + 2 * mean * safe * first + np.square(safe) * second,
+    )
+
+
 def nodes() -> tuple[Array, Array]:
     """Standard normal nodes and weights that add up to 1, [NODES] each."""
     points, weights = np.polynomial.hermite_e.hermegauss(NODES)

@@ -250,12 +250,14 @@ class _Model:
             converter_errors(self.vectors[matrix][chosen], tiles[matrix], choice.cut.rows, converter, quantizer, matrix)
             for matrix in matrices
         ]
-        moved, rounded, converted = (
+        moved, rounded, converted, cut_off = (
             projected_power(np.stack([getattr(item, name) for item in found]), self._centred[:, chosen])
-            for name in ("moved", "rounded", "converted")
+            for name in ("moved", "rounded", "converted", "cut_off")
         )
         yield Cause.ROUNDING, rounded + moved.times(-1.0)
-        yield Cause.CLIPPING, converted + rounded.times(-1.0)
+        # An end of range takes part of the noise of lines away, unless it is that of pairs whose errors cancel.
+        again = target.programming.write_again_share > 0
+        yield Cause.CLIPPING, cut_off if again else converted + rounded.times(-1.0)
         yield from self._of_converter_errors(tiles, converter, quantizer)
 
     def _tiles(self, matrix: int) -> list[Lines]:

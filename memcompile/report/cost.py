@@ -15,7 +15,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from memcompile.hardware.pulses import LevelWrites, WriteReport
+from memcompile.hardware.pair_corrections import MOST_CORRECTIONS, mean_correction_us
+from memcompile.hardware.pulses import LevelWrites, WriteReport, nominal_pulses
 from memcompile.hardware.target import CellSpec, EnergySpec, Target
 from memcompile.hardware.target_settings import SOURCE
 from memcompile.ir.graph import MappedLayer
@@ -175,7 +176,7 @@ def program_cost(program: Program) -> Cost:
     target, placement = program.target, program.placement
     activities = layer_activities(program)
     arrays, a_pass = placement.chips * target.chip.arrays, pass_cost(program)
-    spec, area_mm2 = target.energy_at_bits, target.array_mm2
+    spec, area_mm2 = target.scaled_energy, target.array_mm2
     energy_pj = _with_writing(_energy_pj(activities, placement.crossing_values, spec), a_pass, target)
     return Cost(
         activities=activities,
@@ -293,7 +294,8 @@ def transfer_cost(layers: tuple[MappedLayer, ...], target: Target) -> TransferCo
     """Cost of writing all replicas of all weights; None where the target gives no pulses.
 
     Cells in which no weight sits, of parallel windows and full pairs alike, stay as delivered. Device
-    errors are left out: neither the spread of pulses nor stuck cells change the count.
+    errors are left out: neither the spread of pulses nor stuck cells change the count. Where the target writes the
+    worst pairs again, the corrections of all pairs of tiles that it means on average come on top.
     """
     spec, cell = target.write_verify, target.cell
     if spec is None:
@@ -303,4 +305,12 @@ def transfer_cost(layers: tuple[MappedLayer, ...], target: Target) -> TransferCo
     for layer in layers:
         copies = sum(replica.unrolling.window_outputs for replica in layer.replicas)
         counts += copies * np.bincount(layer.cells.reshape(-1), minlength=cell.levels)
-    return TransferCost(once.report(counts), int(once.pulses[counts > 0].max(initial=0)))
+    most = int(once.pulses[counts > 0].max(initial=0))
+    if target.programming.write_again_share == 0:
+        return TransferCost(once.report(counts), most)
+    of_replicas = (replica.unrolling for layer in layers for replica in layer.replicas)
+    pairs = sum(unrolling.matrices * unrolling.rows * unrolling.columns for unrolling in of_replicas)
+    pulses, energy_j = nominal_pulses(*mean_correction_us(target), spec)
+    writes = round(target.programming.write_again_share * pairs)
+    again = WriteReport(writes, writes * int(pulses), writes * float(energy_j))
+    return TransferCost(once.report(counts) + again, most + MOST_CORRECTIONS * int(pulses))

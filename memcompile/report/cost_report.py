@@ -17,7 +17,7 @@ Facts = dict[str, Any]
 
 def cost_facts(program: Program) -> Facts:
     """Facts of the report about cost, with the keys that docs/json.md documents."""
-    cost, spec = program_cost(program), program.target.energy_at_bits
+    cost, spec = program_cost(program), program.target.scaled_energy
     transfer = cost.transfer
     return {
         "energy_pj": cost.total_energy_pj,

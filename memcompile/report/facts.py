@@ -207,6 +207,7 @@ def _choice_facts(choice: BudgetResult) -> Facts:
         "shared_loss": choice.shared_loss,
         "held": choice.held,
         "steps_without": choice.steps_without,
+        "write_again_share": choice.target.programming.write_again_share,
     }
 
 

@@ -34,6 +34,7 @@ def _mapping_facts(item: FrontMapping, options: list[str]) -> Facts:
         "latency_steps": item.latency_steps,
         "slices": dict(item.slices),
         "no_windows": list(item.one_position),
+        "write_again_share": item.write_again_share,
         "predicted_loss": item.loss,
         "uncertainty": item.uncertainty,
         "options": [*options, "--max-loss", "none"],
@@ -48,6 +49,8 @@ def mapping_options(item: FrontMapping) -> list[str]:
         words += ["--slices", f"{name}={count}"] if count != usual else []
     for name in item.one_position:
         words += ["--no-windows", name]
+    if item.write_again_share:
+        words += ["--set", f"programming.write_again_share={item.write_again_share:g}"]
     return words
 
 
@@ -67,6 +70,9 @@ def front_table(facts: Facts) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("slices", overflow="fold")
     table.add_column("without windows", overflow="fold")
+    again = any(row["write_again_share"] for row in front["mappings"])
+    if again:
+        table.add_column("written again", justify="right")
     table.add_column("predicted loss, points", justify="right")
     for number, row in enumerate(front["mappings"], start=1):
         table.add_row(
@@ -77,6 +83,7 @@ def front_table(facts: Facts) -> Table:
             f"{row['cells']:,}",
             _in_short(row["slices"]),
             _listed(row["no_windows"]),
+            *((f"{row['write_again_share']:g}",) if again else ()),
             f"{row['predicted_loss']:.2f}{PLUS_MINUS}{row['uncertainty']:.2f}",
         )
     return table

@@ -325,6 +325,9 @@ def _choice_line(facts: Facts) -> str:
     losses = np.array(found["measured_losses"])
     chips = counted(len(losses), "chip")
     measured = f"{losses.mean():.1f} measured on {chips} with calibration samples; " if len(losses) else ""
+    if found["write_again_share"]:
+        share = found["write_again_share"]
+        measured += f"the worst pairs written again, {share:g} correction{'s' * (share != 1)} a pair; "
     interval = counted(steps, "step")
     interval += f" instead of {found['steps_without']:,}" if steps != found["steps_without"] else ", as without it"
     words = f"{found['predicted_loss']:.1f} predicted, {measured}{interval}"

@@ -48,6 +48,7 @@ from memcompile.runtime.executors.programming import (
     slices_written,
 )
 from memcompile.runtime.executors.slice_goals import ArraySlices, goals_us
+from memcompile.runtime.executors.written_again import written_again
 from memcompile.runtime.kernels.cell_numbers import some_work
 from memcompile.runtime.kernels.compiled import cell_kernels
 from memcompile.runtime.random_numbers import seed_of_write
@@ -352,21 +353,48 @@ class Devices:
 
     def _program_array(self, number: int, segment: int, converter: Converter) -> NDArray[Any]:
         levels, target = self.levels(number, segment), self.program.target
+        if self._writes_again:
+            return self._written_again(levels, number, segment, converter)
         if self._leaves_errors and cell_kernels() is not None:
             if not self._corrects_slices:
                 return self._programmed_at_once(levels, number, segment, converter)
             if self._error_polynomials is not None:
                 return self._slices_at_once(levels, number, segment, converter)
-        slices = self._slices(levels, number, segment)
-        nominal_us, stuck = self._goals_us(levels, number)
-        write = partial(self._written_us, nominal_us, stuck, number, segment)
-        writes_slices = slices.several and self.effects.programming_error and self.program.chip is None
-        aims_us = goals_us(slices, target.cell, write) if writes_slices else nominal_us
-        actual_us = write(aims_us)
+        _, stuck, aims_us, actual_us = self._by_formulas(levels, number, segment)
         measured = self.effects.programming_error and self.program.chip is not None
         state_us = actual_us if measured else aims_us
         aged_us = self._later_us(actual_us, state_us, stuck, number, segment)
         return in_units(levels, aged_us, converter, target)
+
+    def _by_formulas(
+        self, levels: NDArray[Any], number: int, segment: int
+    ) -> tuple[ArraySlices, NDArray[np.bool_], Cells, Cells]:
+        """Slices of an array, its stuck cells, goals and cells after writing; stuck ones are moved in ``levels``."""
+        slices = self._slices(levels, number, segment)
+        nominal_us, stuck = self._goals_us(levels, number)
+        write = partial(self._written_us, nominal_us, stuck, number, segment)
+        writes_slices = slices.several and self.effects.programming_error and self.program.chip is None
+        aims_us = goals_us(slices, self.program.target.cell, write) if writes_slices else nominal_us
+        return slices, stuck, aims_us, write(aims_us)
+
+    def _written_again(
+        self, levels: NDArray[np.uint8], number: int, segment: int, converter: Converter
+    ) -> NDArray[Any]:
+        """Cells of an array whose worst pairs were written again, in units."""
+        target = self.program.target
+        slices, stuck, aims_us, actual_us = self._by_formulas(levels, number, segment)
+        aims_us, actual_us = written_again(
+            slices,
+            self._mended(slices, number, segment),
+            stuck,
+            aims_us,
+            actual_us,
+            target,
+            number,
+            self._write_seed(segment),
+            errors=self.effects.programming_error,
+        )
+        return in_units(levels, self._later_us(actual_us, aims_us, stuck, number, segment), converter, target)
 
     def _slices_at_once(
         self, levels: NDArray[np.uint8], number: int, segment: int, converter: Converter
@@ -425,6 +453,12 @@ class Devices:
         return writes and self.program.target.emulated_pulses is None
 
     @cached_property
+    def _writes_again(self) -> bool:
+        """True if pairs are read back and the worst are written again."""
+        errs = self.effects.programming_error or self.effects.stuck_cells
+        return errs and self.program.target.programming.write_again_share > 0 and self.program.chip is None
+
+    @cached_property
     def _corrects_slices(self) -> bool:
         """True if any slice is written after the one above it was measured."""
         return any(layer.slices > 1 for layer in self.program.layers)
@@ -461,6 +495,14 @@ class Devices:
         if place.any() and kept.any():
             place[kept & ~self._holds_weight(number, segment)[:, 0::2]] = 0
         return ArraySlices(signed, place, base)
+
+    def _mended(self, slices: ArraySlices, number: int, segment: int) -> NDArray[np.bool_]:
+        """Pairs of tiles that are read back after writing, [input lines, pairs]; blank ones as far as they are written.
+
+        Outside of tiles the base is 1.
+        """
+        written = self.program.target.programming.blank_share * slices.base >= 1
+        return (slices.base > 1) & (written | self._holds_weight(number, segment)[:, 0::2])
 
     def _written_us(
         self, nominal_us: Cells, stuck: NDArray[np.bool_], number: int, segment: int, aims_us: Cells

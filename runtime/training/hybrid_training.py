@@ -21,7 +21,7 @@ from memcompile.ir.graph import read_only
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator, refuse_sequences
 from memcompile.runtime.training.gradients import IMAGES_AT_ONCE, Backward, LayerGradient
-from memcompile.runtime.training.transfer import Writer, held_levels
+from memcompile.runtime.training.writer import Writer, held_levels
 
 LAST = "last"
 """Stand-in for the name of the last crossbar layer."""

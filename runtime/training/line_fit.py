@@ -7,8 +7,8 @@ less of its range, and on coarse converters nothing in the end.
 
 A mapping may have hundreds of replicas, and a line then sees one sample an image, or never anything but zero. So slopes
 and rests of lines are drawn towards the mean of their channel, and channels towards 1 and 0, by empirical Bayes.
-Slopes of all lines of a layer are taken to spread alike, and rests in proportion to what their channel carries: channels
-have digital scales of their own.
+Slopes of all lines of a layer are taken to spread alike, and rests in proportion to what their channel carries:
+channels have digital scales of their own.
 """
 
 from __future__ import annotations
@@ -125,9 +125,10 @@ def corrections_of(found: LineMoments, *, scales: bool = True) -> tuple[NDArray[
 def shrunk(found: NDArray[np.float64], weight: NDArray[np.float64], around: float) -> NDArray[np.float64]:
     """Estimates of lines drawn towards their channel's mean, and these towards a value, as far as they are unsure.
 
-    Empirical Bayes with the moment estimate of Paule and Mandel (Journal of Research of the National Bureau of Standards
-    87, 377, 1982): the variance between true values is that with which estimates spread as far as they should. Unlike
-    the estimate by weighted squares it does not hang on those that are sure, such as lines that hardly carry anything.
+    Empirical Bayes with the moment estimate of Paule and Mandel (Journal of Research of the National Bureau of
+    Standards 87, 377, 1982): the variance between true values is that with which estimates spread as far as they
+    should. Unlike the estimate by weighted squares it does not hang on those that are sure, such as lines that hardly
+    carry anything.
 
     Parameters
     ----------

@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.program.cell_map import Pairs
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.gradients import IMAGES_AT_ONCE, Backward
 from memcompile.runtime.training.hybrid_training import probabilities
-from memcompile.runtime.training.transfer import Writer, held_levels
+from memcompile.runtime.training.writer import Writer, held_levels
 
 ROUND_SHARE = 0.25
 """Share of the corrections that are left, and of the weights, that a round makes at most; each looks at all cells anew.
@@ -82,14 +83,24 @@ def sensitivities(
     return {number: squares / count for number, squares in total.items()}
 
 
+def with_blanks(program: Program, weights: Pairs, layers: NDArray[np.bool_]) -> Pairs:
+    """The pairs of all weights, and of the structural zeros of some layers that are better written than left."""
+    blanks, share = program.cell_map.pairs(blanks=True), program.target.programming.blank_share
+    bases = np.array([layer.base for layer in program.layers])
+    worth = (layers & (share * bases >= 1))[blanks.layer]
+    return Pairs(
+        *(np.concatenate([vars(weights)[column.name], vars(blanks)[column.name][worth]]) for column in fields(Pairs))
+    )
+
+
 class _Weights:
     """All weights of all replicas, as pairs of cells: [slices of the program, weights].
 
-    Missing pairs of layers with fewer slices are -1.
+    Missing pairs of layers with fewer slices are -1. Structural zeros of parallel windows count as weights.
     """
 
     def __init__(self, program: Program) -> None:
-        pairs = program.cell_map.pairs()
+        pairs = with_blanks(program, program.cell_map.pairs(), np.ones(len(program.layers), bool))
         fine = np.flatnonzero(pairs.slice == 0)
         self.layer, self.weight = pairs.layer[fine], pairs.weight[fine]
         self.bases = np.array([layer.base for layer in program.layers], np.float64)[self.layer]
@@ -121,7 +132,7 @@ def write_worst_again(
     Parameters
     ----------
     share
-        Corrections, as a share of the weights in all replicas; 1 or more is possible.
+        Corrections, as a share of the weights in all replicas, structural zeros included; 1 or more is possible.
     sensitivity
         Result of :func:`sensitivities`; None ranks by the error alone.
     """
@@ -130,7 +141,8 @@ def write_worst_again(
     if sensitivity is not None:
         for number, each in sensitivity.items():
             here = weights.layer == number
-            importance[here] = each.reshape(-1)[weights.weight[here]]
+            number_of = weights.weight[here]
+            importance[here] = np.where(number_of < 0, each.mean(), each.reshape(-1)[number_of])
     count, left, turn = len(importance), round(share * len(importance)), 0
     most, done = MOST_CORRECTIONS * max(1, math.ceil(share)), np.zeros(count, np.int64)
     while left > 0:

@@ -152,12 +152,12 @@ BITS = [2, 4, 7, 8, 9, 12, 16]
 @pytest.mark.parametrize("name", PRICED)
 def test_energy_and_area_grow_with_the_bits_of_converters(name: str) -> None:
     target = load_target(name)
-    energy = [target.with_(adc__bits=bits).energy_at_bits for bits in BITS]
+    energy = [target.with_(adc__bits=bits).scaled_energy for bits in BITS]
     sums = [each.phase_pj(target.array.input_lines, target.array.output_lines) for each in energy if each]
     assert len(sums) == len(BITS)
     assert (np.diff(sums) > 0).all()
     assert target.energy is not None
-    assert target.energy_at_bits == target.energy, "the published point is kept"
+    assert target.scaled_energy == target.energy, "the published point is kept"
     if target.area is None:
         assert target.array_mm2 is None
         return
@@ -178,19 +178,39 @@ def test_the_survey_of_converters_doubles_energy_at_few_bits_and_quadruples_it_a
     assert area_ratio(16, 15) == pytest.approx(1.573, rel=0.01)
 
 
+@pytest.mark.parametrize("name", PRICED)
+def test_cells_take_energy_as_long_as_a_phase_lasts(name: str) -> None:
+    """Drivers and converters take theirs once a phase; a published point is kept."""
+    target = load_target(name).with_(energy__cell_pj=0.01)
+    longer = target.with_(input__phase_ns=3 * target.input.phase_ns)
+    assert longer.energy is not None
+    assert longer.energy.at_phase_ns == target.input.phase_ns
+    before, after = target.scaled_energy, longer.scaled_energy
+    assert before is target.energy
+    assert after is not None
+    assert after.cell_pj == pytest.approx(0.03)
+    assert after.phase_pj(7, 5) - target.energy.phase_pj(7, 5) == pytest.approx(0.02 * 35)
+    back = longer.with_(input__phase_ns=target.input.phase_ns)
+    assert back.scaled_energy is not None
+    assert back.scaled_energy.cell_pj == 0.01
+    # A constant that comes with the new phase is meant for it.
+    new = target.with_(input__phase_ns=1.0, energy={"cell_pj": 0.5})
+    assert new.scaled_energy is new.energy
+
+
 def test_constants_stay_those_of_the_bits_they_were_given_for() -> None:
     """A file that does not name the bits of its constants means its own; changing these leaves the constants."""
     target = load_target("yao2020").with_(energy__at_bits=None, area__at_bits=None)
-    assert target.energy_at_bits is target.energy
+    assert target.scaled_energy is target.energy
     wider = target.with_(adc__bits=10)
     assert wider.energy is not None
     assert wider.area is not None
     assert (wider.energy.at_bits, wider.area.at_bits) == (8, 8)
-    assert wider.energy_at_bits is not None
-    assert wider.energy_at_bits.conversion_pj == pytest.approx(2.55 * energy_ratio(10, 8))
+    assert wider.scaled_energy is not None
+    assert wider.scaled_energy.conversion_pj == pytest.approx(2.55 * energy_ratio(10, 8))
     # Constants that come with the new bits are meant for them.
     new = target.with_(adc__bits=10, energy={"conversion_pj": 9.0}, area=None)
-    assert new.energy_at_bits is new.energy
+    assert new.scaled_energy is new.energy
     assert new.array_mm2 is None
 
 

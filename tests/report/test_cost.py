@@ -219,6 +219,24 @@ def test_transfer_is_what_the_writer_counts_on_devices_without_errors() -> None:
     assert cost.most_pulses == writer.cell_pulses.max() > 0
 
 
+def test_writing_again_adds_the_corrections_of_all_pairs() -> None:
+    program = small()
+    once = transfer_cost(program.layers, program.target)
+    target = program.target.with_(programming__sigma_us=1.0, programming__error_stays=True)
+    again = transfer_cost(program.layers, target.with_(programming__write_again_share=0.5))
+    assert once is not None
+    assert again is not None
+    (layer,) = program.layers
+    of_replicas = [replica.unrolling for replica in layer.replicas]
+    pairs = sum(unrolling.matrices * unrolling.rows * unrolling.columns for unrolling in of_replicas)
+    writes = again.report.writes - once.report.writes
+    assert writes == round(0.5 * pairs) > 0
+    # Errors above 1.2 standard deviations of a write, 1.9 uS on average, at pulses of 0.5625 uS and as wide a margin.
+    assert again.report.pulses - once.report.pulses == 3 * writes
+    assert again.report.pulse_energy_j > once.report.pulse_energy_j
+    assert again.most_pulses == once.most_pulses + 8 * 3
+
+
 def test_most_pulses_are_those_of_the_highest_level_that_occurs() -> None:
     program = small()
     (layer,) = program.layers

@@ -213,12 +213,17 @@ def test_a_budget_that_no_slices_hold_says_what_is_lost_with_any() -> None:
         "predicted_loss": 5.1,
         "measured_losses": [4.2, 4.4],
         "steps_without": 403,
+        "write_again_share": 0.0,
         "shared_loss": 4.6,
         "held": False,
     }
     text = " ".join(text_of(report_facts(2, accuracy_budget=choice), Form(120)).split())
     assert "1 point cannot be held, for 4.6 are lost with any slices, above all to inputs rounded to fewer bits" in text
     assert "than the network was trained with: 5.1 predicted" in text
+    again = {**choice, "held": True, "write_again_share": 1.0}
+    text = " ".join(text_of(report_facts(2, accuracy_budget=again), Form(120)).split())
+    assert "calibration samples; the worst pairs written again, 1 correction a pair; " in text
+    assert "1 correction" not in " ".join(text_of(report_facts(2, accuracy_budget=choice), Form(120)).split())
     other = {**choice, "shared_loss": 0.2}
     text = " ".join(text_of(report_facts(2, accuracy_budget=other), Form(120)).split())
     assert "1 point cannot be held; the least loss that was found: 5.1 predicted" in text

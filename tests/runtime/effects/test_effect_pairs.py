@@ -202,6 +202,6 @@ def test_specs_are_those_of_the_formulas() -> None:
     """The sizes used above are what the target files call them."""
     program, _ = program_with("relaxation", "programming error")
     target = program.target
-    assert target.programming == ProgrammingSpec(sigma_us=1.0)
+    assert target.programming == ProgrammingSpec(sigma_us=1.0, error_stays=True)
     assert target.relaxation == RelaxationSpec(sigma_us=0.7, time_constant_s=10.0)
     assert target.drift == DriftSpec(exponent_mean=0.0, exponent_sigma=0.0, reference_s=1.0)

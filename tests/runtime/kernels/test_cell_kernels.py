@@ -79,12 +79,14 @@ def test_stuck_cells(shares: tuple[float, float], kind: type, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("slices", [1, 2])
-@pytest.mark.parametrize("name", [*SECTIONS, "nothing more"])
+@pytest.mark.parametrize("name", [*SECTIONS, "nothing more", "written again"])
 def test_arrays_as_programmed(name: str, slices: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrays of sizes that fill no block, with stuck cells, blank ones, and every effect that moves cells."""
     sections: dict[str, Any] = {section: dict(values) for section, values in SECTIONS.get(name, {}).items()}
     sections["faults"] = {"stuck_low_share": 0.03, "stuck_high_share": 0.02, **sections.get("faults", {})}
     sections["programming"] = {"sigma_us": 0.7, "blank_share": 0.3, **sections.get("programming", {})}
+    if name == "written again":
+        sections["programming"].update(error_stays=True, write_again_share=1.0)
     sections["array"] = {"input_lines": 19, "output_lines": 26}
     target = factories.make_target(**sections)
     rng = np.random.default_rng(1)

@@ -28,7 +28,8 @@ from memcompile.program.file import encode_program, save_program
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.hybrid_training import TuningOptions
-from memcompile.runtime.training.transfer import Writer, transfer
+from memcompile.runtime.training.transfer import transfer
+from memcompile.runtime.training.writer import Writer
 from memcompile.tuning import TuningPlan, tune
 
 PULSES = {"emulated": True, "cycle_sigma_share": 0.5, "device_sigma_share": 0.3, "max_pulses": 200}

@@ -22,7 +22,8 @@ from memcompile.runtime.emulator import Emulator, values_before
 from memcompile.runtime.training.adjoints import ADJOINTS, StageAdjoint
 from memcompile.runtime.training.gradients import Backward
 from memcompile.runtime.training.hybrid_training import probabilities
-from memcompile.runtime.training.transfer import held_levels, transfer
+from memcompile.runtime.training.transfer import transfer
+from memcompile.runtime.training.writer import held_levels
 
 # Operator, attributes, shapes of the inputs, constant inputs by place, operator set.
 Case = tuple[str, dict[str, Any], list[tuple[int, ...]], dict[int, NDArray[Any]], int]

@@ -16,7 +16,8 @@ from memcompile.program.program import Program
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.training.hybrid_training import TuningOptions
 from memcompile.runtime.training.recalibrate import recalibrate
-from memcompile.runtime.training.transfer import Writer, transfer
+from memcompile.runtime.training.transfer import transfer
+from memcompile.runtime.training.writer import Writer
 from memcompile.tuning import TuningPlan, refresh, tune
 
 PATTERNS = FourPatterns.drawn(83, 360)

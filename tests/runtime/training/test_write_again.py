@@ -11,12 +11,14 @@ from factories import target_without_errors
 from numpy.typing import NDArray
 
 from memcompile.data.loader import Dataset
+from memcompile.hardware.pair_corrections import limit_sigmas
 from memcompile.hardware.pulses import WriteReport
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.hybrid_training import probabilities
-from memcompile.runtime.training.transfer import Writer, transfer
-from memcompile.runtime.training.write_again import sensitivities, write_worst_again
+from memcompile.runtime.training.transfer import transfer
+from memcompile.runtime.training.write_again import sensitivities, with_blanks, write_worst_again
+from memcompile.runtime.training.writer import Writer
 
 
 def test_writing_the_worst_again_reduces_the_error_of_whole_weights(two_slices: Program) -> None:
@@ -56,7 +58,8 @@ def test_errors_that_are_left_lie_below_a_threshold(program: Program) -> None:
     A weight starts with the error of two writes, and each correction leaves that of one: so the threshold c is where
     P(error of two > c) / P(error of one <= c) is the number of corrections per weight; stuck cells are few.
     """
-    spec, pairs = program.target, program.cell_map.pairs()
+    spec = program.target
+    pairs = with_blanks(program, program.cell_map.pairs(), np.ones(len(program.layers), bool))
     sigma = spec.programming.sigma_us / spec.cell.level_step_us
 
     def corrections(threshold: float) -> float:
@@ -69,9 +72,47 @@ def test_errors_that_are_left_lie_below_a_threshold(program: Program) -> None:
         before = writer.report.writes
         write_worst_again(chip, writer, share, None)
         assert writer.report.writes - before == round(share * len(pairs.plus))
+        assert limit_sigmas(share) == pytest.approx(threshold, rel=0.05)
         left = np.abs(writer.measure_pairs(pairs.plus, pairs.minus) - pairs.digit)
         # The last rounds take a hundredth of the weights each, whatever their errors; the threshold is theirs, too.
         assert np.quantile(left, 0.97) < 1.15 * threshold * sigma
+
+
+def test_structural_zeros_are_corrected_as_weights_are(program: Program) -> None:
+    blanks = program.cell_map.pairs(blanks=True)
+    assert len(blanks.plus) > 500
+    chip, writer = transfer(program, seed=1)
+    before = writer.measure_pairs(blanks.plus, blanks.minus)
+    write_worst_again(chip, writer, 1.0, None)
+    after = writer.measure_pairs(blanks.plus, blanks.minus)
+    assert np.square(after).mean() < 0.15 * np.square(before).mean()
+    share = {"effect": {number: np.ones(layer.geometry.weights) for number, layer in enumerate(program.layers)}}
+    chip, writer = transfer(program, seed=1)
+    write_worst_again(chip, writer, 1.0, share["effect"])
+    np.testing.assert_array_equal(writer.measure_pairs(blanks.plus, blanks.minus), after)
+
+
+def test_what_the_target_says_is_done_on_transfer(program: Program) -> None:
+    again = replace(program, target=program.target.with_(programming__write_again_share=1.0))
+    chip, writer = transfer(program, seed=1)
+    wanted = write_worst_again(chip, writer, 1.0, None)
+    found, _ = transfer(again, seed=1)
+    assert wanted.chip is not None
+    assert found.chip is not None
+    np.testing.assert_array_equal(found.chip.conductances_us, wanted.chip.conductances_us)
+
+
+def test_a_stuck_cell_is_left_to_the_other_one(program: Program) -> None:
+    """The minus cell would be the one to write, and does not move: the plus cell goes as far as it can."""
+    stuck = replace(program, target=target_without_errors())
+    _, writer = transfer(stuck, seed=0)
+    pairs, cell = program.cell_map.pairs(), program.target.cell
+    plus, minus, flat = pairs.plus[:1], pairs.minus[:1], writer.cells_us.reshape(-1)
+    flat[plus], flat[minus] = cell.g_min_us + cell.level_step_us, cell.g_max_us
+    writer._high.reshape(-1)[minus] = True
+    writer.correct_pairs(plus, minus, np.array([1.0]), minus_first=True)
+    assert flat[plus] == cell.g_max_us
+    assert flat[minus] == cell.g_max_us
 
 
 def test_stuck_cells_do_not_take_all_corrections(program: Program) -> None:

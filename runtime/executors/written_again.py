@@ -1,0 +1,114 @@
+"""Cells of one array after its worst pairs were written again, see :mod:`memcompile.hardware.pair_corrections`."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.hardware.pair_corrections import MOST_CORRECTIONS, accepted_errors
+from memcompile.hardware.target import Target
+from memcompile.runtime.effects.cells import Cells
+from memcompile.runtime.effects.programming_error import programmed_us
+from memcompile.runtime.executors.slice_goals import ArraySlices
+from memcompile.runtime.kernels.cell_numbers import gaussians
+from memcompile.runtime.random_numbers import Purpose, stream
+
+
+def written_again(
+    slices: ArraySlices,
+    mended: NDArray[np.bool_],
+    stuck: NDArray[np.bool_],
+    aims_us: Cells,
+    cells_us: Cells,
+    target: Target,
+    array: int,
+    write_seed: int,
+    *,
+    errors: bool,
+) -> tuple[Cells, Cells]:
+    """Goals and cells after corrections, in microsiemens, [input lines, columns of cells].
+
+    The lowest slice of a weight makes up for what the others hold.
+
+    Parameters
+    ----------
+    slices
+        Slices of the array with the levels that the program asks for.
+    mended
+        Pairs that are read back, [input lines, pairs].
+    stuck
+        Cells that do not move, [input lines, columns of cells].
+    aims_us, cells_us
+        Goals of the first write, and what it left, [input lines, columns of cells].
+    errors
+        A write leaves an error.
+    """
+    aims_us, cells_us = aims_us.copy(), cells_us.copy()
+    writes = _Corrections(stuck, aims_us, cells_us, target, array, write_seed, errors)
+    wanted, base = slices.levels.copy(), slices.base.astype(np.float64)
+    for place in range(int(slices.place.max(initial=0)), -1, -1):
+        places = np.flatnonzero(mended & (slices.place == place))
+        below = None if place == 0 else wanted.reshape(-1)[places - 1]
+        levels = wanted.reshape(-1)[places]
+        writes.correct(places, levels, accepted_errors(levels, below, base.reshape(-1)[places], target))
+        if place == 0:
+            break
+        held = (cells_us[:, 0::2] - cells_us[:, 1::2]) / target.cell.level_step_us
+        left = np.where(slices.place == place, (wanted - held) * base, 0.0)
+        wanted[:, :-1] += left[:, 1:]
+    return aims_us, cells_us
+
+
+class _Corrections:
+    """Corrections of the pairs of one array; all arrays of cells are [input lines, columns of cells]."""
+
+    def __init__(
+        self,
+        stuck: NDArray[np.bool_],
+        aims_us: Cells,
+        cells_us: Cells,
+        target: Target,
+        array: int,
+        write_seed: int,
+        errors: bool,
+    ) -> None:
+        self.free = ~stuck.reshape(-1)
+        self.aims_us, self.cells_us = aims_us.reshape(-1), cells_us.reshape(-1)
+        self.target, self.array, self.write_seed, self.errors = target, array, write_seed, errors
+        self.rounds = 0
+
+    def correct(self, places: NDArray[np.int64], levels: Cells, accepted: tuple[Cells, Cells]) -> None:
+        """Write pairs again, given by their flat places, until their errors are accepted or no more tries are left."""
+        step_us = self.target.cell.level_step_us
+        for turn in range(MOST_CORRECTIONS):
+            plus_us, minus_us = self.cells_us[2 * places], self.cells_us[2 * places + 1]
+            error = (plus_us - minus_us) / step_us - levels
+            wrong = (error < accepted[0]) | (error > accepted[1])
+            if not wrong.any():
+                return
+            places, levels, accepted = places[wrong], levels[wrong], (accepted[0][wrong], accepted[1][wrong])
+            self._write(places, levels * step_us, plus_us[wrong], minus_us[wrong], minus_first=turn % 2 == 1)
+
+    def _write(
+        self, places: NDArray[np.int64], pairs_us: Cells, plus_us: Cells, minus_us: Cells, *, minus_first: bool
+    ) -> None:
+        """Write one cell of each pair against the other one; ``minus_first`` says which, where either has the room.
+
+        That a cell is stuck was seen when it was written first, so that it is always the other one.
+        """
+        cell, spec = self.target.cell, self.target.programming
+        of_plus, of_minus = minus_us + pairs_us, plus_us - pairs_us
+        plus_fits, minus_fits = ((cell.g_min_us <= goals) & (goals <= cell.g_max_us) for goals in (of_plus, of_minus))
+        plus_moves, minus_moves = self.free[2 * places], self.free[2 * places + 1]
+        by_minus = np.where(plus_moves & minus_moves, minus_fits & (minus_first | ~plus_fits), minus_moves)
+        goals_us = np.clip(np.where(by_minus, of_minus, of_plus), cell.g_min_us, cell.g_max_us)
+        written_us = programmed_us(goals_us, spec, cell, self._drawn(places)) if self.errors else goals_us
+        self.rounds += 1
+        cells = 2 * places + by_minus
+        free = self.free[cells]
+        self.cells_us[cells[free]], self.aims_us[cells[free]] = written_us[free], goals_us[free]
+
+    def _drawn(self, places: NDArray[np.int64]) -> Cells:
+        pairs, words = len(self.free) // 2, stream(Purpose.CORRECTION, 0)
+        drawn = gaussians(pairs, self.array, self.rounds, words, self.write_seed)
+        return drawn[places].astype(np.float64)
