@@ -15,6 +15,8 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#a
 """Colours that people with any colour vision tell apart (Okabe and Ito, the yellow darkened and one added)."""
 SUFFIXES = (".png", ".svg", ".pdf")
 """Endings of files that a picture can be written to."""
+PLACES = 5
+"""Decimal places of positions in a figure, whose width and height are 1."""
 # Neither times nor the version of a program change the bytes of a picture.
 _NO_MARKS: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
@@ -62,6 +64,17 @@ def suffix_of(path: Path) -> str:
     return suffix
 
 
+def _settle(figure: Figure) -> None:
+    """Lay a figure out to a fraction of a pixel; the last digits of the solver hang on the order of its constraints."""
+    if figure.get_layout_engine() is None:
+        return
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = axes.get_position(original=True).bounds
+        axes.set_position((round(left, PLACES), round(bottom, PLACES), round(width, PLACES), round(height, PLACES)))
+
+
 def picture_of(figure: Figure, dpi: int, suffix: str = ".png", description: str = "") -> bytes:
     """A figure as a file with an ending; the same one gives the same bytes.
 
@@ -73,5 +86,6 @@ def picture_of(figure: Figure, dpi: int, suffix: str = ".png", description: str 
     stream = io.BytesIO()
     # Names of parts in an SVG are random numbers otherwise.
     with rc_context({"svg.hashsalt": "memcompile"}):
+        _settle(figure)
         figure.savefig(stream, format=suffix[1:], dpi=dpi, metadata={**_NO_MARKS[suffix], **said})
     return stream.getvalue()
