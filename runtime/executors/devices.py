@@ -48,7 +48,7 @@ from memcompile.runtime.executors.programming import (
     slices_written,
 )
 from memcompile.runtime.executors.slice_goals import ArraySlices, goals_us
-from memcompile.runtime.executors.written_again import written_again
+from memcompile.runtime.executors.written_again import PairCorrections
 from memcompile.runtime.kernels.cell_numbers import some_work
 from memcompile.runtime.kernels.compiled import cell_kernels
 from memcompile.runtime.random_numbers import seed_of_write
@@ -381,19 +381,12 @@ class Devices:
         self, levels: NDArray[np.uint8], number: int, segment: int, converter: Converter
     ) -> NDArray[Any]:
         """Cells of an array whose worst pairs were written again, in units."""
-        target = self.program.target
+        target, seed = self.program.target, self._write_seed(segment)
         slices, stuck, aims_us, actual_us = self._by_formulas(levels, number, segment)
-        aims_us, actual_us = written_again(
-            slices,
-            self._mended(slices, number, segment),
-            stuck,
-            aims_us,
-            actual_us,
-            target,
-            number,
-            self._write_seed(segment),
-            errors=self.effects.programming_error,
-        )
+        aims_us, actual_us = aims_us.copy(), actual_us.copy()
+        errors = self.effects.programming_error
+        corrections = PairCorrections(target, stuck, aims_us, actual_us, number, seed, errors)
+        corrections.correct(slices, self._mended(slices, number, segment))
         return in_units(levels, self._later_us(actual_us, aims_us, stuck, number, segment), converter, target)
 
     def _slices_at_once(

@@ -1,6 +1,8 @@
-"""Cells of one array after its worst pairs were written again, see :mod:`memcompile.hardware.pair_corrections`."""
+"""Cells of one array whose worst pairs are written again, see :mod:`memcompile.hardware.pair_corrections`."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,74 +16,58 @@ from memcompile.runtime.kernels.cell_numbers import gaussians
 from memcompile.runtime.random_numbers import Purpose, stream
 
 
-def written_again(
-    slices: ArraySlices,
-    mended: NDArray[np.bool_],
-    stuck: NDArray[np.bool_],
-    aims_us: Cells,
-    cells_us: Cells,
-    target: Target,
-    array: int,
-    write_seed: int,
-    *,
-    errors: bool,
-) -> tuple[Cells, Cells]:
-    """Goals and cells after corrections, in microsiemens, [input lines, columns of cells].
-
-    The lowest slice of a weight makes up for what the others hold.
+@dataclass(eq=False)
+class PairCorrections:
+    """Corrections of the pairs of an array; arrays of cells are [input lines, columns of cells].
 
     Parameters
     ----------
-    slices
-        Slices of the array with the levels that the program asks for.
-    mended
-        Pairs that are read back, [input lines, pairs].
     stuck
-        Cells that do not move, [input lines, columns of cells].
+        Cells that do not move.
     aims_us, cells_us
-        Goals of the first write, and what it left, [input lines, columns of cells].
+        Goals of the last write of each cell, and what it left, in microsiemens; changed in place.
+    array, write_seed
+        Decide the errors of writes.
     errors
         A write leaves an error.
     """
-    aims_us, cells_us = aims_us.copy(), cells_us.copy()
-    writes = _Corrections(stuck, aims_us, cells_us, target, array, write_seed, errors)
-    wanted, base = slices.levels.copy(), slices.base.astype(np.float64)
-    for place in range(int(slices.place.max(initial=0)), -1, -1):
-        places = np.flatnonzero(mended & (slices.place == place))
-        below = None if place == 0 else wanted.reshape(-1)[places - 1]
-        levels = wanted.reshape(-1)[places]
-        writes.correct(places, levels, accepted_errors(levels, below, base.reshape(-1)[places], target))
-        if place == 0:
-            break
-        held = (cells_us[:, 0::2] - cells_us[:, 1::2]) / target.cell.level_step_us
-        left = np.where(slices.place == place, (wanted - held) * base, 0.0)
-        wanted[:, :-1] += left[:, 1:]
-    return aims_us, cells_us
 
+    target: Target
+    stuck: NDArray[np.bool_]
+    aims_us: Cells
+    cells_us: Cells
+    array: int
+    write_seed: int
+    errors: bool
+    rounds: int = 0
 
-class _Corrections:
-    """Corrections of the pairs of one array; all arrays of cells are [input lines, columns of cells]."""
+    def correct(self, slices: ArraySlices, mended: NDArray[np.bool_]) -> None:
+        """Write the worst pairs again until their errors are accepted or no more tries are left.
 
-    def __init__(
-        self,
-        stuck: NDArray[np.bool_],
-        aims_us: Cells,
-        cells_us: Cells,
-        target: Target,
-        array: int,
-        write_seed: int,
-        errors: bool,
-    ) -> None:
-        self.free = ~stuck.reshape(-1)
-        self.aims_us, self.cells_us = aims_us.reshape(-1), cells_us.reshape(-1)
-        self.target, self.array, self.write_seed, self.errors = target, array, write_seed, errors
-        self.rounds = 0
+        The lowest slice of a weight makes up for what the others hold.
 
-    def correct(self, places: NDArray[np.int64], levels: Cells, accepted: tuple[Cells, Cells]) -> None:
-        """Write pairs again, given by their flat places, until their errors are accepted or no more tries are left."""
-        step_us = self.target.cell.level_step_us
+        Parameters
+        ----------
+        slices
+            Slices of the array with the levels that the program asks for.
+        mended
+            Pairs that are read back, [input lines, pairs].
+        """
+        wanted, base = slices.levels.copy(), slices.base.astype(np.float64)
+        for place in range(int(slices.place.max(initial=0)), -1, -1):
+            places = np.flatnonzero(mended & (slices.place == place))
+            below = None if place == 0 else wanted.reshape(-1)[places - 1]
+            levels = wanted.reshape(-1)[places]
+            self._correct(places, levels, accepted_errors(levels, below, base.reshape(-1)[places], self.target))
+            held = (self.cells_us[:, 0::2] - self.cells_us[:, 1::2]) / self.target.cell.level_step_us
+            left = np.where(slices.place == place, (wanted - held) * base, 0.0)
+            wanted[:, :-1] += left[:, 1:]
+
+    def _correct(self, places: NDArray[np.int64], levels: Cells, accepted: tuple[Cells, Cells]) -> None:
+        """Correct pairs, given by their flat places, of one slice."""
+        step_us, flat_us = self.target.cell.level_step_us, self.cells_us.reshape(-1)
         for turn in range(MOST_CORRECTIONS):
-            plus_us, minus_us = self.cells_us[2 * places], self.cells_us[2 * places + 1]
+            plus_us, minus_us = flat_us[2 * places], flat_us[2 * places + 1]
             error = (plus_us - minus_us) / step_us - levels
             wrong = (error < accepted[0]) | (error > accepted[1])
             if not wrong.any():
@@ -96,19 +82,20 @@ class _Corrections:
 
         That a cell is stuck was seen when it was written first, so that it is always the other one.
         """
-        cell, spec = self.target.cell, self.target.programming
+        cell, spec, free = self.target.cell, self.target.programming, ~self.stuck.reshape(-1)
         of_plus, of_minus = minus_us + pairs_us, plus_us - pairs_us
         plus_fits, minus_fits = ((cell.g_min_us <= goals) & (goals <= cell.g_max_us) for goals in (of_plus, of_minus))
-        plus_moves, minus_moves = self.free[2 * places], self.free[2 * places + 1]
+        plus_moves, minus_moves = free[2 * places], free[2 * places + 1]
         by_minus = np.where(plus_moves & minus_moves, minus_fits & (minus_first | ~plus_fits), minus_moves)
         goals_us = np.clip(np.where(by_minus, of_minus, of_plus), cell.g_min_us, cell.g_max_us)
         written_us = programmed_us(goals_us, spec, cell, self._drawn(places)) if self.errors else goals_us
         self.rounds += 1
         cells = 2 * places + by_minus
-        free = self.free[cells]
-        self.cells_us[cells[free]], self.aims_us[cells[free]] = written_us[free], goals_us[free]
+        moved = free[cells]
+        self.cells_us.reshape(-1)[cells[moved]] = written_us[moved]
+        self.aims_us.reshape(-1)[cells[moved]] = goals_us[moved]
 
     def _drawn(self, places: NDArray[np.int64]) -> Cells:
-        pairs, words = len(self.free) // 2, stream(Purpose.CORRECTION, 0)
-        drawn = gaussians(pairs, self.array, self.rounds, words, self.write_seed)
-        return drawn[places].astype(np.float64)
+        """Standard Gaussian numbers of some pairs, of the round at hand."""
+        pairs, words = self.stuck.size // 2, stream(Purpose.CORRECTION, 0)
+        return gaussians(pairs, self.array, self.rounds, words, self.write_seed)[places].astype(np.float64)
