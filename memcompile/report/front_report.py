@@ -63,17 +63,17 @@ def _usual(slices: Mapping[str, int]) -> int:
 def front_table(facts: Facts) -> Table:
     """One row for each mapping, by cost."""
     front, latency = facts["pareto"], facts["pareto"]["objective"] == "latency"
-    table = Table(title="mappings by cost and predicted loss", title_justify="left", header_style="bold")
+    table = Table(title="mappings by cost and predicted loss in points", title_justify="left", header_style="bold")
     table.add_column("", justify="right")
     chips = len({row["chips"] for row in front["mappings"]}) > 1
     for heading in (*(("chips",) if chips else ()), "latency" if latency else "steps", "arrays", "cells"):
         table.add_column(heading, justify="right")
     table.add_column("slices", overflow="fold")
-    table.add_column("without windows", overflow="fold")
+    table.add_column("no windows", overflow="fold")
     again = any(row["write_again_share"] for row in front["mappings"])
     if again:
-        table.add_column("written again", justify="right")
-    table.add_column("predicted loss, points", justify="right")
+        table.add_column("again", justify="right")
+    table.add_column("loss", justify="right", no_wrap=True)
     for number, row in enumerate(front["mappings"], start=1):
         table.add_row(
             f"{number}",
