@@ -32,7 +32,7 @@ from memcompile.program.line_corrections import Calibration
 from memcompile.program.program import Program, Stage
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.executors.batches import Batches, check_inputs, join_values
-from memcompile.runtime.executors.digital import DigitalRunner
+from memcompile.runtime.executors.digital import DigitalRunner, apart
 from memcompile.runtime.executors.edges import quantize, rescale
 from memcompile.runtime.executors.fast import FastExecutor
 from memcompile.runtime.executors.literal import LiteralExecutor
@@ -116,7 +116,8 @@ class Emulator(Described):
         self.machine = Machine(program, seed, self.effects, threads, conditions)
         batching = Batching({}) if whole else program.batching
         inputs, coupled = {} if whole else program.inputs, program_couples_samples(program)
-        self.batches = Batches.of(inputs, batching, chunk, default_chunk(program), coupled=coupled)
+        together = executor == "fast" and not (batching.one_by_one or batching.whole)
+        self.batches = Batches.of(inputs, batching, chunk, default_chunk(program), coupled=coupled, together=together)
 
         def machine_of(pass_number: int) -> Machine:
             return Machine(program, seed, self.effects, threads, conditions, pass_number)
@@ -280,7 +281,7 @@ class Emulator(Described):
             number = 2 if counts[0] == 1 else 1
             return number, run_chunk(0, number)[name]
 
-        return {name: self._joined(name, parts, counts, run_others) for name in wanted}
+        return {name: self._joined(name, *apart(name, parts, counts), run_others) for name in wanted}
 
     def explain(self) -> dict[str, str]:
         """Method that each crossbar layer goes through, and the reason, by layer name."""
@@ -365,7 +366,9 @@ class Emulator(Described):
         """Run one stage on the values it reads, [images, ...] each; image numbers key the read noise."""
         if isinstance(stage, MappedLayer):
             return {stage.outputs[0]: self._run_layer(stage, values[stage.inputs[0]], images)}
-        return self._digital.run(stage, values)
+        if self.batches.fixed != 1 or len(images) == 1:
+            return self._digital.run(stage, values)
+        return self._digital.run_each(stage, values, len(images), self.program.constants)
 
     def _run_layer(self, layer: MappedLayer, x: NDArray[Any], images: NDArray[np.int64]) -> NDArray[Any]:
         geometry = layer.geometry

@@ -10,6 +10,7 @@ from typing import Any
 
 import factories
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -233,6 +234,28 @@ def test_without_labels_classes_that_change_are_counted(tmp_path: Path) -> None:
     losses = measured_losses(compilation.program, samples, ideal.run, budget.model, 8.0)
     assert len(losses) >= 2
     assert (losses > 0).any()
+
+
+def test_a_network_that_was_exported_for_one_sample_has_the_same_budget(tmp_path: Path) -> None:
+    free, data = two_inputs(tmp_path, 5)
+    found = []
+    for batch in ("N", 1):
+        model = onnx.load(free)
+        for value in (*model.graph.input, *model.graph.output):
+            size = value.type.tensor_type.shape.dim[0]
+            size.Clear()
+            if batch == 1:
+                size.dim_value = 1
+            else:
+                size.dim_param = "N"
+        path = tmp_path / f"{batch}.onnx"
+        path.write_bytes(model.SerializeToString())
+        found.append(compile_model(path, data=data, max_loss=8.0, settings=FAST).budget)
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[0].plans == found[1].plans
+    assert found[0].predicted == found[1].predicted
+    np.testing.assert_array_equal(found[0].measured, found[1].measured)
 
 
 @settings(max_examples=100, deadline=None)

@@ -122,7 +122,7 @@ class ErrorBudget:
 def can_predict(program: Program, dataset: Dataset) -> bool:
     """Return True if the noise model covers a program and its samples lie along axis 0 of all inputs."""
     target, batching = program.target, program.batching
-    usual = not batching.whole and not batching.one_by_one and batching.size is None
+    usual = not batching.whole and not batching.one_by_one and batching.size in (None, 1)
     along_first = all(axis == 0 for axis in batching.inputs.values())
     covered = not target.cell.continuous and program.chip is None and bool(program.layers)
     covered &= not target.cell.nonlinearity_per_v or target.input.highest_digit == 1

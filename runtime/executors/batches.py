@@ -39,8 +39,12 @@ class Batches:
         default: int,
         *,
         coupled: bool = False,
+        together: bool = False,
     ) -> Batches:
         """Choose the chunk: one image where images are ``coupled`` and the batch is free.
+
+        With ``together`` many images of a model that was exported for one are a chunk, whose digital stages run image
+        by image.
 
         Raises
         ------
@@ -64,6 +68,8 @@ class Batches:
                 f"chunk {chunk} contradicts the model's fixed batch of {fixed[0]}; "
                 "leave the chunk out, or export the model with a free batch"
             )
+        if together and fixed[0] == 1 and chunk is None:
+            return cls(default, 1, batching, even=True)
         return cls(fixed[0], fixed[0], batching)
 
     def cuts(self, images: int, threads: int = 1) -> Iterator[tuple[int, int]]:

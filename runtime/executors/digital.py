@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,33 @@ from memcompile.program.program import DigitalStage
 def _as_array(result: Any) -> Any:
     """Tensors as arrays; what is no tensor (a sequence, a map, nothing) as it is."""
     return result if result is None or isinstance(result, list | dict) else np.asarray(result)
+
+
+class EachImage(list[Any]):
+    """A value of each image of a chunk that does not lie along axis 0."""
+
+
+def of_image(value: Any, number: int) -> Any:
+    """The value of one image of several."""
+    return value[number] if isinstance(value, EachImage) else value[number : number + 1]
+
+
+def _of_images(parts: list[Any]) -> Any:
+    """The values of images as one, along axis 0 where they have it."""
+    arrays = [part for part in parts if isinstance(part, np.ndarray) and part.ndim and len(part) == 1]
+    if len(arrays) < len(parts) or len({part.shape for part in arrays}) > 1:
+        return EachImage(parts)
+    return np.concatenate(arrays)
+
+
+def apart(
+    name: str, parts: Sequence[Mapping[str, Any]], counts: Sequence[int]
+) -> tuple[list[Mapping[str, Any]], list[int]]:
+    """Chunks and numbers of their images; image by image if a value of any chunk is."""
+    if not any(isinstance(part[name], EachImage) for part in parts):
+        return list(parts), list(counts)
+    each = [{name: of_image(part[name], k)} for part, count in zip(parts, counts, strict=True) for k in range(count)]
+    return list(each), [1] * len(each)
 
 
 class DigitalRunner:
@@ -43,6 +70,23 @@ class DigitalRunner:
             first_line = str(error).strip().splitlines()[0]
             raise DataError(f"digital stage {stage.name} cannot run on {shapes}: {first_line}") from error
         return dict(zip(names, map(_as_array, results), strict=True))
+
+    def run_each(
+        self, stage: DigitalStage, values: Mapping[str, Any], images: int, shared: Collection[str]
+    ) -> dict[str, Any]:
+        """Run a stage of a model that was exported for one image on several, [images, ...] each but for shared values.
+
+        Raises
+        ------
+        DataError
+            As :meth:`run`.
+        """
+        names = [name for name in stage.inputs if name]
+        parts = [
+            self.run(stage, {name: values[name] if name in shared else of_image(values[name], k) for name in names})
+            for k in range(images)
+        ]
+        return {name: _of_images([part[name] for part in parts]) for name in stage.outputs if name}
 
     def _session(self, stage: DigitalStage) -> ort.InferenceSession:
         if stage.name not in self._sessions:
