@@ -77,7 +77,7 @@ Measure = Callable[[Path, Path, Path, Trained], str]
 
 
 def in_its_form(measure: Measure, path: Path, calibration: Path, test: Path, trained: Trained) -> str:
-    """What is said of a file on data as it takes them."""
+    """Words of a measure on data in the form that a file takes."""
     if trained.zero is None:
         return measure(path, calibration, test, trained)
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:

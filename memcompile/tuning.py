@@ -235,7 +235,7 @@ def _begin(
     chip, writer = transfer(program, plan.seed, correct_slices=plan.correct_slices)
     steps: list[StepRecord] = []
     outcome, undoing = held.outcome(Emulator(chip, plan.seed)), WriteReport()
-    # What the target asks for was done by the transfer.
+    # The transfer has made the corrections that the target asks for.
     plan = replace(plan, write_again_share=plan.write_again_share - program.target.programming.write_again_share)
     if plan.write_again_share > 0:
         chip, outcome, undoing = _write_again_or_back(chip, outcome, writer, inputs, held, plan, progress, steps)

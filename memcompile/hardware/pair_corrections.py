@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.hardware.target import Target
+from memcompile.hardware.target import CellSpec, Target
 
 MOST_CORRECTIONS = 8
 """Corrections of one weight; one that cannot be reached would take any number."""
@@ -83,6 +83,37 @@ def _limits_levels(levels: Array, target: Target) -> Array:
     sigma_us = np.sqrt(0.5 * (powers[0] + powers[1]))
     limits: Array = np.maximum(limit_sigmas(spec.write_again_share) * sigma_us / cell.level_step_us, LEAST_LIMIT)
     return limits
+
+
+def correction_goals_us(
+    held_us: tuple[Array, Array],
+    wanted_us: Array,
+    moves: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    cell: CellSpec,
+    *,
+    minus_first: bool,
+) -> tuple[NDArray[np.bool_], Array]:
+    """Cell of each pair to write, and its goal, so that the pair holds a difference of conductances.
+
+    Parameters
+    ----------
+    held_us
+        Conductances of both cells, the one that adds first.
+    wanted_us
+        Difference that pairs are to hold, in microsiemens.
+    moves
+        Cells that are not stuck, which was seen when they were written first.
+    minus_first
+        Where both cells move and have the room, the one that is subtracted is written.
+
+    Returns
+    -------
+    Mask of pairs whose subtracted cell is written, and goals, which may lie outside of the window.
+    """
+    of_plus, of_minus = held_us[1] + wanted_us, held_us[0] - wanted_us
+    plus_fits, minus_fits = ((cell.g_min_us <= goals) & (goals <= cell.g_max_us) for goals in (of_plus, of_minus))
+    by_minus = np.where(moves[0] & moves[1], minus_fits & (minus_first | ~plus_fits), moves[1])
+    return by_minus, np.where(by_minus, of_minus, of_plus)
 
 
 def pair_goals_us(levels: Array, target: Target) -> tuple[Array, Array]:

@@ -226,7 +226,7 @@ def _stuck(digits: Array, base: int, target: Target) -> Errors:
 
 
 def _left_below(digits: Array, place: int, left: Array, base: int, most: int) -> Array:
-    """What the slices below one leave of its error, [kinds]."""
+    """Rest of the error of a slice that those below it leave, [kinds]."""
     for below in range(place - 1, -1, -1):
         goal = digits[below] + base * left
         left = goal - np.clip(goal, -most, most)

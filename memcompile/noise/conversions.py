@@ -83,7 +83,7 @@ class ConverterErrors:
 
     @property
     def cut_off(self) -> Array:
-        """What the end of range alone changes."""
+        """Error of the end of range alone."""
         return self.converted - self.rounded
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.hardware.pair_corrections import MOST_CORRECTIONS, accepted_errors
+from memcompile.hardware.pair_corrections import MOST_CORRECTIONS, accepted_errors, correction_goals_us
 from memcompile.hardware.target import Target
 from memcompile.runtime.effects.cells import Cells
 from memcompile.runtime.effects.programming_error import programmed_us
@@ -78,16 +78,11 @@ class PairCorrections:
     def _write(
         self, places: NDArray[np.int64], pairs_us: Cells, plus_us: Cells, minus_us: Cells, *, minus_first: bool
     ) -> None:
-        """Write one cell of each pair against the other one; ``minus_first`` says which, where either has the room.
-
-        That a cell is stuck was seen when it was written first, so that it is always the other one.
-        """
+        """Write one cell of each pair against the other one."""
         cell, spec, free = self.target.cell, self.target.programming, ~self.stuck.reshape(-1)
-        of_plus, of_minus = minus_us + pairs_us, plus_us - pairs_us
-        plus_fits, minus_fits = ((cell.g_min_us <= goals) & (goals <= cell.g_max_us) for goals in (of_plus, of_minus))
-        plus_moves, minus_moves = free[2 * places], free[2 * places + 1]
-        by_minus = np.where(plus_moves & minus_moves, minus_fits & (minus_first | ~plus_fits), minus_moves)
-        goals_us = np.clip(np.where(by_minus, of_minus, of_plus), cell.g_min_us, cell.g_max_us)
+        moves = free[2 * places], free[2 * places + 1]
+        by_minus, goals_us = correction_goals_us((plus_us, minus_us), pairs_us, moves, cell, minus_first=minus_first)
+        goals_us = np.clip(goals_us, cell.g_min_us, cell.g_max_us)
         written_us = programmed_us(goals_us, spec, cell, self._drawn(places)) if self.errors else goals_us
         self.rounds += 1
         cells = 2 * places + by_minus

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.hardware.closed_loop import write
+from memcompile.hardware.pair_corrections import correction_goals_us
 from memcompile.hardware.pulses import WriteReport, nominal_pulses
 from memcompile.program.cell_map import Pairs
 from memcompile.program.program import ChipState, Program
@@ -152,14 +153,18 @@ class Writer:
         That leaves the error of one write instead of two. ``minus_first`` says which cell is written where either has
         the room. Where one is stuck, which was seen when it was written first, it is always the other one.
         """
-        cell, flat = self.program.target.cell, self.cells_us.reshape(-1).astype(np.float64)
-        stuck = (self._low | self._high).reshape(-1)
-        upper, lower = flat[minus] + levels * cell.level_step_us, flat[plus] - levels * cell.level_step_us
-        fits = [(cell.g_min_us <= goal) & (goal <= cell.g_max_us) for goal in (upper, lower)]
-        by_minus = fits[1] & (minus_first | ~fits[0])
-        by_minus = np.where(stuck[plus], True, np.where(stuck[minus], False, by_minus))
-        self.write(plus[~by_minus], upper[~by_minus])
-        self.write(minus[by_minus], lower[by_minus])
+        cell, flat = self.program.target.cell, self.cells_us.reshape(-1)
+        held_us = flat[plus].astype(np.float64), flat[minus].astype(np.float64)
+        moves = ~(self._low | self._high).reshape(-1)
+        by_minus, goals_us = correction_goals_us(
+            held_us,
+            (levels * cell.level_step_us).astype(np.float64),
+            (moves[plus], moves[minus]),
+            cell,
+            minus_first=minus_first,
+        )
+        self.write(plus[~by_minus], goals_us[~by_minus])
+        self.write(minus[by_minus], goals_us[by_minus])
 
     def bring_back(self, cells_us: NDArray[np.float32]) -> None:
         """Write the cells that have changed back to what they held, [arrays, input_lines, cell_columns].
