@@ -29,10 +29,10 @@ from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import MappedLayer
 from memcompile.program.coupled_samples import program_couples_samples
 from memcompile.program.line_corrections import Calibration
-from memcompile.program.program import Program, Stage
+from memcompile.program.program import DigitalStage, Program, Stage
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.executors.batches import Batches, check_inputs, join_values
-from memcompile.runtime.executors.digital import DigitalRunner, apart
+from memcompile.runtime.executors.digital import DigitalRunner
 from memcompile.runtime.executors.edges import quantize, rescale
 from memcompile.runtime.executors.fast import FastExecutor
 from memcompile.runtime.executors.literal import LiteralExecutor
@@ -116,7 +116,7 @@ class Emulator(Described):
         self.machine = Machine(program, seed, self.effects, threads, conditions)
         batching = Batching({}) if whole else program.batching
         inputs, coupled = {} if whole else program.inputs, program_couples_samples(program)
-        together = executor == "fast" and not (batching.one_by_one or batching.whole)
+        together = executor == "fast" and not whole and _lies_along_first(program)
         self.batches = Batches.of(inputs, batching, chunk, default_chunk(program), coupled=coupled, together=together)
 
         def machine_of(pass_number: int) -> Machine:
@@ -281,7 +281,7 @@ class Emulator(Described):
             number = 2 if counts[0] == 1 else 1
             return number, run_chunk(0, number)[name]
 
-        return {name: self._joined(name, *apart(name, parts, counts), run_others) for name in wanted}
+        return {name: self._joined(name, parts, counts, run_others) for name in wanted}
 
     def explain(self) -> dict[str, str]:
         """Method that each crossbar layer goes through, and the reason, by layer name."""
@@ -394,6 +394,16 @@ class Emulator(Described):
         for where, part in parts:
             sums[where] = part
         return sums
+
+
+def _lies_along_first(program: Program) -> bool:
+    """Return True if an image is one entry along axis 0 of all inputs, outputs and values between stages."""
+    batching = program.batching
+    if batching.whole or batching.outputs or any(axis != 0 for axis in batching.inputs.values()):
+        return False
+    stages = (stage for stage in program.stages if isinstance(stage, DigitalStage))
+    sizes = (item for stage in stages for item in stage.first_sizes.items())
+    return batching.size == 1 and all(size == 1 for name, size in sizes if name not in program.constants)
 
 
 def check_seed(seed: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,33 +17,6 @@ from memcompile.program.program import DigitalStage
 def _as_array(result: Any) -> Any:
     """Tensors as arrays; what is no tensor (a sequence, a map, nothing) as it is."""
     return result if result is None or isinstance(result, list | dict) else np.asarray(result)
-
-
-class EachImage(list[Any]):
-    """A value of each image of a chunk that does not lie along axis 0."""
-
-
-def of_image(value: Any, number: int) -> Any:
-    """The value of one image of several."""
-    return value[number] if isinstance(value, EachImage) else value[number : number + 1]
-
-
-def _of_images(parts: list[Any]) -> Any:
-    """The values of images as one, along axis 0 where they have it."""
-    arrays = [part for part in parts if isinstance(part, np.ndarray) and part.ndim and len(part) == 1]
-    if len(arrays) < len(parts) or len({part.shape for part in arrays}) > 1:
-        return EachImage(parts)
-    return np.concatenate(arrays)
-
-
-def apart(
-    name: str, parts: Sequence[Mapping[str, Any]], counts: Sequence[int]
-) -> tuple[list[Mapping[str, Any]], list[int]]:
-    """Chunks and numbers of their images; image by image if a value of any chunk is."""
-    if not any(isinstance(part[name], EachImage) for part in parts):
-        return list(parts), list(counts)
-    each = [{name: of_image(part[name], k)} for part, count in zip(parts, counts, strict=True) for k in range(count)]
-    return list(each), [1] * len(each)
 
 
 class DigitalRunner:
@@ -76,6 +49,8 @@ class DigitalRunner:
     ) -> dict[str, Any]:
         """Run a stage of a model that was exported for one image on several, [images, ...] each but for shared values.
 
+        All its values have one entry along axis 0 for an image, see :attr:`DigitalStage.first_sizes`.
+
         Raises
         ------
         DataError
@@ -83,10 +58,10 @@ class DigitalRunner:
         """
         names = [name for name in stage.inputs if name]
         parts = [
-            self.run(stage, {name: values[name] if name in shared else of_image(values[name], k) for name in names})
+            self.run(stage, {name: values[name] if name in shared else values[name][k : k + 1] for name in names})
             for k in range(images)
         ]
-        return {name: _of_images([part[name] for part in parts]) for name in stage.outputs if name}
+        return {name: np.concatenate([part[name] for part in parts]) for name in stage.outputs if name}
 
     def _session(self, stage: DigitalStage) -> ort.InferenceSession:
         if stage.name not in self._sessions:
