@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnx.helper
 import onnx.numpy_helper
+import onnx.shape_inference
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
@@ -466,6 +467,13 @@ def _observe(
             types[name] = found
     observed.update({name: tuple(array.shape) for name, array in sample.items() if isinstance(array, np.ndarray)})
     return types, observed
+
+
+def first_sizes(model: bytes) -> dict[str, int | None]:
+    """Size of axis 0 of each input and output of a serialised model; None where it is free, unknown or not there."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model)).graph
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.input, *graph.output)}
+    return {name: dims[0].dim_value or None if dims else None for name, dims in shapes.items()}
 
 
 def to_model(graph: Graph, nodes: Iterable[OnnxNode], inputs: Sequence[str], outputs: Sequence[str]) -> bytes:

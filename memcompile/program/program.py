@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx.shape_inference
 from numpy.typing import NDArray
 
 from memcompile.described import Described
-from memcompile.frontend.importer import digital_operators
+from memcompile.frontend.importer import digital_operators, first_sizes
 from memcompile.hardware.target import Target
 from memcompile.ir.batching import Batching
 from memcompile.ir.geometry import Geometry
@@ -55,9 +54,7 @@ class DigitalStage:
     @cached_property
     def first_sizes(self) -> Mapping[str, int | None]:
         """Size of axis 0 of each value that the stage reads or makes; None where it is free, unknown or not there."""
-        graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(self.model)).graph
-        shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.input, *graph.output)}
-        return {name: dims[0].dim_value or None if dims else None for name, dims in shapes.items()}
+        return first_sizes(self.model)
 
 
 Stage = DigitalStage | MappedLayer
