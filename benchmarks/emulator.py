@@ -9,28 +9,25 @@ layer whole in one array, all 8 bits of its inputs in one phase, and pairs subtr
 conversion, as aihwkit and CrossSim read it. A second row converts both lines of a pair and subtracts their
 codes, as the reference chip does, which is twice the conversions.
 
-Peers run the cases of W1 under the settings of peers.py; those that are not installed are listed as
-such. Each ratio is the median over rounds by turns with the reference, with its quartiles; see `rounds.py`.
+Each ratio is the median over rounds by turns with the reference, with its quartiles; see `rounds.py`. Other emulators
+are measured by `peers.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import math
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+from emulators.cases import CASES, LEVELS, SIZE, MatrixCase, matrix_inputs
 from numpy.typing import NDArray
-from peers import INPUT_BITS, LEVELS, PEERS, PeerCase, peer_runs
 from rounds import Comparison, compared, machine
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import splu
@@ -45,33 +42,12 @@ from memcompile.runtime.effects.wires import effective_conductances_us
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.executors.devices import Devices
 
-SIZE, BATCH = 512, 256
 FIVE_LAYER = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-MATRIX_CASES = (
-    (PeerCase("W1, read noise, one tile", SIZE, 1, adc=False), 1.5),
-    (PeerCase("W1, read noise, tiles of 128 rows", 128, 1, adc=False), 2.5),
-    (PeerCase("W1, bit-serial, ADC per phase and 128-row tile, read noise", 128, 1, adc=True), 16.0),
-    (PeerCase("W1, all bits in one phase, ADC per 128-row tile, read noise", 128, 8, adc=True), None),
-)
-"""With the ratio to sgemm to be reached."""
-PEER_LIMIT_S = 5.0
-"""A peer's case that takes longer is run once only."""
-
+REACH = {"w1-plain": 1.3, "w1-tiles": 1.3, "w1-bits": 10.0, "w1-phase": 4.0}
+"""Ratio of each case of W1 to sgemm that is to be reached."""
 Row = dict[str, Any]
-
-
-def best_s(work: Callable[[], object], repetitions: int, limit_s: float = math.inf) -> float:
-    """Shortest time of one call after the first, in seconds; the first one's where that takes longer than a limit."""
-    times: list[float] = []
-    for _ in range(repetitions + 1):
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-        if times[0] > limit_s:
-            return times[0]
-    return min(times[1:])
 
 
 def row(name: str, found: Comparison, reference: str, reach: float | None = None) -> Row:
@@ -134,18 +110,13 @@ def matrix_program(
 def matrix_rows(repetitions: int) -> Iterator[Row]:
     """W1: one matrix-vector product of 512 x 512, 256 at a time."""
     weights, x = matrix_inputs()
-    plain, vectors = weights.astype(np.float32), x[:, 0]
-    for case, reach in MATRIX_CASES:
+    plain, vectors = weights.astype(np.float32), x[:, None]
+    for name, reach in REACH.items():
+        case = CASES[name]
+        assert isinstance(case, MatrixCase)
         target = chip(case.bits_per_phase, input_lines=case.tile_rows, output_lines=2 * SIZE)
         emulator = Emulator(matrix_program(weights, target, case.tile_rows), effects=Effects(adc=case.adc))
-        yield row(case.name, compared(partial(emulator.run, x), lambda: vectors @ plain, repetitions), "sgemm", reach)
-
-
-def matrix_inputs() -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Weights [512, 512] and inputs [256, 1, 512] of W1."""
-    rng = np.random.default_rng(0)
-    weights = rng.integers(-LEVELS, LEVELS + 1, (SIZE, SIZE))
-    return weights, rng.integers(0, 1 << INPUT_BITS, (BATCH, 1, SIZE)).astype(np.float32)
+        yield row(case.title, compared(partial(emulator.run, vectors), lambda: x @ plain, repetitions), "sgemm", reach)
 
 
 def programming_rows(repetitions: int) -> Iterator[Row]:
@@ -223,24 +194,6 @@ def nodal_system(cells_us: NDArray[np.float64], segment_ohm: float) -> Any:
     return coo_array((values, (row_numbers, columns))).tocsc()
 
 
-def peer_rows(repetitions: int) -> Iterator[Row]:
-    """The cases of W1 in other emulators, where they are installed and can do them."""
-    weights, x = matrix_inputs()
-    cases = tuple(case for case, _ in MATRIX_CASES)
-    for module, (title, _) in PEERS.items():
-        if importlib.util.find_spec(module) is None:
-            yield {"case": f"peer {title}", "note": "not installed"}
-            continue
-        try:
-            for name, run in peer_runs(module, cases, weights, x[:, 0]):
-                if isinstance(run, str):
-                    yield {"case": name, "note": run}
-                else:
-                    yield {"case": name, "time_ms": best_s(run, repetitions, limit_s=PEER_LIMIT_S) * 1e3}
-        except (ImportError, RuntimeError) as error:  # such as extensions built for another PyTorch
-            yield {"case": f"peer {title}", "note": f"installed, but does not run: {str(error).splitlines()[0]}"}
-
-
 def all_rows(arguments: argparse.Namespace) -> Iterator[Row]:
     """Every row, as it is measured."""
     count = arguments.repetitions
@@ -267,7 +220,6 @@ def all_rows(arguments: argparse.Namespace) -> Iterator[Row]:
             name = f"{arguments.resnet.stem} {title}" if reach is None else f"{title}, {arguments.resnet.stem}"
             yield from network_rows(name, compiled.program, x, arguments.resnet, count, reach)
     yield from wires_rows(count)
-    yield from peer_rows(count)
 
 
 def show(found: Row) -> str:

@@ -1,119 +1,143 @@
-"""Other emulators under the settings of the W1 cases of emulator.py, as far as they can be set so.
+"""Times and memory of memcompile and other crossbar emulators, under the same settings, by turns.
 
-What is alike: 512 x 512 weights of 15 levels in pairs of cells of 2 to 20 uS, 256 input vectors of 8 bits
-without sign, Gaussian read noise of 0.1 uS a cell in every read, tiles of so many rows, and, where the case
-has one, an 8-bit converter whose range holds all lines. What differs is said where it is set.
+    python benchmarks/peers.py --aihwkit ENV/bin/python --crosssim ENV/bin/python --badcrossbar ENV/bin/python
 
-Run with CrossSim 3.2.0, and with aihwkit 1.1.0 on PyTorch 2.10, the only version its wheel was found to run on.
+Each emulator has an environment of its own, named by its Python, and each case a process of its own in it:
+
+    aihwkit      pip install torch scikit-build ninja cmake mypy pybind11 "setuptools<81"; OpenBLAS's headers and a C++
+                 compiler; then pip install --no-build-isolation aihwkit==1.2.0 (an hour of a processor)
+    CrossSim     git clone -b v3.2.0 https://github.com/sandialabs/cross-sim; pip install ./cross-sim torch
+    badcrossbar  pip install badcrossbar==1.1.0 "numpy<2"
+
+The environment that runs this script takes torch as well, to write the networks. Two processes work in rounds by turns:
+what slows the machine slows both. Times are medians of rounds; memory is the peak of a process. What is alike and what
+is not stands in :mod:`emulators.cases` and in the module of each emulator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from emulators.cases import CASES
+from rounds import Comparison, compared, machine
 
-SIGMA_US, G_MIN_US, G_MAX_US = 0.1, 2.0, 20.0
-LEVELS = 7
-INPUT_BITS = ADC_BITS = 8
-
-
-@dataclass(frozen=True)
-class PeerCase:
-    """One W1 case: rows of a tile, bits of an input that a phase applies, and whether there is a converter."""
-
-    name: str
-    tile_rows: int
-    bits_per_phase: int
-    adc: bool
+FOLDER = Path(__file__).resolve().parent
+SLOW_S, SLOW_ROUNDS = 10.0, 1
+"""A call that takes longer is measured in fewer rounds."""
+Row = dict[str, Any]
 
 
-def aihwkit_run(case: PeerCase, weights: NDArray[np.int64], x: NDArray[np.float32]) -> Callable[[], object] | str:
-    """One call of IBM's aihwkit for all vectors, or why there is none.
+class Side:
+    """Process of an emulator that works on one case."""
 
-    Its tile is a signed matrix: noise is that of a pair, referred to the output, and the converter
-    sees the difference of the pair. All bits of an input are applied at once.
-    """
-    import torch  # noqa: PLC0415 - a peer's dependency
-    from aihwkit.nn import AnalogLinear  # noqa: PLC0415 - the peer itself
-    from aihwkit.simulator.configs import InferenceRPUConfig  # noqa: PLC0415 - the peer itself
-    from aihwkit.simulator.parameters import enums  # noqa: PLC0415 - the peer itself
+    def __init__(self, python: str, name: str, case: str) -> None:
+        paths = os.pathsep.join((str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])))
+        self._process = subprocess.Popen(
+            [python, "-m", "emulators.serve", name, case],
+            env={**os.environ, "PYTHONPATH": paths},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.peak_mb = 0.0
+        self.note: str | None = self._answer().get("note")
 
-    if case.bits_per_phase == 1 and case.adc:
-        return "converts bit by bit only together with its model of IR drop"
-    config = InferenceRPUConfig()
-    forward = config.forward
-    forward.inp_res = 1 / (2**INPUT_BITS - 2)
-    forward.out_noise = 0.0
-    forward.w_noise_type = enums.WeightNoiseType.ADDITIVE_CONSTANT
-    forward.w_noise = 2**0.5 * SIGMA_US / (G_MAX_US - G_MIN_US)
-    forward.noise_management = enums.NoiseManagementType.NONE
-    forward.bound_management = enums.BoundManagementType.NONE
-    forward.out_bound = float(case.tile_rows)
-    forward.out_res = 1 / (2**ADC_BITS - 2) if case.adc else -1.0
-    config.mapping.max_input_size = case.tile_rows
-    config.mapping.max_output_size = 0
-    config.modifier.enable_during_test = False
-    layer = AnalogLinear(*weights.shape, bias=False, rpu_config=config)
-    layer.set_weights(torch.from_numpy((weights / LEVELS).T.astype(np.float32)))
-    layer.eval()
-    vectors = torch.from_numpy(x / (2**INPUT_BITS - 1))
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        facts: dict[str, Any] = json.loads(line) if line else {"note": "its process ended"}
+        return facts
 
-    def run() -> object:
-        with torch.no_grad():
-            return layer(vectors)
+    def seconds(self, calls: int) -> float:
+        """Time of one of some calls, in seconds."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{calls}\n")
+        self._process.stdin.flush()
+        facts = self._answer()
+        if "seconds" not in facts:
+            raise SystemExit(facts["note"])
+        self.peak_mb = facts["peak_mb"]
+        return float(facts["seconds"])
 
-    return run
-
-
-def crosssim_run(case: PeerCase, weights: NDArray[np.int64], x: NDArray[np.float32]) -> Callable[[], object] | str:
-    """One call of Sandia's CrossSim for all vectors, or why there is none."""
-    from simulator import AnalogCore, CrossSimParameters  # noqa: PLC0415 - the peer itself
-    from simulator.parameters.core_parameters import CoreStyle  # noqa: PLC0415 - the peer itself
-    from simulator.parameters.xbar_parameters import ADCRangeLimits  # noqa: PLC0415 - the peer itself
-
-    settings = CrossSimParameters()
-    settings.core.style = CoreStyle.BALANCED
-    settings.core.rows_max = case.tile_rows
-    settings.core.cols_max = weights.shape[1]
-    settings.core.mapping.weights.min, settings.core.mapping.weights.max = -1.0, 1.0
-    settings.core.mapping.inputs.mvm.min, settings.core.mapping.inputs.mvm.max = 0.0, 1.0
-    device = settings.xbar.device
-    device.Rmin, device.Rmax = 1e6 / G_MAX_US, 1e6 / G_MIN_US
-    device.read_noise.enable = True
-    device.read_noise.model = "NormalIndependentDevice"
-    device.read_noise.magnitude = SIGMA_US / G_MAX_US
-    dac = settings.xbar.dac.mvm
-    dac.model, dac.bits, dac.signed = "QuantizerDAC", INPUT_BITS, False
-    dac.input_bitslicing = case.bits_per_phase == 1 and case.adc
-    if case.adc:
-        # Each line has a converter of its own, and the pair is subtracted digitally.
-        settings.core.balanced.subtract_current_in_xbar = False
-        adc = settings.xbar.adc.mvm
-        adc.model = "QuantizerADC"
-        adc = settings.xbar.adc.mvm
-        adc.bits, adc.signed, adc.adc_per_ibit = ADC_BITS, False, case.bits_per_phase == 1
-        adc.adc_range_option = ADCRangeLimits.MAX
-    core = AnalogCore((weights / LEVELS).T, settings)
-    vectors = np.ascontiguousarray((x / (2**INPUT_BITS - 1)).T.astype(np.float64))
-    return lambda: core @ vectors
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
 
 
-Peer = Callable[[PeerCase, NDArray[np.int64], NDArray[np.float32]], Callable[[], object] | str]
-PEERS: dict[str, tuple[str, Peer]] = {
-    "aihwkit": ("aihwkit", aihwkit_run),
-    "simulator": ("CrossSim", crosssim_run),
-}
-"""By the name of the peer's module: what it is called, and how it is run."""
+def measured(case: str, name: str, python: str, rounds: int) -> Row:
+    """Compare one peer with this project on one case."""
+    row = {"case": case, "peer": name}
+    peer = Side(python, name, case)
+    try:
+        if peer.note is not None:
+            return {**row, "note": peer.note}
+        ours = Side(sys.executable, "memcompile", case)
+        try:
+            found = _by_turns(ours, peer, SLOW_ROUNDS if peer.seconds(1) > SLOW_S else rounds)
+            facts = {"ours_mb": ours.peak_mb, "peer_mb": peer.peak_mb}
+        finally:
+            ours.close()
+    finally:
+        peer.close()
+    return {**row, **found.facts(), **facts}
 
 
-def peer_runs(
-    module: str, cases: tuple[PeerCase, ...], weights: NDArray[np.int64], x: NDArray[np.float32]
-) -> Iterator[tuple[str, Callable[[], Any] | str]]:
-    """Each case of one peer with a call that does all of its work once, or why there is none."""
-    title, run = PEERS[module]
-    for case in cases:
-        yield f"peer {title}: {case.name}", run(case, weights, x)
+def _by_turns(ours: Side, peer: Side, rounds: int) -> Comparison:
+    def clock(work: Callable[[], object], calls: int) -> float:
+        side = work()
+        assert isinstance(side, Side)
+        return side.seconds(calls)
+
+    return compared(lambda: peer, lambda: ours, rounds, clock)
+
+
+def show(row: Row) -> str:
+    """One row of the table."""
+    title = f"| {CASES[row['case']].title} | {row['peer']} |"
+    if "note" in row:
+        return f"{title} {row['note']} | | | | |"
+    work, reference = row["work_s"], row["reference_s"]
+    quartiles = f"{row['lower_quartile']:,.3g} to {row['upper_quartile']:,.3g}"
+    return (
+        f"{title} {1e3 * reference:,.3g} ms | {1e3 * work:,.3g} ms | {row['ratio']:,.3g} ({quartiles}) "
+        f"| {row['ours_mb']:.0f} | {row['peer_mb']:.0f} |"
+    )
+
+
+def main() -> None:
+    """Compare and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("aihwkit", "crosssim", "badcrossbar"):
+        parser.add_argument(f"--{name}", metavar="PYTHON", help=f"Python of an environment with {name}")
+    parser.add_argument("--case", choices=CASES, action="append", help="default: all")
+    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    sys.stdout.write("| case | peer | time here | time of the peer | ratio | memory here, MB | of the peer, MB |\n")
+    sys.stdout.write("|---|---|---|---|---|---|---|\n")
+    rows = []
+    for case in arguments.case or CASES:
+        for name in ("aihwkit", "crosssim", "badcrossbar"):
+            python = getattr(arguments, name)
+            if python is None:
+                continue
+            rows.append(measured(case, name, python, arguments.rounds))
+            sys.stdout.write(show(rows[-1]) + "\n")
+            sys.stdout.flush()
+    if arguments.json:
+        facts = {"machine": machine(), "rows": rows}
+        arguments.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
