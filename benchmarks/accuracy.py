@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.accuracy.held_back import MOST_IMAGES
+from memcompile.accuracy.scoring import score
 from memcompile.atomic import write_atomically
 from memcompile.data.loader import Dataset, load_dataset
 from memcompile.hardware.target import Target, load_target, parse_target
-from memcompile.held_back import MOST_IMAGES
 from memcompile.pipelines import Compilation, compile_model
 from memcompile.program.program import Program
 from memcompile.report.evaluation import run_float
-from memcompile.report.scoring import score
 from memcompile.runtime.emulator import Emulator, values_before
 from memcompile.runtime.training.hybrid_training import ALL, TuningOptions
 from memcompile.tuning import TuningPlan, refresh, tune

@@ -26,12 +26,12 @@ from pathlib import Path
 
 import numpy as np
 
+from memcompile.accuracy.scoring import score
 from memcompile.data.loader import Dataset, load_dataset
 from memcompile.hardware.target import Target
 from memcompile.pipelines import compile_model
 from memcompile.program.program import Program
 from memcompile.report.evaluation import run_float
-from memcompile.report.scoring import score
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.hybrid_training import TuningOptions
 from memcompile.runtime.training.transfer import transfer

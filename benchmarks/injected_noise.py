@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from memcompile.chip_calibration import Calibrator
+from memcompile.accuracy.chip_calibration import Calibrator
+from memcompile.accuracy.noise_injection import NoisyNetwork
+from memcompile.accuracy.scoring import lost_share, score_samples
 from memcompile.data.loader import Dataset
 from memcompile.noise.output_noise import output_noise
 from memcompile.pipelines import compile_model
 from memcompile.program.program import Program
-from memcompile.report.noise_injection import NoisyNetwork
-from memcompile.report.scoring import lost_share, score_samples
 from memcompile.runtime.emulator import Emulator
 
 FIVE_LAYER = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"

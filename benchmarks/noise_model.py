@@ -24,13 +24,13 @@ import onnx
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
+from memcompile.accuracy.chip_calibration import Calibrator
+from memcompile.accuracy.error_budget import error_budget
+from memcompile.accuracy.scoring import score_samples
 from memcompile.atomic import write_atomically
-from memcompile.chip_calibration import Calibrator
 from memcompile.errors import MemcompileError
 from memcompile.hardware.target import Target, load_target
 from memcompile.pipelines import compile_model
-from memcompile.report.error_budget import error_budget
-from memcompile.report.scoring import score_samples
 from memcompile.runtime.emulator import Emulator
 
 CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.accuracy.held_back import MOST_IMAGES
 from memcompile.data.loader import load_dataset
-from memcompile.held_back import MOST_IMAGES
 from memcompile.pipelines import compile_model
 from memcompile.report.emulated_chips import spread
 from memcompile.report.evaluation import evaluate

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.chip_calibration import Calibrator
+from memcompile.accuracy.chip_calibration import Calibrator
+from memcompile.accuracy.scoring import score
 from memcompile.data.loader import load_dataset
 from memcompile.pipelines import AUTO, compile_model
 from memcompile.report.evaluation import run_float, whole_batches
-from memcompile.report.scoring import score
 from memcompile.runtime.emulator import Emulator
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.accuracy.held_back import Outcome, StepRecord
 from memcompile.atomic import write_atomically
 from memcompile.errors import OutputError
 from memcompile.hardware.pulses import WriteReport
-from memcompile.held_back import Outcome, StepRecord
 from memcompile.program.file import decode_program, encode_program
 from memcompile.program.program import Program
 from memcompile.runtime.training.hybrid_training import EpochRecord

@@ -9,7 +9,9 @@ from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-from memcompile.accuracy_budget import BudgetResult, Candidates, Plans, can_budget, fit_budget
+from memcompile.accuracy.accuracy_budget import BudgetResult, Candidates, Plans, can_budget, fit_budget
+from memcompile.accuracy.loss_front import LossFront, loss_front
+from memcompile.accuracy.loss_prediction import Reference
 from memcompile.blas import one_blas_thread
 from memcompile.data.loader import Data, Dataset
 from memcompile.data.source import Source, read_source
@@ -36,8 +38,6 @@ from memcompile.ir.pass_manager import (
     run_passes,
     with_options,
 )
-from memcompile.loss_front import LossFront, loss_front
-from memcompile.loss_prediction import Reference
 from memcompile.passes.calibrate_activations import CalibrateActivations
 from memcompile.passes.calibrate_ranges import CalibrateRanges
 from memcompile.passes.cut_segments import CutSegments

@@ -1,8 +1,8 @@
 """Hybrid training from end to end: transfer, write again, recalibrate, tune in situ; refresh later.
 
-Each step is judged on images that it was not fitted to (:mod:`memcompile.held_back`) and undone unless these show that
-it helped. Undoing restores digital gains and offsets. Cells that were written are written back, which leaves new
-errors; after writing the worst again, which corrects measured errors, that is done only where it did harm.
+Each step is judged on images that it was not fitted to (:mod:`memcompile.accuracy.held_back`) and undone unless these
+show that it helped. Undoing restores digital gains and offsets. Cells that were written are written back, which leaves
+new errors; after writing the worst again, which corrects measured errors, that is done only where it did harm.
 
 A checkpoint is written after each stage and each epoch. Everything random is keyed by the seed
 and by counters that the checkpoint holds, so a killed run that is started again ends with the
@@ -19,13 +19,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.accuracy.chip_calibration import FIRST_IMAGE, fit_lines
+from memcompile.accuracy.held_back import (
+    LEAST_IMAGES,
+    HeldBackImages,
+    Outcome,
+    StepRecord,
+    better,
+    harms,
+    record,
+    split,
+)
 from memcompile.blas import one_blas_thread
 from memcompile.checkpoints import Checkpoint, TuningState
-from memcompile.chip_calibration import FIRST_IMAGE, fit_lines
 from memcompile.described import Described
 from memcompile.errors import DataError, MemcompileError, UsageError
 from memcompile.hardware.pulses import WriteReport
-from memcompile.held_back import LEAST_IMAGES, HeldBackImages, Outcome, StepRecord, better, harms, record, split
 from memcompile.ir.graph import fixed_batch
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.program.program import Program

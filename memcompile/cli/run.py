@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from memcompile.accuracy.scoring import class_names, score_samples
 from memcompile.cli.chips.calibration import calibrated_chip, samples_of
 from memcompile.cli.chips.life import age_or_range, check_life_options, life_options, report_life
 from memcompile.cli.chips.sampled_chips import run_chips
@@ -27,7 +28,6 @@ from memcompile.measurements.read_back import read_back
 from memcompile.program.program import Program
 from memcompile.progress.phases import AGE, EMULATE, FIT_LINES, READ_PROGRAM, RUN
 from memcompile.report.cost_report import write_facts, write_line
-from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator, check_seed
 
 

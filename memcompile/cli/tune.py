@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memcompile.accuracy.held_back import StepRecord
 from memcompile.atomic import write_atomically
 from memcompile.cli.advice import DataOptions, command_line, derived_path
 from memcompile.cli.console import Output, check_writable, data_options, scoring_options, words
@@ -16,7 +17,6 @@ from memcompile.cli.programs import program_of
 from memcompile.cli.report import facts_option, facts_with
 from memcompile.data.loader import Dataset, load_dataset
 from memcompile.errors import UsageError
-from memcompile.held_back import StepRecord
 from memcompile.ir.pass_manager import ProgressBar
 from memcompile.pictures import colour_of, new_figure, png_of
 from memcompile.program.file import save_program

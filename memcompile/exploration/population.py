@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.accuracy.scoring import class_names, score_samples
 from memcompile.data.loader import Dataset
 from memcompile.exploration.knobs import Design
 from memcompile.exploration.results import Row, csv_text, flattened
@@ -25,7 +26,6 @@ from memcompile.program.program import Program
 from memcompile.report.acceptance import Acceptance
 from memcompile.report.accuracy_report import chip_facts
 from memcompile.report.emulated_chips import EmulatedChips
-from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.effects.dead_lines import cells_on_working_lines
 from memcompile.runtime.effects.stuck_cells import stick
 from memcompile.runtime.emulator import Emulator

@@ -7,8 +7,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from memcompile.accuracy.error_budget import ErrorBudget
 from memcompile.figures import PLUS_MINUS
-from memcompile.report.error_budget import ErrorBudget
 
 Facts = dict[str, Any]
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.chip_calibration import Calibrator, obstacle
+from memcompile.accuracy.chip_calibration import Calibrator, obstacle
+from memcompile.accuracy.held_back import StepRecord
+from memcompile.accuracy.scoring import class_names, score_samples
 from memcompile.data.loader import Dataset
 from memcompile.hardware.conditions import NEW, Conditions
-from memcompile.held_back import StepRecord
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.program.program import Program
-from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
 
 

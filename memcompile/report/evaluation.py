@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.accuracy.error_budget import ErrorBudget, error_budget
+from memcompile.accuracy.noise_injection import inputs_on
+from memcompile.accuracy.scoring import class_names, score_samples
 from memcompile.blas import one_blas_thread
 from memcompile.data.loader import Dataset
 from memcompile.described import Described
@@ -29,9 +32,6 @@ from memcompile.program.random_operators import random_values
 from memcompile.progress.phases import EMULATE, EXPLAIN_LOSS, SCORE
 from memcompile.report.acceptance import Acceptance
 from memcompile.report.emulated_chips import EmulatedChips, measured_accuracy, spread
-from memcompile.report.error_budget import ErrorBudget, error_budget
-from memcompile.report.noise_injection import inputs_on
-from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.executors.batches import join_values
 from memcompile.runtime.training.transfer import transfer

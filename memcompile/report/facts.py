@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.accuracy_budget import BudgetResult
+from memcompile.accuracy.accuracy_budget import BudgetResult
+from memcompile.accuracy.loss_front import LossFront
 from memcompile.heap import large_blocks_go_back
 from memcompile.ir.graph import MappedLayer
 from memcompile.ir.quantizers import InputQuantizer
-from memcompile.loss_front import LossFront
 from memcompile.noise.line_currents import BINS
 from memcompile.program.flow import program_flow
 from memcompile.program.program import Program

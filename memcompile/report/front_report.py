@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from memcompile.accuracy.loss_front import FrontMapping, LossFront
 from memcompile.figures import PLUS_MINUS
-from memcompile.loss_front import FrontMapping, LossFront
 
 Facts = dict[str, Any]
 MOST_NAMED = 4

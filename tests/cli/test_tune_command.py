@@ -13,11 +13,11 @@ import pytest
 from places import FIVE_LAYER_CNN as MODEL
 
 import memcompile
+from memcompile.accuracy.held_back import StepRecord
 from memcompile.cli.main import main
 from memcompile.cli.tune import curve_figure
 from memcompile.data.loader import load_dataset
 from memcompile.hardware.pulses import WriteReport
-from memcompile.held_back import StepRecord
 from memcompile.runtime.training.hybrid_training import EpochRecord
 from memcompile.tuning import TuningResult
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sequence_models import NAMES, NETWORKS
 
 import memcompile
+from memcompile.accuracy.scoring import class_names, score
 from memcompile.cli.main import main
 from memcompile.errors import DataError, UsageError
 from memcompile.frontend.importer import model_in_memory
@@ -27,7 +28,6 @@ from memcompile.ir.batching import Batching
 from memcompile.pipelines import compile_model
 from memcompile.program.program import Program
 from memcompile.report.evaluation import measure_quality, run_float
-from memcompile.report.scoring import class_names, score
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.executors.batches import join_values
 from memcompile.runtime.training.hybrid_training import TuningOptions

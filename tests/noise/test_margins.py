@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memcompile.accuracy.scoring import score
 from memcompile.noise.margins import as_often_wrong, class_margins, smoothed_loss
-from memcompile.report.scoring import score
 
 
 def _scores(seed: int, samples: int = 200, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:

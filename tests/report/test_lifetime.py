@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import FIVE_LAYER_CNN as MODEL
 
+from memcompile.accuracy.scoring import score
 from memcompile.cli.main import main
 from memcompile.data.loader import Dataset, load_dataset
 from memcompile.errors import MemcompileError
@@ -33,7 +34,6 @@ from memcompile.report.lifetime import (
     time_above_s,
     worst_ages,
 )
-from memcompile.report.scoring import score
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.training.transfer import transfer
 

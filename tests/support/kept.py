@@ -18,6 +18,8 @@ from types import MappingProxyType
 from typing import Any
 
 from memcompile import pipelines
+from memcompile.accuracy import error_budget
+from memcompile.accuracy.error_budget import LossModel
 from memcompile.data.loader import Dataset
 from memcompile.errors import MemcompileError
 from memcompile.hardware.target import Target, load_target
@@ -25,8 +27,7 @@ from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.pipelines import Compilation
 from memcompile.program.file import encode_program
 from memcompile.program.program import Program
-from memcompile.report import error_budget, evaluation
-from memcompile.report.error_budget import LossModel
+from memcompile.report import evaluation
 from memcompile.report.evaluation import Evaluation
 from memcompile.report.explain import Explanation
 
@@ -86,7 +87,7 @@ class Kept:
         return self.compilation(model, target, **options).program
 
     def loss_model(self, program: Program, dataset: Dataset, **options: Any) -> tuple[LossModel, list[LayerInputs]]:
-        """:func:`memcompile.report.error_budget.loss_model`, once for each program, data and options."""
+        """:func:`memcompile.accuracy.error_budget.loss_model`, once for each program, data and options."""
         asked = {name: value for name, value in options.items() if name != "progress"}
         key = ("loss model", encode_program(program), dataset, asked)
         found: tuple[LossModel, list[LayerInputs]] = self.result(key, lambda: loss_model(program, dataset, **options))

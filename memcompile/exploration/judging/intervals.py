@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from memcompile.accuracy.error_budget import FIRST_ORDER
 from memcompile.noise.loss_curve import LossCurve
 from memcompile.report.emulated_chips import spread
-from memcompile.report.error_budget import FIRST_ORDER
 
 NOISE_FACTOR = 2.0
 """Factor by which predicted noise may be wrong, either way: one curve for all targets and mappings."""
@@ -39,7 +39,7 @@ UNKNOWN: Interval = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class NetworkCurve:
-    """Loss of a network by the noise of its layers, as :class:`memcompile.report.error_budget.LossModel` has it.
+    """Loss of a network by the noise of its layers, as :class:`memcompile.accuracy.error_budget.LossModel` has it.
 
     Losses are against ideal devices, whose rounded inputs make noise of their own, ``rounding``.
     """

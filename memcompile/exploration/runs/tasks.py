@@ -15,6 +15,9 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from memcompile.accuracy.error_budget import can_predict, loss_model
+from memcompile.accuracy.noise_injection import layer_inputs
+from memcompile.accuracy.scoring import class_names, score_samples
 from memcompile.blas import one_blas_thread
 from memcompile.data.source import Source
 from memcompile.errors import MemcompileError
@@ -27,11 +30,8 @@ from memcompile.pipelines import Compilation, compile_source
 from memcompile.program.file import decode_program, encode_program
 from memcompile.program.program import Program
 from memcompile.report.emulated_chips import EmulatedChips, measured_accuracy
-from memcompile.report.error_budget import can_predict, loss_model
 from memcompile.report.evaluation import run_float
 from memcompile.report.facts import program_facts
-from memcompile.report.noise_injection import layer_inputs
-from memcompile.report.scoring import class_names, score_samples
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.executors.cache import BoundedCache
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from memcompile.accuracy.scoring import score
 from memcompile.data.loader import Dataset
 from memcompile.errors import DataError, UsageError
 from memcompile.hardware.pulses import WriteReport
 from memcompile.program.file import encode_program
 from memcompile.program.program import Program
-from memcompile.report.scoring import score
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.hybrid_training import TuningOptions
 from memcompile.runtime.training.transfer import transfer

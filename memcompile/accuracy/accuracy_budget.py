@@ -2,7 +2,7 @@
 
 A layer with one more slice has less noise and takes more cells; without parallel windows it has less noise and takes
 more steps. Writing the worst pairs again takes neither, so that cells are written again where the mapping is cheaper
-with it. Noise of layers adds up at the network's output (:mod:`memcompile.report.error_budget`), so that the
+with it. Noise of layers adds up at the network's output (:mod:`memcompile.accuracy.error_budget`), so that the
 cheapest choice within a budget is a multiple-choice knapsack: one option a layer, the sum of noise below a limit, the
 sum of costs least. The network is mapped with the choice, the loss is predicted anew with the windows that the search
 of the mapping found, and then measured on emulated, calibrated chips, one after the other until the answer is clear.
@@ -21,14 +21,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.chip_calibration import LEAST_IMAGES, Calibrator, affordable_images
+from memcompile.accuracy.chip_calibration import LEAST_IMAGES, Calibrator, affordable_images
+from memcompile.accuracy.error_budget import LossModel, can_predict, loss_model
+from memcompile.accuracy.loss_prediction import LossPredictor, Reference, allowed_loss
+from memcompile.accuracy.scoring import class_names, lost_share, score_samples
 from memcompile.data.loader import Dataset
 from memcompile.errors import CapacityError, UsageError
 from memcompile.hardware.line_turns import LineTurns
 from memcompile.hardware.target import Target
 from memcompile.ir.graph import MappedLayer, TiledLayer
 from memcompile.ir.pass_manager import ProgressBar, no_progress
-from memcompile.loss_prediction import LossPredictor, Reference, allowed_loss
 from memcompile.noise.output_noise import output_noise
 from memcompile.passes.packing.tiling import tile_limits
 from memcompile.passes.replicate import all_windows
@@ -36,8 +38,6 @@ from memcompile.passes.search.explore_windows import option_steps
 from memcompile.passes.solving import cp_sat
 from memcompile.passes.solving.solver import Solver
 from memcompile.program.program import Program
-from memcompile.report.error_budget import LossModel, can_predict, loss_model
-from memcompile.report.scoring import class_names, lost_share, score_samples
 from memcompile.runtime.emulator import Emulator
 
 MOST_SLICES = 3
@@ -561,7 +561,7 @@ def measured_losses(
 ) -> NDArray[np.float64]:
     """Points that calibrated chips lose against a reference, chip by chip until it is clear whether they lose more.
 
-    The loss of a chip is what its outputs say (:func:`~memcompile.report.scoring.lost_share`), and what the network's
+    The loss of a chip is what its outputs say (:func:`~memcompile.accuracy.scoring.lost_share`), and what the network's
     curve says of the noise that they have. Few samples hardly tell a loss of half a point from one of a point, and a
     curve is right within a share of the loss; the result is the mean of both, each weighted by its certainty.
 

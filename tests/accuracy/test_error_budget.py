@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from kept import Kept
 
+from memcompile.accuracy.error_budget import can_predict, error_budget
+from memcompile.accuracy.noise_injection import NoisyNetwork
 from memcompile.hardware.target import load_target
 from memcompile.noise.cause import Cause
 from memcompile.noise.output_noise import noise_to_signal
 from memcompile.pipelines import Compilation
 from memcompile.report.budget_report import budget_facts
-from memcompile.report.error_budget import can_predict, error_budget
-from memcompile.report.noise_injection import NoisyNetwork
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.recalibrate import recalibrate
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from memcompile.accuracy.held_back import HeldBackImages, Outcome, StepRecord, agrees, record, split
 from memcompile.blas import one_blas_thread
 from memcompile.hardware.conditions import NEW, Conditions
-from memcompile.held_back import HeldBackImages, Outcome, StepRecord, agrees, record, split
 from memcompile.ir.graph import fixed_batch
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.program.program import Program

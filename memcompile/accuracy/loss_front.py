@@ -1,10 +1,10 @@
 """Front of mappings: each costs less than those with less predicted loss.
 
-The choices are those of :mod:`memcompile.accuracy_budget`, slices and windows of each layer. From the noise of the
-mapping without a budget down to the least there is, the cheapest choice within a limit of noise is found by the same
-knapsack, for limits one below the other. Each is mapped, and its loss is predicted with the windows that the search
-found; what another one beats is left out. Where cells can be written again, that is done to all mappings but the first,
-since it takes neither steps nor cells. Nothing is measured on emulated chips.
+The choices are those of :mod:`memcompile.accuracy.accuracy_budget`, slices and windows of each layer. From the noise of
+the mapping without a budget down to the least there is, the cheapest choice within a limit of noise is found by the
+same knapsack, for limits one below the other. Each is mapped, and its loss is predicted with the windows that the
+search found; what another one beats is left out. Where cells can be written again, that is done to all mappings but the
+first, since it takes neither steps nor cells. Nothing is measured on emulated chips.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from memcompile.accuracy_budget import (
+from memcompile.accuracy.accuracy_budget import (
     Candidates,
     LayerOption,
     labelled,
@@ -24,10 +24,10 @@ from memcompile.accuracy_budget import (
     predictor_of,
     writings,
 )
+from memcompile.accuracy.loss_prediction import LossPredictor
 from memcompile.data.loader import Dataset
 from memcompile.errors import CapacityError
 from memcompile.ir.pass_manager import ProgressBar, no_progress
-from memcompile.loss_prediction import LossPredictor
 from memcompile.program.program import Program
 
 MOST_MAPPINGS = 16

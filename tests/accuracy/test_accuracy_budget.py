@@ -19,8 +19,8 @@ from models import float_model, node
 from places import FIVE_LAYER_CNN as MODEL
 
 import memcompile
-from memcompile import accuracy_budget
-from memcompile.accuracy_budget import (
+from memcompile.accuracy import accuracy_budget
+from memcompile.accuracy.accuracy_budget import (
     LayerOption,
     LayerPlan,
     combined_losses,
@@ -29,19 +29,19 @@ from memcompile.accuracy_budget import (
     measured_losses,
     pick_options,
 )
-from memcompile.chip_calibration import Calibrator
+from memcompile.accuracy.chip_calibration import Calibrator
+from memcompile.accuracy.error_budget import LossModel
+from memcompile.accuracy.loss_prediction import allowed_loss
 from memcompile.cli.main import main
 from memcompile.data.loader import Dataset, load_dataset
 from memcompile.errors import UsageError
 from memcompile.hardware.target import load_target
 from memcompile.ir.graph import Graph, TiledLayer
 from memcompile.ir.pass_manager import PassContext
-from memcompile.loss_prediction import allowed_loss
 from memcompile.noise.loss_curve import LossCurve
 from memcompile.pipelines import AUTO, DEFAULT_MAX_LOSS, compile_model, default_passes
 from memcompile.program.file import encode_program, load_program
 from memcompile.program.program import Program
-from memcompile.report.error_budget import LossModel
 from memcompile.report.evaluation import run_float
 from memcompile.runtime.emulator import Emulator
 

@@ -11,7 +11,7 @@ from four_patterns import FourPatterns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memcompile.held_back import HeldBackImages, Outcome, agrees, better, harms, record, split
+from memcompile.accuracy.held_back import HeldBackImages, Outcome, agrees, better, harms, record, split
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Effects, Emulator
 from memcompile.runtime.training.hybrid_training import TuningOptions
@@ -119,7 +119,7 @@ def test_a_step_that_does_harm_is_undone(program: Program, monkeypatch: pytest.M
         harmed = [replace(s, bias=-9 * s.bias - 5, scale=-s.scale) if s in layers else s for s in stages]
         return Emulator(replace(chip.program, stages=tuple(harmed)))
 
-    monkeypatch.setattr("memcompile.chip_calibration.recalibrate", harm)
+    monkeypatch.setattr("memcompile.accuracy.chip_calibration.recalibrate", harm)
     before, _ = transfer(program, 0)
     result = tune(program, {"x": IMAGES}, LABELS, TuningPlan(50, options=TuningOptions(epochs=0)))
     assert [(step.step, step.kept) for step in result.steps] == [("recalibrate", False)]

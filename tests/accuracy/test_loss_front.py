@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import float_model, node
 
-from memcompile import loss_front
+from memcompile.accuracy import loss_front
+from memcompile.accuracy.loss_front import LEAST_GAIN, FrontMapping, front
 from memcompile.cli.main import main
 from memcompile.errors import UsageError
-from memcompile.loss_front import LEAST_GAIN, FrontMapping, front
 from memcompile.pipelines import compile_model
 
 OBJECTIVES = ("throughput", "accuracy", "latency", "arrays")

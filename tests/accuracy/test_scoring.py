@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from memcompile.accuracy.scoring import lost_share
 from memcompile.data.loader import Dataset
-from memcompile.report.scoring import lost_share
 
 
 def test_answers_without_scores_are_counted() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.accuracy.error_budget import LossModel
 from memcompile.data.loader import Dataset
 from memcompile.frontend.values import Value
 from memcompile.hardware.target import Target
@@ -25,7 +26,6 @@ from memcompile.noise.output_noise import output_noise
 from memcompile.noise.program_noise import layer_ratios, line_weights
 from memcompile.passes.replicate import all_windows
 from memcompile.program.program import Program
-from memcompile.report.error_budget import LossModel
 from memcompile.runtime.emulator import Emulator
 
 Reference = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, Value]]

@@ -17,8 +17,8 @@ from places import FIVE_LAYER_CNN as MODEL
 from rich.console import Console
 
 import memcompile
-from memcompile import chip_calibration
-from memcompile.chip_calibration import Calibrator, obstacle
+from memcompile.accuracy import chip_calibration
+from memcompile.accuracy.chip_calibration import Calibrator, obstacle
 from memcompile.cli.main import main
 from memcompile.data.digits import digits28
 from memcompile.errors import UsageError

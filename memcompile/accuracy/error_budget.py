@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.accuracy.noise_injection import NoisyNetwork
+from memcompile.accuracy.scoring import class_names, score_samples
 from memcompile.blas import one_blas_thread
 from memcompile.data.loader import Dataset
 from memcompile.frontend.values import Value
@@ -36,8 +38,6 @@ from memcompile.noise.output_noise import noise_to_signal, output_noise
 from memcompile.noise.program_noise import LayerRatios, layer_ratios
 from memcompile.program.coupled_samples import program_couples_samples
 from memcompile.program.program import Program
-from memcompile.report.noise_injection import NoisyNetwork
-from memcompile.report.scoring import class_names, score_samples
 
 SENSITIVITY_IMAGES, SENSITIVITY_CHIPS = (8, 96), (2, 12)
 """Least and most images and chips on which the sensitivity to a layer is measured."""

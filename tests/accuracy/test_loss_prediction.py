@@ -8,10 +8,10 @@ import factories
 import numpy as np
 import pytest
 
+from memcompile.accuracy.loss_prediction import rounding_ratio
 from memcompile.hardware.target import load_target
 from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import MappedLayer, TiledLayer
-from memcompile.loss_prediction import rounding_ratio
 from memcompile.noise.layer_inputs import LayerInputs
 
 
