@@ -9,7 +9,9 @@ from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-from memcompile.accuracy.accuracy_budget import BudgetResult, Candidates, Plans, can_budget, fit_budget
+from memcompile.accuracy.accuracy_budget import BudgetResult, fit_budget
+from memcompile.accuracy.candidates import Candidates, Plans
+from memcompile.accuracy.labelled_samples import can_budget
 from memcompile.accuracy.loss_front import LossFront, loss_front
 from memcompile.accuracy.loss_prediction import Reference
 from memcompile.blas import one_blas_thread

@@ -85,7 +85,7 @@ def compiled_once(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"{place}.compile_model", kept.compilation)
     for place in ("memcompile.report.evaluation", "memcompile.cli.main"):
         monkeypatch.setattr(f"{place}.evaluate", kept.evaluation)
-    monkeypatch.setattr("memcompile.accuracy.accuracy_budget.loss_model", kept.loss_model)
+    monkeypatch.setattr("memcompile.accuracy.candidates.loss_model", kept.loss_model)
 
 
 @pytest.fixture

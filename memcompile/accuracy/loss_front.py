@@ -15,15 +15,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from memcompile.accuracy.accuracy_budget import (
-    Candidates,
-    LayerOption,
-    labelled,
-    layer_options,
-    pick_options,
-    predictor_of,
-    writings,
-)
+from memcompile.accuracy.candidates import Candidates, predictor_of, writings
+from memcompile.accuracy.knapsack import pick_options
+from memcompile.accuracy.labelled_samples import labelled
+from memcompile.accuracy.layer_options import LayerOption, layer_options
 from memcompile.accuracy.loss_prediction import LossPredictor
 from memcompile.data.loader import Dataset
 from memcompile.errors import CapacityError

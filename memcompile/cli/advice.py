@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from memcompile.accuracy.accuracy_budget import can_budget
+from memcompile.accuracy.labelled_samples import can_budget
 from memcompile.data.loader import Dataset, has_training_part
 from memcompile.errors import MemcompileError
 from memcompile.hardware.target import builtin_targets

@@ -1,10 +1,8 @@
-"""Mapping under an accuracy budget: the knapsack against brute force, budgets that are held, and those that are not."""
+"""Mapping under an accuracy budget: budgets that are held, those that are not, and networks that have none."""
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +10,20 @@ import factories
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from kept import Kept
 from models import float_model, node
 from places import FIVE_LAYER_CNN as MODEL
 
 import memcompile
-from memcompile.accuracy import accuracy_budget
-from memcompile.accuracy.accuracy_budget import (
-    LayerOption,
-    LayerPlan,
-    combined_losses,
-    labelled,
-    layer_corrections,
-    measured_losses,
-    pick_options,
-)
+from memcompile.accuracy import labelled_samples
 from memcompile.accuracy.chip_calibration import Calibrator
-from memcompile.accuracy.error_budget import LossModel
-from memcompile.accuracy.loss_prediction import allowed_loss
+from memcompile.accuracy.labelled_samples import labelled
+from memcompile.accuracy.measured_losses import measured_losses
 from memcompile.cli.main import main
 from memcompile.data.loader import Dataset, load_dataset
 from memcompile.errors import UsageError
-from memcompile.hardware.target import load_target
 from memcompile.ir.graph import Graph, TiledLayer
 from memcompile.ir.pass_manager import PassContext
-from memcompile.noise.loss_curve import LossCurve
 from memcompile.pipelines import AUTO, DEFAULT_MAX_LOSS, compile_model, default_passes
 from memcompile.program.file import encode_program, load_program
 from memcompile.program.program import Program
@@ -46,84 +31,6 @@ from memcompile.report.evaluation import run_float
 from memcompile.runtime.emulator import Emulator
 
 FAST = ("replicate.effort=fast",)
-TARGET = load_target("yao2020")
-
-
-@st.composite
-def layers(draw: st.DrawFn) -> list[list[LayerOption]]:
-    """A few options of a few layers."""
-    number = st.integers(1, 400)
-    option = st.builds(
-        LayerOption, st.just(LayerPlan()), st.floats(0.001, 1.0), number.map(lambda n: 40 * n), number, number
-    )
-    return draw(st.lists(st.lists(option, min_size=1, max_size=3), min_size=1, max_size=4))
-
-
-@settings(max_examples=60, deadline=None)
-@given(layers(), st.floats(0.05, 3.0), st.sampled_from([None, 1, 2]))
-def test_knapsack_is_the_best_of_all_choices(options: list[list[LayerOption]], limit: float, chips: int | None) -> None:
-    def quiet(choice: Sequence[LayerOption]) -> bool:
-        return sum(option.noise for option in choice) <= limit
-
-    def cost(choice: Sequence[LayerOption]) -> float:
-        if chips is None:
-            return sum(option.cells for option in choice)
-        arrays = chips * TARGET.chip.arrays
-        by_array = sum(option.array_steps for option in choice) / arrays
-        return max(by_array, sum(option.cell_steps for option in choice) / (arrays * TARGET.array.cells))
-
-    room = np.inf if chips is None else chips * TARGET.chip.arrays * TARGET.array.cells
-    allowed = [
-        choice
-        for choice in itertools.product(*options)
-        if quiet(choice) and sum(option.cells for option in choice) <= room
-    ]
-    picks = pick_options(options, limit, TARGET, chips)
-    found = [own[pick] for own, pick in zip(options, picks, strict=True)]
-    fitting = [choice for choice in itertools.product(*options) if sum(item.cells for item in choice) <= room]
-    if not fitting:
-        assert sum(item.cells for item in found) == sum(min(item.cells for item in own) for own in options)
-        return
-    if not allowed:
-        least = min(sum(item.noise for item in choice) for choice in fitting)
-        assert sum(item.noise for item in found) <= least * (1 + 1e-4) + 1e-5
-        return
-    assert sum(option.noise for option in found) <= limit * (1 + 2e-5)
-    # An interval is counted in sixteenths of a step.
-    assert cost(found) <= min(map(cost, allowed)) + (0 if chips is None else 1 / 16) + 1e-9
-
-
-@given(st.floats(0.001, 0.89), st.floats(0.5, 3.0), st.floats(0.01, 10.0))
-def test_the_curve_and_its_inverse(loss: float, power: float, scale: float) -> None:
-    curve = LossCurve(0.9, scale, power)
-    assert curve(curve.inverse(loss)) == pytest.approx(loss, rel=1e-6)
-    assert curve.inverse(0.95) == np.inf
-    model = LossModel(np.array([2.0, 1.0]), curve, 0.5, 10)
-    at_limit = model.limit(100 * loss)
-    assert model.loss_at(0.5 * at_limit) == pytest.approx(100 * loss, rel=1e-6)
-
-
-@given(st.floats(0.1, 5.0), st.floats(0.0, 20.0), st.floats(0.0, 20.0))
-def test_a_mapping_may_always_lose_half_of_the_budget(points: float, one: float, other: float) -> None:
-    less, more = sorted((one, other))
-    assert allowed_loss(points, 0.0) == points
-    assert allowed_loss(points, more) >= max(points, more + points / 2 - 1e-9)
-    assert 0 <= allowed_loss(points, more) - allowed_loss(points, less) <= more - less + 1e-9
-
-
-@given(st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=20), st.floats(0.1, 6.0))
-def test_corrections_change_the_sum_as_far_as_they_may(noise: list[float], factor: float) -> None:
-    own = np.array(noise)
-    found = layer_corrections(own, factor)
-    sum_changed = float(own @ found) / float(own.sum())
-    assert (np.diff(found[np.argsort(own)]) * (1 if factor > 1 else -1) >= -1e-12).all()
-    assert (found >= 0.5).all()
-    if 1 <= factor <= 4:
-        assert sum_changed == pytest.approx(factor)
-    else:
-        assert min(factor, 4.0) - 1e-9 <= sum_changed <= max(1.0, 4.0 + 1e-9)
-
-
 UNSETTLED = "programming.error_stays=false"
 
 
@@ -258,28 +165,6 @@ def test_a_network_that_was_exported_for_one_sample_has_the_same_budget(tmp_path
     np.testing.assert_array_equal(found[0].measured, found[1].measured)
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    st.lists(st.tuples(st.floats(-5, 50), st.floats(0, 50)), min_size=1, max_size=4),
-    st.floats(0.01, 20),
-)
-def test_combined_losses_lie_between_samples_and_the_curve(pairs: list[tuple[float, float]], of_samples: float) -> None:
-    lost, read = (np.array(values) for values in zip(*pairs, strict=True))
-    losses, error = combined_losses(lost, of_samples, read)
-    assert (losses >= np.minimum(lost, read) - 1e-9).all()
-    assert (losses <= np.maximum(lost, read) + 1e-9).all()
-    _, with_more = combined_losses(lost, of_samples / 10, read)
-    assert 0 < with_more <= error <= of_samples
-
-
-def test_sure_samples_outweigh_the_curve() -> None:
-    lost, read = np.array([1.0, 1.2]), np.array([2.0, 2.4])
-    few, _ = combined_losses(lost, 10.0, read)
-    many, _ = combined_losses(lost, 0.01, read)
-    np.testing.assert_allclose(few, read, rtol=0.05)
-    np.testing.assert_allclose(many, lost, rtol=0.05)
-
-
 class Seen:
     """Names of passes and graphs after them."""
 
@@ -345,7 +230,7 @@ def test_networks_whose_loss_is_unknown_are_refused(
         compile_model(MODEL, max_loss=1.0, chips=1, batch=10)
     with pytest.raises(UsageError, match="max_loss = 0: above 0, at most 100 points"):
         compile_model(MODEL, max_loss=0.0)
-    monkeypatch.setattr(accuracy_budget, "affordable_images", lambda program: 7)
+    monkeypatch.setattr(labelled_samples, "affordable_images", lambda program: 7)
     with pytest.raises(UsageError, match="cannot be emulated in seconds"):
         compile_model(MODEL, max_loss=1.0, settings=FAST)
     with pytest.raises(UsageError, match="cannot be predicted"):

@@ -1,4 +1,4 @@
-"""Rounding of weights as noise of a layer's output, against its definition."""
+"""Rounding of weights as noise of a layer's output, against its definition; losses that no mapping avoids."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import fields, replace
 import factories
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from memcompile.accuracy.loss_prediction import rounding_ratio
+from memcompile.accuracy.loss_prediction import allowed_loss, rounding_ratio
 from memcompile.hardware.target import load_target
 from memcompile.ir.geometry import Geometry
 from memcompile.ir.graph import MappedLayer, TiledLayer
@@ -38,3 +40,11 @@ def test_rounding_is_the_variance_of_what_it_changes(groups: int) -> None:
     inputs = LayerInputs(fine.quantizer, x)
     assert rounding_ratio(inputs, coarse, tiled(fine)) == pytest.approx(wanted, rel=1e-4)
     assert rounding_ratio(inputs, fine, tiled(fine)) == 0.0
+
+
+@given(st.floats(0.1, 5.0), st.floats(0.0, 20.0), st.floats(0.0, 20.0))
+def test_a_mapping_may_always_lose_half_of_the_budget(points: float, one: float, other: float) -> None:
+    less, more = sorted((one, other))
+    assert allowed_loss(points, 0.0) == points
+    assert allowed_loss(points, more) >= max(points, more + points / 2 - 1e-9)
+    assert 0 <= allowed_loss(points, more) - allowed_loss(points, less) <= more - less + 1e-9

@@ -1,0 +1,94 @@
+"""Ways to compile a network under an accuracy budget, and what their losses are predicted from.
+
+A plan says for each layer how many slices it has, and whether it may have parallel windows; cells may be written again
+or not. :class:`Candidates` maps the network with any plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from memcompile.accuracy.error_budget import loss_model
+from memcompile.accuracy.loss_prediction import LossPredictor, Reference
+from memcompile.accuracy.scoring import class_names, score_samples
+from memcompile.data.loader import Dataset
+from memcompile.hardware.target import Target
+from memcompile.ir.graph import TiledLayer
+from memcompile.ir.pass_manager import ProgressBar, no_progress
+from memcompile.program.program import Program
+
+MOST_SLICES = 3
+"""Slices of a layer that are tried at most."""
+WRITE_AGAIN_SHARE = 1.0
+"""Corrections of a weight on average where writing again makes the mapping cheaper."""
+SCORED = 1000
+"""Samples at most on which the answers of the float network are counted."""
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Slices of a layer, and whether it may have parallel windows."""
+
+    slices: int = 1
+    windows: bool = True
+
+
+Plans = Mapping[str, LayerPlan]
+"""Plans of layers by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Ways to compile a network.
+
+    ``tiled`` gives its layers with so many slices each, by name; ``mapped`` a program with these plans. ``slices`` is
+    the least number of slices of a layer, by its name, and without ``windows`` no layer has parallel windows.
+    ``reference`` runs the float network.
+    """
+
+    tiled: Callable[[int], Mapping[str, TiledLayer]]
+    mapped: Callable[[Plans], Program]
+    slices: Callable[[str], int]
+    windows: bool
+    reference: Reference
+
+
+def most_slices(target: Target) -> int:
+    """Slices of a layer that are tried at most: as many as an output line of each fits an array."""
+    return min(MOST_SLICES, target.array.output_lines // target.array.lines_per_pair)
+
+
+def writings(target: Target) -> list[Target]:
+    """Ways to write the cells of a target, the quietest last: as it says, and with the worst pairs written again."""
+    if not target.can_write_again or target.programming.write_again_share >= WRITE_AGAIN_SHARE:
+        return [target]
+    again = target.programming.model_copy(update={"write_again_share": WRITE_AGAIN_SHARE})
+    sources = {**target.sources, "programming.write_again_share": "chosen under the accuracy budget"}
+    return [target, target.model_copy(update={"programming": again, "sources": sources})]
+
+
+def predictor_of(
+    candidates: Candidates,
+    first: Program,
+    dataset: Dataset,
+    samples: Dataset,
+    progress: ProgressBar = no_progress,
+) -> LossPredictor:
+    """Measure what losses are predicted from on ``first``, the mapping without a budget.
+
+    ``samples`` are calibration samples with labels, see :func:`~memcompile.accuracy.labelled_samples.labelled`; losses
+    are wanted for those of ``dataset``.
+    """
+    wrong = wrong_share(dataset, candidates, first)
+    model, inputs = loss_model(first, samples, wrong=wrong, progress=progress)
+    finest = candidates.tiled(most_slices(first.target))
+    return LossPredictor(first, model, inputs, finest, samples, candidates.reference)
+
+
+def wrong_share(dataset: Dataset, candidates: Candidates, program: Program) -> float:
+    """Share of wrong answers of the float network on the samples that score it; 0 without labels."""
+    if dataset.labels is None or dataset.calibration_labels is None:
+        return 0.0
+    some = dataset.head(SCORED)
+    return 1.0 - score_samples(candidates.reference(some.inputs), some, class_names(program))

@@ -1,0 +1,79 @@
+"""Options of layers: what each plan of a layer adds to the noise at the outputs, and what it costs.
+
+A layer with one more slice has less noise and takes more cells; without parallel windows it has less noise and takes
+more steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from memcompile.accuracy.candidates import Candidates, LayerPlan, most_slices
+from memcompile.accuracy.loss_prediction import LossPredictor
+from memcompile.hardware.line_turns import LineTurns
+from memcompile.ir.graph import MappedLayer, TiledLayer
+from memcompile.passes.packing.tiling import tile_limits
+from memcompile.passes.replicate import all_windows
+from memcompile.passes.search.explore_windows import option_steps
+
+
+@dataclass(frozen=True)
+class LayerOption:
+    """Noise that a plan of a layer adds at the network's output, its cells, and the time that it takes for an image.
+
+    ``array_steps`` are steps of arrays, in each of which one tile works; ``cell_steps`` are cells times the steps that
+    they are there for, whether they work or not.
+    """
+
+    plan: LayerPlan
+    noise: float
+    cells: int
+    array_steps: int
+    cell_steps: int
+
+    def is_worse_than(self, other: LayerOption) -> bool:
+        """Return True if another option is nowhere worse, and somewhere better."""
+        mine, theirs = ((option.noise, option.cells, option.array_steps, option.cell_steps) for option in (self, other))
+        return mine != theirs and all(own >= one for own, one in zip(mine, theirs, strict=True))
+
+
+def layer_options(candidates: Candidates, predictor: LossPredictor) -> list[tuple[LayerOption, ...]]:
+    """Options of each layer, none of which is worse than another one in everything."""
+    return [_options_of(candidates, predictor, number) for number in range(len(predictor.first.layers))]
+
+
+def _options_of(candidates: Candidates, predictor: LossPredictor, number: int) -> tuple[LayerOption, ...]:
+    mapped = predictor.first.layers[number]
+    least = candidates.slices(mapped.name)
+    windows = (True, False) if _has_windows(mapped) else (candidates.windows,)
+    options = [
+        _option(predictor, number, candidates.tiled(slices)[mapped.name], LayerPlan(slices, either))
+        for slices in range(least, max(least, most_slices(predictor.first.target)) + 1)
+        for either in windows
+    ]
+    return tuple(one for one in options if not any(one.is_worse_than(other) for other in options))
+
+
+def _option(predictor: LossPredictor, number: int, layer: TiledLayer, plan: LayerPlan) -> LayerOption:
+    """Noise, cells and work of a plan; windows are those of the first mapping."""
+    mapped, target = predictor.first.layers[number], predictor.first.target
+    with_windows = plan.windows and _has_windows(mapped)
+    replicas = mapped.replicas if with_windows else (all_windows(layer.unrolling, layer.cut),)
+    # A window at the edge may see nothing at all, and the first replica may have no other.
+    windows = np.concatenate([one.windows for one in replicas if one.unrolling == replicas[0].unrolling])
+    noise = predictor.option_noise(number, layer, replace(replicas[0], windows=windows))
+    lines = plan.slices * target.array.lines_per_pair
+    limits, turns = tile_limits(target, plan.slices), LineTurns.of(target)
+    array_steps = cell_steps = 0
+    for replica in replicas:
+        unrolling, steps = replica.unrolling, len(replica.windows)
+        array_steps += option_steps(unrolling, *limits, lines, turns) * steps
+        cell_steps += unrolling.matrices * unrolling.rows * unrolling.columns * lines * steps
+    cells = layer.unrolling.matrices * layer.unrolling.rows * layer.unrolling.columns * lines
+    return LayerOption(plan, noise, cells, array_steps, cell_steps)
+
+
+def _has_windows(layer: MappedLayer) -> bool:
+    return any(replica.unrolling.window_outputs > 1 for replica in layer.replicas)
