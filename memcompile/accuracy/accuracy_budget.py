@@ -2,7 +2,7 @@
 
 A layer with one more slice has less noise and takes more cells; without parallel windows it has less noise and takes
 more steps. Writing the worst pairs again takes neither, so that cells are written again where the mapping is cheaper
-with it. Noise of layers adds up at the network's output (:mod:`memcompile.accuracy.error_budget`), so that the cheapest
+with it. Noise of layers adds up at the network's output (:mod:`memcompile.accuracy.loss_model`), so that the cheapest
 choice within a budget is a multiple-choice knapsack: one option a layer, the sum of noise below a limit, the sum of
 costs least. The network is mapped with the choice, the loss is predicted anew with the windows that the search of the
 mapping found, and then measured on emulated, calibrated chips, one after the other until the answer is clear. Where it
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from memcompile.accuracy.budget_search import BudgetSearch
 from memcompile.accuracy.candidates import Candidates, Plans, predictor_of
-from memcompile.accuracy.error_budget import LossModel
 from memcompile.accuracy.labelled_samples import labelled
+from memcompile.accuracy.loss_model import LossModel
 from memcompile.accuracy.loss_prediction import allowed_loss
 from memcompile.accuracy.measured_losses import measured_losses
 from memcompile.data.loader import Dataset

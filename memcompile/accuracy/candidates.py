@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from memcompile.accuracy.error_budget import loss_model
+from memcompile.accuracy.loss_model import loss_model
 from memcompile.accuracy.loss_prediction import LossPredictor, Reference
 from memcompile.accuracy.scoring import class_names, score_samples
 from memcompile.data.loader import Dataset

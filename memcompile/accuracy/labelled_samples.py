@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from memcompile.accuracy.chip_calibration import LEAST_IMAGES, affordable_images
-from memcompile.accuracy.error_budget import can_predict
+from memcompile.accuracy.loss_model import can_predict
 from memcompile.accuracy.loss_prediction import Reference
 from memcompile.data.loader import Dataset
 from memcompile.errors import UsageError

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.accuracy.error_budget import LossModel
+from memcompile.accuracy.loss_model import LossModel
 from memcompile.data.loader import Dataset
 from memcompile.frontend.values import Value
 from memcompile.hardware.target import Target

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.accuracy.chip_calibration import LEAST_IMAGES, Calibrator
-from memcompile.accuracy.error_budget import LossModel
+from memcompile.accuracy.loss_model import LossModel
 from memcompile.accuracy.loss_prediction import Reference
 from memcompile.accuracy.scoring import class_names, lost_share
 from memcompile.data.loader import Dataset

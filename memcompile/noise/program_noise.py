@@ -39,6 +39,12 @@ class LayerRatios:
         of = self.causes.values()
         return Ratio(sum(item.plain for item in of), sum(item.calibrated for item in of))
 
+    def ratio(self, calibrated: bool, cause: Cause | None = None) -> float:
+        """Ratio of one cause, or of all, on chips with or without a scale and an offset for each output line."""
+        causes = self.causes
+        found = causes.values() if cause is None else [causes[cause]] if cause in causes else []
+        return sum(item.calibrated if calibrated else item.plain for item in found)
+
 
 def choice_of(program: Program, number: int, copy: int) -> MappingChoice:
     """The mapping choice that a replica of a compiled layer is, both given by their numbers."""

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from kept import Kept
 
-from memcompile.accuracy.error_budget import can_predict, error_budget
+from memcompile.accuracy.error_budget import error_budget
+from memcompile.accuracy.loss_model import can_predict
 from memcompile.accuracy.noise_injection import NoisyNetwork
 from memcompile.hardware.target import load_target
 from memcompile.noise.cause import Cause

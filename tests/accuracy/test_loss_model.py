@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memcompile.accuracy.error_budget import LossModel
+from memcompile.accuracy.loss_model import LossModel
 from memcompile.noise.loss_curve import LossCurve
 
 

@@ -18,8 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from memcompile import pipelines
-from memcompile.accuracy import error_budget
-from memcompile.accuracy.error_budget import LossModel
+from memcompile.accuracy.loss_model import LossModel, loss_model
 from memcompile.data.loader import Dataset
 from memcompile.errors import MemcompileError
 from memcompile.hardware.target import Target, load_target
@@ -31,7 +30,7 @@ from memcompile.report import evaluation
 from memcompile.report.evaluation import Evaluation
 from memcompile.report.explain import Explanation
 
-compile_model, evaluate, loss_model = pipelines.compile_model, evaluation.evaluate, error_budget.loss_model
+compile_model, evaluate = pipelines.compile_model, evaluation.evaluate
 """As they are, whatever a test puts in their place."""
 
 
@@ -87,7 +86,7 @@ class Kept:
         return self.compilation(model, target, **options).program
 
     def loss_model(self, program: Program, dataset: Dataset, **options: Any) -> tuple[LossModel, list[LayerInputs]]:
-        """:func:`memcompile.accuracy.error_budget.loss_model`, once for each program, data and options."""
+        """:func:`memcompile.accuracy.loss_model.loss_model`, once for each program, data and options."""
         asked = {name: value for name, value in options.items() if name != "progress"}
         key = ("loss model", encode_program(program), dataset, asked)
         found: tuple[LossModel, list[LayerInputs]] = self.result(key, lambda: loss_model(program, dataset, **options))

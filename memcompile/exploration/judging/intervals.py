@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from memcompile.accuracy.error_budget import FIRST_ORDER
+from memcompile.accuracy.loss_model import FIRST_ORDER
 from memcompile.noise.loss_curve import LossCurve
 from memcompile.report.emulated_chips import spread
 
@@ -39,7 +39,7 @@ UNKNOWN: Interval = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class NetworkCurve:
-    """Loss of a network by the noise of its layers, as :class:`memcompile.accuracy.error_budget.LossModel` has it.
+    """Loss of a network by the noise of its layers, as :class:`memcompile.accuracy.loss_model.LossModel` has it.
 
     Losses are against ideal devices, whose rounded inputs make noise of their own, ``rounding``.
     """

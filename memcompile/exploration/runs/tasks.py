@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from memcompile.accuracy.error_budget import can_predict, loss_model
+from memcompile.accuracy.loss_model import can_predict, loss_model
 from memcompile.accuracy.noise_injection import layer_inputs
 from memcompile.accuracy.scoring import class_names, score_samples
 from memcompile.blas import one_blas_thread

@@ -1,0 +1,254 @@
+"""Runs of a network with noise in one layer or in all of them, on ideal devices.
+
+Runs with noise in one layer tell what it does to the outputs; runs with noise in all layers what answers it takes.
+Images with large margins have nothing to lose, so that answers are looked at on images with small ones. Networks with
+many products take fewer images, chips and runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcompile.accuracy.noise_injection import NoisyNetwork
+from memcompile.accuracy.scoring import class_names, score_samples
+from memcompile.data.loader import Dataset
+from memcompile.frontend.values import Value
+from memcompile.noise.margins import class_margins, closest
+from memcompile.noise.output_noise import noise_to_signal, output_noise
+from memcompile.noise.program_noise import LayerRatios
+from memcompile.program.program import Program
+
+SENSITIVITY_IMAGES, SENSITIVITY_CHIPS = (8, 96), (2, 12)
+"""Least and most images and chips on which the sensitivity to a layer is measured."""
+SENSITIVITY_PRODUCTS = 4_000_000_000
+"""Multiply-adds of all layers' runs together, beyond which they take fewer images."""
+CURVE_FACTORS = (0.5, 1.0, 1.0, 2.0, 1.0) * 4
+"""Factors on the power of all layers, one a run, each with a chip of its own."""
+CURVE_IMAGES = (32, 96)
+"""Least and most images of a run of the curve, and as many whose margins are small."""
+SEEN_PRODUCTS, MOST_SEEN = 20_000_000_000, 1000
+"""Multiply-adds of the images whose margins are looked at, and these images at most."""
+BATCH = 64
+"""Images of them at once."""
+CURVE_PRODUCTS = 1_000_000_000
+"""Multiply-adds of a run of the curve beyond which it takes fewer images, and there are half as many runs."""
+SETS = 3
+"""Sets of images that runs of the curve share, one after the other."""
+COUNTED = 4
+"""Factor on the images of a run where answers are counted."""
+INJECTED = (0.003, 0.3)
+"""Noise-to-signal ratios between which a layer's noise is scaled to measure the sensitivity to it."""
+
+
+@dataclass(frozen=True, eq=False)
+class NoisyRun:
+    """A run with noise: ratio of the outputs, loss counted in answers, margins of samples without and with noise.
+
+    All are against inputs that are not rounded; ``rounding`` is the ratio that ideal devices have. Samples with margins
+    are those with small ones; ratio and count are those of any ``images``.
+    """
+
+    factor: float
+    noise: float
+    rounding: float
+    counted: float
+    images: int
+    margins: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+
+
+@dataclass(frozen=True, eq=False)
+class LayerAlone:
+    """Runs with noise in one layer, each with a chip of its own.
+
+    Noise-to-signal ratios of the layer's output and of the network's, summed over chips, and margins of the samples
+    without and with noise.
+    """
+
+    of_layer: float
+    of_output: float
+    margins: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+    @property
+    def sensitivity(self) -> float:
+        """Ratio of the network's output by that of the layer's."""
+        return self.of_output / self.of_layer if self.of_layer > 0 else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """Images of some runs, by their numbers: ``any`` ones first, then others with small margins.
+
+    ``any`` ones tell how much noise there is, and how many answers change where there are no margins. The others tell
+    what noise does to answers: images with large margins have more noise and nothing to lose. ``exact`` are outputs
+    where inputs are not rounded, ``rounded`` outputs of the network and of its layers on ideal devices, which chips are
+    calibrated to; ``rounding`` is the ratio of one to the other.
+    """
+
+    numbers: NDArray[np.int64]
+    any: int
+    exact: Mapping[str, Any]
+    rounded: Mapping[str, Any]
+    rounding: float
+
+
+class NetworkStudy:
+    """Runs of a network with noise on ideal devices.
+
+    Parameters
+    ----------
+    network
+        The network, with noise where a run asks for it.
+    dataset
+        Samples to run; with labels, margins and answers are looked at.
+    ratios
+        Noise-to-signal ratios of the layers.
+    calibrated
+        Of chips whose output lines have a scale and an offset each.
+    """
+
+    def __init__(
+        self, network: NoisyNetwork, dataset: Dataset, ratios: Sequence[LayerRatios], calibrated: bool
+    ) -> None:
+        self.network, self.dataset, self.ratios, self.calibrated = network, dataset, ratios, calibrated
+        self.names = class_names(network.program)
+        self.products = max(expanded_products(network.program), 1)
+        images = SENSITIVITY_PRODUCTS // (self.products * len(network.program.layers))
+        self.sensitivity_images = _between(SENSITIVITY_IMAGES, images // SENSITIVITY_CHIPS[0])
+        self.chips = _between(SENSITIVITY_CHIPS, images // self.sensitivity_images)
+        self.curve_images = _between(CURVE_IMAGES, CURVE_PRODUCTS // self.products)
+        self.runs = len(CURVE_FACTORS) // (1 if self.curve_images > CURVE_IMAGES[0] else 2)
+        self._kept: tuple[int, _Images] | None = None
+        self._first = np.arange(min(self.sensitivity_images, dataset.count))
+        self._clean = network.run(self._inputs(self._first), {}, 0, rounded=False)
+
+    def layer_alone(self, number: int) -> LayerAlone:
+        """Run some images with noise in one layer."""
+        program, ratio = self.network.program, self.ratios[number].ratio(self.calibrated)
+        if ratio <= 0:
+            return LayerAlone(0.0, 0.0, ())
+        layer, clean = program.layers[number], self._clean
+        factor = min(max(ratio, INJECTED[0]), INJECTED[1]) / ratio
+        axis = 1 if layer.geometry.layout == "channels_first" else -1
+        before = self._margins(clean, self._first)
+        of_layer, of_output, margins = 0.0, 0.0, []
+        for chip in range(self.chips):
+            found = self.network.run(
+                clean,
+                {layer.name: factor},
+                chip,
+                fitted_to=clean if self.calibrated else None,
+                first_stage=program.stages.index(layer),
+                rounded=False,
+            )
+            of_layer += noise_to_signal(clean[layer.outputs[0]], found[layer.outputs[0]], axis)
+            of_output += self._noise(clean, found)
+            after = self._margins(found, self._first)
+            if before is not None and after is not None:
+                margins.append((before, after))
+        return LayerAlone(of_layer, of_output, margins)
+
+    def run(self, number: int, factor: float) -> NoisyRun:
+        """Run some images with noise in all layers."""
+        network, program, images = self.network, self.network.program, self._images_of(number * SETS // self.runs)
+        factors = dict.fromkeys((layer.name for layer in program.layers), factor)
+        fitted_to, count = (images.rounded if self.calibrated else None), images.any
+        chip = SENSITIVITY_CHIPS[1] + number
+        noisy = self._outputs(network.run(self._inputs(images.numbers), factors, chip, fitted_to=fitted_to))
+        close, ends = images.numbers[count:], (images.exact, noisy)
+        before, after = (self._margins(_rows(one, slice(count, None)), close) for one in ends)
+        clean, found = (_rows(one, slice(count)) for one in ends)
+        of_any = images.numbers[:count]
+        return NoisyRun(
+            factor,
+            self._noise(clean, found),
+            images.rounding,
+            self._score(clean, of_any) - self._score(found, of_any),
+            count,
+            None if before is None or after is None else (before, after),
+        )
+
+    def _images_of(self, number: int) -> _Images:
+        """A set of images; only the last one is kept."""
+        if self._kept is None or self._kept[0] != number:
+            self._kept = number, self._new_images(number)
+        return self._kept[1]
+
+    def _new_images(self, number: int) -> _Images:
+        count = self.curve_images * (COUNTED if self.margins is None else 1)
+        first = number * count % max(self.dataset.count - count + 1, 1)
+        any_images = np.arange(first, min(first + count, self.dataset.count))
+        close = np.zeros(0, np.int64) if self.margins is None else closest(self.margins)
+        taken = np.random.default_rng(number).permutation(len(close))[: self.curve_images]
+        numbers = np.concatenate([any_images, np.sort(close[taken])])
+        inputs, program = self._inputs(numbers), self.network.program
+        exact = self._outputs(self.network.run(inputs, {}, 0, rounded=False))
+        values = self.network.run(inputs, {}, 0)
+        rounded = {name: values[name] for name in (*program.outputs, *(layer.outputs[0] for layer in program.layers))}
+        of_any = (_rows(self._outputs(one), slice(len(any_images))) for one in (exact, rounded))
+        return _Images(numbers, len(any_images), exact, rounded, self._noise(*of_any))
+
+    def _outputs(self, values: Mapping[str, Value]) -> dict[str, Any]:
+        return {name: values[name] for name in self.network.program.outputs}
+
+    @cached_property
+    def margins(self) -> NDArray[np.float64] | None:
+        """Margins of many images where inputs are not rounded, [images]; None where classes are not told by scores."""
+        if self.dataset.labels is None:
+            return None
+        program = self.network.program
+        each = sum(layer.geometry.macs for layer in program.layers)
+        count = min(self.dataset.count, MOST_SEEN, max(SEEN_PRODUCTS // max(each, 1), CURVE_IMAGES[0]))
+        found = []
+        for first in range(0, count, BATCH):
+            images = np.arange(first, min(first + BATCH, count))
+            margins = self._margins(self.network.run(self._inputs(images), {}, 0, rounded=False), images)
+            if margins is None:
+                return None
+            found.append(margins)
+        return np.concatenate(found)
+
+    def _margins(self, values: Mapping[str, Value], images: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        if self.dataset.labels is None:
+            return None
+        return class_margins(self._outputs(values), self.dataset.labels[images], self.names)
+
+    def _inputs(self, images: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        return {name: array[images] for name, array in self.dataset.inputs.items()}
+
+    def _score(self, values: Mapping[str, Value], images: NDArray[np.int64]) -> float:
+        assert self.dataset.labels is not None
+        some = Dataset(
+            self.dataset.name,
+            self._inputs(images),
+            self.dataset.labels[images],
+            {},
+            False,
+            self.dataset.layout,
+        )
+        return score_samples(self._outputs(values), some, self.names)
+
+    def _noise(self, clean: Mapping[str, Value], noisy: Mapping[str, Value]) -> float:
+        return output_noise(self.network.program, clean, noisy, classes=self.dataset.labels is not None)
+
+
+def _between(ends: tuple[int, int], number: int) -> int:
+    return max(ends[0], min(ends[1], number))
+
+
+def _rows(values: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+    return {name: value[rows] for name, value in values.items()}
+
+
+def expanded_products(program: Program) -> int:
+    """Multiply-adds of an image with the matrices as they lie on the arrays, blank cells included."""
+    return sum(
+        replica.unrolling.matrices * replica.unrolling.rows * replica.unrolling.columns * len(replica.windows)
+        for layer in program.layers
+        for replica in layer.replicas
+    )
