@@ -38,9 +38,9 @@ from memcompile.ir.graph import Cut, MappedLayer, Placement, Replica, TensorType
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.pipelines import compile_model
 from memcompile.program.program import Program, Provenance
+from memcompile.runtime.cells.devices import Devices
 from memcompile.runtime.effects.wires import effective_conductances_us
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.executors.devices import Devices
 
 FIVE_LAYER = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -93,7 +93,7 @@ def one(path: Path) -> Row:
 
 def free_bytes() -> int:
     """Memory that is free now."""
-    from memcompile.runtime.executors.memory import free_bytes as free  # noqa: PLC0415 - not before --help
+    from memcompile.runtime.cells.memory import free_bytes as free  # noqa: PLC0415 - not before --help
 
     return free()
 

@@ -26,7 +26,7 @@ from memcompile.progress.terminal import PlainLines, TerminalLine
 from memcompile.report.acceptance import accuracy_share
 from memcompile.report.facts import Facts, facts_json
 from memcompile.report.terminal_report import LEADING_LAYERS, MOST_LAYERS, Form, mapping_report, quality_report
-from memcompile.runtime.executors import memory
+from memcompile.runtime.cells import memory
 from memcompile.runtime.kernels.compiled import when_compiling
 
 # Tables need about this width; a pipe has none of its own.

@@ -13,8 +13,8 @@ from memcompile.hardware.target import WriteVerifySpec
 from memcompile.ir.graph import TileTable
 from memcompile.program.program import Program
 from memcompile.program.tile_writes import sums_of_tiles, sums_of_weights
+from memcompile.runtime.cells.devices import Devices
 from memcompile.runtime.effects.switches import Effects
-from memcompile.runtime.executors.devices import Devices
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from memcompile.errors import UsageError
 from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.hardware.converter import NOISE_PER_ROUNDING, Converter
 from memcompile.program.program import Program
+from memcompile.runtime.cells.cache import BoundedCache
+from memcompile.runtime.cells.devices import Devices
+from memcompile.runtime.cells.memory import bytes_for_cells
 from memcompile.runtime.effects.switches import Effects
-from memcompile.runtime.executors.cache import BoundedCache
 from memcompile.runtime.executors.conversions import LineCounts, TileLines, in_vectors, in_whole_blocks
-from memcompile.runtime.executors.devices import Devices
 from memcompile.runtime.executors.digit_conversions import DigitLines, filled, variance_matrix
 from memcompile.runtime.executors.integer_product import IntegerMatrix
-from memcompile.runtime.executors.memory import bytes_for_cells
 from memcompile.runtime.executors.rescaling import Rescaling
 from memcompile.runtime.executors.tile_inputs import row_order
 from memcompile.runtime.kernels.compiled import Workers

@@ -27,8 +27,8 @@ from memcompile.program.line_corrections import (
     positions_of,
 )
 from memcompile.program.program import Program
+from memcompile.runtime.cells.cache import BoundedCache
 from memcompile.runtime.emulator import Emulator
-from memcompile.runtime.executors.cache import BoundedCache
 from memcompile.runtime.training.line_fit import LineMoments, corrections_of
 
 KEPT_BYTES = 100_000_000

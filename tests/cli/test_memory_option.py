@@ -7,7 +7,7 @@ import os
 import pytest
 
 from memcompile.cli.main import main
-from memcompile.runtime.executors import memory
+from memcompile.runtime.cells import memory
 
 
 @pytest.mark.parametrize("command", ["compile", "run", "tune", "refresh"])

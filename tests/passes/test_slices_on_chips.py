@@ -20,9 +20,9 @@ from memcompile.pipelines import Compilation, compile_model
 from memcompile.program.file import load_program
 from memcompile.report.evaluation import Evaluation, measure_quality, run_float, signal_to_noise_db
 from memcompile.report.facts import program_facts
+from memcompile.runtime.cells.slice_goals import ArraySlices, goals_us
 from memcompile.runtime.effects.cells import Cells
 from memcompile.runtime.emulator import Emulator
-from memcompile.runtime.executors.slice_goals import ArraySlices, goals_us
 from memcompile.runtime.training.transfer import transfer
 
 RNG = np.random.default_rng(89)

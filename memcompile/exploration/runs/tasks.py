@@ -32,8 +32,8 @@ from memcompile.program.program import Program
 from memcompile.report.emulated_chips import EmulatedChips, measured_accuracy
 from memcompile.report.evaluation import run_float
 from memcompile.report.facts import program_facts
+from memcompile.runtime.cells.cache import BoundedCache
 from memcompile.runtime.emulator import Emulator
-from memcompile.runtime.executors.cache import BoundedCache
 
 Kind = Literal["map", "curve", "chips"]
 Record = dict[str, Any]

@@ -14,9 +14,9 @@ import pytest
 from memcompile.errors import DataError
 from memcompile.ir.batching import Batching
 from memcompile.ir.geometry import Geometry
+from memcompile.runtime.cells.cache import BoundedCache
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.executors.batches import Batches
-from memcompile.runtime.executors.cache import BoundedCache
 from memcompile.runtime.kernels import compiled
 from memcompile.runtime.kernels.compiled import Workers
 

@@ -14,8 +14,8 @@ from memcompile.hardware.pulses import WriteReport
 from memcompile.hardware.target import Target, load_target
 from memcompile.program.file import encode_program
 from memcompile.program.program import Program
+from memcompile.runtime.cells.devices import Devices
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.executors.devices import Devices
 from memcompile.runtime.training.transfer import transfer
 
 

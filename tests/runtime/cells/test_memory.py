@@ -9,9 +9,9 @@ import pytest
 from effect_sections import small_program
 
 from memcompile.errors import UsageError
+from memcompile.runtime.cells import memory
+from memcompile.runtime.cells.cache import BoundedCache, RecentArrays
 from memcompile.runtime.emulator import Effects, Emulator
-from memcompile.runtime.executors import memory
-from memcompile.runtime.executors.cache import BoundedCache, RecentArrays
 
 
 @pytest.mark.parametrize("effects", [Effects(), Effects(adc=False), Effects(adc=False, read_noise=False)])

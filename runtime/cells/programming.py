@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from memcompile.hardware.converter import Converter
 from memcompile.hardware.target import Target
+from memcompile.runtime.cells.slice_goals import ArraySlices
 from memcompile.runtime.effects.cells import Cells
-from memcompile.runtime.executors.slice_goals import ArraySlices
 from memcompile.runtime.kernels.cell_numbers import filled, gaussians, stuck_words, whole_blocks
 from memcompile.runtime.kernels.compiled import cell_kernels
 from memcompile.runtime.random_numbers import MASK, Purpose, stream

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from memcompile.hardware.pair_corrections import MOST_CORRECTIONS, accepted_errors, correction_goals_us
 from memcompile.hardware.target import Target
+from memcompile.runtime.cells.slice_goals import ArraySlices
 from memcompile.runtime.effects.cells import Cells
 from memcompile.runtime.effects.programming_error import programmed_us
-from memcompile.runtime.executors.slice_goals import ArraySlices
 from memcompile.runtime.kernels.cell_numbers import gaussians
 from memcompile.runtime.random_numbers import Purpose, stream
 

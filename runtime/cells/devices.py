@@ -25,6 +25,17 @@ from memcompile.hardware.pulses import WriteReport
 from memcompile.hardware.target import Target
 from memcompile.ir.geometry import Unrolling
 from memcompile.program.program import Program
+from memcompile.runtime.cells.cache import RecentArrays
+from memcompile.runtime.cells.programming import (
+    ErrorByLevel,
+    goals_of_levels,
+    in_units,
+    polynomials_us,
+    programmed,
+    slices_written,
+)
+from memcompile.runtime.cells.slice_goals import ArraySlices, goals_us
+from memcompile.runtime.cells.written_again import PairCorrections
 from memcompile.runtime.effects.adc_error import gain_errors, offsets_codes
 from memcompile.runtime.effects.cells import Cells
 from memcompile.runtime.effects.dac_error import line_voltages
@@ -38,17 +49,6 @@ from memcompile.runtime.effects.stuck_cells import stick
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.effects.wires import US_PER_S, effective_conductances_us
 from memcompile.runtime.effects.write_verify import cycles_of_array, step_shares
-from memcompile.runtime.executors.cache import RecentArrays
-from memcompile.runtime.executors.programming import (
-    ErrorByLevel,
-    goals_of_levels,
-    in_units,
-    polynomials_us,
-    programmed,
-    slices_written,
-)
-from memcompile.runtime.executors.slice_goals import ArraySlices, goals_us
-from memcompile.runtime.executors.written_again import PairCorrections
 from memcompile.runtime.kernels.cell_numbers import some_work
 from memcompile.runtime.kernels.compiled import cell_kernels
 from memcompile.runtime.random_numbers import seed_of_write
