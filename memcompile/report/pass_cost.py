@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.hardware.converter import Converter
 from memcompile.hardware.pulses import LevelWrites, WriteReport
 from memcompile.hardware.target import WriteVerifySpec
 from memcompile.ir.graph import TileTable
 from memcompile.program.program import Program
 from memcompile.program.tile_writes import sums_of_tiles, sums_of_weights
-from memcompile.runtime.cells.devices import Devices
-from memcompile.runtime.effects.switches import Effects
+from memcompile.runtime.cells.array_contents import ArrayContents
 
 
 @dataclass(frozen=True)
@@ -106,9 +104,8 @@ def _of_tiles(program: Program, of_level: NDArray[np.int64]) -> NDArray[np.int64
 
 def _most_pulses(program: Program, levels: LevelWrites) -> int:
     """Pulses of the cell that gets most in a pass, over all segments that use it."""
-    devices = Devices(program, 0, Effects.none(), Converter.exact(program.target))
-    tiles, array = program.placement.tiles, program.target.array
+    contents, tiles, array = ArrayContents(program), program.placement.tiles, program.target.array
     total = np.zeros((int(tiles.array.max(initial=-1)) + 1, array.input_lines, array.cell_columns), np.int64)
     for segment, number in np.unique(np.stack([tiles.segment, tiles.array], axis=1), axis=0).tolist():
-        total[number] += levels.pulses[devices.levels(number, segment)]
+        total[number] += levels.pulses[contents.levels(number, segment)]
     return int(total.max(initial=0))
