@@ -119,8 +119,10 @@ class Emulator(Described):
         together = executor == "fast" and not whole and _lies_along_first(program)
         self.batches = Batches.of(inputs, batching, chunk, default_chunk(program), coupled=coupled, together=together)
 
+        switches = self.effects  # no reference to self: a chip that nobody needs any more goes at once
+
         def machine_of(pass_number: int) -> Machine:
-            return Machine(program, seed, self.effects, threads, conditions, pass_number)
+            return Machine(program, seed, switches, threads, conditions, pass_number)
 
         self._fast = PassExecutors(self.machine, machine_of, FastExecutor)
         self._literal = None if executor == "fast" else PassExecutors(self.machine, machine_of, LiteralExecutor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from functools import cached_property, lru_cache
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,12 @@ from numpy.typing import NDArray
 
 from memcompile.ir.geometry import Unrolling
 from memcompile.program.program import Program
+from memcompile.runtime.cells.cache import RecentValues
 from memcompile.runtime.cells.slice_goals import ArraySlices
 from memcompile.runtime.kernels.compiled import cell_kernels
+
+RECENT = 4
+"""Replicas whose matrices are kept: arrays hold tiles of few."""
 
 
 class ArrayContents:
@@ -21,8 +25,7 @@ class ArrayContents:
     def __init__(self, program: Program) -> None:
         self.program = program
         self._map = program.cell_map
-        self._expand = lru_cache(maxsize=4)(self._expand_layer)
-        self._expand_ones = lru_cache(maxsize=4)(self._expand_weights)
+        self._levels, self._ones = RecentValues[NDArray[Any]](RECENT), RecentValues[NDArray[Any]](RECENT)
 
     def levels(self, number: int, segment: int = 0) -> NDArray[Any]:
         """Levels that programming aims at, [input lines, columns of cells]; shares of the window if continuous."""
@@ -30,7 +33,9 @@ class ArrayContents:
         kind = np.float32 if self.program.target.cell.continuous else np.uint8
         levels = np.zeros((shape.input_lines, shape.cell_columns), kind)
         for row in self._rows_in(number, segment):
-            self._lay(levels, row, self._expand(*self._laid_out(row)))
+            laid_out = self._laid_out(row)
+            expanded = self._levels.get(laid_out, partial(self._expand_layer, *laid_out))
+            self._lay(levels, row, expanded)
         return levels
 
     def holds_weight(self, number: int, segment: int) -> NDArray[np.bool_]:
@@ -38,7 +43,8 @@ class ArrayContents:
         shape = self.program.target.array
         holds = np.zeros((shape.input_lines, shape.cell_columns), bool)
         for row in self._rows_in(number, segment):
-            self._lay(holds, row, self._expand_ones(*self._laid_out(row)))
+            laid_out = self._laid_out(row)
+            self._lay(holds, row, self._ones.get(laid_out, partial(self._expand_weights, *laid_out)))
         return holds
 
     def slices(self, levels: NDArray[Any], number: int, segment: int) -> ArraySlices:

@@ -1,10 +1,10 @@
-"""Caches that never hold more than a number of bytes."""
+"""Caches that never hold more than a number of bytes, or of values."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,33 @@ class BoundedCache:
             return
         self._free -= size
         self._values[key] = value
+
+
+class RecentValues(Generic[T]):
+    """Keeps the values that were used last, so many of them.
+
+    Unlike :func:`functools.lru_cache` of a method it puts its owner into no cycle: a chip that nobody needs any more
+    gives its memory back at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._values: dict[Hashable, T] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return the value of a key, made if it is not there."""
+        with self._lock:
+            if key in self._values:
+                found = self._values[key] = self._values.pop(key)
+                return found
+        made = make()
+        with self._lock:
+            self._values.pop(key, None)
+            self._values[key] = made
+            while len(self._values) > self._most:
+                del self._values[next(iter(self._values))]
+        return made
 
 
 class RecentArrays:

@@ -6,7 +6,7 @@ Behind the cells of a tile stand wires, drivers and converters with errors of th
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from memcompile.hardware.converter import Converter
 from memcompile.hardware.pulses import WriteReport
 from memcompile.hardware.target import Target
 from memcompile.program.program import Program
-from memcompile.runtime.cells.cache import RecentArrays
+from memcompile.runtime.cells.cache import RecentArrays, RecentValues
 from memcompile.runtime.cells.programmed_arrays import RECENT_BYTES, ProgrammedArrays
 from memcompile.runtime.effects.adc_error import gain_errors, offsets_codes
 from memcompile.runtime.effects.cells import Cells
@@ -28,6 +28,9 @@ from memcompile.runtime.effects.nonlinear_wires import NonlinearTile
 from memcompile.runtime.effects.read_noise import read_sigma
 from memcompile.runtime.effects.switches import Effects
 from memcompile.runtime.effects.wires import US_PER_S, effective_conductances_us
+
+RECENT_NETWORKS = 64
+"""Tiles whose networks of wires and nonlinear cells are kept."""
 
 
 class Devices:
@@ -58,7 +61,7 @@ class Devices:
         self.written = ProgrammedArrays(program, seed, effects, conditions, pass_number)
         self._map = program.cell_map
         self._seen = RecentArrays(RECENT_BYTES)
-        self._network = lru_cache(maxsize=64)(self._make_network)
+        self._networks = RecentValues[NonlinearTile](RECENT_NETWORKS)
 
     def array(self, number: int, segment: int = 0, converter: Converter | None = None) -> NDArray[Any]:
         """Conductances of one array in a segment, [input lines, columns of cells], in units of a converter."""
@@ -157,7 +160,8 @@ class Devices:
         """Currents of a tile's lines without read noise, gains included, [items, rows] to [items, lines]."""
         if not self.solves_each_step:
             return self.drives(row, digits) @ self.tile(row).astype(np.float64)
-        network, converter = self._network(row), self.converter_of(row)
+        network = self._networks.get(row, lambda: self._make_network(row))
+        converter = self.converter_of(row)
         voltages = digits / converter.highest_digit * self.voltages(row)
         # The second wire of an input line, if there is one, gets the opposite voltage.
         signs = np.array([1.0, -1.0][: self._per_crossing])

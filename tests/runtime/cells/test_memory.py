@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from effect_sections import small_program
 
 from memcompile.errors import UsageError
 from memcompile.runtime.cells import memory
-from memcompile.runtime.cells.cache import BoundedCache, RecentArrays
+from memcompile.runtime.cells.cache import BoundedCache, RecentArrays, RecentValues
 from memcompile.runtime.emulator import Effects, Emulator
 
 
@@ -108,3 +111,32 @@ def test_prepared_lines_keep_no_other_cells() -> None:
     lines = Emulator(program, 3).machine.lines(0)
     assert lines.variances.size == 0
     assert lines.variances.base is None
+
+
+def test_recent_values_are_those_used_last() -> None:
+    recent, made = RecentValues[int](2), list[int]()
+
+    def get(number: int) -> int:
+        def make() -> int:
+            made.append(number)
+            return 10 * number
+
+        return recent.get(number, make)
+
+    assert [get(number) for number in (1, 2, 1, 3, 1, 2)] == [10, 20, 10, 30, 10, 20]
+    assert made == [1, 2, 3, 2]
+
+
+@pytest.mark.parametrize("executor", ["fast", "literal"])
+def test_a_chip_that_nobody_needs_gives_its_memory_back_at_once(executor: Literal["fast", "literal"]) -> None:
+    program, x = small_program({})
+    gc.collect()
+    gc.disable()
+    try:
+        emulator = Emulator(program, 3, executor=executor)
+        emulator.run(x)
+        devices = weakref.ref(emulator.machine.devices)
+        del emulator
+        assert devices() is None
+    finally:
+        gc.enable()
