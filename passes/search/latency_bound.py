@@ -63,8 +63,8 @@ def _rates(problem: MappingProblem) -> dict[int, float]:
     for kind, item in enumerate(problem.kinds):
         steps = float((problem.work[kind] / problem.windows[kind] / _outputs(problem, kind)).min())
         room = problem.arrays - (others - single[kind])
-        with np.errstate(divide="ignore"):
-            by_cells = float(np.where(area[kind] > 0, room / area[kind], np.inf).min())
+        # A way in which a layer takes nothing limits nothing.
+        by_cells = float(np.divide(room, area[kind], out=np.full(room.shape, np.inf), where=area[kind] > 0).min())
         at_least = 1.0 / float(problem.longest[kind].min())
         rates.update(dict.fromkeys(item.members, max(min(by_cells, problem.arrays / steps), at_least)))
     return rates
