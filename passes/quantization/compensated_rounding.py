@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 SWEEPS = 3
 """Rounds of coordinate descent after the nearest plane, at most."""
+BLOCK_ROWS = 64
+"""Rows whose changes others learn of at once."""
 
 
 def rounded(weights: Array, covariance: Array, limit: int, damping: float) -> Array:
@@ -83,16 +85,33 @@ def _nearest_plane(weights: Array, covariance: Array, low: Array, high: Array) -
 
 
 def _descend(levels: Array, weights: Array, covariance: Array, low: Array, high: Array) -> None:
-    """Coordinate descent: set one level after the other to its best value; each change lowers e^T C e."""
+    """Coordinate descent: set one level after the other to its best value; each change lowers e^T C e.
+
+    Rows that come later learn of the changes of a block of rows at once, in one matrix product.
+    """
     pull = np.matmul(covariance, levels - weights)
+    rows = weights.shape[1]
     for _ in range(SWEEPS):
-        changes = 0
-        for row in range(weights.shape[1]):
-            best = np.rint(levels[:, row] - pull[:, row] / covariance[:, row, row, None])
-            change = np.clip(best, low[:, row], high[:, row]) - levels[:, row]
-            if change.any():
-                pull += covariance[:, :, row, None] * change[:, None, :]
-                levels[:, row] += change
-                changes += 1
-        if not changes:
+        changed = False
+        for begin in range(0, rows, BLOCK_ROWS):
+            block = slice(begin, min(begin + BLOCK_ROWS, rows))
+            before = levels[:, block].copy()
+            _descend_block(levels[:, block], pull[:, block], covariance[:, block, block], low[:, block], high[:, block])
+            changes = levels[:, block] - before
+            if not changes.any():
+                continue
+            changed = True
+            for others in (slice(0, block.start), slice(block.stop, rows)):
+                pull[:, others] += np.matmul(covariance[:, others, block], changes)
+        if not changed:
             break
+
+
+def _descend_block(levels: Array, pull: Array, covariance: Array, low: Array, high: Array) -> None:
+    """One round over the rows of a block; ``levels`` and ``pull`` are theirs, and change."""
+    for row in range(levels.shape[1]):
+        best = np.rint(levels[:, row] - pull[:, row] / covariance[:, row, row, None])
+        change = np.clip(best, low[:, row], high[:, row]) - levels[:, row]
+        if change.any():
+            pull += covariance[:, :, row, None] * change[:, None, :]
+            levels[:, row] += change
