@@ -15,7 +15,7 @@ from memcompile.hardware.target import Target
 from memcompile.ir.graph import Graph, MappedLayer, Replica, different_replicas
 from memcompile.ir.pass_contract import Count, Fidelity, Form, Forms, Share
 from memcompile.ir.pass_manager import Pass, PassContext
-from memcompile.passes.quantization.calibration_batches import calibration_batches
+from memcompile.passes.quantization.calibration_batches import calibration_batches, layer_inputs
 from memcompile.verify.interpreter import Interpreter
 
 Ranges = Mapping[float, Converter]
@@ -78,16 +78,14 @@ class CalibrateRanges(Pass):
     ) -> dict[str, NDArray[np.float64]]:
         """Sum of squared errors of each layer's sums in each range, by layer name."""
         interpreter = Interpreter(graph)
-        wanted = tuple(dict.fromkeys(layer.inputs[0] for layer in layers))
         errors = {layer.name: np.zeros(len(ranges)) for layer in layers}
         batches = calibration_batches(graph, context.calibration, self.images)
         positions = max(self.vectors // self.images, 1)
         rng = np.random.default_rng(context.seed)
         with context.progress("calibrating converter ranges", len(batches)) as advance:
             for feeds in batches:
-                values = interpreter.run(feeds, wanted)
-                for layer in layers:
-                    x = layer.quantizer.quantize(layer.geometry.to_channels_first(values[layer.inputs[0]]))
+                for layer, value in layer_inputs(interpreter, feeds, layers):
+                    x = layer.quantizer.quantize(layer.geometry.to_channels_first(value))
                     for copy in different_replicas(layer.replicas):
                         windows = rng.permutation(copy.windows)[:positions]
                         errors[layer.name] += _squared_errors(layer, copy, x, windows, ranges, context.target)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.ir.batching import Batching
-from memcompile.ir.graph import DigitalNode, Graph, read_values
+from memcompile.ir.graph import DigitalNode, Graph, Node, read_values
 from memcompile.program.coupled_samples import any_couples_samples
+from memcompile.verify.interpreter import Interpreter
 
+L = TypeVar("L", bound=Node)
 IMAGES_AT_ONCE = 32
 """Images of a batch, where the model leaves the batch size open."""
 RUN_VALUES = 1 << 23
@@ -57,6 +59,19 @@ def runs_of_batch(graph: Graph, batch: Mapping[str, NDArray[Any]], wanted: Itera
         return [Run(batch, count)]
     edges = [*range(0, count, at_once), count]
     return [Run(batching.feeds(batch, slice(a, b)), b - a) for a, b in itertools.pairwise(edges)]
+
+
+def layer_inputs(
+    interpreter: Interpreter, batch: Mapping[str, NDArray[Any]], layers: Sequence[L]
+) -> Iterator[tuple[L, NDArray[Any]]]:
+    """Input of each layer for the images of a batch, as the network comes to it, part of the batch by part.
+
+    No more values than the network itself needs are held at a time.
+    """
+    wanted = [layer.inputs[0] for layer in layers]
+    for run in runs_of_batch(interpreter.graph, batch, wanted):
+        for layer, (_, value) in zip(layers, interpreter.values(run.feeds, wanted), strict=True):
+            yield layer, value
 
 
 def _counts_images(shape: tuple[int | None, ...]) -> bool:

@@ -13,7 +13,7 @@ from memcompile.ir.geometry import Unrolling
 from memcompile.ir.graph import CalibratedLayer, Graph
 from memcompile.ir.pass_manager import PassContext
 from memcompile.ir.quantizers import InputQuantizer
-from memcompile.passes.quantization.calibration_batches import calibration_batches
+from memcompile.passes.quantization.calibration_batches import calibration_batches, layer_inputs
 from memcompile.verify.interpreter import Interpreter
 
 BLOCK_ROWS = 1152
@@ -94,14 +94,12 @@ def measure_moments(
     if not moments:
         return moments
     interpreter = Interpreter(graph)
-    wanted = tuple(dict.fromkeys(layer.inputs[0] for layer in layers))
     batches = calibration_batches(graph, context.calibration, images)
     rng = np.random.default_rng(context.seed)
     with context.progress("weighing rounding errors", len(batches)) as advance:
         for feeds in batches:
-            values = interpreter.run(feeds, wanted)
-            for layer in layers:
-                _take_in(moments[layer.name], values[layer.inputs[0]], max(vectors // images, 1), rng)
+            for layer, value in layer_inputs(interpreter, feeds, layers):
+                _take_in(moments[layer.name], value, max(vectors // images, 1), rng)
             advance(1)
     return moments
 
