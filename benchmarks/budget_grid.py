@@ -9,7 +9,7 @@ written again or not; networks of up to three layers also get every mix of one a
 measured on the same calibrated chips and samples, and its loss counts from the float network.
 
 All of the grid is mapped first and measured from the cheapest mapping on, by chips and steps. With ``--brief`` a
-setting that clearly loses more than every budget on ``FEW_CHIPS`` chips is left at that, and what is dearer than one
+setting that clearly loses more than every budget on ``FEW_CHIPS`` chips is left at that, and what is no cheaper than one
 that holds every budget on all chips is not measured: it could not be the cheapest one. Settings that come to the same
 cells in the same places are measured once. Every figure goes to the JSON file at once; what is there is not measured
 again.
@@ -224,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     enough: tuple[int, int] | None = None
     for name in sorted(by_cost, key=lambda name: by_cost[name]):
-        if options.brief and enough is not None and by_cost[name] > enough:
+        if options.brief and enough is not None and by_cost[name] >= enough:
             print(f"| {name} | {by_cost[name][0]} | {by_cost[name][1]} | | | 0 |", flush=True)
             continue
         if options.brief:
