@@ -9,10 +9,10 @@ written again or not; networks of up to three layers also get every mix of one a
 measured on the same calibrated chips and samples, and its loss counts from the float network.
 
 All of the grid is mapped first and measured from the cheapest mapping on, by chips and steps. With ``--brief`` a
-setting that clearly loses more than every budget on ``FEW_CHIPS`` chips is left at that, and what is no cheaper than one
-that holds every budget on all chips is not measured: it could not be the cheapest one. Settings that come to the same
-cells in the same places are measured once. Every figure goes to the JSON file at once; what is there is not measured
-again.
+setting that clearly loses more than every budget on ``FEW_CHIPS`` chips is left at that, and what is no cheaper than
+one that holds every budget on all chips is not measured: it could not be the cheapest one. Settings that come to the
+same cells in the same places are measured once. Every figure goes to the JSON file at once; what is there is not
+measured again.
 """
 
 from __future__ import annotations

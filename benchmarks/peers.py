@@ -17,8 +17,10 @@ is not stands in :mod:`emulators.cases` and in the module of each emulator.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,7 +33,13 @@ from rounds import Comparison, compared, machine
 FOLDER = Path(__file__).resolve().parent
 SLOW_S, SLOW_ROUNDS = 10.0, 1
 """A call that takes longer is measured in fewer rounds."""
+LIMIT_S = 300.0
+"""A call that takes longer ends its case."""
 Row = dict[str, Any]
+
+
+class NoAnswerError(Exception):
+    """A process ended, or takes too long."""
 
 
 class Side:
@@ -48,12 +56,22 @@ class Side:
             text=True,
         )
         self.peak_mb = 0.0
-        self.note: str | None = self._answer().get("note")
+        self.note: str | None = None
+
+    def ready(self) -> bool:
+        """Wait until the work of the case is set up and done once; ``note`` says why it cannot be."""
+        self.note = self._answer().get("note")
+        return self.note is None
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], LIMIT_S)[0]:
+            self._process.kill()
+            raise NoAnswerError(f"a call takes longer than {LIMIT_S:.0f} s")
         line = self._process.stdout.readline()
-        facts: dict[str, Any] = json.loads(line) if line else {"note": "its process ended"}
+        if not line:
+            raise NoAnswerError("its process ended")
+        facts: dict[str, Any] = json.loads(line)
         return facts
 
     def seconds(self, calls: int) -> float:
@@ -62,34 +80,35 @@ class Side:
         self._process.stdin.write(f"{calls}\n")
         self._process.stdin.flush()
         facts = self._answer()
-        if "seconds" not in facts:
-            raise SystemExit(facts["note"])
         self.peak_mb = facts["peak_mb"]
         return float(facts["seconds"])
 
     def close(self) -> None:
         """End the process."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
 
 
 def measured(case: str, name: str, python: str, rounds: int) -> Row:
     """Compare one peer with this project on one case."""
     row = {"case": case, "peer": name}
-    peer = Side(python, name, case)
-    try:
-        if peer.note is not None:
-            return {**row, "note": peer.note}
-        ours = Side(sys.executable, "memcompile", case)
+    with contextlib.ExitStack() as stack:
+        peer = Side(python, name, case)
+        stack.callback(peer.close)
         try:
-            found = _by_turns(ours, peer, SLOW_ROUNDS if peer.seconds(1) > SLOW_S else rounds)
-            facts = {"ours_mb": ours.peak_mb, "peer_mb": peer.peak_mb}
-        finally:
-            ours.close()
-    finally:
-        peer.close()
-    return {**row, **found.facts(), **facts}
+            if not peer.ready():
+                return {**row, "note": peer.note}
+            slow = peer.seconds(1) > SLOW_S
+        except NoAnswerError as error:
+            return {**row, "note": str(error)}
+        ours = Side(sys.executable, "memcompile", case)
+        stack.callback(ours.close)
+        if not ours.ready():
+            raise SystemExit(f"{case}: {ours.note}")
+        found = _by_turns(ours, peer, SLOW_ROUNDS if slow else rounds)
+    return {**row, **found.facts(), "ours_mb": ours.peak_mb, "peer_mb": peer.peak_mb}
 
 
 def _by_turns(ours: Side, peer: Side, rounds: int) -> Comparison:
