@@ -19,6 +19,8 @@ from memcompile.verify.interpreter import Interpreter
 BLOCK_ROWS = 1152
 """Rows whose covariance is kept together: of a longer matrix only the blocks along the diagonal are."""
 
+MOST_PRODUCTS, FEWEST_IMAGES = 200_000_000_000, 32
+"""Multiply-adds of all images beyond which there are fewer, each with more input vectors, and the fewest images."""
 VALUES_AT_ONCE = 1 << 20
 """Approximate number of input values cut out at once, which sets the number of images at once."""
 
@@ -86,13 +88,15 @@ def measure_moments(
     Parameters
     ----------
     images
-        Calibration images used, at most.
+        Calibration images used, at most; fewer where the network has more than ``MOST_PRODUCTS`` products for them.
     vectors
         Approximate number of input vectors per layer; each image gives an equal number, at random positions.
     """
     moments = {layer.name: InputMoments(layer) for layer in layers}
     if not moments:
         return moments
+    each = sum(node.geometry.macs for node in graph.nodes if isinstance(node, CalibratedLayer))
+    images = min(images, max(MOST_PRODUCTS // max(each, 1), FEWEST_IMAGES))
     interpreter = Interpreter(graph)
     batches = calibration_batches(graph, context.calibration, images)
     rng = np.random.default_rng(context.seed)

@@ -25,8 +25,8 @@ VARIES = 1e-12
 TINY = 1e-30
 NEWTON_STEPS, NEWTON_CLOSE = 60, 1e-9
 """Steps of Newton's method at most, and share of the sum that is close enough."""
-BLOCK_BYTES = 1 << 18
-"""Memory for the terms of a sum at once."""
+BLOCK_BYTES, POSITION_BYTES = 1 << 18, 1 << 15
+"""Memory for the terms of a sum at once, and for the sums themselves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +90,18 @@ def _sums_of_products(y: NDArray[np.floating], x: NDArray[np.floating]) -> NDArr
     Items are added one after the other, in blocks that stay in the processor's cache.
     """
     sums = np.zeros((5, *y.shape[1:]))
+    positions = max(1, POSITION_BYTES // max(sums[0, :1].nbytes, 1))
+    for first in range(0, y.shape[1], positions):
+        here = slice(first, first + positions)
+        _add_products(sums[:, here], y[:, here], x[:, here])
+    return sums
+
+
+def _add_products(sums: NDArray[np.float64], y: NDArray[np.floating], x: NDArray[np.floating]) -> None:
+    """Add what items have at some positions to their sums, [5, positions, out_channels]."""
     items = max(1, BLOCK_BYTES // max(sums[0].nbytes, 1))
     for begin in range(0, len(y), items):
-        a, b = (part[begin : begin + items].astype(np.float64) for part in (y, x))
+        a, b = (part[begin : begin + items].astype(np.float64, order="C") for part in (y, x))
         terms = np.empty_like(a, shape=(len(a) + 1, *a.shape[1:]))
         for total, (one, other) in zip(sums, ((a, None), (b, None), (a, a), (b, a), (b, b)), strict=True):
             terms[0] = total
@@ -101,7 +110,6 @@ def _sums_of_products(y: NDArray[np.floating], x: NDArray[np.floating]) -> NDArr
             else:
                 np.multiply(one, other, out=terms[1:])
             terms.sum(axis=0, out=total)
-    return sums
 
 
 def corrections_of(found: LineMoments, *, scales: bool = True) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

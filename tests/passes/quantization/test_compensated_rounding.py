@@ -136,6 +136,20 @@ def test_moments_are_those_of_all_patches(groups: int) -> None:
         assert np.allclose(moments.covariances[0][group], wanted, rtol=1e-9, atol=1e-6)
 
 
+def test_networks_with_many_products_give_fewer_images_with_more_vectors_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = float_model([node("Conv", "x w", "y")], ("N", 2, 5, 5), {"w": models.images((6, 2, 3, 3))})
+    feeds = {"x": models.images((40, 2, 5, 5))}
+    graph = stages.after("calibrate_activations", model, feeds)
+    layer, context = only(graph, CalibratedLayer), replace(stages.context_for(feeds), representative=True)
+    seen = list[int]()
+    monkeypatch.setattr(input_moments, "_take_in", lambda moments, value, positions, rng: seen.append(positions))
+    monkeypatch.setattr(input_moments, "FEWEST_IMAGES", 4)
+    for products, images in ((40, 40), (10, 10), (1, 4)):
+        monkeypatch.setattr(input_moments, "MOST_PRODUCTS", products * layer.geometry.macs)
+        measure_moments(graph, [layer], context, images=40, vectors=120)
+        assert seen.pop() == 120 // images
+
+
 # --- the pass ----------------------------------------------------------------------------------
 
 

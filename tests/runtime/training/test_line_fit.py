@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from memcompile.runtime.training import line_fit
 from memcompile.runtime.training.line_fit import LineMoments, _excess, corrections_of, shrunk
 
 PLACE = np.array([0, 1, 2, 2, 1, 0])
@@ -32,6 +33,23 @@ def test_lines_without_noise_are_corrected_exactly_in_any_chunks(seed: int, item
     pairs = [(reference[:cut], measured[:cut]), (reference[cut:], measured[cut:])]
     gain, offset = corrections_of(LineMoments.of(pairs, PLACE, 3))
     np.testing.assert_allclose(measured * gain[PLACE] + offset[PLACE], reference, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+@pytest.mark.parametrize(("block_bytes", "position_bytes"), [(1, 1), (1 << 9, 1 << 7), (1 << 18, 1 << 15)])
+def test_sums_add_items_one_after_the_other(
+    block_bytes: int, position_bytes: int, channels_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line_fit, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(line_fit, "POSITION_BYTES", position_bytes)
+    rng = np.random.default_rng(0)
+    y, x = (rng.normal(size=(40, 17, 3)).astype(np.float32) for _ in range(2))
+    want = np.zeros((5, 17, 3))
+    for a, b in zip(y.astype(float), x.astype(float), strict=True):
+        want += np.array([a, b, a * a, b * a, b * b])
+    if channels_first:
+        y, x = (np.ascontiguousarray(part.transpose(0, 2, 1)).transpose(0, 2, 1) for part in (y, x))
+    np.testing.assert_array_equal(line_fit._sums_of_products(y, x), want)
 
 
 def test_means_are_corrected_without_scales() -> None:
