@@ -334,7 +334,7 @@ class Emulator(Described):
             walk = ScheduleWalk(self.machine, self._literal, self._digital, values, images, quantized_input)
             walk.run()
             return {name: walk.value(name) for name in wanted}
-        stages = zip(self.program.stages, self._dead_after(wanted), strict=True)
+        stages = zip(self.program.stages, self.dead_after(wanted), strict=True)
         for stage, dead in itertools.islice(stages, first_stage, self._last_stage(wanted)):
             values.update(self.run_stage(stage, values, images))
             for name in dead:
@@ -352,8 +352,8 @@ class Emulator(Described):
         makers = [number for number, stage in enumerate(self.program.stages) if set(stage.outputs) & set(wanted)]
         return max(makers, default=-1) + 1
 
-    def _dead_after(self, wanted: tuple[str, ...]) -> list[list[str]]:
-        """Values that nothing reads after each stage."""
+    def dead_after(self, wanted: tuple[str, ...]) -> list[list[str]]:
+        """Values that nothing reads after each stage, and nobody wants."""
         seen = set(wanted)
         dead: list[list[str]] = []
         for stage in reversed(self.program.stages):

@@ -165,10 +165,12 @@ def _runs(
     scaled = factors[: study.runs] if study.dataset.labels is not None else ()
     alone, noisy = list[LayerAlone](), list[NoisyRun]()
     with progress("error budget", len(layers) + len(scaled)) as advance:
-        for number in layers:
-            alone.append(study.layer_alone(number))
+        for item in study.each(study.layer_alone, layers):
+            alone.append(item)
             advance(1)
-        for number, factor in enumerate(scaled):
-            noisy.append(study.run(number, factor))
+        if scaled:
+            _ = study.margins  # before threads ask for them
+        for run in study.each(lambda number: study.run(number, scaled[number]), range(len(scaled))):
+            noisy.append(run)
             advance(1)
     return alone, noisy

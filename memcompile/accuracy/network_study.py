@@ -7,10 +7,12 @@ many products take fewer images, chips and runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,8 @@ from memcompile.noise.output_noise import noise_to_signal, output_noise
 from memcompile.noise.program_noise import LayerRatios
 from memcompile.program.program import Program
 
+Item = TypeVar("Item")
+T = TypeVar("T")
 SENSITIVITY_IMAGES, SENSITIVITY_CHIPS = (8, 96), (2, 12)
 """Least and most images and chips on which the sensitivity to a layer is measured."""
 SENSITIVITY_PRODUCTS = 4_000_000_000
@@ -124,8 +128,17 @@ class NetworkStudy:
         self.curve_images = _between(CURVE_IMAGES, CURVE_PRODUCTS // self.products)
         self.runs = len(CURVE_FACTORS) // (1 if self.curve_images > CURVE_IMAGES[0] else 2)
         self._kept: tuple[int, _Images] | None = None
+        self._making = threading.Lock()
         self._first = np.arange(min(self.sensitivity_images, dataset.count))
         self._clean = network.run(self._inputs(self._first), {}, 0, rounded=False)
+
+    def each(self, work: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
+        """Results of independent runs, in order, on as many threads as there are processors.
+
+        Each run draws random numbers of its own, so that threads change no bit.
+        """
+        tasks = [partial(copy_context().run, work, item) for item in items]
+        return self.network.ideal.machine.workers.in_order(tasks)
 
     def layer_alone(self, number: int) -> LayerAlone:
         """Run some images with noise in one layer."""
@@ -133,6 +146,7 @@ class NetworkStudy:
         if ratio <= 0:
             return LayerAlone(0.0, 0.0, ())
         layer, clean = program.layers[number], self._clean
+        wanted = tuple(dict.fromkeys((layer.outputs[0], *program.outputs)))
         factor = min(max(ratio, INJECTED[0]), INJECTED[1]) / ratio
         axis = 1 if layer.geometry.layout == "channels_first" else -1
         before = self._margins(clean, self._first)
@@ -145,6 +159,7 @@ class NetworkStudy:
                 fitted_to=clean if self.calibrated else None,
                 first_stage=program.stages.index(layer),
                 rounded=False,
+                wanted=wanted,
             )
             of_layer += noise_to_signal(clean[layer.outputs[0]], found[layer.outputs[0]], axis)
             of_output += self._noise(clean, found)
@@ -159,7 +174,7 @@ class NetworkStudy:
         factors = dict.fromkeys((layer.name for layer in program.layers), factor)
         fitted_to, count = (images.rounded if self.calibrated else None), images.any
         chip = SENSITIVITY_CHIPS[1] + number
-        noisy = self._outputs(network.run(self._inputs(images.numbers), factors, chip, fitted_to=fitted_to))
+        noisy = network.run(self._inputs(images.numbers), factors, chip, fitted_to=fitted_to, wanted=program.outputs)
         close, ends = images.numbers[count:], (images.exact, noisy)
         before, after = (self._margins(_rows(one, slice(count, None)), close) for one in ends)
         clean, found = (_rows(one, slice(count)) for one in ends)
@@ -175,9 +190,10 @@ class NetworkStudy:
 
     def _images_of(self, number: int) -> _Images:
         """A set of images; only the last one is kept."""
-        if self._kept is None or self._kept[0] != number:
-            self._kept = number, self._new_images(number)
-        return self._kept[1]
+        with self._making:
+            if self._kept is None or self._kept[0] != number:
+                self._kept = number, self._new_images(number)
+            return self._kept[1]
 
     def _new_images(self, number: int) -> _Images:
         count = self.curve_images * (COUNTED if self.margins is None else 1)
@@ -187,9 +203,9 @@ class NetworkStudy:
         taken = np.random.default_rng(number).permutation(len(close))[: self.curve_images]
         numbers = np.concatenate([any_images, np.sort(close[taken])])
         inputs, program = self._inputs(numbers), self.network.program
-        exact = self._outputs(self.network.run(inputs, {}, 0, rounded=False))
-        values = self.network.run(inputs, {}, 0)
-        rounded = {name: values[name] for name in (*program.outputs, *(layer.outputs[0] for layer in program.layers))}
+        exact = self.network.run(inputs, {}, 0, rounded=False, wanted=program.outputs)
+        kept = (*program.outputs, *(layer.outputs[0] for layer in program.layers))
+        rounded = self.network.run(inputs, {}, 0, wanted=tuple(dict.fromkeys(kept)))
         of_any = (_rows(self._outputs(one), slice(len(any_images))) for one in (exact, rounded))
         return _Images(numbers, len(any_images), exact, rounded, self._noise(*of_any))
 
@@ -204,14 +220,17 @@ class NetworkStudy:
         program = self.network.program
         each = sum(layer.geometry.macs for layer in program.layers)
         count = min(self.dataset.count, MOST_SEEN, max(SEEN_PRODUCTS // max(each, 1), CURVE_IMAGES[0]))
-        found = []
-        for first in range(0, count, BATCH):
-            images = np.arange(first, min(first + BATCH, count))
-            margins = self._margins(self.network.run(self._inputs(images), {}, 0, rounded=False), images)
+        found = list[NDArray[np.float64]]()
+        for margins in self.each(self._exact_margins, np.split(np.arange(count), range(BATCH, count, BATCH))):
             if margins is None:
                 return None
             found.append(margins)
         return np.concatenate(found)
+
+    def _exact_margins(self, images: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """Margins of some images where inputs are not rounded."""
+        outputs = self.network.run(self._inputs(images), {}, 0, rounded=False, wanted=self.network.program.outputs)
+        return self._margins(outputs, images)
 
     def _margins(self, values: Mapping[str, Value], images: NDArray[np.int64]) -> NDArray[np.float64] | None:
         if self.dataset.labels is None:

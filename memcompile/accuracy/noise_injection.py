@@ -109,8 +109,9 @@ class NoisyNetwork:
         fitted_to: Values | None = None,
         first_stage: int = 0,
         rounded: bool = True,
+        wanted: Sequence[str] | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """Run stages from one on and return all values.
+        """Run stages from one on and return values, all of them or those that are wanted.
 
         Parameters
         ----------
@@ -132,7 +133,9 @@ class NoisyNetwork:
         count = len(next(iter(values.values())))
         layers = {layer.name: number for number, layer in enumerate(self.program.layers)}
         noisy = False
-        for stage in self.program.stages[first_stage:]:
+        stages = self.program.stages
+        dead = [[]] * len(stages) if wanted is None else self.ideal.dead_after(tuple(wanted))
+        for stage, unread in list(zip(stages, dead, strict=True))[first_stage:]:
             factor = factors.get(stage.name, 0.0) if isinstance(stage, MappedLayer) else 0.0
             noisy |= factor > 0
             if not isinstance(stage, MappedLayer) or (rounded and factor <= 0):
@@ -144,7 +147,9 @@ class NoisyNetwork:
             if isinstance(stage, MappedLayer) and noisy and fitted_to is not None:
                 output = stage.outputs[0]
                 found[output] = _calibrated(stage, fitted_to[output], found[output])
-        return found
+            for name in unread:
+                found.pop(name, None)
+        return found if wanted is None else {name: found[name] for name in wanted}
 
     def _run(self, number: int, x: NDArray[Any], copies: Sequence[_Drawn], chip: int, rounded: bool) -> NDArray[Any]:
         """Output of a layer that is laid out as some copies."""

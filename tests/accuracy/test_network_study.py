@@ -1,0 +1,63 @@
+"""Runs of a network with noise: on any number of threads, and with no more values than are wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kept import Kept
+
+from memcompile.accuracy.loss_model import loss_model
+from memcompile.accuracy.network_study import NetworkStudy
+from memcompile.accuracy.noise_injection import NoisyNetwork
+from memcompile.noise.program_noise import layer_ratios
+from memcompile.pipelines import Compilation
+
+MODEL = Path(__file__).parents[2] / "examples" / "five_layer_cnn.onnx"
+
+
+@pytest.fixture(scope="module")
+def compilation(kept: Kept) -> Compilation:
+    return kept.compilation(MODEL, settings=("replicate.effort=fast",))
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_change_no_bit(threads: int, compilation: Compilation, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, dataset = compilation.program, compilation.dataset
+    found = []
+    for count in (1, threads):
+        monkeypatch.setattr("memcompile.runtime.emulator.available_threads", lambda count=count: count)
+        found.append(loss_model(program, dataset, factors=(0.5, 1.0, 1.0, 2.0, 1.0, 1.0, 2.0))[0])
+    one, many = found
+    np.testing.assert_array_equal(one.sensitivities, many.sensitivities)
+    assert (one.curve, one.share, one.runs, one.rounding) == (many.curve, many.share, many.runs, many.rounding)
+
+
+def test_wanted_values_are_those_of_a_run_that_keeps_all(compilation: Compilation) -> None:
+    program, dataset = compilation.program, compilation.dataset
+    network = NoisyNetwork(program, dataset.calibration)
+    images = {name: array[:5] for name, array in dataset.inputs.items()}
+    whole = network.run(images, {"C3": 1.0}, 0)
+    wanted = (program.layers[1].outputs[0], *program.outputs)
+    some = network.run(images, {"C3": 1.0}, 0, wanted=wanted)
+    assert tuple(some) == wanted
+    for name in wanted:
+        np.testing.assert_array_equal(some[name], whole[name])
+
+
+def test_a_run_that_fails_ends_the_study(compilation: Compilation) -> None:
+    program, dataset = compilation.program, compilation.dataset
+    network = NoisyNetwork(program, dataset.calibration)
+    ratios = [layer_ratios(program, number, own, stand_in=True) for number, own in enumerate(network.inputs)]
+    study = NetworkStudy(network, dataset, ratios, calibrated=True)
+
+    def work(number: int) -> int:
+        if number == 2:
+            raise ValueError("two")
+        return number
+
+    results = study.each(work, range(6))
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match="two"):
+        next(results)
