@@ -42,6 +42,8 @@ BATCH = 64
 """Images of them at once."""
 CURVE_PRODUCTS = 1_000_000_000
 """Multiply-adds of a run of the curve beyond which it takes fewer images, and there are half as many runs."""
+STUDY_PRODUCTS, FEWEST_IMAGES = 1_500_000_000_000, 4
+"""Multiply-adds of all runs for sensitivities, and of those for the curve, beyond which images are fewer than least."""
 SETS = 3
 """Sets of images that runs of the curve share, one after the other."""
 COUNTED = 4
@@ -122,10 +124,14 @@ class NetworkStudy:
         self.network, self.dataset, self.ratios, self.calibrated = network, dataset, ratios, calibrated
         self.names = class_names(network.program)
         self.products = max(expanded_products(network.program), 1)
-        images = SENSITIVITY_PRODUCTS // (self.products * len(network.program.layers))
-        self.sensitivity_images = _between(SENSITIVITY_IMAGES, images // SENSITIVITY_CHIPS[0])
+        layers, chips = len(network.program.layers), SENSITIVITY_CHIPS[0]
+        images = SENSITIVITY_PRODUCTS // (self.products * layers)
+        # Only layers behind the noisy one run again.
+        ends = _fewer_of_many(SENSITIVITY_IMAGES, self.products * layers * chips // 2)
+        self.sensitivity_images = _between(ends, images // chips)
         self.chips = _between(SENSITIVITY_CHIPS, images // self.sensitivity_images)
-        self.curve_images = _between(CURVE_IMAGES, CURVE_PRODUCTS // self.products)
+        ends = _fewer_of_many(CURVE_IMAGES, self.products * len(CURVE_FACTORS))
+        self.curve_images = _between(ends, CURVE_PRODUCTS // self.products)
         self.runs = len(CURVE_FACTORS) // (1 if self.curve_images > CURVE_IMAGES[0] else 2)
         self._kept: tuple[int, _Images] | None = None
         self._making = threading.Lock()
@@ -258,6 +264,11 @@ class NetworkStudy:
 
 def _between(ends: tuple[int, int], number: int) -> int:
     return max(ends[0], min(ends[1], number))
+
+
+def _fewer_of_many(ends: tuple[int, int], products: int) -> tuple[int, int]:
+    """Least and most images, fewer at least where an image of all runs takes so many multiply-adds that it must be."""
+    return _between((FEWEST_IMAGES, ends[0]), STUDY_PRODUCTS // max(products, 1)), ends[1]
 
 
 def _rows(values: Mapping[str, Any], rows: slice) -> dict[str, Any]:

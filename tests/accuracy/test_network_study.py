@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from kept import Kept
 
+from memcompile.accuracy import network_study
 from memcompile.accuracy.loss_model import loss_model
 from memcompile.accuracy.network_study import NetworkStudy
 from memcompile.accuracy.noise_injection import NoisyNetwork
@@ -61,3 +62,18 @@ def test_a_run_that_fails_ends_the_study(compilation: Compilation) -> None:
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="two"):
         next(results)
+
+
+@pytest.mark.parametrize("products", [10**6, 10**8, 5 * 10**9, 10**12])
+def test_large_networks_take_fewer_images(
+    products: int, monkeypatch: pytest.MonkeyPatch, compilation: Compilation
+) -> None:
+    program, dataset = compilation.program, compilation.dataset
+    monkeypatch.setattr(network_study, "expanded_products", lambda program: products)
+    study = NetworkStudy(NoisyNetwork(program, dataset.calibration), dataset, [], calibrated=True)
+    assert study.sensitivity_images >= network_study.FEWEST_IMAGES
+    assert study.curve_images >= network_study.FEWEST_IMAGES
+    usual = products < 10**9
+    assert (study.curve_images >= network_study.CURVE_IMAGES[0]) == usual
+    of_curve = 2 * study.curve_images * study.runs * products
+    assert of_curve <= network_study.STUDY_PRODUCTS or study.curve_images == network_study.FEWEST_IMAGES
