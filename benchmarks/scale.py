@@ -65,7 +65,9 @@ def measured(cells: int, folder: Path, memory: Sequence[str]) -> Row:
     """All figures of one size."""
     width, megabytes = shape(cells)
     model, program = folder / "chain.onnx", folder / "chain.mcp"
-    write_model(model, megabytes, width, 1, inside=False)
+    # A child begins with the peak of its parent, so that this process must not hold the weights.
+    write = [sys.executable, str(Path(__file__)), "--write", str(model), str(megabytes), str(width)]
+    subprocess.run(write, check=True)
     compile_ = ["compile", str(model), "--target", TARGET, "-o", str(program), *OPTIONS, *SETTINGS]
     _, compile_s, compile_mb = run_child([sys.executable, "-m", "memcompile", *compile_])
     output, _, run_mb = run_child([sys.executable, str(Path(__file__)), "--one", str(program), *memory])
@@ -143,7 +145,12 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--from", dest="source", type=Path, help="draw what was measured before")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--write", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.write:
+        model, megabytes, width = arguments.write
+        write_model(Path(model), float(megabytes), int(width), 1, inside=False)
+        return
     if arguments.memory:
         os.environ["MEMCOMPILE_MEMORY"] = arguments.memory
     if arguments.one:
