@@ -1,7 +1,7 @@
 """Process of one emulator and one case: works on calls as the other process asks for them.
 
 ``python -m emulators.serve SIDE CASE`` answers ``ready``, or ``note`` with a reason; then each line that it reads is a
-number of calls, and its answer the seconds of one. An empty line ends it, with the peak of its memory in megabytes.
+number of calls, and its answer the seconds of one and the peak of memory in megabytes. The end of its input ends it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
         return
     answer(ready=True)
     for line in sys.stdin:
-        calls = int(line or 0)
+        calls = int(line)
         begin = time.perf_counter()
         for _ in range(calls):
             work()
