@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.accuracy.candidates import Candidates, Plans, writings
-from memcompile.accuracy.knapsack import pick_options
+from memcompile.accuracy.knapsack import pick_on_fewest_chips, pick_options
 from memcompile.accuracy.layer_options import LayerOption, layer_options
 from memcompile.accuracy.loss_prediction import LossPredictor
 from memcompile.errors import CapacityError
@@ -121,13 +121,11 @@ class BudgetSearch:
         Chips come first unless their number is given, then steps, then cells: no interval is shorter than the steps of
         arrays and of cells, shared evenly by those there are.
         """
-        chips, options = self.chips, self.writing.options
-        chip_cells = self.target.chip.arrays * self.target.array.cells
-        if chips is None:
-            fewest = pick_options(options, limit, self.target)
-            cells = sum(own[pick].cells for own, pick in zip(options, fewest, strict=True))
-            chips = max(1, math.ceil(cells / chip_cells))
-        picks = pick_options(options, limit, self.target, chips, self.filled)
+        options = self.writing.options
+        if self.chips is None:
+            picks = pick_on_fewest_chips(options, limit, self.target, self.filled)
+        else:
+            picks = pick_options(options, limit, self.target, self.chips, self.filled)
         return {layer.name: own[pick].plan for layer, own, pick in zip(self.first.layers, options, picks, strict=True)}
 
 

@@ -46,6 +46,16 @@ def pick_options(
     raise AssertionError("one option of each layer is always a choice")
 
 
+def pick_on_fewest_chips(
+    options: Sequence[Sequence[LayerOption]], limit: float, target: Target, filled: float = 1.0
+) -> list[int]:
+    """Number of the option of each layer within a limit, with the fewest steps on the fewest chips with enough cells."""
+    fewest = pick_options(options, limit, target)
+    cells = sum(own[pick].cells for own, pick in zip(options, fewest, strict=True))
+    chips = max(1, math.ceil(cells / (target.chip.arrays * target.array.cells)))
+    return pick_options(options, limit, target, chips, filled)
+
+
 class _Knapsack:
     """Models of one choice for each layer, on some arrays or on as many as it takes (None)."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from memcompile.accuracy.candidates import Candidates, predictor_of, writings
-from memcompile.accuracy.knapsack import pick_options
+from memcompile.accuracy.knapsack import pick_on_fewest_chips, pick_options
 from memcompile.accuracy.labelled_samples import labelled
 from memcompile.accuracy.layer_options import LayerOption, layer_options
 from memcompile.accuracy.loss_prediction import LossPredictor
@@ -148,9 +148,7 @@ def _cheapest(
     if objective == "arrays":
         return pick_options(options, limit, target)
     if chips is None:
-        fewest = pick_options(options, limit, target)
-        cells = sum(own[pick].cells for own, pick in zip(options, fewest, strict=True))
-        chips = max(1, math.ceil(cells / (target.chip.arrays * target.array.cells)))
+        return pick_on_fewest_chips(options, limit, target)
     return pick_options(options, limit, target, chips)
 
 

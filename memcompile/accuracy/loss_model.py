@@ -169,7 +169,7 @@ def _runs(
             alone.append(item)
             advance(1)
         if scaled:
-            _ = study.margins  # before threads ask for them
+            _ = study.margins  # takes threads of its own, for which no run may wait
         for run in study.each(lambda number: study.run(number, scaled[number]), range(len(scaled))):
             noisy.append(run)
             advance(1)

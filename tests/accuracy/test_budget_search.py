@@ -1,4 +1,4 @@
-"""What one measured mapping may change about the noise of layers."""
+"""Corrections of the noise of layers by one measured mapping."""
 
 from __future__ import annotations
 
