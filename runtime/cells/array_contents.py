@@ -1,4 +1,4 @@
-"""What the cells of arrays shall hold: levels, blanks and slices, from the tiles that lie on each array."""
+"""Contents of the cells of arrays: levels, blanks and slices, from the tiles that lie on each array."""
 
 from __future__ import annotations
 

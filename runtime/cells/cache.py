@@ -57,14 +57,22 @@ class BoundedCache:
 
 
 class RecentValues(Generic[T]):
-    """Keeps the values that were used last, so many of them.
+    """Keeps the values that were used last, as many as fit and at least ``least``; the rest is made anew.
 
     Unlike :func:`functools.lru_cache` of a method it puts its owner into no cycle: a chip that nobody needs any more
     gives its memory back at once.
+
+    Parameters
+    ----------
+    limit
+        Sum of the sizes of what is kept.
+    size
+        Of a value; 1 for each when None.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int, size: Callable[[T], int] | None = None, least: int = 1) -> None:
+        self._limit, self._size, self._least = limit, size or (lambda _value: 1), least
+        self._kept = 0
         self._values: dict[Hashable, T] = {}
         self._lock = threading.Lock()
 
@@ -76,37 +84,19 @@ class RecentValues(Generic[T]):
                 return found
         made = make()
         with self._lock:
-            self._values.pop(key, None)
+            if key in self._values:  # another thread made it meanwhile
+                self._kept -= self._size(self._values.pop(key))
             self._values[key] = made
-            while len(self._values) > self._most:
-                del self._values[next(iter(self._values))]
+            self._kept += self._size(made)
+            while self._kept > self._limit and len(self._values) > self._least:
+                self._kept -= self._size(self._values.pop(next(iter(self._values))))
         return made
 
 
-class RecentArrays:
-    """Keeps the arrays that were used last, as many as fit and at least ``LEAST``; the rest is made anew."""
+class RecentArrays(RecentValues[NDArray[np.floating]]):
+    """Keeps arrays by their bytes, and at least ``LEAST``."""
 
     LEAST = 4
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._bytes = 0
-        self._arrays: dict[Hashable, NDArray[np.floating]] = {}
-        self._lock = threading.Lock()
-
-    def get(self, key: Hashable, make: Callable[[], NDArray[np.floating]]) -> NDArray[np.floating]:
-        """Return the array of a key, made if it is not there."""
-        with self._lock:
-            found = self._arrays.pop(key, None)
-            if found is not None:
-                self._arrays[key] = found
-                return found
-        made = make()
-        with self._lock:
-            before = self._arrays.pop(key, None)
-            self._arrays[key] = made
-            self._bytes += made.nbytes - (0 if before is None else before.nbytes)
-            while self._bytes > self._limit_bytes and len(self._arrays) > self.LEAST:
-                oldest = next(iter(self._arrays))
-                self._bytes -= self._arrays.pop(oldest).nbytes
-        return made
+        super().__init__(limit_bytes, lambda array: array.nbytes, self.LEAST)
