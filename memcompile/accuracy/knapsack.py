@@ -49,7 +49,7 @@ def pick_options(
 def pick_on_fewest_chips(
     options: Sequence[Sequence[LayerOption]], limit: float, target: Target, filled: float = 1.0
 ) -> list[int]:
-    """Number of the option of each layer within a limit, with the fewest steps on the fewest chips with enough cells."""
+    """Number of the option of each layer within a limit, with few steps on the fewest chips that have enough cells."""
     fewest = pick_options(options, limit, target)
     cells = sum(own[pick].cells for own, pick in zip(options, fewest, strict=True))
     chips = max(1, math.ceil(cells / (target.chip.arrays * target.array.cells)))
