@@ -73,9 +73,10 @@ class Batches:
         return cls(fixed[0], fixed[0], batching)
 
     def cuts(self, images: int, threads: int = 1) -> Iterator[tuple[int, int]]:
-        """Begin and end of each chunk, to be shared among threads."""
+        """Begin and end of each chunk, to be shared among threads; none is empty."""
         if self.even and images > self.chunk:
-            chunks = -(-images // (self.chunk * threads)) * threads
+            # As many for each thread, but none without an image.
+            chunks = min(-(-images // (self.chunk * threads)) * threads, images)
             yield from pairwise(images * chunk // chunks for chunk in range(chunks + 1))
             return
         for begin in range(0, images, self.chunk):
