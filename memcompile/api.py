@@ -18,6 +18,7 @@ from memcompile.hardware.target import Target
 from memcompile.html.program_page import Origin, ReportPage
 from memcompile.ir.pass_contract import Effort
 from memcompile.ir.pass_manager import Pass, ProgressBar
+from memcompile.ir.slicing import Slices
 from memcompile.passes.replicate import Objective, Replicate
 from memcompile.pipelines import AUTO, DEFAULT_TARGET, Auto, compile_model
 from memcompile.program.file import load_program
@@ -51,7 +52,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     effort: Effort = "normal",
     chips: int | None = None,
     batch: int | None = None,
-    slices: int | Mapping[str, int] = 1,
+    slices: Slices = 1,
     slice_base: int | None = None,
     seed: int = 0,
     settings: Sequence[str] = (),
@@ -88,8 +89,9 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     batch
         Images of a batch for which a network larger than its chips is written onto them segment by segment.
     slices, slice_base
-        Differential pairs per weight, one number for all layers or a mapping by name, in which ``""`` stands for all
-        layers that it does not name; and the value of a slice's step in steps of the one below.
+        Differential pairs per weight, for all layers or as a mapping by name, in which ``""`` stands for all layers
+        that it does not name: a number, or a text such as ``"3:equal"`` for slices that share each weight, so that
+        their errors average; and the value of a slice's step in steps of the one below.
     seed
         Seed of generated samples.
     settings

@@ -40,6 +40,7 @@ from memcompile.ir.pass_manager import (
     run_passes,
     with_options,
 )
+from memcompile.ir.slicing import SliceChoice, Slices, slice_choices
 from memcompile.passes.calibrate_activations import CalibrateActivations
 from memcompile.passes.calibrate_ranges import CalibrateRanges
 from memcompile.passes.cut_segments import CutSegments
@@ -73,8 +74,6 @@ DEFAULT_MAX_LOSS = 1.0
 """Points of the accuracy budget that a network gets if the user says nothing of it."""
 RECORDINGS = 3
 """Mappings under an accuracy budget that are kept, so that the one that is chosen is not made again."""
-ALL_LAYERS = ""
-"""Stand-in for the names of layers without slices of their own."""
 
 
 def default_passes() -> tuple[Pass, ...]:
@@ -144,7 +143,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     example_inputs: Sequence[Any] | None = None,
     chips: int | None = None,
     batch: int | None = None,
-    slices: int | Mapping[str, int] = 1,
+    slices: Slices = 1,
     slice_base: int | None = None,
     seed: int = 0,
     settings: Sequence[str] = (),
@@ -161,17 +160,17 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     """Compile a model and keep everything that was read on the way.
 
     ``passes`` is a pipeline of one's own instead of :func:`default_passes`; ``settings`` change options of passes and
-    fields of the target. With
-    ``batch`` a network that is larger than ``chips`` chips is cut into segments that are written onto them one after
-    the other, once for each batch of so many images. With ``check`` the program is compared with the model on one batch
-    of samples. ``slices`` is one number for all layers, or one by the name of each layer, and of all others by
-    ``ALL_LAYERS``. ``example_inputs`` are for a PyTorch module. ``limits`` apply where onnxruntime first loads and runs
-    the model; None trusts it. The command line sets limits. ``time_limit_s`` holds for all searches of the mapping
-    together; where it is finite, results depend on the machine. ``max_loss`` is a budget of accuracy in points: layers
-    get slices, at least those given, and windows such that calibrated chips lose no more against the model itself;
-    ``AUTO`` is a budget of ``DEFAULT_MAX_LOSS`` where the loss is known and neither slices, windows, a pipeline nor a
-    time limit are given. ``no_windows`` names layers without parallel windows. With ``pareto`` the result has the front
-    of mappings without a budget, of steps (or what is to be best) against predicted loss.
+    fields of the target. With ``batch`` a network that is larger than ``chips`` chips is cut into segments that are
+    written onto them one after the other, once for each batch of so many images. With ``check`` the program is compared
+    with the model on one batch of samples. ``slices`` is a number for all layers, or one by the name of each layer, and
+    of all others by ``ALL_LAYERS``; texts such as ``3:equal`` say how slices are filled, too. ``example_inputs`` are
+    for a PyTorch module. ``limits`` apply where onnxruntime first loads and runs the model; None trusts it. The command
+    line sets limits. ``time_limit_s`` holds for all searches of the mapping together; where it is finite, results
+    depend on the machine. ``max_loss`` is a budget of accuracy in points: layers get slices, at least those given, and
+    windows such that calibrated chips lose no more against the model itself; ``AUTO`` is a budget of
+    ``DEFAULT_MAX_LOSS`` where the loss is known and neither slices, windows, a pipeline nor a time limit are given.
+    ``no_windows`` names layers without parallel windows. With ``pareto`` the result has the front of mappings without a
+    budget, of steps (or what is to be best) against predicted loss.
 
     Raises
     ------
@@ -216,7 +215,7 @@ def compile_source(  # noqa: PLR0913 - its options are those of compile_model
     *,
     chips: int | None = None,
     batch: int | None = None,
-    slices: int | Mapping[str, int] = 1,
+    slices: Slices = 1,
     slice_base: int | None = None,
     seed: int = 0,
     settings: Sequence[str] = (),
@@ -237,15 +236,16 @@ def compile_source(  # noqa: PLR0913 - its options are those of compile_model
         Any fault of the target, the options or the budget.
     """
     hardware, pipeline = _checked(target, settings, chips, batch, slices, slice_base, seed, passes)
-    own_slices = {} if isinstance(slices, int) else {name: n for name, n in slices.items() if name != ALL_LAYERS}
+    usual_slices, own_slices = slice_choices(slices)
     file, dataset, found, sample = source.model, source.dataset, source.found, source.sample
     graph = source.graph
     context = PassContext(
         hardware,
         dataset.calibration,
         representative=not dataset.generated,
-        slices=slices if isinstance(slices, int) else slices.get(ALL_LAYERS, 1),
+        slices=usual_slices.count,
         slice_base=slice_base,
+        fill=usual_slices.fill,
         layer_slices=own_slices,
         one_position=frozenset(no_windows),
         chips=chips,
@@ -289,8 +289,7 @@ def compile_source(  # noqa: PLR0913 - its options are those of compile_model
         "slice_base": context.slicing.base,
         "slices": context.slices,
     }
-    options.update({f"slices of {name}": count for name, count in context.layer_slices.items()})
-    options.update({f"windows of {name}": False for name in sorted(context.one_position)})
+    options.update(_layer_options(context))
     if budget is not None:
         options["max_loss"] = budget.points
         if context.target != hardware:
@@ -314,6 +313,13 @@ def compile_source(  # noqa: PLR0913 - its options are those of compile_model
                 shortest_range=min((item.shortest for item in clipping), default=CalibrateActivations().shortest),
             )
     return Compilation(program, file, dataset, warnings, counted, budget, front)
+
+
+def _layer_options(context: PassContext) -> dict[str, str | int]:
+    """Slices and windows that are not those of most programs, for the provenance."""
+    slices = {f"slices of {name}": own.value for name, own in context.layer_slices.items()}
+    windows = {f"windows of {name}": False for name in sorted(context.one_position)}
+    return {**({} if context.fill == "max" else {"slice_fill": context.fill}), **slices, **windows}
 
 
 class _Mappings:
@@ -349,11 +355,12 @@ class _Mappings:
             self._recordings[key] = recording
         return self._recordings[key]
 
-    def _slices(self, layer: str) -> int:
-        return self.context.slicing_of(layer).slices
+    def _slices(self, layer: str) -> SliceChoice:
+        slicing = self.context.slicing_of(layer)
+        return SliceChoice(slicing.slices, slicing.fill)
 
-    def _layers(self, slices: int) -> dict[str, TiledLayer]:
-        context = replace(self.context, slices=slices, layer_slices={})
+    def _layers(self, slices: SliceChoice) -> dict[str, TiledLayer]:
+        context = replace(self.context, slices=slices.count, fill=slices.fill, layer_slices={})
         cut = run_passes(self.graph, self.pipeline[self.begin : self.tiled], context)
         return {node.name: node for node in cut.nodes if isinstance(node, TiledLayer)}
 
@@ -408,7 +415,7 @@ def _checked(
     settings: Sequence[str],
     chips: int | None,
     batch: int | None,
-    slices: int | Mapping[str, int],
+    slices: Slices,
     slice_base: int | None,
     seed: int,
     passes: Sequence[Pass] | None,
@@ -421,21 +428,22 @@ def _checked(
         Any fault of the target, or of options that do not depend on the model.
     """
     hardware, of_passes = with_target_settings(load_target(target) if isinstance(target, str) else target, settings)
-    for count in (slices,) if isinstance(slices, int) else slices.values():
-        check_options(hardware, chips, count, slice_base, seed)
+    usual, own = slice_choices(slices)
+    for choice in (usual, *own.values()):
+        check_options(hardware, chips, choice, slice_base, seed)
     check_batch(chips, batch)
     pipeline = with_options(default_passes() if passes is None else passes, of_passes)
     check_order(pipeline)
     return hardware, pipeline
 
 
-def check_options(target: Target, chips: int | None, slices: int, slice_base: int | None, seed: int) -> None:
+def check_options(target: Target, chips: int | None, slices: SliceChoice, slice_base: int | None, seed: int) -> None:
     """Raise UsageError for numbers out of range."""
     if chips is not None and chips < 1:
         raise UsageError(f"chips = {chips}: at least 1, or auto for as many as the network needs")
-    if not 1 <= slices <= 4:
+    if not 1 <= slices.count <= 4:
         raise UsageError(f"slices = {slices}: from 1 to 4 pairs can hold one weight")
-    if target.cell.continuous and (slices, slice_base) != (1, None):
+    if target.cell.continuous and (slices.count, slice_base) != (1, None):
         raise UsageError(f"slices = {slices}: one pair of {target.name} holds any weight; give no slices or slice base")
     if slice_base is not None and not 2 <= slice_base <= target.slice_base():
         raise UsageError(f"slice base = {slice_base}: pairs of {target.name} allow 2 to {target.slice_base()}")

@@ -15,7 +15,7 @@ from memcompile.ir.graph import CalibratedLayer, Graph, QuantizedLayer, carry, r
 from memcompile.ir.pass_contract import Amount, Count, Fidelity, Form, Forms, Share
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.ir.quantizers import InputQuantizer
-from memcompile.ir.slicing import Slicing, weight_limit
+from memcompile.ir.slicing import Slicing
 from memcompile.passes.quantization.compensated_rounding import output_variance, rounded
 from memcompile.passes.quantization.input_moments import InputMoments, measure_moments
 
@@ -253,7 +253,7 @@ def _limit_of_whole(largest: NDArray[Any], slicing: Slicing) -> int:
     largest = np.maximum(largest.astype(np.int64), 1)
     bases = range(2, 1 + min(int(WIDEST_BASE * slicing.base), slicing.target.slice_base()))
     bases = range(slicing.base, slicing.base + 1) if slicing.slice_base is not None else bases
-    limits = [weight_limit(slicing.target, slicing.slices, base) for base in bases]
+    limits = [slicing.limit_of(base) for base in bases]
     reaching = [limit for limit in limits if limit >= largest.max(initial=1)]
     unused = [float(np.mean((limit / (limit // largest * largest)) ** 2)) for limit in reaching]
     return reaching[int(np.argmin(unused))] if reaching else 0

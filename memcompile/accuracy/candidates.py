@@ -1,7 +1,7 @@
 """Ways to compile a network under an accuracy budget, and what their losses are predicted from.
 
-A plan says for each layer how many slices it has, and whether it may have parallel windows; cells may be written again
-or not. :class:`Candidates` maps the network with any plan.
+A plan says for each layer how many slices it has, how they are filled, and whether it may have parallel windows; cells
+may be written again or not. :class:`Candidates` maps the network with any plan.
 """
 
 from __future__ import annotations
@@ -16,10 +16,21 @@ from memcompile.data.loader import Dataset
 from memcompile.hardware.target import Target
 from memcompile.ir.graph import TiledLayer
 from memcompile.ir.pass_manager import ProgressBar, no_progress
+from memcompile.ir.slicing import SliceChoice
 from memcompile.program.program import Program
 
-MOST_SLICES = 3
-"""Slices of a layer that are tried at most."""
+ONE_SLICE = SliceChoice(1)
+CHOICES = (
+    ONE_SLICE,
+    SliceChoice(2),
+    SliceChoice(2, "equal"),
+    SliceChoice(3),
+    SliceChoice(3, "equal"),
+    SliceChoice(4, "equal"),
+)
+"""Slices of a layer that are tried."""
+FINEST = 3
+"""Slices, filled to the most, whose rounding stands for none."""
 WRITE_AGAIN_SHARE = 1.0
 """Corrections of a weight on average where writing again makes the mapping cheaper."""
 SCORED = 1000
@@ -30,7 +41,7 @@ SCORED = 1000
 class LayerPlan:
     """Slices of a layer, and whether it may have parallel windows."""
 
-    slices: int = 1
+    slices: SliceChoice = ONE_SLICE
     windows: bool = True
 
 
@@ -42,21 +53,27 @@ Plans = Mapping[str, LayerPlan]
 class Candidates:
     """Ways to compile a network.
 
-    ``tiled`` gives its layers with so many slices each, by name; ``mapped`` a program with these plans. ``slices`` is
-    the least number of slices of a layer, by its name, and without ``windows`` no layer has parallel windows.
-    ``reference`` runs the float network.
+    ``tiled`` gives its layers with some slices, by name; ``mapped`` a program with these plans. ``slices`` are those
+    that a layer has at least, by its name, and without ``windows`` no layer has parallel windows. ``reference`` runs
+    the float network.
     """
 
-    tiled: Callable[[int], Mapping[str, TiledLayer]]
+    tiled: Callable[[SliceChoice], Mapping[str, TiledLayer]]
     mapped: Callable[[Plans], Program]
-    slices: Callable[[str], int]
+    slices: Callable[[str], SliceChoice]
     windows: bool
     reference: Reference
 
 
 def most_slices(target: Target) -> int:
-    """Slices of a layer that are tried at most: as many as an output line of each fits an array."""
-    return min(MOST_SLICES, target.array.output_lines // target.array.lines_per_pair)
+    """Slices of which an output line each fits an array."""
+    return target.array.output_lines // target.array.lines_per_pair
+
+
+def slices_to_try(target: Target, least: SliceChoice) -> list[SliceChoice]:
+    """Slices of a layer that are tried: what it has at least, and those that are more and fit an array."""
+    more = [one for one in CHOICES if least.count <= one.count <= most_slices(target) and one != least]
+    return [least, *more]
 
 
 def writings(target: Target) -> list[Target]:
@@ -82,7 +99,7 @@ def predictor_of(
     """
     wrong = wrong_share(dataset, candidates, first)
     model, inputs = loss_model(first, samples, wrong=wrong, progress=progress)
-    finest = candidates.tiled(most_slices(first.target))
+    finest = candidates.tiled(SliceChoice(min(FINEST, most_slices(first.target))))
     return LossPredictor(first, model, inputs, finest, samples, candidates.reference)
 
 

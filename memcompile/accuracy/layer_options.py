@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from memcompile.accuracy.candidates import Candidates, LayerPlan, most_slices
+from memcompile.accuracy.candidates import Candidates, LayerPlan, slices_to_try
 from memcompile.accuracy.loss_prediction import LossPredictor
 from memcompile.hardware.line_turns import LineTurns
 from memcompile.ir.graph import MappedLayer, TiledLayer
@@ -46,11 +46,10 @@ def layer_options(candidates: Candidates, predictor: LossPredictor) -> list[tupl
 
 def _options_of(candidates: Candidates, predictor: LossPredictor, number: int) -> tuple[LayerOption, ...]:
     mapped = predictor.first.layers[number]
-    least = candidates.slices(mapped.name)
     windows = (True, False) if _has_windows(mapped) else (candidates.windows,)
     options = [
         _option(predictor, number, candidates.tiled(slices)[mapped.name], LayerPlan(slices, either))
-        for slices in range(least, max(least, most_slices(predictor.first.target)) + 1)
+        for slices in slices_to_try(predictor.first.target, candidates.slices(mapped.name))
         for either in windows
     ]
     return tuple(one for one in options if not any(one.is_worse_than(other) for other in options))
@@ -64,8 +63,8 @@ def _option(predictor: LossPredictor, number: int, layer: TiledLayer, plan: Laye
     # A window at the edge may see nothing at all, and the first replica may have no other.
     windows = np.concatenate([one.windows for one in replicas if one.unrolling == replicas[0].unrolling])
     noise = predictor.option_noise(number, layer, replace(replicas[0], windows=windows))
-    lines = plan.slices * target.array.lines_per_pair
-    limits, turns = tile_limits(target, plan.slices), LineTurns.of(target)
+    lines = plan.slices.count * target.array.lines_per_pair
+    limits, turns = tile_limits(target, plan.slices.count), LineTurns.of(target)
     array_steps = cell_steps = 0
     for replica in replicas:
         unrolling, steps = replica.unrolling, len(replica.windows)

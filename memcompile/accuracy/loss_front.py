@@ -23,6 +23,7 @@ from memcompile.accuracy.loss_prediction import LossPredictor
 from memcompile.data.loader import Dataset
 from memcompile.errors import CapacityError
 from memcompile.ir.pass_manager import ProgressBar, no_progress
+from memcompile.ir.slicing import SliceChoice
 from memcompile.program.program import Program
 
 MOST_MAPPINGS = 16
@@ -43,7 +44,7 @@ class FrontMapping:
     the prediction.
     """
 
-    slices: Mapping[str, int]
+    slices: Mapping[str, SliceChoice]
     one_position: tuple[str, ...]
     chips: int
     arrays: int
@@ -100,16 +101,17 @@ def loss_front(
     windowed = {layer.name for layer in first.layers if any(one.unrolling.window_outputs > 1 for one in layer.replicas)}
     samples = labelled(first, dataset, candidates.reference)
     predictor = predictor_of(candidates, first, dataset, samples, progress)
-    found = [_mapping(first, (), predictor)]
+    least = {layer.name: candidates.slices(layer.name) for layer in first.layers}
+    found = [_mapping(first, least, (), predictor)]
     *_, target = writings(first.target)
     if target != first.target:
         predictor = predictor.on(target)
-        found.append(_mapping(predictor.first, (), predictor))
+        found.append(_mapping(predictor.first, least, (), predictor))
     options = layer_options(candidates, predictor)
     noise = float(sum(max(own, key=lambda option: option.noise).noise for own in options))
-    least = float(sum(min(own, key=lambda option: option.noise).noise for own in options))
+    quietest = float(sum(min(own, key=lambda option: option.noise).noise for own in options))
     with progress("mapping the front", MOST_MAPPINGS) as advance:
-        for limit in np.geomspace(max(noise, TINY), max(least, TINY) / LESS, MOST_MAPPINGS).tolist():
+        for limit in np.geomspace(max(noise, TINY), max(quietest, TINY) / LESS, MOST_MAPPINGS).tolist():
             advance(1)
             if limit >= noise:
                 continue
@@ -121,7 +123,8 @@ def loss_front(
             except CapacityError:
                 continue  # by cells it would fit, but its tiles do not
             given_up = tuple(name for name, plan in plans.items() if name in windowed and not plan.windows)
-            found.append(_mapping(program, given_up, predictor))
+            slices = {name: plan.slices for name, plan in plans.items()}
+            found.append(_mapping(program, slices, given_up, predictor))
     return LossFront(objective, tuple(front(found, objective)))
 
 
@@ -156,11 +159,13 @@ def _total(options: Sequence[Sequence[LayerOption]], picks: Iterable[int]) -> fl
     return float(sum(own[pick].noise for own, pick in zip(options, picks, strict=True)))
 
 
-def _mapping(program: Program, one_position: tuple[str, ...], predictor: LossPredictor) -> FrontMapping:
+def _mapping(
+    program: Program, slices: Mapping[str, SliceChoice], one_position: tuple[str, ...], predictor: LossPredictor
+) -> FrontMapping:
     """A compiled mapping with its predicted loss."""
     placement = program.placement
     return FrontMapping(
-        slices={layer.name: layer.slices for layer in program.layers},
+        slices=slices,
         one_position=one_position,
         chips=placement.chips,
         arrays=program.arrays_used,

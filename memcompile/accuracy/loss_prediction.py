@@ -66,7 +66,7 @@ class LossPredictor:
         self.first, self.model, self.inputs = first, model, inputs
         self._sensitivities = model.sensitivities
         self._finest = [finest[layer.name] for layer in first.layers]
-        self._rounding: dict[tuple[int, int, int], float] = {}
+        self._rounding: dict[tuple[int, int, bytes], float] = {}
         some = samples.head(COMPARED).inputs
         apart = output_noise(first, reference(some), Emulator.ideal(first).run(some), classes=True)
         rounded = np.array([self._rounding_ratio(number, layer) for number, layer in enumerate(first.layers)])
@@ -124,7 +124,7 @@ class LossPredictor:
 
     def _rounding_ratio(self, number: int, layer: PairedLayer) -> float:
         """Power that rounding takes from a layer's output, or adds to it, by the output's variance."""
-        key = number, layer.slices, layer.base
+        key = number, layer.base, layer.scale.tobytes()
         if key not in self._rounding:
             self._rounding[key] = rounding_ratio(self.inputs[number], layer, self._finest[number])
         return self._rounding[key]

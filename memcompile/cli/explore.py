@@ -76,7 +76,7 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--chips", type=NumberOr(int, "N", auto=None), default="auto", show_default=True, help="Where not varied."
 )
-@click.option("--slices", type=int, default=1, show_default=True, help="Where not varied.")
+@click.option("--slices", default="1", show_default=True, metavar="N[:equal]", help="Where not varied.")
 @click.option("--slice-base", type=int, metavar="B", help="Where not varied.")
 @click.option(
     "--max-loss",

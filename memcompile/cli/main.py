@@ -55,8 +55,8 @@ from memcompile.html.program_page import Origin
 from memcompile.ir.graph import Graph
 from memcompile.ir.pass_manager import PassContext
 from memcompile.ir.printer import print_graph
+from memcompile.ir.slicing import ALL_LAYERS, SliceChoice, Slices
 from memcompile.pipelines import (
-    ALL_LAYERS,
     AUTO,
     DEFAULT_TARGET,
     Auto,
@@ -83,14 +83,15 @@ DEFAULT_BATCH = 100
 cli = command_group(click.version_option(compiler_version(), prog_name="memcompile"))
 
 
-def _slices(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> int | dict[str, int]:
-    slices = {ALL_LAYERS: 1}
+def _slices(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Slices:
+    slices: dict[str, int | str] = {ALL_LAYERS: 1}
     for text in value:
-        name, _, count = text.rpartition("=")
+        name, _, choice = text.rpartition("=")
         try:
-            slices[name] = int(count)
-        except ValueError as error:
-            raise click.BadParameter(f"{text!r} is neither a number nor of the form LAYER=2") from error
+            SliceChoice.of(choice)
+        except UsageError as error:
+            raise click.BadParameter(f"{text!r} is neither of the form 3 or 3:equal nor LAYER=2") from error
+        slices[name] = int(choice) if choice.isdecimal() else choice
     return slices if len(slices) > 1 else slices[ALL_LAYERS]
 
 
@@ -151,8 +152,9 @@ def _batch(options: dict[str, Any]) -> int | None:
     "--slices",
     multiple=True,
     callback=_slices,
-    metavar="N|LAYER=N",
-    help="Differential pairs per weight: of all layers, or of one (repeatable) [default: 1].",
+    metavar="N[:equal]|LAYER=..",
+    help="Differential pairs per weight: of all layers, or of one (repeatable); with :equal they share each weight, "
+    "so that their errors average, instead of holding as much of it as they can [default: 1].",
 )
 @click.option(
     "--slice-base",

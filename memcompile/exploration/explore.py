@@ -26,7 +26,7 @@ def explore(  # noqa: PLR0913 - its options are those of the command line
     vary: Mapping[str, object] | Sequence[str],
     target: str = DEFAULT_TARGET,
     chips: int | None = None,
-    slices: int = 1,
+    slices: int | str = 1,
     slice_base: int | None = None,
     max_loss: float | None = None,
     settings: Sequence[str] = (),

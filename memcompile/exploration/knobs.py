@@ -12,6 +12,7 @@ from memcompile.hardware.target import FIELDS, Target, load_target
 from memcompile.hardware.target_settings import SECTIONS, with_target_settings
 from memcompile.ir.pass_contract import Effort
 from memcompile.ir.pass_manager import with_options
+from memcompile.ir.slicing import SliceChoice
 from memcompile.passes.replicate import Objective
 from memcompile.pipelines import DEFAULT_TARGET, check_options, default_passes
 
@@ -34,7 +35,7 @@ class Design:
 
     target: str = DEFAULT_TARGET
     chips: int | None = None
-    slices: int = 1
+    slices: int | str = 1
     slice_base: int | None = None
     max_loss: float | None = None
     settings: tuple[tuple[str, str], ...] = ()
@@ -79,6 +80,8 @@ def parse_value(name: str, text: str) -> Value:
         return None
     if name in ("target", *_WORDS):
         return text
+    if name == "slices" and ":" in text:
+        return str(SliceChoice.of(text))
     if text in ("true", "false"):
         return text == "true"
     if _NUMBER.fullmatch(text) is None:
@@ -143,7 +146,7 @@ def checked_target(design: Design, load: Callable[[str], Target] = load_target) 
     """
     words = design.setting_words
     target, of_passes = with_target_settings(load(design.target), words)
-    check_options(target, design.chips, design.slices, design.slice_base, 0)
+    check_options(target, design.chips, SliceChoice.of(design.slices), design.slice_base, 0)
     with_options(default_passes(), of_passes)
     if design.max_loss is not None and not 0 < design.max_loss <= 100:
         raise UsageError(f"max_loss = {design.max_loss:g}: above 0, at most 100 points; or none")

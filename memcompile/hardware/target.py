@@ -410,8 +410,17 @@ class Target(Described, Section):
         A digit of base b lies within b / 2 of zero, and one more step of the slice above counts b: what is left
         of L + 1/2 levels must hold the mean and ``ERROR_ROOM`` standard deviations of a pair's error, b times.
         """
-        room, mean_levels, sigma_levels = self.signed_levels + 0.5, *self._pair_error_levels()
-        return min(max(math.floor(room / (0.5 + mean_levels + ERROR_ROOM * sigma_levels)), 2), self.slice_base())
+        room = self.signed_levels + 0.5
+        return min(max(math.floor(room / (0.5 + self._error_room_levels())), 2), self.slice_base())
+
+    def digit_beside_errors(self, base: int) -> int:
+        """Largest digit of a lower slice that leaves room for the error of the slice above it, see there."""
+        return max(math.floor(self.signed_levels + 0.5 - base * self._error_room_levels()), 0)
+
+    def _error_room_levels(self) -> float:
+        """Error of a pair that the next slice has room for, in level steps."""
+        mean_levels, sigma_levels = self._pair_error_levels()
+        return mean_levels + ERROR_ROOM * sigma_levels
 
     def _pair_error_levels(self) -> tuple[float, float]:
         """Largest mean and standard deviation of the error that writing leaves in a pair, in level steps."""

@@ -23,7 +23,7 @@ from memcompile.hardware.target_settings import SECTIONS
 from memcompile.heap import give_back_grown_memory
 from memcompile.ir.graph import Graph
 from memcompile.ir.pass_contract import Effort, Fidelity, Forms
-from memcompile.ir.slicing import Slicing
+from memcompile.ir.slicing import Fill, SliceChoice, Slicing
 
 Advance = Callable[[int], None]
 ProgressBar = Callable[[str, int], AbstractContextManager[Advance]]
@@ -39,9 +39,9 @@ class PassContext:
     """Facts besides the graph that passes may use.
 
     ``calibration`` holds [samples, ...] per model input, ``representative`` says that these are real samples, not
-    generated ones; ``chips`` is the hard budget, or None to take as many as the network needs; ``slices`` and
-    ``slice_base`` are those of :class:`memcompile.ir.slicing.Slicing`, and ``layer_slices`` the slices of layers that
-    have a number of their own, by name; ``one_position`` names layers that get no parallel windows; ``batch`` is the
+    generated ones; ``chips`` is the hard budget, or None to take as many as the network needs; ``slices``, ``fill`` and
+    ``slice_base`` are those of :class:`memcompile.ir.slicing.Slicing`, and ``layer_slices`` what layers have of their
+    own, by name; ``one_position`` names layers that get no parallel windows; ``batch`` is the
     number of images for which a network that is larger than its chips is written onto them, segment by segment, or None
     if that is not wanted; ``effort`` limits the work of searches that have no option of their own; ``progress`` opens a
     bar for a description and a total. ``kept`` holds measurements by name, where passes run more than once on one
@@ -53,7 +53,8 @@ class PassContext:
     representative: bool = False
     slices: int = 1
     slice_base: int | None = None
-    layer_slices: Mapping[str, int] = field(default_factory=dict)
+    fill: Fill = "max"
+    layer_slices: Mapping[str, SliceChoice] = field(default_factory=dict)
     one_position: frozenset[str] = frozenset()
     chips: int | None = None
     batch: int | None = None
@@ -65,11 +66,12 @@ class PassContext:
     @property
     def slicing(self) -> Slicing:
         """Slices of layers that have none of their own."""
-        return Slicing(self.target, self.slices, self.slice_base)
+        return Slicing(self.target, self.slices, self.slice_base, self.fill)
 
     def slicing_of(self, layer: str) -> Slicing:
         """Slices of a layer, by its name."""
-        return Slicing(self.target, self.layer_slices.get(layer, self.slices), self.slice_base)
+        own = self.layer_slices.get(layer, SliceChoice(self.slices, self.fill))
+        return Slicing(self.target, own.count, self.slice_base, own.fill)
 
 
 @dataclass(frozen=True)

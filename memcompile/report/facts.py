@@ -16,6 +16,7 @@ from memcompile.accuracy.loss_front import LossFront
 from memcompile.heap import large_blocks_go_back
 from memcompile.ir.graph import MappedLayer
 from memcompile.ir.quantizers import InputQuantizer
+from memcompile.ir.slicing import Fill, SliceChoice
 from memcompile.noise.line_currents import BINS
 from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
@@ -169,6 +170,14 @@ def _multiply_add_facts(program: Program) -> Facts | None:
     return {"total": total, "on_arrays": on_arrays, "share_on_arrays": on_arrays / total if total else None}
 
 
+def _slice_fill(program: Program, layer: MappedLayer) -> Fill:
+    """How the slices of a layer are filled, as the program says that it was compiled."""
+    options = program.provenance.options
+    usual = SliceChoice(layer.slices, "equal" if options.get("slice_fill") == "equal" else "max")
+    own = options.get(f"slices of {layer.name}")
+    return usual.fill if own is None else SliceChoice.of(str(own)).fill
+
+
 def _layer_facts(program: Program, number: int, layer: MappedLayer) -> Facts:
     tiles = program.placement.tiles
     own = tiles.layer == number
@@ -183,6 +192,7 @@ def _layer_facts(program: Program, number: int, layer: MappedLayer) -> Facts:
         "groups": geometry.groups,
         "slices": layer.slices,
         "slice_base": layer.base,
+        "slice_fill": _slice_fill(program, layer),
         "windows": geometry.positions,
         "parallel_windows": [list(window) for window in dict.fromkeys(r.unrolling.window for r in layer.replicas)],
         "tiles": int(own.sum()),

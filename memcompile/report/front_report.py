@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.table import Table
 
 from memcompile.accuracy.loss_front import FrontMapping, LossFront
 from memcompile.figures import PLUS_MINUS
+from memcompile.ir.slicing import SliceChoice
 
 Facts = dict[str, Any]
+Slices = TypeVar("Slices", SliceChoice, int | str)
 MOST_NAMED = 4
 """Layers that a cell of the table names."""
 
@@ -32,7 +34,7 @@ def _mapping_facts(item: FrontMapping, options: list[str]) -> Facts:
         "cells": item.cells,
         "initiation_interval_steps": item.steps,
         "latency_steps": item.latency_steps,
-        "slices": dict(item.slices),
+        "slices": {name: own.value for name, own in item.slices.items()},
         "no_windows": list(item.one_position),
         "write_again_share": item.write_again_share,
         "predicted_loss": item.loss,
@@ -45,8 +47,8 @@ def mapping_options(item: FrontMapping) -> list[str]:
     """Words of a command line that compiles the mapping: slices that most layers have, then those of others."""
     usual = _usual(item.slices)
     words = ["--slices", str(usual)]
-    for name, count in item.slices.items():
-        words += ["--slices", f"{name}={count}"] if count != usual else []
+    for name, own in item.slices.items():
+        words += ["--slices", f"{name}={own}"] if own != usual else []
     for name in item.one_position:
         words += ["--no-windows", name]
     if item.write_again_share:
@@ -54,10 +56,10 @@ def mapping_options(item: FrontMapping) -> list[str]:
     return words
 
 
-def _usual(slices: Mapping[str, int]) -> int:
-    """Number of slices that most layers have; of several such numbers the least."""
+def _usual(slices: Mapping[str, Slices]) -> Slices:
+    """Slices that most layers have; of several such choices the first by its text."""
     counts = Counter(slices.values())
-    return min(counts, key=lambda count: (-counts[count], count))
+    return min(counts, key=lambda own: (-counts[own], str(own)))
 
 
 def front_table(facts: Facts) -> Table:
@@ -89,12 +91,12 @@ def front_table(facts: Facts) -> Table:
     return table
 
 
-def _in_short(slices: Mapping[str, int]) -> str:
+def _in_short(slices: Mapping[str, int | str]) -> str:
     """Slices of all layers, those that are fewer by name."""
     usual = _usual(slices)
     others = [
-        f"{count} in {_listed([name for name, own in slices.items() if own == count])}"
-        for count in sorted(set(slices.values()) - {usual})
+        f"{other} in {_listed([name for name, own in slices.items() if own == other])}"
+        for other in sorted(set(slices.values()) - {usual}, key=str)
     ]
     return "; ".join([f"{usual}", *others])
 

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memcompile.figures import PLUS_MINUS, counted, figure, seconds, with_prefix
+from memcompile.ir.slicing import SliceChoice
 from memcompile.report.accuracy_report import accuracy_lines, accuracy_table
 from memcompile.report.budget_report import budget_lines
 from memcompile.report.cost_report import cost_lines
@@ -156,11 +157,17 @@ def _headings(columns: Sequence[_Column]) -> list[str]:
     return [column.heading for column in columns]
 
 
+def _slices(layer: Facts) -> str:
+    return str(SliceChoice(layer["slices"], layer["slice_fill"]))
+
+
 def _columns(facts: Facts) -> list[_Column]:
     layers = facts["layers"]
     columns = [_Column("weight matrix", _matrix, weight=6)]
     if any(layer["slices"] > 1 for layer in layers):
-        columns.append(_Column("slices", lambda layer: f"{layer['slices']}", weight=5))
+        columns.append(
+            _Column("slices", lambda layer: f"{SliceChoice(layer['slices'], layer['slice_fill'])}", weight=5)
+        )
     columns += [
         _Column("window", _windows, weight=2),
         _Column("tiles", lambda layer: f"{layer['tiles']:,}", weight=1, total="tiles"),

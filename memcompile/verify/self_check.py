@@ -24,7 +24,7 @@ from memcompile.frontend.importer import ModelFile
 from memcompile.ir.graph import CalibratedLayer, Graph, IntegerLayer, MappedLayer, UnrolledLayer
 from memcompile.ir.pass_manager import PassContext
 from memcompile.ir.quantizers import InputQuantizer
-from memcompile.ir.slicing import weight_limit
+from memcompile.ir.slicing import FILLS, weight_limit
 from memcompile.program.program import Program
 from memcompile.verify.network_check import InputRange, check_network
 
@@ -190,8 +190,8 @@ def _check_weights(part: _Part, program: Program, compensated: bool) -> NDArray[
         off = UNIT * (1 + 2 * UNIT) * step + LEAST / mapped.quantizer.scale
         allowed = (step + off) / 2 + np.abs(weights, dtype=np.float64) * off + DOUBLE * np.abs(matrix, dtype=np.float64)
         # A weight beyond the last level is clipped to it: too small by any amount, but never too large.
-        limit = weight_limit(program.target, mapped.slices, mapped.base)
-        fine = (np.abs(weights) == limit) & (weights * np.sign(signed_step) * error <= 0)
+        limits = [weight_limit(program.target, mapped.slices, mapped.base, fill) for fill in FILLS]
+        fine = np.isin(np.abs(weights), limits) & (weights * np.sign(signed_step) * error <= 0)
         if compensated:
             levels = matrix / signed_step
             fine |= (weights >= np.floor(levels)) & (weights <= np.ceil(levels))

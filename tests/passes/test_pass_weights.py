@@ -17,9 +17,9 @@ from onnx import TensorProto
 
 from memcompile.ir.graph import Graph, IntegerLayer, PairedLayer, QuantizedLayer, SlicedLayer, UnrolledLayer
 from memcompile.ir.pass_manager import PassContext
-from memcompile.ir.slicing import Slicing, weight_limit
+from memcompile.ir.slicing import Slicing, lower_limit, weight_limit
 from memcompile.passes.quantize_weights import QuantizeWeights
-from memcompile.passes.slice_weights import balanced_digits
+from memcompile.passes.slice_weights import balanced_digits, equal_digits
 from memcompile.verify.interpreter import Interpreter
 
 RNG = np.random.default_rng(51)
@@ -181,6 +181,49 @@ def test_digits_give_the_number_back(levels: int, count: int, data: st.DataObjec
     assert np.abs(digits).max() <= target.signed_levels
     assert np.abs(digits[:-1]).max(initial=0) <= base // 2
     assert np.array_equal((digits.T * base ** np.arange(count)).sum(axis=1), numbers)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.integers(2, 128), st.integers(2, 4), st.floats(0, 2), st.data())
+def test_digits_that_share_numbers_give_them_back(
+    levels: int, count: int, sigma_us: float, data: st.DataObject
+) -> None:
+    """For any base a pair allows, and errors of any size that lower slices keep room for."""
+    target = make_target(cell={"levels": levels}, programming={"sigma_us": sigma_us})
+    base = data.draw(st.integers(2, target.slice_base()))
+    lower, limit = lower_limit(target, base, "equal"), weight_limit(target, count, base, "equal")
+    numbers = np.array(data.draw(st.lists(st.integers(-limit, limit), min_size=1, max_size=20)), np.int32)
+    digits = equal_digits(numbers, base, count, lower).astype(np.int64)
+    assert np.abs(digits[-1]).max() <= target.signed_levels
+    assert np.abs(digits[:-1]).max() <= lower <= target.signed_levels
+    assert np.array_equal((digits.T * base ** np.arange(count)).sum(axis=1), numbers)
+    assert np.array_equal(equal_digits(-numbers, base, count, lower), -digits)
+
+
+@pytest.mark.parametrize(("base", "lower"), [(2, 1), (2, 4), (3, 4), (4, 5), (5, 2)])
+def test_two_slices_share_each_number_as_evenly_as_any_digits_do(base: int, lower: int) -> None:
+    """Brute force: no other digits have a smaller sum of squares of what each slice stands for."""
+    highest = 7
+    for number in range(-(highest * base + lower), highest * base + lower + 1):
+        low, high = (int(digit) for digit in equal_digits(np.array([number]), base, 2, lower)[:, 0])
+        splits = [(number - base * top, top) for top in range(-highest, highest + 1)]
+        best = min(own**2 + (base * top) ** 2 for own, top in splits if abs(own) <= lower)
+        assert low**2 + (base * high) ** 2 == best
+
+
+def test_slices_share_numbers_by_hand() -> None:
+    """Base 2, lower digits up to 5: a third of 42 for each slice is 14, but the lower two reach 15 together."""
+    digits = equal_digits(np.array([42, 43, 9, 1, 0]), 2, 3, 5)
+    assert digits.T.tolist() == [[4, 5, 7], [5, 5, 7], [3, 1, 1], [1, 0, 0], [0, 0, 0]]
+
+
+def test_base_of_slices_that_share_weights() -> None:
+    """Errors of 0.98 levels leave 7.5 - 3 * 0.98 of a lower digit at base 3; larger errors ask for a smaller base."""
+    target = make_target(programming={"sigma_us": 1.02})
+    two, three = (Slicing(target, slices, fill="equal") for slices in (2, 3))
+    assert (two.base, three.base) == (3, 2)
+    assert (two.weight_limit, three.weight_limit) == (7 * 3 + 4, 7 * 4 + 5 * 3)
+    assert Slicing(make_target(programming={"sigma_us": 3.0}), 2, fill="equal").base == 2
 
 
 def test_every_number_has_its_own_digits() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,39 @@ def test_slices_of_a_layer_are_checked(tmp_path: Path, capsys: pytest.CaptureFix
     assert main([*words, "--slices", "2", "--slices", "a=1"]) == 0
     assert [layer.slices for layer in load_program(tmp_path / "two.mcp").layers] == [1, 2]
     assert main([*words, "--slices", "a=two"]) == 2
-    assert "'a=two' is neither a number nor of the form LAYER=2" in capsys.readouterr().err
+    assert "'a=two' is neither of the form 3 or 3:equal nor LAYER=2" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="slices = 2:evenly: a number, or one with how slices are filled, such as"):
+        compile_model(path, data=data, slices={"a": "2:evenly"})
+
+
+def test_slices_of_a_layer_may_share_its_weights(tmp_path: Path) -> None:
+    path, data = two_layers(tmp_path)
+    words = [str(path), "--data", str(data), "--no-evaluation", "-o", str(tmp_path / "shared.mcp")]
+    assert main([*words, "--slices", "3:equal", "--slices", "a=2", "--json", str(tmp_path / "shared.json")]) == 0
+    program = load_program(tmp_path / "shared.mcp")
+    layers = json.loads((tmp_path / "shared.json").read_text())["layers"]
+    assert [(row["slices"], row["slice_base"], row["slice_fill"]) for row in layers] == [(2, 5, "max"), (3, 2, "equal")]
+    again = compile_model(path, data=data, slices={"": "3:equal", "a": 2}).program
+    for one, other in zip(program.layers, again.layers, strict=True):
+        np.testing.assert_array_equal(one.cells, other.cells)
+    x = np.load(data)["x"]
+    fast, literal = (Emulator.ideal(program, executor).run(x)["y"] for executor in ("fast", "literal"))
+    np.testing.assert_array_equal(fast, literal)
+
+
+def test_slices_that_share_weights_average_noise_in_proportion_to_conductance(tmp_path: Path) -> None:
+    """Three slices that share a weight have a third of its power; filled to the most, the first one has nearly all."""
+    path, data = two_layers(tmp_path)
+    noise = {"sigma_us": 0.0, "proportional_share": 0.1}
+    target = make_target(programming={"sigma_us": 0.0}, read_noise=noise, adc={"bits": 12})
+    x = np.load(data)["x"]
+    powers = []
+    for slices in ("3", "3:equal"):
+        program = compile_model(path, target, data=data, slices=slices).program
+        wanted = Emulator.ideal(program).run(x)["y"]
+        chips = [Emulator(program, seed).run(x)["y"] - wanted for seed in range(12)]
+        powers.append(float(np.mean(np.square(chips))))
+    assert powers[1] < 0.55 * powers[0]
 
 
 def test_goals_of_lower_slices_make_up_for_what_upper_ones_hold() -> None:

@@ -36,6 +36,7 @@ def layer(number: int, **changes: Any) -> Facts:
         "columns": 256,
         "groups": 1,
         "slices": 2,
+        "slice_fill": "max",
         "parallel_windows": [[1, 1], [1, 2], [2, 2]],
         "tiles": 7,
         "replicas": 1,
