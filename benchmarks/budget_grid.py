@@ -4,9 +4,10 @@
     python -m benchmarks.budget_grid --model cifar_resnet20.onnx --data cifar10_train10k.npz --test cifar10_test1k.npz \
         --cifar --target hermes --brief
 
-The grid has slices, bases, what the mapping makes best (without parallel windows for accuracy), and the worst pairs
-written again or not; networks of up to three layers also get every mix of one and two slices by layer. Each mapping is
-measured on the same calibrated chips and samples, and its loss counts from the float network.
+The grid has slices, bases, slices that share weights, what the mapping makes best (without parallel windows for
+accuracy), and the worst pairs written again or not; networks of up to three layers also get every mix of one and two
+slices by layer. Each mapping is measured on the same calibrated chips and samples, and its loss counts from the float
+network.
 
 All of the grid is mapped first and measured from the cheapest mapping on, by chips and steps. With ``--brief`` a
 setting that clearly loses more than every budget on ``FEW_CHIPS`` chips is left at that, and what is no cheaper than
@@ -56,6 +57,8 @@ def grid(target: str, layers: Sequence[str]) -> Iterator[tuple[str, Setting]]:
     sliced: list[tuple[str, Setting]] = [("1 slice", {"slices": 1})]
     for slices, base in itertools.product((2, 3), bases):
         sliced.append((f"{slices} slices, base {base}", {"slices": slices, "slice_base": base}))
+    for slices in (2, 3, 4):
+        sliced.append((f"{slices} slices that share weights", {"slices": f"{slices}:equal"}))
     if len(layers) <= MOST_MIXED_LAYERS:
         for counts in itertools.product((1, 2), repeat=len(layers)):
             if len(set(counts)) > 1:

@@ -1,7 +1,8 @@
 """Mapping under an accuracy budget: slices and windows layer by layer, as cheap as a predicted loss allows.
 
-A layer with one more slice has less noise and takes more cells; without parallel windows it has less noise and takes
-more steps. Writing the worst pairs again takes neither, so that cells are written again where the mapping is cheaper
+A layer with one more slice has less noise and takes more cells; slices that share weights average noise of reads and
+converters, others leave less of errors of programming; without parallel windows a layer has less noise and takes more
+steps. Writing the worst pairs again takes neither, so that cells are written again where the mapping is cheaper
 with it. Noise of layers adds up at the network's output (:mod:`memcompile.accuracy.loss_model`), so that the cheapest
 choice within a budget is a multiple-choice knapsack: one option a layer, the sum of noise below a limit, the sum of
 costs least. The network is mapped with the choice, the loss is predicted anew with the windows that the search of the
