@@ -57,8 +57,7 @@ def grid(target: str, layers: Sequence[str]) -> Iterator[tuple[str, Setting]]:
     sliced: list[tuple[str, Setting]] = [("1 slice", {"slices": 1})]
     for slices, base in itertools.product((2, 3), bases):
         sliced.append((f"{slices} slices, base {base}", {"slices": slices, "slice_base": base}))
-    for slices in (2, 3, 4):
-        sliced.append((f"{slices} slices that share weights", {"slices": f"{slices}:equal"}))
+    sliced += [(f"{slices} slices that share weights", {"slices": f"{slices}:equal"}) for slices in (2, 3, 4)]
     if len(layers) <= MOST_MIXED_LAYERS:
         for counts in itertools.product((1, 2), repeat=len(layers)):
             if len(set(counts)) > 1:

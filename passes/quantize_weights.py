@@ -15,7 +15,7 @@ from memcompile.ir.graph import CalibratedLayer, Graph, QuantizedLayer, carry, r
 from memcompile.ir.pass_contract import Amount, Count, Fidelity, Form, Forms, Share
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.ir.quantizers import InputQuantizer
-from memcompile.ir.slicing import Slicing
+from memcompile.ir.slicing import SliceChoice, Slicing
 from memcompile.passes.quantization.compensated_rounding import output_variance, rounded
 from memcompile.passes.quantization.input_moments import InputMoments, measure_moments
 
@@ -36,6 +36,9 @@ MULTIPLE_ERROR = 0.125
 WHOLE_FLOAT32 = 1 << 24
 # Bits of the largest numbers whose squares float32 holds.
 SQUARED_BITS = 63
+
+_Kept = dict[tuple[str, SliceChoice, int | None], QuantizedLayer]
+"""Layers in levels, by name, slices and base."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +86,11 @@ class QuantizeWeights(Pass):
             return graph.map_nodes({layer.name: _hold(layer) for layer in layers})
         _check_names(layers, context)
         slicings = {layer.name: context.slicing_of(layer.name) for layer in layers}
-        whole = {layer.name for layer in layers if _keeps_integers(layer, slicings[layer.name].whole_weight_limit)}
-        quantized = {
-            layer.name: (_keep if layer.name in whole else self._quantize)(layer, slicings[layer.name])
-            for layer in layers
-        }
-        if self.compensate and context.representative:
-            open_layers = [layer for layer in layers if layer.name not in whole]
-            moments = self._moments(graph, open_layers, context)
-            for layer in open_layers:
-                limit = slicings[layer.name].weight_limit
-                quantized[layer.name] = self._compensate(quantized[layer.name], moments[layer.name], limit)
+        # Graphs stay with what is kept of them, so that no other gets their identity.
+        kept: _Kept = {} if context.kept is None else context.kept.setdefault((self, id(graph)), (graph, {}))[1]
+        missing = [layer for layer in layers if _key(slicings[layer.name], layer) not in kept]
+        kept.update(self._quantized(graph, missing, slicings, context))
+        quantized = {layer.name: kept[_key(slicings[layer.name], layer)] for layer in layers}
         for found in quantized.values():
             if not (np.isfinite(found.scale).all() and np.isfinite(found.bias).all()):
                 raise ModelError(
@@ -101,6 +98,27 @@ class QuantizeWeights(Pass):
                     "train or export the model again"
                 )
         return graph.map_nodes(quantized)
+
+    def _quantized(
+        self, graph: Graph, layers: Sequence[CalibratedLayer], slicings: Mapping[str, Slicing], context: PassContext
+    ) -> _Kept:
+        """Layers in levels, by name and slices."""
+        whole = {layer.name for layer in layers if _keeps_integers(layer, slicings[layer.name].whole_weight_limit)}
+        found = {
+            layer.name: (_keep if layer.name in whole else self._quantize)(layer, slicings[layer.name])
+            for layer in layers
+        }
+        if self.compensate and context.representative:
+            open_layers = [layer for layer in layers if layer.name not in whole]
+            moments = self._moments(graph, open_layers, context)
+
+            def compensate(layer: CalibratedLayer) -> QuantizedLayer:
+                return self._compensate(found[layer.name], moments[layer.name], slicings[layer.name].weight_limit)
+
+            # NumPy lets other threads run inside its products, and layers do not depend on each other.
+            with ThreadPoolExecutor() as pool:
+                found.update(zip((layer.name for layer in open_layers), pool.map(compensate, open_layers), strict=True))
+        return {_key(slicings[layer.name], layer): found[layer.name] for layer in layers}
 
     def _moments(
         self, graph: Graph, layers: Sequence[CalibratedLayer], context: PassContext
@@ -110,9 +128,8 @@ class QuantizeWeights(Pass):
             return measure_moments(graph, layers, context, self.images, self.vectors)
         key = self, id(graph), tuple(layer.name for layer in layers)
         if key not in context.kept:
-            # The graph is kept, too, so that no other gets its identity.
-            context.kept[key] = graph, measure_moments(graph, layers, context, self.images, self.vectors)
-        moments: Mapping[str, InputMoments] = context.kept[key][1]
+            context.kept[key] = measure_moments(graph, layers, context, self.images, self.vectors)
+        moments: Mapping[str, InputMoments] = context.kept[key]
         return moments
 
     def _quantize(self, layer: CalibratedLayer, slicing: Slicing) -> QuantizedLayer:
@@ -210,6 +227,10 @@ class QuantizeWeights(Pass):
             better = score > best_score * (1 + (coarser_gain if candidate > 1 else 0.0))
             best[better], best_score[better] = candidate, score[better]
         return best
+
+
+def _key(slicing: Slicing, layer: CalibratedLayer) -> tuple[str, SliceChoice, int | None]:
+    return layer.name, SliceChoice(slicing.slices, slicing.fill), slicing.slice_base
 
 
 def level_dtype(limit: int) -> np.dtype[Any]:
