@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import models
@@ -163,6 +164,22 @@ def test_four_slices_take_no_longer_than_a_moment() -> None:
     """The integers reach 25,312: steps must not be tried one integer at a time."""
     layer = quantized(dense(RNG.normal(size=(9, 200))), DATA, slices=4)
     assert np.abs(restored(layer)[0]).max() > 0
+
+
+def test_levels_are_kept_while_slices_are_tried() -> None:
+    """Layers that had the same slices before keep their levels; what is kept gives the same as what is not."""
+    graph = stages.after("calibrate_activations", dense(RNG.normal(size=(9, 6))), DATA)
+    context, quantize = replace(stages.context_for(DATA), representative=True), QuantizeWeights()
+    tries = [replace(context, slices=slices, fill=fill, kept={}) for slices, fill in ((2, "max"), (2, "equal"))]
+    fresh = [only(quantize.run(graph, item), QuantizedLayer) for item in tries]
+    assert fresh[0].levels.max() != fresh[1].levels.max()
+    sharing = [replace(item, kept=tries[0].kept) for item in (*tries, *tries)]
+    kept = [only(quantize.run(graph, item), QuantizedLayer) for item in sharing]
+    for one, other in zip(kept, (*fresh, *fresh), strict=True):
+        np.testing.assert_array_equal(one.levels, other.levels)
+        np.testing.assert_array_equal(one.bias, other.bias)
+    assert kept[0] is kept[2]
+    assert kept[1] is kept[3]
 
 
 # --- slice_weights and split_differential ------------------------------------------------------
