@@ -6,6 +6,9 @@ more steps.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,9 +17,13 @@ from memcompile.accuracy.candidates import Candidates, LayerPlan, slices_to_try
 from memcompile.accuracy.loss_prediction import LossPredictor
 from memcompile.hardware.line_turns import LineTurns
 from memcompile.ir.graph import MappedLayer, TiledLayer
+from memcompile.ir.slicing import SliceChoice
 from memcompile.passes.packing.tiling import tile_limits
 from memcompile.passes.replicate import all_windows
 from memcompile.passes.search.explore_windows import option_steps
+
+LAYERS_AT_ONCE = 4
+"""Layers whose noise is computed at once; each takes memory of its own."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +48,29 @@ class LayerOption:
 
 def layer_options(candidates: Candidates, predictor: LossPredictor) -> list[tuple[LayerOption, ...]]:
     """Options of each layer, none of which is worse than another one in everything."""
-    return [_options_of(candidates, predictor, number) for number in range(len(predictor.first.layers))]
+    layers, target = predictor.first.layers, predictor.first.target
+    tiled = [
+        {
+            slices: candidates.tiled(slices)[layer.name]
+            for slices in slices_to_try(target, candidates.slices(layer.name))
+        }
+        for layer in layers
+    ]
+    # NumPy lets other threads run inside its loops, and layers do not depend on each other.
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, LAYERS_AT_ONCE)) as pool:
+        of_layers = pool.map(
+            lambda number: _options_of(candidates, predictor, number, tiled[number]), range(len(layers))
+        )
+        return list(of_layers)
 
 
-def _options_of(candidates: Candidates, predictor: LossPredictor, number: int) -> tuple[LayerOption, ...]:
-    mapped = predictor.first.layers[number]
-    windows = (True, False) if _has_windows(mapped) else (candidates.windows,)
+def _options_of(
+    candidates: Candidates, predictor: LossPredictor, number: int, tiled: Mapping[SliceChoice, TiledLayer]
+) -> tuple[LayerOption, ...]:
+    windows = (True, False) if _has_windows(predictor.first.layers[number]) else (candidates.windows,)
     options = [
-        _option(predictor, number, candidates.tiled(slices)[mapped.name], LayerPlan(slices, either))
-        for slices in slices_to_try(predictor.first.target, candidates.slices(mapped.name))
+        _option(predictor, number, layer, LayerPlan(slices, either))
+        for slices, layer in tiled.items()
         for either in windows
     ]
     return tuple(one for one in options if not any(one.is_worse_than(other) for other in options))

@@ -208,17 +208,16 @@ class _Model:
         if wires is not None:
             yield Cause.WIRES, Errors(wires, np.zeros(wires.shape))
 
-    def _cells_us(self) -> Array:
-        """Nominal conductances, [polarities, slices, matrices, rows, columns]."""
+    def _levels_us(self) -> Array:
+        """Conductances of the levels, [levels]: there are few, so that what depends on them is computed once."""
         cell = self.target.cell
-        levels = np.maximum(np.stack([self.digits, -self.digits]), 0)
-        cells_us: Array = cell.g_min_us + levels * cell.level_step_us
-        return cells_us
+        levels_us: Array = cell.g_min_us + np.arange(cell.levels, dtype=np.float64) * cell.level_step_us
+        return levels_us
 
     def _read_variance(self) -> Array:
-        """Variance of the read noise of cells, in squares of level steps, as :meth:`_cells_us`."""
+        """Variance of the read noise of a cell at each level, in squares of level steps, [levels]."""
         noise, cell = self.target.read_noise, self.target.cell
-        variance: Array = np.square(noise.sigma_at_us(self._cells_us()) / cell.level_step_us)
+        variance: Array = np.square(noise.sigma_at_us(self._levels_us()) / cell.level_step_us)
         return variance
 
     def _of_reads(self) -> Power:
@@ -231,7 +230,9 @@ class _Model:
             for phase, weight in enumerate(quantizer.phase_weights):
                 driven = quantizer.digits(whole, phase).astype(np.float32)
                 squares += weight**2 * np.square(driven).mean(axis=1, dtype=np.float64)
-        variance = np.einsum("psmrc,s->mrc", self._read_variance(), np.square(self.powers_of_slices))
+        of_level, largest = self._read_variance(), self.target.signed_levels
+        of_pair = (of_level + of_level[0])[np.abs(np.arange(-largest, largest + 1))]
+        variance = np.einsum("smrc,s->mrc", of_pair[self.digits + largest], np.square(self.powers_of_slices))
         power = np.einsum("mr,mrc->mc", squares, variance)
         return Power(power, power)
 
@@ -262,11 +263,10 @@ class _Model:
 
     def _tiles(self, matrix: int) -> list[Lines]:
         """Lines of the row tiles of a matrix."""
-        cells = np.maximum(np.stack([self.digits[:, matrix], -self.digits[:, matrix]]), 0).astype(np.float64)
-        goals_us = self.target.cell.g_min_us + cells * self.target.cell.level_step_us
-        mean_us, variance_us = cell_error_us(goals_us, self.target)
-        spread = (np.square(mean_us) + variance_us) / self.target.cell.level_step_us**2
-        spread += self._read_variance()[:, :, matrix]
+        cells = np.maximum(np.stack([self.digits[:, matrix], -self.digits[:, matrix]]), 0)
+        mean_us, variance_us = cell_error_us(self._levels_us(), self.target)
+        of_level = (np.square(mean_us) + variance_us) / self.target.cell.level_step_us**2 + self._read_variance()
+        spread = of_level[cells]
         return [
             lines_of(cells[:, :, begin:end], self.choice.base, self.target, spread[:, :, begin:end].mean(axis=2))
             for begin, end in itertools.pairwise(self.choice.cut.rows)
