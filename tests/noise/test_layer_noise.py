@@ -18,10 +18,12 @@ from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.hardware.target import Target
 from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.ir.graph import MappedLayer
+from memcompile.ir.slicing import lower_limit, weight_limit
 from memcompile.noise.cause import Cause
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.layer_noise import LayerNoise, layer_noise, projected_power
 from memcompile.noise.program_noise import choice_of, layer_ratios
+from memcompile.passes.slice_weights import equal_digits
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
 
@@ -139,6 +141,29 @@ def test_power_of_a_cause_is_that_of_emulated_chips(case: str, slices: int) -> N
     total = noise.total
     assert agrees(total.plain.mean(), measured[:, 0]), (total.plain.mean(), measured[:, 0].mean())
     assert agrees(total.calibrated.mean(), measured[:, 1]), (total.calibrated.mean(), measured[:, 1].mean())
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["programming", "mean", "written again", "stuck", "retention", "drift", "flicker noise", "read noise", "rounding"],
+)
+def test_power_where_slices_share_weights_is_that_of_emulated_chips(case: str) -> None:
+    sections, cause = CASES[case]
+    age = OLD if cause in AGING else NEW
+    target, rng = quiet_target(sections), np.random.default_rng(6)
+    base, slices = 2, 3
+    program, x = dense_case(sections, slices)
+    layer = program.layers[0]
+    limit = weight_limit(target, slices, base, "equal")
+    levels = rng.integers(-limit, limit + 1, layer.cells.shape[2:])
+    digits = equal_digits(levels, base, slices, lower_limit(target, base, "equal"))
+    cells = np.maximum(np.stack([digits, -digits]), 0).astype(layer.cells.dtype)
+    program = replace(program, stages=(replace(layer, base=base, cells=cells),))
+    noise = noise_of(program, x, age)
+    assert cause in noise.powers
+    measured = emulated_powers(program, x, age, CHIPS)
+    assert agrees(noise.total.plain.mean(), measured[:, 0], share=0.02)
+    assert agrees(noise.total.calibrated.mean(), measured[:, 1], share=0.02)
 
 
 @pytest.mark.parametrize(("blank_share", "again"), [(1.0, {}), (0.2, {}), (1.0, AGAIN), (0.2, AGAIN)])
