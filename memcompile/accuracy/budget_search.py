@@ -28,6 +28,10 @@ LEAST_CORRECTION, MOST_CORRECTION = 0.5, 4.0
 """Factors on the noise of layers that one measured mapping may tell."""
 CAUTION, LEAST_FACTOR = 0.9, 0.4
 """Share of the noise of a choice above the limit that the next one gets, and the least share of it."""
+UNNOTICED = 0.1
+"""Share of a budget that mappings may lose more than the quietest one where none holds it: chips cannot tell."""
+COUNTED = 1e-3
+"""Share by which noise that the knapsack counts in whole units may be above its limit."""
 LESS_FILLED = 0.95
 """Factor on the cells that the knapsack deals out after a choice that did not fit the chips."""
 
@@ -50,7 +54,8 @@ class BudgetSearch:
         """
         found: tuple[Plans, Program, float] | None = None
         self.writing = self._chosen_writing(points)
-        limit = self.predictor.limit(points)
+        aim = self._reachable(points)
+        limit = self.predictor.limit(aim)
         for _ in range(PREDICTIONS):
             plans = self._knapsack(limit)
             if found is not None and plans == found[0]:
@@ -63,9 +68,9 @@ class BudgetSearch:
             predicted = self.predictor.loss(program)
             if found is None or predicted < found[2]:
                 found = plans, program, predicted
-            if predicted <= points:
+            if predicted <= aim:
                 break
-            limit = self.tightened(plans, CAUTION * self.predictor.limit(points) / self.predictor.limit(predicted))
+            limit = self.tightened(plans, CAUTION * self.predictor.limit(aim) / self.predictor.limit(predicted))
         if found is None:
             first = replace(self.first, target=self.target)
             return {}, first, self.predictor.loss(first)
@@ -90,6 +95,16 @@ class BudgetSearch:
             if len(plans) == 1 and plans[0] == self._knapsack(math.inf):
                 break
         return self.writings[plans.index(plans[-1])]
+
+    def _reachable(self, points: float) -> float:
+        """The budget, in points; where no plans hold it, hardly more than what the quietest ones lose."""
+        limit = self.predictor.limit(points)
+        least = float(self._noise(self._knapsack(limit)).sum())
+        return (
+            points
+            if least <= (1 + COUNTED) * limit
+            else max(points, self.predictor.loss_of(least) + UNNOTICED * points)
+        )
 
     def tightened(self, plans: Plans, factor: float) -> float:
         """The limit at which plans make less noise by a factor, of which they can change their own part only."""

@@ -76,6 +76,10 @@ class LossPredictor:
         """Points that a mapping is predicted to lose."""
         return self.model.loss_at(self.model.share * self._noise(program))
 
+    def loss_of(self, noise: float) -> float:
+        """Points that are lost where :meth:`option_noise` of all layers sums up to ``noise``."""
+        return self.model.loss_at(self.model.share * (noise + self.shared))
+
     def uncertainty(self, program: Program) -> float:
         """Standard error of the predicted loss, in points."""
         return self.model.uncertainty(self.loss(program))
