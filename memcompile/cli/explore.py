@@ -28,6 +28,7 @@ from memcompile.exploration.page import write_exploration_page
 from memcompile.exploration.points import Candidate
 from memcompile.exploration.search import Search, seconds_words
 from memcompile.frontend.sandbox import DEFAULT_LIMITS
+from memcompile.ir.slicing import SliceChoice
 from memcompile.pipelines import DEFAULT_TARGET
 from memcompile.progress.terminal import PlainLines
 
@@ -141,7 +142,7 @@ def _asked(options: dict[str, Any]) -> Asked:
     base = Design(
         options["target"],
         options["chips"],
-        options["slices"],
+        SliceChoice.of(options["slices"]).value,
         options["slice_base"],
         options["max_loss"],
         tuple(sorted(pairs.items())),

@@ -14,6 +14,7 @@ from memcompile.exploration.results import completed
 from memcompile.exploration.runs.executors import Executor, InThisProcess
 from memcompile.frontend.sources import Network
 from memcompile.ir.pass_manager import ProgressBar
+from memcompile.ir.slicing import SliceChoice
 from memcompile.pipelines import DEFAULT_TARGET
 from memcompile.progress.notebook import shown
 from memcompile.report.acceptance import accuracy_share
@@ -104,7 +105,7 @@ def explore(  # noqa: PLR0913 - its options are those of the command line
     MemcompileError
         Anything is wrong with the options, the model, the data or the cluster.
     """
-    base = Design(target, chips, slices, slice_base, max_loss, _pairs(settings))
+    base = Design(target, chips, SliceChoice.of(slices).value, slice_base, max_loss, _pairs(settings))
     asked = Asked(
         vary,
         base,

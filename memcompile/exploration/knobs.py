@@ -81,7 +81,7 @@ def parse_value(name: str, text: str) -> Value:
     if name in ("target", *_WORDS):
         return text
     if name == "slices" and ":" in text:
-        return str(SliceChoice.of(text))
+        return SliceChoice.of(text).value
     if text in ("true", "false"):
         return text == "true"
     if _NUMBER.fullmatch(text) is None:

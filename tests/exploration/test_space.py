@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from memcompile.errors import UsageError
+from memcompile.exploration.commands import compile_command
 from memcompile.exploration.knobs import Design
 from memcompile.exploration.space import MOST_POINTS, Axis, Space, check_size, read_space
 
@@ -26,6 +27,7 @@ def values(text: str) -> tuple[object, ...]:
         ("max_loss=none,1", (None, 1)),
         ("chips=auto,2", (None, 2)),
         ("slices= 1 , 2 ", (1, 2)),
+        ("slices=1,3:equal", (1, "3:equal")),
         ("adc.range=fixed,aligned", ("fixed", "aligned")),
         ("optimise=latency,arrays", ("latency", "arrays")),
         ("replicate.parallel_windows=true,false", (True, False)),
@@ -72,6 +74,7 @@ def test_points_are_in_the_order_of_the_grid() -> None:
         ("slices=0", "from 1 to 4"),
         ("slices=1.5", "a whole number"),
         ("slices=x", "should be a number"),
+        ("slices=2:x", "a number, or one with how slices are filled, such as 3:equal"),
         ("chips=0", "at least 1"),
         ("effort=fst", "should be 'fast'"),
         ("target=nowhere", "nowhere"),
@@ -131,3 +134,8 @@ def test_a_design_takes_values_and_keeps_the_rest() -> None:
     assert design.slices == 2
     assert design.target == "hermes"
     assert dict(design.settings) == {"adc.bits": "5", "cell.levels": "4", "replicate.effort": "fast"}
+
+
+def test_command_of_a_design_says_how_slices_are_filled() -> None:
+    words = compile_command("m.onnx", Design(slices="3:equal")).split()
+    assert words == ["memcompile", "m.onnx", "--target", "yao2020", "--slices", "3:equal", "--max-loss", "none"]
