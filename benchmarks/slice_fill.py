@@ -1,7 +1,7 @@
 """Slices that are filled to the most, and slices that share weights: noise of a network's outputs and its accuracy.
 
     python -m benchmarks.slice_fill cifar_resnet20.onnx --data cifar10_train10k.npz --test cifar10_test1k.npz \
-        --targets hermes neurram yao2020 --json fill.json
+        --targets hermes --json fill.json
 
 Each mapping is calibrated on the same emulated chips, which score the same test images. The noise-to-signal ratio of
 the outputs, against those of the float network, tells mappings apart that a thousand answers do not. Every figure goes
