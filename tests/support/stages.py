@@ -19,6 +19,7 @@ from memcompile.frontend.sessions import open_session
 from memcompile.hardware.target import Target, load_target
 from memcompile.ir.graph import Graph, fixed_batch
 from memcompile.ir.pass_manager import Pass, PassContext, run_passes
+from memcompile.ir.slicing import Fill
 from memcompile.passes.replicate import Replicate
 from memcompile.pipelines import default_passes, emit_program
 from memcompile.program.program import Program, Provenance
@@ -40,10 +41,15 @@ def import_model(model: onnx.ModelProto, feeds: Feeds, name: str = "model.onnx")
 
 
 def context_for(
-    feeds: Feeds, target: Target | None = None, slices: int = 1, chips: int | None = None, batch: int | None = None
+    feeds: Feeds,
+    target: Target | None = None,
+    slices: int = 1,
+    chips: int | None = None,
+    batch: int | None = None,
+    fill: Fill = "max",
 ) -> PassContext:
     """Pass context with the reference chip by default, and the feeds as calibration data."""
-    return PassContext(target or load_target("yao2020"), feeds, slices=slices, chips=chips, batch=batch)
+    return PassContext(target or load_target("yao2020"), feeds, slices=slices, chips=chips, batch=batch, fill=fill)
 
 
 def run_verified(graph: Graph, passes: tuple[Pass, ...], context: PassContext) -> Graph:
