@@ -12,6 +12,8 @@ is more than the budget, the limit is tightened and all is done again.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +24,13 @@ from memcompile.accuracy.candidates import Candidates, Plans, predictor_of
 from memcompile.accuracy.labelled_samples import labelled
 from memcompile.accuracy.loss_model import LossModel
 from memcompile.accuracy.loss_prediction import allowed_loss
-from memcompile.accuracy.measured_losses import measured_losses
+from memcompile.accuracy.measured_losses import CLEAR_ERRORS, measured_losses
 from memcompile.data.loader import Dataset
 from memcompile.hardware.target import Target
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 
+Cost = tuple[int, int]
+"""Chips and steps."""
 REPAIRS = 3
 """Mappings that are tried after the first one."""
 WORTHWHILE = 0.5
@@ -88,25 +92,39 @@ def fit_budget(
     search = BudgetSearch(candidates, predictor, chips)
     shared = predictor.shared_loss
     allowed = allowed_loss(points, shared)
-    steps, tried = first.placement.initiation_interval_steps, list[BudgetResult]()
-    cheapest: tuple[int, int] | None = None
+    steps, tried = first.placement.initiation_interval_steps, list[tuple[Cost, BudgetResult]]()
+    cheapest: Cost | None = None
     for _ in range(1 + REPAIRS):
         plans, program, predicted = search.within(allowed)
         cost = program.placement.chips, program.placement.initiation_interval_steps
-        known = any(item.plans == plans and item.target == program.target for item in tried)
+        known = any(item.plans == plans and item.target == program.target for _, item in tried)
         if known or (cheapest is not None and cost >= cheapest):
             break
         measured = measured_losses(program, samples, candidates.reference, predictor.model, allowed, progress)
         lost = float(measured.mean())
-        tried.append(
-            BudgetResult(
-                points, plans, program.target, predicted, measured, steps, shared, lost <= points, predictor.model
-            )
-        )
+        held = lost <= points
+        result = BudgetResult(points, plans, program.target, predicted, measured, steps, shared, held, predictor.model)
+        tried.append((cost, result))
         if lost <= allowed:
             cheapest = cost
         if not plans or allowed * WORTHWHILE <= lost <= allowed:
             break
         search.learn(plans, predicted, lost)
-    within = [item for item in tried if item.measured.mean() <= allowed]
-    return within[-1] if within else min(tried, key=lambda item: float(item.measured.mean()))
+    within = [item for _, item in tried if item.measured.mean() <= allowed]
+    return within[-1] if within else tried[cheapest_of_the_best([(own, item.measured) for own, item in tried])][1]
+
+
+def cheapest_of_the_best(tried: Sequence[tuple[Cost, NDArray[np.float64]]]) -> int:
+    """Number of the cheapest mapping that is not clearly worse than the best, by costs and losses of their chips.
+
+    All chips see the same samples, so that the scatter over chips is what makes a difference unsure.
+    """
+    means = [float(losses.mean()) for _, losses in tried]
+    errors = [float(losses.std(ddof=1)) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0 for _, losses in tried]
+    best = int(np.argmin(means))
+    alike = [
+        number
+        for number in range(len(tried))
+        if means[number] - means[best] <= CLEAR_ERRORS * math.hypot(errors[number], errors[best])
+    ]
+    return min(alike, key=lambda number: (tried[number][0], means[number]))

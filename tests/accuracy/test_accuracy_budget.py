@@ -16,6 +16,7 @@ from places import FIVE_LAYER_CNN as MODEL
 
 import memcompile
 from memcompile.accuracy import labelled_samples
+from memcompile.accuracy.accuracy_budget import cheapest_of_the_best
 from memcompile.accuracy.chip_calibration import Calibrator
 from memcompile.accuracy.labelled_samples import labelled
 from memcompile.accuracy.measured_losses import measured_losses
@@ -247,3 +248,18 @@ def test_calibration_samples_have_their_labels(kept: Kept) -> None:
     (images,) = digits.calibration.values()
     seen = Emulator.ideal(program).run(images)["logits"].argmax(axis=1)
     assert (seen == digits.calibration_labels).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("costs", "losses", "wanted"),
+    [
+        ([(1, 256), (1, 160)], [(10.3, 9.7), (11.0, 9.7)], 1),  # 0.35 apart, 1.64 errors are 1.2
+        ([(1, 256), (1, 160)], [(10.0, 9.9), (11.0, 11.1)], 0),
+        ([(1, 256), (2, 160)], [(10.0, 9.9), (10.0, 9.9)], 0),  # chips count before steps
+        ([(1, 160), (1, 160)], [(10.0, 9.8), (9.9, 9.7)], 1),
+    ],
+)
+def test_where_nothing_holds_a_budget_the_cheapest_of_the_best_is_taken(
+    costs: list[tuple[int, int]], losses: list[tuple[float, float]], wanted: int
+) -> None:
+    assert cheapest_of_the_best([(cost, np.array(own)) for cost, own in zip(costs, losses, strict=True)]) == wanted
