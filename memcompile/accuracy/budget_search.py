@@ -100,11 +100,9 @@ class BudgetSearch:
         """The budget, in points; where no plans hold it, hardly more than what the quietest ones lose."""
         limit = self.predictor.limit(points)
         least = float(self._noise(self._knapsack(limit)).sum())
-        return (
-            points
-            if least <= (1 + COUNTED) * limit
-            else max(points, self.predictor.loss_of(least) + UNNOTICED * points)
-        )
+        if least <= (1 + COUNTED) * limit:
+            return points
+        return max(points, self.predictor.loss_of(least) + UNNOTICED * points)
 
     def tightened(self, plans: Plans, factor: float) -> float:
         """The limit at which plans make less noise by a factor, of which they can change their own part only."""

@@ -414,7 +414,7 @@ class Target(Described, Section):
         return min(max(math.floor(room / (0.5 + self._error_room_levels())), 2), self.slice_base())
 
     def digit_beside_errors(self, base: int) -> int:
-        """Largest digit of a lower slice that leaves room for the error of the slice above it, see there."""
+        """Largest digit of a lower slice with room for the error above it, as in :meth:`default_slice_base`."""
         return max(math.floor(self.signed_levels + 0.5 - base * self._error_room_levels()), 0)
 
     def _error_room_levels(self) -> float:

@@ -14,6 +14,8 @@ Fill = Literal["max", "equal"]
 FILLS: tuple[Fill, ...] = get_args(Fill)
 ALL_LAYERS = ""
 """Name that stands for all layers without slices of their own."""
+MOST_CHARACTERS = 9
+"""Characters of a number of slices."""
 EQUAL_BASE, EQUAL_BASE_OF_TWO = 2, 3
 """Bases of slices that share weights: small ones share best, and two slices need one more for enough levels."""
 
@@ -44,7 +46,7 @@ class SliceChoice:
         """
         count, colon, word = str(value).partition(":")
         fill = next((fill for fill in FILLS if fill == word), None) if colon else "max"
-        if not count.strip().isdecimal() or fill is None:
+        if not count.strip().isdecimal() or len(count) > MOST_CHARACTERS or fill is None:
             raise UsageError(f"slices = {value}: a number, or one with how slices are filled, such as 3:equal")
         return cls(int(count), fill)
 

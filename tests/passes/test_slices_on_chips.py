@@ -128,8 +128,9 @@ def test_slices_of_a_layer_are_checked(tmp_path: Path, capsys: pytest.CaptureFix
     assert [layer.slices for layer in load_program(tmp_path / "two.mcp").layers] == [1, 2]
     assert main([*words, "--slices", "a=two"]) == 2
     assert "'a=two' is neither of the form 3 or 3:equal nor LAYER=2" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="slices = 2:evenly: a number, or one with how slices are filled, such as"):
-        compile_model(path, data=data, slices={"a": "2:evenly"})
+    for text in ("2:evenly", "2:", ":equal", "", "9" * 5000):
+        with pytest.raises(UsageError, match=f"slices = {text}: a number, or one with how slices are filled, such as"):
+            compile_model(path, data=data, slices={"a": text})
 
 
 def test_slices_of_a_layer_may_share_its_weights(tmp_path: Path) -> None:
