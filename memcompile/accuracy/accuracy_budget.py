@@ -66,7 +66,7 @@ def fit_budget(
     chips: int | None = None,
     progress: ProgressBar = no_progress,
 ) -> BudgetResult:
-    """Choose plans of layers that lose few points, or the fewest that were found.
+    """Choose plans of layers that lose few points; where none do, the cheapest not clearly worse than the best.
 
     Where most of the budget is lost with any mapping, a mapping may lose half of it besides.
 

@@ -16,7 +16,7 @@ from memcompile.accuracy.loss_front import LossFront
 from memcompile.heap import large_blocks_go_back
 from memcompile.ir.graph import MappedLayer
 from memcompile.ir.quantizers import InputQuantizer
-from memcompile.ir.slicing import Fill, SliceChoice
+from memcompile.ir.slicing import Fill
 from memcompile.noise.line_currents import BINS
 from memcompile.program.flow import program_flow
 from memcompile.program.program import Program
@@ -171,11 +171,11 @@ def _multiply_add_facts(program: Program) -> Facts | None:
 
 
 def _slice_fill(program: Program, layer: MappedLayer) -> Fill:
-    """How the slices of a layer are filled, as the program says that it was compiled."""
+    """Fill of a layer's slices, from the options that the program was compiled with."""
     options = program.provenance.options
-    usual = SliceChoice(layer.slices, "equal" if options.get("slice_fill") == "equal" else "max")
     own = options.get(f"slices of {layer.name}")
-    return usual.fill if own is None else SliceChoice.of(str(own)).fill
+    equal = options.get("slice_fill") == "equal" if own is None else str(own).endswith(":equal")
+    return "equal" if equal else "max"
 
 
 def _layer_facts(program: Program, number: int, layer: MappedLayer) -> Facts:
