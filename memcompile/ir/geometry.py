@@ -249,12 +249,38 @@ class Unrolling:
         # Groups that fill up the last bundle have no channels of their own: their rows stay zero.
         room = self.matrices * self.bundle * (channels // geometry.groups)
         grid = tuple(len(range(cells)[lines if axis == 0 else slice(None)]) for axis, cells in enumerate(self.grid))
-        cut = np.zeros((batch, room, self.window_inputs, *grid), x.dtype)
+        empty = np.empty if room == channels else np.zeros
+        cut = empty((batch, room, self.window_inputs, *grid), x.dtype)
         some = (slice(None), slice(None), *((lines,) if grid else ()))
         # One strided copy per window input is several times faster than one gather for all.
         for number, where in enumerate(self._places()):
             cut[:, :channels, number] = padded[where][some]
         return cut.reshape(batch, self.matrices, self.rows, math.prod(grid))
+
+    def combined(self, x: NDArray[Any], combine: np.ufunc) -> NDArray[Any]:
+        """Combine the inputs of each window, such as their sum: ``combine.reduce(self.vectors(x), axis=2)``.
+
+        Parameters
+        ----------
+        x
+            [batch, channels, *input_size], not negative.
+        combine
+            ``np.add`` or ``np.maximum``.
+
+        Returns
+        -------
+        [batch, matrices, windows].
+        """
+        each = self.bundle * (self.geometry.in_channels // self.geometry.groups)
+        begins = range(0, x.shape[1], each)
+        of_matrices = np.stack([combine.reduce(x[:, begin : begin + each], axis=1) for begin in begins], axis=1)
+        padding = self.padding()
+        padded = np.pad(of_matrices, padding, mode="constant") if any(map(any, padding)) else of_matrices
+        first, *others = self._places()
+        total = padded[first].copy()
+        for where in others:
+            combine(total, padded[where], out=total)
+        return total.reshape(len(x), self.matrices, self.windows)
 
     def addresses(self) -> tuple[list[tuple[int, int]], NDArray[np.int64], NDArray[np.int64]]:
         """Places from which :meth:`vectors` takes its values.
@@ -373,11 +399,18 @@ class Unrolling:
             :, :, : geometry.groups
         ]
         positions = self.window_positions()[windows]  # windows, window outputs
-        window, output = np.nonzero(positions >= 0)
-        values = split[:, window, :, output]  # advanced indices first: kept, batch, groups, columns
-        y[:, :, positions[window, output]] = values.transpose(1, 2, 3, 0).reshape(
-            batch, geometry.out_channels, len(window)
-        )
+        for output in range(self.window_outputs):
+            inside = np.flatnonzero(positions[:, output] >= 0)
+            values = split[:, :, :, output][:, _as_slice(inside)].transpose(0, 2, 3, 1)
+            places = _as_slice(positions[inside, output])
+            y[:, :, places] = values.reshape(batch, geometry.out_channels, len(inside))
+
+
+def _as_slice(numbers: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """Numbers as a slice if they follow one another, which is several times faster to index with."""
+    if len(numbers) and numbers[-1] - numbers[0] == len(numbers) - 1 and (np.diff(numbers) == 1).all():
+        return slice(int(numbers[0]), int(numbers[-1]) + 1)
+    return numbers
 
 
 def _outer_sum(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:

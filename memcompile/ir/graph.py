@@ -179,7 +179,8 @@ class IntegerLayer(Node):
         sums
             [batch, out_channels, positions], in units of input step times weight step.
         """
-        scaled = sums * self.scale.astype(np.float64)[:, None] + self.bias.astype(np.float64)[:, None]
+        scaled = sums * self.scale.astype(np.float64)[:, None]
+        scaled += self.bias.astype(np.float64)[:, None]
         return as_dtype(scaled, self.dtype)
 
 

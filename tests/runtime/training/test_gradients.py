@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 import memcompile
 from memcompile.errors import UsageError
-from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.program.program import DigitalStage, Program
 from memcompile.runtime.emulator import Emulator, values_before
 from memcompile.runtime.training.adjoints import ADJOINTS, StageAdjoint
@@ -135,43 +132,6 @@ def test_pads_that_are_not_constant_and_automatic_pads_are_refused() -> None:
     stage = stage_of("MaxPool", {"kernel_shape": [2, 2], "auto_pad": "SAME_UPPER"}, 1, {}, 17)
     with pytest.raises(UsageError, match=r"MaxPool .it. with auto_pad"):
         StageAdjoint(stage).pull({"x0": x}, {"y": x})
-
-
-@given(st.data())
-@settings(max_examples=40, deadline=None)
-def test_fold_is_the_adjoint_of_vectors(data: st.DataObject) -> None:
-    """<vectors(x), v> = <x, fold(v)> for all geometries and windows, in exact integer arithmetic."""
-    pick = data.draw
-    groups = pick(st.integers(1, 3))
-    rank = pick(st.integers(1, 2))
-    axes = [
-        (
-            pick(st.integers(3, 7)),
-            pick(st.integers(1, 3)),
-            pick(st.integers(1, 3)),
-            pick(st.integers(0, 2)),
-            pick(st.integers(0, 2)),
-        )
-        for _ in range(rank)
-    ]
-    geometry = Geometry(
-        in_channels=groups * pick(st.integers(1, 2)),
-        out_channels=groups,
-        kernel=tuple(axis[1] for axis in axes),
-        input_size=tuple(axis[0] for axis in axes),
-        groups=groups,
-        strides=tuple(axis[2] for axis in axes),
-        dilations=(1,) * rank,
-        pads_begin=tuple(axis[3] for axis in axes),
-        pads_end=tuple(axis[4] for axis in axes),
-    )
-    window = tuple(pick(st.integers(1, size)) for size in geometry.output_size)
-    unrolling = Unrolling(geometry, window, pick(st.integers(1, groups)))
-    rng = np.random.default_rng(pick(st.integers(0, 1 << 30)))
-    x = rng.integers(-9, 9, (2, geometry.in_channels, *geometry.input_size))
-    cut = unrolling.vectors(x)
-    v = rng.integers(-9, 9, cut.shape)
-    assert (cut * v).sum() == (x * unrolling.fold(v)).sum()
 
 
 def loss_of(program: Program, seed: int, values: dict[str, Any], labels: NDArray[np.int64]) -> float:
