@@ -5,7 +5,8 @@
 
 Each setting is a network, a target with some fields changed, slices with a base, and what the mapping makes best. A
 chip is as transferred, or with ``--calibrated`` has its lines calibrated without labels. Every figure goes to the JSON
-file at once, and what is there already is not measured again. Networks whose data are not given are left out.
+file at once, and what is there already is not measured again; with ``--predict-again`` predictions are, beside the
+losses of chips that are there. Networks whose data are not given are left out.
 """
 
 from __future__ import annotations
@@ -28,15 +29,18 @@ from memcompile.accuracy.chip_calibration import Calibrator
 from memcompile.accuracy.error_budget import error_budget
 from memcompile.accuracy.scoring import score_samples
 from memcompile.atomic import write_atomically
+from memcompile.data.loader import Dataset
 from memcompile.errors import MemcompileError
 from memcompile.hardware.target import Target, load_target
 from memcompile.pipelines import compile_model
+from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
 
 CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FIVE_LAYER = Path(__file__).parent.parent / "examples" / "five_layer_cnn.onnx"
 TARGETS = ("yao2020", "neurram", "hermes", "pimcomp")
 LARGEST_LOSS = 10.0
+EMULATED = ("emulated", "ideal", "images")
 
 
 @dataclass(frozen=True)
@@ -122,9 +126,14 @@ def digits_model(folder: Path) -> tuple[Path, Path]:
 
 
 def measure(
-    setting: Setting, source: dict[str, Any], images: int, chips: int, calibrated: bool = False
+    setting: Setting,
+    source: dict[str, Any],
+    images: int,
+    chips: int,
+    calibrated: bool = False,
+    known: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Predicted and emulated losses of a setting, in points."""
+    """Predicted and emulated losses of a setting, in points; the emulated ones are those of ``known`` if given."""
     compilation = compile_model(
         source["model"],
         setting.hardware(),
@@ -138,17 +147,10 @@ def measure(
     )
     program = compilation.program
     dataset = compilation.dataset.head(min(images, compilation.dataset.count))
-    outputs = Emulator.ideal(program).run(dataset.inputs)
     begin = time.process_time()
     budget = error_budget(program, dataset, calibrated=calibrated)
     seconds = time.process_time() - begin
     assert budget is not None
-    ideal = score_samples(outputs, dataset)
-    calibrator = Calibrator(program, dataset.calibration) if calibrated else None
-    losses = []
-    for seed in range(chips):
-        chip = program if calibrator is None else calibrator.chip(seed).program
-        losses.append(100 * (ideal - score_samples(Emulator(chip, seed).run(dataset.inputs), dataset)))
     return {
         "setting": setting.key,
         "network": setting.network,
@@ -157,10 +159,19 @@ def measure(
         "uncertainty": budget.uncertainty,
         "noise": budget.noise,
         "seconds": seconds,
-        "emulated": losses,
-        "ideal": ideal,
-        "images": dataset.count,
+        **(emulated(program, dataset, chips, calibrated) if known is None else {key: known[key] for key in EMULATED}),
     }
+
+
+def emulated(program: Program, dataset: Dataset, chips: int, calibrated: bool) -> dict[str, Any]:
+    """Losses of emulated chips against ideal devices, in points."""
+    ideal = score_samples(Emulator.ideal(program).run(dataset.inputs), dataset)
+    calibrator = Calibrator(program, dataset.calibration) if calibrated else None
+    losses = []
+    for seed in range(chips):
+        chip = program if calibrator is None else calibrator.chip(seed).program
+        losses.append(100 * (ideal - score_samples(Emulator(chip, seed).run(dataset.inputs), dataset)))
+    return {"emulated": losses, "ideal": ideal, "images": dataset.count}
 
 
 def summary(figures: list[dict[str, Any]]) -> str:
@@ -219,10 +230,13 @@ def main() -> None:
     parser.add_argument("--chips", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--calibrated", action="store_true", help="chips with calibrated lines")
+    parser.add_argument("--predict-again", action="store_true", help="keep the losses of chips in the JSON file only")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     figures = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+    known = {figure["setting"]: figure for figure in figures} if options.predict_again else {}
+    figures = [] if options.predict_again else figures
     with tempfile.TemporaryDirectory() as folder:
         model, data = digits_model(Path(folder))
         sources: dict[str, dict[str, Any]] = {"digits": {"model": model, "data": data, "chips": 1}}
@@ -240,7 +254,14 @@ def main() -> None:
                 continue
             try:
                 figures.append(
-                    measure(setting, sources[setting.network], options.images, options.chips, options.calibrated)
+                    measure(
+                        setting,
+                        sources[setting.network],
+                        options.images,
+                        options.chips,
+                        options.calibrated,
+                        known.get(setting.key),
+                    )
                 )
             except MemcompileError as error:
                 print(f"{setting.key}: {error}", flush=True)

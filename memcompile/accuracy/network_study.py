@@ -36,12 +36,14 @@ CURVE_FACTORS = (0.5, 1.0, 1.0, 2.0, 1.0) * 4
 """Factors on the power of all layers, one a run, each with a chip of its own."""
 CURVE_IMAGES = (32, 96)
 """Least and most images of a run of the curve, and as many whose margins are small."""
-SEEN_PRODUCTS, MOST_SEEN = 20_000_000_000, 1000
+SEEN_PRODUCTS, MOST_SEEN = 40_000_000_000, 1000
 """Multiply-adds of the images whose margins are looked at, and these images at most."""
 BATCH = 64
 """Images of them at once."""
-CURVE_PRODUCTS = 1_000_000_000
-"""Multiply-adds of a run of the curve beyond which it takes fewer images, and there are half as many runs."""
+CURVE_PRODUCTS = 2_000_000_000
+"""Multiply-adds of a run of the curve beyond which it takes fewer images."""
+MOST_CURVE_PRODUCTS = 8_000_000_000
+"""Multiply-adds of a run of the curve beyond which there are half as many runs."""
 STUDY_PRODUCTS, FEWEST_IMAGES = 1_500_000_000_000, 4
 """Multiply-adds of all runs for sensitivities, and of those for the curve, beyond which images are fewer than least."""
 SETS = 3
@@ -56,8 +58,8 @@ INJECTED = (0.003, 0.3)
 class NoisyRun:
     """A run with noise: ratio of the outputs, loss counted in answers, margins of samples without and with noise.
 
-    All are against inputs that are not rounded; ``rounding`` is the ratio that ideal devices have. Samples with margins
-    are those with small ones; ratio and count are those of any ``images``.
+    All are against inputs that are not rounded; ``rounding`` is the ratio that ideal devices have. Ratio and count are
+    those of any ``images``; margins are those of as many with small ones, too.
     """
 
     factor: float
@@ -90,10 +92,10 @@ class LayerAlone:
 class _Images:
     """Images of some runs, by their numbers: ``any`` ones first, then others with small margins.
 
-    ``any`` ones tell how much noise there is, and how many answers change where there are no margins. The others tell
-    what noise does to answers: images with large margins have more noise and nothing to lose. ``exact`` are outputs
-    where inputs are not rounded, ``rounded`` outputs of the network and of its layers on ideal devices, which chips are
-    calibrated to; ``rounding`` is the ratio of one to the other.
+    ``any`` ones tell how much noise there is, and how many answers change where there are no margins. All tell how
+    noise moves margins: where it is small, only images with small margins have something to lose, and those with large
+    ones have more noise. ``exact`` are outputs where inputs are not rounded, ``rounded`` outputs of the network and of
+    its layers on ideal devices, which chips are calibrated to; ``rounding`` is the ratio of one to the other.
     """
 
     numbers: NDArray[np.int64]
@@ -132,7 +134,7 @@ class NetworkStudy:
         self.chips = _between(SENSITIVITY_CHIPS, images // self.sensitivity_images)
         ends = _fewer_of_many(CURVE_IMAGES, self.products * len(CURVE_FACTORS))
         self.curve_images = _between(ends, CURVE_PRODUCTS // self.products)
-        self.runs = len(CURVE_FACTORS) // (1 if self.curve_images > CURVE_IMAGES[0] else 2)
+        self.runs = len(CURVE_FACTORS) // (1 if self.curve_images * self.products <= MOST_CURVE_PRODUCTS else 2)
         self._kept: tuple[int, _Images] | None = None
         self._making = threading.Lock()
         self._first = np.arange(min(self.sensitivity_images, dataset.count))
@@ -181,8 +183,8 @@ class NetworkStudy:
         fitted_to, count = (images.rounded if self.calibrated else None), images.any
         chip = SENSITIVITY_CHIPS[1] + number
         noisy = network.run(self._inputs(images.numbers), factors, chip, fitted_to=fitted_to, wanted=program.outputs)
-        close, ends = images.numbers[count:], (images.exact, noisy)
-        before, after = (self._margins(_rows(one, slice(count, None)), close) for one in ends)
+        ends = images.exact, noisy
+        before, after = (self._margins(self._outputs(one), images.numbers) for one in ends)
         clean, found = (_rows(one, slice(count)) for one in ends)
         of_any = images.numbers[:count]
         return NoisyRun(

@@ -2,28 +2,29 @@
 
 Noise is drawn as a chip has it. Errors of weights are drawn once a chip, apart for every replica and output line, so
 that they are the same for all images and all windows that a line works on; what reads and converters add is drawn anew
-for each output, with more power where high phases of the input drive lines. Noise that is independent from output to
-output instead has the same power and another effect, above all on calibrated chips: docs/noise_model.md measures it.
+for each output, reads with more power where more cells are driven, and both where high phases of the input drive lines.
+Noise that is independent from output to output instead has the same power and another effect, above all on calibrated
+chips: docs/noise_model.md measures it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.accuracy.noisy_copies import CopyNoise, InputWindows, NoisyCopies, PowerAnew
 from memcompile.hardware.conditions import NEW, Conditions
 from memcompile.ir.geometry import Unrolling
-from memcompile.ir.graph import Cut, MappedLayer, Replica
+from memcompile.ir.graph import Cut, MappedLayer
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.noise.layer_inputs import LayerInputs
-from memcompile.noise.layer_noise import LayerNoise, MappingChoice, layer_noise
+from memcompile.noise.layer_noise import layer_noise
 from memcompile.noise.program_noise import choice_of
-from memcompile.passes.replicate import all_windows
 from memcompile.program.line_corrections import corrected_output, count_places, places_of, positions_of
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
@@ -37,46 +38,10 @@ INPUT_BYTES = 200_000_000
 LEAST_IMAGES, MOST_IMAGES = 16, 256
 VECTOR_BYTES = 4_000_000
 """Memory for the input vectors of a layer, which sets the images that are run at once."""
-ACTIVITY_VECTORS = 256
-"""Input vectors that tell how many phases usually drive a line."""
-NARROW = 8
-"""Windows below which the vectors of all images are multiplied at once."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Copy:
-    """Noise of all replicas of a layer that are unrolled and cut alike."""
-
-    weights: Floats
-    mean: Floats
-    sigma: Floats
-    plain_sigma: Floats
-    calibrated_sigma: Floats
-
-    @classmethod
-    def of(cls, choice: MappingChoice, noise: LayerNoise) -> _Copy:
-        """Sums over causes: of errors of weights, and of what is drawn for each output."""
-        powers = float(choice.base) ** np.arange(len(choice.digits))
-        weights = np.tensordot(powers, choice.unrolling.expand(choice.digits).astype(np.float64), 1)
-        errors = noise.weights.values()
-        drawn = [power for cause, power in noise.powers.items() if cause not in noise.weights]
-        none = np.zeros(noise.signal.shape)
-        return cls(
-            weights.astype(np.float32),
-            sum((item.mean for item in errors), np.zeros(weights.shape)).astype(np.float32),
-            np.sqrt(sum((item.variance for item in errors), np.zeros(weights.shape))).astype(np.float32),
-            np.sqrt(np.maximum(sum((item.plain for item in drawn), none), 0.0)).astype(np.float32),
-            np.sqrt(np.maximum(sum((item.calibrated for item in drawn), none), 0.0)).astype(np.float32),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _Drawn:
-    """One replica on one chip: weights with errors, and what is drawn for each output."""
-
-    replica: Replica
-    weights: Floats
-    sigma: Floats
+ACTIVITY_IMAGES = 64
+"""Calibration images that tell how much usually drives a line."""
+TINY = 1e-12
+"""Least power of lines that some input drives."""
 
 
 class NoisyNetwork:
@@ -97,8 +62,8 @@ class NoisyNetwork:
         self.ideal = Emulator.ideal(program)
         self.age = age
         self.inputs = layer_inputs(program, calibration)
-        self._copies: dict[tuple[int, Any], _Copy] = {}
-        self._usual: dict[tuple[int, Unrolling], float] = {}
+        self._copies: dict[tuple[int, Any], CopyNoise] = {}
+        self._usual: dict[tuple[int, Unrolling], tuple[np.float32, np.float32]] = {}
 
     def run(
         self,
@@ -151,77 +116,92 @@ class NoisyNetwork:
                 found.pop(name, None)
         return found if wanted is None else {name: found[name] for name in wanted}
 
-    def _run(self, number: int, x: NDArray[Any], copies: Sequence[_Drawn], chip: int, rounded: bool) -> NDArray[Any]:
+    def _run(
+        self, number: int, x: NDArray[Any], copies: Sequence[NoisyCopies], chip: int, rounded: bool
+    ) -> NDArray[Any]:
         """Output of a layer that is laid out as some copies."""
         layer = self.program.layers[number]
         geometry, quantizer = layer.geometry, layer.quantizer
         assert isinstance(quantizer, InputQuantizer)
         scaled = quantizer.scaled(geometry.to_channels_first(x))
         quantized = np.rint(scaled) if rounded else scaled
-        shapes = [own.replica.unrolling for own in copies]
+        shapes = [alike.unrolling for alike in copies]
         largest = max(unrolling.matrices * unrolling.rows * unrolling.windows for unrolling in shapes)
         at_once = max(1, VECTOR_BYTES // (4 * largest))
         sums = np.zeros((len(quantized), geometry.out_channels, geometry.positions), np.float32)
         rng = np.random.default_rng([chip, number, 1])
         for begin in range(0, len(quantized), at_once):
             some = slice(begin, begin + at_once)
-            vectors: dict[Unrolling, Floats] = {}
-            for own in copies:
-                replica = own.replica
-                if replica.unrolling not in vectors:
-                    vectors[replica.unrolling] = replica.unrolling.vectors(quantized[some])
-                cut = vectors[replica.unrolling]
-                cut = cut if replica.has_all_windows else np.take(cut, replica.windows, axis=3)
-                outputs = _products(cut, own.weights)
-                if own.sigma.any():
-                    drawn_now = rng.standard_normal(outputs.shape, np.float32) * own.sigma[..., None]
-                    outputs += drawn_now * self._activity(number, replica.unrolling, cut)[:, :, None, :]
-                replica.unrolling.scatter(outputs.transpose(0, 3, 1, 2), replica.windows, sums[some])
+            windows: dict[Unrolling, InputWindows] = {}
+            for alike in copies:
+                unrolling = alike.unrolling
+                if unrolling not in windows:
+                    activity = self._activity(number, unrolling, quantized[some]) if alike.anew.any else None
+                    windows[unrolling] = InputWindows(unrolling.vectors(quantized[some]), activity)
+                outputs = alike.outputs(windows[unrolling], rng)
+                unrolling.scatter(outputs.transpose(0, 3, 1, 2), alike.windows.ravel(), sums[some])
         y = layer.rescale(sums).reshape(len(quantized), geometry.out_channels, *geometry.output_size)
         return geometry.from_channels_first(y, x.shape)
 
-    def _activity(self, number: int, unrolling: Unrolling, vectors: Floats) -> Floats:
-        """Root of the power of reads and conversions for each input vector, 1 on average, [images, matrices, windows].
+    def _activity(self, number: int, unrolling: Unrolling, quantized: NDArray[Any]) -> tuple[Floats, Floats]:
+        """Power of reads and of conversions in each window, 1 on average, [images, matrices, windows] each.
 
-        A phase counts its weight squared if it drives a line: if its weight is not above the largest input.
+        Reads have that of all cells that are driven; conversions that of phases that drive a line.
         """
-        by_largest = self._phase_power(number)
         key = (number, unrolling)
         if key not in self._usual:
-            windows = np.arange(unrolling.windows, dtype=np.int32)
-            some = self.inputs[number].vectors(unrolling, windows, ACTIVITY_VECTORS)
-            self._usual[key] = max(float(by_largest[np.abs(some).max(axis=2).astype(np.int64)].mean()), 1e-12)
-        power = by_largest[np.abs(vectors).max(axis=2).astype(np.int64)]
-        root: Floats = np.sqrt(power / self._usual[key]).astype(np.float32)
-        return root
+            some = self._activity_in_any_unit(number, unrolling, self.inputs[number].values[:ACTIVITY_IMAGES])
+            usual_reads, usual_conversions = (np.float32(max(part.mean(), TINY)) for part in some)
+            self._usual[key] = usual_reads, usual_conversions
+        reads, conversions = self._activity_in_any_unit(number, unrolling, quantized)
+        return reads / self._usual[key][0], conversions / self._usual[key][1]
 
-    def _phase_power(self, number: int) -> NDArray[np.float64]:
-        """Sum of the squared weights of phases that drive a line, by the largest magnitude of an input."""
+    def _activity_in_any_unit(
+        self, number: int, unrolling: Unrolling, quantized: NDArray[Any]
+    ) -> tuple[Floats, Floats]:
+        magnitudes = np.rint(np.abs(quantized)).astype(np.int16)
+        reads, conversions = self._phase_powers(number)
+        largest = unrolling.combined(magnitudes, np.maximum)
+        return unrolling.combined(reads[magnitudes], np.add), conversions[largest]
+
+    def _phase_powers(self, number: int) -> tuple[Floats, Floats]:
+        """Power of the reads of a cell by the magnitude of its input, and of conversions by the largest magnitude.
+
+        A phase counts its weight squared: in a read by its digit, in a conversion where its weight is not above the
+        largest input. Reads whose noise lasts for all phases of a step have that of the whole input.
+        """
         quantizer = self.program.layers[number].quantizer
         assert isinstance(quantizer, InputQuantizer)
         weights = np.unique(np.abs(quantizer.phase_weights))
-        largest = np.arange(max(-quantizer.lowest, quantizer.highest) + 1)
-        power: NDArray[np.float64] = (np.square(weights) * (weights <= largest[:, None])).sum(axis=1).astype(np.float64)
-        return power
+        magnitudes = np.arange(max(-quantizer.lowest, quantizer.highest) + 1)
+        conversions = (np.square(weights) * (weights <= magnitudes[:, None])).sum(axis=1)
+        reads = np.square(magnitudes)
+        if self.program.target.read_noise.lasts == "phase":
+            digits = magnitudes[:, None] // weights & quantizer.highest_digit
+            reads = np.square(digits * weights).sum(axis=1)
+        return reads.astype(np.float32), conversions.astype(np.float32)
 
-    def _draw(self, number: int, factor: float, chip: int, calibrated: bool) -> list[_Drawn]:
+    def _draw(self, number: int, factor: float, chip: int, calibrated: bool) -> list[NoisyCopies]:
         """All replicas of a layer on one chip, each with errors of its own."""
-        rng, root = np.random.default_rng([chip, number, 0]), np.float32(np.sqrt(factor))
-        drawn = []
+        rng = np.random.default_rng([chip, number, 0])
+        alike: dict[tuple[Unrolling, Cut, int], list[int]] = {}
         for copy, replica in enumerate(self.program.layers[number].replicas):
-            own = self._copy(number, copy)
-            errors = root * (own.mean + own.sigma * rng.standard_normal(own.sigma.shape, np.float32))
-            sigma = own.calibrated_sigma if calibrated else own.plain_sigma
-            drawn.append(_Drawn(replica, own.weights + errors, root * sigma))
-        return drawn
+            alike.setdefault((replica.unrolling, replica.cut, len(replica.windows)), []).append(copy)
+        replicas = self.program.layers[number].replicas
+        return [
+            self._copy(number, copies[0]).draw(
+                np.stack([replicas[copy].windows for copy in copies]), factor, calibrated, rng
+            )
+            for copies in alike.values()
+        ]
 
-    def _copy(self, number: int, copy: int) -> _Copy:
+    def _copy(self, number: int, copy: int) -> CopyNoise:
         """Noise of a replica; those that are unrolled and cut alike share that over all windows."""
         replica = self.program.layers[number].replicas[copy]
         key = (number, (replica.unrolling, replica.cut))
         if key not in self._copies:
             choice = replace(choice_of(self.program, number, copy), windows=None)
-            self._copies[key] = _Copy.of(
+            self._copies[key] = CopyNoise.of(
                 choice, layer_noise(self.inputs[number], self.program.target, choice, self.age, stand_in=True)
             )
         return self._copies[key]
@@ -247,23 +227,14 @@ def inputs_on(ideal: Emulator, images: Values) -> list[LayerInputs]:
     ]
 
 
-def _exact(layer: MappedLayer) -> list[_Drawn]:
+def _exact(layer: MappedLayer) -> list[NoisyCopies]:
     """A layer on ideal devices, one output position a step."""
     unrolling = Unrolling.im2col(layer.geometry)
-    cut = Cut((0, unrolling.rows), (0, unrolling.columns))
     weights = unrolling.expand(layer.integer_matrix().astype(np.float32))
-    return [_Drawn(all_windows(unrolling, cut), weights, np.zeros(weights.shape[::2], np.float32))]
-
-
-def _products(vectors: Floats, weights: Floats) -> Floats:
-    """Products of input vectors, [images, matrices, rows, windows], as [images, matrices, columns, windows]."""
-    images, matrices, rows, windows = vectors.shape
-    if windows >= NARROW:
-        products: Floats = np.matmul(weights.transpose(0, 2, 1), vectors)
-        return products
-    flat = vectors.transpose(1, 0, 3, 2).reshape(matrices, images * windows, rows)
-    of_all: Floats = np.matmul(flat, weights)
-    return of_all.reshape(matrices, images, windows, -1).transpose(1, 0, 3, 2)
+    none = np.zeros((*weights.shape[::2], 1), np.float32)
+    return [
+        NoisyCopies(unrolling, np.arange(unrolling.windows, dtype=np.int32)[None], weights[None], PowerAnew(none, none))
+    ]
 
 
 def _calibrated(layer: MappedLayer, wanted: NDArray[Any], found: NDArray[Any]) -> NDArray[Any]:

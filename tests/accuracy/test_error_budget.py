@@ -14,6 +14,7 @@ from memcompile.accuracy.error_budget import error_budget
 from memcompile.accuracy.loss_model import can_predict
 from memcompile.accuracy.noise_injection import NoisyNetwork
 from memcompile.hardware.target import load_target
+from memcompile.ir.geometry import Unrolling
 from memcompile.noise.cause import Cause
 from memcompile.noise.output_noise import noise_to_signal
 from memcompile.pipelines import Compilation
@@ -72,6 +73,29 @@ def test_injected_noise_of_calibrated_chips_is_that_of_emulated_ones(compilation
     error = np.sqrt((injected.var(axis=0, ddof=1) + emulated.var(axis=0, ddof=1)) / CHIPS)
     # The lines of an emulated chip are fitted to other images than these.
     assert (np.abs(injected.mean(axis=0) / emulated.mean(axis=0) - 1) <= 0.15 + 4 * error / emulated.mean(axis=0)).all()
+
+
+def test_reads_have_their_noise_where_cells_are_driven(compilation: Compilation) -> None:
+    """Mean square of the noise of C1 in the half of the windows with the most input, by that in the other half."""
+    dataset, target = compilation.dataset, compilation.program.target
+    program = replace(compilation.program, target=target.with_(programming__sigma_us=0.0, read_noise__sigma_us=2.0))
+    images = {name: array[:IMAGES] for name, array in dataset.inputs.items()}
+    layer = program.layers[0]
+    name = layer.outputs[0]
+    driven = Unrolling.im2col(layer.geometry).combined(images[layer.inputs[0]], np.add)[:, 0]
+    most = driven > np.median(driven)
+    network, ideal = NoisyNetwork(program, dataset.calibration), Emulator.ideal(program).run(images, also=[name])[name]
+
+    def by_half(values: np.ndarray) -> np.ndarray:
+        power = np.square(values - ideal).reshape(len(values), layer.geometry.out_channels, -1).mean(axis=1)
+        return np.array([power[most].mean(), power[~most].mean()])
+
+    injected = np.mean([by_half(network.run(images, {layer.name: 1.0}, chip)[name]) for chip in range(CHIPS)], axis=0)
+    emulated = np.mean(
+        [by_half(Emulator(program, chip).run(images, also=[name])[name]) for chip in range(CHIPS)], axis=0
+    )
+    np.testing.assert_allclose(injected, emulated, rtol=0.2)
+    assert emulated[0] > 2 * emulated[1]
 
 
 def test_run_without_noise_is_the_ideal_network(compilation: Compilation) -> None:
