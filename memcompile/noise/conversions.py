@@ -9,7 +9,10 @@ that of any fine quantiser, code^2 / 12; where it is small, it is that of the le
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,8 @@ CONVERSIONS = 200_000
 """Conversions of a layer that are followed one by one, about; that sets how many input vectors are."""
 LEAST_VECTORS = 32
 """Input vectors followed at least."""
+KEPT_DRAWS, MOST_KEPT = 16, 2_000_000
+"""Sets of Gaussian numbers that are kept, and numbers in a set at most."""
 
 Floats = NDArray[np.float32]
 
@@ -99,21 +104,41 @@ def converter_errors(
 
     ``tiles`` are its row tiles, whose edges are ``cut``.
     """
-    rng = np.random.default_rng(seed)
     per_level = converter.codes_per_level / converter.levels_per_code
     total = np.zeros((3, len(vectors), len(tiles[0].counts)))
     whole = vectors.astype(np.int16)
+    normal = _normal_numbers(seed, len(tiles) * len(quantizer.phase_weights), total.shape[1:])
     for lines, (begin, end) in zip(tiles, itertools.pairwise(cut), strict=True):
         for phase, weight in enumerate(quantizer.phase_weights):
             driven = quantizer.digits(whole[:, begin:end], phase).astype(np.float32)
             currents = (driven @ lines.levels) * np.float32(per_level)
-            spread = np.sqrt(np.square(driven).sum(axis=1)[:, None] * lines.variance) * np.float32(per_level)
-            moved = rng.standard_normal(currents.shape, np.float32) * spread
-            there = currents + moved
-            whole_codes = np.floor(there + np.float32(converter.half))
-            codes = np.clip(whole_codes, converter.min_code, converter.max_code)
+            moved = np.sqrt(np.square(driven).sum(axis=1)[:, None] * lines.variance)
+            moved *= np.float32(per_level)
+            moved *= next(normal)
+            codes = currents + moved
+            codes += np.float32(converter.half)
+            np.floor(codes, out=codes)
             total[0] += weight * moved
-            total[1] += weight * (whole_codes - currents)
-            total[2] += weight * (codes - currents)
+            total[1] += weight * (codes - currents)
+            np.clip(codes, converter.min_code, converter.max_code, out=codes)
+            codes -= currents
+            total[2] += weight * codes
     counted = (total * tiles[0].counts / per_level).reshape(3, len(vectors), -1, tiles[0].per_column)
     return ConverterErrors(*counted.sum(axis=3))
+
+
+def _normal_numbers(seed: int, count: int, shape: tuple[int, ...]) -> Iterator[Floats]:
+    """Gaussian numbers, ``count`` times ``shape``; kept, if they are few, because choices of a layer get the same."""
+    if count * math.prod(shape) <= MOST_KEPT:
+        yield from _kept_numbers(seed, count, shape)
+        return
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        yield rng.standard_normal(shape, np.float32)
+
+
+@lru_cache(maxsize=KEPT_DRAWS)
+def _kept_numbers(seed: int, count: int, shape: tuple[int, ...]) -> Floats:
+    numbers = np.random.default_rng(seed).standard_normal((count, *shape), np.float32)
+    numbers.setflags(write=False)
+    return numbers
