@@ -95,10 +95,12 @@ def fit_budget(
     steps, tried = first.placement.initiation_interval_steps, list[tuple[Cost, BudgetResult]]()
     cheapest: Cost | None = None
     for _ in range(1 + REPAIRS):
-        plans, program, predicted = search.within(allowed)
+        found = search.within(allowed, [(item.plans, item.target) for _, item in tried])
+        if found is None:
+            break
+        plans, program, predicted = found
         cost = program.placement.chips, program.placement.initiation_interval_steps
-        known = any(item.plans == plans and item.target == program.target for _, item in tried)
-        if known or (cheapest is not None and cost >= cheapest):
+        if cheapest is not None and cost >= cheapest:
             break
         measured = measured_losses(program, samples, candidates.reference, predictor.model, allowed, progress)
         lost = float(measured.mean())

@@ -8,6 +8,7 @@ measured to lose corrects the noise of layers, for the mappings after it.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from functools import cached_property
 
@@ -45,8 +46,12 @@ class BudgetSearch:
         self.writings = [_Writing(candidates, predictor.on(target)) for target in writings(predictor.first.target)]
         self.writing = self.writings[0]
 
-    def within(self, points: float) -> tuple[Plans, Program, float]:
+    def within(
+        self, points: float, tried: Collection[tuple[Plans, Target]] = ()
+    ) -> tuple[Plans, Program, float] | None:
         """Plans that are predicted to lose no more than a budget, their mapping, and its predicted loss.
+
+        None where all that come into question were ``tried`` already.
 
         Cells are written again only where that changes the plans. The limit is tightened while the windows of the
         mapping bring more noise than the knapsack expected, and the cells that it deals out are fewer where tiles did
@@ -60,6 +65,9 @@ class BudgetSearch:
             plans = self._knapsack(limit)
             if found is not None and plans == found[0]:
                 break
+            if (plans, self.target) in tried:
+                limit = self.tightened(plans, CAUTION)
+                continue
             try:
                 program = replace(self.candidates.mapped(plans), target=self.target)
             except CapacityError:
@@ -71,7 +79,7 @@ class BudgetSearch:
             if predicted <= aim:
                 break
             limit = self.tightened(plans, CAUTION * self.predictor.limit(aim) / self.predictor.limit(predicted))
-        if found is None:
+        if found is None and not tried:
             first = replace(self.first, target=self.target)
             return {}, first, self.predictor.loss(first)
         return found

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from memcompile.accuracy.network_study import LayerAlone, NoisyRun
 from memcompile.noise.loss_curve import MOST_LOST, CurveRun, LossCurve, curve_of
-from memcompile.noise.margins import moved_loss, smoothed_loss
+from memcompile.noise.margins import MarginMoves, smoothed_loss
 
 CURVE_PLACES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
 """Noise by that of the chips at hand at which the curve is fitted."""
@@ -58,9 +58,12 @@ def _smooth_curve(noisy: Sequence[NoisyRun], margins: NDArray[np.float64]) -> Lo
     factors = {run.factor for run in noisy}
     usual = {one: max(float(np.mean([run.noise for run in noisy if run.factor == one])), TINY) for one in factors}
     pairs = [(run.margins, usual[run.factor]) for run in noisy if run.margins is not None]
-    moves = np.sort(np.concatenate([(after - before) / math.sqrt(noise) for (before, after), noise in pairs]))
+    before = np.concatenate([before for (before, _), _ in pairs])
+    moves = MarginMoves.of(
+        before, np.concatenate([(after - before) / math.sqrt(noise) for (before, after), noise in pairs])
+    )
     ratios = [place * usual[min(factors, key=lambda one: abs(one - 1.0))] for place in CURVE_PLACES]
-    losses = [moved_loss(margins, math.sqrt(ratio) * moves)[0] for ratio in ratios]
+    losses = [moves.loss(margins, math.sqrt(ratio))[0] for ratio in ratios]
     return LossCurve.fitted(ratios, losses, [max(loss, LEAST_LOSS) ** 2 / 100 for loss in losses], MOST_LOST)
 
 
@@ -70,8 +73,7 @@ def _curve_runs(noisy: Sequence[NoisyRun], margins: NDArray[np.float64]) -> list
     for run in noisy:
         loss, error = run.counted, 0.0
         if run.margins is not None:
-            before, after = run.margins
-            loss, error = moved_loss(margins, np.sort(after - before))
+            loss, error = smoothed_loss(margins, *run.margins)
         runs.append(CurveRun(run.factor, run.noise, loss, run.images, error))
     return runs
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -17,7 +18,9 @@ from numpy.typing import NDArray
 from memcompile.frontend.values import Value
 
 CLOSE_SHARE, LEAST_CLOSE = 0.25, 16
-"""Share and least number of samples, those with the smallest margins, whose margins tell how noise moves them."""
+"""Share and least number of samples, those with the smallest margins, that noise is most likely to change."""
+NEAR_SHARE, NEAR_STEPS = 0.4, 8
+"""Share of samples, those with the nearest margins, whose moves a margin gets, and steps in which that slides."""
 LEAST_PROBABILITY = 1e-9
 MOST_WRONG = 0.4
 """Share of wrong answers that margins are spread to at most: a normal number makes half of them wrong and no more."""
@@ -89,36 +92,58 @@ def as_often_wrong(margins: NDArray[np.float64], wrong: float) -> NDArray[np.flo
     return spread
 
 
+@dataclass(frozen=True, eq=False)
+class MarginMoves:
+    """Moves of margins by noise: magnitudes of samples' margins without it, rising, and their moves, [M] each."""
+
+    magnitudes: NDArray[np.float64]
+    moves: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, before: NDArray[np.float64], moves: NDArray[np.float64]) -> MarginMoves:
+        """Moves of samples with some margins without noise, [M] each, in any order."""
+        magnitudes = np.abs(before)
+        order = np.argsort(magnitudes, kind="stable")
+        return cls(magnitudes[order], moves[order])
+
+    def loss(self, margins: NDArray[np.float64], factor: float = 1.0) -> tuple[float, float]:
+        """Share of right answers that noise is expected to take, and its standard error over samples.
+
+        An answer changes where noise moves a margin beyond zero. A count of such answers is all chance where few
+        change. Noise that one sample met might have met another one, so each margin is moved by what each of the
+        samples with margins nearest to it in size were moved by: those with large margins have more noise.
+
+        Parameters
+        ----------
+        margins
+            Margins without noise of all samples, [N, any], see :func:`as_often_wrong`.
+        factor
+            Factor on all moves.
+        """
+        flat = margins.ravel()
+        count = min(max(LEAST_CLOSE, math.ceil(NEAR_SHARE * len(self.moves))), len(self.moves))
+        step = max(count // NEAR_STEPS, 1)
+        places = np.searchsorted(self.magnitudes, np.abs(flat)) - count // 2
+        first = np.clip(places, 0, len(self.moves) - count) // step * step
+        wrong = np.empty(len(flat))
+        for begin in np.unique(first):
+            here, near = first == begin, factor * np.sort(self.moves[begin : begin + count])
+            wrong[here] = np.searchsorted(near, -flat[here], side="right") / count
+        lost = (wrong.reshape(margins.shape) - (margins <= 0)).mean(axis=1)
+        return float(lost.mean()), float(lost.std() / math.sqrt(len(lost)))
+
+
 def smoothed_loss(
     margins: NDArray[np.float64], before: NDArray[np.float64], after: NDArray[np.float64]
 ) -> tuple[float, float]:
-    """Share of right answers that noise is expected to take, and its standard error over samples.
+    """Share of right answers that noise is expected to take of samples with some margins, and its standard error.
 
-    An answer changes where noise moves a margin beyond zero. A count of such answers is all chance where few change.
-    Any noise might have met any sample, so each margin is moved by what each of the noisy samples was moved by; of
-    these only the ones with small margins count, because those with large ones have more noise and nothing to lose.
-
-    Parameters
-    ----------
-    margins
-        Margins on ideal devices of all samples, [N, any], see :func:`as_often_wrong`.
-    before, after
-        Margins of samples on ideal devices and with noise, [M] each.
+    ``margins`` are those without noise, [N, any]; ``before`` and ``after`` those without and with noise of samples that
+    met some, [M] each. See :meth:`MarginMoves.loss`.
     """
-    close = closest(before)
-    return moved_loss(margins, np.sort(after[close] - before[close]))
+    return MarginMoves.of(before, after - before).loss(margins)
 
 
 def closest(margins: NDArray[np.float64]) -> NDArray[np.int64]:
     """Numbers of the samples with the smallest margins, a share of them."""
     return np.argsort(np.abs(margins), kind="stable")[: max(LEAST_CLOSE, math.ceil(CLOSE_SHARE * len(margins)))]
-
-
-def moved_loss(margins: NDArray[np.float64], moved: NDArray[np.float64]) -> tuple[float, float]:
-    """Share of right answers that are lost if each margin is moved by each of some numbers, and its standard error.
-
-    ``margins`` is [N, any], and ``moved`` [M] in rising order.
-    """
-    wrong = np.searchsorted(moved, -margins, side="right") / len(moved)
-    lost = (wrong - (margins <= 0)).mean(axis=1)
-    return float(lost.mean()), float(lost.std() / math.sqrt(len(lost)))

@@ -37,9 +37,9 @@ UNSETTLED = "programming.error_stays=false"
 
 @pytest.mark.parametrize("stays", [True, False])
 def test_a_budget_is_held_on_other_chips_and_samples(kept: Kept, stays: bool) -> None:
-    """The five-layer CNN loses 2 points in 43 steps, and none of a budget of one where cells are written again.
+    """The five-layer CNN loses 3.8 points in 43 steps, and none of a budget of one where cells are written again.
 
-    Where that would not help, it takes more steps, and fewer than the 76 of two slices.
+    Where that would not help, it takes more steps, and no more than the 76 of two slices: 55 lose 1.05 points.
     """
     given: dict[str, Any] = {} if stays else {"settings": (UNSETTLED,)}
     compilation = kept.compilation(MODEL, max_loss=AUTO, **given)
@@ -56,7 +56,7 @@ def test_a_budget_is_held_on_other_chips_and_samples(kept: Kept, stays: bool) ->
         assert program.slices.max() == 1
         assert program.provenance.options["write_again_share"] == 1.0
     else:
-        assert 43 < program.placement.initiation_interval_steps < 76
+        assert 43 < program.placement.initiation_interval_steps <= 76
         assert program.slices.max() == 2
         assert "write_again_share" not in program.provenance.options
     data = compilation.dataset
