@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memcompile.accuracy.budget_search import BudgetSearch, layer_corrections
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Stands for the mapping of some plans."""
+
+    plans: str
+    target: Any
 
 
 @given(st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=20), st.floats(0.1, 6.0))
@@ -39,3 +49,27 @@ def test_a_budget_that_nothing_holds_may_be_missed_by_hardly_more_than_the_quiet
     monkeypatch.setattr(search, "_knapsack", lambda limit: {})
     monkeypatch.setattr(search, "_noise", lambda plans: np.array([least]))
     assert search._reachable(4.0) == pytest.approx(reachable)
+
+
+def test_plans_that_were_measured_are_not_chosen_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three plans by noise, the loudest the cheapest; noise of 0.1 loses a point, so that 4 points allow 0.4."""
+    noise = {"loud": 0.5, "usual": 0.3, "quiet": 0.1}
+    target = SimpleNamespace(name="target")
+    predictor = SimpleNamespace(
+        limit=lambda points: points / 10,
+        loss=lambda program: 10 * noise[program.plans],
+        first=SimpleNamespace(target=target),
+        shared=0.0,
+    )
+    search = object.__new__(BudgetSearch)
+    candidates = SimpleNamespace(mapped=lambda plans: Mapped(plans, target))
+    monkeypatch.setattr(search, "candidates", candidates, raising=False)
+    monkeypatch.setattr(search, "first", Mapped("none", target), raising=False)
+    monkeypatch.setattr(search, "_chosen_writing", lambda points: SimpleNamespace(predictor=predictor))
+    monkeypatch.setattr(search, "_reachable", lambda points: points)
+    monkeypatch.setattr(search, "_noise", lambda plans: np.array([noise[plans]]))
+    monkeypatch.setattr(search, "_knapsack", lambda limit: next((one for one in noise if noise[one] <= limit), "quiet"))
+    chosen: list[Any] = []
+    while (found := search.within(4.0, chosen)) is not None:
+        chosen.append((found[0], found[1].target))
+    assert chosen == [("usual", target), ("quiet", target)]
