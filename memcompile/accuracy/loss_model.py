@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.accuracy.curve_fit import fitted_curve, noise_cost, share_of_sum
+from memcompile.accuracy.curve_fit import LEAST_LOSS, fitted_curve, noise_cost, share_of_sum
 from memcompile.accuracy.network_study import CURVE_FACTORS, LayerAlone, NetworkStudy, NoisyRun
 from memcompile.accuracy.noise_injection import NoisyNetwork
 from memcompile.blas import one_blas_thread
@@ -95,7 +95,7 @@ class LossModel:
         beyond = loss * max(noise - FIRST_ORDER, 0.0) / max(noise, 1e-12)
         from_images = 100 * math.sqrt(max(loss / 100, 0.0) / max(sum(run.images for run in runs) / len(runs), 1))
         spread = math.sqrt(max(scatter**2 - from_images**2, 0.0))
-        smoothed = [run.error / math.sqrt(run.loss) for run in runs if run.error > 0 < run.loss]
+        smoothed = [run.error / math.sqrt(max(run.loss, LEAST_LOSS)) for run in runs if run.error > 0]
         of_images = 10 * float(np.mean(smoothed)) * math.sqrt(max(loss, 0.0)) if smoothed else 0.0
         return math.hypot(scatter / math.sqrt(len(runs)), of_images, beyond), spread
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memcompile.accuracy.loss_model import LossModel
-from memcompile.noise.loss_curve import LossCurve
+from memcompile.noise.loss_curve import CurveRun, LossCurve
 
 
 @given(st.floats(0.001, 0.89), st.floats(0.5, 3.0), st.floats(0.01, 10.0))
@@ -19,3 +19,13 @@ def test_the_curve_and_its_inverse(loss: float, power: float, scale: float) -> N
     model = LossModel(np.array([2.0, 1.0]), curve, 0.5, 10)
     at_limit = model.limit(100 * loss)
     assert model.loss_at(0.5 * at_limit) == pytest.approx(100 * loss, rel=1e-6)
+
+
+def test_a_run_that_loses_nothing_leaves_the_uncertainty_as_it_is() -> None:
+    """Its loss may be above zero by rounding alone."""
+    curve = LossCurve(0.9, 1.0, 1.5)
+    runs = [CurveRun(1.0, 0.02, curve(0.02), 96, 0.002) for _ in range(6)]
+    usual, _ = LossModel(np.ones(1), curve, 1.0, 96, runs=tuple(runs)).error_and_spread(0.3)
+    with_none = (*runs, CurveRun(1.0, 0.02, 1e-19, 96, 0.002))
+    found, _ = LossModel(np.ones(1), curve, 1.0, 96, runs=with_none).error_and_spread(0.3)
+    assert usual <= found < 2 * usual
