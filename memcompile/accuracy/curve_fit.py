@@ -64,7 +64,9 @@ def _smooth_curve(noisy: Sequence[NoisyRun], margins: NDArray[np.float64]) -> Lo
     )
     ratios = [place * usual[min(factors, key=lambda one: abs(one - 1.0))] for place in CURVE_PLACES]
     losses = [moves.loss(margins, math.sqrt(ratio))[0] for ratio in ratios]
-    return LossCurve.fitted(ratios, losses, [max(loss, LEAST_LOSS) ** 2 / 100 for loss in losses], MOST_LOST)
+    # Noise wins nothing: losses below zero tell how far the samples at hand are off.
+    variances = [max(loss, LEAST_LOSS) ** 2 / 100 + min(loss, 0.0) ** 2 for loss in losses]
+    return LossCurve.fitted(ratios, losses, variances, MOST_LOST)
 
 
 def _curve_runs(noisy: Sequence[NoisyRun], margins: NDArray[np.float64]) -> list[CurveRun]:

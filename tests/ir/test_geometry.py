@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from factories import unrollings
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unrollings import unrollings
 
 from memcompile.ir.geometry import Unrolling
 

@@ -1,4 +1,4 @@
-"""Small programs made by hand, without the passes: random layers, trivially placed."""
+"""Small programs made by hand, without the passes: random layers, trivially placed. Random convolutions, unrolled."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from memcompile.hardware.target import Target, load_target, parse_target
@@ -235,3 +236,26 @@ def naive_sums(layer: MappedLayer, x: NDArray[np.integer[Any]]) -> NDArray[np.in
                 values = padded[(slice(None), inputs, *at)]
                 y[(slice(None), outputs, *position)] += values @ kernels[(group, slice(None), *tap)]
     return y
+
+
+@st.composite
+def unrollings(pick: st.DrawFn) -> Unrolling:
+    """Convolutions of one or two axes, with strides, padding and groups, and random windows and bundles."""
+    groups, rank = pick(st.integers(1, 3)), pick(st.integers(1, 2))
+
+    def each(least: int, most: int) -> tuple[int, ...]:
+        return tuple(pick(st.integers(least, most)) for _ in range(rank))
+
+    geometry = Geometry(
+        in_channels=groups * pick(st.integers(1, 2)),
+        out_channels=groups,
+        kernel=each(1, 3),
+        input_size=each(3, 7),
+        groups=groups,
+        strides=each(1, 3),
+        dilations=(1,) * rank,
+        pads_begin=each(0, 2),
+        pads_end=each(0, 2),
+    )
+    window = tuple(pick(st.integers(1, size)) for size in geometry.output_size)
+    return Unrolling(geometry, window, pick(st.integers(1, groups)))
