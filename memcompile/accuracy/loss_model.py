@@ -150,7 +150,7 @@ def loss_model(
         costs = np.array([noise_cost(item, curve, margins) for item in alone]) if alone else np.ones(len(found))
         total, costly = float(of_layers @ found), float(of_layers @ (found * costs))
         rounding = float(np.mean([run.rounding for run in noisy])) if noisy else 0.0
-        # What all layers together cost is measured: costs of layers alone only say how they differ.
+        # The cost of all layers together is measured; costs of layers alone only say how they differ.
         share = share_of_sum(noisy, total) * (total / costly if costly > 0 else 1.0)
         images = sum(run.images for run in runs) or min(dataset.count, study.sensitivity_images)
         model = LossModel(found * costs, curve, share, images, calibrated, tuple(runs), wrong, rounding)
