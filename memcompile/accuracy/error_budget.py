@@ -1,7 +1,7 @@
 """Error budget: accuracy that a chip loses, predicted from the noise model, by cause and by layer.
 
 What chips lose against ideal devices is the curve of the network (:mod:`memcompile.accuracy.loss_model`) at the noise
-of layers and of rounded inputs together, less the curve at that of rounding alone.
+of layers and of rounded inputs together, less what rounding alone takes of the same samples.
 """
 
 from __future__ import annotations
@@ -95,7 +95,13 @@ def error_budget(
         return None
     with one_blas_thread():
         model, inputs = loss_model(
-            program, dataset, calibrated=calibrated, age=age, sensitivities=sensitivities, progress=progress
+            program,
+            dataset,
+            calibrated=calibrated,
+            age=age,
+            sensitivities=sensitivities,
+            count_rounding=True,
+            progress=progress,
         )
         ratios = [layer_ratios(program, number, own, age) for number, own in enumerate(inputs)]
         return _budget(program, ratios, model)
@@ -120,7 +126,8 @@ def _budget(program: Program, ratios: Sequence[LayerRatios], model: LossModel) -
             return 100 * noise
         return model.loss_at(model.rounding + noise * model.share) - model.loss_at(model.rounding)
 
-    loss = points(total)
+    by_curve = points(total)
+    loss = model.device_loss(total * model.share) if runs else by_curve
     uncertainty, spread = model.error_and_spread(loss)
     return ErrorBudget(
         measure="accuracy" if runs else "sqnr",
@@ -129,7 +136,8 @@ def _budget(program: Program, ratios: Sequence[LayerRatios], model: LossModel) -
         chip_spread=spread,
         noise=total * model.share,
         causes=tuple(
-            CauseLoss(cause, points(noise), loss - points(max(total - noise, 0.0))) for cause, noise in by_cause.items()
+            CauseLoss(cause, points(noise), by_curve - points(max(total - noise, 0.0)))
+            for cause, noise in by_cause.items()
         ),
         layers=tuple(
             LayerLoss(

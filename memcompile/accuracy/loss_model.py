@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,8 @@ class LossModel:
     together, does not depend on the mapping. Without labels there are no runs. ``calibrated`` chips have a scale and
     an offset of their own for each output line; ``images`` were seen. Losses are for samples of which a share is
     ``wrong`` without noise, if that is more than among those seen. All noise, and all losses, are against a network
-    whose inputs of layers are not rounded; on ideal devices the outputs have a ratio of ``rounding`` to it.
+    whose inputs of layers are not rounded; on ideal devices the outputs have a ratio of ``rounding`` to it. What that
+    takes of these very samples is ``rounding_loss``, in points; it is NaN where it was not counted.
     """
 
     sensitivities: NDArray[np.float64]
@@ -69,10 +70,22 @@ class LossModel:
     runs: tuple[CurveRun, ...] = ()
     wrong: float = 0.0
     rounding: float = 0.0
+    rounding_loss: float = math.nan
 
     def loss_at(self, noise: float) -> float:
         """Points lost where the outputs have a noise-to-signal ratio (:mod:`memcompile.noise.output_noise`)."""
         return 100 * self.curve(noise)
+
+    def device_loss(self, noise: float) -> float:
+        """Points lost to noise of devices against ideal ones, which rounded inputs have cost answers already.
+
+        The curve knows how many answers rounding costs a usual set of samples, and not how many it costs this one.
+        Where devices make as much noise as rounding or more, they lose what the curve says of both, whatever ideal ones
+        had lost; the less noise they make, the more they lose the very answers of ideal ones.
+        """
+        usual, counted = self.loss_at(self.rounding), self.rounding_loss
+        apart = 0.0 if math.isnan(counted) else usual - counted
+        return self.loss_at(self.rounding + noise) - usual + apart * min(noise / max(self.rounding, 1e-12), 1.0)
 
     def uncertainty(self, loss: float) -> float:
         """Standard error of a predicted loss, both in points."""
@@ -113,6 +126,7 @@ def loss_model(
     age: Conditions = NEW,
     sensitivities: NDArray[np.float64] | None = None,
     wrong: float = 0.0,
+    count_rounding: bool = False,
     progress: ProgressBar = no_progress,
 ) -> tuple[LossModel, list[LayerInputs]]:
     """Measure how noise of layers acts on the classes that a network names.
@@ -133,6 +147,8 @@ def loss_model(
         Of the network's output to its layers, [layers], which hold for all mappings; measured when None.
     wrong
         Share of wrong answers without noise on the samples that losses are wanted for, if it is larger than here.
+    count_rounding
+        Whether to count what rounded inputs take on ideal devices, too.
 
     Returns
     -------
@@ -154,7 +170,18 @@ def loss_model(
         share = share_of_sum(noisy, total) * (total / costly if costly > 0 else 1.0)
         images = sum(run.images for run in runs) or min(dataset.count, study.sensitivity_images)
         model = LossModel(found * costs, curve, share, images, calibrated, tuple(runs), wrong, rounding)
+        if count_rounding and runs:
+            model = replace(model, rounding_loss=_rounding_loss(study, model))
         return model, network.inputs
+
+
+def _rounding_loss(study: NetworkStudy, model: LossModel) -> float:
+    """Points that rounded inputs take: counted on images that were looked at, from the curve for others."""
+    counted, of_curve = study.rounding_loss(), model.loss_at(model.rounding)
+    if counted is None:
+        return of_curve
+    loss, images = counted
+    return of_curve + images / study.dataset.count * (100 * loss - of_curve)
 
 
 def _runs(

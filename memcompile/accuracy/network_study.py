@@ -223,22 +223,37 @@ class NetworkStudy:
     @cached_property
     def margins(self) -> NDArray[np.float64] | None:
         """Margins of many images where inputs are not rounded, [images]; None where classes are not told by scores."""
+        return self._seen_margins(rounded=False)
+
+    def rounding_loss(self) -> tuple[float, int] | None:
+        """Share of right answers that rounded inputs take on ideal devices, counted on so many images.
+
+        None where there are no margins.
+        """
+        exact = self.margins
+        rounded = None if exact is None else self._seen_margins(rounded=True)
+        if exact is None or rounded is None:
+            return None
+        return float((exact > 0).mean() - (rounded > 0).mean()), len(exact)
+
+    def _seen_margins(self, rounded: bool) -> NDArray[np.float64] | None:
+        """Margins of as many images as are looked at."""
         if self.dataset.labels is None:
             return None
         program = self.network.program
         each = sum(layer.geometry.macs for layer in program.layers)
         count = min(self.dataset.count, MOST_SEEN, max(SEEN_PRODUCTS // max(each, 1), CURVE_IMAGES[0]))
+
+        def of_some(images: NDArray[np.int64]) -> NDArray[np.float64] | None:
+            outputs = self.network.run(self._inputs(images), {}, 0, rounded=rounded, wanted=program.outputs)
+            return self._margins(outputs, images)
+
         found = list[NDArray[np.float64]]()
-        for margins in self.each(self._exact_margins, np.split(np.arange(count), range(BATCH, count, BATCH))):
+        for margins in self.each(of_some, np.split(np.arange(count), range(BATCH, count, BATCH))):
             if margins is None:
                 return None
             found.append(margins)
         return np.concatenate(found)
-
-    def _exact_margins(self, images: NDArray[np.int64]) -> NDArray[np.float64] | None:
-        """Margins of some images where inputs are not rounded."""
-        outputs = self.network.run(self._inputs(images), {}, 0, rounded=False, wanted=self.network.program.outputs)
-        return self._margins(outputs, images)
 
     def _margins(self, values: Mapping[str, Value], images: NDArray[np.int64]) -> NDArray[np.float64] | None:
         if self.dataset.labels is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -29,3 +32,16 @@ def test_a_run_that_loses_nothing_leaves_the_uncertainty_as_it_is() -> None:
     with_none = (*runs, CurveRun(1.0, 0.02, 1e-19, 96, 0.002))
     found, _ = LossModel(np.ones(1), curve, 1.0, 96, runs=with_none).error_and_spread(0.3)
     assert usual <= found < 2 * usual
+
+
+@given(st.floats(0.0, 0.5), st.floats(1e-4, 0.3), st.floats(0.0, 30.0))
+def test_devices_lose_what_rounding_has_left(noise: float, rounding: float, counted: float) -> None:
+    """Much noise costs what the curve says beside what ideal devices were counted to lose; none costs nothing."""
+    model = LossModel(np.ones(1), LossCurve(0.9, 1.0, 1.5), 1.0, 10, rounding=rounding, rounding_loss=counted)
+    assert model.device_loss(0.0) == 0.0
+    together = model.loss_at(rounding + noise)
+    if noise >= rounding:
+        assert model.device_loss(noise) == pytest.approx(together - counted, abs=1e-9)
+    uncounted = replace(model, rounding_loss=math.nan).device_loss(noise)
+    assert uncounted == pytest.approx(together - model.loss_at(rounding), abs=1e-9)
+    assert (model.device_loss(noise) <= uncounted) == (counted >= model.loss_at(rounding) or noise == 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,22 @@ def test_wanted_values_are_those_of_a_run_that_keeps_all(compilation: Compilatio
     assert tuple(some) == wanted
     for name in wanted:
         np.testing.assert_array_equal(some[name], whole[name])
+
+
+def test_answers_that_rounding_takes_are_counted(kept: Kept) -> None:
+    """Inputs of four bits take some; chips lose the others."""
+    compiled = kept.compilation(MODEL, target="neurram", settings=("replicate.effort=fast",))
+    program, dataset = compiled.program, compiled.dataset
+    network = NoisyNetwork(program, dataset.calibration)
+    study = NetworkStudy(network, dataset, [], calibrated=True)
+    found = study.rounding_loss()
+    assert found is not None
+    assert dataset.labels is not None
+    ideal, exact = network.ideal.run(dataset.inputs), network.run(dataset.inputs, {}, 0, rounded=False)
+    right = [float((outputs["logits"].argmax(axis=1) == dataset.labels).mean()) for outputs in (exact, ideal)]
+    assert found == (pytest.approx(right[0] - right[1]), dataset.count)
+    unlabelled = NetworkStudy(network, replace(dataset, labels=None), [], calibrated=True)
+    assert unlabelled.rounding_loss() is None
 
 
 def test_a_run_that_fails_ends_the_study(compilation: Compilation) -> None:
