@@ -85,13 +85,14 @@ def _option(predictor: LossPredictor, number: int, layer: TiledLayer, plan: Laye
     windows = np.concatenate([one.windows for one in replicas if one.unrolling == replicas[0].unrolling])
     noise = predictor.option_noise(number, layer, replace(replicas[0], windows=windows))
     lines = plan.slices.count * target.array.lines_per_pair
+    each = lines * target.array.cells_per_crossing
     limits, turns = tile_limits(target, plan.slices.count), LineTurns.of(target)
     array_steps = cell_steps = 0
     for replica in replicas:
         unrolling, steps = replica.unrolling, len(replica.windows)
         array_steps += option_steps(unrolling, *limits, lines, turns) * steps
-        cell_steps += unrolling.matrices * unrolling.rows * unrolling.columns * lines * steps
-    cells = layer.unrolling.matrices * layer.unrolling.rows * layer.unrolling.columns * lines
+        cell_steps += unrolling.matrices * unrolling.rows * unrolling.columns * each * steps
+    cells = layer.unrolling.matrices * layer.unrolling.rows * layer.unrolling.columns * each
     return LayerOption(plan, noise, cells, array_steps, cell_steps)
 
 
