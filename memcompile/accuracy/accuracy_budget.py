@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.accuracy.budget_search import BudgetSearch
 from memcompile.accuracy.candidates import Candidates, Plans, predictor_of
+from memcompile.accuracy.choice_bound import ChoiceBound
 from memcompile.accuracy.labelled_samples import labelled
 from memcompile.accuracy.loss_model import LossModel
 from memcompile.accuracy.loss_prediction import allowed_loss
@@ -44,7 +45,9 @@ class BudgetResult:
     Losses are those against the float network. ``measured`` is that of each emulated chip on calibration samples;
     ``steps_without`` the interval of the mapping that asks nothing of accuracy, and ``shared_loss`` what any mapping is
     predicted to lose, such as by rounded inputs. ``held`` says whether the mean of the chips is within the budget.
-    ``target`` says how often cells are written; ``model`` is what was measured of the network.
+    ``target`` says how often cells are written; ``model`` is what was measured of the network. ``bound`` is what no
+    choice that is predicted within the budget goes below; None where the mapping costs no more than one that asks
+    nothing of accuracy, whose own bounds hold for all of them.
     """
 
     points: float
@@ -56,6 +59,7 @@ class BudgetResult:
     shared_loss: float
     held: bool
     model: LossModel
+    bound: ChoiceBound | None = None
 
 
 def fit_budget(
@@ -87,12 +91,13 @@ def fit_budget(
         One replica of each layer with the fewest slices does not fit the chips.
     """
     first = candidates.mapped({})
+    free = first.placement.chips, first.placement.initiation_interval_steps
     samples = labelled(first, dataset, candidates.reference)
     predictor = predictor_of(candidates, first, dataset, samples, progress)
     search = BudgetSearch(candidates, predictor, chips)
     shared = predictor.shared_loss
     allowed = allowed_loss(points, shared)
-    steps, tried = first.placement.initiation_interval_steps, list[tuple[Cost, BudgetResult]]()
+    steps, tried = free[1], list[tuple[Cost, BudgetResult]]()
     cheapest: Cost | None = None
     for _ in range(1 + REPAIRS):
         found = search.within(allowed, [(item.plans, item.target) for _, item in tried])
@@ -112,8 +117,12 @@ def fit_budget(
         if not plans or allowed * WORTHWHILE <= lost <= allowed:
             break
         search.learn(plans, predicted, lost)
-    within = [item for _, item in tried if item.measured.mean() <= allowed]
-    return within[-1] if within else tried[cheapest_of_the_best([(own, item.measured) for own, item in tried])][1]
+    within = [item for item in tried if item[1].measured.mean() <= allowed]
+    best = cheapest_of_the_best([(own, item.measured) for own, item in tried])
+    cost, result = within[-1] if within else tried[best]
+    if cost <= free:
+        return result
+    return replace(result, bound=search.bound(result.plans, result.target, allowed, cost))
 
 
 def cheapest_of_the_best(tried: Sequence[tuple[Cost, NDArray[np.float64]]]) -> int:

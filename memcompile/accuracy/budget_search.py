@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.accuracy.candidates import Candidates, Plans, writings
+from memcompile.accuracy.choice_bound import ChoiceBound, ChoiceFamily
 from memcompile.accuracy.knapsack import pick_on_fewest_chips, pick_options
 from memcompile.accuracy.layer_options import LayerOption, layer_options
 from memcompile.accuracy.loss_prediction import LossPredictor
@@ -116,6 +117,30 @@ class BudgetSearch:
         """The limit at which plans make less noise by a factor, of which they can change their own part only."""
         own = float(self._noise(plans).sum())
         return max((own + self.predictor.shared) * factor - self.predictor.shared, LEAST_FACTOR * own)
+
+    def bound(self, plans: Plans, target: Target, points: float, cost: tuple[int, int]) -> ChoiceBound:
+        """Bounds over all choices that are predicted within a budget, or as quiet as the plans at hand.
+
+        Cells are taken to be written as they are quietest.
+
+        Parameters
+        ----------
+        target
+            Cells as the mapping of ``plans`` has them written.
+        cost
+            Chips and steps of that mapping.
+        """
+        self.writing = next(item for item in self.writings if item.predictor.first.target == target)
+        own, quietest, placement = float(self._noise(plans).sum()), self.writings[-1], self.first.placement
+        family = ChoiceFamily(
+            [layer.geometry for layer in self.first.layers],
+            quietest.options,
+            max(quietest.predictor.limit(points), (1 + COUNTED) * own),
+            target,
+            self.candidates.windows,
+        )
+        free = next((item.bound for item in placement.certificates if item.quantity == "initiation_interval"), 1)
+        return family.bound(*cost, free if cost[0] == placement.chips else 1)
 
     def learn(self, plans: Plans, predicted: float, measured: float) -> None:
         """Correct the sensitivity to layers by what a mapping was predicted and measured to lose, in points."""

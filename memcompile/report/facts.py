@@ -217,6 +217,8 @@ def _choice_facts(choice: BudgetResult) -> Facts:
         "shared_loss": choice.shared_loss,
         "held": choice.held,
         "steps_without": choice.steps_without,
+        "least_chips": choice.bound.chips if choice.bound else None,
+        "least_steps": choice.bound.steps if choice.bound else None,
         "write_again_share": choice.target.programming.write_again_share,
     }
 

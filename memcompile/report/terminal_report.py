@@ -337,7 +337,7 @@ def _choice_line(facts: Facts) -> str:
         measured += f"the worst pairs written again, {share:g} correction{'s' * (share != 1)} a pair; "
     interval = counted(steps, "step")
     interval += f" instead of {found['steps_without']:,}" if steps != found["steps_without"] else ", as without it"
-    words = f"{found['predicted_loss']:.1f} predicted, {measured}{interval}"
+    words = f"{found['predicted_loss']:.1f} predicted, {measured}{interval}{_least_of_choices(facts)}"
     points = f"accuracy budget  {found['max_loss']:g} point{'s' * (found['max_loss'] != 1)}"
     if found["held"]:
         return f"{points}: {words}"
@@ -348,6 +348,17 @@ def _choice_line(facts: Facts) -> str:
         )
         return f"{points} cannot be held, for {shared}: {words}"
     return f"{points} cannot be held; the least loss that was found: {words}"
+
+
+def _least_of_choices(facts: Facts) -> str:
+    """Bounds over all slices and windows within the budget, where they say more than those of the mapping."""
+    found, chips = facts["accuracy_budget"], facts["chips"]
+    if found["least_steps"] is None:
+        return ""
+    least = f"{counted(found['least_steps'], 'step')} or more"
+    if facts["chips_requested"] is None and chips > 1:
+        least = f"{counted(found['least_chips'], 'chip')} or more, {least} on {chips:,}"
+    return f"; proven for any slices and windows within it: {least}"
 
 
 # --- signal to noise --------------------------------------------------------------------------------

@@ -150,15 +150,23 @@ class Cuts:
         return (int(high), int(broad)) if cells[high, broad] > self.limit else None
 
 
+@dataclass(frozen=True, eq=False)
+class FurtherRow:
+    """A limit on the sum of weights over the options that layers take, per kind [options]."""
+
+    weights: Sequence[NDArray[np.int64]]
+    limit: int
+
+
 class Knapsack:
-    """The integer program of one interval.
+    """The integer program of one interval, with a further row if there is one.
 
     For each way to count, arrays taken as a whole plus arrays filled in part must not exceed the
     available arrays, nor must arrays taken as a whole plus the steps of the other tiles. Fewer
     replicas never take more, so each option has the fewest that keep the interval.
     """
 
-    def __init__(self, problem: MappingProblem, interval: int, cuts: Cuts) -> None:
+    def __init__(self, problem: MappingProblem, interval: int, cuts: Cuts, row: FurtherRow | None = None) -> None:
         self.problem, self.interval, self.cuts = problem, interval, cuts
         self.model = cp_sat.new_model()
         self.copies = problem.copies(interval)
@@ -180,6 +188,8 @@ class Knapsack:
             self.model.add(sum(taken.values()) == layers)
             self.taken.append(taken)
         self._limit(self.area, arrays * cells)
+        if row is not None:
+            self.model.add(self._total(row.weights) <= row.limit)
         for pair in cuts.found:
             self._cut(pair)
 

@@ -18,6 +18,7 @@ import memcompile
 from memcompile.accuracy import labelled_samples
 from memcompile.accuracy.accuracy_budget import cheapest_of_the_best
 from memcompile.accuracy.chip_calibration import Calibrator
+from memcompile.accuracy.choice_bound import ChoiceBound
 from memcompile.accuracy.labelled_samples import labelled
 from memcompile.accuracy.measured_losses import measured_losses
 from memcompile.cli.main import main
@@ -53,10 +54,12 @@ def test_a_budget_is_held_on_other_chips_and_samples(kept: Kept, stays: bool) ->
     assert program.placement.chips == 1
     if stays:
         assert program.placement.initiation_interval_steps == 43
+        assert budget.bound is None
         assert program.slices.max() == 1
         assert program.provenance.options["write_again_share"] == 1.0
     else:
         assert 43 < program.placement.initiation_interval_steps <= 76
+        assert budget.bound == ChoiceBound(1, 43)
         assert program.slices.max() == 2
         assert "write_again_share" not in program.provenance.options
     data = compilation.dataset

@@ -214,6 +214,8 @@ def test_a_budget_that_no_slices_hold_says_what_is_lost_with_any() -> None:
         "predicted_loss": 5.1,
         "measured_losses": [4.2, 4.4],
         "steps_without": 403,
+        "least_chips": None,
+        "least_steps": None,
         "write_again_share": 0.0,
         "shared_loss": 4.6,
         "held": False,
@@ -225,6 +227,11 @@ def test_a_budget_that_no_slices_hold_says_what_is_lost_with_any() -> None:
     text = " ".join(text_of(report_facts(2, accuracy_budget=again), Form(120)).split())
     assert "calibration samples; the worst pairs written again, 1 correction a pair; " in text
     assert "1 correction" not in " ".join(text_of(report_facts(2, accuracy_budget=choice), Form(120)).split())
+    bound = {**choice, "least_chips": 2, "least_steps": 310}
+    text = " ".join(text_of(report_facts(2, accuracy_budget=bound), Form(120)).split())
+    assert "instead of 403; proven for any slices and windows within it: 2 chips or more, 310 steps or more" in text
+    given = report_facts(2, accuracy_budget=bound, chips_requested=2)
+    assert "windows within it: 310 steps or more" in " ".join(text_of(given, Form(120)).split())
     other = {**choice, "shared_loss": 0.2}
     text = " ".join(text_of(report_facts(2, accuracy_budget=other), Form(120)).split())
     assert "1 point cannot be held; the least loss that was found: 5.1 predicted" in text
