@@ -71,7 +71,7 @@ class Flow:
         """
         stages, number, values = self.stages, 0, dict[str, Steps]()
         if layers is None:
-            values = {name: np.zeros(_one_image(kind), np.int64) for name, kind in self.inputs.items()}
+            values = {name: np.broadcast_to(np.int64(0), _one_image(kind)) for name, kind in self.inputs.items()}
         else:
             places = [place for place, stage in enumerate(self.stages) if isinstance(stage, MappedLayer)]
             stages, number = self.stages[places[layers[0]] : places[layers[-1]] + 1], layers[0]
@@ -167,7 +167,7 @@ def later_of(a: Steps, b: Steps) -> Steps:
 def spatial_steps(geometry: Geometry, x: Steps) -> Steps | None:
     """Step of each input position, over all channels and all items of an image; None if all alike."""
     if geometry.layout == "channels_first" and x.shape[1:] == (geometry.in_channels, *geometry.input_size):
-        return np.asarray(x.max(axis=(0, 1)))
+        return np.broadcast_to(thin(x)[0].max(axis=(0, 1)), geometry.input_size)
     image = math.prod(geometry.input_size) * geometry.in_channels
     if geometry.layout == "channels_last" and x.ndim > 1 and x.size % image == 0:
         return np.asarray(x.reshape(-1, *geometry.input_size, geometry.in_channels).max(axis=(0, -1)))
@@ -217,7 +217,7 @@ def read_until(layer: MappedLayer, x: Steps, steps: Sequence[Steps]) -> Steps:
     """
     geometry = layer.geometry
     if spatial_steps(geometry, x) is None:
-        return np.full(x.shape, max(int(worked.max(initial=-1)) for worked in steps), np.int64)
+        return np.broadcast_to(np.int64(max(int(worked.max(initial=-1)) for worked in steps)), x.shape)
     last = np.full(geometry.input_size, -1, np.int64)
     for unrolling, copies in alike_copies(layer):
         np.maximum(last, _positions_until(unrolling, *_together(layer, copies, steps)), out=last)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
+from dataclasses import replace
 
 import models
 import numpy as np
@@ -133,3 +135,18 @@ def test_pooling_holds_what_it_has_not_yet_seen_together() -> None:
     assert sizes["h"] == Buffer("h", 5, 5)
     # All of the image is there in step 0, and its first value is read then.
     assert sizes["x"] == Buffer("x", 15, 15)
+
+
+def test_samples_of_a_run_that_are_alike_take_no_memory_of_their_own() -> None:
+    """A run of ten million samples waits for as many values, of eight bytes each if they were counted one by one."""
+    rng = np.random.default_rng(0)
+    model = models.float_model([models.node("Conv", "x a", "y")], (1, 1, 4, 4), {"a": models.dyadic(rng, (1, 1, 2, 2))})
+    _, program, _ = compiled(model, (1, 4, 4), "arrays")
+    flow, samples = program_flow(program), 10**7
+    many = replace(flow, inputs={"x": replace(flow.inputs["x"], shape=(samples, 1, 4, 4))})
+    alone = buffer_sizes(flow, program.placement, program.target).alone
+    assert alone > 0
+    tracemalloc.start()
+    assert buffer_sizes(many, program.placement, program.target).alone == samples * alone
+    assert tracemalloc.get_traced_memory()[1] < samples
+    tracemalloc.stop()
