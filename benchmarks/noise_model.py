@@ -6,7 +6,8 @@
 Each setting is a network, a target with some fields changed, slices with a base, and what the mapping makes best. A
 chip is as transferred, or with ``--calibrated`` has its lines calibrated without labels. Every figure goes to the JSON
 file at once, and what is there already is not measured again; with ``--predict-again`` predictions are, beside the
-losses of chips that are there. Networks whose data are not given are left out.
+losses of chips that are there. Networks whose data are not given are left out. ``--network NAME=FILE`` names further
+ones for MNIST, which are then the only ones; ``benchmarks/train_networks.py`` trains some.
 """
 
 from __future__ import annotations
@@ -225,6 +226,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="directory with MNIST")
     parser.add_argument("--cifar", type=Path, help="archive with CIFAR-10 test images")
     parser.add_argument("--resnet", type=Path, help="ResNet-20 for CIFAR-10")
+    parser.add_argument(
+        "--network", action="append", default=[], metavar="NAME=FILE", help="for MNIST; others are left out"
+    )
     parser.add_argument("--settings", type=int, default=36)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--chips", type=int, default=10)
@@ -249,6 +253,9 @@ def main() -> None:
                 "mean": CIFAR_MEAN,
                 "std": CIFAR_STD,
             }
+        if options.network:
+            files = dict(item.split("=", 1) for item in options.network)
+            sources = {name: {"model": Path(file), "data": options.data} for name, file in files.items()}
         for setting in random_settings(list(sources), options.settings, options.seed):
             if any(figure["setting"] == setting.key for figure in figures):
                 continue

@@ -128,7 +128,7 @@ def _budget(program: Program, ratios: Sequence[LayerRatios], model: LossModel) -
 
     by_curve = points(total)
     loss = model.device_loss(total * model.share) if runs else by_curve
-    uncertainty, spread = model.error_and_spread(loss)
+    uncertainty, spread = model.error_and_spread(max(loss, by_curve))
     return ErrorBudget(
         measure="accuracy" if runs else "sqnr",
         loss=loss,
