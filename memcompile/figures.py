@@ -47,6 +47,11 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
+def points(value: float) -> str:
+    """Points of accuracy to the tenth, none of which is a negative zero: 0.4."""
+    return f"{round(value, 1) + 0.0:.1f}"
+
+
 def percent(share: float) -> str:
     """An accuracy, or another share that is compared to the hundredth: 97.99%."""
     return f"{share:.2%}"
@@ -58,7 +63,7 @@ FORMS: Mapping[str, Callable[[Any], str]] = MappingProxyType(
         "figure": figure,
         "accuracy": percent,
         "share": lambda value: f"{value:.1%}",
-        "points": lambda value: f"{value:.1f}",
+        "points": points,
         "ratio": lambda value: f"{value:.4f}",
         "decibel": lambda value: f"{value:.1f} dB",
         "time_ns": lambda value: seconds(1e-9 * value),

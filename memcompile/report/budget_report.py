@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memcompile.accuracy.error_budget import ErrorBudget
-from memcompile.figures import PLUS_MINUS
+from memcompile.figures import PLUS_MINUS, points
 
 Facts = dict[str, Any]
 
@@ -49,8 +49,8 @@ def budget_lines(facts: Facts) -> list[Text | Table]:
     budget, accuracy = facts["error_budget"], facts["accuracy"]
     emulated = 100 * (accuracy["ideal_emulated"] - accuracy["emulated_mean"])
     chips = f"{accuracy['seeds']} chip{'s' * (accuracy['seeds'] != 1)}"
-    predicted = f"{budget['predicted_loss']:.1f}{PLUS_MINUS}{budget['uncertainty']:.1f}"
-    words = f"loss on noisy devices: predicted {predicted} points, emulated {round(emulated, 1) + 0.0:.1f} on {chips}"
+    predicted = f"{points(budget['predicted_loss'])}{PLUS_MINUS}{budget['uncertainty']:.1f}"
+    words = f"loss on noisy devices: predicted {predicted} points, emulated {points(emulated)} on {chips}"
     lines: list[Text | Table] = [Text(words)]
     shown = [item for item in budget["causes"] if max(item["alone"], item["left_out"]) >= LEAST_POINTS]
     if shown:

@@ -18,7 +18,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from memcompile.figures import PLUS_MINUS, counted, figure, seconds, with_prefix
+from memcompile.figures import PLUS_MINUS, counted, figure, points, seconds, with_prefix
 from memcompile.ir.slicing import SliceChoice
 from memcompile.report.accuracy_report import accuracy_lines, accuracy_table
 from memcompile.report.budget_report import budget_lines
@@ -331,23 +331,23 @@ def _choice_line(facts: Facts) -> str:
     found, steps = facts["accuracy_budget"], facts["initiation_interval_steps"]
     losses = np.array(found["measured_losses"])
     chips = counted(len(losses), "chip")
-    measured = f"{losses.mean():.1f} measured on {chips} with calibration samples; " if len(losses) else ""
+    measured = f"{points(losses.mean())} measured on {chips} with calibration samples; " if len(losses) else ""
     if found["write_again_share"]:
         share = found["write_again_share"]
         measured += f"the worst pairs written again, {share:g} correction{'s' * (share != 1)} a pair; "
     interval = counted(steps, "step")
     interval += f" instead of {found['steps_without']:,}" if steps != found["steps_without"] else ", as without it"
-    words = f"{found['predicted_loss']:.1f} predicted, {measured}{interval}{_least_of_choices(facts)}"
-    points = f"accuracy budget  {found['max_loss']:g} point{'s' * (found['max_loss'] != 1)}"
+    words = f"{points(found['predicted_loss'])} predicted, {measured}{interval}{_least_of_choices(facts)}"
+    budget = f"accuracy budget  {found['max_loss']:g} point{'s' * (found['max_loss'] != 1)}"
     if found["held"]:
-        return f"{points}: {words}"
+        return f"{budget}: {words}"
     if found["shared_loss"] > found["max_loss"] / 2:
         shared = (
             f"{found['shared_loss']:.1f} are lost with any slices, above all to inputs rounded to fewer bits than the "
             "network was trained with"
         )
-        return f"{points} cannot be held, for {shared}: {words}"
-    return f"{points} cannot be held; the least loss that was found: {words}"
+        return f"{budget} cannot be held, for {shared}: {words}"
+    return f"{budget} cannot be held; the least loss that was found: {words}"
 
 
 def _least_of_choices(facts: Facts) -> str:

@@ -58,6 +58,24 @@ def segmented() -> Case:
 
 
 @pytest.fixture(scope="module")
+def within_budget() -> Case:
+    """Slices that an accuracy budget chose."""
+    program = factories.two_layer_program(np.random.default_rng(3), factories.make_target())
+    budget = {
+        "max_loss": 0.5,
+        "predicted_loss": 0.4,
+        "measured_losses": [0.3, 0.45],
+        "shared_loss": 0.1,
+        "held": True,
+        "steps_without": 7,
+        "least_chips": 1,
+        "least_steps": 5,
+        "write_again_share": 1.0,
+    }
+    return program, {**program_facts(program), "accuracy_budget": budget}
+
+
+@pytest.fixture(scope="module")
 def hostile() -> Case:
     """Names from a file of a stranger."""
     program = factories.two_layer_program(np.random.default_rng(1), factories.make_target())
@@ -98,6 +116,7 @@ def check_numbers(found: Opened, facts: Facts) -> None:
     assert len(shown) >= 50 * bool(facts["layers"])
     has = {
         "accuracy": facts["accuracy"],
+        "budget": facts["accuracy_budget"],
         "losses": facts["error_budget"],
         "floor-plan": facts["layers"],
         "schedule": facts["layers"],
@@ -110,7 +129,7 @@ def check_numbers(found: Opened, facts: Facts) -> None:
     assert sections == [*(name for name, data in has.items() if data), "network", "target", "origin"]
 
 
-@pytest.mark.parametrize("case", ["segmented", "hostile", "digital"])
+@pytest.mark.parametrize("case", ["segmented", "hostile", "digital", "within_budget"])
 def test_every_number_of_a_page_is_that_of_the_report(
     case: str, browser: Any, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +143,7 @@ def test_every_number_of_a_page_is_that_of_the_report(
         assert found.page.evaluate("window.hacked") is None
         assert found.page.evaluate("document.querySelectorAll('img').length") == 0
         drawn = found.page.evaluate("document.querySelectorAll('.plot > *').length")
-        assert bool(drawn) == (case == "hostile")
+        assert bool(drawn) == (case in ("hostile", "within_budget"))
 
 
 @pytest.fixture(scope="module")

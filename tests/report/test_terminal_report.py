@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from memcompile.cli.console import _plain
-from memcompile.figures import counted, seconds
+from memcompile.figures import counted, points, seconds
 from memcompile.report.accuracy_report import chip_facts, chip_words
 from memcompile.report.terminal_report import (
     LEADING_LAYERS,
@@ -184,6 +184,10 @@ def test_an_encoding_without_the_signs_gets_plain_letters() -> None:
     stream.write("1.0 ± 0.5 of …name 漢")
     stream.flush()
     assert stream.buffer.getvalue() == b"1.0 +- 0.5 of ..name ?"  # type: ignore[attr-defined]
+
+
+def test_points_are_tenths_without_a_negative_zero() -> None:
+    assert [points(value) for value in (-0.04, 0.0, 0.04, -0.06, 12.34)] == ["0.0", "0.0", "0.0", "-0.1", "12.3"]
 
 
 def test_figures_have_units_that_fit() -> None:
