@@ -40,6 +40,10 @@ LEAST_NAME, MOST_NAME = 16, 40
 """Letters of a layer's name that columns are left out for, and that are shown of one."""
 
 
+USUAL_BITS, MORE_BITS = 8, 2
+"""Bits of inputs from which on more hardly help, and how many more are proposed below."""
+
+
 @dataclass(frozen=True)
 class Form:
     """Form of a report: its width in letters, and whether all layers are listed however many there are."""
@@ -342,11 +346,13 @@ def _choice_line(facts: Facts) -> str:
     if found["held"]:
         return f"{budget}: {words}"
     if found["shared_loss"] > found["max_loss"] / 2:
+        bits = min((layer["input_bits"] for layer in facts["layers"] if layer["input_bits"]), default=0)
         shared = (
-            f"{found['shared_loss']:.1f} are lost with any slices, above all to inputs rounded to fewer bits than the "
-            "network was trained with"
+            f"{found['shared_loss']:.1f} are lost with any slices, above all to inputs rounded to {bits} bits, fewer "
+            "than the network was trained with"
         )
-        return f"{budget} cannot be held, for {shared}: {words}"
+        more = f", or more bits for longer steps (--set input.bits={bits + MORE_BITS})" if bits < USUAL_BITS else ""
+        return f"{budget} cannot be held, for {shared}: {words}; what helps is training with such inputs{more}"
     return f"{budget} cannot be held; the least loss that was found: {words}"
 
 

@@ -71,9 +71,10 @@ def test_a_budget_is_held_on_other_chips_and_samples(kept: Kept, stays: bool) ->
 
     chips = [right(calibrator.chip(seed).emulator) for seed in range(6)]
     assert float_share - np.mean(chips) <= 0.01
-    again = compile_model(MODEL, max_loss=1.0, **given).program
-    assert again.provenance == program.provenance
-    assert np.array_equal(again.placement.tiles.array, program.placement.tiles.array)
+    if stays:
+        again = compile_model(MODEL, max_loss=1.0, **given).program
+        assert again.provenance == program.provenance
+        assert np.array_equal(again.placement.tiles.array, program.placement.tiles.array)
 
 
 def test_rounding_counts(tmp_path: Path) -> None:

@@ -63,10 +63,12 @@ SMALL = re.compile(
     re.MULTILINE,
 )
 """Causes that cost next to nothing, which rounding lists on one machine and not on another, and their sentence."""
-GAIN = re.compile(r"(?:(?<=, emulated )|(?<= predicted, ))-")
+GAIN = re.compile(r"(?:(?<=: predicted )|(?<=, emulated )|(?<= predicted, ))-")
 """Sign of a loss that is none: chips that are right more often than ideal devices."""
-INTERVAL = re.compile(r" instead of [\d,]+$|, as without it$", re.MULTILINE)
-"""Interval without the accuracy budget, which may be the same."""
+INTERVAL = re.compile(
+    r" instead of [\d,]+(?:;\s+proven\s[\w\s,:]*?\sor\smore(?:\son\s[\d,]+)?)?$|, as without it$", re.MULTILINE
+)
+"""Interval without the accuracy budget, which may be the same, and what is proven where it is not."""
 NUMBER = re.compile(rf"(?:{GAIN.pattern})?\d[\d,]*(?:\.\d+)?")
 QUANTITY = re.compile(rf"(?P<number>{NUMBER.pattern}) (?P<prefix>[pnumk]?)(?P<unit>[JsW])\b")
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")

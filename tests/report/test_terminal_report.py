@@ -14,6 +14,8 @@ from rich.console import Console
 
 from memcompile.cli.console import _plain
 from memcompile.figures import counted, points, seconds
+from memcompile.hardware.target import load_target
+from memcompile.hardware.target_settings import with_target_settings
 from memcompile.report.accuracy_report import chip_facts, chip_words
 from memcompile.report.terminal_report import (
     LEADING_LAYERS,
@@ -45,6 +47,7 @@ def layer(number: int, **changes: Any) -> Facts:
         "cell_share": 0.5,
         "segments": None,
         "steps": 100 + number,
+        "input_bits": 8,
         "sqnr_db": 20.0 - number / 10,
         "exact": False,
     }
@@ -225,8 +228,18 @@ def test_a_budget_that_no_slices_hold_says_what_is_lost_with_any() -> None:
         "held": False,
     }
     text = " ".join(text_of(report_facts(2, accuracy_budget=choice), Form(120)).split())
-    assert "1 point cannot be held, for 4.6 are lost with any slices, above all to inputs rounded to fewer bits" in text
+    assert (
+        "cannot be held, for 4.6 are lost with any slices, above all to inputs rounded to 8 bits, fewer than the"
+        in text
+    )
     assert "than the network was trained with: 5.1 predicted" in text
+    assert "427 steps instead of 403; what helps is training with such inputs" in text
+    assert "--set" not in text
+    few = {**report_facts(2, accuracy_budget=choice), "layers": [layer(0, input_bits=4), layer(1, input_bits=None)]}
+    helps = next(line for line in text_of(few, Form(400)).splitlines() if "what helps" in line)
+    assert "rounded to 4 bits" in helps
+    assert helps.endswith("training with such inputs, or more bits for longer steps (--set input.bits=6)")
+    assert with_target_settings(load_target("neurram"), ["input.bits=6"])[0].input.bits == 6
     again = {**choice, "held": True, "write_again_share": 1.0}
     text = " ".join(text_of(report_facts(2, accuracy_budget=again), Form(120)).split())
     assert "calibration samples; the worst pairs written again, 1 correction a pair; " in text
