@@ -22,15 +22,16 @@ from memcompile.passes.packing.tiling import tile_limits
 from memcompile.passes.replicate import lines_of, may_nest
 from memcompile.passes.search.explore_windows import ReplicaOption, explore_windows
 from memcompile.passes.search.multiple_choice_knapsack import Cuts, FurtherRow, Knapsack
-from memcompile.passes.search.problem import LayerKind, MappingProblem
+from memcompile.passes.search.problem import LayerKind, MappingProblem, in_time
 from memcompile.passes.solving.bisection import first_true
+from memcompile.passes.solving.clock import Clock, running
 
 UNITS = 1_000_000
 """Units in which the limit of noise is counted."""
 TINY = 1e-30
 """Least limit by which noise is divided."""
-SOLVE_WORK = 0.1
-"""Limit of one integer program, in the solver's deterministic time."""
+SOLVE_WORK, WORK = 0.1, 2.0
+"""Limits of one integer program, in the solver's deterministic time, and of all of them."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,20 @@ class ChoiceFamily:
         ends = zip(problem.windows, problem.longest, strict=True)
         one_replica = max(int((windows * longest).max()) for windows, longest in ends)
 
-        def possible(chips: int, interval: int) -> bool:
-            there = MappingProblem(problem.kinds, problem.lines, chips * self.target.chip.arrays)
-            return not Knapsack(there, interval, Cuts(there), row).is_impossible(SOLVE_WORK)
+        def possible(there: MappingProblem, interval: int, cuts: Cuts) -> bool:
+            return not Knapsack(there, interval, cuts, row).is_impossible(SOLVE_WORK)
 
-        fewest = first_true(1, chips, lambda number: possible(number, one_replica))
-        # Windows of several sizes in one layer, and tiles that take turns, are no part of the integer program.
-        if may_nest(problem) or problem.takes_turns:
-            return ChoiceBound(fewest, min(least_steps, steps))
-        return ChoiceBound(
-            fewest, first_true(min(least_steps, steps), steps, lambda interval: possible(chips, interval))
-        )
+        def enough(number: int) -> bool:
+            there = problem.on(number * self.target.chip.arrays)
+            return possible(there, one_replica, Cuts(there))
+
+        least_steps, cuts = min(least_steps, steps), Cuts(problem)
+        with running(Clock(work_left=WORK)):
+            fewest = first_true(1, chips, enough, in_time)
+            # Windows of several sizes in one layer, and tiles that take turns, are no part of the integer program.
+            if not (may_nest(problem) or problem.takes_turns):
+                least_steps = first_true(least_steps, steps, lambda number: possible(problem, number, cuts), in_time)
+        return ChoiceBound(fewest, least_steps)
 
     def _program(self, chips: int) -> tuple[MappingProblem, FurtherRow]:
         """Layers with the windows of all numbers of slices as options, and the noise of each as a row."""

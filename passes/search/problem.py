@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -209,6 +210,12 @@ class MappingProblem:
             np.array([sum(n / ((rows // h) * (columns // w)) for h, w, n in option.sizes) for option in kind.options])
             for kind in self.kinds
         ]
+
+    def on(self, arrays: int) -> MappingProblem:
+        """The same layers on another number of arrays; what was counted of their options is kept."""
+        found = copy.copy(self)
+        object.__setattr__(found, "arrays", arrays)
+        return found
 
     def plan(self, choices: Choices, packing: Packing | None) -> WindowPlan | None:
         """The plan of a packing; None without one."""
