@@ -361,10 +361,10 @@ def _least_of_choices(facts: Facts) -> str:
     found, chips = facts["accuracy_budget"], facts["chips"]
     if found["least_steps"] is None:
         return ""
-    least = f"{counted(found['least_steps'], 'step')} or more"
-    if facts["chips_requested"] is None and chips > 1:
-        least = f"{counted(found['least_chips'], 'chip')} or more, {least} on {chips:,}"
-    return f"; proven for any slices and windows within it: {least}"
+    on = f" on {chips:,}" if facts["chips_requested"] is None and chips > 1 else ""
+    least = [f"{counted(found['least_chips'], 'chip')} or more"] if on else []
+    least += [f"{counted(found['least_steps'], 'step')} or more{on}"] if found["least_steps"] > 1 else []
+    return f"; proven for any slices and windows within it: {', '.join(least)}" if least else ""
 
 
 # --- signal to noise --------------------------------------------------------------------------------

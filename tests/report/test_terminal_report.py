@@ -249,6 +249,8 @@ def test_a_budget_that_no_slices_hold_says_what_is_lost_with_any() -> None:
     assert "instead of 403; proven for any slices and windows within it: 2 chips or more, 310 steps or more" in text
     given = report_facts(2, accuracy_budget=bound, chips_requested=2)
     assert "windows within it: 310 steps or more" in " ".join(text_of(given, Form(120)).split())
+    nothing = report_facts(2, accuracy_budget={**bound, "least_steps": 1}, chips_requested=2)
+    assert "proven for any" not in text_of(nothing, Form(120))
     other = {**choice, "shared_loss": 0.2}
     text = " ".join(text_of(report_facts(2, accuracy_budget=other), Form(120)).split())
     assert "1 point cannot be held; the least loss that was found: 5.1 predicted" in text
