@@ -71,6 +71,9 @@ class ChoiceFamily:
             Bound on these chips whatever the noise.
         """
         problem, row = self._program(chips)
+        least_steps = min(least_steps, steps)
+        if problem.takes_turns:  # tiles may be cut in more ways than the integer program knows
+            return ChoiceBound(1, least_steps)
         ends = zip(problem.windows, problem.longest, strict=True)
         one_replica = max(int((windows * longest).max()) for windows, longest in ends)
 
@@ -81,11 +84,10 @@ class ChoiceFamily:
             there = problem.on(number * self.target.chip.arrays)
             return possible(there, one_replica, Cuts(there))
 
-        least_steps, cuts = min(least_steps, steps), Cuts(problem)
+        cuts = Cuts(problem)
         with running(Clock(work_left=WORK)):
             fewest = first_true(1, chips, enough, in_time)
-            # Windows of several sizes in one layer, and tiles that take turns, are no part of the integer program.
-            if not (may_nest(problem) or problem.takes_turns):
+            if not may_nest(problem):  # one layer may mix windows, which the integer program does not know
                 least_steps = first_true(least_steps, steps, lambda number: possible(problem, number, cuts), in_time)
         return ChoiceBound(fewest, least_steps)
 

@@ -362,7 +362,7 @@ def _least_of_choices(facts: Facts) -> str:
     if found["least_steps"] is None:
         return ""
     on = f" on {chips:,}" if facts["chips_requested"] is None and chips > 1 else ""
-    least = [f"{counted(found['least_chips'], 'chip')} or more"] if on else []
+    least = [f"{counted(found['least_chips'], 'chip')} or more"] if on and found["least_chips"] > 1 else []
     least += [f"{counted(found['least_steps'], 'step')} or more{on}"] if found["least_steps"] > 1 else []
     return f"; proven for any slices and windows within it: {', '.join(least)}" if least else ""
 

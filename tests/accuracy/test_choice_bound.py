@@ -96,3 +96,11 @@ def test_chips_are_counted_by_the_slices_that_the_limit_asks_for(mapped: Costs) 
 
 def test_where_layers_may_mix_windows_the_bound_is_that_of_any_noise(mapped: Costs) -> None:
     assert family(mapped[1, 1, 1], [(0.2, 0.1)] * len(LAYERS), 0.3).bound(1, 76, 43) == ChoiceBound(1, 43)
+
+
+def test_where_lines_take_turns_tiles_may_be_cut_in_ways_that_are_not_known(mapped: Costs) -> None:
+    program = mapped[1, 1, 1]
+    shared = program.target.with_(adc__lines_per_converter=8)
+    options = family(program, [(0.2, 0.1)] * len(LAYERS), 0.3).options
+    geometries = [layer.geometry for layer in program.layers]
+    assert ChoiceFamily(geometries, options, 0.3, shared).bound(4, 900, 55) == ChoiceBound(1, 55)
