@@ -114,7 +114,7 @@ def fit_budget(
         tried.append((cost, result))
         if lost <= allowed:
             cheapest = cost
-        if not plans or allowed * WORTHWHILE <= lost <= allowed:
+        if not plans or (lost <= allowed and (cost <= free or lost >= allowed * WORTHWHILE)):
             break
         search.learn(plans, predicted, lost)
     within = [item for item in tried if item[1].measured.mean() <= allowed]
