@@ -149,6 +149,9 @@ def lower_gemm(node: OnnxNode, graph: Graph) -> Lowering:
         matrix = matrix.T
     if (not trans_b) if on_the_left else trans_a:
         data, shape = swapped(low, data, 2, dtype), shape[::-1]
+    if len(shape) == 1 and not on_the_left:
+        # onnxruntime takes a vector for a row; where Squeeze drops a batch of one, larger batches keep their axis.
+        data, shape = reshaped(low, data, [-1, shape[0]], dtype), (1, shape[0])
     bias = None if on_the_left else _folded_bias(node, graph)
     geometry = vector_geometry(graph, shape, *matrix.shape)
     value = low.layer(data, shape, geometry, matrix.T[:, :, None], bias, dtype=dtype)

@@ -129,6 +129,15 @@ def test_gemm_with_all_attributes(side: str, trans_a: int, trans_b: int, bias: A
 # --- all the way -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("images", [1, 3])
+def test_gemm_takes_a_vector_for_a_row(images: int) -> None:
+    """Squeeze without axes drops a batch of one, too."""
+    nodes = [node("GlobalAveragePool", "x", "p"), node("Squeeze", "p", "flat"), node("Gemm", "flat w b", "y", transB=1)]
+    weights = {"w": dyadic(RNG, (4, 5)), "b": dyadic(RNG, (4,))}
+    model = float_model(nodes, ("N", 5, 2, 2), weights)
+    assert the_layer(select(model, {"x": models.images((images, 5, 2, 2))})).geometry.positions == 1
+
+
 def test_they_run_on_the_ideal_target(save_model: Callable[..., Path]) -> None:
     nodes = [
         node("ConvTranspose", "x k", "u", strides=[2, 2], pads=[1, 0, 1, 0], group=2),
