@@ -109,6 +109,26 @@ def cell_error_us(goals_us: Array, target: Target) -> tuple[Array, Array]:
     return mean - goals_us, variance
 
 
+def read_variance(target: Target) -> Array:
+    """Variance of the read noise of a cell at each level, in squares of level steps, [levels]."""
+    variance: Array = np.square(target.read_noise.sigma_at_us(_levels_us(target)) / target.cell.level_step_us)
+    return variance
+
+
+def write_variance(target: Target) -> Array:
+    """Mean square of the error that writing leaves in a cell at each level, in squares of level steps, [levels]."""
+    mean_us, variance_us = cell_error_us(_levels_us(target), target)
+    square: Array = (np.square(mean_us) + variance_us) / target.cell.level_step_us**2
+    return square
+
+
+def _levels_us(target: Target) -> Array:
+    """Conductances of the levels, [levels]: there are few, so that what depends on them is computed once."""
+    cell = target.cell
+    levels_us: Array = cell.g_min_us + np.arange(cell.levels, dtype=np.float64) * cell.level_step_us
+    return levels_us
+
+
 def _pulse_error_us(goals_us: Array, target: Target) -> tuple[Array, Array]:
     """Error that pulses leave, between goals for which some cells were written pulse by pulse."""
     spec = target.emulated_pulses

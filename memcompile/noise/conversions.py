@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from memcompile.hardware.converter import Converter
 from memcompile.hardware.target import Target
 from memcompile.ir.quantizers import InputQuantizer
+from memcompile.noise.cell_errors import read_variance, write_variance
 from memcompile.noise.gaussians import Array
 
 CONVERSIONS = 200_000
@@ -69,6 +71,31 @@ def lines_of(cells: NDArray[np.floating], base: int, target: Target, variance: A
     )
 
 
+def row_tiles(digits: NDArray[np.integer], base: int, rows: Sequence[int], target: Target) -> list[Lines]:
+    """Lines of the row tiles of a matrix, with the spread of cells that were just written and are read.
+
+    ``digits`` are the signed levels of its pairs, [slices, rows, columns]; ``rows`` are the edges of the tiles.
+    """
+    cells = np.maximum(np.stack([digits, -digits]), 0)
+    spread = (write_variance(target) + read_variance(target))[cells]
+    return list(_cut(cells, spread, base, rows, target))
+
+
+def written_tiles(
+    digits: NDArray[np.integer], base: int, rows: Sequence[int], target: Target, rng: np.random.Generator
+) -> list[Lines]:
+    """Lines of row tiles as in :func:`row_tiles`, whose cells err as on one chip, with the spread of reads alone."""
+    cells = np.maximum(np.stack([digits, -digits]), 0)
+    errors = np.sqrt(write_variance(target))[cells] * rng.standard_normal(cells.shape)
+    return list(_cut(cells + errors, read_variance(target)[cells], base, rows, target))
+
+
+def _cut(cells: NDArray[Any], variance: Array, base: int, rows: Sequence[int], target: Target) -> Iterator[Lines]:
+    """Lines of row tiles of cells and their variance, both [polarities, slices, rows, columns]."""
+    for begin, end in itertools.pairwise(rows):
+        yield lines_of(cells[:, :, begin:end], base, target, variance[:, :, begin:end].mean(axis=2))
+
+
 def vectors_followed(lines: int, phases: int) -> int:
     """Input vectors that are followed through the conversions of a layer."""
     return max(LEAST_VECTORS, CONVERSIONS // max(lines * phases, 1))
@@ -85,6 +112,11 @@ class ConverterErrors:
     moved: Array
     rounded: Array
     converted: Array
+
+    @property
+    def added(self) -> Array:
+        """Error of converters alone."""
+        return self.converted - self.moved
 
     @property
     def cut_off(self) -> Array:

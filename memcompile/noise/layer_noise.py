@@ -30,8 +30,8 @@ from memcompile.ir.geometry import Unrolling
 from memcompile.ir.placement import Cut
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.noise.cause import Cause
-from memcompile.noise.cell_errors import Errors, cell_error_us, weight_errors
-from memcompile.noise.conversions import Lines, converter_errors, lines_of, vectors_followed
+from memcompile.noise.cell_errors import Errors, read_variance, weight_errors
+from memcompile.noise.conversions import Lines, converter_errors, row_tiles, vectors_followed
 from memcompile.noise.gaussians import Array, nodes
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.wires import wire_errors
@@ -208,18 +208,6 @@ class _Model:
         if wires is not None:
             yield Cause.WIRES, Errors(wires, np.zeros(wires.shape))
 
-    def _levels_us(self) -> Array:
-        """Conductances of the levels, [levels]: there are few, so that what depends on them is computed once."""
-        cell = self.target.cell
-        levels_us: Array = cell.g_min_us + np.arange(cell.levels, dtype=np.float64) * cell.level_step_us
-        return levels_us
-
-    def _read_variance(self) -> Array:
-        """Variance of the read noise of a cell at each level, in squares of level steps, [levels]."""
-        noise, cell = self.target.read_noise, self.target.cell
-        variance: Array = np.square(noise.sigma_at_us(self._levels_us()) / cell.level_step_us)
-        return variance
-
     def _of_reads(self) -> Power:
         """Power of read noise: of each cell that is driven, of each phase anew or once for all phases of a step."""
         quantizer = self.inputs.quantizer
@@ -230,7 +218,7 @@ class _Model:
             for phase, weight in enumerate(quantizer.phase_weights):
                 driven = quantizer.digits(whole, phase).astype(np.float32)
                 squares += weight**2 * np.square(driven).mean(axis=1, dtype=np.float64)
-        of_level, largest = self._read_variance(), self.target.signed_levels
+        of_level, largest = read_variance(self.target), self.target.signed_levels
         of_pair = (of_level + of_level[0])[np.abs(np.arange(-largest, largest + 1))]
         variance = np.einsum("smrc,s->mrc", of_pair[self.digits + largest], np.square(self.powers_of_slices))
         power = np.einsum("mr,mrc->mc", squares, variance)
@@ -243,7 +231,7 @@ class _Model:
         target, choice = self.target, self.choice
         converter = Converter.adc(target, choice.range_share)
         matrices = range(len(self.weights))
-        tiles = [self._tiles(matrix) for matrix in matrices]
+        tiles = [row_tiles(self.digits[:, matrix], choice.base, choice.cut.rows, target) for matrix in matrices]
         lines = sum(tile.levels.shape[1] for tile in tiles[0]) * len(tiles)
         count = min(self.vectors.shape[1], vectors_followed(lines, quantizer.phase_count))
         chosen = np.linspace(0, self.vectors.shape[1] - 1, count).astype(np.int64)
@@ -260,17 +248,6 @@ class _Model:
         again = target.programming.write_again_share > 0
         yield Cause.CLIPPING, cut_off if again else converted + rounded.times(-1.0)
         yield from self._of_converter_errors(tiles, converter, quantizer)
-
-    def _tiles(self, matrix: int) -> list[Lines]:
-        """Lines of the row tiles of a matrix."""
-        cells = np.maximum(np.stack([self.digits[:, matrix], -self.digits[:, matrix]]), 0)
-        mean_us, variance_us = cell_error_us(self._levels_us(), self.target)
-        of_level = (np.square(mean_us) + variance_us) / self.target.cell.level_step_us**2 + self._read_variance()
-        spread = of_level[cells]
-        return [
-            lines_of(cells[:, :, begin:end], self.choice.base, self.target, spread[:, :, begin:end].mean(axis=2))
-            for begin, end in itertools.pairwise(self.choice.cut.rows)
-        ]
 
     def _of_converter_errors(
         self, tiles: list[list[Lines]], converter: Converter, quantizer: InputQuantizer

@@ -89,9 +89,9 @@ def _currents(
     per_level = np.float32(converter.codes_per_level / converter.levels_per_code)
     vectors = inputs.vectors(copy.unrolling, copy.windows, VECTORS)[:VECTORS].astype(np.int16)
     cells = copy.unrolling.expand(layer.cells)  # polarity, slices, matrices, rows, columns
-    columns = _some(cells.shape[-1], COLUMNS)
-    for matrix in _some(cells.shape[2], MATRICES):
-        for number in _some(len(copy.cut.rows) - 1, TILES):
+    columns = some_of(cells.shape[-1], COLUMNS)
+    for matrix in some_of(cells.shape[2], MATRICES):
+        for number in some_of(len(copy.cut.rows) - 1, TILES):
             begin, end = list(itertools.pairwise(copy.cut.rows))[number]
             levels = cells[:, :, matrix, begin:end][..., columns].astype(np.float32)
             nothing = np.zeros((*levels.shape[:2], levels.shape[-1]))
@@ -100,6 +100,6 @@ def _currents(
                 yield quantizer.digits(vectors[:, matrix, begin:end], phase).astype(np.float32) @ lines
 
 
-def _some(count: int, most: int) -> NDArray[np.int64]:
+def some_of(count: int, most: int) -> NDArray[np.int64]:
     """Numbers below ``count``, all or evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
