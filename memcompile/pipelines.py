@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from memcompile.accuracy.accuracy_budget import BudgetResult, fit_budget
-from memcompile.accuracy.candidates import Candidates, Plans
+from memcompile.accuracy.candidates import Candidates, Plans, quieter_targets
 from memcompile.accuracy.labelled_samples import can_budget
 from memcompile.accuracy.loss_front import LossFront, loss_front
 from memcompile.accuracy.loss_prediction import Reference
@@ -72,7 +72,7 @@ Auto = Literal["auto"]
 AUTO: Auto = "auto"
 DEFAULT_MAX_LOSS = 1.0
 """Points of the accuracy budget that a network gets if the user says nothing of it."""
-RECORDINGS = 3
+RECORDINGS = 4
 """Mappings under an accuracy budget that are kept, so that the one that is chosen is not made again."""
 
 
@@ -291,9 +291,7 @@ def compile_source(  # noqa: PLR0913 - its options are those of compile_model
     }
     options.update(_layer_options(context))
     if budget is not None:
-        options["max_loss"] = budget.points
-        if context.target != hardware:
-            options["write_again_share"] = context.target.programming.write_again_share
+        options.update(_budget_options(budget, hardware))
     if time_limit_s < math.inf:
         options["time_limit_s"] = time_limit_s
     if passes is not None:
@@ -322,6 +320,16 @@ def _layer_options(context: PassContext) -> dict[str, str | int]:
     return {**({} if context.fill == "max" else {"slice_fill": context.fill}), **slices, **windows}
 
 
+def _budget_options(budget: BudgetResult, hardware: Target) -> dict[str, str | float]:
+    """What an accuracy budget chose besides slices and windows, for the provenance."""
+    found: dict[str, str | float] = {"max_loss": budget.points}
+    if budget.target.programming != hardware.programming:
+        found["write_again_share"] = budget.target.programming.write_again_share
+    if budget.range_calibrated:
+        found["converter_range"] = budget.target.adc.range
+    return found
+
+
 class _Mappings:
     """Ways to map a graph whose passes up to rounding have run, with slices and windows of layers as plans say."""
 
@@ -330,9 +338,12 @@ class _Mappings:
         self.tiled = next(number for number, item in enumerate(pipeline, start=1) if Form.TILED in item.produces)
         self.graph, self.pipeline, self.context = graph, pipeline, replace(context, kept={})
         self._recordings: dict[object, Recording] = {}
+        self._ranged: dict[object, Graph] = {}
         replicate = [item for item in pipeline if isinstance(item, Replicate)]
         windows = all(item.parallel_windows and item.objective != "accuracy" for item in replicate)
-        self.candidates = Candidates(cache(self._layers), self._program, self._slices, windows, reference)
+        self.ranges = [item for item in pipeline if isinstance(item, CalibrateRanges)]
+        targets = quieter_targets(context.target, ranges=bool(self.ranges))
+        self.candidates = Candidates(cache(self._layers), self._program, targets, self._slices, windows, reference)
 
     def chosen(self, plans: Plans) -> PassContext:
         """The context in which passes follow plans."""
@@ -344,16 +355,31 @@ class _Mappings:
         )
 
     def recorded(self, plans: Plans) -> Recording:
-        """The passes from rounding on; the last recordings are kept."""
+        """The passes from rounding on; the first recording and the last ones are kept."""
         context = self.chosen(plans)
-        key = frozenset(context.layer_slices.items()), context.one_position
+        key = _key(context)
         if key not in self._recordings:
             recording = Recording()
             run_passes(self.graph, self.pipeline[self.begin :], context, (recording,), done=self.begin)
             if len(self._recordings) >= RECORDINGS:
-                del self._recordings[next(iter(self._recordings))]
+                oldest = list(self._recordings)[1]
+                del self._recordings[oldest]
+                self._ranged.pop(oldest, None)
             self._recordings[key] = recording
         return self._recordings[key]
+
+    def on(self, plans: Plans, target: Target, observers: Sequence[Instrument] | None = None) -> Graph:
+        """The mapped graph on a target of the candidates; with ``observers`` they are shown all passes."""
+        recording, context = self.recorded(plans), replace(self.chosen(plans), target=target)
+        graph = recording.last if observers is None else recording.replay(observers)
+        if target.adc.range == self.context.target.adc.range:
+            return graph
+        key = _key(context)
+        if key not in self._ranged:
+            self._ranged[key] = run_passes(graph, self.ranges, context)
+        for observer in observers or ():
+            observer.after_pass(len(self.pipeline) + 1, CalibrateRanges.pass_name(), self._ranged[key], context)
+        return self._ranged[key]
 
     def _slices(self, layer: str) -> SliceChoice:
         slicing = self.context.slicing_of(layer)
@@ -364,9 +390,13 @@ class _Mappings:
         cut = run_passes(self.graph, self.pipeline[self.begin : self.tiled], context)
         return {node.name: node for node in cut.nodes if isinstance(node, TiledLayer)}
 
-    def _program(self, plans: Plans) -> Program:
-        graph = self.recorded(plans).last
-        return emit_program(graph, self.chosen(plans), Provenance(graph.name, "", "", {}))
+    def _program(self, plans: Plans, target: Target) -> Program:
+        graph = self.on(plans, target)
+        return emit_program(graph, replace(self.chosen(plans), target=target), Provenance(graph.name, "", "", {}))
+
+
+def _key(context: PassContext) -> object:
+    return frozenset(context.layer_slices.items()), context.one_position
 
 
 def _within_budget(
@@ -385,12 +415,12 @@ def _within_budget(
     mappings = _Mappings(graph, pipeline, context, reference)
     plans: Plans = {}
     result, target = None, context.target
-    if max_loss != AUTO or can_budget(mappings.candidates.mapped(plans), dataset):
+    if max_loss != AUTO or can_budget(mappings.candidates.first, dataset):
         points = DEFAULT_MAX_LOSS if max_loss == AUTO else max_loss
         result = fit_budget(mappings.candidates, dataset, points, chips=context.chips, progress=context.progress)
         plans, target = result.plans, result.target
     chosen = replace(mappings.chosen(plans), target=target, kept=None)
-    return mappings.recorded(plans).replay(observers), chosen, result
+    return mappings.on(plans, target, observers), chosen, result
 
 
 def _front(

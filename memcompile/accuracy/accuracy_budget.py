@@ -2,12 +2,12 @@
 
 A layer with one more slice has less noise and takes more cells; slices that share weights average noise of reads and
 converters, others leave less of errors of programming; without parallel windows a layer has less noise and takes more
-steps. Writing the worst pairs again takes neither, so that cells are written again where the mapping is cheaper
-with it. Noise of layers adds up at the network's output (:mod:`memcompile.accuracy.loss_model`), so that the cheapest
-choice within a budget is a multiple-choice knapsack: one option a layer, the sum of noise below a limit, the sum of
-costs least. The network is mapped with the choice, the loss is predicted anew with the windows that the search of the
-mapping found, and then measured on emulated, calibrated chips, one after the other until the answer is clear. Where it
-is more than the budget, the limit is tightened and all is done again.
+steps. Calibrating the range of converters and writing the worst pairs again takes neither, so that this is done where
+the mapping is cheaper with it. Noise of layers adds up at the network's output (:mod:`memcompile.accuracy.loss_model`),
+so that the cheapest choice within a budget is a multiple-choice knapsack: one option a layer, the sum of noise below a
+limit, the sum of costs least. The network is mapped with the choice, the loss is predicted anew with the windows that
+the search of the mapping found, and then measured on emulated, calibrated chips, one after the other until the answer
+is clear. Where it is more than the budget, the limit is tightened and all is done again.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ class BudgetResult:
     Losses are those against the float network. ``measured`` is that of each emulated chip on calibration samples;
     ``steps_without`` the interval of the mapping that asks nothing of accuracy, and ``shared_loss`` what any mapping is
     predicted to lose, such as by rounded inputs. ``held`` says whether the mean of the chips is within the budget.
-    ``target`` says how often cells are written; ``model`` is what was measured of the network. ``bound`` is what no
-    choice that is predicted within the budget goes below; None where the mapping costs no more than one that asks
-    nothing of accuracy, whose own bounds hold for all of them.
+    ``target`` says how often cells are written, and has converters with calibrated ranges where the budget chose that,
+    which ``range_calibrated`` says; ``model`` is what was measured of the network. ``bound`` is what no choice that is
+    predicted within the budget goes below; None where the mapping costs no more than one that asks nothing of accuracy,
+    whose own bounds hold for all of them.
     """
 
     points: float
@@ -59,6 +60,7 @@ class BudgetResult:
     shared_loss: float
     held: bool
     model: LossModel
+    range_calibrated: bool
     bound: ChoiceBound | None = None
 
 
@@ -90,7 +92,7 @@ def fit_budget(
     CapacityError
         One replica of each layer with the fewest slices does not fit the chips.
     """
-    first = candidates.mapped({})
+    first = candidates.first
     free = first.placement.chips, first.placement.initiation_interval_steps
     samples = labelled(first, dataset, candidates.reference)
     predictor = predictor_of(candidates, first, dataset, samples, progress)
@@ -110,13 +112,16 @@ def fit_budget(
         measured = measured_losses(program, samples, candidates.reference, predictor.model, allowed, progress)
         lost = float(measured.mean())
         held = lost <= points
-        result = BudgetResult(points, plans, program.target, predicted, measured, steps, shared, held, predictor.model)
+        ranged = program.target.adc.range != first.target.adc.range
+        result = BudgetResult(
+            points, plans, program.target, predicted, measured, steps, shared, held, predictor.model, ranged
+        )
         tried.append((cost, result))
         if lost <= allowed:
             cheapest = cost
         if not plans or (lost <= allowed and (cost <= free or lost >= allowed * WORTHWHILE)):
             break
-        search.learn(plans, predicted, lost)
+        search.learn(plans, program.target, predicted, lost)
     within = [item for item in tried if item[1].measured.mean() <= allowed]
     best = cheapest_of_the_best([(own, item.measured) for own, item in tried])
     cost, result = within[-1] if within else tried[best]

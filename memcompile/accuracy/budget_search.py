@@ -3,25 +3,29 @@
 The knapsack takes the windows of the first mapping for granted; the network is mapped with what it chose, and the loss
 is predicted anew. Where it is more than the budget, the limit is tightened and all is done again. What a mapping was
 measured to lose corrects the noise of layers, for the mappings after it.
+
+Plans are those of the quietest target, and the target is the first on which they are within the limit: calibrated
+ranges and pairs that are written again take neither cells nor steps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.accuracy.candidates import Candidates, Plans, writings
+from memcompile.accuracy.candidates import Candidates, LayerPlan, Plans
 from memcompile.accuracy.choice_bound import ChoiceBound, ChoiceFamily
 from memcompile.accuracy.knapsack import pick_on_fewest_chips, pick_options
-from memcompile.accuracy.layer_options import LayerOption, layer_options
+from memcompile.accuracy.layer_options import LayerOption, layer_options, plan_noise
 from memcompile.accuracy.loss_prediction import LossPredictor
 from memcompile.errors import CapacityError
 from memcompile.hardware.target import Target
+from memcompile.ir.graph import MappedLayer
 from memcompile.program.program import Program
 
 PREDICTIONS = 4
@@ -43,9 +47,9 @@ class BudgetSearch:
 
     def __init__(self, candidates: Candidates, predictor: LossPredictor, chips: int | None) -> None:
         self.candidates, self.first, self.chips = candidates, predictor.first, chips
-        self.filled = 1.0
-        self.writings = [_Writing(candidates, predictor.on(target)) for target in writings(predictor.first.target)]
-        self.writing = self.writings[0]
+        self.filled, self.usual = 1.0, predictor
+        self.variants = [_Variant(candidates, predictor, target) for target in candidates.targets]
+        self.variant = self.variants[0]
 
     def within(
         self, points: float, tried: Collection[tuple[Plans, Target]] = ()
@@ -54,23 +58,21 @@ class BudgetSearch:
 
         None where all that come into question were ``tried`` already.
 
-        Cells are written again only where that changes the plans. The limit is tightened while the windows of the
-        mapping bring more noise than the knapsack expected, and the cells that it deals out are fewer where tiles did
-        not fill the chips as it took them to.
+        The limit is tightened while the windows of the mapping bring more noise than the knapsack expected, and the
+        cells that it deals out are fewer where tiles did not fill the chips as it took them to.
         """
         found: tuple[Plans, Program, float] | None = None
-        self.writing = self._chosen_writing(points)
         aim = self._reachable(points)
         limit = self.predictor.limit(aim)
         for _ in range(PREDICTIONS):
-            plans = self._knapsack(limit)
-            if found is not None and plans == found[0]:
+            plans = self._chosen(limit)
+            if found is not None and (plans, self.target) == (found[0], found[1].target):
                 break
             if (plans, self.target) in tried:
                 limit = self.tightened(plans, CAUTION)
                 continue
             try:
-                program = replace(self.candidates.mapped(plans), target=self.target)
+                program = self.candidates.mapped(plans, self.target)
             except CapacityError:
                 self.filled *= LESS_FILLED
                 continue
@@ -81,34 +83,38 @@ class BudgetSearch:
                 break
             limit = self.tightened(plans, CAUTION * self.predictor.limit(aim) / self.predictor.limit(predicted))
         if found is None and not tried:
-            first = replace(self.first, target=self.target)
+            first = self.predictor.first
             return {}, first, self.predictor.loss(first)
         return found
 
     @property
     def predictor(self) -> LossPredictor:
-        """Predicts losses of cells as they are written."""
-        return self.writing.predictor
+        """Predicts losses on the target that was chosen."""
+        return self.variant.predictor
 
     @property
     def target(self) -> Target:
-        """The target with cells as they are written."""
-        return self.predictor.first.target
+        """The target that was chosen."""
+        return self.variant.target
 
-    def _chosen_writing(self, points: float) -> _Writing:
-        """The first way to write cells that has the plans of the last one, the quietest."""
-        plans = []
-        for writing in self.writings:
-            self.writing = writing
-            plans.append(self._knapsack(self.predictor.limit(points)))
-            if len(plans) == 1 and plans[0] == self._knapsack(math.inf):
-                break
-        return self.writings[plans.index(plans[-1])]
+    def _choose(self, target: Target) -> None:
+        self.variant = next(item for item in self.variants if item.target == target)
+
+    def _chosen(self, limit: float) -> Plans:
+        """Cheapest plans within a limit; chooses the first target on which those of the quietest are within it."""
+        self.variant = self.variants[0]
+        without = {layer.name: LayerPlan(self.candidates.slices(layer.name)) for layer in self.first.layers}
+        if self._noise(without).sum() <= limit:
+            return without
+        plans = self._knapsack(limit)
+        within = (item for item in self.variants if item.noise(plans).sum() <= (1 + COUNTED) * limit)
+        self.variant = next(within, self.variants[-1])
+        return plans
 
     def _reachable(self, points: float) -> float:
         """The budget, in points; where no plans hold it, hardly more than what the quietest ones lose."""
         limit = self.predictor.limit(points)
-        least = float(self._noise(self._knapsack(limit)).sum())
+        least = float(self._noise(self._chosen(limit)).sum())
         if least <= (1 + COUNTED) * limit:
             return points
         return max(points, self.predictor.loss_of(least) + UNNOTICED * points)
@@ -121,17 +127,17 @@ class BudgetSearch:
     def bound(self, plans: Plans, target: Target, points: float, cost: tuple[int, int]) -> ChoiceBound:
         """Bounds over all choices that are predicted within a budget, or as quiet as the plans at hand.
 
-        Cells are taken to be written as they are quietest.
+        Cells and converters are taken to be as they are quietest.
 
         Parameters
         ----------
         target
-            Cells as the mapping of ``plans`` has them written.
+            That of the mapping of ``plans``.
         cost
             Chips and steps of that mapping.
         """
-        self.writing = next(item for item in self.writings if item.predictor.first.target == target)
-        own, quietest, placement = float(self._noise(plans).sum()), self.writings[-1], self.first.placement
+        self._choose(target)
+        own, quietest, placement = float(self._noise(plans).sum()), self.variants[-1], self.first.placement
         family = ChoiceFamily(
             [layer.geometry for layer in self.first.layers],
             quietest.options,
@@ -142,32 +148,29 @@ class BudgetSearch:
         free = next((item.bound for item in placement.certificates if item.quantity == "initiation_interval"), 1)
         return family.bound(*cost, free if cost[0] == placement.chips else 1)
 
-    def learn(self, plans: Plans, predicted: float, measured: float) -> None:
+    def learn(self, plans: Plans, target: Target, predicted: float, measured: float) -> None:
         """Correct the sensitivity to layers by what a mapping was predicted and measured to lose, in points."""
+        self._choose(target)
         own, shared, model = self._noise(plans), self.predictor.shared, self.predictor.model
         expected = model.limit(predicted) - shared
         if own.sum() <= 0 or not 0 < expected < math.inf:
             return
         factors = layer_corrections(own, (model.limit(measured) - shared) / expected)
-        for writing in self.writings:
-            writing.correct(factors)
+        for item in self.variants:
+            item.correct(factors)
+        self.usual.correct(factors)
 
     def _noise(self, plans: Plans) -> NDArray[np.float64]:
         """Noise of the layers of plans, [layers]."""
-        return np.array(
-            [
-                next(option.noise for option in options if option.plan == plans[layer.name])
-                for layer, options in zip(self.first.layers, self.writing.options, strict=True)
-            ]
-        )
+        return self.variant.noise(plans)
 
     def _knapsack(self, limit: float) -> Plans:
-        """Cheapest options whose noise is within a limit; the quietest where none are.
+        """Cheapest options of the quietest target whose noise is within a limit; the quietest where none are.
 
         Chips come first unless their number is given, then steps, then cells: no interval is shorter than the steps of
         arrays and of cells, shared evenly by those there are.
         """
-        options = self.writing.options
+        options = self.variants[-1].options
         if self.chips is None:
             picks = pick_on_fewest_chips(options, limit, self.target, self.filled)
         else:
@@ -175,30 +178,49 @@ class BudgetSearch:
         return {layer.name: own[pick].plan for layer, own, pick in zip(self.first.layers, options, picks, strict=True)}
 
 
-class _Writing:
-    """Options of layers on cells that are written in one way."""
+class _Variant:
+    """Options of layers on one of the targets; ``usual`` predicts losses on the first of them."""
 
-    def __init__(self, candidates: Candidates, predictor: LossPredictor) -> None:
-        self.predictor = predictor
-        self._candidates, self._factors = candidates, np.ones(len(predictor.first.layers))
+    def __init__(self, candidates: Candidates, usual: LossPredictor, target: Target) -> None:
+        self.target = target
+        self._candidates, self._usual = candidates, usual
+        self._plans: dict[tuple[int, LayerPlan], float] = {}
 
     @cached_property
-    def _measured(self) -> list[tuple[LayerOption, ...]]:
-        return layer_options(self._candidates, self.predictor)
+    def predictor(self) -> LossPredictor:
+        """Predicts losses on the target."""
+        first = self._usual.first
+        return self._usual.on(first if self.target == first.target else self._candidates.mapped({}, self.target))
 
-    @property
+    @cached_property
     def options(self) -> list[tuple[LayerOption, ...]]:
         """Options of each layer, with what was learned of its noise."""
-        return [
-            tuple(replace(option, noise=option.noise * float(factor)) for option in own)
-            for own, factor in zip(self._measured, self._factors, strict=True)
-        ]
+        return layer_options(self._candidates, self.predictor)
+
+    def noise(self, plans: Plans) -> NDArray[np.float64]:
+        """Noise of the layers of plans, [layers]."""
+        return np.array([self._noise(number, plans[layer.name]) for number, layer in enumerate(self._layers)])
 
     def correct(self, factors: NDArray[np.float64]) -> None:
         """Multiply the noise of layers by what a measurement told, [layers]."""
-        if "_measured" in self.__dict__:
-            self._factors = self._factors * factors
-        self.predictor.correct(factors)
+        self._plans = {(number, plan): noise * factors[number] for (number, plan), noise in self._plans.items()}
+        if "predictor" in self.__dict__:
+            self.predictor.correct(factors)
+        if "options" in self.__dict__:
+            self.options = [
+                tuple(replace(option, noise=option.noise * float(factor)) for option in own)
+                for own, factor in zip(self.options, factors, strict=True)
+            ]
+
+    @property
+    def _layers(self) -> Sequence[MappedLayer]:
+        return self._usual.first.layers
+
+    def _noise(self, number: int, plan: LayerPlan) -> float:
+        if (number, plan) not in self._plans:
+            layer = self._candidates.tiled(plan.slices)[self._layers[number].name]
+            self._plans[number, plan] = plan_noise(self.predictor, number, layer, plan)
+        return self._plans[number, plan]
 
 
 def layer_corrections(noise: NDArray[np.float64], factor: float) -> NDArray[np.float64]:

@@ -1,12 +1,13 @@
 """Ways to compile a network under an accuracy budget, and what their losses are predicted from.
 
 A plan says for each layer how many slices it has, how they are filled, and whether it may have parallel windows; cells
-may be written again or not. :class:`Candidates` maps the network with any plan.
+may be written again or not, and converters may have a range that is calibrated. :class:`Candidates` maps the network
+with any plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from memcompile.accuracy.loss_model import loss_model
@@ -53,16 +54,23 @@ Plans = Mapping[str, LayerPlan]
 class Candidates:
     """Ways to compile a network.
 
-    ``tiled`` gives its layers with some slices, by name; ``mapped`` a program with these plans. ``slices`` are those
-    that a layer has at least, by its name, and without ``windows`` no layer has parallel windows. ``reference`` runs
-    the float network.
+    ``tiled`` gives its layers with some slices, by name; ``mapped`` a program with these plans on a target of
+    ``targets``. These differ in what costs neither cells nor steps, the quietest last; the first is the one that was
+    asked for. ``slices`` are those that a layer has at least, by its name, and without ``windows`` no layer has
+    parallel windows. ``reference`` runs the float network.
     """
 
     tiled: Callable[[SliceChoice], Mapping[str, TiledLayer]]
-    mapped: Callable[[Plans], Program]
+    mapped: Callable[[Plans, Target], Program]
+    targets: Sequence[Target]
     slices: Callable[[str], SliceChoice]
     windows: bool
     reference: Reference
+
+    @property
+    def first(self) -> Program:
+        """The mapping without a budget, on the target that was asked for."""
+        return self.mapped({}, self.targets[0])
 
 
 def most_slices(target: Target) -> int:
@@ -76,13 +84,25 @@ def slices_to_try(target: Target, least: SliceChoice) -> list[SliceChoice]:
     return [least, *more]
 
 
-def writings(target: Target) -> list[Target]:
-    """Ways to write the cells of a target, the quietest last: as it says, and with the worst pairs written again."""
-    if not target.can_write_again or target.programming.write_again_share >= WRITE_AGAIN_SHARE:
-        return [target]
-    again = target.programming.model_copy(update={"write_again_share": WRITE_AGAIN_SHARE})
-    sources = {**target.sources, "programming.write_again_share": "chosen under the accuracy budget"}
-    return [target, target.model_copy(update={"programming": again, "sources": sources})]
+def quieter_targets(target: Target, *, ranges: bool) -> list[Target]:
+    """A target as it is, and with what makes it quieter for no cells and no steps, one after the other.
+
+    Where the range of converters is a free choice and ``ranges`` can be calibrated, they are first; the worst pairs are
+    written again last, which takes pulses.
+    """
+    found = [target]
+    if ranges and target.adc.range == "aligned":
+        found.append(_chosen(found[-1], "adc", range="calibrated"))
+    if target.can_write_again and target.programming.write_again_share < WRITE_AGAIN_SHARE:
+        found.append(_chosen(found[-1], "programming", write_again_share=WRITE_AGAIN_SHARE))
+    return found
+
+
+def _chosen(target: Target, section: str, **fields: float | str) -> Target:
+    """A target with other fields of a section."""
+    own = getattr(target, section).model_copy(update=fields)
+    sources = {f"{section}.{name}": "chosen under the accuracy budget" for name in fields}
+    return target.model_copy(update={section: own, "sources": {**target.sources, **sources}})
 
 
 def predictor_of(

@@ -16,7 +16,7 @@ import numpy as np
 from memcompile.accuracy.candidates import Candidates, LayerPlan, slices_to_try
 from memcompile.accuracy.loss_prediction import LossPredictor
 from memcompile.hardware.line_turns import LineTurns
-from memcompile.ir.graph import MappedLayer, TiledLayer
+from memcompile.ir.graph import MappedLayer, Replica, TiledLayer
 from memcompile.ir.slicing import SliceChoice
 from memcompile.passes.packing.tiling import tile_limits
 from memcompile.passes.replicate import all_windows
@@ -64,6 +64,14 @@ def layer_options(candidates: Candidates, predictor: LossPredictor) -> list[tupl
         return list(of_layers)
 
 
+def plan_noise(predictor: LossPredictor, number: int, layer: TiledLayer, plan: LayerPlan) -> float:
+    """Noise at the outputs that a layer adds with a plan, with the windows of the first mapping."""
+    replicas = _replicas(predictor, number, layer, plan)
+    # A window at the edge may see nothing at all, and the first replica may have no other.
+    windows = np.concatenate([one.windows for one in replicas if one.unrolling == replicas[0].unrolling])
+    return predictor.option_noise(number, layer, replace(replicas[0], windows=windows))
+
+
 def _options_of(
     candidates: Candidates, predictor: LossPredictor, number: int, tiled: Mapping[SliceChoice, TiledLayer]
 ) -> tuple[LayerOption, ...]:
@@ -78,12 +86,8 @@ def _options_of(
 
 def _option(predictor: LossPredictor, number: int, layer: TiledLayer, plan: LayerPlan) -> LayerOption:
     """Noise, cells and work of a plan; windows are those of the first mapping."""
-    mapped, target = predictor.first.layers[number], predictor.first.target
-    with_windows = plan.windows and _has_windows(mapped)
-    replicas = mapped.replicas if with_windows else (all_windows(layer.unrolling, layer.cut),)
-    # A window at the edge may see nothing at all, and the first replica may have no other.
-    windows = np.concatenate([one.windows for one in replicas if one.unrolling == replicas[0].unrolling])
-    noise = predictor.option_noise(number, layer, replace(replicas[0], windows=windows))
+    target, replicas = predictor.first.target, _replicas(predictor, number, layer, plan)
+    noise = plan_noise(predictor, number, layer, plan)
     lines = plan.slices.count * target.array.lines_per_pair
     each = lines * target.array.cells_per_crossing
     limits, turns = tile_limits(target, plan.slices.count), LineTurns.of(target)
@@ -94,6 +98,12 @@ def _option(predictor: LossPredictor, number: int, layer: TiledLayer, plan: Laye
         cell_steps += unrolling.matrices * unrolling.rows * unrolling.columns * each * steps
     cells = layer.unrolling.matrices * layer.unrolling.rows * layer.unrolling.columns * each
     return LayerOption(plan, noise, cells, array_steps, cell_steps)
+
+
+def _replicas(predictor: LossPredictor, number: int, layer: TiledLayer, plan: LayerPlan) -> tuple[Replica, ...]:
+    """Replicas of a layer with a plan, as far as the first mapping tells."""
+    mapped = predictor.first.layers[number]
+    return mapped.replicas if plan.windows and _has_windows(mapped) else (all_windows(layer.unrolling, layer.cut),)
 
 
 def _has_windows(layer: MappedLayer) -> bool:

@@ -3,25 +3,27 @@
 The choices are those of :mod:`memcompile.accuracy.accuracy_budget`, slices and windows of each layer. From the noise of
 the mapping without a budget down to the least there is, the cheapest choice within a limit of noise is found by the
 same knapsack, for limits one below the other. Each is mapped, and its loss is predicted with the windows that the
-search found; what another one beats is left out. Where cells can be written again, that is done to all mappings but the
-first, since it takes neither steps nor cells. Nothing is measured on emulated chips.
+search found; what another one beats is left out. Where cells can be written again, or ranges of converters calibrated,
+that is done to all mappings but the first, since it takes neither steps nor cells. Nothing is measured on emulated
+chips.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from memcompile.accuracy.candidates import Candidates, predictor_of, writings
+from memcompile.accuracy.candidates import Candidates, predictor_of
 from memcompile.accuracy.knapsack import pick_on_fewest_chips, pick_options
 from memcompile.accuracy.labelled_samples import labelled
 from memcompile.accuracy.layer_options import LayerOption, layer_options
 from memcompile.accuracy.loss_prediction import LossPredictor
 from memcompile.data.loader import Dataset
 from memcompile.errors import CapacityError
+from memcompile.hardware.target import Target
 from memcompile.ir.pass_manager import ProgressBar, no_progress
 from memcompile.ir.slicing import SliceChoice
 from memcompile.program.program import Program
@@ -40,8 +42,8 @@ class FrontMapping:
     """A mapping, what it costs, and the points that it is predicted to lose against the float network.
 
     ``slices`` are those of each layer by name, and layers of ``one_position`` get no parallel windows, though they
-    could; ``write_again_share`` are corrections of a pair of cells on average. ``uncertainty`` is the standard error of
-    the prediction.
+    could; ``write_again_share`` are corrections of a pair of cells on average, and with ``range_calibrated`` converters
+    have ranges that the first mapping does not have. ``uncertainty`` is the standard error of the prediction.
     """
 
     slices: Mapping[str, SliceChoice]
@@ -52,15 +54,17 @@ class FrontMapping:
     steps: int
     latency_steps: int
     write_again_share: float
+    range_calibrated: bool
     loss: float
     uncertainty: float
 
     def cost(self, objective: str) -> tuple[float, ...]:
         """Cost in the order that counts: chips, what the mapping was made for, then the rest."""
+        quieter = self.write_again_share, float(self.range_calibrated)
         if objective == "arrays":
-            return self.arrays, self.steps, self.write_again_share
+            return self.arrays, self.steps, *quieter
         steps = self.latency_steps if objective == "latency" else self.steps
-        return self.chips, steps, self.arrays, self.write_again_share
+        return self.chips, steps, self.arrays, *quieter
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,16 +101,15 @@ def loss_front(
     CapacityError
         One replica of each layer with the fewest slices does not fit the chips.
     """
-    first = candidates.mapped({})
+    first = candidates.first
     windowed = {layer.name for layer in first.layers if any(one.unrolling.window_outputs > 1 for one in layer.replicas)}
     samples = labelled(first, dataset, candidates.reference)
     predictor = predictor_of(candidates, first, dataset, samples, progress)
     least = {layer.name: candidates.slices(layer.name) for layer in first.layers}
-    found = [_mapping(first, least, (), predictor)]
-    *_, target = writings(first.target)
-    if target != first.target:
-        predictor = predictor.on(target)
-        found.append(_mapping(predictor.first, least, (), predictor))
+    found = [_mapping(first, least, (), predictor, first.target)]
+    for target in candidates.targets[1:]:
+        predictor = predictor.on(candidates.mapped({}, target))
+        found.append(_mapping(predictor.first, least, (), predictor, first.target))
     options = layer_options(candidates, predictor)
     noise = float(sum(max(own, key=lambda option: option.noise).noise for own in options))
     quietest = float(sum(min(own, key=lambda option: option.noise).noise for own in options))
@@ -119,12 +122,12 @@ def loss_front(
             noise = _total(options, picks) * LESS
             plans = {layer.name: own[pick].plan for layer, own, pick in zip(first.layers, options, picks, strict=True)}
             try:
-                program = replace(candidates.mapped(plans), target=target)
+                program = candidates.mapped(plans, predictor.first.target)
             except CapacityError:
                 continue  # by cells it would fit, but its tiles do not
             given_up = tuple(name for name, plan in plans.items() if name in windowed and not plan.windows)
             slices = {name: plan.slices for name, plan in plans.items()}
-            found.append(_mapping(program, slices, given_up, predictor))
+            found.append(_mapping(program, slices, given_up, predictor, first.target))
     return LossFront(objective, tuple(front(found, objective)))
 
 
@@ -160,9 +163,13 @@ def _total(options: Sequence[Sequence[LayerOption]], picks: Iterable[int]) -> fl
 
 
 def _mapping(
-    program: Program, slices: Mapping[str, SliceChoice], one_position: tuple[str, ...], predictor: LossPredictor
+    program: Program,
+    slices: Mapping[str, SliceChoice],
+    one_position: tuple[str, ...],
+    predictor: LossPredictor,
+    usual: Target,
 ) -> FrontMapping:
-    """A compiled mapping with its predicted loss."""
+    """A compiled mapping with its predicted loss; ``usual`` is the target of the first one."""
     placement = program.placement
     return FrontMapping(
         slices=slices,
@@ -173,6 +180,7 @@ def _mapping(
         steps=placement.initiation_interval_steps,
         latency_steps=placement.latency_steps,
         write_again_share=program.target.programming.write_again_share,
+        range_calibrated=program.target.adc.range != usual.adc.range,
         loss=predictor.loss(program),
         uncertainty=predictor.uncertainty(program),
     )

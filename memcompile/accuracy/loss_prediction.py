@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from memcompile.accuracy.loss_model import LossModel
 from memcompile.data.loader import Dataset
 from memcompile.frontend.values import Value
-from memcompile.hardware.target import Target
 from memcompile.ir.graph import PairedLayer, Replica, TiledLayer
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.layer_noise import LEAST_VECTORS, MappingChoice, layer_noise
@@ -93,10 +91,10 @@ class LossPredictor:
         """Largest sum over layers of :meth:`option_noise` at which no more points are lost."""
         return max(self.model.limit(points) - self.shared, 0.0)
 
-    def on(self, target: Target) -> LossPredictor:
-        """The same network on cells that are written in another way."""
+    def on(self, first: Program) -> LossPredictor:
+        """The same network with its first mapping on another target."""
         found = copy.copy(self)
-        found.first = replace(self.first, target=target)
+        found.first = first
         return found
 
     def correct(self, factors: NDArray[np.float64]) -> None:

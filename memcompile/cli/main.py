@@ -169,7 +169,8 @@ def _batch(options: dict[str, Any]) -> int | None:
     default=AUTO,
     show_default="1 where there are data and no --slices, --no-windows or --time-limit",
     metavar="POINTS|none",
-    help="Choose slices and windows of each layer such that calibrated chips lose at most so many points of accuracy.",
+    help="Choose slices and windows of layers, converter ranges and writing again such that calibrated chips lose at "
+    "most so many points of accuracy.",
 )
 @click.option(
     "--no-windows",

@@ -220,7 +220,7 @@ def _choice_facts(choice: BudgetResult) -> Facts:
         "least_chips": choice.bound.chips if choice.bound else None,
         "least_steps": choice.bound.steps if choice.bound else None,
         "write_again_share": choice.target.programming.write_again_share,
-        "adc_range": choice.target.adc.range,
+        "range_calibrated": choice.range_calibrated,
     }
 
 

@@ -37,6 +37,7 @@ def _mapping_facts(item: FrontMapping, options: list[str]) -> Facts:
         "slices": {name: own.value for name, own in item.slices.items()},
         "no_windows": list(item.one_position),
         "write_again_share": item.write_again_share,
+        "range_calibrated": item.range_calibrated,
         "predicted_loss": item.loss,
         "uncertainty": item.uncertainty,
         "options": [*options, "--max-loss", "none"],
@@ -51,6 +52,8 @@ def mapping_options(item: FrontMapping) -> list[str]:
         words += ["--slices", f"{name}={own}"] if own != usual else []
     for name in item.one_position:
         words += ["--no-windows", name]
+    if item.range_calibrated:
+        words += ["--set", "adc.range=calibrated"]
     if item.write_again_share:
         words += ["--set", f"programming.write_again_share={item.write_again_share:g}"]
     return words

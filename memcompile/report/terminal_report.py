@@ -40,8 +40,6 @@ LEAST_NAME, MOST_NAME = 16, 40
 """Letters of a layer's name that columns are left out for, and that are shown of one."""
 
 
-RANGE_ADVICE = "; converters round less, and it may take less, with --set adc.range=calibrated"
-"""Where converters whose range holds all that lines can carry may be what a budget is spent on."""
 USUAL_BITS, MORE_BITS = 8, 2
 """Bits of inputs from which on more hardly help, and how many more are proposed below."""
 
@@ -338,14 +336,14 @@ def _choice_line(facts: Facts) -> str:
     losses = np.array(found["measured_losses"])
     chips = counted(len(losses), "chip")
     measured = f"{points(losses.mean())} measured on {chips} with calibration samples; " if len(losses) else ""
+    if found["range_calibrated"]:
+        measured += "converter ranges calibrated; "
     if found["write_again_share"]:
         share = found["write_again_share"]
         measured += f"the worst pairs written again, {share:g} correction{'s' * (share != 1)} a pair; "
     interval = counted(steps, "step")
     interval += f" instead of {found['steps_without']:,}" if steps != found["steps_without"] else ", as without it"
     words = f"{points(found['predicted_loss'])} predicted, {measured}{interval}{_least_of_choices(facts)}"
-    if found["adc_range"] == "aligned" and (found["least_steps"] is not None or not found["held"]):
-        words += RANGE_ADVICE
     budget = f"accuracy budget  {found['max_loss']:g} point{'s' * (found['max_loss'] != 1)}"
     if found["held"]:
         return f"{budget}: {words}"

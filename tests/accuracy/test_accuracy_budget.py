@@ -17,6 +17,7 @@ from places import FIVE_LAYER_CNN as MODEL
 import memcompile
 from memcompile.accuracy import labelled_samples
 from memcompile.accuracy.accuracy_budget import cheapest_of_the_best
+from memcompile.accuracy.candidates import quieter_targets
 from memcompile.accuracy.chip_calibration import Calibrator
 from memcompile.accuracy.choice_bound import ChoiceBound
 from memcompile.accuracy.labelled_samples import labelled
@@ -24,6 +25,7 @@ from memcompile.accuracy.measured_losses import measured_losses
 from memcompile.cli.main import main
 from memcompile.data.loader import Dataset, load_dataset
 from memcompile.errors import UsageError
+from memcompile.hardware.target import load_target
 from memcompile.ir.graph import Graph, TiledLayer
 from memcompile.ir.pass_manager import PassContext
 from memcompile.pipelines import AUTO, DEFAULT_MAX_LOSS, compile_model, default_passes
@@ -57,11 +59,17 @@ def test_a_budget_is_held_on_other_chips_and_samples(kept: Kept, stays: bool) ->
         assert budget.bound is None
         assert program.slices.max() == 1
         assert program.provenance.options["write_again_share"] == 1.0
+        settings = ("adc.range=calibrated", "programming.write_again_share=1")
+        by_hand = compile_model(MODEL, max_loss=None, settings=settings).program
+        assert [layer.range_share for layer in program.layers] == [layer.range_share for layer in by_hand.layers]
+        assert (program.target.adc, program.target.programming) == (by_hand.target.adc, by_hand.target.programming)
     else:
         assert 43 < program.placement.initiation_interval_steps <= 76
         assert budget.bound == ChoiceBound(1, 43)
         assert program.slices.max() == 2
         assert "write_again_share" not in program.provenance.options
+    assert budget.range_calibrated
+    assert program.provenance.options["converter_range"] == program.target.adc.range == "calibrated"
     data = compilation.dataset
     calibrator = Calibrator(program, data.calibration)
     float_share = (run_float(compilation.model, data.inputs)["logits"].argmax(axis=1) == data.labels).mean()
@@ -267,3 +275,17 @@ def test_where_nothing_holds_a_budget_the_cheapest_of_the_best_is_taken(
     costs: list[tuple[int, int]], losses: list[tuple[float, float]], wanted: int
 ) -> None:
     assert cheapest_of_the_best([(cost, np.array(own)) for cost, own in zip(costs, losses, strict=True)]) == wanted
+
+
+def test_a_range_that_is_fixed_or_cannot_be_calibrated_stays() -> None:
+    target = load_target("yao2020")
+    free = quieter_targets(target, ranges=True)
+    assert [(item.adc.range, item.programming.write_again_share) for item in free] == [
+        ("aligned", 0.0),
+        ("calibrated", 0.0),
+        ("calibrated", 1.0),
+    ]
+    fixed = quieter_targets(target.with_(adc__range="fixed"), ranges=True)
+    assert [item.adc.range for item in fixed] == ["fixed", "fixed"]
+    assert [item.adc.range for item in quieter_targets(target, ranges=False)] == ["aligned", "aligned"]
+    assert free[-1].sources["adc.range"] == "chosen under the accuracy budget"

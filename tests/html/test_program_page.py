@@ -71,7 +71,7 @@ def within_budget() -> Case:
         "least_chips": 1,
         "least_steps": 5,
         "write_again_share": 1.0,
-        "adc_range": "calibrated",
+        "range_calibrated": True,
     }
     return program, {**program_facts(program), "accuracy_budget": budget}
 

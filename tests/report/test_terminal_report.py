@@ -224,7 +224,7 @@ def test_a_budget_that_no_slices_hold_says_what_is_lost_with_any() -> None:
         "least_chips": None,
         "least_steps": None,
         "write_again_share": 0.0,
-        "adc_range": "calibrated",
+        "range_calibrated": False,
         "shared_loss": 4.6,
         "held": False,
     }
@@ -250,11 +250,9 @@ def test_a_budget_that_no_slices_hold_says_what_is_lost_with_any() -> None:
     assert "instead of 403; proven for any slices and windows within it: 2 chips or more, 310 steps or more" in text
     given = report_facts(2, accuracy_budget=bound, chips_requested=2)
     assert "windows within it: 310 steps or more" in " ".join(text_of(given, Form(120)).split())
-    fixed = report_facts(2, accuracy_budget={**bound, "adc_range": "aligned"})
-    assert "and it may take less, with --set adc.range=calibrated" in " ".join(text_of(fixed, Form(120)).split())
-    held = {**bound, "adc_range": "aligned", "least_steps": None, "held": True}
-    assert "adc.range" not in text_of(report_facts(2, accuracy_budget=held), Form(120))
-    assert with_target_settings(load_target("yao2020"), ["adc.range=calibrated"])[0].adc.range == "calibrated"
+    ranged = {**again, "range_calibrated": True}
+    text = " ".join(text_of(report_facts(2, accuracy_budget=ranged), Form(120)).split())
+    assert "calibration samples; converter ranges calibrated; the worst pairs written again, 1 correction" in text
     nothing = report_facts(2, accuracy_budget={**bound, "least_steps": 1}, chips_requested=2)
     assert "proven for any" not in text_of(nothing, Form(120))
     other = {**choice, "shared_loss": 0.2}

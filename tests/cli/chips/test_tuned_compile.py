@@ -21,7 +21,7 @@ from memcompile.errors import DataError, UsageError
 from memcompile.runtime.emulator import Emulator
 from memcompile.runtime.training.transfer import transfer
 
-FAST = "--effort fast"
+FAST = "--effort fast --max-loss none"
 
 
 def classifier(side: int) -> onnx.ModelProto:
