@@ -34,7 +34,7 @@ Cost = tuple[int, int]
 """Chips and steps."""
 REPAIRS = 3
 """Mappings that are tried after the first one."""
-WORTHWHILE = 0.5
+WORTHWHILE = 0.7
 """Share of a budget below which a measured loss makes it worth looking for a cheaper mapping."""
 
 
