@@ -130,7 +130,8 @@ def open_session(
         _hand_over(weights, options)
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # Its fallback would print what went wrong and try the same again; there is no other provider.
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def _hand_over(weights: Weights, options: ort.SessionOptions) -> None:

@@ -6,12 +6,14 @@ import itertools
 
 import numpy as np
 import onnx
+import onnxruntime as ort
+import pytest
 from models import float_model, make, node
 from onnx import TensorProto, helper
 
 from memcompile.frontend.model_runs import ModelRuns
 from memcompile.frontend.sandbox import Limits
-from memcompile.frontend.sessions import NO_WEIGHTS
+from memcompile.frontend.sessions import NO_WEIGHTS, open_session
 
 MIB = 1 << 20
 
@@ -44,3 +46,17 @@ def test_shapes_in_a_model_without_operators_of_the_default_domain() -> None:
     types, shapes = runs_of(model).observe(["x_shape"], ["x_shape", "x"], {"x": np.ones((3, 4), np.float32)}, {})
     assert types == [("x_shape", "tensor(float)", (3, 2))]
     assert shapes == {"x": (3, 4), "x_shape": (3, 2)}
+
+
+def test_a_session_that_cannot_be_opened_prints_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A message that is no UTF-8 comes as a ValueError, on which onnxruntime would say that it tries again."""
+
+    def refused(*_: object) -> None:
+        raise ValueError("'utf-8' codec can't decode byte 0x86")
+
+    monkeypatch.setattr(ort.InferenceSession, "_create_inference_session", refused)
+    with pytest.raises(ValueError, match="codec"):
+        open_session(b"model")
+    assert capsys.readouterr() == ("", "")
