@@ -321,7 +321,7 @@ def _layer_options(context: PassContext) -> dict[str, str | int]:
 
 
 def _budget_options(budget: BudgetResult, hardware: Target) -> dict[str, str | float]:
-    """What an accuracy budget chose besides slices and windows, for the provenance."""
+    """Options for the provenance that an accuracy budget chose, besides slices and windows."""
     found: dict[str, str | float] = {"max_loss": budget.points}
     if budget.target.programming != hardware.programming:
         found["write_again_share"] = budget.target.programming.write_again_share

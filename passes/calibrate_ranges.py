@@ -95,7 +95,7 @@ class CalibrateRanges(Pass):
             for feeds in batches:
                 for layer, value in layer_inputs(interpreter, feeds, layers):
                     x = LayerInputs(layer.quantizer, layer.quantizer.quantize(layer.geometry.to_channels_first(value)))
-                    count, seed = positions * len(value), context.seed + len(parts[layer.name])
+                    count, seed = positions * len(x.values), context.seed + len(parts[layer.name])
                     own = [
                         x.vectors(copy.unrolling, copy.windows, count, seed).astype(np.int16)
                         for copy in different_replicas(layer.replicas)
@@ -136,7 +136,7 @@ class _Followed:
 
 
 def _followed(layer: MappedLayer, vectors: Sequence[NDArray[np.int16]], target: Target, seed: int) -> list[_Followed]:
-    """What is followed of a layer; ``vectors`` are those of each replica that differs, [vectors, matrices, rows]."""
+    """Matrices of a layer to follow; ``vectors`` are those of each replica that differs, [vectors, matrices, rows]."""
     rng, found = np.random.default_rng(seed), list[_Followed]()
     for copy, own in zip(different_replicas(layer.replicas), vectors, strict=True):
         unrolling, rows, weights = copy.unrolling, copy.cut.rows, line_weights(layer, copy)

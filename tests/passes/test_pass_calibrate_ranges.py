@@ -100,7 +100,7 @@ def test_ranges_are_chosen_for_cells_that_err_as_those_of_the_target() -> None:
     program = compiled(ONE_LAYER, x, hardware, images=40)
     shares = [noisy, quiet, *np.geomspace(1.0, 1 / 8, 19).tolist()]
     first, *others = (sum(added_error(with_range(program, share), x, seed) for seed in range(5)) for share in shares)
-    # What is rounded away grows with the square of the range, and ranges are tried in equal ratios.
+    # Rounding grows with the square of the range, and ranges are tried in equal ratios.
     assert first <= ALIKE * 4096 ** (2 / 48) * min(others)
     assert first < 0.5 * others[0]
 
