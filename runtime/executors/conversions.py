@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 from memcompile.runtime.kernels.compiled import PHASES, Workers, kernels
 from memcompile.runtime.random_numbers import HALF_BLOCK, LINES_PER_BLOCK, key_words, read_gaussians
 
-TABLE_VALUES = 96 << 10
-"""Partial sums of a block of lines at most; with them the cache of its own that a core has is half full."""
+TABLE_VALUES = 256 << 10
+"""Partial sums of a block of lines at most: a megabyte, as large as the cache of its own that a core of a server has.
+
+Most of what is looked up lies in the nearest cache all the same, for zeros are the most frequent pattern.
+"""
 SMALLEST_TABLES = 2
 """Rows of a table, for tiles so tall that no tables fit; one row takes as much memory and twice the sums."""
 BLOCK_VALUES = 1 << 20
@@ -76,7 +79,7 @@ class TileLines:
     sigma: NDArray[np.float32]
     """[rows + 1]: read noise of a line by the number of driven input lines."""
     gain: NDArray[np.float32]
-    """[lines]: gain of the converter, with which noise is multiplied."""
+    """[lines]: gain of the converter, with which noise is multiplied; no lines where all gains are one."""
     rounding: NDArray[np.float32]
     """[lines]: number added to a current before it is rounded down, one half plus the converter's offset."""
     min_code: np.float32
@@ -229,7 +232,7 @@ def convert_tile(
     if compiled is None:
         _convert_in_numpy(lines, inputs, weights, windows, images, stream, seed, totals)
         return
-    room = LINES_PER_BLOCK * (1 + lines.kinds * (inputs.patterns.shape[2] << inputs.each))
+    room = LINES_PER_BLOCK * (1 + lines.kinds * inputs.patterns.shape[2] * ((1 << inputs.each) + 1))
 
     def work(begin: int, end: int) -> None:
         compiled.convert_items(
@@ -291,7 +294,7 @@ def _convert_in_numpy(
                 scale = lines.sigma[driven[rows]][:, None]
                 if len(lines.variances):
                     scale = np.sqrt(_line_sums(on, lines.variances, width))
-                current += scale * (lines.gain[:width] * z)
+                current += scale * (lines.gain[:width] * z if len(lines.gain) else z)
             value = np.minimum(np.maximum(current + lines.rounding[:width], lines.min_code), lines.max_code)
             codes[rows] += weight * np.floor(value)
     totals += lines.counts.sums(codes)

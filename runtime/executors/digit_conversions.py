@@ -39,7 +39,7 @@ class DigitLines:
     variances: IntegerMatrix | None
     sigma: float
     gain: NDArray[np.float32]
-    """[lines]: gain of the converter, with which noise is multiplied.
+    """[lines]: gain of the converter, with which noise is multiplied; no lines where all gains are one.
 
     Here and in the other arrays lines are filled up with zeros as :func:`filled` does.
     """
@@ -137,10 +137,11 @@ def convert_digits(
             vectors = np.ascontiguousarray(digits[first:last])
             sums, spread, deviation = lines.sums(vectors), _spread(lines, vectors), _deviation(lines, vectors)
             if compiled is None:
-                jitter = np.zeros((1, len(lines.gain)), np.float32)
+                jitter = np.zeros((1, len(lines.rounding)), np.float32)
                 if lines.noisy:
                     z = filled(noise.gaussians(len(factors), first, last, phase), np.float32)
-                    jitter = (spread if len(spread) else deviation[:, None]) * (lines.gain * z)
+                    z = lines.gain * z if len(lines.gain) else z
+                    jitter = (spread if len(spread) else deviation[:, None]) * z
                 totals[first:last, columns] += weight * counts.sums(_codes(lines, sums, jitter))
                 continue
             compiled.convert_sums(
@@ -176,7 +177,7 @@ def convert_digits(
 def _spread(lines: DigitLines, vectors: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Standard deviation of read noise that differs between lines, [items, lines]; no items if none does."""
     if lines.variances is None:
-        return np.zeros((0, len(lines.gain)), np.float32)
+        return np.zeros((0, len(lines.rounding)), np.float32)
     if lines.drive is not None:
         squares, step = lines.drive.squares()
         total = step * lines.variances.values(lines.variances.wide_sums(squares[vectors][None]))[0]

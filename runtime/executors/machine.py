@@ -106,7 +106,7 @@ class Machine:
             cells=in_vectors(cells),
             variances=in_vectors(cells[:, :0] if alike else _on_summable_grid(noise**2)),
             sigma=_sigma_by_driven(float(noise[0, 0]) if alike else 0.0, rows),
-            gain=_equal_lines(1.0, width) if equal else in_whole_blocks(self.devices.gains(row)),
+            gain=in_whole_blocks(self._gains(row)),
             rounding=_equal_lines(converter.half, width)
             if equal
             else in_whole_blocks(converter.half + self.devices.offsets(row)),
@@ -125,6 +125,11 @@ class Machine:
         noise = self.devices.line_sigma(row)
         noise = noise if order is None else noise[order]
         return noise, bool((noise == noise[:1, :1]).all())
+
+    def _gains(self, row: int) -> NDArray[np.float64]:
+        """Gains of the converters of a tile, [lines]; no lines where all are one."""
+        gains = self.devices.gains(row)
+        return gains[:0] if (gains == 1.0).all() else gains
 
     def _counts(self, row: int, lines: int) -> LineCounts:
         stage, tiles = self.program.layers[int(self.tiles.layer[row])], self.tiles
@@ -148,7 +153,7 @@ class Machine:
             cells=IntegerMatrix.of(filled(cells[None]), 2.0**-converter.grid_bits),
             variances=None if alike else variance_matrix(filled(noise[None] ** 2)),
             sigma=float(noise.max(initial=0.0)) if alike else 0.0,
-            gain=filled(self.devices.gains(row), np.float32),
+            gain=filled(self._gains(row), np.float32),
             rounding=rounding.astype(np.float32) if drowned else rounding,
             min_code=float(converter.min_code),
             max_code=float(converter.max_code),

@@ -122,6 +122,20 @@ nearest = _called("llvm.rint")
 """``nearest(x)``: nearest integers, the even one of two."""
 
 
+@intrinsic
+def multiplied_and_added(_typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """``multiplied_and_added(a, b, c)``: a * b + c of float32, only where products and sums are exact.
+
+    Else results would depend on whether the processor has one instruction for both.
+    """
+
+    def build(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(values[0].type, [values[0].type] * 3)
+        return builder.call(builder.module.declare_intrinsic(f"llvm.fmuladd.v{COUNT}f32", (), kind), values)
+
+    return (a(a, b, c), build) if a == FLOATS else None
+
+
 def _extreme(comparison: str) -> Any:
     @intrinsic
     def operation(_typing: Any, a: Any, b: Any) -> Any:

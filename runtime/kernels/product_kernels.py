@@ -17,9 +17,11 @@ from memcompile.runtime.kernels.conversion_kernels import (
     U,
     _compile,
     add_block,
+    amplified,
     converted,
     gaussian_block,
-    item_key,
+    item_keys,
+    key_of,
 )
 from memcompile.runtime.kernels.lanes import (
     copy_4,
@@ -92,12 +94,11 @@ def finish_sums(
     blocks, narrow, parts = (matrices * columns + BLOCK - U(1)) // BLOCK, matrices * columns <= HALF, U(digits)
     sums, scale, totals, noise = pointer(all_sums), pointer(all_scale), pointer(all_totals), pointer(room)
     shared = all_scale.shape[2] == 1
+    keys = item_keys(windows, images, stream, key, narrow, begin, end if noisy else begin)
     for item in range(U(begin), U(end)):
-        window, image, drawn = windows[item % U(windows.size)], images[item // U(windows.size)], U(0)
-        if narrow:  # two windows share a block of noise
-            window, drawn = window >> 1, HALF * U(window & 1)
+        drawn = HALF * U(windows[item % U(windows.size)] & 1) if narrow else U(0)  # two windows share a block of noise
         if noisy:
-            draw_lines(noise, blocks, item_key(window, image, stream, key), U(0))
+            draw_lines(noise, blocks, key_of(keys, item - U(begin)), U(0))
         for matrix in range(matrices):
             source = (matrix * U(end - begin) + item - U(begin)) * parts * columns
             target, row = (item * matrices + matrix) * columns, (item - U(begin)) * matrices + matrix
@@ -169,14 +170,15 @@ def convert_sums(
     ``room``, which holds a block, are of one floating-point type, in which currents are worked out. Sixteen lines or
     fewer take half a block of noise, the other half is that of the neighbouring window.
     """
-    width, lines, item_columns = U(all_gain.size), U(all_columns.size), U(all_totals.shape[1])
+    width, lines, item_columns = U(all_rounding.size), U(all_columns.size), U(all_totals.shape[1])
     sums, codes, totals, gain = pointer(all_sums), pointer(room), pointer(all_totals), pointer(all_gain)
     deviation, spread, rounding = pointer(all_deviations), pointer(all_spreads), pointer(all_rounding)
     columns, factors = pointer(all_columns), pointer(all_factors)
-    proportional, narrow, parts = all_spreads.size > 0, width == HALF, U(digits)
+    proportional, uneven, narrow, parts = all_spreads.size > 0, all_gain.size > 0, width == HALF, U(digits)
     first_position, both, of_image = U(phase) << PHASE_SHIFT, np.int64(-1), np.int64(-1)
     z_low = z_high = to_floats(numbered() * 0)
-    no_words = (U(0), U(0), U(0), U(0))
+    keys = item_keys(windows, images, stream, key, narrow, begin, end if noisy else begin)
+    no_words = (np.uint32(0), np.uint32(0), np.uint32(0), np.uint32(0))
     count_windows = U(windows.size)
     turn_of, image_of = U(begin) % count_windows, U(begin) // count_windows  # counted on: divisions are slow
     for item in range(U(begin), U(end)):
@@ -190,20 +192,20 @@ def convert_sums(
             if noisy:
                 if window >> 1 != both or image != of_image:  # two windows share a block
                     both, of_image = window >> 1, image
-                    z_low, z_high = gaussian_block(item_key(both, image, stream, key), first_position)
-                z = (z_high if window & 1 else z_low) * load(gain, U(0))
+                    z_low, z_high = gaussian_block(key_of(keys, row), first_position)
+                z = amplified(z_high if window & 1 else z_low, gain, U(0), uneven)
                 low = low + like(z * load(spread, row * width) if proportional else z * deviation[row], step)
             low = converted(low, rounding, U(0), min_code, max_code)
             add_block(low, low, U(0), lines, lines_each, columns, factors, totals, first, codes)
             continue
-        words = item_key(window, image, stream, key) if noisy else no_words
+        words = key_of(keys, row) if noisy else no_words
         for line in range(U(0), width, BLOCK):
             source, high_line = row * width * parts + line, line + HALF
             low = _line_values(sums, source, width, parts, base, step)
             high = _line_values(sums, source + HALF, width, parts, base, step)
             if noisy:
                 z_low, z_high = gaussian_block(words, first_position + line // U(2))
-                z_low, z_high = z_low * load(gain, line), z_high * load(gain, high_line)
+                z_low, z_high = amplified(z_low, gain, line, uneven), amplified(z_high, gain, high_line, uneven)
                 if proportional:
                     z_low = z_low * load(spread, row * width + line)
                     z_high = z_high * load(spread, row * width + high_line)
