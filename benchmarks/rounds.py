@@ -18,8 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-ROUND_S, PAUSE_S = 0.1, 0.1
-"""About as long as one piece of a round takes, and the pause before it, in which other threads fall asleep."""
+ROUND_S, PAUSE_S = 0.5, 0.1
+"""About as long as one piece of a round takes, and the pause before it, in which other threads fall asleep.
+
+What takes less is called several times, since the first call after a pause finds cold caches and sleeping processors.
+"""
 DISTURBED = 1.5
 """Multiple of its fastest time beyond which a reference was disturbed."""
 MOST_AGAIN = 3
