@@ -173,8 +173,8 @@ def _read_pair(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> tuple[NDArray[np
     shifted = uniform.view(np.int32) + np.int32(ONE_BITS - SQRT_HALF_BITS - ((127 + UNIFORM_BITS) << 23))
     exponent = (shifted >> np.int32(23)).astype(np.float32)
     f = ((shifted & np.int32(0x7FFFFF)) + np.int32(SQRT_HALF_BITS)).view(np.float32) - np.float32(1)
-    square = exponent * MINUS_2_LN2 + _polynomial(READ_LOGARITHM, f) * f
-    radius = np.sqrt(np.maximum(square, np.float32(0)))
+    # Never negative: f is at most zero where the exponent is, and each exponent below adds twice what f can take.
+    radius = np.sqrt(exponent * MINUS_2_LN2 + _polynomial(READ_LOGARITHM, f) * f)
     t = b.view(np.int32).astype(np.float32) * np.float32(2.0**-31)
     sine = _polynomial(READ_SINE, t * t) * t
     cosine = _polynomial(COSINE, t * t)

@@ -17,6 +17,7 @@ from memcompile.runtime.kernels import compiled
 from memcompile.runtime.kernels.lanes import (
     COUNT,
     bits_of,
+    copy_8,
     copy_16,
     evens,
     everywhere,
@@ -131,7 +132,7 @@ def gaussian_block(item: Any, position: Any) -> Any:
     exponent = to_floats(shifted >> 23)
     f = of_bits((shifted & 0x7FFFFF) + SQRT_HALF_BITS) - F(1)
     ratio = (((((f * L6 + L5) * f + L4) * f + L3) * f + L2) * f + L1) * f + L0
-    radius = root(greater(exponent * MINUS_2_LN2 + ratio * f, F(0)))
+    radius = root(exponent * MINUS_2_LN2 + ratio * f)
     t = to_floats(b) * TURN
     square = t * t
     sine = ((square * S2 + S1) * square + S0) * t
@@ -167,12 +168,13 @@ def _widen(bytes_: Any) -> Any:
 
 
 @_compile(inline="always")
-def _side_by_side(starts: Any, first: Any, count: Any) -> bool:
-    """True if windows lie side by side in rows of sixteen."""
-    gaps = count % HALF
+def _side_by_side(starts: Any, first: Any, count: Any) -> Any:
+    """Number of windows that lie side by side in each row of so many: 16, 8 or 1."""
+    in_16, in_8 = count % HALF == U(0), count % U(8) == U(0)
     for i in range(U(1), count):
-        gaps += U(i % HALF > 0 and starts[first + i] != starts[first + i - U(1)] + 1)
-    return bool(gaps == U(0))
+        if starts[first + i] != starts[first + i - U(1)] + 1:
+            in_16, in_8 = in_16 and i % HALF == U(0), in_8 and i % U(8) == U(0)
+    return 16 if in_16 else 8 if in_8 else 1
 
 
 @_compile(inline="always")
@@ -181,9 +183,12 @@ def _read_row(image: Any, starts: Any, first: Any, count: Any, place: Any, besid
     if place < 0:
         for i in range(count):
             read[to + i] = np.uint8(0)
-    elif beside:
-        for i in range(U(0), count, HALF):
+    elif beside == 16:
+        for i in range(U(0), count, U(16)):
             copy_16(read, to + i, image, U(starts[first + i] + place))
+    elif beside == 8:
+        for i in range(U(0), count, U(8)):
+            copy_8(read, to + i, image, U(starts[first + i] + place))
     else:
         for i in range(count):
             read[to + i] = image[U(starts[first + i] + place)]

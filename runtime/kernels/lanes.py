@@ -366,6 +366,8 @@ def _copied(size: int) -> Any:
 
 copy_16 = _copied(16)
 """``copy_16(target, to, source, of)``: sixteen bytes from index ``of`` of a flat byte array to ``to``; unchecked."""
+copy_8 = _copied(8)
+"""The same of eight bytes."""
 copy_4 = _copied(4)
 """The same of four bytes."""
 

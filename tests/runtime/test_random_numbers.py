@@ -102,3 +102,10 @@ def test_numbers_of_cells_do_not_depend_on_how_many_are_worked_out_at_once(
     assert len(np.unique(whole)) == whole.size
     monkeypatch.setattr(random_numbers, "BLOCKS_AT_ONCE", 6)
     np.testing.assert_array_equal(random_numbers.gaussians(count, arrays, 7, 9, 77, first), whole[..., :count])
+
+
+def test_the_largest_uniforms_have_a_radius() -> None:
+    # The logarithm is near zero there; its root would not be a number if rounding could take it to the other side.
+    uniforms = np.concatenate([np.arange((1 << 32) - (1 << 20), 1 << 32), np.arange(1 << 20) << 12]).astype(np.uint32)
+    both = random_numbers._read_pair(uniforms, np.zeros(len(uniforms), np.uint32))
+    assert np.isfinite(both).all()
