@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from memcompile.ir.graph import Graph, MappedLayer, different_replicas
 from memcompile.ir.pass_contract import Count, Fidelity, Form, Forms, Share
 from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.ir.quantizers import InputQuantizer
-from memcompile.noise.conversions import Floats, Lines, converter_errors, vectors_followed, written_tiles
+from memcompile.noise.conversions import Floats, Lines, MatrixCurrents, vectors_followed, written_tiles
 from memcompile.noise.gaussians import Array
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.line_currents import MATRICES, some_of
@@ -126,11 +127,15 @@ class _Followed:
         columns = weights.reshape(len(weights), -1, self.tiles[0].per_column).sum(axis=2)
         return float((np.square(self.vectors @ columns) @ self.weights).sum())
 
-    def squared_errors(self, converter: Converter) -> tuple[float, float]:
-        """Sums over input vectors and columns: what the converter adds, and what the end of its range alone does."""
+    @cached_property
+    def _currents(self) -> MatrixCurrents:
         quantizer = self.layer.quantizer
         assert isinstance(quantizer, InputQuantizer), "targets with continuous cells have no converters"
-        errors = converter_errors(self.vectors, self.tiles, self.edges, converter, quantizer, self.seed)
+        return MatrixCurrents.of(self.vectors, self.tiles, self.edges, quantizer)
+
+    def squared_errors(self, converter: Converter) -> tuple[float, float]:
+        """Sums over input vectors and columns: what the converter adds, and what the end of its range alone does."""
+        errors = self._currents.errors(converter, self.seed)
         added, cut_off = ((np.square(own) @ self.weights).sum() for own in (errors.added, errors.cut_off))
         return float(added), float(cut_off)
 

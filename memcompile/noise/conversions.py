@@ -124,39 +124,62 @@ class ConverterErrors:
         return self.converted - self.rounded
 
 
-def converter_errors(
-    vectors: Floats,
-    tiles: list[Lines],
-    cut: tuple[int, ...],
-    converter: Converter,
-    quantizer: InputQuantizer,
-    seed: int,
-) -> ConverterErrors:
-    """Errors of the converters of one matrix on some input vectors, [vectors, rows].
+@dataclass(frozen=True, eq=False)
+class PhaseCurrents:
+    """Currents of the lines of a row tile in one phase, in level steps, [vectors, lines].
 
-    ``tiles`` are its row tiles, whose edges are ``cut``.
+    ``weight`` is that of the phase and ``spread`` the standard deviation of what errors and read noise of driven cells
+    add to each current.
     """
-    per_level = converter.codes_per_level / converter.levels_per_code
-    total = np.zeros((3, len(vectors), len(tiles[0].counts)))
-    whole = vectors.astype(np.int16)
-    normal = _normal_numbers(seed, len(tiles) * len(quantizer.phase_weights), total.shape[1:])
-    for lines, (begin, end) in zip(tiles, itertools.pairwise(cut), strict=True):
-        for phase, weight in enumerate(quantizer.phase_weights):
-            driven = quantizer.digits(whole[:, begin:end], phase).astype(np.float32)
-            currents = (driven @ lines.levels) * np.float32(per_level)
-            moved = np.sqrt(np.square(driven).sum(axis=1)[:, None] * lines.variance)
-            moved *= np.float32(per_level)
-            moved *= next(normal)
+
+    weight: int
+    currents: Floats
+    spread: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixCurrents:
+    """Currents of one matrix on some input vectors; converters of any range can be tried on them.
+
+    ``counts`` and ``per_column`` are those of its :class:`Lines`.
+    """
+
+    phases: list[PhaseCurrents]
+    counts: Floats
+    per_column: int
+
+    @classmethod
+    def of(
+        cls, vectors: Floats, tiles: Sequence[Lines], cut: tuple[int, ...], quantizer: InputQuantizer
+    ) -> MatrixCurrents:
+        """Those of input vectors, [vectors, rows]; ``tiles`` are the matrix's row tiles, whose edges are ``cut``."""
+        whole, phases = vectors.astype(np.int16), []
+        for lines, (begin, end) in zip(tiles, itertools.pairwise(cut), strict=True):
+            for phase, weight in enumerate(quantizer.phase_weights):
+                driven = quantizer.digits(whole[:, begin:end], phase).astype(np.float32)
+                spread = np.sqrt(np.square(driven).sum(axis=1)[:, None] * lines.variance)
+                phases.append(PhaseCurrents(weight, driven @ lines.levels, spread))
+        return cls(phases, tiles[0].counts, tiles[0].per_column)
+
+    def errors(self, converter: Converter, seed: int) -> ConverterErrors:
+        """Errors of the converters of the matrix."""
+        codes_per_level = converter.codes_per_level / converter.levels_per_code
+        total = np.zeros((3, *self.phases[0].currents.shape))
+        normal = _normal_numbers(seed, len(self.phases), total.shape[1:])
+        for phase, numbers in zip(self.phases, normal, strict=True):
+            currents = phase.currents * np.float32(codes_per_level)
+            moved = phase.spread * np.float32(codes_per_level)
+            moved *= numbers
             codes = currents + moved
             codes += np.float32(converter.half)
             np.floor(codes, out=codes)
-            total[0] += weight * moved
-            total[1] += weight * (codes - currents)
+            total[0] += phase.weight * moved
+            total[1] += phase.weight * (codes - currents)
             np.clip(codes, converter.min_code, converter.max_code, out=codes)
             codes -= currents
-            total[2] += weight * codes
-    counted = (total * tiles[0].counts / per_level).reshape(3, len(vectors), -1, tiles[0].per_column)
-    return ConverterErrors(*counted.sum(axis=3))
+            total[2] += phase.weight * codes
+        counted = (total * self.counts / codes_per_level).reshape(3, len(total[0]), -1, self.per_column)
+        return ConverterErrors(*counted.sum(axis=3))
 
 
 def _normal_numbers(seed: int, count: int, shape: tuple[int, ...]) -> Iterator[Floats]:

@@ -31,7 +31,7 @@ from memcompile.ir.placement import Cut
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.noise.cause import Cause
 from memcompile.noise.cell_errors import Errors, read_variance, weight_errors
-from memcompile.noise.conversions import Lines, converter_errors, row_tiles, vectors_followed
+from memcompile.noise.conversions import Lines, MatrixCurrents, row_tiles, vectors_followed
 from memcompile.noise.gaussians import Array, nodes
 from memcompile.noise.layer_inputs import LayerInputs
 from memcompile.noise.wires import wire_errors
@@ -236,7 +236,9 @@ class _Model:
         count = min(self.vectors.shape[1], vectors_followed(lines, quantizer.phase_count))
         chosen = np.linspace(0, self.vectors.shape[1] - 1, count).astype(np.int64)
         found = [
-            converter_errors(self.vectors[matrix][chosen], tiles[matrix], choice.cut.rows, converter, quantizer, matrix)
+            MatrixCurrents.of(self.vectors[matrix][chosen], tiles[matrix], choice.cut.rows, quantizer).errors(
+                converter, matrix
+            )
             for matrix in matrices
         ]
         moved, rounded, converted, cut_off = (
