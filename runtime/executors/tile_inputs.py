@@ -2,7 +2,7 @@
 
 Channels come last in the images that vectors are cut from, and the rows of a tile are sorted by where
 they lie there: all channels under the taps of one row of a kernel then follow each other and are copied
-sixteen bytes at a time. The rows of the tile's matrix are put in the same order.
+up to 64 bytes at a time. The rows of the tile's matrix are put in the same order.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from memcompile.ir.geometry import Unrolling
 from memcompile.ir.quantizers import InputQuantizer
 from memcompile.runtime.kernels.compiled import Workers, product_kernels
 
-LONG, SHORT = 16, 4
-"""Bytes that the compiled kernel copies at once."""
+COPIES = (64, 32, 16, 4, 1)
+"""Bytes that the compiled kernel can copy at once, each in one instruction of wide processors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +75,8 @@ def _pieces(places: NDArray[np.int64]) -> NDArray[np.int64]:
         row, place = first, int(places[first])
         while row < last:
             left, room = last - row, min(rows - row, beyond - place)
-            if left > SHORT and room >= LONG:
-                size = LONG
-            elif room >= SHORT:
-                size = SHORT
-            else:
-                size = 1
+            largest = max(size for size in COPIES if size <= left)
+            size = min((size for size in COPIES if left <= size <= room), default=largest)
             pieces.append((row, place, size))
             row, place = row + size, place + size
     return np.array(pieces, np.int64)

@@ -345,11 +345,12 @@ def store(_typing: Any, array: Any, index: Any, lanes: Any) -> Any:
 
 def _copied(size: int) -> Any:
     """Copy of so many bytes between flat byte arrays."""
+    bytes_ = ir.IntType(8 * size) if size <= 8 else ir.VectorType(ir.IntType(8), size)
 
     @intrinsic
     def operation(_typing: Any, target: Any, to: Any, source: Any, of: Any) -> Any:
         def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            kind = ir.IntType(8 * size).as_pointer()
+            kind = bytes_.as_pointer()
             ends = [
                 builder.bitcast(
                     builder.gep(_begin(context, builder, signature.args[i], values[i]), [values[i + 1]]), kind
@@ -364,8 +365,12 @@ def _copied(size: int) -> Any:
     return operation
 
 
+copy_64 = _copied(64)
+"""``copy_64(target, to, source, of)``: 64 bytes from index ``of`` of a flat byte array to ``to``; unchecked."""
+copy_32 = _copied(32)
+"""The same of 32 bytes."""
 copy_16 = _copied(16)
-"""``copy_16(target, to, source, of)``: sixteen bytes from index ``of`` of a flat byte array to ``to``; unchecked."""
+"""The same of sixteen bytes."""
 copy_8 = _copied(8)
 """The same of eight bytes."""
 copy_4 = _copied(4)

@@ -26,6 +26,8 @@ from memcompile.runtime.kernels.conversion_kernels import (
 from memcompile.runtime.kernels.lanes import (
     copy_4,
     copy_16,
+    copy_32,
+    copy_64,
     divided,
     like,
     load,
@@ -382,7 +384,7 @@ def lay_channels_last(
 def cut_pieces(images: Any, starts: Any, pieces: Any, vectors: Any, begin: int, end: int) -> None:
     """Input vectors of windows that begin at ``starts``, in pieces (row, place, bytes), of images ``begin`` to ``end``.
 
-    ``images`` is uint8 [images, bytes] and ``vectors`` [images, windows, rows]; pieces of 16 and 4 bytes may run
+    ``images`` is uint8 [images, bytes] and ``vectors`` [images, windows, rows]; pieces of several bytes may run
     over rows that later pieces write.
     """
     flat, target = images.reshape(-1), vectors.reshape(-1)
@@ -393,7 +395,11 @@ def cut_pieces(images: Any, starts: Any, pieces: Any, vectors: Any, begin: int, 
             of = image * U(images.shape[1]) + U(starts[window])
             for piece in range(U(pieces.shape[0])):
                 row, place, size = to + U(pieces[piece, 0]), of + U(pieces[piece, 1]), pieces[piece, 2]
-                if size == 16:
+                if size == 64:
+                    copy_64(target, row, flat, place)
+                elif size == 32:
+                    copy_32(target, row, flat, place)
+                elif size == 16:
                     copy_16(target, row, flat, place)
                 elif size == 4:
                     copy_4(target, row, flat, place)
