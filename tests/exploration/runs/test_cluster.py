@@ -22,7 +22,7 @@ from memcompile.exploration.runs import cluster as clusters
 from memcompile.exploration.runs.executors import Work
 from memcompile.exploration.runs.tasks import Outcome, Task
 
-pytest.importorskip("distributed")
+distributed = pytest.importorskip("distributed")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_tasks_that_are_given_up_are_done_anew(cluster: clusters.Cluster, monkey
 
     monkeypatch.setattr(cluster, "_submitted", noted)
     done = []
-    for outcome in cluster.run(napping, 0.4, naps(12)):
+    for outcome in cluster.run(napping, 0.2, naps(12)):
         assert not outcome.error
         done.append(outcome.task.key)
         if len(done) == 3:
@@ -141,7 +141,9 @@ def test_a_lost_cluster_of_ones_own_is_told() -> None:
         list(cluster.run(napping, 0.0, naps(10)))
 
 
-def test_a_scheduler_that_is_not_there_is_told() -> None:
+def test_a_scheduler_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda **asked: client(**{**asked, "timeout": 0.2}))  # of five seconds
     with pytest.raises(clusters.ClusterError, match="cannot be reached"):
         clusters.Cluster(scheduler="tcp://127.0.0.1:1", patience_s=0.1)
 
