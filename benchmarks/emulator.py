@@ -209,7 +209,7 @@ def all_rows(arguments: argparse.Namespace) -> Iterator[Row]:
             ("on yao2020", chip(), (), None),
             ("on 128x128 arrays", chip(**square), (), None),
             ("on 128x128 arrays, 8 bits a phase", chip(8, **square), (), None),
-            ("W2", chip(8, input_lines=1024, output_lines=512, pairs="crossings"), one_copy, 3.0),
+            ("W2", chip(8, input_lines=1024, output_lines=512, pairs="crossings"), one_copy, 2.2),
             ("both lines of a pair converted", chip(8, input_lines=1024, output_lines=1024), one_copy, None),
         )
         for title, target, settings, reach in cases:
