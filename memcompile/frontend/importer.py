@@ -31,6 +31,7 @@ from memcompile.frontend.sandbox import DEFAULT_LIMITS, Limits
 from memcompile.frontend.sessions import NO_WEIGHTS, FileStamp, Weights, tensor_dtype
 from memcompile.frontend.validation import (
     captured_values,
+    drop_inputs_of_constants,
     first_line,
     import_missing_operator_sets,
     in_topological_order,
@@ -153,6 +154,7 @@ def read_serialized(data: bytes, name: str, sha256: str) -> ModelFile:
 
 def _checked(model: onnx.ModelProto, weights: Weights, path: Path, digest: str, limits: Limits | None) -> ModelFile:
     use_default_domain(model)
+    drop_inputs_of_constants(model)
     refuse_endless_functions(model, path)
     types = _judged(model, weights, limits, path)
     model = inlined(model, path)
@@ -209,6 +211,7 @@ def model_in_memory(model: onnx.ModelProto, name: str) -> ModelFile:
     own = onnx.ModelProto()
     own.CopyFrom(model)
     use_default_domain(own)
+    drop_inputs_of_constants(own)
     own = inlined(own, name)
     in_topological_order(own)
     use_unsigned_weights(own, {})

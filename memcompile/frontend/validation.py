@@ -127,6 +127,13 @@ def use_default_domain(model: onnx.ModelProto) -> None:
         node.domain = _domain(node.domain)
 
 
+def drop_inputs_of_constants(model: onnx.ModelProto) -> None:
+    """Have Constants read nothing: onnxruntime takes them for weights, even if what they read does not exist."""
+    for node in nodes_of(model):
+        if node.op_type == "Constant" and not node.domain:
+            del node.input[:]
+
+
 @lru_cache
 def latest_operator_set(domain: str) -> int | None:
     """Latest version of an operator set that onnxruntime takes; None if it does not know the domain."""

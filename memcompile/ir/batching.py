@@ -75,6 +75,10 @@ class Batching:
         """Samples of a data set; a network whose inputs are all shared has one."""
         return min(self.counts(arrays).values(), default=1)
 
+    def count_of_run(self, feeds: Mapping[str, NDArray[Any]]) -> int:
+        """Samples of one run, from the values of the inputs, which have no axis of samples if the network is whole."""
+        return 1 if self.whole else self.count(feeds)
+
     def take(self, arrays: Mapping[str, NDArray[Any]], samples: slice | NDArray[np.integer]) -> dict[str, NDArray[Any]]:
         """Some samples of a data set, as a data set."""
         return {

@@ -54,7 +54,7 @@ def runs_of_batch(graph: Graph, batch: Mapping[str, NDArray[Any]], wanted: Itera
     """
     batching = graph.batching or Batching.along_first({name: graph.types[name] for name in graph.inputs})
     fixed = batching.one_by_one or batching.size is not None
-    count, at_once = batching.count(batch), max(RUN_VALUES // max(_values_of_image(graph), 1), 1)
+    count, at_once = batching.count_of_run(batch), max(RUN_VALUES // max(_values_of_image(graph), 1), 1)
     if fixed or at_once >= count or not all(_counts_images(graph.types[value].shape) for value in wanted):
         return [Run(batch, count)]
     edges = [*range(0, count, at_once), count]

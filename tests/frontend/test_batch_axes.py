@@ -198,6 +198,12 @@ CASES = {
     "a scalar for all": Case(
         scaled(("N", 10), ()), {"x": normal(8, 10), "t": np.array(2.5, np.float32)}, {"x": 0, "t": None}
     ),
+    "a scalar beside a fixed batch": Case(
+        scaled((2, 10), ()),
+        {"x": normal(2, 10), "t": np.array(2.5, np.float32)},
+        NONE(("x", "t")),
+        whole=True,
+    ),
     "one value for all": Case(
         scaled(("N", 10), (1,)), {"x": normal(8, 10), "t": np.array([2.5], np.float32)}, {"x": 0, "t": None}
     ),

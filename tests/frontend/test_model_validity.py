@@ -66,6 +66,10 @@ VALID: dict[str, onnx.ModelProto] = {
     "operator sets in a file of version 2": network(
         node("Relu", "a", "y"), change=lambda model: setattr(model, "ir_version", 2)
     ),
+    "a Constant that reads what is not there": network(
+        helper.make_node("Constant", ["nothing"], ["c"], value=numpy_helper.from_array(np.ones(4, np.float32))),
+        node("Add", "a c", "y"),
+    ),
     "a graph without a name": network(node("Relu", "a", "y"), change=lambda model: model.graph.ClearField("name")),
 }
 
