@@ -74,7 +74,7 @@ class Journal:
                 self._write([{"kind": HEADER, "version": VERSION, "digest": digest}])
             elif (header.get("version"), header.get("digest")) != (VERSION, digest):
                 raise UsageError(
-                    f"{path.parent} holds an {words} of another network, other data, another seed or version of "
+                    f"{path.parent} holds results ({words}) of another network, other data, another seed or version of "
                     "memcompile; choose another folder with -o"
                 )
         except BaseException:
