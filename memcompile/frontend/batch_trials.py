@@ -1,7 +1,8 @@
 """Runs a network to find out whether samples of a batch lie along the proposed axes, and where in its outputs.
 
 A few samples together show the axes that grow. A sample that runs alone must give what it gives among the others, and
-replacing one sample must leave the results of all others unchanged.
+replacing one sample must leave the results of all others unchanged. Where ranges are quantised over the batch, it is
+replaced by a copy of another one, which leaves them as they are.
 """
 
 from __future__ import annotations
@@ -204,7 +205,12 @@ class _Trial:
             base = {name: _scaled(array, share) for name, array in feeds.items()}
             before = self.run(base)
             for sample in (0, samples - 1) * rounds:
-                after = self.run(self._replaced(base, sample, share))
+                if self.ranged and samples > 2:
+                    base, changed = self._of_two(base, sample, share)
+                    before = self.run(base)
+                else:
+                    changed = self._replaced(base, sample, share)
+                after = self.run(changed)
                 if before is None or after is None:
                     return None
                 axes = axes.left_alone(before, after, sample, samples, tolerance)
@@ -216,6 +222,26 @@ class _Trial:
             name: array if axis is None else np.take(array, [sample], axis)
             for (name, array), axis in zip(feeds.items(), self.candidate.axes.values(), strict=True)
         }
+
+    def _of_two(
+        self, feeds: Mapping[str, NDArray[Any]], sample: int, share: float
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """Inputs of two samples again and again, and the same with one of them in the place of the other.
+
+        Ranges over the batch stay as they are, since both samples are there before and after.
+        """
+        before, after = dict(feeds), dict(feeds)
+        for name, axis in self.candidate.axes.items():
+            if axis is None:
+                continue
+            first = np.moveaxis(np.array(feeds[name]), axis, 0)
+            one, other = (_scaled(self._values(name, first.shape[1:], in_order=False), share) for _ in range(2))
+            first[:] = other
+            first[[sample, sample - 1]] = one
+            before[name] = np.ascontiguousarray(np.moveaxis(first, 0, axis))
+            first[sample] = other
+            after[name] = np.ascontiguousarray(np.moveaxis(first, 0, axis))
+        return before, after
 
     def _replaced(self, feeds: Mapping[str, NDArray[Any]], sample: int, share: float) -> dict[str, NDArray[Any]]:
         """Inputs with other values in one sample."""

@@ -212,3 +212,33 @@ def test_a_saturated_softmax_does_not_hide_that_rows_look_at_each_other(save_mod
     assert np.sort(logits, axis=1)[:, -2].max() < logits.diagonal().min() - 5  # each row looks at itself
     model = network(nodes, {"x": (FLOAT, ("tokens", 6))})
     assert assert_as_given(model, {"x": x}, save_model, tmp_path).batching.whole
+
+
+RANGED = [node("DynamicQuantizeLinear", "x", "b s o"), node("DequantizeLinear", "b s o", "r"), node("MatMul", "r w", "u")]
+"""Inputs whose range is that of the whole batch."""
+
+
+@pytest.mark.parametrize("size", ["N", None])
+def test_a_range_over_the_batch_makes_no_run_of_it(size: str | None, save_model: Save) -> None:
+    """A steep output shows the rounding of other samples' ranges much."""
+    nodes = [*RANGED, *(node("Mul", f"{a} {a}", b) for a, b in ("up", "pq", "qt")), node("Sigmoid", "t", "y")]
+    batching = compile_model(save_model(network(nodes, {"x": (FLOAT, (size, 6))})), "ideal").program.batching
+    assert not batching.whole
+    assert batching.inputs == {"x": 0}
+
+
+@pytest.mark.parametrize("size", ["rows", None])
+@pytest.mark.parametrize("kind", ["attention", "without the mean", "largest"])
+def test_rows_with_a_common_range_that_are_no_batch(kind: str, size: str | None, save_model: Save) -> None:
+    nodes = {
+        "attention": [
+            node("Transpose", "u", "t", perm=[1, 0]),
+            node("MatMul", "u t", "l"),
+            node("Softmax", "l", "p"),
+            node("MatMul", "p u", "y"),
+        ],
+        "without the mean": [node("ReduceMean", "u", "m", axes=[0], keepdims=1), node("Sub", "u m", "y")],
+        "largest": [node("ReduceMax", "u", "y", axes=[0], keepdims=0)],
+    }[kind]
+    model = network([*RANGED, *nodes], {"x": (FLOAT, (size, 6))})
+    assert compile_model(save_model(model), "ideal").program.batching.whole
