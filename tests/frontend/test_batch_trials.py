@@ -214,7 +214,11 @@ def test_a_saturated_softmax_does_not_hide_that_rows_look_at_each_other(save_mod
     assert assert_as_given(model, {"x": x}, save_model, tmp_path).batching.whole
 
 
-RANGED = [node("DynamicQuantizeLinear", "x", "b s o"), node("DequantizeLinear", "b s o", "r"), node("MatMul", "r w", "u")]
+RANGED = [
+    node("DynamicQuantizeLinear", "x", "b s o"),
+    node("DequantizeLinear", "b s o", "r"),
+    node("MatMul", "r w", "u"),
+]
 """Inputs whose range is that of the whole batch."""
 
 
