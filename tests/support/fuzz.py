@@ -35,10 +35,10 @@ from fuzz_inputs import MUTATORS, mutated, valid_models, valid_programs
 from models import float_model, node
 
 from memcompile.cli.main import main
-from memcompile.errors import EXIT_CODES
+from memcompile.errors import EXIT_CODES, MemcompileError
 from memcompile.frontend.sandbox import GIB, Limits, run_guarded
 from memcompile.pipelines import compile_model
-from memcompile.program.file import save_program
+from memcompile.program.file import load_program, save_program
 
 SLOW_S = 10.0
 """Processor time at which an input counts as a hang."""
@@ -136,11 +136,22 @@ def run_one(kind: str, seed: int, number: int, folder: Path) -> tuple[int, str]:
         code, fault = _call(arguments)
         spent = time.process_time() + _children_s() - began
         left = {str(path.relative_to(here)) for path in set(here.rglob("*")) - before}
-        if left - ({"o.mcp", "o.html", "y.npz", "c.npz"} if code in (0, 4) else set()):
+        if left - ({"o.mcp", "o.html", "y.npz", "c.npz"} if code in (0, 4) else {"o.mcp"} if code == 3 else set()):
             fault = fault or f"files left behind: {sorted(left)} with code {code}"
+        if code and "o.mcp" in left and not _is_whole(here / "o.mcp"):
+            fault = fault or f"half a program left behind with code {code}"
         if spent > SLOW_S:
             fault = fault or f"slow: {arguments[0]} of a {kind} took more than {SLOW_S:g} s"
     return code, fault
+
+
+def _is_whole(program: Path) -> bool:
+    """Return True if a program can be read: one whose evaluation fails stays, but never a part of one."""
+    try:
+        load_program(program)
+    except MemcompileError:
+        return False
+    return True
 
 
 def _children_s() -> float:
@@ -219,14 +230,13 @@ def _in_child(kind: str, seed: int, numbers: Sequence[int], folder: Path) -> Ite
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL if hung else 0)
     _, status = os.waitpid(child, 0)
-    if done < len(numbers):
+    if done < len(numbers) and (status or not done):
         how = f"hangs ({time.monotonic() - began:.0f} s)" if hung else f"crash, wait status {status}"
         yield numbers[done], -2, f"{how} of a {kind}"
 
 
 def _be_child(kind: str, seed: int, numbers: Sequence[int], folder: Path, write_end: int) -> None:
-    with open("/proc/self/statm", encoding="ascii") as stream:
-        held = int(stream.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    held = _address_space()
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY_BYTES, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
@@ -234,10 +244,18 @@ def _be_child(kind: str, seed: int, numbers: Sequence[int], folder: Path, write_
             for number in numbers:
                 code, fault = run_one(kind, seed, number, folder)
                 print(code, fault.replace("\n", " | "), file=stream, flush=True)
+                if _address_space() > held + MEMORY_BYTES // 2:
+                    break  # the allocator keeps addresses of what was given back; the next child begins with none
     except BaseException:
         traceback.print_exc()
-    finally:
-        os._exit(0)
+        os._exit(1)
+    os._exit(0)
+
+
+def _address_space() -> int:
+    """Addresses that this process holds, in bytes."""
+    with open("/proc/self/statm", encoding="ascii") as stream:
+        return int(stream.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextlib.contextmanager
