@@ -179,7 +179,7 @@ def _side_by_side(starts: Any, first: Any, count: Any) -> Any:
 
 @_compile(inline="always")
 def _read_row(image: Any, starts: Any, first: Any, count: Any, place: Any, beside: Any, read: Any, to: Any) -> None:
-    """What windows read on one input line, or zeros where there is no place to read."""
+    """Read one input line of windows, zeros where there is no place to read."""
     if place < 0:
         for i in range(count):
             read[to + i] = np.uint8(0)

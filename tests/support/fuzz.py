@@ -45,6 +45,8 @@ SLOW_S = 10.0
 PATIENCE_S = 60.0
 """Wall time after which the child is ended: several times as much, for other work may go on beside it."""
 MEMORY_BYTES = 6 * GIB
+MAKES_WAY = 3
+"""Exit code of a child that holds half of these addresses and leaves the other inputs to the next one."""
 CHUNK = 500
 """Inputs a child runs before a fresh one takes over."""
 OUR_FAULTS = {1, 70, 71}
@@ -230,7 +232,7 @@ def _in_child(kind: str, seed: int, numbers: Sequence[int], folder: Path) -> Ite
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL if hung else 0)
     _, status = os.waitpid(child, 0)
-    if done < len(numbers) and (status or not done):
+    if done < len(numbers) and os.waitstatus_to_exitcode(status) != MAKES_WAY:
         how = f"hangs ({time.monotonic() - began:.0f} s)" if hung else f"crash, wait status {status}"
         yield numbers[done], -2, f"{how} of a {kind}"
 
@@ -245,11 +247,12 @@ def _be_child(kind: str, seed: int, numbers: Sequence[int], folder: Path, write_
                 code, fault = run_one(kind, seed, number, folder)
                 print(code, fault.replace("\n", " | "), file=stream, flush=True)
                 if _address_space() > held + MEMORY_BYTES // 2:
-                    break  # the allocator keeps addresses of what was given back; the next child begins with none
+                    stream.flush()
+                    os._exit(MAKES_WAY)  # the allocator keeps addresses of what was given back
     except BaseException:
         traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+    finally:
+        os._exit(0)
 
 
 def _address_space() -> int:
