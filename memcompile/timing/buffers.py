@@ -7,6 +7,7 @@ several images are under way, and elements of all of them are held.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 from memcompile.hardware.target import Target
 from memcompile.ir.graph import OnnxNode
 from memcompile.ir.placement import Part, Placement
-from memcompile.timing.dataflow_steps import Flow, Steps, later_of, read_until, thin
-from memcompile.timing.operator_reads import Found
+from memcompile.timing.dataflow_steps import Flow, Steps, later_of, latest_along, read_until, thin
+from memcompile.timing.operator_reads import Found, Index, Shape, Span
 from memcompile.timing.timetable import Timetable, last_turns, tile_turns, tile_windows
 
 
@@ -193,14 +194,23 @@ def _operator_needs(
                 if read in before:
                     ends[read] = later_of(ends.get(read, before[read]), np.asarray(result.max(initial=0)))
             continue
-        for operand, index in found[number].operands:
+        for operand, reads in found[number].operands:
             read = operator.inputs[operand]
-            end = ends.get(read, before[read])
-            if index is None:
-                ends[read] = later_of(end, result)
-                continue
-            reach = np.array(np.broadcast_to(end, before[read].shape)).reshape(-1)
-            inside = index >= 0
-            np.maximum.at(reach, index[inside], np.broadcast_to(result, index.shape)[inside])
-            ends[read] = reach.reshape(before[read].shape)
+            ends[read] = later_of(ends.get(read, before[read]), _needed_until(before[read].shape, result, reads))
     yield from ends.items()
+
+
+def _needed_until(shape: Shape, result: Steps, reads: Index | Span | None) -> Steps:
+    """Step of the last result that reads each element of an operand of some shape; 0 for none."""
+    if reads is None:
+        return result
+    if isinstance(reads, Span):
+        # Of the axes along which the operand is repeated, too.
+        lead = result.ndim - len(reads.shape)
+        repeated = [axis for axis, size in enumerate(reads.shape, lead) if size == 1]
+        along = latest_along(result, Span((*range(lead), *repeated), ()))
+        kept = [1 if axis in reads.axes else size for axis, size in enumerate(shape)]
+        return np.broadcast_to(along.reshape(kept), shape)
+    reach, inside = np.zeros(math.prod(shape), np.int64), reads >= 0
+    np.maximum.at(reach, reads[inside], np.broadcast_to(result, reads.shape)[inside])
+    return reach.reshape(shape)

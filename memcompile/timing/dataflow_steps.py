@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import ChainMap, defaultdict
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 
 from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.ir.graph import DigitalNode, Graph, MappedLayer, Node, OnnxNode, TensorType
-from memcompile.timing.operator_reads import Constants, Found, Shape, operator_reads
+from memcompile.timing.operator_reads import Constants, Found, Shape, Span, operator_reads
+from memcompile.timing.shape_values import value_of
 
 Steps = NDArray[np.int64]
 Work = Callable[[int, Sequence[Steps]], Sequence[Steps]]
@@ -84,15 +86,68 @@ class Flow:
                 values[stage.outputs[0]] = output_steps(stage, x, done)
                 number += 1
             else:
-                inner = {name: values[name] for name in stage.inputs if name in values}
-                for operator in _operators(stage):
-                    found = _reads(operator, inner, self.constants[stage.name])
-                    results = _operator_steps(operator, found, inner)
-                    if watch is not None:
-                        watch(operator, found, inner, results)
-                    inner.update(results)
-                values.update({name: inner[name] for name in stage.outputs})
+                values.update(self._walk_operators(stage, values, watch))
         return values
+
+    def _walk_operators(self, stage: Node, values: Mapping[str, Steps], watch: Watch | None) -> dict[str, Steps]:
+        """Step of each element of what a stage of ONNX operators makes."""
+        facts = self._facts[stage.name]
+        facts.take(self._handed_on, stage.inputs)
+        known = ChainMap(facts.values, dict(self.constants[stage.name]))
+        inner = {name: values[name] for name in stage.inputs if name in values and name not in facts.values}
+        for operator in _operators(stage):
+            shapes = _shapes(operator, inner, known, facts.scalars)
+            if facts.follow(operator, shapes, known):
+                continue
+            found = operator_reads(operator, shapes, known)
+            facts.scalars.update(operator.outputs[number] for number, reads in found.items() if not reads.shape)
+            results = _operator_steps(operator, found, inner)
+            if watch is not None:
+                watch(operator, found, inner, results)
+            inner.update(results)
+        self._handed_on.take(facts, stage.outputs)
+        return {name: _all_at(0) if name in facts.values else inner[name] for name in stage.outputs}
+
+    @cached_property
+    def _facts(self) -> defaultdict[str, _Facts]:
+        """What holds in all walks, by the name of a stage of operators; filled as they are walked."""
+        return defaultdict(_Facts)
+
+    @cached_property
+    def _handed_on(self) -> _Facts:
+        """The same of values between stages."""
+        return _Facts()
+
+
+@dataclass(frozen=True, eq=False)
+class _Facts:
+    """Values that follow from shapes, and names of values that are single numbers and not of unknown shape."""
+
+    values: dict[str, NDArray[Any]] = field(default_factory=dict)
+    scalars: set[str] = field(default_factory=set)
+    data: set[str] = field(default_factory=set)
+    """Names of operators that were found to depend on data."""
+
+    def follow(self, operator: OnnxNode, shapes: Sequence[Shape | None], known: Constants) -> bool:
+        """Return True if all that an operator makes follows from shapes."""
+        if operator.outputs[0] in self.values:
+            return True
+        if operator.name in self.data:
+            return False
+        value = value_of(operator, shapes, known)
+        if value is None:
+            self.data.add(operator.name)
+            return False
+        self.values[operator.outputs[0]] = value
+        return True
+
+    def take(self, others: _Facts, names: Iterable[str]) -> None:
+        """Take over what is known of some values."""
+        for name in names:
+            if name in others.values:
+                self.values[name] = others.values[name]
+            elif name in others.scalars:
+                self.scalars.add(name)
 
 
 def _one_image(kind: TensorType) -> Shape:
@@ -112,16 +167,19 @@ def _all_at(step: int) -> Steps:
     return np.full((), step, np.int64)
 
 
-def _reads(operator: OnnxNode, values: Mapping[str, Steps], constants: Constants) -> Found:
+def _shapes(
+    operator: OnnxNode, values: Mapping[str, Steps], known: Constants, scalars: Container[str]
+) -> list[Shape | None]:
+    """Shape of each input of an operator; None where it is not known."""
     shapes: list[Shape | None] = []
     for name in operator.inputs:
-        if name in constants:
-            shapes.append(constants[name].shape)
-        elif name in values and values[name].ndim:
+        if name in known:
+            shapes.append(known[name].shape)
+        elif name in values and (values[name].ndim or name in scalars):
             shapes.append(values[name].shape)
         else:
             shapes.append(None)
-    return operator_reads(operator, shapes, constants)
+    return shapes
 
 
 def _operator_steps(operator: OnnxNode, found: Found, values: Mapping[str, Steps]) -> dict[str, Steps]:
@@ -132,20 +190,38 @@ def _operator_steps(operator: OnnxNode, found: Found, values: Mapping[str, Steps
     for number, name in enumerate(operator.outputs):
         if name and number in found:
             results[name] = _latest(
-                [(values[operator.inputs[operand]], index) for operand, index in found[number].operands]
+                found[number].shape,
+                [(values[operator.inputs[operand]], read) for operand, read in found[number].operands],
             )
         elif name:
             results[name] = _all_at(latest)
     return results
 
 
-def _latest(operands: Iterable[tuple[Steps, NDArray[np.int64] | None]]) -> Steps:
+def _latest(shape: Shape, operands: Iterable[tuple[Steps, NDArray[np.int64] | Span | None]]) -> Steps:
     latest: Steps | None = None
-    for steps, index in operands:
-        read = steps if index is None else np.where(index >= 0, steps.reshape(-1)[np.maximum(index, 0)], 0)
-        latest = read if latest is None else later_of(latest, read)
+    for steps, read in operands:
+        needed = _needed(shape, steps, read)
+        latest = needed if latest is None else later_of(latest, needed)
     assert latest is not None, "a rule names at least one operand"
     return latest
+
+
+def _needed(shape: Shape, steps: Steps, read: NDArray[np.int64] | Span | None) -> Steps:
+    """Step in which an operand has all that each output element reads of it."""
+    if read is None:
+        return steps
+    if isinstance(read, Span):
+        return np.broadcast_to(latest_along(steps, read).reshape(read.shape), shape)
+    if not steps.size:  # nothing is read of nothing
+        return np.zeros(read.shape, np.int64)
+    return np.where(read >= 0, steps.reshape(-1)[np.maximum(read, 0)], 0)
+
+
+def latest_along(steps: Steps, span: Span) -> Steps:
+    """Latest step along the axes of a span, which stay as sizes of 1."""
+    sizes = [1 if axis in span.axes else size for axis, size in enumerate(steps.shape)]
+    return np.broadcast_to(thin(steps)[0].max(axis=span.axes, keepdims=True, initial=0), sizes)
 
 
 def thin(*steps: Steps) -> tuple[Steps, ...]:

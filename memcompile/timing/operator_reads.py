@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,17 +23,28 @@ Index = NDArray[np.int64]
 Constants = Mapping[str, NDArray[Any]]
 
 
+@dataclass(frozen=True)
+class Span:
+    """Reads along whole axes of an input: along ``axes`` an output element depends on all elements.
+
+    ``shape`` is the input's with sizes of 1 in place of these axes, or without them. It is broadcast to the output's.
+    """
+
+    axes: tuple[int, ...]
+    shape: Shape
+
+
 @dataclass(frozen=True, eq=False)
 class Reads:
     """Reads of one output of an operator.
 
     ``operands`` are pairs of an input's number and, in the output's ``shape``, the flat index of
     the input's element that the output element depends on, -1 for none; None stands for the element
-    in the same place. An input may occur several times.
+    in the same place, and a span for elements along whole axes. An input may occur several times.
     """
 
     shape: Shape
-    operands: tuple[tuple[int, Index | None], ...]
+    operands: tuple[tuple[int, Index | Span | None], ...]
 
 
 Found = dict[int, Reads]
@@ -42,12 +53,17 @@ Found = dict[int, Reads]
 Rule = Callable[[OnnxNode, Sequence[Shape | None], Constants], Found]
 
 MAPS = {
-    "Abs", "Add", "And", "Cast", "Ceil", "Celu", "Clip", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp", "Floor",
+    "Abs", "Add", "And", "Cast", "Ceil", "Celu", "Clip", "Cos", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp", "Floor",
     "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Less", "LessOrEqual",
     "Log", "Max", "Mean", "Min", "Mish", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round",
-    "Selu", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh", "ThresholdedRelu", "Where", "Xor",
+    "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh", "ThresholdedRelu", "Where",
+    "Xor",
 }  # fmt: skip
 SCALED = {"BatchNormalization", "QuantizeLinear", "DequantizeLinear"}
+REDUCTIONS = {
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare",
+}  # fmt: skip
 
 
 def operator_reads(operator: OnnxNode, shapes: Sequence[Shape | None], constants: Constants) -> Found:
@@ -62,10 +78,10 @@ def operator_reads(operator: OnnxNode, shapes: Sequence[Shape | None], constants
     constants
         Values that are known at compile time, by name.
     """
-    rule = RULES.get(operator.op_type)
+    rule = RULES.get(operator.kind)
     read = [name for name in operator.inputs if name and name not in constants]
     known = all(shape is not None for name, shape in zip(operator.inputs, shapes, strict=True) if name in read)
-    if rule is None or operator.domain or operator.captures or not read or not known:
+    if rule is None or operator.captures or not read or not known:
         return {}
     return rule(operator, shapes, constants)
 
@@ -170,11 +186,108 @@ def _taps(
         yield np.where(inside, flat, -1)
 
 
+# Whole axes ---------------------------------------------------------------------------------------
+
+
+def _along(shape: Shape, axes: Iterable[int], keep: bool = True) -> Span:
+    """Span along axes that may count from the end; with ``keep`` they stay as sizes of 1."""
+    whole = tuple(sorted({axis % len(shape) for axis in axes})) if shape else ()
+    sizes = (1 if axis in whole else size for axis, size in enumerate(shape) if keep or axis not in whole)
+    return Span(whole, tuple(sizes))
+
+
+def _normalise(operator: OnnxNode, shapes: Sequence[Shape | None], constants: Constants) -> Found:
+    """Softmax and its kin normalise along an axis, in opset 12 and older along all axes from it on."""
+    shape = _of(shapes, 0)
+    # Without an attribute it is the last axis in newer opsets and axis 1 in older ones.
+    axis = int(operator.attributes.get("axis", min(1, len(shape) - 1)))
+    return {0: Reads(shape, ((0, _along(shape, range(axis % max(len(shape), 1), len(shape)))),))}
+
+
+def _normalise_layer(operator: OnnxNode, shapes: Sequence[Shape | None], constants: Constants) -> Found:
+    """Layer normalisation along an axis and all behind it; mean and deviation, which it may give, as well."""
+    shape, parameters = _of(shapes, 0), operator.inputs[1:]
+    if operator.inputs[0] in constants or any(name and name not in constants for name in parameters):
+        return {}
+    span = _along(shape, range(int(operator.attributes.get("axis", -1)) % len(shape), len(shape)))
+    return {number: Reads(span.shape if number else shape, ((0, span),)) for number in range(len(operator.outputs))}
+
+
+def _normalise_channels(operator: OnnxNode, shapes: Sequence[Shape | None], constants: Constants) -> Found:
+    """Instance normalisation along the axes behind the channels."""
+    shape, parameters = _of(shapes, 0), operator.inputs[1:]
+    if operator.inputs[0] in constants or any(name and name not in constants for name in parameters):
+        return {}
+    return {0: Reads(shape, ((0, _along(shape, range(2, len(shape)))),))}
+
+
+def _pool_all(operator: OnnxNode, shapes: Sequence[Shape | None], constants: Constants) -> Found:
+    """Pooling over all positions."""
+    span = _along(_of(shapes, 0), range(2, len(_of(shapes, 0))))
+    return {0: Reads(span.shape, ((0, span),))}
+
+
+def _reduce(operator: OnnxNode, shapes: Sequence[Shape | None], constants: Constants) -> Found:
+    """Sums, means and extremes along axes, all axes unless some are given."""
+    shape, axes = _of(shapes, 0), _axes(operator, constants)
+    if axes is None and _given(operator, 1):
+        return {}
+    if not axes and operator.attributes.get("noop_with_empty_axes"):
+        return {0: Reads(shape, ((0, None),))}
+    span = _along(shape, axes or range(len(shape)), bool(operator.attributes.get("keepdims", 1)))
+    return {0: Reads(span.shape, ((0, span),))}
+
+
+def _find_extreme(operator: OnnxNode, shapes: Sequence[Shape | None], constants: Constants) -> Found:
+    """Places of extremes along an axis."""
+    axis, keep = int(operator.attributes.get("axis", 0)), bool(operator.attributes.get("keepdims", 1))
+    span = _along(_of(shapes, 0), (axis,), keep)
+    return {0: Reads(span.shape, ((0, span),))}
+
+
+def _multiply(operator: OnnxNode, shapes: Sequence[Shape | None], constants: Constants) -> Found:
+    """A product of matrices reads rows of the left one and columns of the right one."""
+    left, right = _of(shapes, 0), _of(shapes, 1)
+    rows, columns = left[-2:-1], right[-1:] if len(right) > 1 else ()  # a vector has neither
+    spans = (
+        Span((len(left) - 1,), (*left[:-2], *rows, *(1,) * len(columns))),
+        Span((max(len(right) - 2, 0),), (*right[:-2], *(1,) * len(rows), *columns)),
+    )
+    out = (*np.broadcast_shapes(left[:-2], right[:-2]), *rows, *columns)
+    return {0: Reads(out, _variable(operator, spans, constants))}
+
+
+def _multiply_add(operator: OnnxNode, shapes: Sequence[Shape | None], constants: Constants) -> Found:
+    """Gemm: both matrices may be transposed, and the third operand is broadcast."""
+    left, right, attributes = _of(shapes, 0), _of(shapes, 1), operator.attributes
+    across, along = int(bool(attributes.get("transA"))), int(bool(attributes.get("transB")))
+    out = (left[across], right[1 - along])
+    spans = (Span((1 - across,), (out[0], 1)), Span((along,), (1, out[1])))
+    operands = _variable(operator, spans, constants)
+    if _given(operator, 2) and operator.inputs[2] not in constants:
+        operands = (*operands, (2, _broadcast(_of(shapes, 2), out)))
+    return {0: Reads(out, operands)}
+
+
+def _variable(
+    operator: OnnxNode, spans: Sequence[Span], constants: Constants
+) -> tuple[tuple[int, Index | Span | None], ...]:
+    """Spans of the inputs that are not known at compile time."""
+    return tuple((number, span) for number, span in enumerate(spans) if operator.inputs[number] not in constants)
+
+
+def _quantize_dynamically(operator: OnnxNode, shapes: Sequence[Shape | None], constants: Constants) -> Found:
+    """Quantisation by the range of all elements; scale and zero point come with it."""
+    shape = _of(shapes, 0)
+    kept, gone = _along(shape, range(len(shape))), _along(shape, range(len(shape)), keep=False)
+    return {0: Reads(shape, ((0, kept),)), 1: Reads((), ((0, gone),)), 2: Reads((), ((0, gone),))}
+
+
 # Movement -----------------------------------------------------------------------------------------
 
 
-def _moved(index: Index) -> Found:
-    return {0: Reads(index.shape, ((0, index),))}
+def _moved(index: Index, number: int = 0) -> Found:
+    return {0: Reads(index.shape, ((number, index),))}
 
 
 def _transpose(operator: OnnxNode, shapes: Sequence[Shape | None], constants: Constants) -> Found:
@@ -286,8 +399,14 @@ def _pad(operator: OnnxNode, shapes: Sequence[Shape | None], constants: Constant
 
 
 def _gather(operator: OnnxNode, shapes: Sequence[Shape | None], constants: Constants) -> Found:
+    """Elements at constant places, or rows of a constant table at places that are data."""
     index = _constant(operator, 1, constants)
-    if index is None or operator.inputs[0] in constants:
+    if operator.inputs[0] in constants:
+        table, places = _of(shapes, 0), _of(shapes, 1)
+        axis = int(operator.attributes.get("axis", 0)) % len(table)
+        rows = _places(places).reshape(*places, *(1,) * (len(table) - axis - 1))
+        return _moved(np.broadcast_to(rows, (*table[:axis], *places, *table[axis + 1 :])), 1)
+    if index is None:
         return {}
     return _moved(np.take(_places(_of(shapes, 0)), index, int(operator.attributes.get("axis", 0))))
 
@@ -348,10 +467,20 @@ def _factors(operator: OnnxNode, shape: Shape, constants: Constants) -> list[int
 
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(sorted(MAPS), _maps),
+    **dict.fromkeys((f"com.microsoft::{name}" for name in ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")), _maps),
     **dict.fromkeys(sorted(SCALED), _first_alone),
     "AveragePool": _pool,
     "MaxPool": _pool,
     "LRN": _normalise_response,
+    **dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax"), _normalise),
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), _normalise_layer),
+    "InstanceNormalization": _normalise_channels,
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _pool_all),
+    **dict.fromkeys(sorted(REDUCTIONS), _reduce),
+    **dict.fromkeys(("ArgMax", "ArgMin"), _find_extreme),
+    "MatMul": _multiply,
+    "Gemm": _multiply_add,
+    "DynamicQuantizeLinear": _quantize_dynamically,
     "Transpose": _transpose,
     "Reshape": _reshape,
     "Flatten": _flatten,

@@ -137,6 +137,25 @@ def test_pooling_holds_what_it_has_not_yet_seen_together() -> None:
     assert sizes["x"] == Buffer("x", 15, 15)
 
 
+def test_normalising_over_tokens_waits_for_the_last_one() -> None:
+    """Six tokens of four values, one a step; softmax along them needs all, layer normalisation each by itself."""
+    rng = np.random.default_rng(0)
+    weights = {name: models.dyadic(rng, (4, 4)) for name in "ab"} | {"g": np.ones(4, np.float32)}
+    nodes = [
+        models.node("MatMul", "x a", "h"),
+        models.node("LayerNormalization", "h g", "n"),
+        models.node("Softmax", "n", "p", axis=1),
+        models.node("MatMul", "p b", "y"),
+    ]
+    _, program, _ = compiled(models.float_model(nodes, ("N", 6, 4), weights), (6, 4), "arrays")
+    apart = program.placement.tiles.with_columns(array=np.arange(2), start=np.array([0, 6]), lag=np.zeros(2, int))
+    placement = replace(program.placement, tiles=apart, latency_steps=12)
+    sizes = {item.value: item for item in buffer_sizes(program_flow(program), placement, program.target).values}
+    # Five tokens wait for the sixth before it, and five for their turn behind it.
+    assert [sizes[name].alone for name in "xnp"] == [20, 20, 20]
+    assert "h" not in sizes
+
+
 def test_samples_of_a_run_that_are_alike_take_no_memory_of_their_own() -> None:
     """A run of ten million samples waits for as many values, of eight bytes each if they were counted one by one."""
     rng = np.random.default_rng(0)

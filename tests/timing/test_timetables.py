@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import factories
 import models
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import stages
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from stages import compiled
 
 from memcompile.errors import ProgramError
@@ -89,8 +92,50 @@ def networks(draw: st.DrawFn) -> tuple[onnx.ModelProto, tuple[int, ...]]:
     return models.float_model(nodes, ("N", channels, size, size), weights), (channels, size, size)
 
 
-@settings(max_examples=12, deadline=None)
-@given(networks(), st.sampled_from(["throughput", "latency", "arrays"]))
+@st.composite
+def token_networks(draw: st.DrawFn) -> tuple[onnx.ModelProto, tuple[int, ...]]:
+    """Layers on tokens with normalisation, attention and means between them, and sizes that the network computes."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    tokens, width = draw(st.integers(2, 4)), 4
+    weights: dict[str, NDArray[Any]] = {"ones": np.ones(width, np.float32)}
+    weights |= {"two": np.array([2]), "rest": np.array([-1])}
+    nodes = [models.node("Shape", "x", "size", end=2), models.node("Concat", "size two rest", "heads", axis=0)]
+    nodes.append(models.node("Concat", "size rest", "joined", axis=0))
+    value = "x"
+    for number in range(draw(st.integers(1, 3))):
+        kind = draw(st.sampled_from(["plain", "normalised", "attention", "soft", "turned"]))
+        weights[f"w{number}"] = models.dyadic(rng, (width, width))
+        nodes.append(models.node("MatMul", f"{value} w{number}", f"m{number}"))
+        value, name = f"m{number}", f"v{number}"
+        if kind == "normalised":
+            nodes.append(models.node("LayerNormalization", f"{value} ones", name))
+        elif kind == "attention":
+            nodes.append(models.node("Reshape", f"{value} heads", f"h{number}"))
+            nodes.append(models.node("Transpose", f"h{number}", f"q{number}", perm=[0, 2, 1, 3]))
+            nodes.append(models.node("Transpose", f"h{number}", f"k{number}", perm=[0, 2, 3, 1]))
+            nodes.append(models.node("MatMul", f"q{number} k{number}", f"s{number}"))
+            nodes.append(models.node("Softmax", f"s{number}", f"p{number}", axis=-1))
+            nodes.append(models.node("MatMul", f"p{number} q{number}", f"a{number}"))
+            nodes.append(models.node("Transpose", f"a{number}", f"t{number}", perm=[0, 2, 1, 3]))
+            nodes.append(models.node("Reshape", f"t{number} joined", name))
+        elif kind == "soft":
+            nodes.append(models.node("Softmax", value, name, axis=draw(st.sampled_from([1, 2]))))
+        elif kind == "turned":
+            nodes.append(models.node("CumSum", f"{value} one", name))
+            weights["one"] = np.array(1)
+        else:
+            nodes.append(models.node("Relu", value, name))
+        value = name
+    weights["w"] = models.dyadic(rng, (width, 3))
+    if draw(st.booleans()):
+        nodes.append(models.node("ReduceMean", value, "mean", axes=[1], keepdims=draw(st.sampled_from([0, 1]))))
+        value = "mean"
+    nodes.append(models.node("MatMul", f"{value} w", "y"))
+    return models.float_model(nodes, ("N", tokens, width), weights), (tokens, width)
+
+
+@settings(max_examples=24, deadline=None)
+@given(networks() | token_networks(), st.sampled_from(["throughput", "latency", "arrays"]))
 def test_a_program_run_step_by_step_gives_what_it_gives_layer_by_layer(
     network: tuple[onnx.ModelProto, tuple[int, ...]], objective: str
 ) -> None:
@@ -145,6 +190,49 @@ def test_layers_overlap_as_soon_as_their_inputs_exist() -> None:
     # Window (i, j) needs position (i + 2, j + 2) of a 6 x 6 output, worked on in step 6 (i + 2) + j + 2.
     assert np.array_equal(tables[1], [6 * (i + 2) + j + 3 for i in range(4) for j in range(4)])
     assert alone.latency == 37
+
+
+def test_tokens_pass_normalisation_one_by_one_and_attention_together() -> None:
+    """Five layers of an array each on six tokens: one token behind the other, but for the products of attention."""
+    rng = np.random.default_rng(1)
+    weights = {name: models.dyadic(rng, (4, 4)) for name in "abcde"} | {"g": np.ones(4, np.float32)}
+    weights["rest"] = np.array([-1])
+    nodes = [
+        models.node("MatMul", "x a", "h"),
+        models.node("LayerNormalization", "h g", "n"),
+        models.node("MatMul", "n b", "q"),
+        models.node("Transpose", "q", "k", perm=[0, 2, 1]),
+        models.node("MatMul", "q k", "s"),
+        models.node("Softmax", "s", "p", axis=-1),
+        models.node("MatMul", "p q", "v"),
+        models.node("MatMul", "v c", "w"),
+        models.node("Shape", "w", "size", end=2),
+        models.node("Concat", "size rest", "target", axis=0),
+        models.node("Reshape", "w target", "r"),
+        models.node("Gelu", "r", "u"),
+        models.node("MatMul", "u d", "z"),
+        models.node("MatMul", "z e", "y"),
+    ]
+    model = models.float_model(nodes, ("N", 6, 4), weights, opset=20)
+    graph, program, _ = compiled(model, (6, 4), "arrays")
+    tiles = program.placement.tiles
+    alone = one_image(Flow.of_graph(graph), tiles.with_columns(array=np.arange(len(tiles))), np.ones(len(tiles), int))
+    first = [alone.tables[alone.table[np.flatnonzero(tiles.layer == number)[0]]].tolist() for number in range(5)]
+    assert first == [[start + token for token in range(6)] for start in (0, 1, 7, 8, 9)]
+
+
+def test_nothing_is_read_of_what_is_empty() -> None:
+    """Samples of a signal less those before them, and the first as it is: for one sample there are no others."""
+    weights = {"a": np.ones((1, 2), np.float32), "b": np.array([1]), "e": np.array([9]), "d": np.array([1])}
+    nodes = [
+        models.node("Slice", "x b e d", "later"),
+        models.node("Concat", "x later", "all", axis=1),
+        models.node("MatMul", "all a", "y"),
+    ]
+    _, program, x = compiled(models.float_model(nodes, ("N", 1), weights), (1,), "arrays")
+    assert program.placement.latency_steps == 1
+    fast, literal = (Emulator.ideal(program, executor).run(x[:2])["y"] for executor in ("fast", "literal"))
+    assert np.array_equal(fast, literal)
 
 
 def leaves_room(busy: set[int], interval: int, step: int, load: int, left: int) -> bool:
