@@ -448,13 +448,13 @@ def quantized_input(
             f"layer {layer.name} gets [{', '.join(map(str, x.shape))}] as {layer.inputs[0]!r}; it was compiled for "
             f"{geometry.in_channels} channels of size {geometry.input_size}; compile for this input size"
         )
-    if x.size and np.isnan(x.min()):  # the minimum of anything with a NaN is one; cheaper than an array of flags
+    quantized = quantize(layer.quantizer, geometry.to_channels_first(x), workers)
+    if quantized is None:
         image = int(images[0]) + int(np.argwhere(np.isnan(x))[0][0])
         raise DataError(
             f"layer {layer.name} gets a value that is not a number in {layer.inputs[0]!r} (image {image}); "
             "find the digital operator before it that makes it, such as a division by zero"
         )
-    quantized = quantize(layer.quantizer, geometry.to_channels_first(x), workers)
     return quantized, _spread(images, len(quantized))
 
 

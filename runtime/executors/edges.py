@@ -20,20 +20,23 @@ MIN_VALUES = 1 << 18
 """Values below which a second thread costs more than it brings."""
 
 
-def quantize(quantizer: InputQuantizer | ExactInput, x: NDArray[Any], workers: Workers) -> NDArray[Any]:
-    """Quantise a tensor of any shape."""
+def quantize(quantizer: InputQuantizer | ExactInput, x: NDArray[Any], workers: Workers) -> NDArray[Any] | None:
+    """Quantise a tensor of any shape; None if it holds anything that is not a number."""
     compiled = product_kernels()
     if compiled is None or x.dtype != np.float32 or isinstance(quantizer, ExactInput):
-        return quantizer.quantize(x)
+        # The minimum of anything with a NaN is one; cheaper than an array of flags.
+        return None if x.size and np.isnan(x.min()) else quantizer.quantize(x)
     flat = np.ascontiguousarray(x).reshape(-1)
     quantized = np.empty(flat.size, np.int16)
     scale, low, high = (np.float32(v) for v in (quantizer.scale, quantizer.lowest, quantizer.highest))
 
+    numbers: list[bool] = []
+
     def work(begin: int, end: int) -> None:
-        compiled.quantize(flat, scale, low, high, quantized, begin, end)
+        numbers.append(compiled.quantize(flat, scale, low, high, quantized, begin, end))
 
     workers.each_range(flat.size, work, MIN_VALUES)
-    return quantized.reshape(x.shape)
+    return quantized.reshape(x.shape) if all(numbers) else None
 
 
 def rescale(

@@ -266,6 +266,17 @@ def where_set(_typing: Any, flags: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
+def total_of(_typing: Any, a: Any) -> Any:
+    """``total_of(a)``: the sum of all lanes of INTS."""
+
+    def build(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [values[0].type])
+        return builder.call(builder.module.declare_intrinsic(f"llvm.vector.reduce.add.v{COUNT}i32", (), kind), values)
+
+    return (types.int32(a), build) if a == INTS else None
+
+
+@intrinsic
 def any_outside(_typing: Any, words: Any, low: Any, high: Any) -> Any:
     """``any_outside(words, low, high)``: True if any unsigned word is below ``low`` or above ``high``."""
 

@@ -29,6 +29,7 @@ from memcompile.runtime.kernels.lanes import (
     copy_32,
     copy_64,
     divided,
+    ints_of_bytes,
     like,
     load,
     numbered,
@@ -36,6 +37,7 @@ from memcompile.runtime.kernels.lanes import (
     store,
     to_floats,
     to_floats_nearest,
+    total_of,
     turn,
 )
 
@@ -123,15 +125,22 @@ def finish_sums(
 
 @_compile(nogil=True)
 def deviations(vectors: Any, sigma: float) -> Any:
-    """``sigma`` times the root of the sum of squares of each vector, uint8 [items, rows] to float32 [items]."""
-    scaled, rows = np.empty(vectors.shape[0], np.float32), U(vectors.shape[1])
+    """``sigma`` times the root of the sum of squares of each vector, float32 [items].
+
+    ``vectors`` are uint8 [items, rows] and contiguous.
+    """
+    scaled, rows, flat = np.empty(vectors.shape[0], np.float32), U(vectors.shape[1]), pointer(vectors)
+    whole = rows // HALF * HALF
     for item in range(U(scaled.size)):
-        vector, total = vectors[item], np.int64(0)
-        for first in range(U(0), rows, U(SUMMABLE)):
-            part = np.int32(0)
-            for row in range(first, min(first + U(SUMMABLE), rows)):
-                part = np.int32(part + np.int32(vector[row]) * np.int32(vector[row]))
-            total += np.int64(part)
+        vector, total = item * rows, np.int64(0)
+        for first in range(U(0), whole, U(SUMMABLE)):
+            squares = numbered() * 0
+            for row in range(first, min(first + U(SUMMABLE), whole), HALF):
+                values = ints_of_bytes(load(flat, vector + row))
+                squares = squares + values * values
+            total += np.int64(total_of(squares))
+        for row in range(whole, rows):
+            total += np.int64(flat[vector + row]) * np.int64(flat[vector + row])
         scaled[item] = np.float32(sigma * np.sqrt(np.float64(total)))
     return scaled
 
@@ -237,11 +246,17 @@ ROUND = np.float32(1.5 * 2.0**23)
 
 
 @_compile(nogil=True)
-def quantize(x: Any, scale: Any, low: Any, high: Any, quantized: Any, begin: int, end: int) -> None:
-    """Quantise flat float32 values; limits are whole, so that they may come before rounding."""
+def quantize(x: Any, scale: Any, low: Any, high: Any, quantized: Any, begin: int, end: int) -> Any:
+    """Quantise flat float32 values; limits are whole, so that they may come before rounding.
+
+    Returns whether all are numbers; of others the result has no meaning.
+    """
+    numbers = True
     for i in range(U(begin), U(end)):
+        numbers &= x[i] == x[i]  # NaN alone differs from itself
         level = min(max(x[i] / scale, low), high)
         quantized[i] = np.int16((level + ROUND) - ROUND)
+    return numbers
 
 
 @_compile(nogil=True)
