@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.hardware.target import Target
-from memcompile.ir.graph import OnnxNode
+from memcompile.ir.graph import MappedLayer, OnnxNode
 from memcompile.ir.placement import Part, Placement
 from memcompile.timing.dataflow_steps import Flow, Steps, later_of, latest_along, read_until, thin
 from memcompile.timing.operator_reads import Found, Index, Shape, Span
@@ -169,9 +169,16 @@ def _held(flow: Flow, part: Part, steps_of: StepsOf) -> Iterator[tuple[str, Step
             x = values[layer.inputs[0]]
             last = read_until(layer, x, reads[number])
             # A window that is worked on in the first step in which it can be takes its inputs as they come.
-            note(layer.inputs[0], x, _one_later(x, last))
+            note(layer.inputs[0], _of_layer(layer, x), _one_later(x, last))
     for name, begin in begins.items():
         yield name, begin, until[name]
+
+
+def _of_layer(layer: MappedLayer, x: Steps) -> Steps:
+    """Steps of a layer's input; where its shape is not known, of as many elements as the layer reads."""
+    if x.ndim:
+        return x
+    return np.broadcast_to(x, (layer.geometry.in_channels, *layer.geometry.input_size))
 
 
 def _one_later(x: Steps, last: Steps) -> Steps:
