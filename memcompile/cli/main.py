@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -323,31 +324,42 @@ def _compile(
     if options["tune"] is not None:
         study = TuningStudy.of(compilation.program, compilation.dataset, options)
     save_program(compilation.program, target)
-    explanation.weigh(compilation.multiply_adds)
-    facts = program_facts(
-        compilation.program, choice=compilation.budget, front=compilation.front, operators=explanation.facts()
-    )
-    out.mapping(facts, options["all_layers"])
-    evaluation, tuned = _evaluated(compilation, study, options, out)
-    facts = with_evaluation(facts, evaluation)
-    out.quality(facts, options["all_layers"])
-    if options["explain"]:
-        tables = (explanation.table(), energy_table(facts["cost"]), layer_budget_table(facts))
-        out.read([table for table in tables if table is not None], paged=not options["no_pager"])
-    if facts["pareto"] is not None:
-        out.show(front_table(facts), *front_lines(facts, arguments))
-    advice = CompileAdvice(compilation.program, target, DataOptions.of(options), arguments)
-    out.say(f"program written to {target}; next: {advice.run()}")
-    if tuned is not None and study is not None:
-        chip = derived_path(target, "tuned")
-        save_program(tuned.first.program, chip)
-        scored = replace(DataOptions.of(options), skip=study.skipped or None)
-        out.say(f"chip {options['seed']} written to {chip}; next: {command_line(['run', chip, *scored.words()])}")
-    for line in advice.lines(facts, compilation.dataset, options["optimise"]):
-        out.say(line)
-    with out.progress(WRITE_REPORT, 1) if report_files.any else nullcontext():
-        report_files.write(compilation.program, facts, Origin(command_line(arguments), options["seed"]), out)
+    with _kept(target):
+        explanation.weigh(compilation.multiply_adds)
+        facts = program_facts(
+            compilation.program, choice=compilation.budget, front=compilation.front, operators=explanation.facts()
+        )
+        out.mapping(facts, options["all_layers"])
+        evaluation, tuned = _evaluated(compilation, study, options, out)
+        facts = with_evaluation(facts, evaluation)
+        out.quality(facts, options["all_layers"])
+        if options["explain"]:
+            tables = (explanation.table(), energy_table(facts["cost"]), layer_budget_table(facts))
+            out.read([table for table in tables if table is not None], paged=not options["no_pager"])
+        if facts["pareto"] is not None:
+            out.show(front_table(facts), *front_lines(facts, arguments))
+        advice = CompileAdvice(compilation.program, target, DataOptions.of(options), arguments)
+        out.say(f"program written to {target}; next: {advice.run()}")
+        if tuned is not None and study is not None:
+            chip = derived_path(target, "tuned")
+            save_program(tuned.first.program, chip)
+            scored = replace(DataOptions.of(options), skip=study.skipped or None)
+            out.say(f"chip {options['seed']} written to {chip}; next: {command_line(['run', chip, *scored.words()])}")
+        for line in advice.lines(facts, compilation.dataset, options["optimise"]):
+            out.say(line)
+        with out.progress(WRITE_REPORT, 1) if report_files.any else nullcontext():
+            report_files.write(compilation.program, facts, Origin(command_line(arguments), options["seed"]), out)
     return facts
+
+
+@contextmanager
+def _kept(program: Path) -> Iterator[None]:
+    """Say of an error that a program was written before it."""
+    try:
+        yield
+    except MemcompileError as error:
+        error.args = (f"{error}; the program was written to {program} before that", *error.args[1:])
+        raise
 
 
 def _compilation(

@@ -26,6 +26,7 @@ from memcompile.errors import EXIT_CODES
 from memcompile.hardware.target import builtin_targets
 from memcompile.ir.pass_manager import Pass
 from memcompile.pipelines import default_passes
+from memcompile.program.file import load_program
 from memcompile.program.program import Program
 
 pytestmark = pytest.mark.usefixtures("few_exchanges")
@@ -419,3 +420,23 @@ def test_a_signal_ends_it_without_a_trace(run: Run, tmp_path: Path, number: int,
     assert "accuracy" not in out, "the mapping is known by then, and nothing else"
     assert names(tmp_path) == {"m.yao2020.mcp"}
     assert memcompile.load(tmp_path / "m.yao2020.mcp").layers
+
+
+def test_an_evaluation_that_fails_says_that_the_program_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nodes = [models.node("Reciprocal", "x", "r"), models.node("Sub", "r r", "z"), models.node("Add", "x z", "s")]
+    nodes.append(models.node("MatMul", "s a", "y"))
+    model = models.float_model(nodes, ("N", 4), {"a": np.ones((4, 3), np.float32)})
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    x = np.random.default_rng(0).uniform(1, 2, (600, 4)).astype(np.float32)
+    x[300:] = 0  # behind the samples to calibrate with
+    np.savez(tmp_path / "d.npz", x=x)
+    arguments = "m.onnx --data d.npz -o o.mcp --quiet --max-loss none"
+    assert main(arguments.split()) == 4
+    error = capsys.readouterr().err
+    assert "gets a value that is not a number in 's'" in error
+    assert error.endswith("; the program was written to o.mcp before that\n")
+    assert load_program(tmp_path / "o.mcp").layers
+    assert not (tmp_path / "o.html").exists()

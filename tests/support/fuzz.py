@@ -135,13 +135,15 @@ def run_one(kind: str, seed: int, number: int, folder: Path) -> tuple[int, str]:
         arguments = command(kind, seed, number, here)
         before = set(here.rglob("*"))
         began = time.process_time() + _children_s()
-        code, fault = _call(arguments)
+        code, fault, said = _call(arguments)
         spent = time.process_time() + _children_s() - began
         left = {str(path.relative_to(here)) for path in set(here.rglob("*")) - before}
         if left - ({"o.mcp", "o.html", "y.npz", "c.npz"} if code in (0, 4) else {"o.mcp"} if code == 3 else set()):
             fault = fault or f"files left behind: {sorted(left)} with code {code}"
         if code and "o.mcp" in left and not _is_whole(here / "o.mcp"):
             fault = fault or f"half a program left behind with code {code}"
+        if code and "o.mcp" in left and "the program was written to o.mcp" not in said:
+            fault = fault or f"nothing said of the program that was written, with code {code}"
         if spent > SLOW_S:
             fault = fault or f"slow: {arguments[0]} of a {kind} took more than {SLOW_S:g} s"
     return code, fault
@@ -161,20 +163,20 @@ def _children_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _call(arguments: Sequence[str]) -> tuple[int, str]:
-    """Run a command; returns its exit code and what is wrong with the way it ended."""
+def _call(arguments: Sequence[str]) -> tuple[int, str, str]:
+    """Run a command; returns its exit code, what is wrong with the way it ended, and what it said."""
     out, err = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(list(arguments))
     except BaseException as error:  # whatever is not a message is what is looked for
-        return -1, _signature(error)
+        return -1, _signature(error), ""
     text = err.getvalue()
     if code not in EXIT_CODES or code in OUR_FAULTS:
-        return code, f"exit code {code}: {re.sub(r'[0-9.]+', 'N', text)[:200]}"
+        return code, f"exit code {code}: {re.sub(r'[0-9.]+', 'N', text)[:200]}", text
     if code and (text.count("memcompile: error: ") != 1 or "Traceback" in text or out.getvalue()):
-        return code, f"not one message: {text[:200]!r}, {out.getvalue()[:100]!r}"
-    return code, "warnings on standard error: " + text[:200] if not code and text else ""
+        return code, f"not one message: {text[:200]!r}, {out.getvalue()[:100]!r}", text
+    return code, "warnings on standard error: " + text[:200] if not code and text else "", text
 
 
 def _signature(error: BaseException) -> str:
