@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from memcompile.data.loader import Data, Dataset, load_dataset
 from memcompile.errors import UsageError
@@ -47,6 +47,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    frozen_inputs: Mapping[str, ArrayLike] | None = None,
     example_inputs: Sequence[Any] | None = None,
     objective: Objective = "throughput",
     effort: Effort = "normal",
@@ -77,6 +78,8 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
         Per-channel normalisation (x - mean) / std of uint8 images, after scaling to 0..1.
     input_shapes
         Sizes for inputs that leave some open.
+    frozen_inputs
+        Values of inputs that are made constants, such as a sampling rate: a number for all elements, or an array.
     example_inputs
         One batch of tensors or arrays, one per input, to export a PyTorch module with.
     objective
@@ -122,6 +125,7 @@ def compile(  # noqa: A001, PLR0913 - the public name; its options are those of 
             mean=mean,
             std=std,
             input_shapes=input_shapes,
+            frozen_inputs=frozen_inputs,
             example_inputs=example_inputs,
             chips=chips,
             batch=batch,
@@ -162,6 +166,7 @@ def evaluate(
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    frozen_inputs: Mapping[str, ArrayLike] | None = None,
     example_inputs: Sequence[Any] | None = None,
     images: int | None = None,
     emulated_images: int | None = None,
@@ -176,7 +181,7 @@ def evaluate(
 
     Parameters
     ----------
-    model, data, mean, std, example_inputs
+    model, data, mean, std, frozen_inputs, example_inputs
         As for :func:`compile`; with labels accuracy is measured, without them the signal-to-noise ratio.
     images
         Scored samples at most; all when None.
@@ -195,12 +200,18 @@ def evaluate(
     Raises
     ------
     UsageError
-        ``accept`` is no accuracy, or there are no labels for it.
+        ``accept`` is no accuracy, there are no labels for it, or the network has inputs that the program has not.
     MemcompileError
         Any fault of the model or the data.
     """
     least = None if accept is None else accuracy_share(accept)
-    file = open_network(model, None, example_inputs)
+    file = open_network(model, None, example_inputs, frozen_inputs)
+    further = [name for name in file.inputs if name not in program.inputs]
+    if further:
+        raise UsageError(
+            f"the network has inputs {', '.join(further)}, which the program has not; give frozen_inputs as they were "
+            "given to compile"
+        )
     dataset = _dataset(program, data, mean, std, seed)
     if least is not None:
         evaluation.check_acceptance(program, dataset)

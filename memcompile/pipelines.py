@@ -9,6 +9,8 @@ from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
+from numpy.typing import ArrayLike
+
 from memcompile.accuracy.accuracy_budget import BudgetResult, fit_budget
 from memcompile.accuracy.candidates import Candidates, Plans, quieter_targets
 from memcompile.accuracy.labelled_samples import can_budget
@@ -28,7 +30,7 @@ from memcompile.hardware.target import Target, load_target
 from memcompile.hardware.target_settings import with_target_settings
 from memcompile.heap import large_blocks_go_back
 from memcompile.ir.batching import Batching
-from memcompile.ir.graph import DigitalNode, Graph, MappedLayer, TiledLayer
+from memcompile.ir.graph import DigitalNode, Graph, MappedLayer, Node, OnnxNode, TiledLayer, read_values
 from memcompile.ir.pass_contract import Form, check_order
 from memcompile.ir.pass_manager import (
     Instrument,
@@ -140,6 +142,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    frozen_inputs: Mapping[str, ArrayLike] | None = None,
     example_inputs: Sequence[Any] | None = None,
     chips: int | None = None,
     batch: int | None = None,
@@ -164,13 +167,14 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
     written onto them one after the other, once for each batch of so many images. With ``check`` the program is compared
     with the model on one batch of samples. ``slices`` is a number for all layers, or one by the name of each layer, and
     of all others by ``ALL_LAYERS``; texts such as ``3:equal`` say how slices are filled, too. ``example_inputs`` are
-    for a PyTorch module. ``limits`` apply where onnxruntime first loads and runs the model; None trusts it. The command
-    line sets limits. ``time_limit_s`` holds for all searches of the mapping together; where it is finite, results
-    depend on the machine. ``max_loss`` is a budget of accuracy in points: layers get slices, at least those given, and
-    windows such that calibrated chips lose no more against the model itself; ``AUTO`` is a budget of
-    ``DEFAULT_MAX_LOSS`` where the loss is known and neither slices, windows, a pipeline nor a time limit are given.
-    ``no_windows`` names layers without parallel windows. With ``pareto`` the result has the front of mappings without a
-    budget, of steps (or what is to be best) against predicted loss.
+    for a PyTorch module, ``frozen_inputs`` values of inputs that are made constants. ``limits`` apply where onnxruntime
+    first loads and runs the model; None trusts it. The command line sets limits. ``time_limit_s`` holds for all
+    searches of the mapping together; where it is finite, results depend on the machine. ``max_loss`` is a budget of
+    accuracy in points: layers get slices, at least those given, and windows such that calibrated chips lose no more
+    against the model itself; ``AUTO`` is a budget of ``DEFAULT_MAX_LOSS`` where the loss is known and neither slices,
+    windows, a pipeline nor a time limit are given. ``no_windows`` names layers without parallel windows. With
+    ``pareto`` the result has the front of mappings without a budget, of steps (or what is to be best) against predicted
+    loss.
 
     Raises
     ------
@@ -185,6 +189,7 @@ def compile_model(  # noqa: PLR0913 - its options are those of the command line
             mean=mean,
             std=std,
             input_shapes=input_shapes,
+            frozen_inputs=frozen_inputs,
             example_inputs=example_inputs,
             seed=seed,
             limits=limits,
@@ -279,7 +284,11 @@ def compile_source(  # noqa: PLR0913 - its options are those of compile_model
                 graph, context, budget = _within_budget(
                     graph, pipeline, context, observers, dataset, max_loss, reference
                 )
-    warnings = (*_data_warnings(dataset, found, calibrated=not hardware.cell.continuous), *_random_warnings(graph))
+    warnings = (
+        *_data_warnings(dataset, found, calibrated=not hardware.cell.continuous),
+        *_branch_warnings(source.graph),
+        *_random_warnings(graph),
+    )
     options: dict[str, str | int | float | bool | None] = {
         "batch": batch,
         "chips": chips,
@@ -292,6 +301,8 @@ def compile_source(  # noqa: PLR0913 - its options are those of compile_model
     options.update(_layer_options(context))
     if budget is not None:
         options.update(_budget_options(budget, hardware))
+    if file.frozen:
+        options["freeze"] = file.frozen
     if time_limit_s < math.inf:
         options["time_limit_s"] = time_limit_s
     if passes is not None:
@@ -518,6 +529,33 @@ def _data_warnings(dataset: Dataset, found: Found, calibrated: bool) -> tuple[st
     if found.batching.whole:
         warnings.append("the inputs have no batch axis in common: one run of the network is one sample")
     return tuple(warnings)
+
+
+def _branch_warnings(graph: Graph) -> tuple[str, ...]:
+    """A warning for each input of one number that alone decides which branches of the imported network run."""
+    makers = {value: node for node in graph.nodes for value in node.outputs}
+    deciding: dict[str, None] = {}
+    for node in graph.nodes:
+        if isinstance(node, OnnxNode) and node.kind == "If":
+            inputs = _values_behind(node.inputs[0], makers) & set(graph.inputs)
+            deciding.update(dict.fromkeys(inputs if len(inputs) == 1 else ()))
+    return tuple(
+        f"input {name!r} decides which branches run, so all of them stay digital; --freeze {name}=VALUE makes it a "
+        "constant, and the branch that runs is compiled"
+        for name in deciding
+        if math.prod(size or 1 for size in graph.types[name].shape) == 1
+    )
+
+
+def _values_behind(value: str, makers: Mapping[str, Node]) -> set[str]:
+    """All values that a value depends on, itself included."""
+    found, waiting = {value}, [value]
+    while waiting:
+        node = makers.get(waiting.pop())
+        further = () if node is None else read_values(node)
+        waiting += [read for read in further if read not in found]
+        found.update(further)
+    return found
 
 
 def _random_warnings(graph: Graph) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from memcompile.cli.advice import DataOptions
 from memcompile.cli.console import Output, accept_option, calibration_option, data_options
-from memcompile.cli.values import NumberOr, input_shape_option
+from memcompile.cli.values import NumberOr, input_options
 from memcompile.data.source import read_source
 from memcompile.errors import UsageError
 from memcompile.exploration.commands import compile_command
@@ -87,7 +87,7 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
     help="Accuracy budget, where not varied.",
 )
 @click.option("--set", "settings", multiple=True, metavar="NAME.FIELD=VALUE", help="As for compile (repeatable).")
-@input_shape_option
+@input_options
 @click.option(
     "--chips-sampled",
     type=click.IntRange(0),
@@ -181,6 +181,7 @@ def _source(model: Path, options: dict[str, Any]) -> Any:
         mean=options["mean"],
         std=options["std"],
         input_shapes=options["input_shapes"],
+        frozen_inputs=options["frozen_inputs"],
         seed=options["seed"],
         limits=DEFAULT_LIMITS,
     )

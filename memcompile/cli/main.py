@@ -48,7 +48,7 @@ from memcompile.cli.several_targets import check_targets, compile_targets, split
 from memcompile.cli.signals import ended_by_signals
 from memcompile.cli.targets import targets_command
 from memcompile.cli.tune import tune_command
-from memcompile.cli.values import NumberOr, input_shape_option
+from memcompile.cli.values import NumberOr, input_options
 from memcompile.data.source import Source, read_source
 from memcompile.errors import MemcompileError, OutputError, UsageError
 from memcompile.frontend.sandbox import DEFAULT_LIMITS, GIB, Limits
@@ -163,7 +163,7 @@ def _batch(options: dict[str, Any]) -> int | None:
     metavar="B",
     help="What a slice's step counts in steps of the one below [default: as large as leaves room for errors].",
 )
-@input_shape_option
+@input_options
 @click.option(
     "--max-loss",
     type=NumberOr(float, "POINTS", auto=AUTO, none=None),
@@ -287,7 +287,7 @@ def compile_command(context: click.Context, /, model: Path, **options: Any) -> N
 def _source_options(options: dict[str, Any]) -> dict[str, Any]:
     """Options of reading a model and its data."""
     return {
-        **{name: options[name] for name in ("data", "mean", "std", "input_shapes", "seed")},
+        **{name: options[name] for name in ("data", "mean", "std", "input_shapes", "frozen_inputs", "seed")},
         "limits": Limits(options["import_seconds"], int(options["import_memory"] * GIB)),
     }
 

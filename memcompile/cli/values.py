@@ -36,13 +36,34 @@ def _shapes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) 
     return shapes
 
 
-def input_shape_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Option of commands that read a model whose inputs may leave sizes open."""
-    return click.option(
+def _values(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, list[float] | float]:
+    values: dict[str, list[float] | float] = {}
+    for text in value:
+        name, _, numbers = text.rpartition("=")
+        try:
+            found = [float(part) for part in numbers.split(",")]
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} is not of the form INPUT=16000 or INPUT=1,2,..") from error
+        values[name] = found if len(found) > 1 else found[0]
+    return values
+
+
+def input_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of commands that read a model, on its inputs."""
+    freeze = click.option(
+        "--freeze",
+        "frozen_inputs",
+        multiple=True,
+        callback=_values,
+        metavar="INPUT=VALUE,..",
+        help="Make an input a constant, such as a sampling rate that decides between branches (repeatable).",
+    )
+    shape = click.option(
         "--input-shape",
         "input_shapes",
         multiple=True,
         callback=_shapes,
         metavar="INPUT=N,..",
         help="Fix open input sizes (repeatable).",
-    )(function)
+    )
+    return shape(freeze(function))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from memcompile.data.loader import Data, Dataset, check_types, load_dataset, open_archive
 from memcompile.errors import UsageError
@@ -47,6 +47,7 @@ def read_source(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    frozen_inputs: Mapping[str, ArrayLike] | None = None,
     example_inputs: Sequence[Any] | None = None,
     seed: int = 0,
     limits: Limits | None = None,
@@ -58,7 +59,7 @@ def read_source(
     MemcompileError
         Any fault of the model or the data.
     """
-    file = open_network(model, limits, example_inputs)
+    file = open_network(model, limits, example_inputs, frozen_inputs)
     wanted = _bind(file.inputs, input_shapes or {})
     check_types(wanted)
     stored = open_archive(data, wanted)

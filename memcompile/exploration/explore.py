@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from memcompile.data.loader import Data
 from memcompile.data.source import read_source
 from memcompile.exploration.exploration import USUAL_CHIPS, USUAL_RESOLUTION, Asked, Exploration, results_folder
@@ -34,6 +36,7 @@ def explore(  # noqa: PLR0913 - its options are those of the command line
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    frozen_inputs: Mapping[str, ArrayLike] | None = None,
     example_inputs: Sequence[Any] | None = None,
     chips_sampled: int = USUAL_CHIPS,
     images: int | None = None,
@@ -58,7 +61,7 @@ def explore(  # noqa: PLR0913 - its options are those of the command line
 
     Parameters
     ----------
-    model, data, mean, std, input_shapes, example_inputs
+    model, data, mean, std, input_shapes, frozen_inputs, example_inputs
         As for :func:`memcompile.compile`.
     vary
         Values by the name of what varies: ``target``, options such as ``slices``, ``max_loss``, ``optimise`` or
@@ -128,6 +131,7 @@ def explore(  # noqa: PLR0913 - its options are those of the command line
         mean=mean,
         std=std,
         input_shapes=input_shapes,
+        frozen_inputs=frozen_inputs,
         example_inputs=example_inputs,
         seed=seed,
     )

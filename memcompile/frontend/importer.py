@@ -70,6 +70,8 @@ class ModelFile:
     inputs: Mapping[str, TensorType]
     limits: Limits | None = None
     weights: Weights = NO_WEIGHTS
+    frozen: str = ""
+    """Inputs that were made constants, as text; see :mod:`memcompile.frontend.frozen_inputs`."""
 
     def serialized(self) -> bytes:
         """The whole model as onnxruntime reads it."""
@@ -141,15 +143,15 @@ def read_proto(model: onnx.ModelProto, name: str, limits: Limits | None = None) 
     return _checked(own, NO_WEIGHTS, Path(name), digest, limits)
 
 
-def read_serialized(data: bytes, name: str, sha256: str) -> ModelFile:
-    """Read what :meth:`ModelFile.serialized` gave, of a file with a digest.
+def read_serialized(data: bytes, name: str, sha256: str, frozen: str = "") -> ModelFile:
+    """Read what :meth:`ModelFile.serialized` gave, of a file with a digest and some frozen inputs.
 
     Raises
     ------
     ModelError
         onnxruntime refuses the model.
     """
-    return replace(read_proto(onnx.ModelProto.FromString(data), name), sha256=sha256)
+    return replace(read_proto(onnx.ModelProto.FromString(data), name), sha256=sha256, frozen=frozen)
 
 
 def _checked(model: onnx.ModelProto, weights: Weights, path: Path, digest: str, limits: Limits | None) -> ModelFile:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import onnx
+from numpy.typing import ArrayLike
 
 from memcompile.errors import ModelError, UsageError
+from memcompile.frontend.frozen_inputs import frozen
 from memcompile.frontend.importer import ModelFile, read_model, read_proto
 from memcompile.frontend.sandbox import Limits
 
@@ -35,7 +37,10 @@ Network = Path | str | onnx.ModelProto | TorchModule
 
 
 def open_network(
-    network: Network, limits: Limits | None = None, example_inputs: Sequence[Any] | None = None
+    network: Network,
+    limits: Limits | None = None,
+    example_inputs: Sequence[Any] | None = None,
+    frozen_inputs: Mapping[str, ArrayLike] | None = None,
 ) -> ModelFile:
     """Read and check a network.
 
@@ -44,14 +49,20 @@ def open_network(
     example_inputs
         Tensors or arrays of one batch, one per input; only a PyTorch module needs them, to be exported. Its batch
         stays open.
+    frozen_inputs
+        Values of inputs that are constants from then on.
 
     Raises
     ------
     ModelError
         The network is no ONNX file, onnxruntime refuses it, or PyTorch cannot export it.
     UsageError
-        A PyTorch module comes without example inputs, or other objects are given.
+        A PyTorch module comes without example inputs, other objects are given, or a frozen input does not fit.
     """
+    return frozen(_opened(network, limits, example_inputs), frozen_inputs or {})
+
+
+def _opened(network: Network, limits: Limits | None, example_inputs: Sequence[Any] | None) -> ModelFile:
     if isinstance(network, Path | str):
         return read_model(Path(network), limits)
     if isinstance(network, onnx.ModelProto):

@@ -38,6 +38,8 @@ class Study:
     seed: int
     calibrate: bool
     digest: str
+    frozen: str = ""
+    """Inputs of the model that were made constants, as text."""
 
     @classmethod
     def of(
@@ -59,8 +61,10 @@ class Study:
         except ValueError as error:  # protobuf writes 2 GiB at most
             raise ModelError(f"{file.name}: a model of more than 2 GiB cannot be sent to workers") from error
         facts = [compiler_version(), file.name, file.sha256, data_digest(dataset), seed, calibrate]
-        digest = digest_of(facts)
-        return cls(file.name, file.sha256, model, dataset, source.found, dict(targets), seed, calibrate, digest)
+        digest = digest_of([*facts, file.frozen] if file.frozen else facts)
+        return cls(
+            file.name, file.sha256, model, dataset, source.found, dict(targets), seed, calibrate, digest, file.frozen
+        )
 
     def key(self, design: Design) -> str:
         """Name of a point: the same for the same network, data, target and options, and for no others."""

@@ -125,7 +125,7 @@ class _Prepared:
     """A study as a worker has it."""
 
     def __init__(self, study: Study) -> None:
-        file = read_serialized(study.model, study.name, study.sha256)
+        file = read_serialized(study.model, study.name, study.sha256, study.frozen)
         self.source = Source(file, study.dataset, study.found)
 
     @cached_property
