@@ -55,8 +55,9 @@ def _fitting(file: ModelFile, name: str, value: ArrayLike) -> NDArray[np.generic
     if name not in file.inputs:
         raise UsageError(f"the model has no input {name!r} to freeze; its inputs are {', '.join(file.inputs)}")
     kind, given = file.inputs[name], np.asarray(value)
-    array = given.astype(kind.dtype) if given.dtype.kind in "biuf" else None
-    if array is None or not np.array_equal(array.astype(np.float64), given.astype(np.float64)):
+    with np.errstate(invalid="ignore", over="ignore"):
+        array = given.astype(kind.dtype) if given.dtype.kind in "biuf" else None
+    if array is None or not (array.dtype.kind == "f" or np.array_equal(array, given)):
         shown = np.array2string(given, threshold=8)
         raise UsageError(f"input {name!r} is {kind}, and {shown} is not of this type; freeze it at a value that is")
     shape = _shape(kind, array)

@@ -92,10 +92,11 @@ def test_a_number_fills_all_elements_and_open_sizes_are_one() -> None:
         },
         {"y": (TensorProto.FLOAT, None)},
     )
-    file = open_network(model, frozen_inputs={"a": 2, "b": [3], "c": list(range(8))})
+    file = open_network(model, frozen_inputs={"a": 2, "b": [0.1], "c": list(range(8))})
     found = {item.name: numpy_helper.to_array(item) for item in file.model.graph.initializer}
     assert {name: value.shape for name, value in found.items()} == {"a": (2, 1, 4), "b": (1, 1), "c": (2, 1, 4)}
     assert np.all(found["a"] == 2)
+    assert found["b"] == np.float32(0.1)
     assert found["c"].reshape(-1).tolist() == list(range(8))
     assert list(file.inputs) == ["x"]
     assert file.frozen.startswith("a=2.0,2.0,")
@@ -106,6 +107,8 @@ def test_a_number_fills_all_elements_and_open_sizes_are_one() -> None:
     [
         ({"rate": 1}, "the model has no input 'rate' to freeze; its inputs are x, sr, gain"),
         ({"sr": 0.5}, r"input 'sr' is int64\[\], and 0.5 is not of this type"),
+        ({"sr": np.nan}, "and nan is not of this type"),
+        ({"sr": 2.0**70}, "is not of this type"),
         ({"sr": "fast"}, "and 'fast' is not of this type"),
         ({"sr": [1, 2]}, r"--freeze gives 2 values of shape \[2\]"),
         ({"gain": [1, 2]}, r"input 'gain' is float32\[3\]; --freeze gives 2 values of shape \[2\]"),
