@@ -110,7 +110,7 @@ class Flow:
 
     @cached_property
     def _facts(self) -> defaultdict[str, _Facts]:
-        """What holds in all walks, by the name of a stage of operators; filled as they are walked."""
+        """Facts that hold in all walks, by the name of a stage of operators; filled as they are walked."""
         return defaultdict(_Facts)
 
     @cached_property
