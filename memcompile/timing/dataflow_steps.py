@@ -10,10 +10,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections import ChainMap, defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +93,8 @@ class Flow:
         """Step of each element of what a stage of ONNX operators makes."""
         facts = self._facts[stage.name]
         facts.take(self._handed_on, stage.inputs)
-        known = ChainMap(facts.values, dict(self.constants[stage.name]))
+        # Never written to: a copy of all constants for each stage would take longer than the walk.
+        known = ChainMap(facts.values, cast("MutableMapping[str, NDArray[Any]]", self.constants[stage.name]))
         inner = {name: values[name] for name in stage.inputs if name in values and name not in facts.values}
         for operator in _operators(stage):
             shapes = _shapes(operator, inner, known, facts.scalars)

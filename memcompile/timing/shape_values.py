@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +23,11 @@ MOST_ELEMENTS = 1 << 14
 """Elements of a value that is followed; a shape has a few, the positions of an image some thousands."""
 
 Value = NDArray[Any]
+
+
+def _power(a: Value, b: Value) -> Value:
+    """The base decides on the type, as in ONNX."""
+    return np.asarray(np.power(a, b)).astype(a.dtype)
 
 
 def _divided(a: Value, b: Value) -> Value:
@@ -48,14 +54,14 @@ ARITHMETIC: Mapping[str, Callable[..., Value]] = {
     "Floor": np.floor,
     "Ceil": np.ceil,
     "Identity": np.array,
-    "Min": np.minimum,
-    "Max": np.maximum,
-    "Pow": np.power,
+    "Min": lambda *values: reduce(np.minimum, values),
+    "Max": lambda *values: reduce(np.maximum, values),
+    "Pow": _power,
     "Sqrt": np.sqrt,
     "Neg": np.negative,
     "Abs": np.abs,
 }
-"""Operators on numbers; those that take any number of inputs are followed with two."""
+"""Operators on numbers, element by element."""
 CAST_TO = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 11: np.float64}
 """Types by their number in ONNX (``TensorProto.DataType``)."""
 MOVING = {"Concat", "Expand", "Gather", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
@@ -96,6 +102,8 @@ def _of_shape(node: OnnxNode, shape: Shape | None) -> Value | None:
 
 def _computed(node: OnnxNode, values: Sequence[Value]) -> Value | None:
     if node.op_type in ARITHMETIC:
+        if math.prod(np.broadcast_shapes(*(value.shape for value in values))) > MOST_ELEMENTS:
+            return None
         return np.asarray(ARITHMETIC[node.op_type](*values))
     if node.op_type == "Cast":
         kind = CAST_TO.get(node.attributes["to"])
