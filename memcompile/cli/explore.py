@@ -16,7 +16,7 @@ from rich.text import Text
 
 from memcompile.cli.advice import DataOptions
 from memcompile.cli.console import Output, accept_option, calibration_option, data_options
-from memcompile.cli.values import NumberOr, input_options
+from memcompile.cli.values import NumberOr, input_options, input_words
 from memcompile.data.source import read_source
 from memcompile.errors import UsageError
 from memcompile.exploration.commands import compile_command
@@ -133,7 +133,7 @@ def explore_command(model: Path, **options: Any) -> None:
         search = exploration.run(
             lambda: executor_of(options["workers"], options["scheduler"], dashboard=options["dashboard"]), folder
         )
-    others = [str(word) for word in DataOptions.of(options).words()]
+    others = [*input_words(options), *(str(word) for word in DataOptions.of(options).words())]
     _conclude(search, model, others, folder, out)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -46,6 +46,16 @@ def _values(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) 
             raise click.BadParameter(f"{text!r} is not of the form INPUT=16000 or INPUT=1,2,..") from error
         values[name] = found if len(found) > 1 else found[0]
     return values
+
+
+def input_words(options: Mapping[str, Any]) -> list[str]:
+    """The options of :func:`input_options` as words of a command line."""
+    words: list[str] = []
+    for flag, name in (("--freeze", "frozen_inputs"), ("--input-shape", "input_shapes")):
+        for key, value in options[name].items():
+            numbers = value if isinstance(value, list | tuple) else [value]
+            words += [flag, f"{key}={','.join(str(number).removesuffix('.0') for number in numbers)}"]
+    return words
 
 
 def input_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -84,5 +85,7 @@ def _shape(kind: TensorType, array: NDArray[np.generic]) -> tuple[int, ...] | No
 
 
 def _text(array: NDArray[np.generic]) -> str:
-    values = [str(value) for value in array.reshape(-1)[:LISTED_VALUES].tolist()]
-    return ",".join(values) + (",.." if array.size > LISTED_VALUES else "")
+    """Values, or of many their number and digest: other values are another text."""
+    if array.size > LISTED_VALUES:
+        return f"{array.size} values of digest {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
+    return ",".join(str(value) for value in array.reshape(-1).tolist())

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import memcompile
 from memcompile.cli.main import main
+from memcompile.cli.values import input_words
 from memcompile.data.source import read_source
 from memcompile.errors import UsageError
 from memcompile.exploration.runs.study import Study
@@ -102,6 +103,18 @@ def test_a_number_fills_all_elements_and_open_sizes_are_one() -> None:
     assert file.frozen.startswith("a=2.0,2.0,")
 
 
+def test_many_values_are_told_apart() -> None:
+    model = models.make(
+        [models.node("Add", "x a", "y")],
+        {"x": (TensorProto.FLOAT, ("N", 20)), "a": (TensorProto.FLOAT, (20,))},
+        {"y": (TensorProto.FLOAT, None)},
+    )
+    ones = np.ones(20)
+    texts = {open_network(model, frozen_inputs={"a": values}).frozen for values in (ones, [*ones[1:], 2.0])}
+    assert len(texts) == 2
+    assert all(text.startswith("a=20 values of digest ") for text in texts)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -140,6 +153,12 @@ def test_points_of_other_constants_are_other_points() -> None:
         assert study.frozen == source.model.frozen
         digests.add(study.digest)
     assert len(digests) == 2
+
+
+def test_commands_that_are_printed_repeat_the_options_of_inputs() -> None:
+    options = {"frozen_inputs": {"sr": 16000.0, "gain": [1.0, 0.1]}, "input_shapes": {"x": (1, 3)}}
+    words = ["--freeze", "sr=16000", "--freeze", "gain=1,0.1", "--input-shape", "x=1,3"]
+    assert input_words(options) == words
 
 
 def test_the_command_line_takes_values(
