@@ -51,7 +51,7 @@ Objective = Literal["throughput", "accuracy", "latency", "arrays"]
 NESTED_LAYERS = 8
 NESTED_ARRAYS = 16
 """Most layers and arrays of a network whose layers may mix nested windows."""
-WORK = {"fast": 4.0, "normal": 11.0, "best": math.inf}
+WORK = {"fast": 4.0, "normal": 20.0, "best": math.inf}
 """Work of all searches together, about seconds of a processor."""
 INTEGER = "integer choices and array patterns as bound"
 SINGLE_SHARE = 0.25
@@ -76,7 +76,7 @@ STAGES = (
     # Separates the layers: in no time close to the optimum where one resource is short in all arrays.
     Stage(lagrangian_relaxation, 1.0, "Lagrangian bound", fast=True),
     # Chooses for all layers together; the fastest improvement comes first, as the clock may run out at any time.
-    Stage(coarse_knapsack, 0.25, INTEGER),
+    Stage(coarse_knapsack, 0.15, INTEGER),
     # Models single arrays, too: bounds, and choices for few arrays that are shared by many layers.
     Stage(branch_and_price, 0.9, INTEGER, accepted=0.0025),
     # Tries shorter intervals close to the best one.

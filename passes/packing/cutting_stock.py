@@ -18,35 +18,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.passes.packing.bounds import arrays_bound
+from memcompile.passes.packing.filling import greedy_patterns
 from memcompile.passes.packing.first_fit import Fill, Packing, TileShape, pack
 from memcompile.passes.packing.knapsack import (
     TOLERANCE,
     WHOLE,
+    Content,
     Knapsack,
     arranged,
-    greedy_patterns,
+    fitted,
     pattern_counts,
     pattern_of,
 )
 from memcompile.passes.solving.clock import Clock, running, running_clock
+from memcompile.passes.solving.linear_program import LinearProgram
 
-ROUND_WORK = 0.003
-"""Fixed work of a round of column generation."""
 ARRANGE_WORK = 2e-5
 """Work of arranging a tile of a pattern."""
 SLACK = 0.95
 """Share of the available arrays below which the linear program stops looking for better patterns."""
 
-MOST_ARRAYS = 512
+STEPS = 512
+"""Steps of the second dive, each of which fixes as many arrays."""
+MOST_ARRAYS = 4096
 """Most arrays into which tiles that share arrays are packed by patterns."""
 MOST_SHAPES = 64
 """Most shapes of such tiles."""
 
 
 def pack_mixed(
-    shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, work: float
+    shapes: Sequence[TileShape],
+    lines: tuple[int, int],
+    arrays: int,
+    interval: int,
+    work: float,
+    known: Sequence[Content] = (),
 ) -> Packing | None:
-    """Pack by first fit, and by patterns where few kinds of tiles share few arrays."""
+    """Pack by first fit, and by patterns where few kinds of tiles share arrays; ``known`` ones are tried at once."""
     if arrays_bound(shapes, lines, interval) > arrays:
         return None
     packing = pack(shapes, lines, interval, arrays, enough=arrays)
@@ -54,11 +62,16 @@ def pack_mixed(
     full = sum(shape.count for shape in shapes) - sum(shape.count for shape in shared)
     if packing is not None or arrays - full > MOST_ARRAYS or len(shared) > MOST_SHAPES:
         return packing
-    return pack_around_full(shapes, lines, arrays, interval, work)
+    return pack_around_full(shapes, lines, arrays, interval, work, known)
 
 
 def pack_around_full(
-    shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, effort: float
+    shapes: Sequence[TileShape],
+    lines: tuple[int, int],
+    arrays: int,
+    interval: int,
+    effort: float,
+    known: Sequence[Content] = (),
 ) -> Packing | None:
     """Give tiles that fill an array one each, and pack the others by patterns; None if no packing was found.
 
@@ -68,6 +81,8 @@ def pack_around_full(
         Most steps of an array.
     effort
         Limit in counted work, about seconds of a processor.
+    known
+        Contents of arrays that may serve.
     """
     if any(shape.load > interval for shape in shapes):
         return None
@@ -79,7 +94,7 @@ def pack_around_full(
         return None
     if not others:
         return Packing(tuple(fills))
-    packed = _packed([shapes[number] for number in others], lines, left, interval, effort)
+    packed = _packed([shapes[number] for number in others], lines, left, interval, effort, known)
     if packed is None:
         return None
     own = (replace(fill, tiles=tuple((others[n], line, output) for n, line, output in fill.tiles)) for fill in packed)
@@ -87,15 +102,20 @@ def pack_around_full(
 
 
 def _packed(
-    shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int, effort: float
+    shapes: Sequence[TileShape],
+    lines: tuple[int, int],
+    arrays: int,
+    interval: int,
+    effort: float,
+    known: Sequence[Content],
 ) -> list[Fill] | None:
     """Return the content of each array, at most ``arrays`` of them; None if no packing was found."""
     with running(Clock.after(math.inf, effort)) as clock:
-        root = _Dive(shapes, lines, arrays, interval)
+        root = _Dive(shapes, lines, arrays, interval, known)
         amounts = root.solve(clock)
         if amounts is None:
             return None
-        for most_at_once in (arrays, 1):
+        for most_at_once in (arrays, max(1, arrays // STEPS)):
             fills = copy(root).fill(amounts, most_at_once, clock)
             if fills is not None:
                 return fills
@@ -109,7 +129,14 @@ class _Dive:
     no more than that, and ``drawings`` say where their tiles lie.
     """
 
-    def __init__(self, shapes: Sequence[TileShape], lines: tuple[int, int], arrays: int, interval: int) -> None:
+    def __init__(
+        self,
+        shapes: Sequence[TileShape],
+        lines: tuple[int, int],
+        arrays: int,
+        interval: int,
+        known: Sequence[Content],
+    ) -> None:
         self.shapes, self.lines, self.arrays = shapes, lines, arrays
         self.left = np.array([shape.count for shape in shapes], np.int64)
         self.fills: list[Fill] = []
@@ -118,6 +145,7 @@ class _Dive:
         self._patterns = np.zeros((0, len(shapes)), np.int64)
         self._drawings: list[Fill] = []
         self._add([np.where(np.arange(len(shapes)) == n, self._knapsacks[1].most, 0) for n in range(len(shapes))])
+        self._add([fitted(content, sizes, self._knapsacks[0].most, interval) for content in known])
 
     def fill(self, amounts: NDArray[np.float64], most_at_once: int, clock: Clock) -> list[Fill] | None:
         """Fix ``most_at_once`` arrays at a time; returns the content of each, None if the arrays do not suffice."""
@@ -178,20 +206,11 @@ class _Dive:
 
     def _solve(self) -> tuple[float, NDArray[np.float64], NDArray[np.float64]] | None:
         """Solve the linear program: total arrays, the dual price of each shape, and the arrays of each pattern."""
-        # Imported here, because it takes time that other networks need not wait for.
-        from scipy.optimize import linprog  # noqa: PLC0415
-
-        running_clock().spend(ROUND_WORK)
-        solution = linprog(
-            np.ones(len(self._patterns)),
-            A_ub=-self._patterns.T.astype(np.float64),
-            b_ub=-self.left.astype(np.float64),
-            method="highs",
-            options={"time_limit": running_clock().seconds_left},
-        )
-        if solution.x is None:
-            return None
-        return float(solution.fun), -solution.ineqlin.marginals, solution.x
+        program = LinearProgram(self.left, np.full(len(self.left), np.inf))
+        for pattern in self._patterns:
+            program.add(1.0, pattern)
+        solution = program.solve()
+        return None if solution is None else (solution.cost, solution.prices, solution.amounts)
 
     def _generate_greedily(self, prices: NDArray[np.float64]) -> bool:
         """Add patterns of negative reduced cost from a greedy rule; False if it finds none."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -30,8 +30,6 @@ PRICE_UNIT = 1 << 24
 WHOLE = 1e-6
 """Integrality tolerance of the solution of a linear program."""
 TOLERANCE = 1e-5
-SEEDS = 40
-"""Patterns made by the greedy rule for each round of prices."""
 FUNCTIONS = 5
 """Dual feasible functions per direction that limit the content of an array."""
 ARRANGE_LIMIT = 0.05
@@ -46,8 +44,12 @@ KNAPSACK_LIMITS = ((1, 0.02), RELAXED_CONFLICTS)
 
 TERM_WORK = 2.5e-6
 """Work of a term of a knapsack's model."""
-FILL_WORK = 3e-6
-"""Work of testing if an array has room for a shape."""
+
+
+Size = tuple[int, int, int]
+"""Input lines, output lines, and steps of a tile."""
+Content = Mapping[Size, int]
+"""Tiles of each size in an array."""
 
 
 @dataclass(frozen=True)
@@ -205,70 +207,20 @@ class Knapsack:
         return self.conflicts.shapes[active].tolist(), sizes[active].tolist(), self.conflicts.limits[active].tolist()
 
 
-class Filling:
-    """The content of one array while tiles are added to it."""
+def fitted(content: Content, sizes: NDArray[np.int64], most: NDArray[np.int64], interval: int) -> NDArray[np.int64]:
+    """Tiles of each shape of a content found for others: no more than ``most`` of each and than keep the interval.
 
-    def __init__(self, knapsack: Knapsack) -> None:
-        self.counts = np.zeros(len(knapsack.most), np.int64)
-        self._knapsack = knapsack
-        self._left = np.array(knapsack.limits, np.int64)
-        # Room that each conflict leaves, and True if the array holds its shape.
-        self._apart = knapsack.conflicts.limits.copy()
-        self._held = np.zeros(len(self._apart), bool)
-
-    def room(self, shape: int) -> int:
-        """Number of further tiles of a shape that the array may hold."""
-        knapsack, conflicts = self._knapsack, self._knapsack.conflicts
-        number = int(knapsack.most[shape] - self.counts[shape])
-        if number <= 0:
-            return 0
-        rows, uses = knapsack.uses[shape]
-        if len(rows):
-            number = min(number, int((self._left[rows] // uses).min()))
-        if number <= 0 or not len(self._apart):
-            return max(number, 0)
-        if (self._apart[conflicts.own[shape]] < 0).any():
-            return 0
-        binding = self._held & (conflicts.sizes[:, shape] > 0)
-        if not binding.any():
-            return number
-        return max(0, min(number, int((self._apart[binding] // conflicts.sizes[binding, shape]).min())))
-
-    def may_hold(self, shapes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return True for each shape if cells and steps leave room for a tile; False stays False as tiles are added."""
-        fits = self._knapsack.matrix[:, shapes] <= self._left[:, None]
-        wanted: NDArray[np.bool_] = self.counts[shapes] < self._knapsack.most[shapes]
-        return np.logical_and(wanted, np.logical_and.reduce(fits, axis=0))
-
-    def add(self, shape: int, number: int) -> None:
-        """Add tiles of a shape."""
-        conflicts = self._knapsack.conflicts
-        self.counts[shape] += number
-        self._left -= number * self._knapsack.matrix[:, shape]
-        self._apart -= number * conflicts.sizes[:, shape]
-        self._held[conflicts.own[shape]] = True
-
-
-def greedy_patterns(knapsack: Knapsack, prices: NDArray[np.float64]) -> list[NDArray[np.int64]]:
-    """Contents worth more than an array, each started with another shape and filled by price per use."""
-    use = knapsack.matrix / np.maximum(np.array(knapsack.limits, np.float64), 1)[:, None]
-    worth = np.flatnonzero((prices > TOLERANCE) & (knapsack.most > 0))
-    ranked = worth[np.argsort(-prices[worth] / (use[:, worth].max(axis=0) + use[:, worth].mean(axis=0)), kind="stable")]
-    running_clock().spend(FILL_WORK * min(SEEDS, len(ranked)) * len(ranked))
-    found: dict[bytes, NDArray[np.int64]] = {}
-    for seed in ranked[:SEEDS].tolist():
-        filling = Filling(knapsack)
-        left = np.concatenate([[seed], ranked])
-        while len(left):
-            number = filling.room(int(left[0]))
-            if number:
-                filling.add(int(left[0]), number)
-            left = left[1:]
-            if number:
-                left = left[filling.may_hold(left)]
-        if float(prices @ filling.counts) > 1 + TOLERANCE:
-            found.setdefault(filling.counts.tobytes(), filling.counts)
-    return list(found.values())
+    Parameters
+    ----------
+    sizes
+        [shapes, 3]: input lines, output lines, steps.
+    """
+    counts = np.array([content.get(tuple(size), 0) for size in sizes.tolist()], np.int64)
+    counts = np.minimum(counts, most)
+    for shape in np.flatnonzero(counts).tolist():
+        others = interval - int(counts[:shape] @ sizes[:shape, 2])
+        counts[shape] = min(int(counts[shape]), others // max(1, int(sizes[shape, 2])))
+    return counts
 
 
 def _few_transforms(sizes: NDArray[np.int64], capacity: int, every: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -4,7 +4,8 @@ The linear program over choices and array patterns (:class:`MasterProblem`) lets
 of one window and half of another, and so allows intervals that no mapping keeps. Where it does,
 the search branches on the number of layers of a kind that take one of the choices, rounded up or
 down, and solves again, until every branch is ruled out or all choices of one are integral. Those
-are worth packing: the resulting mapping is often near the bound.
+are worth packing: the resulting mapping is often near the bound. Each interval begins with the contents of arrays that
+the last one ended with, and so do packings.
 """
 
 from __future__ import annotations
@@ -17,36 +18,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.ir.pass_contract import Effort
-from memcompile.passes.packing.knapsack import WHOLE
+from memcompile.passes.packing.knapsack import WHOLE, Content
 from memcompile.passes.search.column_generation import MasterProblem
 from memcompile.passes.search.multiple_choice_knapsack import pack_choices
 from memcompile.passes.search.problem import Bracket, Choice, Choices, MappingProblem, WindowPlan
-from memcompile.passes.solving.bisection import bisect
+from memcompile.passes.solving.bisection import first_true
 from memcompile.passes.solving.clock import running, running_clock
 
-INTERVAL_SHARE = 0.7
+PLAN_SHARE = 0.8
+"""Share of the work for plans; the rest is for the bound."""
+INTERVAL_SHARE = 0.35
 """Share of the remaining work that one interval may take."""
-BISECTION_SHARE = 0.8
-"""Share of the remaining work that the bound may take; the rest is for packing."""
-NEAR_SHARE = 0.2
-"""Share of the work that is kept for other searches once the plan is near the bound."""
+UNDECIDED = 2
+"""Intervals in a row that may remain undecided."""
 
 
 @dataclass(frozen=True)
 class Limits:
     """Deterministic limits of the search.
 
-    Accepted gap, as a share of the interval; rounds of column generation times hundreds of tile
-    shapes, all intervals together; packings tried, and counted work for each.
+    Accepted gap, as a share of the interval; rounds of column generation for an interval; counted work for a packing.
     """
 
     gap: float
-    work: float
-    packings: int
+    rounds: int
     packing: float
 
 
-LIMITS = {"normal": Limits(0.015, 400.0, 16, 1.0), "best": Limits(0.0, 5000.0, 100, 10.0)}
+LIMITS = {"normal": Limits(0.005, 500, 1.0), "best": Limits(0.0, 5000, 10.0)}
 
 
 @dataclass(frozen=True)
@@ -62,56 +61,77 @@ class Verdict:
 
 
 def branch_and_price(problem: MappingProblem, bracket: Bracket, effort: Effort) -> Bracket:
-    """Bound by bisection: the first interval that integral choices may keep; then pack what was not ruled out.
+    """Bisect for the plan, packing integral choices that are not ruled out; then for the bound."""
+    search = _Search(problem, LIMITS[effort], bracket.bound)
+    with running(running_clock().part(PLAN_SHARE)):
+        plan = bracket.shortened(search.plan_for, search.may_shorten).plan
+    return Bracket(plan, search.raised(plan.interval))
 
-    Near the bound, only half of the work goes into the last steps, and part of it is kept once the plan is near, too.
+
+class _Search:
+    """What is known of the intervals of a problem.
+
+    Those below ``bound`` are impossible, and integral choices may keep those from ``possible`` on; ``proposal`` are
+    such choices, made for the last interval. ``known`` are the contents of arrays in the solution of the last linear
+    program, with which the next one and packings begin; ``undecided`` counts intervals in a row.
     """
-    limits, left, plan = LIMITS[effort], LIMITS[effort].work, bracket.plan
-    proposals: list[tuple[int, Choices]] = []
-    clock = running_clock().part(BISECTION_SHARE)
-    granted = clock.work_left
 
-    def more(low: int, high: int) -> bool:
-        if left <= 0 or (high - low <= limits.gap / 4 * high and 2 * left <= limits.work):
-            return False
-        near = plan.interval - low <= limits.gap * plan.interval
-        return not (clock.is_over or (near and clock.work_left < NEAR_SHARE * granted))
+    def __init__(self, problem: MappingProblem, limits: Limits, bound: int) -> None:
+        self.problem, self.limits, self.bound = problem, limits, bound
+        self.known: Sequence[Content] = ()
+        self.possible: float = math.inf
+        self.proposal: Choices | None = None
+        self.undecided = 0
 
-    def attempt(interval: int) -> int | None:
-        nonlocal left, plan
-        with running(clock.part(INTERVAL_SHARE)):
-            master = MasterProblem(problem, interval)
-            verdict = branch(master, math.ceil(left / master.weight))
-        left -= verdict.rounds * master.weight
+    def may_shorten(self, low: int, high: int) -> bool:
+        """Return True while the plan is not near the bound, and time is left."""
+        near = high - self.bound <= self.limits.gap * high or high - low <= self.limits.gap / 4 * high
+        return not (near or self._is_stuck)
+
+    def plan_for(self, interval: int) -> WindowPlan | None:
+        """Pack what was proposed for a shorter interval, else choices of its own."""
+        with running(running_clock().part(INTERVAL_SHARE)):
+            plan = self._packed(interval)
+            if plan is None:
+                before, self.proposal = self.proposal, self._decided(interval).choices
+                plan = self._packed(interval) if self.proposal != before else None
+            return plan
+
+    def raised(self, interval: int) -> int:
+        """The bound for a plan of this interval: the first one that is not ruled out."""
+
+        def is_open(probe: int) -> bool:
+            with running(running_clock().part(INTERVAL_SHARE)):
+                return not self._decided(probe).impossible
+
+        def more(low: int, high: int) -> bool:
+            return high - low > self.limits.gap / 4 * high and not self._is_stuck
+
+        return first_true(self.bound, int(min(interval, self.possible)), is_open, more)
+
+    @property
+    def _is_stuck(self) -> bool:
+        """True if no time is left, or further intervals would take as much of it without a result."""
+        return self.undecided >= UNDECIDED or running_clock().is_over
+
+    def _packed(self, interval: int) -> WindowPlan | None:
+        """The plan with the proposed choices, if they pack."""
+        if self.proposal is None:
+            return None
+        return pack_choices(self.problem, interval, self.proposal, self.limits.packing, self.known)
+
+    def _decided(self, interval: int) -> Verdict:
+        """Decide if integral choices keep an interval, and remember what that says of others."""
+        master = MasterProblem(self.problem, interval, self.known)
+        verdict = branch(master, self.limits.rounds)
+        unclear = verdict.choices is None and verdict.impossible is None
+        self.undecided = self.undecided + 1 if unclear else 0
+        self.known = master.contents()
+        if verdict.impossible:
+            self.bound = max(self.bound, interval + 1)
         if verdict.choices is not None:
-            proposals.append((interval, verdict.choices))
-            with running(clock):
-                plan = pack_choices(problem, interval, verdict.choices, limits.packing) or plan
-        elif verdict.impossible is None:
-            left = 0.0  # intervals near it would take as long without a result
-        return None if verdict.impossible else interval
-
-    low, _ = bisect(bracket.bound, bracket.interval, attempt, more)
-    return _pack_shortest(problem, Bracket(plan, low), sorted(proposals, key=lambda item: item[0]), limits)
-
-
-def _pack_shortest(
-    problem: MappingProblem, bracket: Bracket, proposals: Sequence[tuple[int, Choices]], limits: Limits
-) -> Bracket:
-    """Plan of the shortest interval for which one of the proposals packs, each made for its own interval."""
-    left = limits.packings
-
-    def more(low: int, high: int) -> bool:
-        return left > 0 and high - bracket.bound > limits.gap * high and not running_clock().is_over
-
-    def plan_for(interval: int) -> WindowPlan | None:
-        nonlocal left
-        able = [choices for wanted, choices in proposals if wanted <= interval][:left]
-        left -= max(1, len(able))
-        packed = (pack_choices(problem, interval, choices, limits.packing) for choices in able)
-        return next((plan for plan in packed if plan is not None), None)
-
-    return bracket.shortened(plan_for, more)
+            self.possible = min(self.possible, interval)
+        return verdict
 
 
 def _choices(master: MasterProblem, amounts: NDArray[np.float64]) -> Choices:

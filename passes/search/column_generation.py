@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from memcompile.passes.packing.knapsack import TOLERANCE, Knapsack, greedy_patterns
+from memcompile.passes.packing.filling import greedy_patterns, patterns_near_relaxed
+from memcompile.passes.packing.knapsack import TOLERANCE, Content, Knapsack, Size, fitted
 from memcompile.passes.search.lagrangian import survivors
 from memcompile.passes.search.problem import Choice, MappingProblem
 from memcompile.passes.solving.clock import running_clock
+from memcompile.passes.solving.linear_program import LinearProgram
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,12 @@ class _Column:
 
 MOST_SHAPES = 2000
 """Most tile shapes of a linear program that is solved: the conflicts of its arrays grow with their square."""
-ROUND_WORK = 0.005
-"""Fixed work of a round of column generation."""
-PIVOT_WORK = 1e-7
-"""Work of a pivot of the linear program, for each of its rows and columns."""
+CHEAP = 0.75
+"""Work of an exact knapsack, as a share of that of greedy rules, at which it is solved in every round."""
+MORE = 10
+"""Rounds that look for choices with room to spare, once some fit."""
+ROOM = 0.97
+"""Share of the arrays at which they end."""
 
 Pattern = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Shapes in an array, ascending, and the number of tiles of each."""
@@ -50,11 +54,12 @@ class MasterProblem:
 
     problem: MappingProblem
     interval: int
+    known: Sequence[Content] = ()
     columns: list[_Column] = field(default_factory=list)
     patterns: list[Pattern] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        numbers: dict[tuple[int, int, int], int] = {}
+        numbers: dict[Size, int] = {}
         for kind, option, copies, windows in survivors(self.problem, self.interval):
             choice = Choice(self.problem.kinds[kind].options[option], copies)
             wanted = {
@@ -63,8 +68,8 @@ class MasterProblem:
             }
             tiles = {numbers.setdefault(key, len(numbers)): count for key, count in wanted.items()}
             self.columns.append(_Column(kind, choice, tiles))
-        sizes = np.array(list(numbers), np.int64).reshape(-1, 3)
-        self.shapes = len(sizes)
+        self.sizes = np.array(list(numbers), np.int64).reshape(-1, 3)
+        self.shapes = len(self.sizes)
         self.kind = np.array([column.kind for column in self.columns], np.int64)
         asked = [
             (shape, number, count)
@@ -75,11 +80,25 @@ class MasterProblem:
         # Branching limits the number of layers that take each choice.
         self.fewest = np.zeros(len(self.columns))
         self.most = self.problem.layers[self.kind].astype(np.float64)
+        self._taken = np.zeros(0)
+        # An exact knapsack may rule out the interval early, but is solved at first only where greedy rules end.
+        self._exact_work, self._greedy_work = np.inf, 0.0
         if self.is_too_large:
             return
-        self.knapsack = Knapsack.of(sizes, self.problem.lines, self.interval, self._most_asked())
+        self.knapsack = Knapsack.of(self.sizes, self.problem.lines, self.interval, self._most_asked())
         most = self.knapsack.most
         self.patterns = [(np.array([shape]), most[[shape]]) for shape in range(len(most))]
+        self.patterns += [_held(fitted(content, self.sizes, most, self.interval)) for content in self.known]
+        self._program = self._new_program()
+
+    def contents(self) -> list[Content]:
+        """Contents of arrays in the last solution."""
+        used = np.flatnonzero(self._taken > TOLERANCE).tolist()
+        sizes = [(height, width, steps) for height, width, steps in self.sizes.tolist()]
+        return [
+            {sizes[shape]: count for shape, count in zip(held.tolist(), counts.tolist(), strict=True)}
+            for held, counts in (self.patterns[number] for number in used)
+        ]
 
     @property
     def is_too_large(self) -> bool:
@@ -102,11 +121,6 @@ class MasterProblem:
         sums: NDArray[np.float64] = np.asarray(np.bincount(self.kind, amounts, len(self.problem.kinds)), np.float64)
         return sums
 
-    @property
-    def weight(self) -> float:
-        """Relative cost of a round of column generation: about proportional to the number of tile shapes."""
-        return max(1.0, self.shapes / 100)
-
     def possible(self, rounds: int) -> tuple[bool | None, int]:
         """Return True if the available arrays suffice (None if undecided), and the rounds spent.
 
@@ -118,24 +132,47 @@ class MasterProblem:
             return False, 0
         if self.is_too_large:
             return None, 0
+        fits = 0
         for spent in range(rounds):
             solved = None if running_clock().is_over else self._solve()
             if solved is None:
-                return None, spent
+                return bool(fits) or None, spent
             value, prices = solved
-            if value <= self.problem.arrays + TOLERANCE:
+            fits += value <= self.problem.arrays + TOLERANCE
+            if fits > MORE or value <= ROOM * self.problem.arrays:
                 return True, spent
-            dearest, content = self.knapsack.dearest(prices)
-            if self._asked(prices) / max(1.0, dearest) > self.problem.arrays + TOLERANCE:
-                return False, spent
-            added = [content] if float(prices @ content) > 1 + TOLERANCE else []
-            added += greedy_patterns(self.knapsack, prices)
-            if self._tighten(added):
-                continue
+            added = self._found_greedily(prices)
+            if not fits and (not added or self._exact_work <= CHEAP * self._greedy_work):
+                limit, dearest = self._found_exactly(prices)
+                if self._asked(prices) / max(1.0, limit) > self.problem.arrays + TOLERANCE:
+                    return False, spent
+                added += dearest
             if not added:
-                return None, spent
-            self.patterns += [(held := np.flatnonzero(content), content[held]) for content in added]
-        return None, rounds
+                return bool(fits) or None, spent
+            if not self._tighten(added):
+                self._extend(added)
+        return bool(fits) or None, rounds
+
+    def _found_greedily(self, prices: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+        """Contents worth more than an array, by rules that mostly take a tenth of the time of an exact knapsack."""
+        before = running_clock().spent
+        found = greedy_patterns(self.knapsack, prices) or patterns_near_relaxed(self.knapsack, prices)
+        self._greedy_work = running_clock().spent - before
+        return found
+
+    def _found_exactly(self, prices: NDArray[np.float64]) -> tuple[float, list[NDArray[np.int64]]]:
+        """Upper limit of the price of any content, and the dearest one found if it is worth more than an array."""
+        before = running_clock().spent
+        limit, content = self.knapsack.dearest(prices)
+        self._exact_work = running_clock().spent - before
+        return limit, [content] if float(prices @ content) > 1 + TOLERANCE else []
+
+    def _extend(self, contents: Sequence[NDArray[np.int64]]) -> None:
+        """Add patterns."""
+        found = [_held(content) for content in contents]
+        self.patterns += found
+        for pattern in found:
+            self._add_pattern(self._program, pattern)
 
     def _tighten(self, contents: Sequence[NDArray[np.int64]]) -> bool:
         """Add a limit that a content breaks; returns True if there was one, and removes patterns that break it."""
@@ -145,6 +182,7 @@ class MasterProblem:
                 row, limit = tighter.matrix[-1], tighter.limits[-1]
                 self.knapsack = tighter
                 self.patterns = [(held, counts) for held, counts in self.patterns if int(row[held] @ counts) <= limit]
+                self._program = self._new_program()
                 return True
         return False
 
@@ -167,36 +205,37 @@ class MasterProblem:
 
         None if the time ran out.
         """
-        # Imported here, because it takes time that other networks need not wait for.
-        from scipy.optimize import linprog  # noqa: PLC0415
-        from scipy.sparse import csr_matrix  # noqa: PLC0415
-
-        asked, choice, demand = self.asked
-        shapes, choices, patterns = self.shapes, len(self.columns), len(self.patterns)
-        held = np.concatenate([held for held, _ in self.patterns])
-        counts = np.concatenate([counts for _, counts in self.patterns])
-        pattern = np.repeat(np.arange(patterns), [len(held) for held, _ in self.patterns])
-        rows, columns = np.concatenate([asked, held]), np.concatenate([choice, choices + pattern])
-        size = choices + patterns
-        entries = (np.concatenate([demand, -counts]).astype(np.float64), (rows, columns))
-        solution = linprog(
-            np.concatenate([np.zeros(choices), np.ones(patterns)]),
-            A_ub=csr_matrix(entries, (shapes, size)),
-            b_ub=np.zeros(shapes),
-            A_eq=csr_matrix((np.ones(choices), (self.kind, np.arange(choices))), (len(self.problem.kinds), size)),
-            b_eq=self.problem.layers.astype(np.float64),
-            bounds=np.stack(
-                [
-                    np.concatenate([self.fewest, np.zeros(patterns)]),
-                    np.concatenate([self.most, np.full(patterns, np.inf)]),
-                ],
-                axis=1,
-            ),
-            method="highs",
-            options={"time_limit": running_clock().seconds_left},
-        )
-        if solution.x is None:
+        self._program.limit(self.fewest.tolist(), self.most.tolist())
+        solution = self._program.solve()
+        if solution is None:
             return None
-        running_clock().spend(ROUND_WORK + PIVOT_WORK * solution.nit * (shapes + size))
-        self.amounts = solution.x[:choices]
-        return float(solution.fun), -solution.ineqlin.marginals
+        self.amounts, self._taken = np.split(solution.amounts, [len(self.columns)])
+        return solution.cost, -solution.prices[: self.shapes]
+
+    def _new_program(self) -> LinearProgram:
+        """The linear program: a row for the tiles of each shape and the layers of each kind; choices come first."""
+        layers = self.problem.layers.astype(np.float64)
+        program = LinearProgram(
+            np.concatenate([np.full(self.shapes, -np.inf), layers]), np.concatenate([np.zeros(self.shapes), layers])
+        )
+        for column in self.columns:
+            entries = np.zeros(self.shapes + len(layers))
+            entries[self.shapes + column.kind] = 1.0
+            entries[list(column.tiles)] = list(column.tiles.values())
+            program.add(0.0, entries)
+        for pattern in self.patterns:
+            self._add_pattern(program, pattern)
+        return program
+
+    def _add_pattern(self, program: LinearProgram, pattern: Pattern) -> None:
+        """Add an array's content as a column."""
+        held, counts = pattern
+        entries = np.zeros(self.shapes)
+        entries[held] = -counts
+        program.add(1.0, entries)
+
+
+def _held(content: NDArray[np.int64]) -> Pattern:
+    """Shapes that a content holds, and their numbers."""
+    held = np.flatnonzero(content)
+    return held, content[held]

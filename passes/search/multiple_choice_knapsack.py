@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from memcompile.ir.pass_contract import Effort
 from memcompile.passes.packing.bounds import transformed
 from memcompile.passes.packing.cutting_stock import pack_mixed
+from memcompile.passes.packing.knapsack import Content
 from memcompile.passes.search.problem import (
     Bracket,
     Choice,
@@ -111,9 +112,11 @@ def _plan_for(problem: MappingProblem, interval: int, limits: Limits, cuts: Cuts
     return None
 
 
-def pack_choices(problem: MappingProblem, interval: int, choices: Choices, work: float) -> WindowPlan | None:
-    """The plan with these choices, if they pack for the interval."""
-    return problem.plan(choices, pack_mixed(shapes_of(choices), problem.lines, problem.arrays, interval, work))
+def pack_choices(
+    problem: MappingProblem, interval: int, choices: Choices, work: float, known: Sequence[Content] = ()
+) -> WindowPlan | None:
+    """The plan with these choices, if they pack for the interval, perhaps with ``known`` contents of arrays."""
+    return problem.plan(choices, pack_mixed(shapes_of(choices), problem.lines, problem.arrays, interval, work, known))
 
 
 class Cuts:

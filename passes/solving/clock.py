@@ -26,6 +26,8 @@ class Clock:
     """Clock that this one is a part of."""
     waiting_s: float = math.inf
     """Seconds of a clock that starts with the first search."""
+    spent: float = 0.0
+    """Work counted so far."""
 
     @classmethod
     def after(cls, seconds: float, work: float = math.inf) -> Clock:
@@ -48,6 +50,7 @@ class Clock:
     def spend(self, work: float) -> None:
         """Count work."""
         self.work_left -= work
+        self.spent += work
         if self.whole is not None:
             self.whole.spend(work)
 

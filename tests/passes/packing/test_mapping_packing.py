@@ -12,8 +12,9 @@ from packing_problems import LINES, check, fewest_by_brute_force, fits_by_brute_
 
 from memcompile.passes.packing.bounds import arrays_bound, packing_interval_bound, transformed
 from memcompile.passes.packing.exact import arrange, pack_exactly
+from memcompile.passes.packing.filling import Filling, greedy_patterns, patterns_near_relaxed
 from memcompile.passes.packing.first_fit import Fill, Packing, TileShape, _insert, fill_array, group_tiles, pack
-from memcompile.passes.packing.knapsack import Filling, Knapsack
+from memcompile.passes.packing.knapsack import Knapsack, fitted
 from memcompile.passes.packing.shelves import distribute_on_shelves
 
 
@@ -178,3 +179,44 @@ def test_many_equal_tiles_are_packed_at_once() -> None:
     packing = pack(shapes, (16, 128), 100, None)
     assert packing is not None
     assert packing.arrays == arrays_bound(shapes, (16, 128), 100) == 212_500
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape_lists, st.integers(10, 30), st.data())
+def test_greedy_patterns_are_worth_it_and_keep_the_knapsack(
+    shapes: list[TileShape], interval: int, data: st.DataObject
+) -> None:
+    sizes = np.array([(shape.height, shape.width, shape.load) for shape in shapes])
+    knapsack = Knapsack.of(sizes, LINES, interval, np.array([shape.count for shape in shapes]))
+    prices = np.array([data.draw(st.floats(0.0, 1.0)) for _ in shapes])
+    limit, _ = knapsack.dearest(prices)
+    for rule in (greedy_patterns, patterns_near_relaxed):
+        found = rule(knapsack, prices)
+        assert len({content.tobytes() for content in found}) == len(found)
+        for content in found:
+            assert 1 < prices @ content <= limit + 1e-6
+            assert (knapsack.matrix @ content <= np.array(knapsack.limits)).all()
+            assert (content <= knapsack.most).all()
+            held = content[knapsack.conflicts.shapes] > 0
+            assert (knapsack.conflicts.sizes @ content <= knapsack.conflicts.limits)[held].all()
+
+
+def test_the_relaxed_knapsack_balances_what_equal_weights_of_limits_do_not() -> None:
+    """Wide tiles of few steps use lines, narrow ones steps: together they use both, worth more than either alone."""
+    sizes = np.array([(16, 64, 1), (16, 2, 100), (9, 2, 40)])
+    knapsack = Knapsack.of(sizes, (16, 128), 1_600, np.array([10, 100, 100]))
+    alone = [1 / knapsack.most[0], 1 / knapsack.most[1], 1 / knapsack.most[2]]
+    prices = np.array([1.0, 1.0, 0.9]) * alone
+    (best,) = {float(prices @ knapsack.dearest(prices)[1])}
+    found = patterns_near_relaxed(knapsack, prices)
+    assert max(float(prices @ content) for content in found) == pytest.approx(best, rel=0.05)
+    assert best > 1.4
+    assert patterns_near_relaxed(knapsack, np.zeros(3)) == greedy_patterns(knapsack, np.zeros(3)) == []
+
+
+def test_known_contents_are_cut_to_what_is_asked_for_and_to_the_interval() -> None:
+    sizes = np.array([(16, 2, 100), (9, 2, 40), (8, 8, 1)])
+    content = {(16, 2, 100): 5, (9, 2, 40): 20, (8, 8, 1): 3, (4, 4, 7): 9}
+    assert fitted(content, sizes, np.array([8, 15, 2]), 2_000).tolist() == [5, 15, 2]
+    assert fitted(content, sizes, np.array([8, 15, 2]), 700).tolist() == [5, 5, 0]
+    assert fitted(content, sizes, np.array([8, 15, 2]), 450).tolist() == [4, 1, 2]
