@@ -31,6 +31,8 @@ INTERVAL_SHARE = 0.35
 """Share of the remaining work that one interval may take."""
 UNDECIDED = 2
 """Intervals in a row that may remain undecided."""
+OTHERS = 4
+"""Proposals for shorter intervals that are packed at the end."""
 
 
 @dataclass(frozen=True)
@@ -61,41 +63,51 @@ class Verdict:
 
 
 def branch_and_price(problem: MappingProblem, bracket: Bracket, effort: Effort) -> Bracket:
-    """Bisect for the plan, packing integral choices that are not ruled out; then for the bound."""
+    """Bisect for the plan, packing integral choices that are not ruled out; then for the bound, which brings others."""
     search = _Search(problem, LIMITS[effort], bracket.bound)
     with running(running_clock().part(PLAN_SHARE)):
         plan = bracket.shortened(search.plan_for, search.may_shorten).plan
-    return Bracket(plan, search.raised(plan.interval))
+    bracket = Bracket(plan, search.raised(plan.interval))
+    return bracket.shortened(search.plan_of_another, search.may_shorten)
 
 
 class _Search:
     """What is known of the intervals of a problem.
 
-    Those below ``bound`` are impossible, and integral choices may keep those from ``possible`` on; ``proposal`` are
-    such choices, made for the last interval. ``known`` are the contents of arrays in the solution of the last linear
-    program, with which the next one and packings begin; ``undecided`` counts intervals in a row.
+    Those below ``bound`` are impossible, and integral choices may keep those from ``possible`` on; ``proposals`` are
+    such choices, each with the interval it was made for. ``known`` are the contents of arrays in the solution of the
+    last linear program, with which the next one and packings begin; ``undecided`` counts intervals in a row.
     """
 
     def __init__(self, problem: MappingProblem, limits: Limits, bound: int) -> None:
         self.problem, self.limits, self.bound = problem, limits, bound
         self.known: Sequence[Content] = ()
         self.possible: float = math.inf
-        self.proposal: Choices | None = None
+        self.proposals: list[tuple[int, Choices]] = []
         self.undecided = 0
+        self.has_decided = False
+        self.clock = running_clock()
 
     def may_shorten(self, low: int, high: int) -> bool:
         """Return True while the plan is not near the bound, and time is left."""
         near = high - self.bound <= self.limits.gap * high or high - low <= self.limits.gap / 4 * high
-        return not (near or self._is_stuck)
+        return not (near and self._is_half_spent) and not self._is_stuck
 
     def plan_for(self, interval: int) -> WindowPlan | None:
-        """Pack what was proposed for a shorter interval, else choices of its own."""
+        """Pack what was proposed last, if it was for a shorter interval; else choices of its own."""
         with running(running_clock().part(INTERVAL_SHARE)):
-            plan = self._packed(interval)
-            if plan is None:
-                before, self.proposal = self.proposal, self._decided(interval).choices
-                plan = self._packed(interval) if self.proposal != before else None
-            return plan
+            last = self.proposals[-1][1] if self.proposals and self.proposals[-1][0] < interval else None
+            plan = None if last is None else self._packed(interval, last)
+            if plan is not None:
+                return plan
+            choices = self._decided(interval).choices
+            return None if choices is None or choices == last else self._packed(interval, choices)
+
+    def plan_of_another(self, interval: int) -> WindowPlan | None:
+        """Pack what was proposed for this interval or for shorter ones, the nearest first."""
+        able = sorted((item for item in self.proposals if item[0] <= interval), key=lambda item: -item[0])
+        packed = (self._packed(interval, choices) for _, choices in able[:OTHERS])
+        return next((plan for plan in packed if plan is not None), None)
 
     def raised(self, interval: int) -> int:
         """The bound for a plan of this interval: the first one that is not ruled out."""
@@ -105,20 +117,26 @@ class _Search:
                 return not self._decided(probe).impossible
 
         def more(low: int, high: int) -> bool:
-            return high - low > self.limits.gap / 4 * high and not self._is_stuck
+            near = high - low <= self.limits.gap / 4 * high
+            return not (near and self._is_half_spent) and not self._is_stuck
 
+        if self.has_decided:
+            self.undecided = 0
         return first_true(self.bound, int(min(interval, self.possible)), is_open, more)
+
+    @property
+    def _is_half_spent(self) -> bool:
+        """True if half of the work is spent, and the last steps are not worth the other."""
+        return self.clock.spent > self.clock.work_left
 
     @property
     def _is_stuck(self) -> bool:
         """True if no time is left, or further intervals would take as much of it without a result."""
         return self.undecided >= UNDECIDED or running_clock().is_over
 
-    def _packed(self, interval: int) -> WindowPlan | None:
-        """The plan with the proposed choices, if they pack."""
-        if self.proposal is None:
-            return None
-        return pack_choices(self.problem, interval, self.proposal, self.limits.packing, self.known)
+    def _packed(self, interval: int, choices: Choices) -> WindowPlan | None:
+        """The plan with these choices, if they pack."""
+        return pack_choices(self.problem, interval, choices, self.limits.packing, self.known)
 
     def _decided(self, interval: int) -> Verdict:
         """Decide if integral choices keep an interval, and remember what that says of others."""
@@ -126,11 +144,13 @@ class _Search:
         verdict = branch(master, self.limits.rounds)
         unclear = verdict.choices is None and verdict.impossible is None
         self.undecided = self.undecided + 1 if unclear else 0
+        self.has_decided |= not unclear
         self.known = master.contents()
         if verdict.impossible:
             self.bound = max(self.bound, interval + 1)
         if verdict.choices is not None:
             self.possible = min(self.possible, interval)
+            self.proposals.append((interval, verdict.choices))
         return verdict
 
 
