@@ -154,7 +154,7 @@ class MasterProblem:
         return bool(fits) or None, rounds
 
     def _found_greedily(self, prices: NDArray[np.float64]) -> list[NDArray[np.int64]]:
-        """Contents worth more than an array, by rules that mostly take a tenth of the time of an exact knapsack."""
+        """Contents worth more than an array, by rules that are mostly much faster than an exact knapsack."""
         before = running_clock().spent
         found = greedy_patterns(self.knapsack, prices) or patterns_near_relaxed(self.knapsack, prices)
         self._greedy_work = running_clock().spent - before
