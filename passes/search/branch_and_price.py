@@ -72,7 +72,7 @@ def branch_and_price(problem: MappingProblem, bracket: Bracket, effort: Effort) 
 
 
 class _Search:
-    """What is known of the intervals of a problem.
+    """Knowledge of the intervals of a problem, as a search gathers it.
 
     Those below ``bound`` are impossible, and integral choices may keep those from ``possible`` on; ``proposals`` are
     such choices, each with the interval it was made for. ``known`` are the contents of arrays in the solution of the
