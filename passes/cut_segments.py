@@ -23,6 +23,7 @@ from memcompile.passes.placement.traffic import Traffic
 from memcompile.passes.replicate import with_replicas
 from memcompile.passes.search.explore_windows import ReplicaOption, option_of, useful_windows
 from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads
+from memcompile.passes.search.layer_groups import alone, layer_groups
 from memcompile.passes.search.problem import Choice
 from memcompile.passes.search.single_replicas import layer_kinds, single_replicas
 from memcompile.passes.segments.costs import CutLayer, SegmentCosts, shortest_packing
@@ -59,10 +60,12 @@ class CutSegments(Pass):
 
     parallel_windows: bool = True
     """Try windows of several output positions; otherwise one position a step."""
+    share_cells: bool = True
+    """Count weights that several layers use once: a network that fits so is not cut. Segments share none."""
 
     def run(self, graph: Graph, context: PassContext) -> Graph:
         layers = [node for node in graph.nodes if isinstance(node, TiledLayer)]
-        if context.batch is None or context.chips is None or _fits(layers, context):
+        if context.batch is None or context.chips is None or self._fits(layers, context):
             return graph
         prices = _Prices.of(layers, context)
         windows = [_cheapest_window(layer, prices, self.parallel_windows) for layer in layers]
@@ -72,7 +75,7 @@ class CutSegments(Pass):
         costs = SegmentCosts(cut, lines, prices.arrays, prices.interval_ns, turns)
         with running(Clock.after(math.inf)):
             segments = plan_segments(costs)
-        graph = with_replicas(graph, layers, _copies(cut, segments))
+        graph = with_replicas(graph, alone(layers), _copies(cut, segments))
         placement = _placed(graph, cut, segments, context)
         total_ns = sum(segment.choice.cost_ns for segment in segments)
         kind = "one rectangular window per layer" if self.parallel_windows else "one position a step"
@@ -82,13 +85,13 @@ class CutSegments(Pass):
         certificate = Certificate("pass_time_ns", math.ceil(total_ns), math.floor(bound_ns), method)
         return graph.replace(placement=replace(placement, certificates=(certificate,)))
 
-
-def _fits(layers: Sequence[TiledLayer], context: PassContext) -> bool:
-    if not layers:
-        return True
-    assert context.chips is not None
-    single = single_replicas(layer_kinds(layers, context.target, None, windows=False), context.target)
-    return single.packing.arrays <= context.chips * context.target.chip.arrays
+    def _fits(self, layers: Sequence[TiledLayer], context: PassContext) -> bool:
+        if not layers:
+            return True
+        assert context.chips is not None
+        groups = layer_groups(layers, context.one_position) if self.share_cells else alone(layers)
+        single = single_replicas(layer_kinds(groups, context.target, None, windows=False), context.target)
+        return single.packing.arrays <= context.chips * context.target.chip.arrays
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,13 +13,14 @@ from memcompile.errors import CapacityError
 from memcompile.ir.graph import Certificate, Graph, Placement
 from memcompile.ir.pass_contract import Amount, Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
+from memcompile.ir.sharing import holders
 from memcompile.passes.packing.bounds import arrays_bound, packing_interval_bound
 from memcompile.passes.packing.exact import pack_exactly
 from memcompile.passes.packing.first_fit import Packing, TileShape, group_tiles, pack
 from memcompile.passes.placement.assign_arrays import Assigned, assign_arrays
 from memcompile.passes.placement.chips import pipeline
 from memcompile.passes.placement.traffic import Traffic
-from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads
+from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_sizes
 from memcompile.passes.solving.bisection import first_true
 from memcompile.passes.solving.clock import Clock, running
 
@@ -31,12 +32,14 @@ CHIPS_WORK = {"fast": 0.5, "normal": 2.0, "best": 60.0}
 class Packed:
     """Places of tiles (array, input line, output line) and their sizes (rows, lines, steps), both [tiles, 3].
 
-    ``order`` lists them along the pipeline, ``arrays`` certifies the number of arrays.
+    ``order`` lists them along the pipeline, ``is_shared`` is True for those that share cells, [tiles], ``arrays``
+    certifies the number of arrays.
     """
 
     places: NDArray[np.int64]
     order: NDArray[np.int64]
     sizes: NDArray[np.int64]
+    is_shared: NDArray[np.bool_]
     arrays: Certificate
 
 
@@ -78,7 +81,9 @@ class Place(Pass):
             return graph  # tiles of segments are placed
         traffic = Traffic(graph, tiles)
         packed = self.packed(graph, traffic, context)
-        places, size = packed.places, _numbered(packed.sizes)
+        # Tiles that share cells stay together, so that each of them is a kind of its own.
+        sharing = np.where(packed.is_shared, 1 + np.arange(len(tiles)), 0)
+        places, size = packed.places, _numbered(np.column_stack([packed.sizes, sharing]))
         # Tiles of one replica wait for the same inputs: exchanging those of a size changes no timetable.
         kind = _numbered(np.stack([size, tiles.layer, tiles.replica], axis=1))
         with running(Clock.after(self.time_limit_s, CHIPS_WORK[context.effort])):
@@ -106,16 +111,20 @@ class Place(Pass):
         assert placement is not None, "place comes after replicate"
         layers, tiles = mapped_layers(graph), placement.tiles
         lines = column_lines(layers, context.target)
-        loads = tile_loads(layers, tiles, context.target)
-        sizes = np.stack([tiles.heights, tiles.widths(lines), loads], axis=1).astype(np.int64)
+        holder = holders(layers, tiles)
+        own_sizes, own = tile_sizes(layers, tiles, context.target)
+        sizes = np.zeros((len(tiles), 3), np.int64)
+        sizes[own] = own_sizes
         draft = np.stack([tiles.array, tiles.input_line, tiles.output_line], axis=1).astype(np.int64)
         weights_per_chip = context.target.chip.arrays * context.target.array.crossings // int(lines.max())
         # Interchangeable tiles fill the arrays in the order they are listed.
         order = pipeline(traffic, weights_per_chip) if placement.chips > 1 else np.arange(len(tiles))
+        packed = order[holder[order] == order]
         places = np.empty((len(tiles), 3), np.int64)
         with running(Clock.after(self.time_limit_s, self.work)) as clock:
-            places[order], arrays = self._pack(sizes[order], draft[order], context, placement, clock)
-        return Packed(places, order, sizes, arrays)
+            places[packed], arrays = self._pack(sizes[packed], draft[packed], context, placement, clock)
+        is_shared = (np.bincount(holder, minlength=len(tiles)) > 1)[holder]
+        return Packed(places[holder], order, sizes[holder], is_shared, arrays)
 
     def _pack(
         self,

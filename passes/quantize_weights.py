@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.errors import ModelError, UsageError
+from memcompile.ir.arrays import first_equal
 from memcompile.ir.graph import CalibratedLayer, Graph, QuantizedLayer, carry, read_only
 from memcompile.ir.pass_contract import Amount, Count, Fidelity, Form, Forms, Share
 from memcompile.ir.pass_manager import Pass, PassContext
@@ -104,20 +105,22 @@ class QuantizeWeights(Pass):
     ) -> _Kept:
         """Layers in levels, by name and slices."""
         whole = {layer.name for layer in layers if _keeps_integers(layer, slicings[layer.name].whole_weight_limit)}
-        found = {
-            layer.name: (_keep if layer.name in whole else self._quantize)(layer, slicings[layer.name])
-            for layer in layers
-        }
+        found = {layer.name: _keep(layer, slicings[layer.name]) for layer in layers if layer.name in whole}
+        groups = _equal_layers([layer for layer in layers if layer.name not in whole], slicings)
+        for group in groups:
+            first = self._quantize(group[0], slicings[group[0].name])
+            found.update({layer.name: _with_levels_of(first, layer) for layer in group})
         if self.compensate and context.representative:
-            open_layers = [layer for layer in layers if layer.name not in whole]
-            moments = self._moments(graph, open_layers, context)
+            moments = self._moments(graph, [layer for layer in layers if layer.name not in whole], context)
 
-            def compensate(layer: CalibratedLayer) -> QuantizedLayer:
-                return self._compensate(found[layer.name], moments[layer.name], slicings[layer.name].weight_limit)
+            def compensate(group: Sequence[CalibratedLayer]) -> list[QuantizedLayer]:
+                nearest = [found[layer.name] for layer in group]
+                inputs = [moments[layer.name] for layer in group]
+                return self._compensate(nearest, inputs, slicings[group[0].name].weight_limit)
 
             # NumPy lets other threads run inside its products, and layers do not depend on each other.
             with ThreadPoolExecutor() as pool:
-                found.update(zip((layer.name for layer in open_layers), pool.map(compensate, open_layers), strict=True))
+                found.update({layer.name: layer for group in pool.map(compensate, groups) for layer in group})
         return {_key(slicings[layer.name], layer): found[layer.name] for layer in layers}
 
     def _moments(
@@ -152,22 +155,17 @@ class QuantizeWeights(Pass):
                 list(pool.map(quantize, blocks))
         levels = np.empty(layer.matrix.shape, found.dtype)
         levels[...] = found.reshape(groups, columns, rows).transpose(0, 2, 1)
-        with np.errstate(over="ignore"):  # an infinite scale is refused
-            scale = (step * layer.quantizer.scale).astype(np.float32)
-        scale = np.maximum(scale, np.finfo(np.float32).smallest_subnormal)  # zero would hold no weight
-        return carry(
-            QuantizedLayer,
-            layer,
-            levels=read_only(levels),
-            scale=read_only(scale),
-        )
+        return carry(QuantizedLayer, layer, levels=read_only(levels), scale=_scale(step, layer))
 
-    def _compensate(self, nearest: QuantizedLayer, moments: InputMoments, limit: int) -> QuantizedLayer:
-        """The layer with weights rounded such that their errors cancel, where that is better."""
-        groups, _, columns = nearest.levels.shape
-        step = (nearest.scale.astype(np.float64) / nearest.quantizer.scale).reshape(groups, 1, columns)
-        weights = moments.layer.matrix / step
-        covariances, blocks = moments.covariances, moments.blocks
+    def _compensate(
+        self, nearest: Sequence[QuantizedLayer], moments: Sequence[InputMoments], limit: int
+    ) -> list[QuantizedLayer]:
+        """Layers of equal weights, rounded such that their errors cancel on the inputs of all, where that is better."""
+        first, blocks = nearest[0], moments[0].blocks
+        groups, _, columns = first.levels.shape
+        step = (first.scale.astype(np.float64) / first.quantizer.scale).reshape(groups, 1, columns)
+        weights = moments[0].layer.matrix / step
+        covariances = _covariances(nearest, moments)
         levels = np.concatenate(
             [
                 rounded(weights[:, block], covariance, limit, self.damping)
@@ -175,16 +173,16 @@ class QuantizeWeights(Pass):
             ],
             axis=1,
         )
-        before = output_variance(nearest.levels - weights, covariances, blocks)
+        before = output_variance(first.levels - weights, covariances, blocks)
         better = output_variance(levels - weights, covariances, blocks) < before
-        levels = np.where(better[:, None], levels, nearest.levels)
+        levels = np.where(better[:, None], levels, first.levels)
         error = ((levels - weights) * step).astype(np.float64)
-        mean = np.matmul(moments.mean[:, None, :], error).reshape(-1) * nearest.quantizer.scale
-        return replace(
-            nearest,
-            levels=read_only(levels.astype(nearest.levels.dtype)),
-            bias=read_only((nearest.bias - mean).astype(np.float32)),
-        )
+        kept = read_only(levels.astype(first.levels.dtype))
+        means = [np.matmul(each.mean[:, None, :], error).reshape(-1) for each in moments]
+        return [
+            replace(layer, levels=kept, bias=read_only((layer.bias - mean * layer.quantizer.scale).astype(np.float32)))
+            for layer, mean in zip(nearest, means, strict=True)
+        ]
 
     def steps(self, weights: NDArray[np.float64], limit: int, coarser_gain: float = 0.0) -> NDArray[np.float64]:
         """Best step of each channel; weights [channels, weights of a channel].
@@ -236,6 +234,42 @@ def _key(slicing: Slicing, layer: CalibratedLayer) -> tuple[str, SliceChoice, in
 def level_dtype(limit: int) -> np.dtype[Any]:
     """The narrowest integer type that holds -limit..limit."""
     return np.min_scalar_type(-limit)
+
+
+def _scale(step: NDArray[np.float64], layer: CalibratedLayer) -> NDArray[np.float32]:
+    """Factor of the sums of each channel, given the step of its weights, [out_channels]."""
+    with np.errstate(over="ignore"):  # an infinite scale is refused
+        scale = (step * layer.quantizer.scale).astype(np.float32)
+    return read_only(np.maximum(scale, np.finfo(np.float32).smallest_subnormal))  # zero would hold no weight
+
+
+def _equal_layers(
+    layers: Sequence[CalibratedLayer], slicings: Mapping[str, Slicing]
+) -> list[tuple[CalibratedLayer, ...]]:
+    """Layers of equal weights and slices together: they get the same levels, so that they may share cells."""
+    groups: dict[tuple[object, ...], list[CalibratedLayer]] = {}
+    for layer, first in zip(layers, first_equal([layer.matrix for layer in layers]), strict=True):
+        _, *slices = _key(slicings[layer.name], layer)
+        groups.setdefault((first, *slices), []).append(layer)
+    return [tuple(group) for group in groups.values()]
+
+
+def _with_levels_of(first: QuantizedLayer, layer: CalibratedLayer) -> QuantizedLayer:
+    """A layer with the levels of one of equal weights."""
+    if layer.name == first.name:
+        return first
+    step = first.scale.astype(np.float64) / first.quantizer.scale
+    return carry(QuantizedLayer, layer, levels=first.levels, scale=_scale(step, layer))
+
+
+def _covariances(layers: Sequence[QuantizedLayer], moments: Sequence[InputMoments]) -> list[NDArray[np.float64]]:
+    """Mean covariance of the inputs of layers, in steps of the first one's input, by block of rows."""
+    found = [np.zeros_like(block) for block in moments[0].covariances]
+    for layer, each in zip(layers, moments, strict=True):
+        share = (layer.quantizer.scale / layers[0].quantizer.scale) ** 2 / len(layers)
+        for number, block in enumerate(each.covariances):
+            found[number] += share * block
+    return found
 
 
 def _check_names(layers: Sequence[CalibratedLayer], context: PassContext) -> None:

@@ -22,11 +22,11 @@ from memcompile.ir.graph import (
     Replica,
     TiledLayer,
     TileTable,
-    carry,
     read_only,
 )
 from memcompile.ir.pass_contract import Amount, Effort, Fidelity, Form, Forms
 from memcompile.ir.pass_manager import Pass, PassContext
+from memcompile.ir.sharing import holders
 from memcompile.passes.packing.bounds import arrays_bound
 from memcompile.passes.packing.exact import pack_exactly
 from memcompile.passes.packing.first_fit import Packing, TileShape, group_tiles
@@ -39,7 +39,8 @@ from memcompile.passes.search.explore_windows import ReplicaOption
 from memcompile.passes.search.lagrangian import Shortage, balanced, lagrangian_relaxation
 from memcompile.passes.search.latency_bound import latency_bound
 from memcompile.passes.search.latency_plan import latency_plans
-from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads, tile_turns
+from memcompile.passes.search.layer_graph import mapped_layers, tile_sizes, tile_turns
+from memcompile.passes.search.layer_groups import LayerGroup, alone, layer_groups, mapped_groups
 from memcompile.passes.search.multiple_choice_knapsack import coarse_knapsack, fine_knapsack
 from memcompile.passes.search.nested_bound import nested_bound
 from memcompile.passes.search.problem import Bracket, MappingProblem, NestedPlan, WindowPlan
@@ -105,8 +106,9 @@ def shorten(
 
 
 def may_nest(problem: MappingProblem) -> bool:
-    """Return True if layers may mix nested windows."""
-    return int(problem.layers.sum()) <= NESTED_LAYERS and problem.arrays <= NESTED_ARRAYS
+    """Return True if layers may mix nested windows: few of them, on few arrays, each with cells of its own."""
+    shared = any(item.windows != item.unrolling.windows for kind in problem.kinds for item in kind.options)
+    return int(problem.layers.sum()) <= NESTED_LAYERS and problem.arrays <= NESTED_ARRAYS and not shared
 
 
 def narrowed(problem: MappingProblem, bracket: Bracket, effort: Effort, stages: Sequence[Stage]) -> Bracket:
@@ -145,6 +147,8 @@ class Replicate(Pass):
     for one image; arrays: one replica of each layer, fewest arrays."""
     effort: Effort = "normal"
     """Work limit of all searches together; best sets no limit."""
+    share_cells: bool = True
+    """Hold weights once that several layers use, as those of the steps of a recurrent layer."""
     parallel_windows: bool = True
     """Try windows of several output positions; otherwise one position a step."""
     time_limit_s: Amount = math.inf
@@ -161,16 +165,17 @@ class Replicate(Pass):
 
     def _planned(self, graph: Graph, layers: Sequence[TiledLayer], context: PassContext) -> Graph:
         """The graph with its replicas and their certificates."""
-        single = self.single(layers, context.target)
-        chips = chips_for(layers, single, context)
+        groups = layer_groups(layers, context.one_position) if self.share_cells else alone(layers)
+        single = self.single(groups, context.target)
+        chips = chips_for(groups, single, context)
         if self.objective == "arrays":
             found = _Found(balanced(single, lines_of(context.target)))
         elif self.objective == "latency":
-            problem = self.problem(layers, context.target, chips, context.one_position)
-            found = self._hasten(graph, layers, single, problem, context)
+            problem = self.problem(groups, context.target, chips, context.one_position)
+            found = self._hasten(graph, groups, single, problem, context)
         else:
-            found = self._shorten(layers, single, self.problem(layers, context.target, chips, context.one_position))
-        graph = with_replicas(graph, layers, found.plan.replicas)
+            found = self._shorten(groups, single, self.problem(groups, context.target, chips, context.one_position))
+        graph = with_replicas(graph, groups, found.plan.replicas)
         places = found.places
         if places is None:
             places = draft_places(mapped_layers(graph), context.target, found.plan.packing)
@@ -183,19 +188,19 @@ class Replicate(Pass):
         return graph.replace(placement=placement)
 
     @staticmethod
-    def single(layers: Sequence[TiledLayer], target: Target) -> WindowPlan:
+    def single(groups: Sequence[LayerGroup], target: Target) -> WindowPlan:
         """One replica of each layer."""
         with running(running_clock().part(SINGLE_SHARE)):
-            return single_replicas(layer_kinds(layers, target, None, windows=False), target)
+            return single_replicas(layer_kinds(groups, target, None, windows=False), target)
 
     def problem(
-        self, layers: Sequence[TiledLayer], target: Target, chips: int, one_position: Container[str] = ()
+        self, groups: Sequence[LayerGroup], target: Target, chips: int, one_position: Container[str] = ()
     ) -> MappingProblem:
         """Windows and replicas to choose from on so many chips; some layers get one output position a step."""
         arrays = chips * target.chip.arrays
 
         def built(interval: int | None = None) -> MappingProblem:
-            kinds = layer_kinds(layers, target, arrays, self._windows, one_position, interval)
+            kinds = layer_kinds(groups, target, arrays, self._windows, one_position, interval)
             return MappingProblem(tuple(kinds), lines_of(target), arrays)
 
         plain = built()
@@ -207,7 +212,7 @@ class Replicate(Pass):
         """True if windows of several output positions are tried."""
         return self.parallel_windows and self.objective != "accuracy"
 
-    def _shorten(self, layers: Sequence[TiledLayer], single: WindowPlan, problem: MappingProblem) -> _Found:
+    def _shorten(self, groups: Sequence[LayerGroup], single: WindowPlan, problem: MappingProblem) -> _Found:
         """Search the shortest interval."""
         bracket = shorten(problem, single, self.effort)
         windows = "one rectangular window per layer" if self._windows else "one position a step"
@@ -216,25 +221,25 @@ class Replicate(Pass):
         method = f"{bracket.proof} over {windows} and any number of copies, one tile a step per array"
         limit = "nothing: no image takes less than a step"
         if bracket.interval > 1:
-            limit = Shortage.of(problem, bracket.interval - 1).words([layer.name for layer in layers])
+            limit = Shortage.of(problem, bracket.interval - 1).words([group.first.name for group in groups])
         certificate = Certificate("initiation_interval", bracket.interval, bracket.bound, method, limit)
         return _Found(bracket.plan, (certificate,))
 
     def _hasten(
         self,
         graph: Graph,
-        layers: Sequence[TiledLayer],
+        groups: Sequence[LayerGroup],
         single: WindowPlan,
         problem: MappingProblem,
         context: PassContext,
     ) -> _Found:
         """Search the fewest steps for one image alone."""
-        target, shortest = context.target, self._shorten(layers, single, problem)
+        target, shortest = context.target, self._shorten(groups, single, problem)
         plans: list[WindowPlan | NestedPlan] = [shortest.plan]
         plans += [balanced(plan, problem.lines) for plan in (single, *latency_plans(problem))]
         found = []
         for plan in plans:
-            flow = flow_of(graph, layers, plan.replicas)
+            flow = flow_of(graph, groups, plan.replicas)
             packing = plan.packing or packed_exactly(flow.layers, target, problem.arrays, plan.interval)
             tiles = draft_places(flow.layers, target, packing)
             if tiles.array.min() >= 0:
@@ -244,12 +249,14 @@ class Replicate(Pass):
                 break
             if plan is shortest.plan:
                 # Also as ``place`` packs it for the shortest interval: in fewer arrays, sometimes with fewer steps.
-                found.append(_in_fewest_arrays(graph, layers, plan, tiles, problem.arrays, target))
+                found.append(_in_fewest_arrays(graph, groups, plan, tiles, problem.arrays, target))
         latency, best = min(found, key=lambda item: item[0])
-        ones = [(all_windows(Unrolling.im2col(layer.geometry), layer.cut),) for layer in layers]
+        apart = alone([layer for group in groups for layer in group.layers])
+        ones = [(all_windows(Unrolling.im2col(item.first.geometry), item.first.cut),) for item in apart]
         # No array works longer on an image than its latency, so a bound of the interval is one too.
         (interval,) = shortest.certificates
-        bound = max(interval.bound, latency_bound(problem, flow_of(graph, layers, ones)))
+        uses = [group.numbers for group in groups]
+        bound = max(interval.bound, latency_bound(problem, flow_of(graph, apart, ones), uses))
         method = f"longest path, rate of each layer, work left, and the interval's bound: {interval.method}"
         return replace(best, certificates=(Certificate("latency", latency, bound, method),))
 
@@ -265,7 +272,7 @@ class _Found:
 
 def _in_fewest_arrays(
     graph: Graph,
-    layers: Sequence[TiledLayer],
+    groups: Sequence[LayerGroup],
     plan: WindowPlan | NestedPlan,
     draft: TileTable,
     arrays: int,
@@ -274,7 +281,7 @@ def _in_fewest_arrays(
     """The latency of a plan as ``place`` packs it without regard to latency."""
     chips = -(-arrays // target.chip.arrays)
     placement = Placement(chips, draft, initiation_interval_steps=plan.interval)
-    mapped = with_replicas(graph, layers, plan.replicas).replace(placement=placement)
+    mapped = with_replicas(graph, groups, plan.replicas).replace(placement=placement)
     places = Place().packed(mapped, Traffic(mapped, draft), PassContext(target, {}, chips=chips)).places.T
     tiles = draft.with_columns(array=places[0], input_line=places[1], output_line=places[2])
     flow = Flow.of_graph(mapped)
@@ -286,17 +293,14 @@ def lines_of(target: Target) -> tuple[int, int]:
     return target.array.input_lines, target.array.output_lines
 
 
-def flow_of(graph: Graph, layers: Sequence[TiledLayer], replicas: Sequence[tuple[Replica, ...]]) -> Flow:
-    """The flow of a graph whose layers have these replicas."""
-    return Flow.of_graph(with_replicas(graph, layers, replicas))
+def flow_of(graph: Graph, groups: Sequence[LayerGroup], replicas: Sequence[tuple[Replica, ...]]) -> Flow:
+    """The flow of a graph whose groups of layers have these replicas."""
+    return Flow.of_graph(with_replicas(graph, groups, replicas))
 
 
-def with_replicas(graph: Graph, layers: Sequence[TiledLayer], replicas: Sequence[tuple[Replica, ...]]) -> Graph:
-    """The graph with these replicas of each layer."""
-    changed = {
-        layer.name: carry(MappedLayer, layer, replicas=copies) for layer, copies in zip(layers, replicas, strict=True)
-    }
-    return graph.map_nodes(changed)
+def with_replicas(graph: Graph, groups: Sequence[LayerGroup], replicas: Sequence[tuple[Replica, ...]]) -> Graph:
+    """The graph with these replicas of each group of layers."""
+    return graph.map_nodes(mapped_groups(groups, replicas))
 
 
 def all_windows(unrolling: Unrolling, cut: Cut) -> Replica:
@@ -314,9 +318,10 @@ def packed_exactly(layers: Sequence[MappedLayer], target: Target, arrays: int, i
 def _grouped(
     layers: Sequence[MappedLayer], tiles: TileTable, target: Target
 ) -> tuple[list[TileShape], list[NDArray[np.int64]]]:
-    """Tiles of the same size and load together, and their rows of the table."""
-    widths, loads = tiles.widths(column_lines(layers, target)), tile_loads(layers, tiles, target)
-    return group_tiles(tiles.heights, widths, loads)
+    """Tiles with cells of their own, of the same size and load together, and their rows of the table."""
+    sizes, rows = tile_sizes(layers, tiles, target)
+    shapes, members = group_tiles(*sizes.T)
+    return shapes, [rows[each] for each in members]
 
 
 def draft_places(layers: Sequence[MappedLayer], target: Target, packing: Packing | None) -> TileTable:
@@ -325,11 +330,11 @@ def draft_places(layers: Sequence[MappedLayer], target: Target, packing: Packing
     if packing is None:
         return tiles
     _, members = _grouped(layers, tiles, target)
-    places = packing.expand(members, len(tiles)).astype(np.int32)
+    places = packing.expand(members, len(tiles)).astype(np.int32)[holders(layers, tiles)]
     return tiles.with_columns(array=places[:, 0], input_line=places[:, 1], output_line=places[:, 2])
 
 
-def chips_for(layers: Sequence[TiledLayer], single: WindowPlan, context: PassContext) -> int:
+def chips_for(groups: Sequence[LayerGroup], single: WindowPlan, context: PassContext) -> int:
     """The budget, or as many chips as one replica of each layer needs.
 
     Raises
@@ -341,7 +346,7 @@ def chips_for(layers: Sequence[TiledLayer], single: WindowPlan, context: PassCon
     if context.chips is None:
         return -(-needed // per_chip)
     if needed > context.chips * per_chip:
-        raise CapacityError(capacity_message(layers, context.target, context.chips, needed))
+        raise CapacityError(capacity_message([group.first for group in groups], context.target, context.chips, needed))
     return context.chips
 
 

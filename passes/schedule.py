@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from memcompile.ir.graph import Certificate, Graph, MappedLayer, Placement, Segment, TileTable
 from memcompile.ir.pass_contract import Fidelity, Form, Forms
@@ -16,7 +15,7 @@ from memcompile.ir.pass_manager import Pass, PassContext
 from memcompile.passes.packing.bounds import packing_interval_bound
 from memcompile.passes.packing.first_fit import group_tiles
 from memcompile.passes.placement.timetables import one_image, pipeline
-from memcompile.passes.search.layer_graph import column_lines, mapped_layers, tile_loads, tile_turns
+from memcompile.passes.search.layer_graph import mapped_layers, tile_loads, tile_sizes, tile_turns
 from memcompile.timing.dataflow_steps import Flow, Steps
 from memcompile.timing.timetable import find_rhythms, step_ns
 
@@ -71,7 +70,7 @@ class Schedule(Pass):
             filled = _with_filling(placement, segments, step_ns(layers, context.target))
             return graph.replace(placement=replace(scheduled, segments=tuple(segments), certificates=filled))
         (whole,) = segments
-        certificates = _certificates(graph, context, loads, whole.initiation_interval_steps, whole.latency_steps)
+        certificates = _certificates(graph, context, whole.initiation_interval_steps, whole.latency_steps)
         return graph.replace(placement=replace(scheduled, certificates=certificates))
 
 
@@ -89,9 +88,7 @@ def _with_filling(placement: Placement, segments: Sequence[Segment], step: float
     )
 
 
-def _certificates(
-    graph: Graph, context: PassContext, loads: NDArray[np.int64], interval: int, latency: int
-) -> tuple[Certificate, ...]:
+def _certificates(graph: Graph, context: PassContext, interval: int, latency: int) -> tuple[Certificate, ...]:
     """Certificates of the plan, with the values of the schedule."""
     assert graph.placement is not None
     planned = [item for item in graph.placement.certificates if item.quantity == "initiation_interval"]
@@ -103,18 +100,17 @@ def _certificates(
     if planned:
         (plan,) = planned
         return (*others, replace(plan, value=interval))
-    bound, method = _bound(mapped_layers(graph), graph.placement.tiles, loads, context)
+    bound, method = _bound(mapped_layers(graph), graph.placement.tiles, context)
     return (*others, Certificate("initiation_interval", interval, bound, method))
 
 
-def _bound(
-    layers: Sequence[MappedLayer], tiles: TileTable, loads: NDArray[np.int64], context: PassContext
-) -> tuple[int, str]:
+def _bound(layers: Sequence[MappedLayer], tiles: TileTable, context: PassContext) -> tuple[int, str]:
     """Bound for these tiles, for a graph without a planning pass."""
     if not len(tiles):
         return 0, "no tiles"
     array, chips = context.target.array, context.chips
-    shapes, _ = group_tiles(tiles.heights, tiles.widths(column_lines(layers, context.target)), loads)
+    sizes, _ = tile_sizes(layers, tiles, context.target)
+    shapes, _ = group_tiles(*sizes.T)
     arrays = chips * context.target.chip.arrays if chips else int(tiles.array.max()) + 1
     bound = packing_interval_bound(shapes, (array.input_lines, array.output_lines), arrays)
     return bound, "dual feasible functions over the given copies, one tile a step per array"

@@ -87,7 +87,7 @@ COMPOSITES: Mapping[str, Decompose] = MappingProxyType(
 class SelectCrossbarOperators(Pass):
     """Turns linear operators with static weights into crossbar layers.
 
-    These are Conv, ConvTranspose, Gemm, MatMul, their quantised forms, short LSTM, GRU and RNN, and composites that
+    These are Conv, ConvTranspose, Gemm, MatMul, their quantised forms, LSTM, GRU and RNN, and composites that
     contain one of them: Einsum of data and weights, ReduceSum of a Mul, MatMul with vectors, the fused operators of
     onnxruntime, its products of dynamically quantised data or with weights of few bits, and the projection of an
     attention. Anything a layer cannot do itself, such as permuting its input, interleaving its outputs, an

@@ -117,7 +117,8 @@ class Emulator(Described):
         batching = Batching({}) if whole else program.batching
         inputs, coupled = {} if whole else program.inputs, program_couples_samples(program)
         together = executor == "fast" and not whole and _lies_along_first(program)
-        self.batches = Batches.of(inputs, batching, chunk, default_chunk(program), coupled=coupled, together=together)
+        usual = 1 if executor == "literal" and _has_vectors(program) else default_chunk(program)
+        self.batches = Batches.of(inputs, batching, chunk, usual, coupled=coupled, together=together)
 
         switches = self.effects  # no reference to self: a chip that nobody needs any more goes at once
 
@@ -473,6 +474,15 @@ def _spread(images: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         each, images = count, images[:1]
     numbers: NDArray[np.int64] = (images[:, None] * each + np.arange(each)).ravel()
     return numbers
+
+
+def _has_vectors(program: Program) -> bool:
+    """Return True if a layer reads several vectors an image.
+
+    Where these lie time first, a run of several images mixes them in an order that the schedule of one does not know.
+    """
+    geometries = (layer.geometry for layer in program.layers)
+    return any(geometry.layout == "channels_last" and geometry.positions > 1 for geometry in geometries)
 
 
 def default_chunk(program: Program) -> int:

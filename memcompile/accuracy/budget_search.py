@@ -26,6 +26,7 @@ from memcompile.accuracy.loss_prediction import LossPredictor
 from memcompile.errors import CapacityError
 from memcompile.hardware.target import Target
 from memcompile.ir.graph import MappedLayer
+from memcompile.ir.sharing import first_layers
 from memcompile.program.program import Program
 
 PREDICTIONS = 4
@@ -48,6 +49,7 @@ class BudgetSearch:
     def __init__(self, candidates: Candidates, predictor: LossPredictor, chips: int | None) -> None:
         self.candidates, self.first, self.chips = candidates, predictor.first, chips
         self.filled, self.usual = 1.0, predictor
+        self.owners = first_layers(self.first.layers)
         self.variants = [_Variant(candidates, predictor, target) for target in candidates.targets]
         self.variant = self.variants[0]
 
@@ -138,9 +140,11 @@ class BudgetSearch:
         """
         self._choose(target)
         own, quietest, placement = float(self._noise(plans).sum()), self.variants[-1], self.first.placement
+        # Of layers that share cells the first one alone: a bound without the others holds for all.
+        firsts = np.flatnonzero(self.owners == np.arange(len(self.owners))).tolist()
         family = ChoiceFamily(
-            [layer.geometry for layer in self.first.layers],
-            quietest.options,
+            [self.first.layers[number].geometry for number in firsts],
+            [quietest.options[number] for number in firsts],
             max(quietest.predictor.limit(points), (1 + COUNTED) * own),
             target,
             self.candidates.windows,
@@ -175,7 +179,16 @@ class BudgetSearch:
             picks = pick_on_fewest_chips(options, limit, self.target, self.filled)
         else:
             picks = pick_options(options, limit, self.target, self.chips, self.filled)
-        return {layer.name: own[pick].plan for layer, own, pick in zip(self.first.layers, options, picks, strict=True)}
+        picked = [own[pick].plan for own, pick in zip(options, picks, strict=True)]
+        return self._alike({layer.name: plan for layer, plan in zip(self.first.layers, picked, strict=True)})
+
+    def _alike(self, plans: Plans) -> Plans:
+        """Plans that are the same for layers that share cells: the one with most slices of each group."""
+        layers = self.first.layers
+        names = [[layers[one].name for one in np.flatnonzero(self.owners == number)] for number in self.owners]
+        return {
+            layer.name: max((plans[one] for one in own), key=_quiet) for layer, own in zip(layers, names, strict=True)
+        }
 
 
 class _Variant:
@@ -221,6 +234,11 @@ class _Variant:
             layer = self._candidates.tiled(plan.slices)[self._layers[number].name]
             self._plans[number, plan] = plan_noise(self.predictor, number, layer, plan)
         return self._plans[number, plan]
+
+
+def _quiet(plan: LayerPlan) -> tuple[int, bool, bool]:
+    """Order of plans by what makes them quiet."""
+    return plan.slices.count, plan.slices.fill == "equal", not plan.windows
 
 
 def layer_corrections(noise: NDArray[np.float64], factor: float) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from memcompile.accuracy.candidates import Candidates, LayerPlan, slices_to_try
 from memcompile.accuracy.loss_prediction import LossPredictor
 from memcompile.hardware.line_turns import LineTurns
 from memcompile.ir.graph import MappedLayer, Replica, TiledLayer
+from memcompile.ir.sharing import first_layers
 from memcompile.ir.slicing import SliceChoice
 from memcompile.passes.packing.tiling import tile_limits
 from memcompile.passes.replicate import all_windows
@@ -96,7 +97,10 @@ def _option(predictor: LossPredictor, number: int, layer: TiledLayer, plan: Laye
         unrolling, steps = replica.unrolling, len(replica.windows)
         array_steps += option_steps(unrolling, *limits, lines, turns) * steps
         cell_steps += unrolling.matrices * unrolling.rows * unrolling.columns * each * steps
-    cells = layer.unrolling.matrices * layer.unrolling.rows * layer.unrolling.columns * each
+    # Layers that share cells have a part of them each.
+    owners = first_layers(predictor.first.layers)
+    users = int((owners == owners[number]).sum())
+    cells = -(-layer.unrolling.matrices * layer.unrolling.rows * layer.unrolling.columns * each // users)
     return LayerOption(plan, noise, cells, array_steps, cell_steps)
 
 

@@ -13,11 +13,14 @@ import onnx.numpy_helper
 import onnx.shape_inference
 from numpy.typing import NDArray
 
-from memcompile.frontend.importer import ModelFile, operators_of, with_constant_branches
+from memcompile.frontend.importer import ModelFile, operators_of, with_constant_control_flow
 from memcompile.frontend.model_runs import guarded
 from memcompile.frontend.observed_values import PRODUCTS
 from memcompile.frontend.validation import is_elsewhere, subgraphs
 from memcompile.ir.graph import OnnxNode
+
+UNLIMITED = 1 << 31
+"""Number of runs from which on a loop ends by its condition alone."""
 
 Shape = tuple[int, ...]
 Sizes = Mapping[str, Sequence[int]]
@@ -57,7 +60,7 @@ def find_bodies(file: ModelFile, sample: Mapping[str, NDArray[Any]]) -> tuple[Bo
     ModelError
         A limit is broken.
     """
-    file = with_constant_branches(file, sample)
+    file = with_constant_control_flow(file, sample)
     if not any(_has_products(graph) for node in file.model.graph.node for graph in _graphs(node)):
         return ()
     inputs = {name: list(np.shape(value)) for name, value in sample.items()}
@@ -140,7 +143,8 @@ def _times(node: onnx.NodeProto, constants: Sequence[onnx.TensorProto], shapes: 
         count = next(
             (tensor for tensor in constants if tensor.name == node.input[0] and not is_elsewhere(tensor)), None
         )
-        return max(int(onnx.numpy_helper.to_array(count).reshape(-1)[0]), 1) if count is not None else 1
+        times = max(int(onnx.numpy_helper.to_array(count).reshape(-1)[0]), 1) if count is not None else 1
+        return times if times < UNLIMITED else 1
     if node.op_type == "Scan":
         attributes = {item.name: item for item in node.attribute}
         scanned = attributes["num_scan_inputs"].i if "num_scan_inputs" in attributes else 0

@@ -23,9 +23,9 @@ def _is_if(node: onnx.NodeProto) -> bool:
     return node.op_type == "If" and not node.domain
 
 
-def has_branches(model: onnx.ModelProto) -> bool:
-    """Return True if there is an If among the operators of the main graph."""
-    return any(_is_if(node) for node in model.graph.node)
+def has_control_flow(model: onnx.ModelProto) -> bool:
+    """Return True if there is an If, a Loop or a Scan among the operators of the main graph."""
+    return any(node.op_type in ("If", "Loop", "Scan") and not node.domain for node in model.graph.node)
 
 
 # --- conditions ----------------------------------------------------------------------------------
@@ -132,20 +132,20 @@ def with_branches(model: onnx.ModelProto, truths: Mapping[str, bool]) -> onnx.Mo
     """A copy of a model in which each If whose condition is known is replaced by the branch that it takes."""
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
-    taken = set(_names(whole))
+    taken = set(names_of(whole))
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if not _is_if(node) or node.input[0] not in truths:
             nodes.append(node)
             continue
         branch = next(item.g for item in node.attribute if item.name == _BRANCHES[not truths[node.input[0]]])
-        nodes += _written_out(branch, node, whole.graph, taken)
+        nodes += _branch(branch, node, whole.graph, taken)
     del whole.graph.node[:]
     whole.graph.node.extend(nodes)
     return whole
 
 
-def _names(model: onnx.ModelProto) -> Iterator[str]:
+def names_of(model: onnx.ModelProto) -> Iterator[str]:
     """All names of values and nodes, inner ones included."""
     yield from (value.name for value in model.graph.input)
     yield from (tensor.name for tensor in model.graph.initializer)
@@ -157,14 +157,12 @@ def _names(model: onnx.ModelProto) -> Iterator[str]:
             yield from (tensor.name for tensor in graph.initializer)
 
 
-def _written_out(
+def _branch(
     branch: onnx.GraphProto, node: onnx.NodeProto, graph: onnx.GraphProto, taken: set[str]
 ) -> list[onnx.NodeProto]:
     """Operators of a branch under names of their own; its constants go to the graph."""
     prefix = node.name or node.output[0]
-    own = [tensor.name for tensor in branch.initializer] + [item.values.name for item in branch.sparse_initializer]
-    own += [value for inner in branch.node for value in inner.output if value]
-    names = {name: unused_name(f"{prefix}/{name}", taken) for name in own}
+    names = moved_constants(branch, prefix, graph, taken)
     made = {value for inner in branch.node for value in inner.output if value}
     copied = []
     for value, result in zip(branch.output, node.output, strict=False):
@@ -173,22 +171,39 @@ def _written_out(
             names[value.name] = result
         elif result:
             copied.append((value.name, result))
-    for tensor in branch.initializer:
+    written = written_out(branch, prefix, names, taken)
+    for source, result in copied:
+        name = unused_name(f"{prefix}/{result}", taken)
+        written.append(onnx.helper.make_node("Identity", [names.get(source, source)], [result], name=name))
+    return written
+
+
+def moved_constants(body: onnx.GraphProto, prefix: str, graph: onnx.GraphProto, taken: set[str]) -> dict[str, str]:
+    """Move the constants of a body to a graph; returns their new names by the old ones."""
+    names = {}
+    for tensor in body.initializer:
+        names[tensor.name] = unused_name(f"{prefix}/{tensor.name}", taken)
         graph.initializer.append(_named(tensor, names[tensor.name]))
-    for sparse in branch.sparse_initializer:
+    for sparse in body.sparse_initializer:
+        names[sparse.values.name] = unused_name(f"{prefix}/{sparse.values.name}", taken)
         moved = graph.sparse_initializer.add()
         moved.CopyFrom(sparse)
         moved.values.name = names[sparse.values.name]
-    written: list[onnx.NodeProto] = []
-    for inner in branch.node:
+    return names
+
+
+def written_out(body: onnx.GraphProto, prefix: str, names: dict[str, str], taken: set[str]) -> list[onnx.NodeProto]:
+    """Operators of a body; values that ``names`` has no name for get one, which is added."""
+    for value in (value for inner in body.node for value in inner.output if value):
+        if value not in names:
+            names[value] = unused_name(f"{prefix}/{value}", taken)
+    written = []
+    for inner in body.node:
         copy = onnx.NodeProto()
         copy.CopyFrom(inner)
         copy.name = unused_name(f"{prefix}/{inner.name or inner.output[0]}", taken)
         _rename(copy, names)
         written.append(copy)
-    for source, result in copied:
-        name = unused_name(f"{prefix}/{result}", taken)
-        written.append(onnx.helper.make_node("Identity", [names.get(source, source)], [result], name=name))
     return written
 
 

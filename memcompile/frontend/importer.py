@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from memcompile.errors import ModelError, ProgramError
 from memcompile.frontend.byte_products import use_unsigned_weights
-from memcompile.frontend.constant_branches import constant_conditions, has_branches, with_branches
+from memcompile.frontend.constant_branches import constant_conditions, has_control_flow, with_branches
+from memcompile.frontend.constant_loops import written_out_loops
 from memcompile.frontend.model_runs import ModelRuns, expose, guarded, session_shape
 from memcompile.frontend.observed_values import observed_values
 from memcompile.frontend.sandbox import DEFAULT_LIMITS, Limits
@@ -264,7 +265,7 @@ def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]], batching: 
     """
     inputs = _input_types_on(file.inputs, sample, batching)
     sizes = {name: kind.shape for name, kind in inputs.items()} if batching else {}
-    file = with_constant_branches(file, sample, sizes)
+    file = with_constant_control_flow(file, sample, sizes)
     graph = file.model.graph
     constants = _constants(graph, file.weights.arrays)
     nodes = operators_of(graph)
@@ -284,36 +285,39 @@ def import_graph(file: ModelFile, sample: Mapping[str, NDArray[Any]], batching: 
     )
 
 
-def with_constant_branches(
+def with_constant_control_flow(
     file: ModelFile,
     sample: Mapping[str, NDArray[Any]],
     sizes: Mapping[str, tuple[int | None, ...]] = MappingProxyType({}),
 ) -> ModelFile:
-    """The model with each If whose condition is the same for all inputs replaced by its branch.
+    """The model with what runs the same way for all inputs written out: branches of If, and runs of Loop and Scan.
 
     Parameters
     ----------
     sizes
-        Shapes of inputs, None where a size is open; a condition may follow from them.
+        Shapes of inputs, None where a size is open; a condition or the number of runs may follow from them.
 
     Raises
     ------
     ModelError
         onnxruntime cannot run the model on the sample.
     """
-    while has_branches(file.model):
+    while has_control_flow(file.model):
         constants = _constants(file.model.graph, file.weights.arrays)
         types, _ = _observe(file, operators_of(file.model.graph), constants, sample, sizes)
         known = {name: list(kind.shape) for name, kind in (*types.items(), *file.inputs.items()) if kind.shape}
-        arguments = (file.model, {**known, **{name: list(shape) for name, shape in sizes.items() if shape}})
+        known |= {name: list(shape) for name, shape in sizes.items() if shape}
+        arguments = file.model, known
         try:
-            found = guarded(constant_conditions, arguments, file.limits, file.name, "computing its constants")
+            truths = guarded(constant_conditions, arguments, file.limits, file.name, "computing its constants")
         except ModelError:
-            break  # onnxruntime ran the network, so it can do with its branches as they are
-        if not found:
+            truths = []  # onnxruntime ran the network, so it can do with its branches as they are
+        model = with_branches(file.model, dict(truths)) if truths else file.model
+        written = written_out_loops(model, known) or model
+        if written is file.model:
             break
-        # A branch may hold further ones.
-        file = replace(file, model=with_branches(file.model, dict(found)))
+        # A branch may hold further ones, and so may a loop.
+        file = replace(file, model=written)
     return file
 
 

@@ -256,12 +256,14 @@ class TiledLayer(PairedLayer):
 class Replica:
     """One replica of a layer and the windows it works on.
 
-    ``windows`` are window numbers (row-major in the unrolling's grid), int32.
+    ``windows`` are window numbers (row-major in the unrolling's grid), int32. ``number`` counts the replicas of all
+    layers that share cells: those of one number use the same ones.
     """
 
     unrolling: Unrolling
     cut: Cut
     windows: NDArray[np.int32]
+    number: int = 0
 
     @property
     def tiles(self) -> int:
@@ -288,11 +290,13 @@ class MappedLayer(PairedLayer):
     """A layer with all its replicas.
 
     ``range_share`` is the end of its converters' range as a share of the largest possible line
-    current, or None for the range of the target.
+    current, or None for the range of the target. ``shares_with`` names the first of the layers that share cells, see
+    :mod:`memcompile.ir.sharing`; "" where the layer has cells of its own.
     """
 
     replicas: tuple[Replica, ...]
     range_share: float | None = None
+    shares_with: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,6 +82,9 @@ def _facts(node: Node) -> Iterable[str]:
     if isinstance(node, MappedLayer):
         if node.range_share is not None:
             yield f"converter range {node.range_share:.9g} of the largest current"
+        if node.shares_with:
+            numbers = ", ".join(str(replica.number) for replica in node.replicas)
+            yield f"shares cells with {node.shares_with}: replicas {numbers}"
         for copy, replica in enumerate(node.replicas):
             yield (
                 f"replica {copy}: window {list(replica.unrolling.window)} bundle {replica.unrolling.bundle} "

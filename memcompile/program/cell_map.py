@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from memcompile.hardware.target import Target
 from memcompile.ir.graph import MappedLayer, Placement
+from memcompile.ir.sharing import first_layers, own_tiles
 from memcompile.timing.timetable import column_lines
 
 
@@ -78,6 +79,11 @@ class CellMap:
         counts: NDArray[np.int64] = self.tiles.heights.astype(np.int64) * self.widths * self._per_crossing
         return counts
 
+    @cached_property
+    def own(self) -> NDArray[np.bool_]:
+        """True for each tile that does not use the cells of one before it, [tiles]."""
+        return own_tiles(self._layers, self.tiles)
+
     def input_lines_of(self, tile: int) -> slice:
         """Input lines of a tile in its array."""
         top = int(self.tiles.input_line[tile])
@@ -127,11 +133,15 @@ class CellMap:
         return first
 
     def pairs(self, *, blanks: bool = False) -> Pairs:
-        """All pairs that hold a weight, or with ``blanks`` those of the structural zeros of parallel windows."""
+        """All pairs that hold a weight, or with ``blanks`` those of the structural zeros of parallel windows.
+
+        Each is there once: pairs that several layers share belong to the first of these.
+        """
         parts: list[tuple[NDArray[np.generic], ...]] = []
         signed_of = lru_cache(maxsize=1)(self._signed_levels)
-        for tile, weights in self.blocks(range(len(self.tiles))):
-            number = int(self.tiles.layer[tile])
+        owners = first_layers(self._layers)
+        for tile, weights in self.blocks(np.flatnonzero(self.own).tolist()):
+            number = int(owners[self.tiles.layer[tile]])
             row, column = np.nonzero((weights < 0) == blanks)
             weight, first = weights[row, column], self.first_cells(tile, row, column)
             for place, signed in enumerate(signed_of(number)):

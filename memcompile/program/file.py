@@ -199,7 +199,15 @@ def _encode_stage(stage: Stage, number: int, put: Callable[[str, NDArray[Any] | 
             for copy, replica in enumerate(stage.replicas)
         ],
         "range_share": stage.range_share,
+        **_encode_sharing(stage),
     }
+
+
+def _encode_sharing(stage: MappedLayer) -> dict[str, Any]:
+    """Fields of a layer that shares cells."""
+    if not stage.shares_with:
+        return {}
+    return {"shares_with": stage.shares_with, "shared_replicas": [replica.number for replica in stage.replicas]}
 
 
 def load_program(path: Path | str) -> Program:
@@ -347,6 +355,7 @@ def _decode_stage(
     if isinstance(stage, DigitalPart):
         return DigitalStage(stage.name, stage.inputs, stage.outputs, members[stage.model])
     geometry = Geometry(**dict(stage.geometry))
+    numbers = stage.shared_replicas or (0,) * len(stage.replicas)
     return MappedLayer(
         name=stage.name,
         inputs=stage.inputs,
@@ -363,8 +372,10 @@ def _decode_stage(
                 Unrolling(geometry, replica.window, replica.bundle),
                 Cut(replica.row_cuts, replica.column_cuts),
                 get(replica.windows),
+                number,
             )
-            for replica in stage.replicas
+            for replica, number in zip(stage.replicas, numbers, strict=True)
         ),
         range_share=stage.range_share,
+        shares_with=stage.shares_with,
     )

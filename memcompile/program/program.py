@@ -222,8 +222,8 @@ class Program(Described):
 
     @property
     def cells_used(self) -> int:
-        """Cells that tiles take, all replicas counted."""
-        return int(self.cell_map.cells.sum())
+        """Cells that tiles take, all replicas counted, and those that layers share once."""
+        return int(self.cell_map.cells[self.cell_map.own].sum())
 
     @property
     def cell_utilisation(self) -> float:

@@ -86,11 +86,15 @@ class CrossbarPart(_Part):
     bias: str
     replicas: tuple[ReplicaPart, ...]
     range_share: float | None
+    shares_with: str = ""
+    shared_replicas: tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...] = ()
 
     @model_validator(mode="after")
     def _windows_have_all_axes(self) -> CrossbarPart:
         if any(len(replica.window) != len(self.geometry.kernel) for replica in self.replicas):
             raise ValueError("a window has other axes than the kernel")
+        if len(self.shared_replicas) != (len(self.replicas) if self.shares_with else 0):
+            raise ValueError("a layer that shares cells has a number for each replica, any other layer none")
         return self
 
 

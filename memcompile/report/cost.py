@@ -20,6 +20,7 @@ from memcompile.hardware.pulses import LevelWrites, WriteReport, nominal_pulses
 from memcompile.hardware.target import CellSpec, EnergySpec, Target
 from memcompile.hardware.target_settings import SOURCE
 from memcompile.ir.graph import MappedLayer
+from memcompile.ir.sharing import own_replicas
 from memcompile.program.program import Program
 from memcompile.report.pass_cost import PassCost, pass_cost
 from memcompile.timing.timetable import tile_turns, tile_windows
@@ -293,22 +294,22 @@ def _not_included(activities: tuple[Activity, ...], crossing_values: int, spec: 
 def transfer_cost(layers: tuple[MappedLayer, ...], target: Target) -> TransferCost | None:
     """Cost of writing all replicas of all weights; None where the target gives no pulses.
 
-    Cells in which no weight sits, of parallel windows and full pairs alike, stay as delivered. Device
-    errors are left out: neither the spread of pulses nor stuck cells change the count. Where the target writes the
-    worst pairs again, the corrections of all pairs of tiles that it means on average come on top.
+    Cells that layers share are written once; those in which no weight sits, of parallel windows and full pairs alike,
+    stay as delivered. Device errors are left out: neither the spread of pulses nor stuck cells change the count. Where
+    the target writes the worst pairs again, the corrections of all pairs of tiles that it means on average come on top.
     """
     spec, cell = target.write_verify, target.cell
     if spec is None:
         return None
     once = LevelWrites.once(cell, spec)
     counts = np.zeros(cell.levels, np.int64)
-    for layer in layers:
-        copies = sum(replica.unrolling.window_outputs for replica in layer.replicas)
+    for layer, replicas in own_replicas(layers):
+        copies = sum(replica.unrolling.window_outputs for replica in replicas)
         counts += copies * np.bincount(layer.cells.reshape(-1), minlength=cell.levels)
     most = int(once.pulses[counts > 0].max(initial=0))
     if target.programming.write_again_share == 0:
         return TransferCost(once.report(counts), most)
-    of_replicas = (replica.unrolling for layer in layers for replica in layer.replicas)
+    of_replicas = (replica.unrolling for _, replicas in own_replicas(layers) for replica in replicas)
     pairs = sum(unrolling.matrices * unrolling.rows * unrolling.columns for unrolling in of_replicas)
     pulses, energy_j = nominal_pulses(*mean_correction_us(target), spec)
     writes = round(target.programming.write_again_share * pairs)

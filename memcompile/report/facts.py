@@ -199,6 +199,7 @@ def _layer_facts(program: Program, number: int, layer: MappedLayer) -> Facts:
         "replicas": len(layer.replicas),
         "arrays": len(arrays),
         "cells": cells,
+        "shares_cells_with": layer.shares_with or None,
         "cell_share": cells / (len(arrays) * program.target.array.cells) if len(arrays) else 0.0,
         "segments": [int(segments.min()), int(segments.max())] if program.placement.segments else None,
         "steps": int(program.tile_loads[own].max(initial=0)),

@@ -261,6 +261,7 @@ def _at_once(facts: Facts) -> list[str]:
         f"arrays           {facts['arrays_used']:,} of {facts['chips'] * facts['arrays_per_chip']:,} used; "
         f"{_bound(facts['arrays_used'], facts['arrays_bound'])}",
         f"cells            {facts['cells_used']:,} used, {facts['cell_utilisation']:.1%} of all",
+        *_sharing(facts),
         f"steps per image  {facts['initiation_interval_steps']:,} (initiation interval); "
         f"{_bound(facts['initiation_interval_steps'], facts['initiation_interval_bound'])}",
         *_limits(facts),
@@ -269,6 +270,15 @@ def _at_once(facts: Facts) -> list[str]:
         f"{facts['buffers']['pipelined']:,} in the pipeline",
         f"rate             {figure(facts['images_per_second'])} images/s at {facts['step_ns']:g} ns a step",
     ]
+
+
+def _sharing(facts: Facts) -> list[str]:
+    """Line about layers of equal weights, if there are any."""
+    shared = [layer["shares_cells_with"] for layer in facts["layers"] if layer["shares_cells_with"]]
+    if not shared:
+        return []
+    sets = counted(len(set(shared)), "set")
+    return [f"shared cells     {len(shared):,} layers work with {sets} of weights, held once"]
 
 
 def _in_segments(facts: Facts) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from memcompile.ir.graph import (
 )
 from memcompile.ir.pass_manager import PassContext
 from memcompile.ir.quantizers import ExactInput
+from memcompile.ir.sharing import holders
 from memcompile.program.flow import program_flow
 from memcompile.program.line_corrections import count_places
 from memcompile.program.program import Program
@@ -379,8 +380,10 @@ def placement_violations(stages: Sequence[Stage], placement: Placement, target: 
     if found or not len(placement.tiles) or placement.tiles.array.min() < 0:
         return found
     widths = placement.tiles.widths(column_lines(layers, target))
+    holder = holders(layers, placement.tiles)
     found += _inside(placement, widths, target)
-    found += _overlaps(placement, widths)
+    found += _overlaps(placement, widths, np.flatnonzero(holder == np.arange(len(holder))))
+    found += _sharing(layers, placement, holder)
     return found
 
 
@@ -414,8 +417,38 @@ def _inside(placement: Placement, widths: NDArray[np.int32], target: Target) -> 
         yield Violation("rows-at-once", f"tile {tile}", what)
 
 
-def _overlaps(placement: Placement, widths: NDArray[np.int32]) -> Iterator[Violation]:
+def _sharing(layers: Sequence[MappedLayer], placement: Placement, holder: NDArray[np.int64]) -> Iterator[Violation]:
+    """Violations of layers that share cells, whose tiles use those of the rows ``holder``, [tiles]."""
+    names = {layer.name: layer for layer in layers}
+    laid_out: dict[tuple[str, int], object] = {}
+    for layer in layers:
+        if not layer.shares_with:
+            continue
+        first, numbers = names.get(layer.shares_with), [replica.number for replica in layer.replicas]
+        if first is None or first.shares_with != first.name:
+            what = f"shares cells with {layer.shares_with!r}, which is no layer that does"
+            yield Violation("shared-cells", layer.name, what)
+        elif layer.base != first.base or not np.array_equal(layer.cells, first.cells):
+            yield Violation("shared-cells", layer.name, f"has other weights than {first.name}, whose cells it uses")
+        if len(set(numbers)) < len(numbers):
+            yield Violation("shared-cells", layer.name, "two of its replicas use the same cells")
+        kernel = replace(layer.geometry, input_size=(), pads_begin=(), pads_end=())
+        for number, copy in zip(numbers, layer.replicas, strict=True):
+            layout = kernel, copy.unrolling.window, copy.unrolling.bundle, copy.cut
+            if laid_out.setdefault((layer.shares_with, number), layout) != layout:
+                what = f"replica {number} of the layers that share cells is not laid out as in those before"
+                yield Violation("shared-cells", layer.name, what)
     tiles = placement.tiles
+    for column in ("row_end", "column_end", "segment", "array", "input_line", "output_line"):
+        values = getattr(tiles, column)
+        for tile in np.flatnonzero(values != values[holder])[:10].tolist():
+            what = f"{column} {values[tile]} is not that of tile {holder[tile]}, whose cells it uses"
+            yield Violation("shared-cells", f"tile {tile}", what)
+
+
+def _overlaps(placement: Placement, widths: NDArray[np.int32], own: NDArray[np.int64]) -> Iterator[Violation]:
+    """Pairs of tiles that share cells of an array, among the ``own`` ones, which use no other tile's cells."""
+    tiles, widths = placement.tiles.take(own), widths[own]
     box = np.stack(
         [
             tiles.input_line,
@@ -433,8 +466,9 @@ def _overlaps(placement: Placement, widths: NDArray[np.int32]) -> Iterator[Viola
         over = (a[:, 0] < b[:, 1]) & (b[:, 0] < a[:, 1]) & (a[:, 2] < b[:, 3]) & (b[:, 2] < a[:, 3])
         found.append(np.stack([begins[over], begins[over] + distance], axis=1))
     pairs = np.concatenate(found)
-    for first, second in order[pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]].tolist():
-        yield Violation("no-overlap", f"tiles {first} and {second}", f"share cells of array {tiles.array[first]}")
+    for first, second in own[order[pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]]].tolist():
+        where = f"tiles {first} and {second}"
+        yield Violation("no-overlap", where, f"share cells of array {placement.tiles.array[first]}")
 
 
 def _sharing_array(array: NDArray[np.int64]) -> tuple[NDArray[np.int64], Iterator[NDArray[np.int64]]]:

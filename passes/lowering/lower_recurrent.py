@@ -1,8 +1,8 @@
-"""LSTM, GRU and RNN over short sequences of static length, step by step.
+"""LSTM, GRU and RNN over sequences of static length, step by step.
 
 The input weights are one layer for all steps of a direction. The recurrent weights are a layer a
-step, each with cells of its own, so that images follow each other through the steps as through
-any other layers. Gates and states are digital.
+step; these share cells (:mod:`memcompile.ir.sharing`), and where there are replicas the steps are dealt
+round them, so that images follow each other as through any other layers. Gates and states are digital.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from memcompile.ir.graph import Graph, OnnxNode
 from memcompile.passes.lowering.lowering import Lowering, opset, reshaped, vector_geometry
 
-LONGEST = 32
-"""Most time steps: each has its own cells for the recurrent weights."""
+LONGEST = 256
+"""Most time steps: each is a layer, which takes time to compile."""
 _GATES: Mapping[str, int] = MappingProxyType({"LSTM": 4, "GRU": 3, "RNN": 1})
 _DEFAULTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}

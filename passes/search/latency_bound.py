@@ -16,7 +16,7 @@ from memcompile.passes.search.problem import WAYS, MappingProblem
 from memcompile.timing.dataflow_steps import Flow, Steps, last_step
 
 
-def latency_bound(problem: MappingProblem, flow: Flow) -> int:
+def latency_bound(problem: MappingProblem, flow: Flow, uses: Sequence[Sequence[int]]) -> int:
     """Return the largest of three bounds.
 
     The longest path: a layer's output position exists after its inputs by the turns of its shortest window at the
@@ -29,11 +29,15 @@ def latency_bound(problem: MappingProblem, flow: Flow) -> int:
     ----------
     flow
         The network with one replica of each layer, one position a step.
+    uses
+        Layers of the network that each one of the problem stands for; they share cells, and the rate with these.
     """
-    rates = _rates(problem)
-    least = {
-        layer: int(problem.longest[kind].min()) for kind, item in enumerate(problem.kinds) for layer in item.members
+    kind_of = {
+        layer: kind for kind, item in enumerate(problem.kinds) for member in item.members for layer in uses[member]
     }
+    of_kinds = _rates(problem)
+    rates = {layer: of_kinds[kind] for layer, kind in kind_of.items()}
+    least = {layer: int(problem.longest[kind].min()) for layer, kind in kind_of.items()}
     begins: list[int] = []
     ends: list[int] = []
 
@@ -47,11 +51,13 @@ def latency_bound(problem: MappingProblem, flow: Flow) -> int:
         return [steps + least[layer]]
 
     path = last_step(flow.walk(work), ends)
-    return max(1, path, *_work_left(problem, begins))
+    positions = [layer.geometry.positions for layer in flow.layers]
+    least_work = [_least_work(problem, kind_of[layer], positions[layer]) for layer in range(len(begins))]
+    return max(1, path, *_work_left(problem, begins, least_work))
 
 
-def _rates(problem: MappingProblem) -> dict[int, float]:
-    """Output positions that each layer can finish in a step, with all arrays the others leave."""
+def _rates(problem: MappingProblem) -> list[float]:
+    """Output positions that each kind of layer can finish in a step, with all arrays the others leave."""
     areas = [demand.part[:, : WAYS // 2] for demand in problem.demand]  # cells in the four plain ways
     area = [
         (item * (problem.longest[kind] / _outputs(problem, kind))[:, None]).min(axis=0)
@@ -59,14 +65,14 @@ def _rates(problem: MappingProblem) -> dict[int, float]:
     ]  # arrays per position a step, counted in each way
     single = [item.min(axis=0) for item in areas]
     others = sum(count * item for count, item in zip(problem.layers, single, strict=True))
-    rates = {}
-    for kind, item in enumerate(problem.kinds):
+    rates = []
+    for kind in range(len(problem.kinds)):
         steps = float((problem.work[kind] / problem.windows[kind] / _outputs(problem, kind)).min())
         room = problem.arrays - (others - single[kind])
         # A way in which a layer takes nothing limits nothing.
         by_cells = float(np.divide(room, area[kind], out=np.full(room.shape, np.inf), where=area[kind] > 0).min())
         at_least = 1.0 / float(problem.longest[kind].min())
-        rates.update(dict.fromkeys(item.members, max(min(by_cells, problem.arrays / steps), at_least)))
+        rates.append(max(min(by_cells, problem.arrays / steps), at_least))
     return rates
 
 
@@ -74,20 +80,18 @@ def _outputs(problem: MappingProblem, kind: int) -> np.ndarray[tuple[int], np.dt
     return np.array([option.unrolling.window_outputs for option in problem.kinds[kind].options], np.float64)
 
 
-def _work_left(problem: MappingProblem, begins: Sequence[int]) -> list[int]:
-    """Bounds from the array steps of all layers that begin at a step or later."""
-    least = {layer: _least_work(problem, kind) for kind, item in enumerate(problem.kinds) for layer in item.members}
+def _work_left(problem: MappingProblem, begins: Sequence[int], work: Sequence[int]) -> list[int]:
+    """Bounds from the array steps, ``work``, of all layers that begin at a step or later."""
     order = sorted(range(len(begins)), key=lambda layer: -begins[layer])
     found, total = [], 0
     for layer, after in pairwise((*order, -1)):
-        total += least[layer]
+        total += work[layer]
         if after < 0 or begins[after] < begins[layer]:
             found.append(begins[layer] + math.ceil(total / problem.arrays))
     return found
 
 
-def _least_work(problem: MappingProblem, kind: int) -> int:
+def _least_work(problem: MappingProblem, kind: int, positions: int) -> int:
     """Array steps of a layer if all windows lay inside the output: no mixture of windows takes fewer."""
-    positions = problem.kinds[kind].options[0].unrolling.geometry.positions
     tiles = problem.work[kind] / problem.windows[kind]
     return math.ceil(float((tiles * positions / _outputs(problem, kind)).min()) - 1e-9)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from dataclasses import replace
 
 from memcompile.hardware.line_turns import LineTurns
 from memcompile.hardware.target import Target
-from memcompile.ir.graph import TiledLayer
 from memcompile.passes.packing.bounds import arrays_bound
 from memcompile.passes.packing.exact import pack_exactly
 from memcompile.passes.packing.first_fit import Packing, TileShape, pack
 from memcompile.passes.packing.tiling import tile_limits
 from memcompile.passes.search.explore_windows import ReplicaOption, explore_windows
+from memcompile.passes.search.layer_groups import LayerGroup
 from memcompile.passes.search.problem import Choice, LayerKind, WindowPlan, shapes_of
 
 EXACT_ARRAYS = 32
@@ -22,45 +23,52 @@ WINDOWS, TILES = 64, 16
 
 
 def layer_kinds(
-    layers: Sequence[TiledLayer],
+    groups: Sequence[LayerGroup],
     target: Target,
     arrays: int | None,
     windows: bool,
     one_position: Container[str] = (),
     interval: int | None = None,
 ) -> list[LayerKind]:
-    """Layers of equal geometry and slices together, with their options; the replica as tiled comes first.
+    """Groups of equal geometry and slices together, with their options; the replica as tiled comes first.
 
     Options larger than ``arrays`` arrays are left out; None leaves out all that need more crossings
     than the replica as tiled. Without ``windows``, and for layers named in ``one_position``, a step yields one output
-    position. Where output lines take turns, narrow tiles take fewer steps and divide a given ``interval`` more finely:
-    one holds ``WINDOWS`` windows of some, or ``TILES`` tiles with all windows of an image.
+    position, as it does where the layers of a group differ in size. Where output lines take turns, narrow tiles take
+    fewer steps and divide a given ``interval`` more finely: one holds ``WINDOWS`` windows of some, or ``TILES`` tiles
+    with all windows of an image.
     """
     turns = LineTurns.of(target)
     members: dict[tuple[object, ...], list[int]] = {}
-    for number, layer in enumerate(layers):
-        single = not windows or layer.name in one_position
-        key = (layer.geometry, layer.slices, layer.unrolling, layer.cut, single)
+    for number, group in enumerate(groups):
+        layer, single = group.first, _has_one_position(group, windows, one_position)
+        key = (layer.geometry, layer.slices, layer.unrolling, layer.cut, single, *group.others)
         members.setdefault(key, []).append(number)
     kinds = []
     for numbers in members.values():
-        layer = layers[numbers[0]]
-        single = not windows or layer.name in one_position
+        group = groups[numbers[0]]
+        layer, single = group.first, _has_one_position(group, windows, one_position)
         lines = layer.slices * target.array.lines_per_pair
         tiled = ReplicaOption.of(layer.unrolling, layer.cut, lines, turns)
         rows, columns = tile_limits(target, layer.slices)
-        narrower = _narrower(layer, interval, turns, lines, columns) if interval else ()
+        narrower = _narrower(group, interval, turns, lines, columns) if interval else ()
         most = tiled.crossings if arrays is None else arrays * target.array.crossings
         options = explore_windows(layer.geometry, rows, columns, lines, most, turns, narrower)
         options = tuple(item for item in options if not single or item.unrolling.window_outputs == 1)
         same = [option for option in options if option.unrolling != tiled.unrolling or option.cut != tiled.cut]
-        kinds.append(LayerKind(tuple(numbers), (tiled, *same)))
+        of_all = tuple(replace(option, windows=group.windows(option.unrolling)) for option in (tiled, *same))
+        kinds.append(LayerKind(tuple(numbers), of_all))
     return kinds
 
 
-def _narrower(layer: TiledLayer, interval: int, turns: LineTurns, lines: int, columns: int) -> tuple[int, ...]:
+def _has_one_position(group: LayerGroup, windows: bool, one_position: Container[str]) -> bool:
+    return not windows or group.first.name in one_position or not group.is_alike
+
+
+def _narrower(group: LayerGroup, interval: int, turns: LineTurns, lines: int, columns: int) -> tuple[int, ...]:
     """Columns, fewer than an array has, at which the windows of a layer are cut as well."""
-    steps = (interval // WINDOWS, interval // (TILES * layer.geometry.positions))
+    positions = sum(layer.geometry.positions for layer in group.layers)
+    steps = (interval // WINDOWS, interval // (TILES * positions))
     found = [limit for most in steps for limit in turns.narrower(max(1, most), lines, columns)]
     return tuple(dict.fromkeys(found))
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from memcompile.errors import UsageError
 from memcompile.hardware.pulses import WriteReport
 from memcompile.ir.graph import read_only
+from memcompile.ir.sharing import first_layers
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator, refuse_sequences
 from memcompile.runtime.training.gradients import IMAGES_AT_ONCE, Backward, LayerGradient
@@ -70,7 +71,7 @@ class EpochRecord:
 
 
 def tuned_layers(program: Program, names: Sequence[str]) -> tuple[int, ...]:
-    """Numbers of the crossbar layers of these names, in program order.
+    """Numbers of the crossbar layers of these names and of those that share cells with them, in program order.
 
     Raises
     ------
@@ -87,7 +88,8 @@ def tuned_layers(program: Program, names: Sequence[str]) -> tuple[int, ...]:
         chosen |= set(known.values()) if name == ALL else {known.get(name, len(known) - 1)}
     if not chosen:
         raise UsageError(f"no layer to tune is named; give names of crossbar layers, {LAST!r} or {ALL!r}")
-    return tuple(sorted(chosen))
+    owners = first_layers(program.layers)
+    return tuple(np.flatnonzero(np.isin(owners, owners[sorted(chosen)])).tolist())
 
 
 def weights_of(program: Program, layers: Sequence[int]) -> int:
@@ -202,19 +204,16 @@ class InSituTuner:
 
     def _update(self, gradients: Mapping[int, LayerGradient]) -> None:
         """Accumulate the gradient step in levels, rewrite pairs beyond the threshold, adapt the digital part."""
-        rate, stages, begin = self.options.learning_rate, list(self.program.stages), 0
+        rate, stages, owners = self.options.learning_rate, list(self.program.stages), first_layers(self.program.layers)
+        pending = self._pending_of_layers()
         for number in self.layers:
-            layer = self.program.layers[number]
-            end = begin + layer.geometry.weights
-            pending = self.pending[begin:end]
-            begin = end
-            gradient = gradients.get(number)
+            layer, gradient = self.program.layers[number], gradients.get(number)
             if gradient is None:
                 continue
             # The step of a float weight is step / weight_step levels, its gradient likewise smaller.
             weight_step = layer.scale.astype(np.float64).reshape(layer.geometry.groups, 1, -1) / layer.quantizer.scale
-            pending -= (rate * gradient.levels / weight_step**2).reshape(-1)
-            self._rewrite(number, pending)
+            of_cells = pending[int(owners[number])]
+            of_cells -= (rate * gradient.levels / weight_step**2).reshape(-1)
             grown = np.exp(-rate * gradient.scale) if self.options.digital_scales else 1.0
             tuned = replace(
                 layer,
@@ -222,7 +221,14 @@ class InSituTuner:
                 bias=read_only((layer.bias - rate * gradient.bias).astype(np.float32)),
             )
             stages[stages.index(layer)] = tuned
+        for number in dict.fromkeys(owners[list(self.layers)].tolist()):
+            self._rewrite(number, pending[number])
         self.program = replace(self.program, stages=tuple(stages), chip=self.writer.state())
+
+    def _pending_of_layers(self) -> dict[int, NDArray[np.float64]]:
+        """Pending updates of each tuned layer, by its number; those of shared cells belong to the first layer."""
+        sizes = [self.program.layers[number].geometry.weights for number in self.layers]
+        return dict(zip(self.layers, np.split(self.pending, np.cumsum(sizes)[:-1]), strict=True))
 
     def _rewrite(self, number: int, pending: NDArray[np.float64]) -> None:
         """Write pairs of all replicas whose pending change is beyond the threshold; it is then done."""

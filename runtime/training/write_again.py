@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from memcompile.ir.sharing import first_layers
 from memcompile.program.cell_map import Pairs
 from memcompile.program.program import Program
 from memcompile.runtime.emulator import Emulator
@@ -50,8 +51,8 @@ def sensitivities(
 ) -> dict[int, NDArray[np.float64]]:
     """Fisher information of each weight, per level squared, [groups, group_rows, group_columns] by layer number.
 
-    The expectation is over the classes as the chip itself sees them: one is drawn per image, so
-    that no labels are needed.
+    That of shared cells is there for the first of the layers that share them. The expectation is over the classes as
+    the chip itself sees them: one is drawn per image, so that no labels are needed.
 
     Parameters
     ----------
@@ -67,7 +68,8 @@ def sensitivities(
     levels = held_levels(program, writer, program.cell_map.pairs())
     count = len(next(iter(inputs.values())))
     draw = np.random.default_rng([seed, first_image]).random(count)
-    total = {number: np.zeros(held.shape) for number, held in levels.items()}
+    owners = first_layers(program.layers).tolist()
+    total = {number: np.zeros(levels[number].shape) for number in dict.fromkeys(owners)}
     for begin in range(0, count, IMAGES_AT_ONCE):
         some = {name: array[begin : begin + IMAGES_AT_ONCE] for name, array in inputs.items()}
         images = np.arange(begin, min(begin + IMAGES_AT_ONCE, count)) + first_image
@@ -77,7 +79,7 @@ def sensitivities(
         error = probability.copy()
         error[np.arange(len(images)), np.minimum(drawn, error.shape[1] - 1)] -= 1.0
         for number, gradient in backward.back(program, values, error, levels).items():
-            total[number] += gradient.squares
+            total[owners[number]] += gradient.squares
         if advance is not None:
             advance(len(images))
     return {number: squares / count for number, squares in total.items()}

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from memcompile.hardware.closed_loop import write
 from memcompile.hardware.pair_corrections import correction_goals_us
 from memcompile.hardware.pulses import WriteReport, nominal_pulses
+from memcompile.ir.sharing import first_layers
 from memcompile.program.cell_map import Pairs
 from memcompile.program.program import ChipState, Program
 from memcompile.runtime.effects.programming_error import programmed_us
@@ -206,12 +207,16 @@ class Writer:
 def held_levels(program: Program, writer: Writer, pairs: Pairs) -> dict[int, NDArray[np.float32]]:
     """Levels that the cells of each layer really hold, the mean over its replicas, by layer number.
 
-    [groups, group_rows, group_columns] in levels of the least significant slice.
+    [groups, group_rows, group_columns] in levels of the least significant slice; layers that share cells have the same.
     """
     bases = np.array([layer.base for layer in program.layers], np.float64)
     held = writer.measure_pairs(pairs.plus, pairs.minus) * bases[pairs.layer] ** pairs.slice
-    levels = {}
+    levels: dict[int, NDArray[np.float32]] = {}
+    owners = first_layers(program.layers)
     for number, layer in enumerate(program.layers):
+        if owners[number] < number:
+            levels[number] = levels[int(owners[number])]
+            continue
         here = pairs.layer == number
         weight, geometry = pairs.weight[here], layer.geometry
         total = np.bincount(weight, held[here], geometry.weights)

@@ -51,6 +51,12 @@ SCAN_BODY = helper.make_graph(
     [value("state", shape=[1, 4]), value("row", shape=[1, 8])],
     [value("next", shape=[1, 4]), value("seen", shape=[1, 4])],
 )
+ONCE_BODY = helper.make_graph(
+    [node("MatMul", "state w", "next"), node("Identity", "no", "stop")],
+    "body",
+    [value("number", TensorProto.INT64, []), value("go_in", TensorProto.BOOL, []), value("state", shape=[1, 8])],
+    [value("stop", TensorProto.BOOL, []), value("next", shape=[1, 8])],
+)
 COUNTED: dict[str, tuple[onnx.ModelProto, int, int]] = {
     "gemm": (network([node("Gemm", "x w", "y")], ("N", 8), {"w": floats(8, 4)}), 8 * 4, 8 * 4),
     "convolution in groups": (
@@ -76,9 +82,9 @@ COUNTED: dict[str, tuple[onnx.ModelProto, int, int]] = {
         8, 8,
     ),
     "recurrent, too long for arrays": (
-        network([node("Transpose", "x", "t", perm=[1, 0, 2]), node("LSTM", "t w r", "y", hidden_size=3)], ("N", 40, 5),
+        network([node("Transpose", "x", "t", perm=[1, 0, 2]), node("LSTM", "t w r", "y", hidden_size=3)], ("N", 300, 5),
                 {"w": floats(1, 12, 5), "r": floats(1, 12, 3)}),
-        40 * 12 * (5 + 3), 0,
+        300 * 12 * (5 + 3), 0,
     ),
     "attention": (
         network([contrib("Attention", "x w b", num_heads=2)], ("N", 5, 8), {"w": floats(8, 24), "b": floats(24)}),
@@ -92,13 +98,25 @@ COUNTED: dict[str, tuple[onnx.ModelProto, int, int]] = {
     "body of a loop": (
         network([helper.make_node("Loop", ["six", "go", "x"], ["y"], body=LOOP_BODY, name="loop")], (1, 8),
                 {"w": floats(8, 8), "six": np.array(6, np.int64), "go": np.array(True)}),
-        6 * 8 * 8, 0,
+        6 * 8 * 8, 6 * 8 * 8,
+    ),
+    "body of a loop with many runs": (
+        network([helper.make_node("Loop", ["many", "go", "x"], ["y"], body=LOOP_BODY, name="loop")], (1, 8),
+                {"w": floats(8, 8), "many": np.array(600, np.int64), "go": np.array(True)}),
+        600 * 8 * 8, 0,
+    ),
+    "body of a loop that ends by its condition": (
+        network([node("ReduceSum", "x", "s", keepdims=0), node("Less", "s large", "go"),
+                 helper.make_node("Loop", ["most", "go", "x"], ["y"], body=ONCE_BODY, name="loop")],
+                (1, 8), {"w": floats(8, 8), "most": np.array(2**63 - 1, np.int64), "large": np.float32(1e9),
+                         "no": np.array(False)}),
+        8 * 8, 0,
     ),
     "body of a scan": (
         network([node("Transpose", "x", "t", perm=[1, 0, 2]),
                  helper.make_node("Scan", ["s", "t"], ["e", "y"], body=SCAN_BODY, num_scan_inputs=1, name="scan")],
                 (1, 7, 8), {"w": floats(8, 4), "s": floats(1, 4)}),
-        7 * 8 * 4, 0,
+        7 * 8 * 4, 7 * 8 * 4,
     ),
     "nothing to multiply": (network([node("Relu", "x", "y")], ("N", 8), {}), 0, 0),
 }  # fmt: skip

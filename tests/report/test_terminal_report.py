@@ -44,6 +44,7 @@ def layer(number: int, **changes: Any) -> Facts:
         "replicas": 1,
         "arrays": 3,
         "cells": 100,
+        "shares_cells_with": None,
         "cell_share": 0.5,
         "segments": None,
         "steps": 100 + number,
@@ -207,6 +208,13 @@ def test_headings_are_whole_whatever_the_width(width: int) -> None:
     heading = next(line for line in text.splitlines() if line.startswith("┃"))
     assert heading.startswith("┃ layer ┃")
     assert "…" not in heading
+
+
+def test_layers_that_share_cells_are_counted() -> None:
+    assert "shared cells" not in text_of(report_facts(3), Form(80))
+    layers = [layer(number, shares_cells_with=first) for number, first in enumerate(("a", "a", "b", "b", "b", None))]
+    text = text_of({**report_facts(6), "layers": layers}, Form(80))
+    assert "shared cells     5 layers work with 2 sets of weights, held once" in text
 
 
 def test_one_chip_has_no_spread() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +21,11 @@ from memcompile.verify.verifier import find_violations
 
 
 def paired(name: str, reads: str, makes: str, geometry: Geometry, target: Target, slices: int) -> PairedLayer:
-    shape = (2, slices, geometry.groups, geometry.group_rows, geometry.group_columns)
+    """A layer of few weights that are not zero, such that layers of other names do not share its cells."""
+    cells = np.zeros((2, slices, geometry.groups, geometry.group_rows, geometry.group_columns), np.uint8)
+    digits = np.random.default_rng(zlib.crc32(name.encode())).integers(0, target.signed_levels + 1, 8)
+    first = cells[0].reshape(-1)[:8]
+    first[:] = digits[: len(first)]
     return PairedLayer(
         name=name,
         inputs=(reads,),
@@ -30,7 +35,7 @@ def paired(name: str, reads: str, makes: str, geometry: Geometry, target: Target
         scale=np.ones(geometry.out_channels, np.float32),
         bias=np.zeros(geometry.out_channels, np.float32),
         base=target.slice_base(),
-        cells=np.zeros(shape, np.uint8),
+        cells=cells,
     )
 
 

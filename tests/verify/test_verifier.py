@@ -22,11 +22,13 @@ from memcompile.hardware.target import load_target
 from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.ir.graph import TILE_COLUMNS, Certificate, Cut, Graph, MappedLayer, Placement, Replica, TileTable
 from memcompile.ir.quantizers import ExactInput, InputQuantizer
+from memcompile.ir.sharing import holders
+from memcompile.passes.replicate import Replicate
 from memcompile.pipelines import default_passes, emit_program
 from memcompile.program.line_corrections import Calibration, LineCorrections, count_places
 from memcompile.program.program import ChipState, Program, Provenance
 from memcompile.verify import schedule_rules, segment_rules, verifier
-from memcompile.verify.verifier import Verifier, find_violations, placement_violations, verify_program
+from memcompile.verify.verifier import Verifier, _sharing, find_violations, placement_violations, verify_program
 
 TARGET = load_target("yao2020")
 FEEDS = {"x": models.images((4, 4, 5, 5))}
@@ -341,6 +343,56 @@ SEGMENTED: list[tuple[str, Change]] = [
 ]
 
 
+@cache
+def sharing_program() -> Program:
+    """Two layers with the same weights, one after the other."""
+    weights = {"w": models.dyadic(np.random.default_rng(5), (6, 6)).T}
+    nodes = [models.node("MatMul", "x w", "h"), models.node("Relu", "h", "r"), models.node("MatMul", "r w", "y")]
+    model = models.make(nodes, {"x": (1, ("N", 6))}, {"y": (1, None)}, weights)
+    feeds = {"x": models.images((4, 6))}
+    context = stages.context_for(feeds)
+    passes = [Replicate(objective="arrays") if isinstance(item, Replicate) else item for item in default_passes()]
+    graph = stages.run_verified(stages.import_model(model, feeds), tuple(passes), context)
+    return emit_program(graph, context, Provenance("test", "0" * 64, "test", {}))
+
+
+def last_layer(**changes: Any) -> Change:
+    """Set fields of the layer that uses the cells of the first one."""
+    return lambda item: stage(item.stages.index(item.layers[1]), **changes)(item)
+
+
+def last_replica(**changes: Any) -> Change:
+    """Set fields of its replica."""
+    return lambda item: last_layer(replicas=(replaced(item.layers[1].replicas[0], **changes),))(item)
+
+
+def once_more(item: Program) -> Program:
+    """It has a second replica, without windows, that uses the same cells."""
+    (own,), table = item.layers[1].replicas, item.placement.tiles
+    again = table.take(np.append(np.arange(len(table)), len(table) - 1))
+    again = again.with_columns(replica=np.append(table.replica, 1))
+    found = last_layer(replicas=(own, replaced(own, windows=own.windows[:0])))(item)
+    return replaced(found, placement=replaced(item.placement, tiles=again))
+
+
+SHARING: list[tuple[str, Change]] = [
+    ("is not that of tile 0, whose cells it uses", tile("output_line", lambda item: 100, place=-1)),
+    ("which is no layer that does", last_layer(shares_with="nobody")),
+    ("has other weights than", last_layer(cells=np.zeros((2, 1, 1, 6, 6), np.uint8))),
+    ("two of its replicas use the same cells", once_more),
+    ("is not laid out as in those before", last_replica(cut=Cut((0, 3, 6), (0, 6)))),
+]
+
+
+@pytest.mark.parametrize(("message", "change"), SHARING, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_does_not_fit_shared_cells_is_told(message: str, change: Change) -> None:
+    assert verify_program(sharing_program()) is sharing_program()
+    changed = change(sharing_program())
+    found = list(_sharing(changed.layers, changed.placement, holders(changed.layers, changed.placement.tiles)))
+    assert {violation.rule for violation in found} == {"shared-cells"}
+    assert any(message in violation.what for violation in found), found
+
+
 @pytest.mark.parametrize(("rule", "change"), SEGMENTED, ids=lambda value: value if isinstance(value, str) else "")
 def test_a_program_in_segments_that_breaks_one_rule_is_told_that_rule(rule: str, change: Change) -> None:
     assert verify_program(cut_program()) is cut_program()
@@ -430,7 +482,8 @@ def test_every_rule_is_tested() -> None:
     source = "".join(map(inspect.getsource, (verifier, schedule_rules, segment_rules)))
     rules = set(re.findall(r'Violation\(\s*"([a-z-]+)"', source))
     assert len(rules) > 25
-    assert rules == {rule for rule, _, _ in GRAPHS} | {rule for rule, _ in (*PROGRAMS, *SEGMENTED)}
+    tested = {rule for rule, _, _ in GRAPHS} | {rule for rule, _ in (*PROGRAMS, *SEGMENTED)}
+    assert rules == tested | {"shared-cells"}
 
 
 def test_every_pass_leaves_a_graph_without_violations() -> None:
