@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcompile.described import Described
-from memcompile.errors import DataError, UsageError
+from memcompile.errors import DataError, ProgramError, UsageError
 from memcompile.frontend.values import Value
 from memcompile.hardware.conditions import Conditions
 from memcompile.hardware.pulses import WriteReport
@@ -117,8 +117,7 @@ class Emulator(Described):
         batching = Batching({}) if whole else program.batching
         inputs, coupled = {} if whole else program.inputs, program_couples_samples(program)
         together = executor == "fast" and not whole and _lies_along_first(program)
-        usual = 1 if executor == "literal" and _has_vectors(program) else default_chunk(program)
-        self.batches = Batches.of(inputs, batching, chunk, usual, coupled=coupled, together=together)
+        self.batches = Batches.of(inputs, batching, chunk, default_chunk(program), coupled=coupled, together=together)
 
         switches = self.effects  # no reference to self: a chip that nobody needs any more goes at once
 
@@ -260,6 +259,25 @@ class Emulator(Described):
     ) -> dict[str, NDArray[Any]]:
         """Run chunk by chunk, and join the results."""
         cuts = list(self.batches.cuts(images, self.machine.workers.threads))
+        try:
+            return self._run_cuts(values, cuts, first_image, wanted, first_stage, progress)
+        except ProgramError:
+            # The vectors of several images may lie time first, in an order that the schedule of one does not know.
+            if self._literal is None or len(cuts) == images:
+                raise
+        alone = [(image, image + 1) for image in range(images)]
+        return self._run_cuts(values, alone, first_image, wanted, first_stage, progress)
+
+    def _run_cuts(
+        self,
+        values: Mapping[str, NDArray[Any]],
+        cuts: Sequence[tuple[int, int]],
+        first_image: int,
+        wanted: tuple[str, ...],
+        first_stage: int,
+        progress: Callable[[int], None] | None,
+    ) -> dict[str, NDArray[Any]]:
+        """Run some chunks, given by their first image and the one behind their last."""
 
         def run_chunk(begin: int, end: int) -> dict[str, NDArray[Any]]:
             some = self.batches.part(values, begin, end)
@@ -474,15 +492,6 @@ def _spread(images: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         each, images = count, images[:1]
     numbers: NDArray[np.int64] = (images[:, None] * each + np.arange(each)).ravel()
     return numbers
-
-
-def _has_vectors(program: Program) -> bool:
-    """Return True if a layer reads several vectors an image.
-
-    Where these lie time first, a run of several images mixes them in an order that the schedule of one does not know.
-    """
-    geometries = (layer.geometry for layer in program.layers)
-    return any(geometry.layout == "channels_last" and geometry.positions > 1 for geometry in geometries)
 
 
 def default_chunk(program: Program) -> int:

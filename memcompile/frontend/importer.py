@@ -28,6 +28,7 @@ from memcompile.frontend.constant_branches import constant_conditions, has_contr
 from memcompile.frontend.constant_loops import written_out_loops
 from memcompile.frontend.model_runs import ModelRuns, expose, guarded, session_shape
 from memcompile.frontend.observed_values import observed_values
+from memcompile.frontend.qonnx import use_standard_operators
 from memcompile.frontend.sandbox import DEFAULT_LIMITS, Limits
 from memcompile.frontend.sessions import NO_WEIGHTS, FileStamp, Weights, tensor_dtype
 from memcompile.frontend.validation import (
@@ -158,6 +159,7 @@ def read_serialized(data: bytes, name: str, sha256: str, frozen: str = "") -> Mo
 def _checked(model: onnx.ModelProto, weights: Weights, path: Path, digest: str, limits: Limits | None) -> ModelFile:
     use_default_domain(model)
     drop_inputs_of_constants(model)
+    use_standard_operators(model)
     refuse_endless_functions(model, path)
     types = _judged(model, weights, limits, path)
     model = inlined(model, path)
@@ -215,6 +217,7 @@ def model_in_memory(model: onnx.ModelProto, name: str) -> ModelFile:
     own.CopyFrom(model)
     use_default_domain(own)
     drop_inputs_of_constants(own)
+    use_standard_operators(own)
     own = inlined(own, name)
     in_topological_order(own)
     use_unsigned_weights(own, {})

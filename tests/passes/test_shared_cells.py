@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import models
 import numpy as np
@@ -37,6 +37,7 @@ FLOAT = TensorProto.FLOAT
 SIZE = 6
 FAST = ("replicate.effort=fast",)
 ALONE = (*FAST, "replicate.share_cells=false")
+EXECUTORS: tuple[Literal["fast"], Literal["literal"]] = ("fast", "literal")
 EXACT_READS = Effects(read_noise=False)
 
 
@@ -150,13 +151,19 @@ def test_results_are_those_of_onnxruntime(model: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("target", ["yao2020", "hermes"])
 def test_both_executors_read_the_same_cells(target: str) -> None:
-    for model, name, shape in ((loop(3, 2), "h0", (2, 2, SIZE)), (heads(), "x", (1, 2, 8, 8))):
-        x, program = {name: models.images(shape, seed=1)}, compiled(model, target)
-        fast, literal = (
-            Emulator(program, 3, executor=executor, effects=EXACT_READS).run(x) for executor in ("fast", "literal")
-        )
-        for output, value in fast.items():
-            np.testing.assert_array_equal(value, literal[output])
+    for model, value, shape in ((loop(3, 2), "h0", (2, 2, SIZE)), (heads(), "x", (1, 2, 8, 8))):
+        x, program = {value: models.images(shape, seed=1)}, compiled(model, target)
+        fast, literal = (Emulator(program, 3, executor=name, effects=EXACT_READS).run(x) for name in EXECUTORS)
+        for output, array in fast.items():
+            np.testing.assert_array_equal(array, literal[output])
+
+
+def test_the_literal_executor_runs_images_that_lie_time_first() -> None:
+    model, data = readout()
+    x, program = {"x": data["x"][:3]}, compiled(model, data=data, max_loss=None, chips=2)
+    effects = Effects(read_noise=False, programming_error=False, stuck_cells=False)
+    fast, literal = (Emulator(program, executor=executor, effects=effects).run(x)["y"] for executor in EXECUTORS)
+    np.testing.assert_array_equal(fast, literal)
 
 
 def test_layers_that_share_cells_have_the_same_errors() -> None:
