@@ -160,7 +160,7 @@ def test_both_executors_read_the_same_cells(target: str) -> None:
 
 def test_the_literal_executor_runs_images_that_lie_time_first() -> None:
     model, data = readout()
-    x, program = {"x": data["x"][:3]}, compiled(model, data=data, max_loss=None, chips=2)
+    x, program = {"x": data["x"][:3]}, compiled(model, data=data, max_loss=None, objective="arrays")
     effects = Effects(read_noise=False, programming_error=False, stuck_cells=False)
     fast, literal = (Emulator(program, executor=executor, effects=effects).run(x)["y"] for executor in EXECUTORS)
     np.testing.assert_array_equal(fast, literal)
