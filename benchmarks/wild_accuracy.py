@@ -53,6 +53,8 @@ TRAINED = {
     "mlperftiny_pretrainedResnet_large_int8": Trained("cifar10", zero=128),
     "mnist_cntk_8": Trained("mnist", (0.0,), (PIXELS,)),
     "mnist_original_ortpy": Trained("mnist"),
+    "qonnx_TFC_1W1A": Trained("mnist"),
+    "qonnx_TFC_1W2A": Trained("mnist"),
     "wonnx_opt-mnist": Trained("mnist", (0.0,), (PIXELS,)),
 }
 

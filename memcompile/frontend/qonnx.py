@@ -3,7 +3,8 @@
 Networks that were trained with few bits come from Brevitas, QKeras and FINN with operators of their own: Quant (also
 IntQuant), BipolarQuant, Trunc and MultiThreshold (QONNX, A. Pappalardo et al., arXiv:2206.07527). onnxruntime does not
 know them. Where a Quant has constant scales and whole numbers of up to eight bits it becomes QuantizeLinear and
-DequantizeLinear, which keep the network's own whole numbers; else arithmetic on floats.
+DequantizeLinear, which keep the network's own whole numbers; else arithmetic on floats. QuantizeLinear rounds before it
+adds the zero point: with an odd one a value exactly between two whole numbers goes the other way.
 """
 
 from __future__ import annotations

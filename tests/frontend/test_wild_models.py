@@ -27,18 +27,14 @@ pytestmark = pytest.mark.usefixtures("plain_kernels")
 
 # Why onnxruntime refuses them.
 REFUSED = {
-    "finn_tfc_w1a1": "finn.custom_op.general",
     "mnist_cntk_zoo1": "not valid ONNX|onnxruntime cannot run",
-    "qonnx_TFC_1W1A": "BipolarQuant|onnx.brevitas",
-    "qonnx_TFC_1W2A": "Quant|onnx.brevitas",
-    "qonnx_qkeras_jettagging": "finn.custom_op.general",
-    "qonnx_unsw_nb15-mlp-w2a2": "onnx.brevitas",
     "superres_prepost_op18": "com.microsoft.extensions",
     "supres_ortjs": "ai.onnx.contrib",
 }
 # Crossbar layers of those that it runs.
 LAYERS = {
     "burn_mnist_a": 5,
+    "finn_tfc_w1a1": 4,
     "cnn_mnist_pytorch_ortjava": 4,
     "lr_mnist_scikit": 0,
     "mlperftiny_ad01_fp32": 10,
@@ -52,6 +48,10 @@ LAYERS = {
     "mnist_cntk_8": 3,
     "mnist_original_ortpy": 2,
     "ppocr_v3_det": 74,
+    "qonnx_TFC_1W1A": 4,
+    "qonnx_TFC_1W2A": 4,
+    "qonnx_qkeras_jettagging": 4,
+    "qonnx_unsw_nb15-mlp-w2a2": 4,
     "shufflenet-v2-12-int8": 57,
     "super_resolution_zoo": 4,
     "ultraface_RFB-320": 52,
