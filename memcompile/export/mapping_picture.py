@@ -142,7 +142,7 @@ def _draw_array(axes: Axes, program: Program, number: int) -> None:
     levels = Emulator.ideal(program).machine.devices.levels(number)
     highest = 1.0 if program.target.cell.continuous else program.target.signed_levels
     shade = 0.22 + 0.78 * np.abs(levels) / highest
-    for tile in np.flatnonzero((tiles.array == number) & (tiles.segment == 0)).tolist():
+    for tile in np.flatnonzero((tiles.array == number) & (tiles.segment == 0) & cell_map.own).tolist():
         block = cell_map.input_lines_of(tile), cell_map.cell_columns_of(tile)
         colour = colour_of(int(tiles.layer[tile]))
         image[block] = 1 - shade[block][..., None] * (1 - _rgb(colour))
@@ -177,7 +177,7 @@ def _draw_system(axes: Axes, program: Program) -> None:
         image[row * high : row * high + high - 1, column * wide : column * wide + wide - 1] = _rgb(EMPTY)
     colours = [_rgb(colour_of(number)) for number in range(len(program.layers))]
     to_x, to_y = (wide - 1) / array.cell_columns, (high - 1) / array.input_lines
-    for tile in np.flatnonzero(tiles.segment == 0).tolist():
+    for tile in np.flatnonzero((tiles.segment == 0) & cell_map.own).tolist():
         row, column = divmod(int(tiles.array[tile]), across)
         lines, own = cell_map.input_lines_of(tile), cell_map.cell_columns_of(tile)
         top, left = row * high + round(lines.start * to_y), column * wide + round(own.start * to_x)

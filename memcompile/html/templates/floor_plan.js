@@ -41,9 +41,26 @@ page.onStart(async () => {
 
   function use(array) {
     let used = 0;
-    for (const i of mapping.tilesOf(segment, array)) used += (tile.row_end[i] - tile.row_begin[i]) * width(i);
+    for (const [i] of placesOf(array)) used += (tile.row_end[i] - tile.row_begin[i]) * width(i);
     return used / (lines * columns);
   }
+
+  /* Tiles at each place of an array: layers that share cells have one each, and the first of them stands for all. */
+  const places = new Map();
+  function placesOf(array) {
+    const key = segment * facts.arrays + array;
+    if (!places.has(key)) {
+      const found = new Map();
+      for (const i of mapping.tilesOf(segment, array)) {
+        const place = tile.input_line[i] * columns + tile.output_line[i];
+        if (found.has(place)) found.get(place).push(i); else found.set(place, [i]);
+      }
+      places.set(key, [...found.values()]);
+    }
+    return places.get(key);
+  }
+
+  function labelOf(here) { return mapping.label(here[0]) + (here.length > 1 ? ` + ${here.length - 1}` : ""); }
 
   function width(i) { return (tile.column_end[i] - tile.column_begin[i]) * facts.layers[tile.layer[i]].lines * facts.cells_per_crossing; }
 
@@ -192,9 +209,10 @@ page.onStart(async () => {
       context.fillRect(left, top, w, h);
       return;
     }
-    for (const i of tiles) {
-      context.fillStyle = faded(facts.layers[tile.layer[i]].colour, mapping.isDim(tile.layer[i]));
-      context.fillRect(...rectangle(i, left, top, scale));
+    for (const here of placesOf(array)) {
+      const dim = here.every((i) => mapping.isDim(tile.layer[i]));
+      context.fillStyle = faded(facts.layers[tile.layer[here[0]]].colour, dim);
+      context.fillRect(...rectangle(here[0], left, top, scale));
     }
     const image = w > 60 ? imageOf(array) : null;
     if (image) {
@@ -203,7 +221,7 @@ page.onStart(async () => {
       drawStuck(context, view, array, left, top, scale);
     }
     if (scale > 22 && image) { drawLevels(context, view, array, left, top, scale); return; }
-    if (w > 40) for (const i of tiles) drawTile(context, i, left, top, scale, image !== null, ground);
+    if (w > 40) for (const here of placesOf(array)) drawTile(context, here, left, top, scale, image !== null, ground);
   }
 
   function rectangle(i, left, top, scale) {
@@ -213,11 +231,11 @@ page.onStart(async () => {
     ];
   }
 
-  function drawTile(context, i, left, top, scale, onImage, ground) {
-    const [x, y, w, h] = rectangle(i, left, top, scale), colour = facts.layers[tile.layer[i]].colour;
+  function drawTile(context, here, left, top, scale, onImage, ground) {
+    const [x, y, w, h] = rectangle(here[0], left, top, scale), colour = facts.layers[tile.layer[here[0]]].colour;
     context.strokeStyle = onImage ? colour : ground;
     context.strokeRect(x + 0.5, y + 0.5, Math.max(w - 1, 1), Math.max(h - 1, 1));
-    const text = mapping.label(i);
+    const text = labelOf(here);
     context.font = "600 12px system-ui, sans-serif";
     const room = context.measureText(text).width;
     if (w < room + 8 || h < 16) return;
@@ -280,10 +298,13 @@ page.onStart(async () => {
     const kind = mapping.kindOf(segment, array);
     if (facts.kinds[kind][1] > 1) words.push(`${facts.kinds[kind][1]} arrays are alike`);
     const [left, top] = boxOf(array), column = Math.floor(x - left), row = Math.floor((y - top) / cellHeight);
-    const under = [...tiles].find((i) => row >= tile.input_line[i] && row < tile.input_line[i] + tile.row_end[i] - tile.row_begin[i]
+    const under = placesOf(array).find(([i]) => row >= tile.input_line[i] && row < tile.input_line[i] + tile.row_end[i] - tile.row_begin[i]
       && column >= tile.output_line[i] * facts.cells_per_crossing && column < tile.output_line[i] * facts.cells_per_crossing + width(i));
     if (under === undefined) words.push("no tile here");
-    else words.push(tileWords(under), ...cellWords(under, array, row, column));
+    else {
+      if (under.length > 1) words.push(`${under.length} layers share its cells`);
+      words.push(tileWords(under[0]), ...cellWords(under[0], array, row, column));
+    }
     status.textContent = words.join("; ");
   }
 
