@@ -22,7 +22,9 @@ from memcompile.frontend.validation import is_elsewhere, subgraphs, unused_name
 LONGEST = 256
 """Most runs that are written out."""
 MOST_OPERATORS = 20_000
-"""Most operators that the runs of one loop become."""
+"""Most operators of a graph whose loops are written out."""
+LEAST_INPUTS = 2
+"""Inputs of a Loop before its states: the number of its runs, and a condition."""
 AXES_ARE_AN_INPUT = 13
 """Operator set from which on Unsqueeze reads its axes."""
 
@@ -38,6 +40,11 @@ class _Runs:
     times: int
     states: int
     scanned: int
+
+    @property
+    def operators(self) -> int:
+        """Operators of all runs."""
+        return self.times * len(self.body.node)
 
     @property
     def is_scan(self) -> bool:
@@ -65,8 +72,14 @@ def written_out_loops(model: onnx.ModelProto, sizes: Sizes) -> onnx.ModelProto |
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             known[node.output[0]] = node.attribute[0].t
     sizes = {**{name: list(tensor.dims) for name, tensor in known.items()}, **sizes}
-    runs = {number: _runs(node, known, sizes) for number, node in enumerate(model.graph.node)}
-    if not any(runs.values()):
+    runs: dict[int, _Runs] = {}
+    left = MOST_OPERATORS - len(model.graph.node)
+    for number, node in enumerate(model.graph.node):
+        found = _runs(node, known, sizes)
+        if found is not None and found.operators <= left:
+            runs[number] = found
+            left -= found.operators
+    if not runs:
         return None
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
@@ -74,7 +87,7 @@ def written_out_loops(model: onnx.ModelProto, sizes: Sizes) -> onnx.ModelProto |
     opset = next((item.version for item in model.opset_import if not item.domain), 1)
     del whole.graph.node[:]
     for number, node in enumerate(model.graph.node):
-        found = runs[number]
+        found = runs.get(number)
         whole.graph.node.extend([node] if found is None else _Writer(found, whole.graph, taken, opset).nodes())
     return whole
 
@@ -87,12 +100,12 @@ def _runs(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto], sizes: Si
     if not _has_products(body) or any(is_elsewhere(tensor) for tensor in body.initializer):
         return None
     found = _loop(node, body, known) if node.op_type == "Loop" else _scan(node, body, sizes)
-    if found is None or not 0 < found.times <= min(LONGEST, MOST_OPERATORS // max(len(body.node), 1)):
-        return None
-    return found
+    return found if found is not None and 0 < found.times <= LONGEST else None
 
 
 def _loop(node: onnx.NodeProto, body: onnx.GraphProto, known: Mapping[str, onnx.TensorProto]) -> _Runs | None:
+    if len(node.input) < LEAST_INPUTS:
+        return None
     count, condition = node.input[0], node.input[1]
     if count not in known or (condition and not _is_true(known.get(condition))):
         return None

@@ -130,6 +130,15 @@ def test_others_stay_digital(name: str) -> None:
     assert any(isinstance(item, OnnxNode) and item.op_type == "Loop" for item in graph.nodes)
 
 
+def test_a_graph_grows_to_a_limit_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop inside has two runs of three operators, the one outside three runs of two."""
+    model, feeds = LOOPS["loop in a loop"], {"x": models.images((3, SIZE))}
+    for most, loops in ((5, 1), (7, 3), (14, 2), (30, 0)):
+        monkeypatch.setattr("memcompile.frontend.constant_loops.MOST_OPERATORS", most)
+        graph = stages.import_model(model, feeds)
+        assert sum(isinstance(item, OnnxNode) and item.op_type == "Loop" for item in graph.nodes) == loops, most
+
+
 def test_runs_share_the_cells_of_their_weights() -> None:
     program = memcompile.compile(LOOPS["state"], objective="arrays", settings=("replicate.effort=fast",))
     assert len({layer.shares_with for layer in program.layers}) == 1

@@ -124,7 +124,7 @@ def test_each_layer_has_cells_of_its_own_on_request() -> None:
     assert apart.cells_used > looped().cells_used
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(times=st.integers(1, 5), vectors=st.integers(1, 4), chips=st.integers(1, 2))
 def test_windows_of_all_layers_are_dealt_round_the_replicas(times: int, vectors: int, chips: int) -> None:
     model = loop(times, vectors)
@@ -234,7 +234,7 @@ def test_tuning_writes_shared_cells_for_all_layers_that_use_them() -> None:
 
 def test_layers_that_share_cells_get_the_same_slices_under_a_budget() -> None:
     model, data = readout()
-    program = compiled(model, data=data, max_loss=2.0)
+    program = compiled(model, data={name: array[:500] for name, array in data.items()}, max_loss=2.0)
     slices = {layer.slices for layer in program.layers if layer.name.startswith("cell/")}
     assert len(slices) == 1
     assert len({layer.shares_with for layer in program.layers if layer.name.startswith("cell/")}) == 1
