@@ -173,7 +173,8 @@ def test_subgraphs_feed_layers(kind: str, save_model: Save) -> None:
     nodes = [subgraphs()[kind], node("MatMul", "l w", "y")]
     made = make(nodes, {"x": (FLOAT, ("N", 6))}, {"y": (FLOAT, ("N", 3))}, weights)
     want = stages.reference(made, X)["y"]
-    layers = 3 if kind == "If" else 1  # its condition is constant, so that its branch is written out
+    # The condition of the If and the runs of the Loop are constant, so that they are written out.
+    layers = {"If": 3, "Loop": 5, "Scan": 1}[kind]
     assert np.allclose(outputs(made, save_model, layers)["y"], want, rtol=1e-5, atol=1e-5)
 
 
