@@ -27,8 +27,10 @@ OLDEST = 9
 """Operator set from which on ONNX has all that is needed."""
 ROUND, CLIP_OF_INTEGERS, AXIS_OF_SCALES = 11, 12, 13
 """Operator sets that brought Round, Clip of integers, and an axis for scales."""
-MOST_BITS, BITS_OF_BYTES = 22, 8
-"""Most bits of whole numbers that float32 rounds by an addition, and most that are bytes."""
+MOST_BITS, BITS_OF_BYTES = 64, 8
+"""Most bits of whole numbers, as those of a bias, and most that are bytes."""
+BITS_OF_ROUNDER = 22
+"""Most bits that an addition rounds, before there was Round."""
 ROUNDER = np.float32(1.5 * 2**23)
 """Number whose addition and subtraction rounds a float32 of few bits, halves to even."""
 
@@ -95,7 +97,7 @@ class _Writer:
     def quant(self, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
         """Scaled, rounded, and limited to whole numbers of some bits."""
         bits = self._whole(node, 3)
-        if bits is None or not 1 <= bits <= MOST_BITS:
+        if bits is None or not 1 <= bits <= (MOST_BITS if self.opset >= ROUND else BITS_OF_ROUNDER):
             return None
         numbers = _Quantizer.of(node, bits)
         linear = self._linear(node, numbers) if numbers.rounding == "ROUND" and bits <= BITS_OF_BYTES else None
@@ -148,7 +150,7 @@ class _Writer:
     def trunc(self, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
         """Whole numbers without their last bits (version 1, with five inputs)."""
         before, after = self._whole(node, 3), self._whole(node, 4)
-        if len(node.input) != 5 or before is None or after is None or not 0 <= before - after <= MOST_BITS:
+        if len(node.input) != 5 or before is None or after is None or not 0 <= before - after <= BITS_OF_ROUNDER:
             return None
         scale, zero = (self._as_float(node, place) for place in (1, 2))
         chain = _Chain(self, node)

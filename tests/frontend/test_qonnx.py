@@ -89,6 +89,12 @@ def test_quant(
     assert (np.abs(got - want) <= scale * other_way).all()
 
 
+@pytest.mark.parametrize("bits", [24, 32, 64])
+def test_whole_numbers_of_a_bias(bits: int) -> None:
+    constants = {"s": np.float32(0.25), "z": np.float32(0), "b": np.float32(bits)}
+    np.testing.assert_array_equal(computed(model_of("Quant", constants)), np.rint(X / np.float32(0.25)) / 4)
+
+
 @pytest.mark.parametrize("domain", sorted(DOMAINS))
 @pytest.mark.parametrize("opset", [9, 17])
 def test_bipolar_quant(opset: int, domain: str) -> None:
@@ -156,7 +162,9 @@ def test_a_network_keeps_its_whole_weights(opset: int) -> None:
 LEFT = {
     "bits that are no constant": model_of("Quant", {"s": np.float32(1), "z": np.float32(0)}),
     "half a bit": model_of("Quant", {"s": np.float32(1), "z": np.float32(0), "b": np.float32(2.5)}),
-    "more bits than float32 has": model_of("Quant", {"s": np.float32(1), "z": np.float32(0), "b": np.float32(30)}),
+    "more bits than are rounded without Round": model_of(
+        "Quant", {"s": np.float32(1), "z": np.float32(0), "b": np.float32(30)}, 9),
+    "more bits than numbers have": model_of("Quant", {"s": np.float32(1), "z": np.float32(0), "b": np.float32(65)}),
     "another way to round": model_of("Quant", {"s": np.float32(1), "z": np.float32(0), "b": np.float32(4)},
                                      rounding_mode="HALF_UP"),
     "an old operator set": model_of("BipolarQuant", {"s": np.float32(1)}, 8),
