@@ -118,13 +118,13 @@ class _Writer:
         flat = (-1,) if axes else ()
         scales = np.broadcast_to(scale, shape).astype(np.float32).reshape(flat)
         zeros = np.broadcast_to(zero, shape).astype(kind).reshape(flat)
-        parts = [self._constant(node, scales), self._constant(node, zeros)]
+        parts = [self.constant(node, scales), self.constant(node, zeros)]
         axis: dict[str, Any] = {"axis": axes[0]} if axes else {}
-        nodes = [self._node(node, "QuantizeLinear", [node.input[0], *parts], **axis)]
+        nodes = [self.operator(node, "QuantizeLinear", [node.input[0], *parts], **axis)]
         if (numbers.least, numbers.largest) != (limits.min, limits.max):
-            ends = [self._constant(node, np.array(end, kind)) for end in (numbers.least, numbers.largest)]
-            nodes.append(self._node(node, "Clip", [nodes[-1].output[0], *ends]))
-        last = self._node(node, "DequantizeLinear", [nodes[-1].output[0], *parts], node.output[0], **axis)
+            ends = [self.constant(node, np.array(end, kind)) for end in (numbers.least, numbers.largest)]
+            nodes.append(self.operator(node, "Clip", [nodes[-1].output[0], *ends]))
+        last = self.operator(node, "DequantizeLinear", [nodes[-1].output[0], *parts], node.output[0], **axis)
         return [*nodes, last]
 
     def _in_floats(self, node: onnx.NodeProto, numbers: _Quantizer) -> list[onnx.NodeProto] | None:
@@ -133,8 +133,8 @@ class _Writer:
         chain = _Chain(self, node)
         chain.then("Div", scale)
         chain.then("Add", zero)
-        chain.then("Max", self._constant(node, np.float32(numbers.least)))
-        chain.then("Min", self._constant(node, np.float32(numbers.largest)))
+        chain.then("Max", self.constant(node, np.float32(numbers.least)))
+        chain.then("Min", self.constant(node, np.float32(numbers.largest)))
         if not chain.rounded(numbers.rounding):
             return None
         chain.then("Sub", zero)
@@ -142,10 +142,10 @@ class _Writer:
 
     def bipolar(self, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
         """The scale, with the sign of the value; that of zero is positive."""
-        negative = self._node(node, "Less", [node.input[0], self._constant(node, np.float32(0))])
-        minus = self._node(node, "Neg", [node.input[1]])
+        negative = self.operator(node, "Less", [node.input[0], self.constant(node, np.float32(0))])
+        minus = self.operator(node, "Neg", [node.input[1]])
         chosen = [negative.output[0], minus.output[0], node.input[1]]
-        return [negative, minus, self._node(node, "Where", chosen, node.output[0])]
+        return [negative, minus, self.operator(node, "Where", chosen, node.output[0])]
 
     def trunc(self, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
         """Whole numbers without their last bits (version 1, with five inputs)."""
@@ -157,7 +157,7 @@ class _Writer:
         chain.then("Div", scale)
         chain.then("Add", zero)
         chain.rounded("ROUND")
-        chain.then("Div", self._constant(node, np.float32(2.0 ** (before - after))))
+        chain.then("Div", self.constant(node, np.float32(2.0 ** (before - after))))
         if not chain.rounded(_rounding(node, "FLOOR")):
             return None
         chain.then("Sub", zero)
@@ -174,20 +174,20 @@ class _Writer:
         if not last:  # channels along axis 1
             limits = limits.reshape(len(limits), *(1,) * (rank - 2 if rank else 0), -1)
         apart = self._over_last("Unsqueeze", node, node.input[0])
-        below = self._node(node, "Less", [apart.output[0], self._constant(node, limits.astype(np.float32))])
-        reached = self._node(node, "Not", [below.output[0]])
-        counted = self._node(node, "Cast", [reached.output[0]], to=onnx.TensorProto.FLOAT)
+        below = self.operator(node, "Less", [apart.output[0], self.constant(node, limits.astype(np.float32))])
+        reached = self.operator(node, "Not", [below.output[0]])
+        counted = self.operator(node, "Cast", [reached.output[0]], to=onnx.TensorProto.FLOAT)
         total = self._over_last("ReduceSum", node, counted.output[0])
         chain = _Chain(self, node, [apart, below, reached, counted, total])
-        chain.then("Mul", self._constant(node, np.float32(_float(node, "out_scale", 1.0))))
-        return chain.end("Add", self._constant(node, np.float32(_float(node, "out_bias", 0.0))))
+        chain.then("Mul", self.constant(node, np.float32(_float(node, "out_scale", 1.0))))
+        return chain.end("Add", self.constant(node, np.float32(_float(node, "out_bias", 0.0))))
 
     def _over_last(self, op_type: str, node: onnx.NodeProto, value: str) -> onnx.NodeProto:
         """Unsqueeze or ReduceSum over the last axis."""
         more: dict[str, Any] = {"keepdims": 0} if op_type == "ReduceSum" else {}
         if self.opset >= AXIS_OF_SCALES:
-            return self._node(node, op_type, [value, self._constant(node, np.array([-1], np.int64))], **more)
-        return self._node(node, op_type, [value], axes=[-1], **more)
+            return self.operator(node, op_type, [value, self.constant(node, np.array([-1], np.int64))], **more)
+        return self.operator(node, op_type, [value], axes=[-1], **more)
 
     def _array(self, node: onnx.NodeProto, place: int) -> NDArray[Any] | None:
         """Value of an input, None where it is no constant."""
@@ -198,7 +198,7 @@ class _Writer:
         """An input as float32, which some exporters write as an integer where it is a constant."""
         array = self._array(node, place)
         same = array is None or array.dtype == np.float32
-        return node.input[place] if same else self._constant(node, np.asarray(array, np.float32))
+        return node.input[place] if same else self.constant(node, np.asarray(array, np.float32))
 
     def _whole(self, node: onnx.NodeProto, place: int) -> int | None:
         """A constant input as one whole number."""
@@ -207,21 +207,19 @@ class _Writer:
             return None
         return int(array.reshape(-1)[0])
 
-    def _constant(self, node: onnx.NodeProto, value: NDArray[Any] | np.generic) -> str:
+    def constant(self, node: onnx.NodeProto, value: NDArray[Any] | np.generic) -> str:
+        """Name of a new constant for what stands in place of a node."""
         name = unused_name(f"{node.output[0]}/constant", self.taken)
         self.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def _node(
+    def operator(
         self, node: onnx.NodeProto, op_type: str, inputs: Sequence[str], output: str = "", **attributes: Any
     ) -> onnx.NodeProto:
         """An operator in place of a node, whose name the one has that makes its result."""
         made = output or unused_name(f"{node.output[0]}/{op_type}", self.taken)
         name = node.name if output and node.name else unused_name(f"{made}/node", self.taken)
         return onnx.helper.make_node(op_type, list(inputs), [made], name=name, **attributes)
-
-    step = _node
-    constant = _constant
 
 
 class _Chain:
@@ -233,7 +231,7 @@ class _Chain:
     def then(self, op_type: str, *others: str, output: str = "") -> None:
         """The next operator, with other inputs behind what the last one made."""
         value = self.nodes[-1].output[0] if self.nodes else self.node.input[0]
-        self.nodes.append(self.writer.step(self.node, op_type, [value, *others], output))
+        self.nodes.append(self.writer.operator(self.node, op_type, [value, *others], output))
 
     def end(self, op_type: str, *others: str) -> list[onnx.NodeProto]:
         """All operators, the last of which makes the output."""
