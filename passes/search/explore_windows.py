@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +105,16 @@ class WindowTable:
         columns = zip(*([getattr(table, item.name) for item in fields(cls)] for table in tables), strict=True)
         return cls(*(np.concatenate(column) for column in columns))
 
+    def of_all(self, others: Sequence[Geometry]) -> WindowTable:
+        """The windows that fit further layers of the same kernels too, with those of all layers counted."""
+        if not others:
+            return self
+        sizes = np.array([geometry.output_size for geometry in others])
+        fits = (self.window <= sizes.min(axis=0)).all(axis=1)
+        found = WindowTable(*(getattr(self, item.name)[fits] for item in fields(self)))
+        more = (-(-sizes[:, None] // found.window)).prod(axis=2).sum(axis=0)
+        return replace(found, windows=found.windows + more)
+
 
 def window_table(
     geometry: Geometry,
@@ -195,6 +205,7 @@ def explore_windows(
     most_crossings: int,
     turns: LineTurns = ONE_STEP,
     narrower: Sequence[int] = (),
+    others: Sequence[Geometry] = (),
 ) -> tuple[ReplicaOption, ...]:
     """Undominated layouts of a replica in at most ``most_crossings`` crossings, fewest first.
 
@@ -208,11 +219,13 @@ def explore_windows(
         Turns of a tile's output lines.
     narrower
         Smaller numbers of columns at which each window may be cut as well.
+    others
+        Further layers of the same kernels that share the replicas; only the sizes of their inputs may differ.
     """
     table = WindowTable.joined(
         window_table(geometry, rows, limit, most_crossings // column_lines, column_lines, turns)
         for limit in dict.fromkeys((columns, *narrower))
-    )
+    ).of_all(others)
     options = []
     for number in _undominated(table):
         if table.entries[number] * column_lines > most_crossings and table.outputs[number] > 1:

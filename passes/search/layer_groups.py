@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from memcompile.ir.arrays import first_equal
-from memcompile.ir.geometry import Unrolling
+from memcompile.ir.geometry import Geometry, Unrolling
 from memcompile.ir.graph import MappedLayer, Replica, TiledLayer, carry, read_only
 
 
@@ -25,14 +25,9 @@ class LayerGroup:
         return self.layers[0]
 
     @property
-    def others(self) -> tuple[object, ...]:
+    def others(self) -> tuple[Geometry, ...]:
         """Geometries of the other layers, which decide with the first one what options the group has."""
         return tuple(layer.geometry for layer in self.layers[1:])
-
-    @property
-    def is_alike(self) -> bool:
-        """True if all layers have one geometry, so that any window suits all of them."""
-        return all(layer.geometry == self.first.geometry for layer in self.layers)
 
     def windows(self, unrolling: Unrolling) -> int:
         """Windows of one image, of all layers, with the window and bundle of an unrolling."""

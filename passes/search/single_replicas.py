@@ -34,35 +34,30 @@ def layer_kinds(
 
     Options larger than ``arrays`` arrays are left out; None leaves out all that need more crossings
     than the replica as tiled. Without ``windows``, and for layers named in ``one_position``, a step yields one output
-    position, as it does where the layers of a group differ in size. Where output lines take turns, narrow tiles take
-    fewer steps and divide a given ``interval`` more finely: one holds ``WINDOWS`` windows of some, or ``TILES`` tiles
-    with all windows of an image.
+    position. Where output lines take turns, narrow tiles take fewer steps and divide a given ``interval`` more finely:
+    one holds ``WINDOWS`` windows of some, or ``TILES`` tiles with all windows of an image.
     """
     turns = LineTurns.of(target)
     members: dict[tuple[object, ...], list[int]] = {}
     for number, group in enumerate(groups):
-        layer, single = group.first, _has_one_position(group, windows, one_position)
+        layer, single = group.first, not windows or group.first.name in one_position
         key = (layer.geometry, layer.slices, layer.unrolling, layer.cut, single, *group.others)
         members.setdefault(key, []).append(number)
     kinds = []
     for numbers in members.values():
         group = groups[numbers[0]]
-        layer, single = group.first, _has_one_position(group, windows, one_position)
+        layer, single = group.first, not windows or group.first.name in one_position
         lines = layer.slices * target.array.lines_per_pair
         tiled = ReplicaOption.of(layer.unrolling, layer.cut, lines, turns)
         rows, columns = tile_limits(target, layer.slices)
         narrower = _narrower(group, interval, turns, lines, columns) if interval else ()
         most = tiled.crossings if arrays is None else arrays * target.array.crossings
-        options = explore_windows(layer.geometry, rows, columns, lines, most, turns, narrower)
+        options = explore_windows(layer.geometry, rows, columns, lines, most, turns, narrower, group.others)
         options = tuple(item for item in options if not single or item.unrolling.window_outputs == 1)
         same = [option for option in options if option.unrolling != tiled.unrolling or option.cut != tiled.cut]
         of_all = tuple(replace(option, windows=group.windows(option.unrolling)) for option in (tiled, *same))
         kinds.append(LayerKind(tuple(numbers), of_all))
     return kinds
-
-
-def _has_one_position(group: LayerGroup, windows: bool, one_position: Container[str]) -> bool:
-    return not windows or group.first.name in one_position or not group.is_alike
 
 
 def _narrower(group: LayerGroup, interval: int, turns: LineTurns, lines: int, columns: int) -> tuple[int, ...]:

@@ -138,6 +138,12 @@ def test_windows_of_all_layers_are_dealt_round_the_replicas(times: int, vectors:
         assert sum(len(replica.windows) for replica in layer.replicas) == vectors
 
 
+def test_layers_of_two_sizes_share_windows_too() -> None:
+    shared, apart = (compiled(heads(), chips=2, settings=settings) for settings in (FAST, ALONE))
+    assert shared.placement.initiation_interval_steps <= apart.placement.initiation_interval_steps
+    assert any(copy.unrolling.window_outputs > 1 for layer in shared.layers for copy in layer.replicas)
+
+
 @pytest.mark.parametrize("model", [loop(3), loop(2, 3), heads()], ids=["loop", "vectors", "heads"])
 def test_results_are_those_of_onnxruntime(model: onnx.ModelProto) -> None:
     shape = [size.dim_value or 5 for size in model.graph.input[0].type.tensor_type.shape.dim]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layer_graphs import geometries
 from mapping import fewest_steps
 
 from memcompile.hardware.line_turns import LineTurns
@@ -176,3 +178,13 @@ def test_the_arrays_of_a_joint_plan_hold_its_tiles_side_by_side(monkeypatch: pyt
     assert max(fill.load for fill, _ in packing.fills) <= plan.interval
     loads = sum(sum(part.loads) * options[part.option].tiles for part in plan.schemes[0])
     assert sum(fill.load * count for fill, count in packing.fills) == loads
+
+
+@given(geometries(), st.integers(1, 3))
+def test_windows_of_further_layers_are_counted(geometry: Geometry, more: int) -> None:
+    other = replace(geometry, input_size=tuple(size + more for size in geometry.input_size))
+    table = window_table(geometry, 16, 8, 2_000).of_all([other, geometry])
+    for window, bundle, count in zip(table.window.tolist(), table.bundle.tolist(), table.windows.tolist(), strict=True):
+        unrolled = [Unrolling(layer, tuple(window), bundle) for layer in (geometry, other, geometry)]
+        assert count == sum(unrolling.windows for unrolling in unrolled)
+        assert all(size >= each for size, each in zip(geometry.output_size, window, strict=True))
